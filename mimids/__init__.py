@@ -1,0 +1,1 @@
+"""A federated MLS Delivery Service for MIMI."""
