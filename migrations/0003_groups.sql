@@ -1,0 +1,152 @@
+-- Groups, their partitions and messages: as hub and as follower alike.
+--
+-- A group is keyed by (hub, group_id), a partition by (hub, masked key). `providers.id` 0 never occurs: the hub of
+-- our own groups is this provider's own row. Raw partition keys are never stored. A message is immutable once
+-- sequenced; expiry empties `body` and leaves the digest, so that a repeat still gets its first answer.
+
+CREATE TABLE groups (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    hub INTEGER NOT NULL REFERENCES providers (id),
+    group_id BLOB NOT NULL,
+    version INTEGER NOT NULL,
+    cipher_suite INTEGER NOT NULL,
+    creation_digest BLOB,                    -- of the CreateGroupRequest, at the hub: a repeat is recognised
+    creator_device INTEGER,                  -- no reference: the group outlives the device
+    created_at INTEGER NOT NULL,
+    encrypted_handshakes INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (hub, group_id)
+) STRICT;
+
+CREATE TABLE partitions (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    group_ref INTEGER NOT NULL REFERENCES groups (id),
+    hub INTEGER NOT NULL,
+    masked_key BLOB NOT NULL CHECK (length(masked_key) IN (32, 48, 64)),
+    parent INTEGER REFERENCES partitions (id),     -- the partition whose commit leads here
+    opened_by INTEGER,                             -- messages.seq of that commit; NULL: creation, or detached
+    detached INTEGER NOT NULL DEFAULT 0 CHECK (detached IN (0, 1)),
+    epoch INTEGER,                                 -- NULL: not known (detached)
+    next_counter INTEGER NOT NULL DEFAULT 0,
+    last_seq INTEGER NOT NULL DEFAULT 0,           -- messages.seq of its newest message
+    knowledge TEXT NOT NULL DEFAULT 'unknown' CHECK (knowledge IN ('derived', 'claimed', 'unknown')),
+    root_hash BLOB,                                -- of the tree in tree_nodes; NULL when unknown
+    group_context BLOB,
+    confirmation_tag BLOB,
+    group_info BLOB,                               -- MLSMessage, byte for byte as given
+    terminated_at INTEGER,                         -- by the operator or a rule; descendants are found by parent
+    terminated_why TEXT,
+    opener_provider INTEGER,                       -- whose quota it counts against
+    opener_device INTEGER,
+    opened_at INTEGER NOT NULL,
+    expired_at INTEGER,                            -- retention emptied it: key, epoch, parent and digests remain
+    UNIQUE (hub, masked_key)
+) STRICT;
+CREATE INDEX partitions_of_group ON partitions (group_ref, epoch);
+CREATE INDEX partitions_by_parent ON partitions (parent);
+CREATE INDEX partitions_by_last_seq ON partitions (last_seq);
+CREATE INDEX partitions_by_opener ON partitions (opener_provider, opener_device) WHERE opener_provider IS NOT NULL;
+
+CREATE TABLE messages (
+    seq INTEGER PRIMARY KEY,                       -- the one global sequence; never reused (see settings)
+    partition INTEGER NOT NULL,
+    counter INTEGER NOT NULL,
+    accepted_at INTEGER NOT NULL,
+    kind INTEGER NOT NULL CHECK (kind IN (1, 2, 3)),   -- application, proposal, commit (RFC 9420 section 6)
+    digest BLOB NOT NULL CHECK (length(digest) = 32),  -- SHA-256 of the MLSMessage
+    next_masked_key BLOB,                          -- commits
+    sender_provider INTEGER,                       -- who brought it, for quotas; never shown to others
+    sender_device INTEGER,
+    body BLOB,                                     -- the MLSMessage as received; NULL once expired
+    group_info BLOB                                -- the commit's own GroupInfo, as received
+) STRICT;
+CREATE UNIQUE INDEX messages_by_counter ON messages (partition, counter);
+CREATE INDEX messages_by_digest ON messages (partition, digest);
+
+-- Proposals that a commit in the same partition may cover. `refusal` is set for one that was not sequenced: a commit
+-- that covers it is refused for the same reason.
+CREATE TABLE proposals (
+    partition INTEGER NOT NULL,
+    ref BLOB NOT NULL,
+    seq INTEGER,
+    refusal TEXT,
+    PRIMARY KEY (partition, ref)
+) STRICT, WITHOUT ROWID;
+
+-- Tree nodes under their subtree hash (RFC 9420 section 7.8): epochs and forks share what they have in common.
+CREATE TABLE tree_nodes (
+    hash BLOB PRIMARY KEY,
+    node BLOB,
+    left_hash BLOB,
+    right_hash BLOB
+) STRICT, WITHOUT ROWID;
+
+-- What each other provider follows, and how far it has come. Nothing is written here when a message is sequenced.
+CREATE TABLE follows (
+    provider INTEGER NOT NULL REFERENCES providers (id),
+    partition INTEGER NOT NULL REFERENCES partitions (id),
+    next_counter INTEGER NOT NULL DEFAULT 0,       -- what to send next
+    dirty INTEGER NOT NULL DEFAULT 1,              -- look here whatever the cursor says (new, or resumed)
+    needs_opening INTEGER NOT NULL DEFAULT 0,      -- it has no parent state: send `opening` along
+    ended_at INTEGER,                              -- "no longer followed"
+    PRIMARY KEY (provider, partition)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX follows_of_partition ON follows (partition);
+CREATE INDEX follows_dirty ON follows (provider) WHERE dirty = 1;
+
+CREATE TABLE peers (
+    provider INTEGER PRIMARY KEY REFERENCES providers (id),
+    cursor_seq INTEGER NOT NULL DEFAULT 0,         -- all it follows up to here has been answered
+    failures INTEGER NOT NULL DEFAULT 0,
+    next_attempt_at INTEGER NOT NULL DEFAULT 0
+) STRICT;
+
+-- Welcomes: the body once, a row for each provider (outgoing) or device (incoming).
+CREATE TABLE welcomes (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    digest BLOB NOT NULL UNIQUE,
+    body BLOB NOT NULL,                            -- MLSMessage
+    stored_at INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE welcomes_out (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    welcome INTEGER NOT NULL REFERENCES welcomes (id),
+    partition INTEGER NOT NULL REFERENCES partitions (id),  -- that the commit opens
+    provider INTEGER NOT NULL REFERENCES providers (id),
+    refs BLOB NOT NULL,                            -- KeyPackageRef refs<V>
+    state TEXT NOT NULL CHECK (state IN ('held', 'due', 'offered', 'delivered', 'refused', 'cancelled', 'expired')),
+    outcome TEXT,                                  -- for the operator: why refused, last failure
+    failures INTEGER NOT NULL DEFAULT 0,
+    next_attempt_at INTEGER NOT NULL DEFAULT 0,
+    created_at INTEGER NOT NULL
+) STRICT;
+CREATE INDEX welcomes_out_due ON welcomes_out (next_attempt_at) WHERE state IN ('due', 'offered');
+CREATE INDEX welcomes_out_of_partition ON welcomes_out (partition);
+
+-- References that we said yes to in welcome/init, until their Welcome came.
+CREATE TABLE welcomes_expected (
+    hub INTEGER NOT NULL REFERENCES providers (id),
+    ref BLOB NOT NULL,
+    device INTEGER NOT NULL,
+    accepted_at INTEGER NOT NULL,
+    matched_at INTEGER,                            -- its Welcome came; pushes of its group match it to a partition
+    PRIMARY KEY (hub, ref)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE inbox (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    device INTEGER NOT NULL,
+    welcome INTEGER NOT NULL REFERENCES welcomes (id),
+    hub INTEGER NOT NULL REFERENCES providers (id),
+    arrived_at INTEGER NOT NULL,
+    UNIQUE (device, welcome)
+) STRICT;
+
+-- As follower: which of our devices take part in which group, as far as we can know.
+CREATE TABLE participations (
+    group_ref INTEGER NOT NULL REFERENCES groups (id),
+    device INTEGER NOT NULL,
+    joined_at INTEGER NOT NULL,
+    left_at INTEGER,
+    PRIMARY KEY (group_ref, device)
+) STRICT, WITHOUT ROWID;

@@ -1,0 +1,1 @@
+"""The Delivery Service itself: KeyPackages, sequencing, delivery, following; nothing here knows HTTP."""

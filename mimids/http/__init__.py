@@ -1,0 +1,1 @@
+"""The endpoint table, the listeners that serve it, and calls to other providers."""

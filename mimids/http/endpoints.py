@@ -1,0 +1,115 @@
+"""Endpoints as data: from these records come routing, decoding, authentication, the directory, the reference in the
+docs and the tests of bad input.
+
+A handler is an async function from a `Call` (the typed request and who asks) to the typed answer.
+Nothing here, and nothing below, knows the framework that serves the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from enum import Enum
+from http import HTTPStatus
+from typing import Any, Final, Generic, TypeVar
+
+import attrs
+
+from mimids.errors import MimiError
+from mimids.values import Caller
+from mimids.wire.codec import Codec
+from mimids.wire.declare import codec
+
+T = TypeVar("T")
+
+MIMI_DS: Final = "application/mimi-ds"
+MESSAGE_MLS: Final = "message/mls"
+OHTTP_KEYS: Final = "application/ohttp-keys"
+OHTTP_REQUEST: Final = "message/ohttp-req"
+OHTTP_RESPONSE: Final = "message/ohttp-res"
+JSON: Final = "application/json"
+PROBLEM_JSON: Final = "application/problem+json"
+
+
+class Listener(Enum):
+    """Where an endpoint is reached (DESIGN section 4)."""
+
+    PUBLIC = "public"
+    CLIENT = "client"
+    OPERATOR = "operator"
+
+
+class Access(Enum):
+    """Who may call it."""
+
+    ANYONE = "anyone"
+    PROVIDER = "provider"  # a client certificate that names it (4.2)
+    DEVICE = "device"  # Authorization: Bearer DEVICE_TOKEN (4.3)
+
+
+@attrs.frozen
+class Body(Generic[T]):
+    """A body of one media type: `read` makes the value (`ValueError` is 400), `write` its bytes."""
+
+    media_type: str
+    read: Callable[[bytes], T]
+    write: Callable[[T], bytes]
+    schema: str  # the struct's name, or what the JSON object holds
+
+
+def mimi_ds(cls: type[T]) -> Body[T]:
+    """Return the body of a `@struct` of DESIGN section 3."""
+    return Body(MIMI_DS, codec(cls).decode, codec(cls).encode, cls.__name__)
+
+
+def of_codec(codec_: Codec[T], schema: str, media_type: str = MIMI_DS) -> Body[T]:
+    """Return the body that is exactly one value of `codec_`."""
+    return Body(media_type, codec_.decode, codec_.encode, schema)
+
+
+def octets(media_type: str) -> Body[bytes]:
+    """Return a body that is passed on as it is."""
+    return Body(media_type, bytes, bytes, media_type)
+
+
+@attrs.frozen
+class Call(Generic[T]):
+    """One request, decoded and authenticated."""
+
+    body: T
+    caller: Caller
+    path: Mapping[str, str] = attrs.field(factory=dict)  # the parts in braces, percent-decoded
+    query: Mapping[str, str] = attrs.field(factory=dict)
+    headers: Mapping[str, str] = attrs.field(factory=dict)  # lower-case names
+
+
+@attrs.frozen
+class Answer(Generic[T]):
+    """An answer with headers or a status of its own; most handlers return the bare value."""
+
+    body: T
+    status: HTTPStatus | None = None
+    headers: Mapping[str, str] = attrs.field(factory=dict)
+
+
+@attrs.frozen
+class Endpoint:
+    """One row of the table.
+
+    `handler(services, call)` gets the services of its process; `limit` names the `[limits]` key that bounds the
+    body (octets); `problems` are those that this endpoint adds to the ones that every endpoint may give.
+    """
+
+    name: str
+    listener: Listener
+    method: str
+    path: str
+    access: Access
+    request: Body[Any] | None
+    answer: Body[Any] | None
+    handler: Callable[[Any, Call[Any]], Awaitable[Any]]
+    summary: str
+    limit: str = "max_body_bytes"
+    status: HTTPStatus = HTTPStatus.OK
+    query: tuple[str, ...] = ()
+    problems: tuple[type[MimiError], ...] = ()
+    open_without_arrangement: bool = False  # never refused for lack of accepted terms (6.9)

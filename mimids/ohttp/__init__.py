@@ -1,0 +1,1 @@
+"""HPKE, Binary HTTP and Oblivious HTTP. Pure: time and randomness are arguments."""

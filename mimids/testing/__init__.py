@@ -1,0 +1,1 @@
+"""Real providers in a test, alone or federated."""
