@@ -5,7 +5,8 @@
         partition_key: PartitionKey = wire(PARTITION_KEY)
         counter: Counter = wire(UINT32.of(Counter))
 
-`ReceiveRequest` is a frozen attrs class; `codec(ReceiveRequest)` reads and writes it.
+`ReceiveRequest` is a frozen attrs class; `codec(ReceiveRequest)` reads and writes it. A class that
+derives from `Kept` also keeps the octets it was read from.
 """
 
 from __future__ import annotations
@@ -56,6 +57,33 @@ def select(
     return attrs.field(metadata={_FIELD: Select(on, key, cases, otherwise)})
 
 
+class Kept:
+    """Base of a `@struct` whose exact octets are hashed, signed or passed on: `encoded` is what was received.
+
+    Decoding is a bijection, so encoding again would give the same octets; keeping the slice is cheaper. A value that
+    was made here, not read, is encoded when first asked for.
+    """
+
+    __slots__ = ("_encoded",)
+    _encoded: bytes
+
+    @property
+    def encoded(self) -> bytes:
+        """Return the value's encoding."""
+        try:
+            return self._encoded
+        except AttributeError:
+            out = bytearray()
+            getattr(type(self), _CODEC).write_fields(self, out)
+            keep(self, bytes(out))
+            return self._encoded
+
+
+def keep(value: Kept, encoded: bytes) -> None:
+    """Attach to a value the octets it was read from."""
+    object.__setattr__(value, "_encoded", encoded)  # frozen for everybody else
+
+
 class _Struct(Codec[T]):
     """Reads field after field; an error on the way out gathers the names it passes."""
 
@@ -84,12 +112,34 @@ class _Struct(Codec[T]):
             codec.write(getattr(value, name), out)
 
 
+class _KeptStruct(_Struct[T]):
+    """As `_Struct`, and the value keeps the slice it was read from."""
+
+    def read(self, reader: Reader) -> T:
+        start = reader.pos
+        value = super().read(reader)
+        keep(cast("Kept", value), reader.data[start : reader.pos])
+        return value
+
+    def write(self, value: T, out: bytearray) -> None:
+        out += cast("Kept", value).encoded
+
+    def write_fields(self, value: T, out: bytearray) -> None:
+        """Append the encoding, made from the fields."""
+        super().write(value, out)
+
+
 @dataclass_transform(frozen_default=True, field_specifiers=(wire, select))
 def struct(cls: type[T]) -> type[T]:
     """Make `cls` a frozen record whose fields are its wire layout."""
     made = attrs.frozen(cls)
-    setattr(made, _CODEC, _Struct(made))
-    return made
+    return written_by(made, _KeptStruct(made) if issubclass(made, Kept) else _Struct(made))
+
+
+def written_by(cls: type[T], by: Codec[T]) -> type[T]:
+    """Give `cls` its codec: for a layout that no list of fields can say, a hand-written one."""
+    setattr(cls, _CODEC, by)
+    return cls
 
 
 def codec(cls: type[T]) -> Codec[T]:

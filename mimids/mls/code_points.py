@@ -1,0 +1,187 @@
+"""Code points of RFC 9420 section 17 and of draft-ietf-mls-extensions.
+
+Registries are open: a value nobody here knows is still a member of its enumeration, named `UNKNOWN_...`, and
+encodes to itself, so GREASE (RFC 9420 section 13.5) survives. The closed enumerations of the framing are not: there
+an unknown value is a `WireError`, since nothing says how the rest is laid out.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Final, Self, TypeVar
+
+from mimids.wire.codec import Codec, Reader, WireError
+
+E = TypeVar("E", bound=IntEnum)
+
+
+class OpenEnum(IntEnum):
+    """A registry of 16-bit values that others may extend."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> Self | None:
+        if not isinstance(value, int) or not 0 <= value <= 0xFFFF:
+            return None
+        member = int.__new__(cls, value)
+        member._name_ = f"UNKNOWN_0x{value:04x}"
+        member._value_ = value
+        return member
+
+
+class ExtensionType(OpenEnum):
+    """RFC 9420 section 17.3; the last ones are of draft-ietf-mls-extensions."""
+
+    APPLICATION_ID = 0x0001
+    RATCHET_TREE = 0x0002
+    REQUIRED_CAPABILITIES = 0x0003
+    EXTERNAL_PUB = 0x0004
+    EXTERNAL_SENDERS = 0x0005
+    APP_DATA_DICTIONARY = 0x0006
+    SUPPORTED_WIRE_FORMATS = 0x0007
+    REQUIRED_WIRE_FORMATS = 0x0008
+    LAST_RESORT_KEY_PACKAGE = 0x000A  # of earlier drafts, and still what most clients send
+
+
+class ProposalType(OpenEnum):
+    """RFC 9420 section 17.4; the last ones are of draft-ietf-mls-extensions."""
+
+    ADD = 0x0001
+    UPDATE = 0x0002
+    REMOVE = 0x0003
+    PSK = 0x0004
+    REINIT = 0x0005
+    EXTERNAL_INIT = 0x0006
+    GROUP_CONTEXT_EXTENSIONS = 0x0007
+    APP_DATA_UPDATE = 0x0008
+    APP_EPHEMERAL = 0x0009
+    SELF_REMOVE = 0x000A
+
+
+class CredentialType(OpenEnum):
+    """RFC 9420 section 17.5."""
+
+    BASIC = 0x0001
+    X509 = 0x0002
+
+
+class ComponentId(OpenEnum):
+    """draft-ietf-mls-extensions section 7.5, draft-ietf-mimi-protocol, draft-ietf-mimi-room-policy-03 section 10.1."""
+
+    APP_COMPONENTS = 0x0001
+    SAFE_AAD = 0x0002
+    CONTENT_MEDIA_TYPES = 0x0003
+    LAST_RESORT_KEY_PACKAGE = 0x0004
+    APP_ACK = 0x0005
+    PARTICIPANT_LIST = 0x0022
+    ROLES_LIST = 0x0025
+
+
+class WireFormat(IntEnum):
+    """RFC 9420 section 17.2. Closed: another one has a layout that is not known here."""
+
+    PUBLIC_MESSAGE = 0x0001
+    PRIVATE_MESSAGE = 0x0002
+    WELCOME = 0x0003
+    GROUP_INFO = 0x0004
+    KEY_PACKAGE = 0x0005
+
+
+class ContentType(IntEnum):
+    """RFC 9420 section 6."""
+
+    APPLICATION = 1
+    PROPOSAL = 2
+    COMMIT = 3
+
+
+class SenderType(IntEnum):
+    """RFC 9420 section 6."""
+
+    MEMBER = 1
+    EXTERNAL = 2
+    NEW_MEMBER_PROPOSAL = 3
+    NEW_MEMBER_COMMIT = 4
+
+
+class LeafNodeSource(IntEnum):
+    """RFC 9420 section 7.2."""
+
+    KEY_PACKAGE = 1
+    UPDATE = 2
+    COMMIT = 3
+
+
+class NodeType(IntEnum):
+    """RFC 9420 section 7.8."""
+
+    LEAF = 1
+    PARENT = 2
+
+
+class ProposalOrRefType(IntEnum):
+    """RFC 9420 section 12.4."""
+
+    PROPOSAL = 1
+    REFERENCE = 2
+
+
+class PskType(IntEnum):
+    """RFC 9420 section 8.4, and `application` of draft-ietf-mls-extensions section 4.5."""
+
+    EXTERNAL = 1
+    RESUMPTION = 2
+    APPLICATION = 3
+
+
+class ResumptionPskUsage(IntEnum):
+    """RFC 9420 section 8.4."""
+
+    APPLICATION = 1
+    REINIT = 2
+    BRANCH = 3
+
+
+class AppDataUpdateOperation(IntEnum):
+    """draft-ietf-mls-extensions section 4.7."""
+
+    UPDATE = 1
+    REMOVE = 2
+
+
+class _CodePoint(Codec[E]):
+    def __init__(self, cls: type[E], size: int) -> None:
+        self._cls = cls
+        self._size = size
+        self._known: dict[int, E] = {int(member): member for member in cls}
+
+    def read(self, reader: Reader) -> E:
+        value = reader.uint(self._size)
+        member = self._known.get(value)
+        if member is not None:
+            return member
+        try:
+            return self._cls(value)
+        except ValueError:
+            raise WireError("code point not known") from None
+
+    def write(self, value: E, out: bytearray) -> None:
+        out += int(value).to_bytes(self._size, "big")
+
+
+EXTENSION_TYPE: Final[Codec[ExtensionType]] = _CodePoint(ExtensionType, 2)
+PROPOSAL_TYPE: Final[Codec[ProposalType]] = _CodePoint(ProposalType, 2)
+CREDENTIAL_TYPE: Final[Codec[CredentialType]] = _CodePoint(CredentialType, 2)
+COMPONENT_ID: Final[Codec[ComponentId]] = _CodePoint(ComponentId, 2)
+WIRE_FORMAT: Final[Codec[WireFormat]] = _CodePoint(WireFormat, 2)
+CONTENT_TYPE: Final[Codec[ContentType]] = _CodePoint(ContentType, 1)
+SENDER_TYPE: Final[Codec[SenderType]] = _CodePoint(SenderType, 1)
+LEAF_NODE_SOURCE: Final[Codec[LeafNodeSource]] = _CodePoint(LeafNodeSource, 1)
+NODE_TYPE: Final[Codec[NodeType]] = _CodePoint(NodeType, 1)
+PROPOSAL_OR_REF_TYPE: Final[Codec[ProposalOrRefType]] = _CodePoint(ProposalOrRefType, 1)
+PSK_TYPE: Final[Codec[PskType]] = _CodePoint(PskType, 1)
+RESUMPTION_PSK_USAGE: Final[Codec[ResumptionPskUsage]] = _CodePoint(ResumptionPskUsage, 1)
+APP_DATA_UPDATE_OPERATION: Final[Codec[AppDataUpdateOperation]] = _CodePoint(AppDataUpdateOperation, 1)
+
+# RFC 9420 section 7.2: "default" types, supported by all and not listed in capabilities.
+DEFAULT_EXTENSIONS: Final = frozenset(ExtensionType(value) for value in range(0x0001, 0x0006))
+DEFAULT_PROPOSALS: Final = frozenset(ProposalType(value) for value in range(0x0001, 0x0008))

@@ -1,0 +1,255 @@
+"""Message framing (RFC 9420 section 6): MLSMessage in its five wire formats, and the octets that are signed or hashed.
+
+FramedContentAuthData has a confirmation tag only beside a commit, and PublicMessage a membership tag only from a
+member: both hang on values inside the content beside them, which a list of fields cannot say. So these two and
+AuthenticatedContent are read and written by hand.
+"""
+
+from __future__ import annotations
+
+from typing import Final, TypeVar
+
+import attrs
+
+from mimids.mls.code_points import (
+    CONTENT_TYPE,
+    SENDER_TYPE,
+    WIRE_FORMAT,
+    ContentType,
+    SenderType,
+    WireFormat,
+)
+from mimids.mls.group_info import MLS10_ONLY, GroupInfo
+from mimids.mls.key_package import KeyPackageIn
+from mimids.mls.proposals import Commit, Proposal, ProposalRef
+from mimids.mls.suites import Suite, proposal_ref, verify_with_label
+from mimids.mls.welcome import Welcome
+from mimids.wire import varint
+from mimids.wire.codec import NOTHING, OPAQUE_V, UINT32, UINT64, Codec, Reader, WireError
+from mimids.wire.declare import Kept, codec, select, struct, wire, written_by
+from mimids.wire.ids import GROUP_ID, MLS10, GroupId, ProtocolVersion
+
+T = TypeVar("T")
+
+
+@struct
+class Sender:
+    """Who sent it; `index` is a leaf index (member) or an index into external_senders (external), else None."""
+
+    sender_type: SenderType = wire(SENDER_TYPE)
+    index: int | None = select(
+        "sender_type",
+        {
+            SenderType.MEMBER: UINT32,
+            SenderType.EXTERNAL: UINT32,
+            SenderType.NEW_MEMBER_PROPOSAL: NOTHING,
+            SenderType.NEW_MEMBER_COMMIT: NOTHING,
+        },
+    )
+
+
+@struct
+class FramedContent(Kept):
+    """What a message says (RFC 9420 section 6); `content` is application data, a proposal or a commit."""
+
+    group_id: GroupId = wire(GROUP_ID)
+    epoch: int = wire(UINT64)
+    sender: Sender = wire(codec(Sender))
+    authenticated_data: bytes = wire(OPAQUE_V)
+    content_type: ContentType = wire(CONTENT_TYPE)
+    content: bytes | Proposal | Commit = select(
+        "content_type",
+        {
+            ContentType.APPLICATION: OPAQUE_V,
+            ContentType.PROPOSAL: codec(Proposal),
+            ContentType.COMMIT: codec(Commit),
+        },
+    )
+
+
+@attrs.frozen
+class AuthenticatedContent:
+    """A message's content with its signature, and for a commit (only) the confirmation tag (RFC 9420 section 6.1)."""
+
+    wire_format: WireFormat
+    content: FramedContent
+    signature: bytes
+    confirmation_tag: bytes | None
+
+    def tbs(self, context: bytes) -> bytes:
+        """Return FramedContentTBS; `context` is the encoded GroupContext, which external senders do not sign."""
+        head = MLS10.to_bytes(2, "big") + self.wire_format.to_bytes(2, "big") + self.content.encoded
+        covers = self.content.sender.sender_type in (SenderType.MEMBER, SenderType.NEW_MEMBER_COMMIT)
+        return head + context if covers else head
+
+    def verifies(self, suite: Suite, signature_key: bytes, context: bytes) -> bool:
+        """Check the signature with the sender's key; `context` as in `tbs`."""
+        return verify_with_label(suite, signature_key, b"FramedContentTBS", self.tbs(context), self.signature)
+
+    def confirmed_transcript_hash_input(self) -> bytes:
+        """Return ConfirmedTranscriptHashInput of a commit (RFC 9420 section 8.2)."""
+        return b"".join((self.wire_format.to_bytes(2, "big"), self.content.encoded, _opaque(self.signature)))
+
+    def interim_transcript_hash_input(self) -> bytes:
+        """Return InterimTranscriptHashInput of a commit (RFC 9420 section 8.2)."""
+        return interim_transcript_hash_input(self.confirmation_tag or b"")
+
+    @property
+    def encoded(self) -> bytes:
+        """Return the encoding, which a ProposalRef is made of."""
+        return codec(AuthenticatedContent).encode(self)
+
+    def proposal_ref(self, suite: Suite) -> ProposalRef:
+        """Return the ProposalRef (RFC 9420 section 5.2)."""
+        return ProposalRef(proposal_ref(suite, self.encoded))
+
+
+def interim_transcript_hash_input(confirmation_tag: bytes) -> bytes:
+    """Return InterimTranscriptHashInput (RFC 9420 section 8.2)."""
+    return _opaque(confirmation_tag)
+
+
+def _opaque(octets: bytes) -> bytes:
+    return varint.mls(len(octets)) + octets
+
+
+class _AuthenticatedContent(Codec[AuthenticatedContent]):
+    def read(self, reader: Reader) -> AuthenticatedContent:
+        wire_format = _within("wire_format", WIRE_FORMAT, reader)
+        return AuthenticatedContent(wire_format, *_content_and_auth(reader))
+
+    def write(self, value: AuthenticatedContent, out: bytearray) -> None:
+        WIRE_FORMAT.write(value.wire_format, out)
+        _write_content_and_auth(value.content, value.signature, value.confirmation_tag, out)
+
+
+written_by(AuthenticatedContent, _AuthenticatedContent())
+
+
+@attrs.frozen
+class PublicMessage:
+    """A message in the clear (RFC 9420 section 6.2); confirmation tags are for commits, membership tags for members."""
+
+    content: FramedContent
+    signature: bytes
+    confirmation_tag: bytes | None
+    membership_tag: bytes | None
+
+    @property
+    def group_id(self) -> GroupId:
+        """Return the group it is for."""
+        return self.content.group_id
+
+    @property
+    def epoch(self) -> int:
+        """Return the epoch it was sent in."""
+        return self.content.epoch
+
+    @property
+    def content_type(self) -> ContentType:
+        """Return what it carries."""
+        return self.content.content_type
+
+    def authenticated_content(self) -> AuthenticatedContent:
+        """Return what is signed and hashed of it."""
+        return AuthenticatedContent(WireFormat.PUBLIC_MESSAGE, self.content, self.signature, self.confirmation_tag)
+
+
+class _PublicMessage(Codec[PublicMessage]):
+    def read(self, reader: Reader) -> PublicMessage:
+        content, signature, confirmation_tag = _content_and_auth(reader)
+        member = content.sender.sender_type is SenderType.MEMBER
+        membership_tag = _within("membership_tag", OPAQUE_V, reader) if member else None
+        return PublicMessage(content, signature, confirmation_tag, membership_tag)
+
+    def write(self, value: PublicMessage, out: bytearray) -> None:
+        member = value.content.sender.sender_type is SenderType.MEMBER
+        if (value.membership_tag is not None) != member:
+            raise ValueError("a membership tag is for members, and only for them")
+        _write_content_and_auth(value.content, value.signature, value.confirmation_tag, out)
+        if value.membership_tag is not None:
+            out += _opaque(value.membership_tag)
+
+
+written_by(PublicMessage, _PublicMessage())
+
+
+def _content_and_auth(reader: Reader) -> tuple[FramedContent, bytes, bytes | None]:
+    """Read FramedContent and the FramedContentAuthData that belongs to it."""
+    content = _within("content", codec(FramedContent), reader)
+    signature = _within("auth.signature", OPAQUE_V, reader)
+    commit = content.content_type is ContentType.COMMIT
+    return content, signature, _within("auth.confirmation_tag", OPAQUE_V, reader) if commit else None
+
+
+def _write_content_and_auth(
+    content: FramedContent, signature: bytes, confirmation_tag: bytes | None, out: bytearray
+) -> None:
+    if (confirmation_tag is not None) != (content.content_type is ContentType.COMMIT):
+        raise ValueError("a confirmation tag is for commits, and only for them")
+    codec(FramedContent).write(content, out)
+    out += _opaque(signature)
+    if confirmation_tag is not None:
+        out += _opaque(confirmation_tag)
+
+
+def _within(place: str, by: Codec[T], reader: Reader) -> T:
+    try:
+        return by.read(reader)
+    except WireError as error:
+        raise error.within(place) from None
+
+
+@struct
+class PrivateMessage:
+    """An encrypted message (RFC 9420 section 6.3); who sent it is not visible."""
+
+    group_id: GroupId = wire(GROUP_ID)
+    epoch: int = wire(UINT64)
+    content_type: ContentType = wire(CONTENT_TYPE)
+    authenticated_data: bytes = wire(OPAQUE_V)
+    encrypted_sender_data: bytes = wire(OPAQUE_V)
+    ciphertext: bytes = wire(OPAQUE_V)
+
+
+@struct
+class MLSMessage(Kept):
+    """Any MLS message as it travels (RFC 9420 section 6); `encoded` is what was received and what is passed on."""
+
+    version: ProtocolVersion = wire(MLS10_ONLY)
+    wire_format: WireFormat = wire(WIRE_FORMAT)
+    message: PublicMessage | PrivateMessage | Welcome | GroupInfo | KeyPackageIn = select(
+        "wire_format",
+        {
+            WireFormat.PUBLIC_MESSAGE: codec(PublicMessage),
+            WireFormat.PRIVATE_MESSAGE: codec(PrivateMessage),
+            WireFormat.WELCOME: codec(Welcome),
+            WireFormat.GROUP_INFO: codec(GroupInfo),
+            WireFormat.KEY_PACKAGE: codec(KeyPackageIn),
+        },
+    )
+
+    @property
+    def group_id(self) -> GroupId | None:
+        """Return the group it belongs to, None where the message does not say."""
+        message = self.message
+        if isinstance(message, PrivateMessage | PublicMessage):
+            return message.group_id
+        return message.group_context.group_id if isinstance(message, GroupInfo) else None
+
+    @property
+    def epoch(self) -> int | None:
+        """Return the epoch it was sent in or tells of, None where the message does not say."""
+        message = self.message
+        if isinstance(message, PrivateMessage | PublicMessage):
+            return message.epoch
+        return message.group_context.epoch if isinstance(message, GroupInfo) else None
+
+    @property
+    def content_type(self) -> ContentType | None:
+        """Return what a PublicMessage or PrivateMessage carries, None for the others."""
+        return self.message.content_type if isinstance(self.message, PrivateMessage | PublicMessage) else None
+
+
+MLS_MESSAGE: Final[Codec[MLSMessage]] = codec(MLSMessage)
+"""Reads one MLSMessage inline: inside other structures it has no length prefix."""

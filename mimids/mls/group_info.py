@@ -1,0 +1,121 @@
+"""GroupContext and GroupInfo (RFC 9420 sections 8.1, 12.4.3), and the extensions found in them as values."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mimids.mls.code_points import (
+    CREDENTIAL_TYPE,
+    EXTENSION_TYPE,
+    PROPOSAL_TYPE,
+    CredentialType,
+    ExtensionType,
+    ProposalType,
+)
+from mimids.mls.leaf_node import (
+    EXTENSIONS,
+    HPKE_PUBLIC_KEY,
+    RATCHET_TREE,
+    SIGNATURE_PUBLIC_KEY,
+    Credential,
+    Extension,
+    HpkePublicKey,
+    RatchetTree,
+    SignaturePublicKey,
+    extension_data,
+    signed_part,
+)
+from mimids.mls.suites import Suite, verify_with_label
+from mimids.wire.codec import OPAQUE_V, UINT32, UINT64, Codec, vector
+from mimids.wire.declare import Kept, codec, decode, struct, wire
+from mimids.wire.ids import CIPHER_SUITE, GROUP_ID, MLS10, PROTOCOL_VERSION, CipherSuite, GroupId, ProtocolVersion
+
+
+def _mls10(version: ProtocolVersion) -> ProtocolVersion:
+    if version != MLS10:
+        raise ValueError("a GroupContext is of version mls10")
+    return version
+
+
+MLS10_ONLY: Final[Codec[ProtocolVersion]] = PROTOCOL_VERSION.of(_mls10)  # ProtocolVersion version = mls10;
+
+
+@struct
+class RequiredCapabilities:
+    """What every member must support (RFC 9420 section 11.1)."""
+
+    extension_types: tuple[ExtensionType, ...] = wire(vector(EXTENSION_TYPE))
+    proposal_types: tuple[ProposalType, ...] = wire(vector(PROPOSAL_TYPE))
+    credential_types: tuple[CredentialType, ...] = wire(vector(CREDENTIAL_TYPE))
+
+
+@struct
+class ExternalSender:
+    """Somebody outside the group who may propose (RFC 9420 section 12.1.8.1)."""
+
+    signature_key: SignaturePublicKey = wire(SIGNATURE_PUBLIC_KEY)
+    credential: Credential = wire(codec(Credential))
+
+
+@struct
+class ExternalPub:
+    """The key that a joiner from outside encrypts to (RFC 9420 section 12.4.3.2)."""
+
+    external_pub: HpkePublicKey = wire(HPKE_PUBLIC_KEY)
+
+
+EXTERNAL_SENDERS: Final = vector(codec(ExternalSender))
+
+
+def required_capabilities(extensions: tuple[Extension, ...]) -> RequiredCapabilities | None:
+    """Return the required_capabilities among these extensions; `WireError` if they do not parse."""
+    data = extension_data(extensions, ExtensionType.REQUIRED_CAPABILITIES)
+    return None if data is None else decode(RequiredCapabilities, data)
+
+
+def external_senders(extensions: tuple[Extension, ...]) -> tuple[ExternalSender, ...]:
+    """Return the external_senders among these extensions, () if there are none; `WireError` if they do not parse."""
+    data = extension_data(extensions, ExtensionType.EXTERNAL_SENDERS)
+    return () if data is None else EXTERNAL_SENDERS.decode(data)
+
+
+@struct
+class GroupContext(Kept):
+    """What the members of an epoch agree on (RFC 9420 section 8.1)."""
+
+    version: ProtocolVersion = wire(MLS10_ONLY)
+    cipher_suite: CipherSuite = wire(CIPHER_SUITE)
+    group_id: GroupId = wire(GROUP_ID)
+    epoch: int = wire(UINT64)
+    tree_hash: bytes = wire(OPAQUE_V)
+    confirmed_transcript_hash: bytes = wire(OPAQUE_V)
+    extensions: tuple[Extension, ...] = wire(EXTENSIONS)
+
+
+@struct
+class GroupInfo(Kept):
+    """A member's signed word on an epoch (RFC 9420 section 12.4.3)."""
+
+    group_context: GroupContext = wire(codec(GroupContext))
+    extensions: tuple[Extension, ...] = wire(EXTENSIONS)
+    confirmation_tag: bytes = wire(OPAQUE_V)
+    signer: int = wire(UINT32)
+    signature: bytes = wire(OPAQUE_V)
+
+    def tbs(self) -> bytes:
+        """Return GroupInfoTBS."""
+        return signed_part(self.encoded, self.signature)
+
+    def verifies(self, suite: Suite, signature_key: bytes) -> bool:
+        """Check the signature with the key of the leaf at `signer`."""
+        return verify_with_label(suite, signature_key, b"GroupInfoTBS", self.tbs(), self.signature)
+
+    def ratchet_tree(self) -> RatchetTree | None:
+        """Return the tree that travels in the ratchet_tree extension; `WireError` if it does not parse."""
+        data = extension_data(self.extensions, ExtensionType.RATCHET_TREE)
+        return None if data is None else RATCHET_TREE.decode(data)
+
+    def external_pub(self) -> HpkePublicKey | None:
+        """Return the key in the external_pub extension; `WireError` if it does not parse."""
+        data = extension_data(self.extensions, ExtensionType.EXTERNAL_PUB)
+        return None if data is None else decode(ExternalPub, data).external_pub

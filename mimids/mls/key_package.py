@@ -1,0 +1,152 @@
+"""KeyPackages (RFC 9420 section 10): `KeyPackageIn` is what arrived, `KeyPackage` what `validate` found sound."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import attrs
+
+from mimids.mls.code_points import DEFAULT_EXTENSIONS, ComponentId, ExtensionType, LeafNodeSource
+from mimids.mls.components import dictionary_of
+from mimids.mls.faults import Fault, Invalid
+from mimids.mls.identity import certificate_fault
+from mimids.mls.leaf_node import (
+    EXTENSIONS,
+    HPKE_PUBLIC_KEY,
+    Extension,
+    HpkePublicKey,
+    LeafNode,
+    extension_data,
+    signed_part,
+)
+from mimids.mls.suites import Suite, key_package_ref, suite_of, verify_with_label
+from mimids.wire.codec import OPAQUE_V
+from mimids.wire.declare import Kept, codec, struct, wire
+from mimids.wire.ids import CIPHER_SUITE, MLS10, PROTOCOL_VERSION, CipherSuite, KeyPackageRef, ProtocolVersion
+
+_MAKER: Final = object()  # known to KeyPackageIn.validate alone
+
+
+@struct
+class KeyPackageIn(Kept):
+    """A KeyPackage of the right shape, nothing checked (RFC 9420 section 10)."""
+
+    version: ProtocolVersion = wire(PROTOCOL_VERSION)
+    cipher_suite: CipherSuite = wire(CIPHER_SUITE)
+    init_key: HpkePublicKey = wire(HPKE_PUBLIC_KEY)
+    leaf_node: LeafNode = wire(codec(LeafNode))
+    extensions: tuple[Extension, ...] = wire(EXTENSIONS)
+    signature: bytes = wire(OPAQUE_V)
+
+    def tbs(self) -> bytes:
+        """Return KeyPackageTBS."""
+        return signed_part(self.encoded, self.signature)
+
+    def ref(self, suite: Suite) -> KeyPackageRef:
+        """Return the KeyPackageRef (RFC 9420 section 5.2)."""
+        return key_package_ref(suite, self.encoded)
+
+    def fault(self) -> Fault | None:
+        """Return the first rule that the KeyPackage breaks at any time and in any group, None if it breaks none."""
+        leaf = self.leaf_node
+        if self.version != MLS10:
+            return Fault("the protocol version is not mls10", "RFC 9420 section 10")
+        suite = suite_of(self.cipher_suite)
+        if suite is None:
+            return Fault("the cipher suite is not known", "RFC 9420 section 17.1")
+        if leaf.leaf_node_source is not LeafNodeSource.KEY_PACKAGE:
+            return Fault("the leaf node is not one of a KeyPackage", "RFC 9420 section 10")
+        if not suite.hpke_key_fits(self.init_key):
+            return Fault("the init key does not fit the suite", "RFC 9420 section 5.1.1")
+        if self.init_key == leaf.encryption_key:
+            return Fault("init key and encryption key are the same", "RFC 9420 section 10.1")
+        if self.version not in leaf.capabilities.versions:
+            return Fault("the capabilities lack the protocol version", "RFC 9420 section 7.2")
+        if self.cipher_suite not in leaf.capabilities.cipher_suites:
+            return Fault("the capabilities lack the cipher suite", "RFC 9420 section 7.2")
+        own = (*self.extensions, *leaf.extensions)
+        if any(each.extension_type not in (*leaf.capabilities.extensions, *DEFAULT_EXTENSIONS) for each in own):
+            return Fault("the capabilities lack an extension that is used", "RFC 9420 section 10")
+        fault = leaf_fault(leaf, suite)
+        if fault is not None:
+            return fault
+        if not leaf.verifies(suite):
+            return Fault("the leaf node's signature is wrong", "RFC 9420 section 7.3")
+        if not verify_with_label(suite, leaf.signature_key, b"KeyPackageTBS", self.tbs(), self.signature):
+            return Fault("the KeyPackage's signature is wrong", "RFC 9420 section 10.1")
+        return None
+
+    def lifetime_fault(self, now_s: int, max_lifetime_s: int) -> Fault | None:
+        """Return what is wrong with the lifetime at `now_s` (seconds since 1970); refuses at upload and claim only."""
+        lifetime = self.leaf_node.lifetime
+        if lifetime is None:
+            return Fault("the leaf node is not one of a KeyPackage", "RFC 9420 section 10")
+        if lifetime.not_after - lifetime.not_before > max_lifetime_s:
+            return Fault("the lifetime is longer than allowed here", "RFC 9420 section 7.2")
+        if now_s < lifetime.not_before:
+            return Fault("the lifetime has not begun", "RFC 9420 section 7.3")
+        if now_s > lifetime.not_after:
+            return Fault("the lifetime is over", "RFC 9420 section 7.3")
+        return None
+
+    def validate(self, now_s: int, *, max_lifetime_s: int) -> KeyPackage:
+        """Return the KeyPackage if it may be handed out at `now_s` (seconds since 1970), else raise `Invalid`."""
+        fault = self.lifetime_fault(now_s, max_lifetime_s) or self.fault()
+        if fault is not None:
+            raise Invalid(fault)
+        suite = suite_of(self.cipher_suite)
+        assert suite is not None  # noqa: S101 - fault() saw to it
+        return KeyPackage(self, self.ref(suite), _is_last_resort(self), _MAKER)
+
+
+@attrs.frozen
+class KeyPackage:
+    """A KeyPackage that was found sound; `KeyPackageIn.validate` is the only maker."""
+
+    wire: KeyPackageIn
+    ref: KeyPackageRef
+    last_resort: bool
+    _maker: object = attrs.field(repr=False, eq=False)
+
+    def __attrs_post_init__(self) -> None:
+        if self._maker is not _MAKER:
+            raise TypeError("only KeyPackageIn.validate makes a KeyPackage")
+
+    @property
+    def encoded(self) -> bytes:
+        """Return the octets that arrived."""
+        return self.wire.encoded
+
+    @property
+    def not_after(self) -> int:
+        """Return the second, since 1970, after which it may not be handed out."""
+        lifetime = self.wire.leaf_node.lifetime
+        assert lifetime is not None  # noqa: S101 - validate saw to it
+        return lifetime.not_after
+
+
+def leaf_fault(leaf: LeafNode, suite: Suite) -> Fault | None:
+    """Return what is wrong with a leaf in itself, its signature left aside (RFC 9420 sections 5.3, 7.2)."""
+    if not suite.hpke_key_fits(leaf.encryption_key):
+        return Fault("the encryption key does not fit the suite", "RFC 9420 section 5.1.1")
+    if not suite.signature_key_fits(leaf.signature_key):
+        return Fault("the signature key does not fit the suite", "RFC 9420 section 5.1.1")
+    if leaf.credential.credential_type not in leaf.capabilities.credentials:
+        return Fault("the capabilities lack the leaf's own credential type", "RFC 9420 section 7.2")
+    if any(
+        each.extension_type not in leaf.capabilities.extensions and each.extension_type not in DEFAULT_EXTENSIONS
+        for each in leaf.extensions
+    ):
+        return Fault("the capabilities lack an extension that the leaf has", "RFC 9420 section 7.3")
+    return certificate_fault(leaf.credential, leaf.signature_key, suite)
+
+
+def _is_last_resort(package: KeyPackageIn) -> bool:
+    """Tell by the component, or by the extension of earlier drafts (draft-ietf-mls-extensions section 5.4)."""
+    if extension_data(package.extensions, ExtensionType.LAST_RESORT_KEY_PACKAGE) is not None:
+        return True
+    try:
+        dictionary = dictionary_of(package.extensions)
+    except Invalid:
+        return False
+    return dictionary is not None and dictionary.get(ComponentId.LAST_RESORT_KEY_PACKAGE) is not None

@@ -1,0 +1,33 @@
+"""Welcomes (RFC 9420 section 12.4.3.1): for whom they are is in the clear, what they say is not."""
+
+from __future__ import annotations
+
+from mimids.mls.proposals import HpkeCiphertext
+from mimids.wire.codec import OPAQUE_V, Codec, vector
+from mimids.wire.declare import codec, struct, wire
+from mimids.wire.ids import CIPHER_SUITE, CipherSuite, KeyPackageRef
+
+# Any length here; what a reference of the suite cannot be is for the reader to say.
+_NEW_MEMBER: Codec[KeyPackageRef] = OPAQUE_V.of(KeyPackageRef)
+
+
+@struct
+class EncryptedGroupSecrets:
+    """The group's secrets, sealed for one KeyPackage."""
+
+    new_member: KeyPackageRef = wire(_NEW_MEMBER)
+    encrypted_group_secrets: HpkeCiphertext = wire(codec(HpkeCiphertext))
+
+
+@struct
+class Welcome:
+    """One Welcome for any number of new members."""
+
+    cipher_suite: CipherSuite = wire(CIPHER_SUITE)
+    secrets: tuple[EncryptedGroupSecrets, ...] = wire(vector(codec(EncryptedGroupSecrets)))
+    encrypted_group_info: bytes = wire(OPAQUE_V)
+
+    @property
+    def key_package_refs(self) -> tuple[KeyPackageRef, ...]:
+        """Return whom it is for, in its order."""
+        return tuple(each.new_member for each in self.secrets)
