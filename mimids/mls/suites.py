@@ -47,7 +47,7 @@ class Suite:
         return len(key) == self.hpke_key_size and (self.hpke_key_size in (32, 56) or key[0] == 4)
 
     def signature_key_fits(self, key: bytes) -> bool:
-        """Tell whether `key` is a SignaturePublicKey (RFC 9420 section 5.1.1): its size and, for NIST curves, a point."""
+        """Tell whether `key` is a SignaturePublicKey (RFC 9420 section 5.1.1): size and, for NIST curves, a point."""
         return len(key) == self.signature_key_size and _public_key(self.scheme, key) is not None
 
 

@@ -9,7 +9,7 @@ encoding is the only one of its value, so what was decoded encodes to the same b
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, Generic, TypeVar, cast
+from typing import Final, Generic, NewType, TypeVar, cast
 
 from mimids.wire import varint
 
@@ -121,6 +121,8 @@ class Codec(Generic[T]):
         `back` undoes `make`; where it is absent the made value is one of this codec's own (an
         `IntEnum`, a `NewType`).
         """
+        if isinstance(make, NewType):  # nothing to do at run time
+            return cast("Codec[U]", self)
         return _Mapped(self, make, back)
 
 
@@ -149,7 +151,12 @@ class _Uint(Codec[int]):
         self._size = size
 
     def read(self, reader: Reader) -> int:
-        return reader.uint(self._size)
+        start = reader.pos
+        stop = start + self._size
+        if stop > reader.end:
+            raise WireError("truncated")
+        reader.pos = stop
+        return int.from_bytes(reader.data[start:stop], "big")
 
     def write(self, value: int, out: bytearray) -> None:
         out += int(value).to_bytes(self._size, "big")
@@ -173,7 +180,9 @@ class _Opaque(Codec[bytes]):
         self._limit = limit
 
     def read(self, reader: Reader) -> bytes:
-        return reader.opaque(self._limit)
+        stop = reader.block(self._limit)
+        start, reader.pos = reader.pos, stop
+        return reader.data[start:stop]
 
     def write(self, value: bytes, out: bytearray) -> None:
         out += varint.mls(len(value))

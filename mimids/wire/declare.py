@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast, dataclass_transform
 
 import attrs
 
-from mimids.wire.codec import Codec, Reader, WireError
+from mimids.wire.codec import NOTHING, Codec, Reader, WireError
 
 T = TypeVar("T")
 
@@ -93,14 +93,19 @@ class _Struct(Codec[T]):
             (field.name, field.metadata[_FIELD]) for field in attrs.fields(cast("Any", cls))
         ]
         self._names = [name for name, _ in self._fields]
+        # For each field how to read it; for a Select the choice, and the place of the earlier field, decide that.
+        self._plan: list[tuple[Callable[[Reader], Any], Select | None, int]] = [
+            (NOTHING.read, field, self._names.index(field.on)) if isinstance(field, Select) else (field.read, None, 0)
+            for _, field in self._fields
+        ]
 
     def read(self, reader: Reader) -> T:
         values: list[Any] = []
         try:
-            for _name, codec in self._fields:
-                if type(codec) is Select:
-                    codec = codec.choose(values[self._names.index(codec.on)])
-                values.append(codec.read(reader))  # type: ignore[union-attr]  # a Select was just resolved
+            for read, choice, on in self._plan:
+                if choice is not None:
+                    read = choice.choose(values[on]).read
+                values.append(read(reader))
         except WireError as error:
             raise error.within(self._names[len(values)]) from None
         return self._cls(*values)
