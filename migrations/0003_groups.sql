@@ -13,7 +13,7 @@ CREATE TABLE groups (
     creation_digest BLOB,                    -- of the CreateGroupRequest, at the hub: a repeat is recognised
     creator_device INTEGER,                  -- no reference: the group outlives the device
     created_at INTEGER NOT NULL,
-    encrypted_handshakes INTEGER NOT NULL DEFAULT 0,
+    encrypted_handshakes INTEGER NOT NULL DEFAULT 0,   -- a PrivateMessage handshake was seen: no hints (6.10)
     UNIQUE (hub, group_id)
 ) STRICT;
 
@@ -33,8 +33,10 @@ CREATE TABLE partitions (
     group_context BLOB,
     confirmation_tag BLOB,
     group_info BLOB,                               -- MLSMessage, byte for byte as given
-    terminated_at INTEGER,                         -- by the operator or a rule; descendants are found by parent
+    terminated_by INTEGER,                         -- the partition whose termination ended this one too, maybe itself
+    terminated_at INTEGER,                         -- on that partition only
     terminated_why TEXT,
+    held_welcomes INTEGER NOT NULL DEFAULT 0,      -- Welcomes of its commit that wait for a message here (6.11)
     opener_provider INTEGER,                       -- whose quota it counts against
     opener_device INTEGER,
     opened_at INTEGER NOT NULL,
@@ -61,6 +63,7 @@ CREATE TABLE messages (
 ) STRICT;
 CREATE UNIQUE INDEX messages_by_counter ON messages (partition, counter);
 CREATE INDEX messages_by_digest ON messages (partition, digest);
+CREATE INDEX commits ON messages (partition, counter, next_masked_key) WHERE kind = 3;
 
 -- Proposals that a commit in the same partition may cover. `refusal` is set for one that was not sequenced: a commit
 -- that covers it is refused for the same reason.
@@ -139,8 +142,10 @@ CREATE TABLE inbox (
     welcome INTEGER NOT NULL REFERENCES welcomes (id),
     hub INTEGER NOT NULL REFERENCES providers (id),
     arrived_at INTEGER NOT NULL,
+    acknowledged_at INTEGER,                       -- kept a while, so that a repeat does not bring it back
     UNIQUE (device, welcome)
 ) STRICT;
+CREATE INDEX inbox_waiting ON inbox (device, id) WHERE acknowledged_at IS NULL;
 
 -- As follower: which of our devices take part in which group, as far as we can know.
 CREATE TABLE participations (

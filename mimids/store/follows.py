@@ -1,0 +1,101 @@
+"""What each other provider follows, and how far it has come.
+
+Nothing is written here when a message is sequenced: what is due to a provider is what it follows among the partitions that
+moved since its cursor, and what is marked dirty (newly followed, or resumed).
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from mimids.store.db import Tx
+from mimids.values import Milliseconds
+from mimids.wire.ids import Counter, MaskedPartitionKey
+
+
+@attrs.frozen
+class Due:
+    """A followed partition that has messages the follower has not answered for."""
+
+    partition: int
+    group: int
+    masked_key: MaskedPartitionKey
+    next_counter: Counter
+    needs_opening: bool
+
+
+def follow(
+    tx: Tx, provider: int, partition: int, *, next_counter: Counter = Counter(0), needs_opening: bool = False
+) -> bool:
+    """Let a provider follow a partition from `next_counter` on; False if it does, or has ended it, already."""
+    added = tx.execute(
+        "INSERT INTO follows (provider, partition, next_counter, needs_opening) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT DO NOTHING",
+        (provider, partition, next_counter, needs_opening),
+    )
+    return added > 0
+
+
+def follows_partition(tx: Tx, provider: int, partition: int) -> bool:
+    """Tell whether a provider follows a partition now."""
+    query = "SELECT 1 FROM follows WHERE provider = ? AND partition = ? AND ended_at IS NULL"
+    return tx.one(query, (provider, partition)) is not None
+
+
+def follows_group(tx: Tx, provider: int, group: int) -> bool:
+    """Tell whether a provider follows any partition of a group."""
+    query = (
+        "SELECT 1 FROM partitions p JOIN follows f ON f.partition = p.id AND f.provider = ?"
+        " WHERE p.group_ref = ? AND f.ended_at IS NULL LIMIT 1"
+    )
+    return tx.one(query, (provider, group)) is not None
+
+
+def due_partitions(tx: Tx, provider: int, cursor_seq: int, *, limit: int) -> list[Due]:
+    """Return what is due to a provider: dirty ones first, then those that moved since its cursor, in that order."""
+    columns = "p.id, p.group_ref, p.masked_key, f.next_counter, f.needs_opening"
+    rows = tx.all(
+        f"SELECT {columns} FROM follows f JOIN partitions p ON p.id = f.partition"
+        " WHERE f.provider = ? AND f.dirty = 1 AND f.ended_at IS NULL LIMIT ?",
+        (provider, limit),
+    )
+    rows += tx.all(
+        f"SELECT {columns} FROM partitions p INDEXED BY partitions_by_last_seq"
+        " CROSS JOIN follows f ON f.provider = ? AND f.partition = p.id"
+        " WHERE p.last_seq > ? AND f.dirty = 0 AND f.ended_at IS NULL AND f.next_counter < p.next_counter"
+        " ORDER BY p.last_seq LIMIT ?",
+        (provider, cursor_seq, limit - len(rows)),
+    )
+    return [Due(row[0], row[1], row[2], row[3], bool(row[4])) for row in rows]
+
+
+def settle(tx: Tx, provider: int, partition: int, next_counter: Counter) -> None:
+    """Record a follower's answer: what to send next; clean again once nothing is left."""
+    tx.execute(
+        "UPDATE follows SET next_counter = ?1, needs_opening = 0,"
+        " dirty = (?1 < (SELECT next_counter FROM partitions WHERE id = ?3)) WHERE provider = ?2 AND partition = ?3",
+        (next_counter, provider, partition),
+    )
+
+
+def resume(tx: Tx, provider: int, partition: int, counter: Counter) -> bool:
+    """Rewind a follower to `counter`; False if it does not follow the partition. Never moves forward."""
+    changed = tx.execute(
+        "UPDATE follows SET next_counter = min(next_counter, ?), dirty = 1 WHERE provider = ? AND partition = ?"
+        " AND ended_at IS NULL",
+        (counter, provider, partition),
+    )
+    return changed > 0
+
+
+def end_follow(tx: Tx, provider: int, partition: int, now: Milliseconds) -> None:
+    """Record that a follower no longer follows this partition; nothing is sent to it any more."""
+    tx.execute(
+        "UPDATE follows SET ended_at = ?, dirty = 0 WHERE provider = ? AND partition = ?", (now, provider, partition)
+    )
+
+
+def followers_of(tx: Tx, partition: int) -> list[int]:
+    """Return the providers that follow a partition."""
+    rows = tx.all("SELECT provider FROM follows WHERE partition = ? AND ended_at IS NULL", (partition,))
+    return [row[0] for row in rows]

@@ -1,0 +1,77 @@
+"""Groups, keyed by (hub, group_id)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from mimids.store.db import Tx
+from mimids.values import DeviceRow, Milliseconds
+from mimids.wire.ids import CipherSuite, GroupId, ProtocolVersion
+
+
+@attrs.frozen
+class Group:
+    """One group as the store knows it."""
+
+    id: int
+    hub: int
+    group_id: GroupId
+    version: ProtocolVersion
+    cipher_suite: CipherSuite
+    creation_digest: bytes | None
+    created_at: Milliseconds
+    encrypted_handshakes: bool
+
+
+_COLUMNS = "id, hub, group_id, version, cipher_suite, creation_digest, created_at, encrypted_handshakes"
+
+
+def _group(row: tuple[Any, ...] | None) -> Group | None:
+    return None if row is None else Group(*row[:7], bool(row[7]))
+
+
+def find_group(tx: Tx, hub: int, group_id: GroupId) -> Group | None:
+    """Return a hub's group."""
+    return _group(tx.one(f"SELECT {_COLUMNS} FROM groups WHERE hub = ? AND group_id = ?", (hub, group_id)))
+
+
+def group_by_row(tx: Tx, row: int) -> Group:
+    """Return the group that a partition refers to."""
+    found = _group(tx.one(f"SELECT {_COLUMNS} FROM groups WHERE id = ?", (row,)))
+    if found is None:
+        raise LookupError("no such group")
+    return found
+
+
+def every_group(tx: Tx, hub: int | None = None) -> list[Group]:
+    """Return all groups, or those of one hub, oldest first."""
+    where, params = ("WHERE hub = ?", (hub,)) if hub is not None else ("", ())
+    rows = tx.all(f"SELECT {_COLUMNS} FROM groups {where} ORDER BY id", params)
+    return [group for row in rows if (group := _group(row)) is not None]
+
+
+def add_group(
+    tx: Tx,
+    *,
+    hub: int,
+    group_id: GroupId,
+    version: ProtocolVersion,
+    cipher_suite: CipherSuite,
+    creation_digest: bytes | None,
+    creator: DeviceRow | None,
+    now: Milliseconds,
+) -> Group:
+    """Add a group that is not there yet."""
+    row = tx.insert(
+        "INSERT INTO groups (hub, group_id, version, cipher_suite, creation_digest, creator_device, created_at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (hub, group_id, version, cipher_suite, creation_digest, creator, now),
+    )
+    return group_by_row(tx, row)
+
+
+def note_encrypted_handshakes(tx: Tx, group: int) -> None:
+    """Remember that this group encrypts its handshakes."""
+    tx.execute("UPDATE groups SET encrypted_handshakes = 1 WHERE id = ?", (group,))

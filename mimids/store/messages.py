@@ -1,0 +1,115 @@
+"""Sequenced messages: immutable, one global sequence, a gapless counter in each partition."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import attrs
+
+from mimids.store.db import Tx
+from mimids.values import Milliseconds
+from mimids.wire.ids import Counter, MaskedPartitionKey
+
+
+@attrs.frozen
+class NewMessage:
+    """A message about to be appended."""
+
+    seq: int
+    partition: int
+    counter: Counter
+    accepted_at: Milliseconds
+    kind: int  # ContentType
+    digest: bytes  # SHA-256 of the MLSMessage
+    next_masked_key: MaskedPartitionKey | None
+    sender_provider: int | None
+    sender_device: int | None
+    body: bytes
+    group_info: bytes | None
+
+
+@attrs.frozen
+class Accepted:
+    """What a repeat of a message is answered with."""
+
+    counter: Counter
+    accepted_at: Milliseconds
+    next_masked_key: MaskedPartitionKey | None
+
+
+@attrs.frozen
+class StoredMessage:
+    """One message as it is delivered; `body` is None once retention emptied it."""
+
+    seq: int
+    counter: Counter
+    kind: int
+    body: bytes | None
+    next_masked_key: MaskedPartitionKey | None
+    group_info: bytes | None
+
+
+def last_seq(tx: Tx) -> int:
+    """Return the highest sequence number ever given: messages are never deleted, only emptied."""
+    found = tx.one("SELECT max(seq) FROM messages")
+    return int(found[0] or 0) if found else 0
+
+
+def append(tx: Tx, messages: Iterable[NewMessage]) -> None:
+    """Add messages; their seq and counter are the caller's to get right."""
+    tx.executemany(
+        "INSERT INTO messages (seq, partition, counter, accepted_at, kind, digest, next_masked_key, sender_provider,"
+        " sender_device, body, group_info) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            (
+                m.seq, m.partition, m.counter, m.accepted_at, m.kind, m.digest, m.next_masked_key, m.sender_provider,
+                m.sender_device, m.body, m.group_info,
+            )
+            for m in messages
+        ],
+    )  # fmt: skip
+
+
+def find_repeat(tx: Tx, partition: int, digest: bytes) -> Accepted | None:
+    """Return how a message was answered before, if it was sent to this partition before."""
+    row = tx.one(
+        "SELECT counter, accepted_at, next_masked_key FROM messages WHERE partition = ? AND digest = ?",
+        (partition, digest),
+    )
+    return None if row is None else Accepted(*row)
+
+
+def commits_before(tx: Tx, partition: int, counter: Counter) -> tuple[MaskedPartitionKey, ...]:
+    """Return the next keys of the commits ahead of `counter` in this partition, in order."""
+    rows = tx.all(
+        "SELECT next_masked_key FROM messages WHERE partition = ? AND kind = 3 AND counter < ? ORDER BY counter",
+        (partition, counter),
+    )
+    return tuple(row[0] for row in rows)
+
+
+def messages_from(tx: Tx, partition: int, counter: Counter, *, limit_octets: int) -> list[StoredMessage]:
+    """Return messages from `counter` on, at least one if there is one, then as many as fit in `limit_octets`."""
+    found: list[StoredMessage] = []
+    room = limit_octets
+    while True:
+        rows = tx.all(
+            "SELECT seq, counter, kind, body, next_masked_key, group_info FROM messages"
+            " WHERE partition = ? AND counter >= ? ORDER BY counter LIMIT 64",
+            (partition, counter),
+        )
+        for row in rows:
+            message = StoredMessage(*row)
+            room -= len(message.body or b"") + len(message.group_info or b"") + 80
+            if room < 0 and found:
+                return found
+            found.append(message)
+        if len(rows) < 64:
+            return found
+        counter = Counter(found[-1].counter + 1)
+
+
+def body_of(tx: Tx, seq: int) -> bytes | None:
+    """Return the MLSMessage of a sequence number, None once retention emptied it."""
+    row = tx.one("SELECT body FROM messages WHERE seq = ?", (seq,))
+    return None if row is None else row[0]

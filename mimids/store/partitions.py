@@ -1,0 +1,238 @@
+"""Partitions: the tree of a group's epochs, stored under masked keys; a commit is the edge to its child.
+
+A partition is detached while no chain of known commits leads to it from the group's creation (6.5): one that an unknown
+key opened, and all below it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import attrs
+
+from mimids.store.db import Tx
+from mimids.values import Milliseconds
+from mimids.wire.ids import Counter, MaskedPartitionKey
+
+
+@attrs.frozen
+class StoredState:
+    """What is known of the group in one partition; `root_hash` names its tree in `tree_nodes`."""
+
+    derived: bool  # else claimed (6.6)
+    root_hash: bytes
+    group_context: bytes
+    confirmation_tag: bytes
+
+
+@attrs.frozen
+class Partition:
+    """One epoch of one branch."""
+
+    id: int
+    group: int
+    masked_key: MaskedPartitionKey
+    parent: int | None
+    opened_by: int | None
+    detached: bool
+    epoch: int | None
+    next_counter: Counter
+    last_seq: int
+    state: StoredState | None
+    terminated: bool
+    held_welcomes: int
+    opened_at: Milliseconds
+
+
+_COLUMNS = (
+    "id, group_ref, masked_key, parent, opened_by, detached, epoch, next_counter, last_seq, knowledge, root_hash,"
+    " group_context, confirmation_tag, terminated_by, held_welcomes, opened_at"
+)
+
+
+def _partition(row: tuple[Any, ...]) -> Partition:
+    (id_, group, key, parent, opened_by, detached, epoch, counter, last_seq, knowledge, root, context, tag) = row[:13]
+    terminated_by, held, opened_at = row[13:]
+    state = None
+    if knowledge != "unknown":
+        state = StoredState(knowledge == "derived", root, context, tag)
+    return Partition(
+        id_, group, key, parent, opened_by, bool(detached), epoch, counter, last_seq, state,
+        terminated_by is not None, held, opened_at,
+    )  # fmt: skip
+
+
+def find_partition(tx: Tx, hub: int, masks: Iterable[MaskedPartitionKey]) -> Partition | None:
+    """Return a hub's partition that is stored under any of the masks of one raw key."""
+    for mask in masks:
+        row = tx.one(f"SELECT {_COLUMNS} FROM partitions WHERE hub = ? AND masked_key = ?", (hub, mask))
+        if row is not None:
+            return _partition(row)
+    return None
+
+
+def partition_by_row(tx: Tx, row: int) -> Partition:
+    """Return the partition that something refers to."""
+    found = tx.one(f"SELECT {_COLUMNS} FROM partitions WHERE id = ?", (row,))
+    if found is None:
+        raise LookupError("no such partition")
+    return _partition(found)
+
+
+def partitions_of_epoch(tx: Tx, group: int, epoch: int) -> list[Partition]:
+    """Return a group's partitions that stand for `epoch` or for none that is known, most recent first."""
+    rows = tx.all(
+        f"SELECT {_COLUMNS} FROM partitions WHERE group_ref = ? AND epoch = ? UNION ALL"
+        f" SELECT {_COLUMNS} FROM partitions WHERE group_ref = ? AND epoch IS NULL ORDER BY 1 DESC LIMIT 256",
+        (group, epoch, group),
+    )
+    return [_partition(row) for row in rows]
+
+
+def partitions_of_group(tx: Tx, group: int) -> list[Partition]:
+    """Return all partitions of a group, oldest first."""
+    rows = tx.all(f"SELECT {_COLUMNS} FROM partitions WHERE group_ref = ? ORDER BY id", (group,))
+    return [_partition(row) for row in rows]
+
+
+def children(tx: Tx, partition: int) -> list[Partition]:
+    """Return the partitions that commits of this one lead to, in the order of the commits."""
+    rows = tx.all(f"SELECT {_COLUMNS} FROM partitions WHERE parent = ? ORDER BY opened_by", (partition,))
+    return [_partition(row) for row in rows]
+
+
+def ancestors(tx: Tx, partition: Partition) -> Iterator[Partition]:
+    """Yield the partition itself, its parent, and so on to the first."""
+    yield partition
+    while partition.parent is not None:
+        partition = partition_by_row(tx, partition.parent)
+        yield partition
+
+
+def add_partition(
+    tx: Tx,
+    *,
+    group: int,
+    hub: int,
+    masked_key: MaskedPartitionKey,
+    epoch: int | None,
+    now: Milliseconds,
+    parent: int | None = None,
+    opened_by: int | None = None,
+    detached: bool = False,
+    opener_provider: int | None = None,
+    opener_device: int | None = None,
+) -> int:
+    """Add a partition with nothing known of its state; return its row."""
+    return tx.insert(
+        "INSERT INTO partitions (group_ref, hub, masked_key, parent, opened_by, detached, epoch, opener_provider,"
+        " opener_device, opened_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (group, hub, masked_key, parent, opened_by, detached, epoch, opener_provider, opener_device, now),
+    )
+
+
+def attach(tx: Tx, partition: int, *, parent: int, opened_by: int, epoch: int | None, detached: bool) -> None:
+    """Let a commit lead to a detached partition; all below it gets epochs, and is attached if the parent is."""
+    tx.execute(
+        "UPDATE partitions SET parent = ?, opened_by = ?, epoch = ? WHERE id = ?", (parent, opened_by, epoch, partition)
+    )
+    tx.execute(
+        "WITH RECURSIVE below(id, epoch) AS (SELECT id, epoch FROM partitions WHERE id = ?"
+        " UNION ALL SELECT p.id, below.epoch + 1 FROM partitions p JOIN below ON p.parent = below.id)"
+        " UPDATE partitions SET detached = ?, epoch = below.epoch FROM below WHERE partitions.id = below.id",
+        (partition, detached),
+    )
+
+
+def set_state(tx: Tx, partition: int, state: StoredState | None) -> None:
+    """Record what is known of the group in this partition now."""
+    if state is None:
+        tx.execute(
+            "UPDATE partitions SET knowledge = 'unknown', root_hash = NULL, group_context = NULL,"
+            " confirmation_tag = NULL WHERE id = ?",
+            (partition,),
+        )
+        return
+    tx.execute(
+        "UPDATE partitions SET knowledge = ?, root_hash = ?, group_context = ?, confirmation_tag = ? WHERE id = ?",
+        (
+            "derived" if state.derived else "claimed",
+            state.root_hash,
+            state.group_context,
+            state.confirmation_tag,
+            partition,
+        ),
+    )
+
+
+def set_group_info(tx: Tx, partition: int, group_info: bytes | None) -> None:
+    """Keep the GroupInfo of this partition's epoch, byte for byte."""
+    tx.execute("UPDATE partitions SET group_info = ? WHERE id = ?", (group_info, partition))
+
+
+def group_info_of(tx: Tx, partition: int) -> bytes | None:
+    """Return the GroupInfo of this partition's epoch, if one was given."""
+    found = tx.one("SELECT group_info FROM partitions WHERE id = ?", (partition,))
+    return None if found is None else found[0]
+
+
+def advance(tx: Tx, partition: int, *, next_counter: Counter, last_seq: int) -> None:
+    """Move a partition on after messages were added."""
+    tx.execute("UPDATE partitions SET next_counter = ?, last_seq = ? WHERE id = ?", (next_counter, last_seq, partition))
+
+
+def count_opened(tx: Tx, group: int | None, provider: int, device: int | None, *, detached: bool) -> int:
+    """Count the partitions that a sender opened and that carry nothing: detached ones, or idle branches."""
+    where = "detached = 1" if detached else "detached = 0 AND next_counter = 0"
+    found = tx.one(
+        "SELECT count(*) FROM partitions WHERE opener_provider = ? AND opener_device IS ?"
+        f" AND {where} AND (? IS NULL OR group_ref = ?)",
+        (provider, device, group, group),
+    )
+    return int(found[0]) if found else 0
+
+
+def terminate(tx: Tx, partition: int, why: str, now: Milliseconds) -> int:
+    """End a branch: this partition and all below it that are not ended yet; return how many."""
+    tx.execute(
+        "UPDATE partitions SET terminated_at = ?, terminated_why = ? WHERE id = ? AND terminated_by IS NULL",
+        (now, why, partition),
+    )
+    return _spread_termination(tx, partition, partition)
+
+
+def undo_termination(tx: Tx, partition: int) -> int:
+    """Open a branch again, unless a branch around it was ended too; return how many partitions that concerns."""
+    found = tx.one(
+        "SELECT parent.terminated_by FROM partitions p LEFT JOIN partitions parent ON parent.id = p.parent"
+        " WHERE p.id = ? AND p.terminated_by = p.id",
+        (partition,),
+    )
+    if found is None:
+        return 0
+    changed = tx.execute("UPDATE partitions SET terminated_by = NULL WHERE terminated_by = ?", (partition,))
+    tx.execute("UPDATE partitions SET terminated_at = NULL, terminated_why = NULL WHERE id = ?", (partition,))
+    if found[0] is not None:
+        _spread_termination(tx, partition, found[0])
+    return changed
+
+
+def _spread_termination(tx: Tx, partition: int, by: int) -> int:
+    return tx.execute(
+        "WITH RECURSIVE below(id) AS (SELECT ? UNION ALL"
+        " SELECT p.id FROM partitions p JOIN below ON p.parent = below.id)"
+        " UPDATE partitions SET terminated_by = ? WHERE id IN (SELECT id FROM below) AND terminated_by IS NULL",
+        (partition, by),
+    )
+
+
+def subtree_messages(tx: Tx, partition: int) -> int:
+    """Count the messages of a branch: those of this partition and of all open ones below it."""
+    found = tx.one(
+        "WITH RECURSIVE below(id, n) AS (SELECT id, next_counter FROM partitions WHERE id = ? UNION ALL"
+        " SELECT p.id, p.next_counter FROM partitions p JOIN below ON p.parent = below.id"
+        " WHERE p.terminated_by IS NULL) SELECT sum(n) FROM below",
+        (partition,),
+    )
+    return int(found[0] or 0) if found else 0

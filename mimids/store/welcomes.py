@@ -1,0 +1,170 @@
+"""Welcomes: the body once, a row for each provider it goes to, a row for each device it came for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import attrs
+
+from mimids.store.db import Tx
+from mimids.values import DeviceRow, Milliseconds
+from mimids.wire.codec import vector
+from mimids.wire.ids import KEY_PACKAGE_REF, KeyPackageRef
+
+_REFS = vector(KEY_PACKAGE_REF)
+
+
+@attrs.frozen
+class Outgoing:
+    """A Welcome on its way to one provider; `offered` once the provider said yes to the references."""
+
+    id: int
+    provider: int
+    partition: int
+    welcome: int
+    refs: tuple[KeyPackageRef, ...]
+    state: str
+    failures: int
+
+
+@attrs.frozen
+class InInbox:
+    """A Welcome that waits for one device to acknowledge it."""
+
+    id: int
+    hub: int
+    body: bytes
+
+
+def keep_welcome(tx: Tx, body: bytes, now: Milliseconds) -> int:
+    """Store a Welcome's body once; return its row."""
+    digest = hashlib.sha256(body).digest()
+    found = tx.one("SELECT id FROM welcomes WHERE digest = ?", (digest,))
+    if found is not None:
+        return int(found[0])
+    return tx.insert("INSERT INTO welcomes (digest, body, stored_at) VALUES (?, ?, ?)", (digest, body, now))
+
+
+def welcome_body(tx: Tx, welcome: int) -> bytes:
+    """Return a stored Welcome (MLSMessage)."""
+    found = tx.one("SELECT body FROM welcomes WHERE id = ?", (welcome,))
+    if found is None:
+        raise LookupError("no such Welcome")
+    return bytes(found[0])
+
+
+def add_outgoing(
+    tx: Tx,
+    *,
+    welcome: int,
+    partition: int,
+    provider: int,
+    refs: Sequence[KeyPackageRef],
+    held: bool,
+    now: Milliseconds,
+) -> None:
+    """Queue a Welcome for one provider, at once or held until its branch carries a message (6.11)."""
+    tx.execute(
+        "INSERT INTO welcomes_out (welcome, partition, provider, refs, state, created_at) VALUES (?, ?, ?, ?, ?, ?)",
+        (welcome, partition, provider, _REFS.encode(tuple(refs)), "held" if held else "due", now),
+    )
+    if held:
+        tx.execute("UPDATE partitions SET held_welcomes = held_welcomes + 1 WHERE id = ?", (partition,))
+
+
+def release_held(tx: Tx, partition: int) -> None:
+    """Let the held Welcomes of a branch go out."""
+    tx.execute("UPDATE welcomes_out SET state = 'due' WHERE partition = ? AND state = 'held'", (partition,))
+    tx.execute("UPDATE partitions SET held_welcomes = 0 WHERE id = ?", (partition,))
+
+
+def cancel_unsent(tx: Tx, partition: int) -> None:
+    """Cancel what was not delivered of the Welcomes that lead to a terminated partition."""
+    tx.execute(
+        "UPDATE welcomes_out SET state = 'cancelled' WHERE partition = ? AND state IN ('held', 'due', 'offered')",
+        (partition,),
+    )
+    tx.execute("UPDATE partitions SET held_welcomes = 0 WHERE id = ?", (partition,))
+
+
+def expire_held(tx: Tx, before: Milliseconds) -> int:
+    """Give up on Welcomes that were held since before `before`; return how many."""
+    return tx.execute("UPDATE welcomes_out SET state = 'expired' WHERE state = 'held' AND created_at < ?", (before,))
+
+
+def due_outgoing(tx: Tx, now: Milliseconds, *, limit: int) -> list[Outgoing]:
+    """Return Welcomes whose next attempt has come, oldest attempt first."""
+    rows = tx.all(
+        "SELECT id, provider, partition, welcome, refs, state, failures FROM welcomes_out"
+        " WHERE state IN ('due', 'offered') AND next_attempt_at <= ? ORDER BY next_attempt_at LIMIT ?",
+        (now, limit),
+    )
+    return [Outgoing(*row[:4], _REFS.decode(row[4]), row[5], row[6]) for row in rows]
+
+
+def next_outgoing_at(tx: Tx) -> Milliseconds | None:
+    """Return when the next Welcome is due."""
+    found = tx.one("SELECT min(next_attempt_at) FROM welcomes_out WHERE state IN ('due', 'offered')")
+    return None if found is None or found[0] is None else Milliseconds(found[0])
+
+
+def settle_outgoing(tx: Tx, row: int, state: str, outcome: str | None) -> None:
+    """Record what became of an attempt; `outcome` is for the operator."""
+    tx.execute("UPDATE welcomes_out SET state = ?, outcome = ? WHERE id = ?", (state, outcome, row))
+
+
+def put_off(tx: Tx, row: int, failures: int, next_attempt_at: Milliseconds, outcome: str) -> None:
+    """Record a failed attempt and when to try again."""
+    tx.execute(
+        "UPDATE welcomes_out SET failures = ?, next_attempt_at = ?, outcome = ? WHERE id = ?",
+        (failures, next_attempt_at, outcome, row),
+    )
+
+
+def expect(tx: Tx, hub: int, ref: KeyPackageRef, device: DeviceRow, now: Milliseconds) -> None:
+    """Remember that a reference of ours was accepted for a Welcome of this hub."""
+    tx.execute(
+        "INSERT INTO welcomes_expected (hub, ref, device, accepted_at) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT (hub, ref) DO UPDATE SET accepted_at = excluded.accepted_at, matched_at = NULL",
+        (hub, ref, device, now),
+    )
+
+
+def expected_device(tx: Tx, hub: int, ref: KeyPackageRef) -> DeviceRow | None:
+    """Return the device that a reference was accepted for; more than one Welcome may name it (6.11)."""
+    found = tx.one("SELECT device FROM welcomes_expected WHERE hub = ? AND ref = ?", (hub, ref))
+    return None if found is None else DeviceRow(found[0])
+
+
+def note_arrival(tx: Tx, hub: int, ref: KeyPackageRef, now: Milliseconds) -> None:
+    """Record that the Welcome for a reference came."""
+    tx.execute("UPDATE welcomes_expected SET matched_at = ? WHERE hub = ? AND ref = ?", (now, hub, ref))
+
+
+def put_in_inbox(tx: Tx, device: DeviceRow, welcome: int, hub: int, now: Milliseconds) -> bool:
+    """Put a Welcome into a device's inbox; False if it is or was there already."""
+    added = tx.execute(
+        "INSERT INTO inbox (device, welcome, hub, arrived_at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        (device, welcome, hub, now),
+    )
+    return added > 0
+
+
+def inbox_of(tx: Tx, device: DeviceRow, *, after: int = 0, limit: int = 100) -> list[InInbox]:
+    """Return a device's Welcomes that it has not acknowledged, oldest first."""
+    rows = tx.all(
+        "SELECT inbox.id, inbox.hub, welcomes.body FROM inbox JOIN welcomes ON welcomes.id = inbox.welcome"
+        " WHERE device = ? AND inbox.id > ? AND acknowledged_at IS NULL ORDER BY inbox.id LIMIT ?",
+        (device, after, limit),
+    )
+    return [InInbox(*row) for row in rows]
+
+
+def acknowledge(tx: Tx, device: DeviceRow, row: int, now: Milliseconds) -> bool:
+    """Take a Welcome out of a device's inbox; False if it is not there."""
+    changed = tx.execute(
+        "UPDATE inbox SET acknowledged_at = ? WHERE id = ? AND device = ? AND acknowledged_at IS NULL",
+        (now, row, device),
+    )
+    return changed > 0

@@ -1,0 +1,459 @@
+"""The structures of DESIGN section 3: what devices, followers and hubs send to each other.
+
+An MLSMessage is not length-prefixed, so whoever reads one must know MLS framing: this module stands
+on `mls`, the engine below it on nothing. MLS objects are kept as received and written back byte for
+byte. A ratchet tree travels as the octets of its vector; `mls.tree` reads them.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Final, NewType, TypeVar
+
+from mimids.mls.code_points import ContentType
+from mimids.mls.framing import MLS_MESSAGE, MLSMessage
+from mimids.mls.key_package import KeyPackageIn
+from mimids.wire.codec import NOTHING, OPAQUE_V, UINT8, UINT32, UINT64, Codec, Reader, optional, vector
+from mimids.wire.declare import codec, select, struct, wire
+from mimids.wire.ids import (
+    BEARER_TOKEN,
+    CIPHER_SUITE,
+    COUNTER,
+    GROUP_ID,
+    KEY_PACKAGE_REF,
+    MASKED_PARTITION_KEY,
+    PARTITION_KEY,
+    PROTOCOL_VERSION,
+    PROVIDER_ID,
+    USER_ID,
+    BearerToken,
+    CipherSuite,
+    Counter,
+    GroupId,
+    KeyPackageRef,
+    MaskedPartitionKey,
+    PartitionKey,
+    ProtocolVersion,
+    ProviderId,
+    UserId,
+)
+
+T = TypeVar("T")
+
+RatchetTree = NewType("RatchetTree", bytes)  # the content of `optional<Node> ratchet_tree<V>`
+RATCHET_TREE: Final[Codec[RatchetTree]] = OPAQUE_V.of(RatchetTree)
+
+EncodedKeyPackage = NewType("EncodedKeyPackage", bytes)  # of the right shape; validation is `mls.key_package`'s
+
+
+class _Shaped(Codec[EncodedKeyPackage]):
+    """Reads a KeyPackage for its shape and extent, and keeps its octets."""
+
+    def read(self, reader: Reader) -> EncodedKeyPackage:
+        start = reader.pos
+        codec(KeyPackageIn).read(reader)
+        return EncodedKeyPackage(reader.data[start : reader.pos])
+
+    def write(self, value: EncodedKeyPackage, out: bytearray) -> None:
+        out += value
+
+
+KEY_PACKAGE: Final[Codec[EncodedKeyPackage]] = _Shaped()
+KEY_PACKAGES: Final = vector(KEY_PACKAGE)  # upload (4.3)
+
+
+def _content_type(message: MLSMessage) -> ContentType | None:
+    return message.content_type
+
+
+# --- KeyPackages (seed section 3.1) -----------------------------------------------------------------------------
+
+
+@struct
+class KeyPackageRequest:
+    """Ask a provider for one KeyPackage of one of its users (DS draft, "Key Packages")."""
+
+    user_id: UserId = wire(USER_ID)
+    bearer_token: BearerToken = wire(BEARER_TOKEN)
+    version: ProtocolVersion = wire(PROTOCOL_VERSION)
+    cipher_suite: CipherSuite = wire(CIPHER_SUITE)
+
+
+@struct
+class KeyPackageResponse:
+    """The KeyPackage that was handed out, once."""
+
+    key_package: EncodedKeyPackage = wire(KEY_PACKAGE)
+
+
+@struct
+class KeyPackageBundleRequest:
+    """Several requests in one transaction."""
+
+    requests: tuple[KeyPackageRequest, ...] = wire(vector(codec(KeyPackageRequest)))
+
+
+class KeyPackageStatus(IntEnum):
+    """What became of one request of a bundle."""
+
+    OK = 0
+    REFUSED = 1
+    EXHAUSTED = 2
+
+
+@struct
+class KeyPackageResult:
+    """The answer to one request of a bundle, in request order."""
+
+    status: KeyPackageStatus = wire(UINT8.of(KeyPackageStatus))
+    key_package: EncodedKeyPackage | None = select(
+        "status",
+        {
+            KeyPackageStatus.OK: KEY_PACKAGE,
+            KeyPackageStatus.REFUSED: NOTHING,
+            KeyPackageStatus.EXHAUSTED: NOTHING,
+        },
+    )
+
+
+@struct
+class KeyPackageBundleResponse:
+    """One result for each request, in order."""
+
+    results: tuple[KeyPackageResult, ...] = wire(vector(codec(KeyPackageResult)))
+
+
+# --- sending (later revision, "Sending Messages") ---------------------------------------------------------------
+
+
+@struct
+class WelcomeData:
+    """A Welcome, and for each of its secrets the provider of the user it is for."""
+
+    welcome: MLSMessage = wire(MLS_MESSAGE)
+    service_providers: tuple[ProviderId, ...] = wire(vector(PROVIDER_ID))
+
+
+@struct
+class CommitData:
+    """What goes with a commit: the partition that it opens, and what joiners need."""
+
+    next_partition_key: PartitionKey = wire(PARTITION_KEY)
+    group_info: MLSMessage | None = wire(optional(MLS_MESSAGE))
+    welcome_data: WelcomeData | None = wire(optional(codec(WelcomeData)))
+
+
+@struct
+class SendRequest:
+    """A message for one partition; a commit carries its CommitData, nothing else does."""
+
+    message: MLSMessage = wire(MLS_MESSAGE)
+    partition_key: PartitionKey = wire(PARTITION_KEY)
+    commit_data: CommitData | None = select(
+        "message",
+        {
+            ContentType.APPLICATION: NOTHING,
+            ContentType.PROPOSAL: NOTHING,
+            ContentType.COMMIT: codec(CommitData),
+        },
+        key=_content_type,
+    )
+
+
+@struct
+class SendResponse:
+    """Where and when a message was sequenced; a repeat gets the same again."""
+
+    counter: Counter = wire(COUNTER)
+    accepted_at: int = wire(UINT64)  # ms since the epoch, when it was durable
+    partition: MaskedPartitionKey = wire(MASKED_PARTITION_KEY)
+    detached: int = wire(UINT8)  # 1: no known commit leads to this partition
+    earlier_commits: tuple[MaskedPartitionKey, ...] = wire(vector(MASKED_PARTITION_KEY))
+
+
+class SendStatus(IntEnum):
+    """Whether one message of a batch was accepted."""
+
+    ACCEPTED = 0
+    REFUSED = 1
+
+
+@struct
+class SendResult:
+    """The answer to one message of a batch: a SendResponse, or the JSON of its problem (RFC 9457)."""
+
+    status: SendStatus = wire(UINT8.of(SendStatus))
+    outcome: SendResponse | bytes = select(
+        "status", {SendStatus.ACCEPTED: codec(SendResponse), SendStatus.REFUSED: OPAQUE_V}
+    )
+
+
+SEND_REQUESTS: Final = vector(codec(SendRequest))  # /ds/v1/send-batch
+SEND_RESULTS: Final = vector(codec(SendResult))
+
+
+# --- receiving --------------------------------------------------------------------------------------------------
+
+
+@struct
+class ReceiveRequest:
+    """Ask for a partition's messages from index `counter` on."""
+
+    partition_key: PartitionKey = wire(PARTITION_KEY)
+    counter: Counter = wire(COUNTER)
+
+
+@struct
+class CommitHint:
+    """What a hub tells of a commit: the partition that it opens and, if it was given, its GroupInfo."""
+
+    next_partition_key: MaskedPartitionKey = wire(MASKED_PARTITION_KEY)
+    group_info: MLSMessage | None = wire(optional(MLS_MESSAGE))
+
+
+@struct
+class Message:
+    """One sequenced message."""
+
+    message: MLSMessage = wire(MLS_MESSAGE)
+    commit: CommitHint | None = select(
+        "message",
+        {ContentType.APPLICATION: NOTHING, ContentType.PROPOSAL: NOTHING, ContentType.COMMIT: codec(CommitHint)},
+        key=_content_type,
+    )
+
+
+@struct
+class Epoch:
+    """Messages of one partition, in the order they were sequenced."""
+
+    messages: tuple[Message, ...] = wire(vector(codec(Message)))
+
+
+@struct
+class HintedEpoch:
+    """Messages of another partition than the one asked for, from its first on."""
+
+    masked_partition_key: MaskedPartitionKey = wire(MASKED_PARTITION_KEY)
+    epoch: Epoch = wire(codec(Epoch))
+
+
+@struct
+class ReceiveResponse:
+    """What was asked for, and hints; no epoch twice."""
+
+    epoch: Epoch = wire(codec(Epoch))
+    hints: tuple[HintedEpoch, ...] = wire(vector(codec(HintedEpoch)))
+
+
+# --- Welcomes and joins -----------------------------------------------------------------------------------------
+
+
+@struct
+class WelcomeInitRequest:
+    """Ask a provider which of these KeyPackages' owners take a Welcome."""
+
+    key_package_refs: tuple[KeyPackageRef, ...] = wire(vector(KEY_PACKAGE_REF))
+
+
+@struct
+class WelcomeInitResponse:
+    """Those that do."""
+
+    accepted: tuple[KeyPackageRef, ...] = wire(vector(KEY_PACKAGE_REF))
+
+
+@struct
+class ExternalJoinRequest:
+    """An external commit; the hub finds its partition (6.7)."""
+
+    message: MLSMessage = wire(MLS_MESSAGE)
+    commit_data: CommitData = wire(codec(CommitData))
+
+
+@struct
+class GroupInfoRequest:
+    """Ask for a group's GroupInfo."""
+
+    group_id: GroupId = wire(GROUP_ID)
+
+
+@struct
+class GroupInfoResponse:
+    """A GroupInfo as its maker gave it; the inferred tree where it carries none."""
+
+    group_info: MLSMessage = wire(MLS_MESSAGE)
+    ratchet_tree: RatchetTree | None = wire(optional(RATCHET_TREE))
+
+
+@struct
+class GroupInfoBundle:
+    """A GroupInfo, and the pending SelfRemove proposals that an external commit has to cover."""
+
+    info: GroupInfoResponse = wire(codec(GroupInfoResponse))
+    self_removes: tuple[MLSMessage, ...] = wire(vector(MLS_MESSAGE))
+
+
+@struct
+class ExternalProposalRequest:
+    """A proposal from outside, for the partition it names or the one that group-info would answer for."""
+
+    message: MLSMessage = wire(MLS_MESSAGE)
+    partition: MaskedPartitionKey | None = wire(optional(MASKED_PARTITION_KEY))
+
+
+@struct
+class CreateGroupRequest:
+    """Make this provider the hub of a group."""
+
+    group_id: GroupId = wire(GROUP_ID)
+    version: ProtocolVersion = wire(PROTOCOL_VERSION)
+    cipher_suite: CipherSuite = wire(CIPHER_SUITE)
+    partition_key: PartitionKey = wire(PARTITION_KEY)  # of the first epoch that is sent to
+    group_info: MLSMessage | None = wire(optional(MLS_MESSAGE))
+    ratchet_tree: RatchetTree | None = wire(optional(RATCHET_TREE))
+    welcome_data: WelcomeData | None = wire(optional(codec(WelcomeData)))
+
+
+# --- hub to follower --------------------------------------------------------------------------------------------
+
+
+@struct
+class PushedEpoch:
+    """Messages of one partition, saying where they belong."""
+
+    group_id: GroupId = wire(GROUP_ID)
+    masked_partition_key: MaskedPartitionKey = wire(MASKED_PARTITION_KEY)
+    counter: Counter = wire(COUNTER)  # index of the first message of `epoch`
+    opening: GroupInfoResponse | None = wire(optional(codec(GroupInfoResponse)))
+    epoch: Epoch = wire(codec(Epoch))
+
+
+@struct
+class PushRequest:
+    """Many epochs in one request."""
+
+    epochs: tuple[PushedEpoch, ...] = wire(vector(codec(PushedEpoch)))
+
+
+@struct
+class PushResponse:
+    """For each epoch what to send next, or `NO_LONGER_FOLLOWED`."""
+
+    next_counters: tuple[Counter, ...] = wire(vector(COUNTER))
+
+
+@struct
+class ResumeRequest:
+    """Ask the hub to push again from `counter` on."""
+
+    group_id: GroupId = wire(GROUP_ID)
+    masked_partition_key: MaskedPartitionKey = wire(MASKED_PARTITION_KEY)
+    counter: Counter = wire(COUNTER)
+
+
+# --- streams to devices -----------------------------------------------------------------------------------------
+
+
+@struct
+class InboxWelcome:
+    """A Welcome that waits to be acknowledged."""
+
+    welcome_id: int = wire(UINT64)
+    welcome: MLSMessage = wire(MLS_MESSAGE)
+
+
+INBOX_WELCOMES: Final = vector(codec(InboxWelcome))
+
+
+class FrameType(IntEnum):
+    """What a frame is."""
+
+    PRESENT = 1
+    WITHDRAW = 2
+    SEND = 3
+    ACK = 4
+    RESULT = 5
+    MESSAGES = 6
+    WELCOME = 7
+    STOCK = 8
+    PROBLEM = 9
+
+
+@struct
+class Present:
+    """A device's positions in partitions of one hub: it gets what follows them."""
+
+    hub: ProviderId = wire(PROVIDER_ID)
+    positions: tuple[ReceiveRequest, ...] = wire(vector(codec(ReceiveRequest)))
+
+
+@struct
+class Withdraw:
+    """Partition keys that a device no longer wants messages for."""
+
+    keys: tuple[PartitionKey, ...] = wire(vector(PARTITION_KEY))
+
+
+@struct
+class Send:
+    """Messages to one hub, in order."""
+
+    hub: ProviderId = wire(PROVIDER_ID)
+    requests: tuple[SendRequest, ...] = wire(SEND_REQUESTS)
+
+
+@struct
+class Ack:
+    """Welcomes that the device has stored."""
+
+    welcome_ids: tuple[int, ...] = wire(vector(UINT64))
+
+
+@struct
+class Result:
+    """The answer to a Send, in order."""
+
+    results: tuple[SendResult, ...] = wire(SEND_RESULTS)
+
+
+@struct
+class Messages:
+    """Messages of a partition whose key the device presented."""
+
+    hub: ProviderId = wire(PROVIDER_ID)
+    epoch: PushedEpoch = wire(codec(PushedEpoch))
+
+
+@struct
+class Stock:
+    """How many ordinary KeyPackages of the device are left."""
+
+    version: ProtocolVersion = wire(PROTOCOL_VERSION)
+    cipher_suite: CipherSuite = wire(CIPHER_SUITE)
+    left: int = wire(UINT32)
+
+
+FrameBody = Present | Withdraw | Send | Ack | Result | Messages | InboxWelcome | Stock | bytes
+
+
+@struct
+class Frame:
+    """One WebSocket binary message; `id` is chosen by whoever asks, 0 on what the server starts."""
+
+    id: int = wire(UINT32)
+    type: FrameType = wire(UINT8.of(FrameType))
+    body: FrameBody = select(
+        "type",
+        {
+            FrameType.PRESENT: codec(Present),
+            FrameType.WITHDRAW: codec(Withdraw),
+            FrameType.SEND: codec(Send),
+            FrameType.ACK: codec(Ack),
+            FrameType.RESULT: codec(Result),
+            FrameType.MESSAGES: codec(Messages),
+            FrameType.WELCOME: codec(InboxWelcome),
+            FrameType.STOCK: codec(Stock),
+            FrameType.PROBLEM: OPAQUE_V,  # the JSON of RFC 9457
+        },
+    )
