@@ -1,0 +1,325 @@
+"""Binary HTTP (RFC 9292): requests and responses as values, of known and of indeterminate length.
+
+A message that exists is valid: its values are checked when it is made, decoded or not, so whoever
+holds one need not look again. Decoding is total, and bounded by `Limits`. Names and values of fields
+stay as they came; only `field()` ignores case.
+
+The reader is written by hand: all lengths are QUIC integers in any form, what a message ends with may
+be cut off (section 3.8), and whether a length or a terminator frames a section hangs on the first octet.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+import attrs
+
+from mimids.wire import varint
+from mimids.wire.codec import Reader, WireError
+
+T = TypeVar("T")
+Field = tuple[bytes, bytes]
+Fields = tuple[Field, ...]
+
+_TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_METHOD: Final = re.compile(_TOKEN.decode())
+_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+\-.]*")
+_VISIBLE: Final = re.compile(r"[!-~]*")
+_NAME: Final = re.compile(b":?" + _TOKEN)  # with a colon: a pseudo-field of some extension
+_VALUE: Final = re.compile(rb"([^\0\r\n\t ]([^\0\r\n]*[^\0\r\n\t ])?)?")
+_CONTROL_FIELDS: Final = frozenset({b":method", b":scheme", b":authority", b":path", b":status"})
+
+
+@attrs.frozen
+class Limits:
+    """What a decoder takes; sizes in octets."""
+
+    control: int = 4096  # method, scheme, authority and path, each
+    section: int = 16384  # names and values of one section, together
+    fields: int = 64  # lines in one section
+    content: int = 1 << 20
+    chunks: int = 1024
+    interim: int = 8
+
+
+DEFAULT_LIMITS: Final = Limits()
+
+
+# --- messages ---------------------------------------------------------------------------------------------------
+
+
+def _check_fields(fields: Fields, *, trailers: bool = False) -> None:
+    """Raise `ValueError` unless section 3.6 allows these lines in this order."""
+    ordinary = trailers
+    for name, value in fields:
+        if not _NAME.fullmatch(name):
+            raise ValueError("field name not allowed")
+        if not _VALUE.fullmatch(value):  # MUST: RFC 9113 section 8.2.1, by RFC 9292 section 3.6
+            raise ValueError("field value not allowed")
+        if name[0] != 0x3A:
+            ordinary = True
+        elif name in _CONTROL_FIELDS:
+            raise ValueError("control data among the fields")
+        elif ordinary:  # MUST precede, and never in trailers
+            raise ValueError("pseudo-field out of place")
+
+
+def _check_header(_message: object, _attribute: object, fields: Fields) -> None:
+    _check_fields(fields)
+
+
+def _check_trailers(_message: object, _attribute: object, fields: Fields) -> None:
+    _check_fields(fields, trailers=True)
+
+
+def _field(fields: Fields, name: bytes) -> bytes | None:
+    values = [value for found, value in fields if found.lower() == name]
+    return (b"; " if name == b"cookie" else b", ").join(values) if values else None
+
+
+@attrs.frozen
+class Request:
+    """An HTTP request; `authority` may be empty."""
+
+    method: str
+    scheme: str
+    authority: str
+    path: str
+    fields: Fields = attrs.field(default=(), validator=_check_header)
+    content: bytes = b""
+    trailers: Fields = attrs.field(default=(), validator=_check_trailers)
+
+    def __attrs_post_init__(self) -> None:
+        """Check the control data (section 3.4, by RFC 9113 section 8.3.1)."""
+        if not _METHOD.fullmatch(self.method):
+            raise ValueError("method not allowed")
+        if not _VISIBLE.fullmatch(self.authority + self.path):
+            raise ValueError("control data not allowed")
+        if self.method == "CONNECT" and not self.scheme and not self.path:
+            return
+        if not _SCHEME.fullmatch(self.scheme):
+            raise ValueError("scheme not allowed")
+        if self.scheme.lower() in ("http", "https"):
+            if "@" in self.authority:
+                raise ValueError("authority not allowed")
+            if not self.path.startswith("/") and (self.method, self.path) != ("OPTIONS", "*"):
+                raise ValueError("path not allowed")
+
+    def field(self, name: bytes) -> bytes | None:
+        """Return the combined value of header field `name` (given in lower case), or None if it is absent."""
+        return _field(self.fields, name)
+
+
+@attrs.frozen
+class Interim:
+    """An informational response."""
+
+    status: int
+    fields: Fields = attrs.field(default=(), validator=_check_header)
+
+    def __attrs_post_init__(self) -> None:
+        """Check the status (section 3.5.1)."""
+        if not 100 <= self.status <= 199:
+            raise ValueError("status not allowed")
+
+
+@attrs.frozen
+class Response:
+    """An HTTP response, with the informational ones before it."""
+
+    status: int
+    fields: Fields = attrs.field(default=(), validator=_check_header)
+    content: bytes = b""
+    trailers: Fields = attrs.field(default=(), validator=_check_trailers)
+    interim: tuple[Interim, ...] = ()
+
+    def __attrs_post_init__(self) -> None:
+        """Check the status (section 3.5)."""
+        if not 200 <= self.status <= 599:
+            raise ValueError("status not allowed")
+
+    def field(self, name: bytes) -> bytes | None:
+        """Return the combined value of header field `name` (given in lower case), or None if it is absent."""
+        return _field(self.fields, name)
+
+
+# --- reading ----------------------------------------------------------------------------------------------------
+
+
+def decode_request(message: bytes, limits: Limits = DEFAULT_LIMITS) -> Request:
+    """Return the request that is `message`, padded or not; `WireError` if it is none or exceeds a limit."""
+
+    def read(sections: _Sections) -> Request:
+        method, scheme, authority, path = (
+            sections.at(name, sections.text) for name in ("method", "scheme", "authority", "path")
+        )
+        return Request(method, scheme, authority, path, *sections.rest())
+
+    return _decode("Request", message, limits, (0, 2), read)
+
+
+def decode_response(message: bytes, limits: Limits = DEFAULT_LIMITS) -> Response:
+    """Return the response that is `message`, padded or not; `WireError` if it is none or exceeds a limit."""
+
+    def read(sections: _Sections) -> Response:
+        interim: list[Interim] = []
+        while 100 <= (status := sections.at("status", sections.integer)) <= 199:
+            if len(interim) == limits.interim:
+                raise WireError(f"more than {limits.interim}", ("interim",))
+            # No truncation here: the status that must follow would be missing.
+            interim.append(Interim(status, sections.at("interim", sections.fields)))
+        return Response(status, *sections.rest(), tuple(interim))
+
+    return _decode("Response", message, limits, (1, 3), read)
+
+
+def _decode(kind: str, message: bytes, limits: Limits, framings: tuple[int, int], read: Callable[[_Sections], T]) -> T:
+    sections = _Sections(message, limits)
+    try:
+        framing = sections.at("framing", sections.integer)
+        if framing not in framings:
+            raise WireError("not this kind of message", ("framing",))
+        sections.known = framing == framings[0]
+        value = read(sections)
+        if message[sections.reader.pos :].strip(b"\0"):
+            raise WireError("padding is not zero")
+    except WireError as error:
+        raise error.within(kind) from None
+    except ValueError as error:  # from a message's own checks
+        raise WireError(str(error), (kind,)) from None
+    return value
+
+
+class _Sections:
+    """Reads the parts that requests and responses are made of."""
+
+    def __init__(self, message: bytes, limits: Limits) -> None:
+        self.reader = Reader(message)
+        self.known = True
+        self._limits = limits
+
+    def at(self, place: str, read: Callable[[], T]) -> T:
+        try:
+            return read()
+        except WireError as error:
+            raise error.within(place) from None
+
+    def integer(self) -> int:
+        reader = self.reader
+        try:
+            value, reader.pos = varint.read_quic(reader.data, reader.pos, reader.end)
+        except varint.VarintError as error:
+            raise WireError(str(error)) from None
+        return value
+
+    def opaque(self, limit: int) -> bytes:
+        return self.reader.take(self._length(limit))
+
+    def _length(self, limit: int | None = None) -> int:
+        length = self.integer()
+        if length > self.reader.end - self.reader.pos:
+            raise WireError("truncated")
+        if limit is not None and length > limit:
+            raise WireError(f"longer than {limit} octets")
+        return length
+
+    def text(self) -> str:
+        try:
+            return self.opaque(self._limits.control).decode("ascii")
+        except UnicodeDecodeError:
+            raise WireError("not ASCII") from None
+
+    def rest(self) -> tuple[Fields, bytes, Fields]:
+        """Read header, content and trailers: wherever the message ends before one of them, it is empty."""
+        return (
+            self.at("fields", self.fields) if self._more() else (),
+            self.at("content", self._content) if self._more() else b"",
+            self.at("trailers", self.fields) if self._more() else (),
+        )
+
+    def _more(self) -> bool:
+        return self.reader.pos < self.reader.end
+
+    def fields(self) -> Fields:
+        reader, room = self.reader, self._limits.section
+        outer = reader.end
+        if self.known:
+            length = self._length()
+            reader.end = reader.pos + length
+        lines: list[Field] = []
+        while not self.known or reader.pos < reader.end:
+            name = self.opaque(room)
+            if not name:
+                if self.known:
+                    raise WireError("field name is empty")
+                break  # the terminator
+            if len(lines) == self._limits.fields:
+                raise WireError(f"more than {self._limits.fields} lines")
+            value = self.opaque(room - len(name))
+            lines.append((name, value))
+            room -= len(name) + len(value)
+        reader.end = outer
+        return tuple(lines)
+
+    def _content(self) -> bytes:
+        limit = self._limits.content
+        if self.known:
+            return self.opaque(limit)
+        chunks: list[bytes] = []
+        total = 0
+        while chunk := self.opaque(limit - total):
+            if len(chunks) == self._limits.chunks:
+                raise WireError(f"more than {self._limits.chunks} chunks")
+            chunks.append(chunk)
+            total += len(chunk)
+        return b"".join(chunks)
+
+
+# --- writing ----------------------------------------------------------------------------------------------------
+
+
+def encode_request(request: Request, *, indeterminate: bool = False) -> bytes:
+    """Return the message in full: nothing cut off, no padding."""
+    out = bytearray(b"\2" if indeterminate else b"\0")
+    for text in (request.method, request.scheme, request.authority, request.path):
+        _write_opaque(text.encode("ascii"), out)
+    _write_rest(request, indeterminate, out)
+    return bytes(out)
+
+
+def encode_response(response: Response, *, indeterminate: bool = False) -> bytes:
+    """Return the message in full: nothing cut off, no padding."""
+    out = bytearray(b"\3" if indeterminate else b"\1")
+    for interim in response.interim:
+        out += varint.quic(interim.status)
+        _write_fields(interim.fields, indeterminate, out)
+    out += varint.quic(response.status)
+    _write_rest(response, indeterminate, out)
+    return bytes(out)
+
+
+def _write_opaque(octets: bytes | bytearray, out: bytearray) -> None:
+    out += varint.quic(len(octets))
+    out += octets
+
+
+def _write_fields(fields: Fields, indeterminate: bool, out: bytearray) -> None:
+    lines = bytearray()
+    for name, value in fields:
+        _write_opaque(name, lines)
+        _write_opaque(value, lines)
+    if indeterminate:
+        out += lines
+        out.append(0)
+    else:
+        _write_opaque(lines, out)
+
+
+def _write_rest(message: Request | Response, indeterminate: bool, out: bytearray) -> None:
+    _write_fields(message.fields, indeterminate, out)
+    _write_opaque(message.content, out)
+    if indeterminate and message.content:
+        out.append(0)
+    _write_fields(message.trailers, indeterminate, out)

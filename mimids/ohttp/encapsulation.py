@@ -1,0 +1,67 @@
+"""What both ends of RFC 9458 share: the header of a request and the keys of its response."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from mimids.ohttp.hpke import KDF_SHA256, NONCE_SIZE, Aead, HpkeError
+from mimids.wire.codec import UINT8, UINT16, Reader
+from mimids.wire.declare import codec, encode, struct, wire
+
+REQUEST_TYPE: Final = "message/ohttp-req"
+RESPONSE_TYPE: Final = "message/ohttp-res"
+RESPONSE_LABEL: Final = b"message/bhttp response"
+TAG_SIZE: Final = 16  # Nt of both AEADs
+SYMMETRIC: Final = tuple((KDF_SHA256, int(aead)) for aead in Aead)  # what we offer, and take, in this order
+
+
+@struct
+class RequestHeader:
+    """The first 7 octets of an encapsulated request (RFC 9458 section 4.1)."""
+
+    key_id: int = wire(UINT8)
+    kem_id: int = wire(UINT16)
+    kdf_id: int = wire(UINT16)
+    aead_id: int = wire(UINT16)
+
+    def info(self) -> bytes:
+        """Return the `info` of the HPKE context (RFC 9458 section 4.3)."""
+        return b"message/bhttp request\0" + encode(self)
+
+
+def read_header(reader: Reader) -> RequestHeader:
+    """Read a header and leave the reader at `enc`."""
+    return codec(RequestHeader).read(reader)
+
+
+def response_nonce_size(aead: Aead) -> int:
+    """Return max(Nn, Nk): of the response nonce and of the exported secret, in octets."""
+    return max(NONCE_SIZE, aead.key_size)
+
+
+class ResponseCipher:
+    """The one AEAD operation that a response takes (RFC 9458 section 4.4)."""
+
+    def __init__(self, aead: Aead, secret: bytes, enc: bytes, response_nonce: bytes) -> None:
+        def derive(label: bytes, length: int) -> bytes:
+            return HKDF(SHA256(), length, salt=enc + response_nonce, info=label).derive(secret)
+
+        key = derive(b"key", aead.key_size)
+        self._cipher = AESGCM(key) if aead is Aead.AES_128_GCM else ChaCha20Poly1305(key)
+        self._nonce = derive(b"nonce", NONCE_SIZE)
+
+    def seal(self, plaintext: bytes) -> bytes:
+        """Return the ciphertext, 16 octets longer."""
+        return self._cipher.encrypt(self._nonce, plaintext, b"")
+
+    def open(self, ciphertext: bytes) -> bytes:
+        """Return the plaintext; `HpkeError` if this is not its ciphertext."""
+        try:
+            return self._cipher.decrypt(self._nonce, ciphertext, b"")
+        except InvalidTag as error:
+            raise HpkeError("does not open") from error
