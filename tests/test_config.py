@@ -1,0 +1,230 @@
+"""The configuration: the example is the reference, and every fault is told with what to write instead."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mimids import config
+from mimids.config import Config, ConfigError, dev_config, keys, load, parse
+from mimids.config_keys import TcpAddress, UnixAddress
+
+ROOT = Path(__file__).parent.parent
+EXAMPLE = (ROOT / "config.example.toml").read_text()
+# A key or section that has no default stands in a comment; this brings it to life.
+WHOLE = re.sub(r"^# (?=\w+ = |\[)", "", EXAMPLE, flags=re.MULTILINE)
+PROVIDER = {"provider": "a.example"}
+
+
+def faults(table: dict[str, Any]) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse(PROVIDER | table, ROOT)
+    return list(caught.value.faults)
+
+
+def declared() -> dict[str, set[str]]:
+    sections = {name: set(keys(kind)) for name, kind in config._SECTIONS.items()}
+    return sections | {"providers": set(keys(config.Peer)), "": set(keys(Config))}
+
+
+def test_the_example_shows_every_key_and_no_other() -> None:
+    table = tomllib.loads(WHOLE)
+    shown = {name: set(section) for name, section in table.items() if isinstance(section, dict)}
+    shown["providers"] = set(table["providers"]["b.example"])
+    shown[""] = {name for name, value in table.items() if not isinstance(value, dict)}
+    assert shown == declared()
+
+
+def test_the_example_shows_the_defaults() -> None:
+    assert parse(tomllib.loads(EXAMPLE), ROOT) == parse(PROVIDER, ROOT)
+
+
+def test_the_example_is_accepted_with_every_key_set() -> None:
+    whole = parse(tomllib.loads(WHOLE), ROOT)
+    assert whole.tls.trust == ROOT / "ca.pem"
+    (peer,) = whole.providers.values()
+    assert (peer.url, peer.trust) == ("https://127.0.0.1:9443", ROOT / "b-ca.pem")
+
+
+@pytest.mark.parametrize("line", [line for line in EXAMPLE.splitlines() if re.match(r"(# )?\w+ = ", line)])
+def test_each_key_of_the_example_says_why(line: str) -> None:
+    assert len(line.partition("  # ")[2]) > 5
+    assert len(line) <= 120
+
+
+@pytest.mark.parametrize(("section", "name"), [(s, n) for s, names in declared().items() for n in sorted(names)])
+def test_numbers_carry_their_unit(section: str, name: str) -> None:
+    """A number without a unit in its name counts what the name says."""
+    units = r"bytes|seconds|hours|days|minute|second|hour|day|burst"
+    counted = (
+        r"rows|requests|packages|claims|messages|streams|groups|partitions|branches|tokens|workers|connections|peers"
+    )
+    default = keys(config._SECTIONS[section])[name].default if section in config._SECTIONS else None
+    if isinstance(default, int) and not isinstance(default, bool):
+        assert re.search(rf"({units}|{counted})$", name)
+
+
+def test_a_file_is_read_with_paths_from_its_own_directory(tmp_path: Path) -> None:
+    file = tmp_path / "mimids.toml"
+    file.write_text('provider = "a.example"\n[listen]\nclient = "unix:run/client.sock"\n[tls]\ntrust = "/etc/ca.pem"\n')
+    read = load(file)
+    assert read.data_dir == tmp_path / "a.example"
+    assert read.operator_socket == tmp_path / "a.example" / "operator.sock"
+    assert read.listen.client == UnixAddress(tmp_path / "run/client.sock")
+    assert read.listen.client_is_plain
+    assert read.tls.presented == (tmp_path / "a.example.pem", tmp_path / "a.example.key")
+    assert read.tls.trust == Path("/etc/ca.pem")
+
+
+def test_the_configuration_is_frozen() -> None:
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        parse(PROVIDER, ROOT).log.level = "debug"  # type: ignore[misc]
+
+
+def test_only_the_provider_must_be_given() -> None:
+    with pytest.raises(ConfigError, match=r"^provider: write a domain name in lower case"):
+        parse({}, ROOT)
+
+
+@pytest.mark.parametrize("name", ["A.example", "a.example:8443", "127.0.0.1", "", "a..example", "-a.example", 7, None])
+def test_a_provider_is_a_lower_case_domain(name: object) -> None:
+    with pytest.raises(ConfigError, match=r"^provider: write "):
+        parse({"provider": name}, ROOT)
+
+
+@pytest.mark.parametrize(
+    ("table", "fault"),
+    [
+        ({"limits": {"max_bdy_bytes": 1}}, "[limits] max_bdy_bytes: no such key; the nearest is max_body_bytes"),
+        ({"limit": {}}, "limit: no such key; the nearest is limits"),
+        ({"providr": "b"}, "providr: no such key; the nearest is provider"),
+        ({"message_days": 3}, "message_days: no such key here; it belongs in [retention]"),
+        ({"log": {"trust": "x"}}, "[log] trust: no such key here; it belongs in [tls]"),
+        ({"log": "info"}, "[log]: this is a section; write its keys below a line that holds its name"),
+        ({"data_dir": ""}, "data_dir: write it as a string in double quotes"),
+        ({"limits": {"push_bytes": "1"}}, "[limits] push_bytes: write it as a whole number, without quotes"),
+        ({"limits": {"push_bytes": 1.5}}, "[limits] push_bytes: write it as a whole number, without quotes"),
+        ({"limits": {"push_bytes": True}}, "[limits] push_bytes: write it as a whole number, without quotes"),
+        ({"limits": {"push_bytes": 0}}, "[limits] push_bytes: write 1 or more"),
+        ({"arrangement": {"required": 1}}, "[arrangement] required: write true or false, without quotes"),
+        ({"log": {"level": "loud"}}, '[log] level: write one of "debug", "info", "warning", "error"'),
+        ({"federation": {"allow": "b"}}, '[federation] allow: write a list in brackets, such as ["b.example"]'),
+        (
+            {"federation": {"allow": ["B"]}},
+            '[federation] allow: write a domain name in lower case, without a port, such as "a.example"',
+        ),
+        (
+            {"providers": {"b.example": {"url": "http://b.example"}}},
+            '[providers."b.example"] url: write "https://host" or "https://host:port", with nothing after it',
+        ),
+        (
+            {"providers": {"b.example": 1}},
+            '[providers."b.example"]: this is a section; write its keys below a line that holds its name',
+        ),
+        ({"providers": 1}, '[providers]: write a section for each provider, such as [providers."b.example"]'),
+        (
+            {"listen": {"operator": "0.0.0.0:8445"}},
+            "[listen] operator: it shows everything to whoever reaches it; write a loopback address",
+        ),
+        (
+            {"listen": {"client": "0.0.0.0:8444", "client_tls": False}},
+            "[listen] client_tls: plain HTTP only on loopback or a Unix socket; write true, or change client",
+        ),
+        (
+            {"tls": {"client_certificate": "c.pem"}},
+            "[tls] client_certificate, client_private_key: write both or none",
+        ),
+        (
+            {"retention": {"repeat_days": 365}},
+            "[retention] repeat_days: repeats are remembered longer than messages; write more than message_days",
+        ),
+        (
+            {"delivery": {"backoff_first_seconds": 9, "backoff_cap_seconds": 8}},
+            "[delivery] backoff_cap_seconds: write no less than backoff_first_seconds",
+        ),
+    ],
+)
+def test_a_fault_says_where_it_is_and_what_to_write(table: dict[str, Any], fault: str) -> None:
+    assert faults(table) == [fault]
+
+
+def test_all_faults_are_told_at_once() -> None:
+    assert len(faults({"log": {"level": "loud", "colour": "red"}, "limits": {"push_bytes": 0}})) == 3
+
+
+@pytest.mark.parametrize(
+    "text", ["8443", ":8443", "127.0.0.1:", "127.0.0.1:65536", "::1:8443", "[::1]", "a:b:1", "unix:"]
+)
+def test_an_address_is_host_and_port(text: str) -> None:
+    assert len(faults({"listen": {"client": text}})) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "address", "loopback"),
+    [
+        ("127.0.0.1:0", TcpAddress("127.0.0.1", 0), True),
+        ("[::1]:8443", TcpAddress("::1", 8443), True),
+        ("localhost:1", TcpAddress("localhost", 1), True),
+        ("0.0.0.0:443", TcpAddress("0.0.0.0", 443), False),  # noqa: S104 - that it is everywhere is the point
+        ("ds.a.example:443", TcpAddress("ds.a.example", 443), False),
+    ],
+)
+def test_addresses_print_as_they_are_written(text: str, address: TcpAddress, loopback: bool) -> None:
+    read = parse(PROVIDER | {"listen": {"public": text}}, ROOT).listen.public
+    assert read == address
+    assert read.is_loopback is loopback
+    assert str(read) == text
+
+
+def test_faults_of_a_file_open_with_its_name(tmp_path: Path) -> None:
+    file = tmp_path / "mimids.toml"
+    for text, fault in [
+        ('provider = "a.example"\nprovidr = 1\n', "providr: no such key"),
+        ("provider = \n", "not TOML"),
+        ("log = 1\n", "provider: write a domain name"),
+    ]:
+        file.write_text(text)
+        with pytest.raises(ConfigError) as caught:
+            load(file)
+        assert str(caught.value).startswith(f"{file}: {fault}")
+    with pytest.raises(ConfigError, match=r"cannot be read .* `mimids init` writes one"):
+        load(tmp_path / "nothing.toml")
+
+
+def test_the_development_configuration_stays_on_loopback_and_in_its_directory(tmp_path: Path) -> None:
+    dev = dev_config(tmp_path)
+    assert dev.listen.public.is_loopback
+    assert isinstance(dev.listen.client, TcpAddress)
+    assert dev.listen.client.is_loopback
+    for path in (dev.data_dir, dev.operator_socket, *dev.tls.presented, dev.tls.trust):
+        assert path is not None
+        assert path.is_relative_to(tmp_path)
+
+
+TOML_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=12), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.data())
+def test_any_table_gives_a_configuration_or_faults(data: st.DataObject) -> None:
+    section, name = data.draw(st.sampled_from([(s, n) for s, names in declared().items() for n in sorted(names)]))
+    value = data.draw(TOML_VALUES)
+    tables: dict[str, dict[str, Any]] = {
+        "": {name: value},
+        "providers": {"providers": {"b.example": {name: value}}},
+    }
+    try:
+        assert isinstance(parse(PROVIDER | tables.get(section, {section: {name: value}}), ROOT), Config)
+    except ConfigError as refused:
+        told = refused.faults
+        assert told
