@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from mimids.mls.proposals import HpkeCiphertext
-from mimids.wire.codec import OPAQUE_V, Codec, vector
+from mimids.mls.proposals import HpkeCiphertext, PreSharedKeyId
+from mimids.wire.codec import OPAQUE_V, Codec, optional, vector
 from mimids.wire.declare import codec, struct, wire
 from mimids.wire.ids import CIPHER_SUITE, CipherSuite, KeyPackageRef
 
 # Any length here; what a reference of the suite cannot be is for the reader to say.
 _NEW_MEMBER: Codec[KeyPackageRef] = OPAQUE_V.of(KeyPackageRef)
+
+
+@struct
+class PathSecret:
+    """The secret of the lowest node that committer and new member share."""
+
+    path_secret: bytes = wire(OPAQUE_V)
+
+
+@struct
+class GroupSecrets:
+    """What a new member finds inside `EncryptedGroupSecrets`; a server never opens one."""
+
+    joiner_secret: bytes = wire(OPAQUE_V)
+    path_secret: PathSecret | None = wire(optional(codec(PathSecret)))
+    psks: tuple[PreSharedKeyId, ...] = wire(vector(codec(PreSharedKeyId)))
 
 
 @struct

@@ -1,0 +1,137 @@
+"""Hypothesis strategies made from the declarations: a struct's field list says what its values are.
+
+`values(codec)` draws values of any codec of ours; the `check_...` functions are the properties that hold for each of
+them, written once.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any, TypeVar, cast
+
+import attrs
+from hypothesis import assume
+from hypothesis import strategies as st
+
+from mimids.mls import code_points, framing, proposals
+from mimids.mls.group_info import MLS10_ONLY
+from mimids.wire import codec as engine
+from mimids.wire import declare
+from mimids.wire.codec import Codec, WireError
+from mimids.wire.ids import MLS10
+
+T = TypeVar("T")
+
+# Short ones, and some around 64 octets, where the length takes a second octet.
+_OCTETS = st.one_of(st.binary(max_size=4), st.binary(max_size=4).map(lambda tail: bytes(62) + tail))
+_GIVEN: dict[Codec[Any], st.SearchStrategy[Any]] = {MLS10_ONLY: st.just(MLS10)}
+
+
+def values(by: Codec[T]) -> st.SearchStrategy[T]:
+    """Draw values that `by` reads and writes."""
+    return st.deferred(lambda: _values(by))
+
+
+def _values(by: Codec[Any]) -> st.SearchStrategy[Any]:
+    if by in _GIVEN:
+        return _GIVEN[by]
+    match by:
+        case engine._Uint():
+            return st.integers(0, 256**by._size - 1)
+        case engine._Fixed():
+            return st.binary(min_size=by._size, max_size=by._size)
+        case engine._Opaque():
+            return _OCTETS.filter(lambda octets: len(octets) <= by._limit)
+        case engine._Vector():
+            return st.lists(values(by._item), min_size=by._at_least, max_size=max(2, by._at_least)).map(tuple)
+        case engine._Optional():
+            return st.none() | values(by._item)
+        case engine._Nothing():
+            return st.none()
+        case engine._Mapped():
+            return _mapped(by)
+        case code_points._CodePoint():
+            return _code_points(by._cls, by._size)
+        case proposals._Ciphertexts():
+            return st.lists(values(declare.codec(proposals.HpkeCiphertext)), max_size=3).map(
+                lambda each: proposals.Ciphertexts.of(*each)
+            )
+        case framing._PublicMessage():
+            return _public_messages()
+        case framing._AuthenticatedContent():
+            return _public_messages().map(lambda message: message.authenticated_content())
+        case declare._Struct():
+            return _structs(by)
+    raise NotImplementedError(f"no strategy for {type(by).__name__}")
+
+
+@st.composite
+def _mapped(draw: st.DrawFn, by: engine._Mapped[Any]) -> Any:
+    """Draw what the inner codec reads and keep what `make` takes."""
+    inner = by._read.__self__  # type: ignore[attr-defined]  # a bound method
+    try:
+        return by._make(draw(values(inner)))
+    except ValueError:
+        assume(False)
+
+
+def _code_points(cls: type[IntEnum], size: int) -> st.SearchStrategy[Any]:
+    known = st.sampled_from(list(cls))
+    return known | st.integers(0, 256**size - 1).map(cls) if issubclass(cls, code_points.OpenEnum) else known
+
+
+@st.composite
+def _structs(draw: st.DrawFn, by: declare._Struct[Any]) -> Any:
+    drawn: dict[str, Any] = {}
+    for name, field in by._fields:
+        case = field.choose(drawn[field.on]) if isinstance(field, declare.Select) else field
+        drawn[name] = draw(values(case))
+    return by._cls(*drawn.values())
+
+
+@st.composite
+def _public_messages(draw: st.DrawFn) -> framing.PublicMessage:
+    content = draw(values(declare.codec(framing.FramedContent)))
+    commit = content.content_type is code_points.ContentType.COMMIT
+    member = content.sender.sender_type is code_points.SenderType.MEMBER
+    return framing.PublicMessage(
+        content, draw(_OCTETS), draw(_OCTETS) if commit else None, draw(_OCTETS) if member else None
+    )
+
+
+def rebuilt(value: T) -> T:
+    """Return the same value without the octets it was read from, so that encoding starts from its fields."""
+    if isinstance(value, tuple):
+        return tuple(map(rebuilt, value))  # type: ignore[return-value]  # a tuple is one
+    cls: Any = type(value)
+    if not attrs.has(cls):
+        return value
+    return cast("T", cls(*(rebuilt(getattr(value, field.name)) for field in attrs.fields(cls))))
+
+
+def check_round_trip(by: Codec[T], value: T) -> bytes:
+    """Check that the value reads back equal and that its encoding is the only one; return it."""
+    encoded = by.encode(value)
+    again = by.decode(encoded)
+    assert again == value
+    assert by.encode(again) == by.encode(rebuilt(again)) == encoded
+    return encoded
+
+
+def check_no_other_length(by: Codec[Any], encoded: bytes) -> None:
+    """Check that every proper prefix is refused, and one octet more too."""
+    for octets in (*(encoded[:size] for size in range(len(encoded))), encoded + b"\0"):
+        try:
+            by.decode(octets)
+        except WireError:
+            continue
+        raise AssertionError(f"{len(octets)} of {len(encoded)} octets were read as a whole value")
+
+
+def check_total(by: Codec[Any], octets: bytes) -> None:
+    """Check that any octets are a value, which encodes to them again, or a `WireError`."""
+    try:
+        value = by.decode(octets)
+    except WireError:
+        return
+    assert by.encode(rebuilt(value)) == octets
