@@ -1,0 +1,187 @@
+"""Imports point one way: each part of the program may know what its row here names, and nothing else of ours.
+
+Read from the source, so that imports inside functions and for types only count as well.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+ENGINE = ("wire.codec", "wire.varint", "wire.declare", "wire.ids")
+PURE = ("wire", "mls", "ohttp", "policy")
+PLAIN = ("errors", "values", "config")
+# What is run by its own task, or stands for one: what one needs of another it is handed.
+JOBS = ("keypackages", "tokens", "gateway", "relay", "sequencer", "delivery", "follower", "welcomes")
+BETWEEN_JOBS = {("sequencer", "welcomes")}  # a commit and its Welcomes' rows are one write
+
+# The longest name that a module's name begins with decides.
+MAY_IMPORT: dict[str, tuple[str, ...]] = {
+    "": (),
+    "wire": ENGINE,
+    "wire.messages": ("wire", "mls"),  # an MLSMessage has no length of its own: only its parser finds its end
+    "errors": ("wire.ids",),
+    "values": ("wire.ids",),
+    "config_keys": ("wire.ids",),
+    "config": ("config_keys", "wire.ids"),
+    "mls": ("mls", "errors", *ENGINE),
+    "ohttp": ("ohttp", "errors", *ENGINE),
+    "policy": ("policy", "mls", "values", *ENGINE),
+    "store.db": ("store", "values", "errors"),
+    "store": ("store", "values", "errors", *ENGINE),
+    "telemetry": ("values", "config", *ENGINE),
+    "ds.ports": ("values", "wire"),
+    "ds": (*PURE, *PLAIN, "store", "telemetry", "ds"),
+    "http": (*PURE, *PLAIN, "store", "telemetry", "ds", "http"),
+    **dict.fromkeys(("app", "cli", "testing", "client", "__main__"), ("",)),
+}
+
+# Packages that only these parts may know.
+ONLY_IN: dict[str, tuple[str, ...]] = {
+    "aiosqlite": ("store.db",),
+    "sqlite3": ("store", "cli", "testing"),
+    "trio_asyncio": ("store.db",),
+    "quart": ("http",),
+    "quart_trio": ("http",),
+    "hypercorn": ("http",),
+    "httpx": ("http", "client", "cli", "testing"),
+    "structlog": ("telemetry",),
+    "prometheus_client": ("telemetry",),
+    "click": ("cli",),
+}
+
+# The pure layers neither wait, nor open, nor look at a clock, nor throw dice.
+# fmt: off
+IMPURE = {"asyncio", "http", "io", "logging", "multiprocessing", "os", "pathlib", "random", "secrets", "select",
+          "shutil", "socket", "sqlite3", "ssl", "subprocess", "tempfile", "time", "trio", "urllib"}
+# fmt: on
+
+
+def part(name: str, rows: tuple[str, ...] | dict[str, tuple[str, ...]]) -> str | None:
+    """Return the longest of the rows that stands for this module (without `mimids.`) or for a package above it."""
+    return max((row for row in rows if row in ("", name) or name.startswith(f"{row}.")), key=len, default=None)
+
+
+def modules() -> dict[str, Path]:
+    """Return every module of ours by its name."""
+    found = {}
+    for path in sorted((ROOT / "mimids").rglob("*.py")):
+        names = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(names[:-1] if names[-1] == "__init__" else names)] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Yield what is imported anywhere below `tree`: ours by module, of others the top name."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: a relative import hides where it points"
+            assert node.module is not None
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            outer = name.rpartition(".")[0]
+            if name.partition(".")[0] != "mimids":
+                yield name.partition(".")[0]
+            elif outer in MODULES and MODULES[outer].name != "__init__.py":
+                yield outer  # a name within that module
+            else:
+                yield name
+
+
+def between_jobs(importer: str, imported: str) -> bool:
+    """Tell whether one job imports another that it should be handed."""
+    (inside, job), (other_inside, other) = ((*name.split("."), "")[:2] for name in (importer, imported))
+    return inside == other_inside == "ds" and other in JOBS and job != other and (job, other) not in BETWEEN_JOBS
+
+
+def refused(module: str, source: str) -> list[str]:
+    """Say which imports of a module point the wrong way."""
+    name = module.removeprefix("mimids").removeprefix(".")
+    row = part(name, MAY_IMPORT)
+    assert row is not None
+    faults = []
+    for imported in imports(ast.parse(source)):
+        if imported.partition(".")[0] == "mimids":
+            other = imported.removeprefix("mimids").removeprefix(".")
+            outside = part(other, MAY_IMPORT[row]) is None
+            if outside or between_jobs(name, other):
+                faults.append(f"{module} imports {imported}")
+        elif imported in ONLY_IN and part(name, ONLY_IN[imported]) is None:
+            faults.append(f"{module} imports {imported}")
+        elif imported in IMPURE and part(name, PURE) is not None:
+            faults.append(f"{module} is pure and imports {imported}")
+    return faults
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_one_way(module: str) -> None:
+    assert refused(module, MODULES[module].read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("mimids.wire.codec", "import mimids.errors"),
+        ("mimids.wire.codec", "from mimids import errors"),
+        ("mimids.mls.tree", "def later():\n    from mimids.wire.messages import SendRequest"),
+        ("mimids.mls.tree", "import time"),
+        ("mimids.ohttp.hpke", "from os import urandom"),
+        ("mimids.policy.rules", "import trio.lowlevel"),
+        ("mimids.store.groups", "from mimids.mls import tree"),
+        ("mimids.store.groups", "import aiosqlite"),
+        ("mimids.ds.delivery", "from mimids.ds import follower"),
+        ("mimids.ds.delivery", "from mimids.ds.sequencer import accept"),
+        ("mimids.ds.delivery", "from mimids.http.peer import Peer"),
+        ("mimids.ds.delivery", "import httpx"),
+        ("mimids.http.server", "import mimids.app"),
+    ],
+)
+def test_an_import_that_points_the_wrong_way_is_seen(module: str, source: str) -> None:
+    assert len(refused(module, source)) == 1
+
+
+def test_no_module_needs_itself_to_be_imported() -> None:
+    """Among the imports that run when a module is loaded there is no circle."""
+    graph: dict[str, set[str]] = {}
+    for module, path in MODULES.items():
+        at_load = ast.parse(path.read_text())
+        for node in ast.walk(at_load):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or (
+                isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+            ):
+                node.body = []
+        graph[module] = {name for name in imports(at_load) if name in MODULES and name != module}
+    assert len(list(TopologicalSorter(graph).static_order())) == len(MODULES)
+
+
+@pytest.mark.parametrize("command", ["import mimids.client", "import mimids.testing", "import mimids.cli", "--help"])
+def test_only_serving_imports_the_server(command: str) -> None:
+    """Embedding, clients and every command but `serve` start without the web framework and the asyncio bridge."""
+    module = command.removeprefix("import ") if command.startswith("import ") else "mimids.cli"
+    if importlib.util.find_spec(module) is None:
+        pytest.skip(f"{module} is not there yet")
+    if command == "--help":
+        if not hasattr(importlib.import_module(module), "main"):
+            pytest.skip("mimids.cli has no main yet")
+        command = "import mimids.cli\ntry: mimids.cli.main(['--help'])\nexcept SystemExit as end: assert not end.code"
+    report = "import sys; print(sorted({'quart', 'quart_trio', 'trio_asyncio', 'hypercorn'} & set(sys.modules)))"
+    program = f"{command}\n{report}"
+    ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines()[-1] == "[]"
