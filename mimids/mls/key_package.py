@@ -64,9 +64,8 @@ class KeyPackageIn(Kept):
             return Fault("the capabilities lack the protocol version", "RFC 9420 section 7.2")
         if self.cipher_suite not in leaf.capabilities.cipher_suites:
             return Fault("the capabilities lack the cipher suite", "RFC 9420 section 7.2")
-        own = (*self.extensions, *leaf.extensions)
-        if any(each.extension_type not in (*leaf.capabilities.extensions, *DEFAULT_EXTENSIONS) for each in own):
-            return Fault("the capabilities lack an extension that is used", "RFC 9420 section 10")
+        if not _extensions_covered(self.extensions, leaf):
+            return Fault("the capabilities lack an extension of the KeyPackage", "RFC 9420 section 10")
         fault = leaf_fault(leaf, suite)
         if fault is not None:
             return fault
@@ -133,12 +132,14 @@ def leaf_fault(leaf: LeafNode, suite: Suite) -> Fault | None:
         return Fault("the signature key does not fit the suite", "RFC 9420 section 5.1.1")
     if leaf.credential.credential_type not in leaf.capabilities.credentials:
         return Fault("the capabilities lack the leaf's own credential type", "RFC 9420 section 7.2")
-    if any(
-        each.extension_type not in leaf.capabilities.extensions and each.extension_type not in DEFAULT_EXTENSIONS
-        for each in leaf.extensions
-    ):
-        return Fault("the capabilities lack an extension that the leaf has", "RFC 9420 section 7.3")
+    if not _extensions_covered(leaf.extensions, leaf):
+        return Fault("the capabilities lack an extension of the leaf node", "RFC 9420 section 7.3")
     return certificate_fault(leaf.credential, leaf.signature_key, suite)
+
+
+def _extensions_covered(extensions: tuple[Extension, ...], leaf: LeafNode) -> bool:
+    listed = leaf.capabilities.extensions
+    return all(each.extension_type in listed or each.extension_type in DEFAULT_EXTENSIONS for each in extensions)
 
 
 def _is_last_resort(package: KeyPackageIn) -> bool:

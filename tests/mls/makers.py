@@ -1,0 +1,91 @@
+"""Signers and KeyPackages of any suite, made on the spot: what the recordings, all of suite 1, lack."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar, cast
+
+import attrs
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from mimids.mls.code_points import CredentialType, LeafNodeSource
+from mimids.mls.key_package import KeyPackageIn
+from mimids.mls.leaf_node import Capabilities, Credential, HpkePublicKey, LeafNode, Lifetime, SignaturePublicKey
+from mimids.mls.suites import SUITES, Suite, sign_with_label
+from mimids.wire.ids import MLS10
+
+NOW = 1_800_000_000  # seconds since 1970; a day before and a year after it, KeyPackages made here are valid
+DAY = 86_400
+YEAR = 366 * DAY
+
+_CURVES: dict[str, ec.EllipticCurve] = {"P-256": ec.SECP256R1(), "P-384": ec.SECP384R1(), "P-521": ec.SECP521R1()}
+
+
+T = TypeVar("T")
+
+
+def replace(value: T, **fields: Any) -> T:
+    """Return a struct with some fields changed (mypy does not see that a struct is an attrs class)."""
+    return cast("T", attrs.evolve(cast("Any", value), **fields))
+
+
+@attrs.frozen
+class Signer:
+    """A signature key pair of a suite."""
+
+    suite: Suite
+    private: bytes
+    public: SignaturePublicKey
+
+    @classmethod
+    def of(cls, code: int, seed: int = 1) -> Signer:
+        """Return the pair that `seed` (1 to 255) makes."""
+        suite = SUITES[code]
+        private = bytes([seed]) * {"Ed25519": 32, "Ed448": 57}.get(suite.scheme, 32)
+        public: Any
+        if suite.scheme in _CURVES:
+            key = ec.derive_private_key(int.from_bytes(private, "big"), _CURVES[suite.scheme]).public_key()
+            public = key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+        elif suite.scheme == "Ed25519":
+            public = ed25519.Ed25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+        else:
+            public = ed448.Ed448PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+        return cls(suite, private, SignaturePublicKey(public))
+
+    def sign(self, label: bytes, content: bytes) -> bytes:
+        """SignWithLabel."""
+        return sign_with_label(self.suite, self.private, label, content)
+
+
+def hpke_key(suite: Suite, seed: int) -> HpkePublicKey:
+    """Return octets of the shape of an HPKE public key."""
+    size = suite.hpke_key_size
+    return HpkePublicKey(bytes([seed]) * size if size in (32, 56) else b"\x04" + bytes([seed]) * (size - 1))
+
+
+def leaf_node(signer: Signer, identity: bytes = b"mimi://b.example/u/bob/d/1", **changed: Any) -> LeafNode:
+    """Return a signed leaf for a KeyPackage; `changed` fields are signed as they are given."""
+    suite = signer.suite
+    unsigned = LeafNode(
+        hpke_key(suite, 2),
+        signer.public,
+        Credential(CredentialType.BASIC, identity),
+        Capabilities((MLS10,), (suite.code,), (), (), (CredentialType.BASIC,)),
+        LeafNodeSource.KEY_PACKAGE,
+        Lifetime(NOW - DAY, NOW + YEAR - 2 * DAY),
+        (),
+        b"",
+    )
+    unsigned = replace(unsigned, **changed)
+    return replace(unsigned, signature=signer.sign(b"LeafNodeTBS", unsigned.tbs(b"", 0)))
+
+
+def key_package(signer: Signer, leaf: LeafNode | None = None, **changed: Any) -> KeyPackageIn:
+    """Return a signed KeyPackage; `changed` fields are signed as they are given."""
+    suite = signer.suite
+    own_leaf = leaf_node(signer) if leaf is None else leaf
+    unsigned = replace(
+        KeyPackageIn(MLS10, suite.code, hpke_key(suite, 1), own_leaf, (), b""),
+        **changed,
+    )
+    return replace(unsigned, signature=signer.sign(b"KeyPackageTBS", unsigned.tbs()))
