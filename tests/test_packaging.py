@@ -1,0 +1,136 @@
+"""What is shipped is whole: the wheel installed bare, with only the declared dependencies beside it."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import zipfile
+from importlib.metadata import Distribution, PathDistribution, packages_distributions
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import mimids.cli
+from tests.test_layers import imports
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PINS = (ROOT / "requirements/dev.txt").read_text()
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the wheel with the backend that is here: no isolation, so no network."""
+    where = tmp_path_factory.mktemp("wheel")
+    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", where], cwd=ROOT, check=True)
+    (built,) = where.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="session")
+def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Install the wheel into an environment of its own, which sees the dependencies but not this source tree."""
+    venv = tmp_path_factory.mktemp("bare")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+    python = venv / "bin/python"
+    pip = f"{sys.executable} -m pip --python {python} install --quiet --no-deps --no-index".split()
+    subprocess.run([*pip, wheel], check=True)
+    (site,) = venv.glob("lib/python3.*/site-packages")
+    # Paths that a .pth file names are searched last, and .pth files found there (an editable install's) are not read.
+    (site / "dependencies.pth").write_text("\n".join({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}))
+    return venv
+
+
+def run(bare: Path, *arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    command, *rest = arguments
+    return subprocess.run(
+        [bare / "bin" / command, *rest], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_wheel_holds_the_package_its_types_and_its_migrations(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    sources = {str(path.relative_to(ROOT)) for path in (ROOT / "mimids").rglob("*.py")}
+    migrations = {f"mimids/{path.relative_to(ROOT)}" for path in (ROOT / "migrations").glob("*.sql")}
+    assert migrations
+    assert names >= sources | migrations | {"mimids/py.typed"}
+    assert not [name for name in names if not re.match(r"mimids/|mimids-[\d.]+\.dist-info/", name)]
+
+
+def test_the_installed_package_is_the_one_that_runs(bare: Path, tmp_path: Path) -> None:
+    ran = run(bare, "python", "-c", "import mimids, trio; print(mimids.__file__)", cwd=tmp_path)
+    assert Path(ran.stdout.strip()).is_relative_to(bare), ran.stderr
+
+
+def test_every_module_can_be_imported_from_the_wheel(bare: Path, tmp_path: Path) -> None:
+    program = (
+        "import importlib, pkgutil, mimids\n"
+        "for module in pkgutil.walk_packages(mimids.__path__, 'mimids.'):\n"
+        "    if not module.name.endswith('__main__'):\n"
+        "        importlib.import_module(module.name)\n"
+    )
+    ran = run(bare, "python", "-c", program, cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_the_command_explains_itself(bare: Path, tmp_path: Path) -> None:
+    if not hasattr(mimids.cli, "main"):
+        pytest.skip("mimids.cli has no main yet")
+    ran = run(bare, "mimids", "--help", cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert "serve" in ran.stdout
+
+
+def test_the_metadata_names_licence_and_dependencies(bare: Path) -> None:
+    (info,) = bare.glob("lib/python3.*/site-packages/mimids-*.dist-info")
+    installed: Distribution = PathDistribution(info)
+    assert installed.version == PROJECT["project"]["version"]
+    assert installed.metadata["License-Expression"] == "Apache-2.0"
+    assert {Requirement(line) for line in installed.requires or ()} == {
+        Requirement(line) for line in PROJECT["project"]["dependencies"]
+    }
+
+
+def wishes() -> list[Requirement]:
+    groups = PROJECT["dependency-groups"].values()
+    named = [line for group in groups if group is not PROJECT["dependency-groups"]["lock"] for line in group]
+    return [Requirement(line) for line in PROJECT["project"]["dependencies"] + named if isinstance(line, str)]
+
+
+@pytest.mark.parametrize("wish", wishes(), ids=str)
+def test_every_dependency_is_pinned_within_its_bounds(wish: Requirement) -> None:
+    pinned = re.findall(r"^([\w.-]+)==([^\s\\]+)", PINS, re.MULTILINE)
+    versions = [version for name, version in pinned if canonicalize_name(name) == canonicalize_name(wish.name)]
+    assert versions, "`make lock` pins it"
+    assert all(wish.specifier.contains(version) for version in versions)
+
+
+def test_every_pin_has_hashes_and_no_address() -> None:
+    blocks = re.split(r"\n(?=\w)", PINS.strip())
+    assert all(re.fullmatch(r"\S+==[^\n]+( \\\n    --hash=sha256:[0-9a-f]{64})+", block) for block in blocks)
+    assert "://" not in PINS
+
+
+def test_what_is_imported_is_declared() -> None:
+    """What comes with a dependency of a dependency may go with it."""
+    provided = packages_distributions()
+    declared = {canonicalize_name(Requirement(line).name) for line in PROJECT["project"]["dependencies"]}
+    for path in (ROOT / "mimids").rglob("*.py"):
+        free = {"pytest"} if path.parent.name == "testing" else set()  # whoever uses the fixtures has it
+        for name in set(imports(ast.parse(path.read_text()))) - sys.stdlib_module_names - free:
+            assert name.startswith("mimids") or declared & set(map(canonicalize_name, provided[name])), (path, name)
+
+
+def test_dependencies_say_why_they_are_here() -> None:
+    source = (ROOT / "pyproject.toml").read_text()
+    for line in PROJECT["project"]["dependencies"]:
+        assert re.search(rf'"{re.escape(line)}",? +# \w.+', source), line
+        assert ">=" in line
