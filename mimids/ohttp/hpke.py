@@ -1,7 +1,7 @@
 """HPKE in base mode with exporter (RFC 9180), for the suites that OHTTP has here.
 
 DHKEM(X25519, HKDF-SHA256) and HKDF-SHA256, with AES-128-GCM or ChaCha20-Poly1305. The arithmetic is
-pyhpke's, which only this module knows; docs/decisions/0020-hpke-by-pyhpke.md says why. Randomness is
+pyhpke's, which only this module knows; docs/decisions/0010-hpke-by-pyhpke.md says why. Randomness is
 an argument: every key is made from octets that the caller drew.
 """
 

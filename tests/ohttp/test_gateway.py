@@ -31,13 +31,14 @@ def made(aead: Aead = Aead.AES_128_GCM, ephemeral: bytes = b"e" * 32, request: b
 @given(request=st.binary(max_size=200), response=st.binary(max_size=200), ephemeral=st.binary(min_size=32, max_size=32))
 def test_a_request_and_its_response_come_through(aead: Aead, request: bytes, response: bytes, ephemeral: bytes) -> None:
     sent = made(aead, ephemeral, request)
-    assert len(sent.message) == len(request) + OVERHEAD
+    assert len(sent.message) == len(request) + OVERHEAD == len(request) + 55
     opened = open_request(sent.message, KEYS)
     assert (opened.key_id, opened.request) == (4, request)
     assert opened.enc == sent.message[7:39] == PrivateKey(ephemeral).public
     assert opened.digest == hashlib.sha256(sent.message).digest()
-    nonce = b"n" * opened.sealer.nonce_size
-    assert sent.opener.open(opened.sealer.seal(response, nonce)) == response
+    sealed = opened.sealer.seal(response, b"n" * opened.sealer.nonce_size)
+    assert len(sealed) == len(response) + {Aead.AES_128_GCM: 32, Aead.CHACHA20_POLY1305: 48}[aead]
+    assert sent.opener.open(sealed) == response
 
 
 def test_each_live_key_opens_what_was_sent_to_it() -> None:
