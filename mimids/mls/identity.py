@@ -17,7 +17,6 @@ from mimids.wire.ids import ProviderId, UserId, provider_id
 
 if TYPE_CHECKING:
     from mimids.mls.leaf_node import Credential
-    from mimids.mls.suites import Suite
 
 # The name of a user or device: what RFC 3986 section 3.3 allows in a path segment.
 _SEGMENT: Final = r"(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})+"
@@ -65,7 +64,7 @@ def _subject(certificate: x509.Certificate) -> UserId | None:
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError):
         return None
     users = {_without_device(uri.encode()) for uri in uris if uri.startswith("mimi://")}
     return users.pop() if len(users) == 1 else None
@@ -75,11 +74,11 @@ def _subject(certificate: x509.Certificate) -> UserId | None:
 def _certificate(der: bytes) -> x509.Certificate | None:
     try:
         return x509.load_der_x509_certificate(der)
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         return None
 
 
-def certificate_fault(credential: Credential, signature_key: bytes, suite: Suite) -> Fault | None:
+def certificate_fault(credential: Credential, signature_key: bytes) -> Fault | None:
     """Return what is wrong between an X.509 credential and the leaf's key (RFC 9420 section 5.3)."""
     if credential.credential_type is not CredentialType.X509:
         return None

@@ -134,7 +134,7 @@ def leaf_fault(leaf: LeafNode, suite: Suite) -> Fault | None:
         return Fault("the capabilities lack the leaf's own credential type", "RFC 9420 section 7.2")
     if not _extensions_covered(leaf.extensions, leaf):
         return Fault("the capabilities lack an extension of the leaf node", "RFC 9420 section 7.3")
-    return certificate_fault(leaf.credential, leaf.signature_key, suite)
+    return certificate_fault(leaf.credential, leaf.signature_key)
 
 
 def _extensions_covered(extensions: tuple[Extension, ...], leaf: LeafNode) -> bool:
