@@ -71,6 +71,12 @@ class NotFound(MimiError):
     code, status, title = "not-found", HTTPStatus.NOT_FOUND, "nothing here"
 
 
+class NameTaken(MimiError):
+    """There is a user or device of that name already."""
+
+    code, status, title = "name-taken", HTTPStatus.CONFLICT, "that name is taken"
+
+
 class MethodNotAllowed(MimiError):
     """The path exists, the method does not."""
 
@@ -179,6 +185,12 @@ class UnknownPartition(MimiError):
     """No partition has that key."""
 
     code, status, title = "unknown-partition", HTTPStatus.NOT_FOUND, "unknown partition"
+
+
+class MessagesExpired(MimiError):
+    """Retention emptied the messages asked for; the first that is left has index `next_counter`."""
+
+    code, status, title = "messages-expired", HTTPStatus.GONE, "these messages are no longer kept"
 
 
 class PartitionExists(MimiError):

@@ -8,7 +8,9 @@ import attrs
 
 from mimids.wire.ids import Counter, MaskedPartitionKey, ProviderId, UserId
 
+UserRow = NewType("UserRow", int)  # users.id
 DeviceRow = NewType("DeviceRow", int)  # devices.id
+TokenId = NewType("TokenId", int)  # tokens.id: no secret, the token is
 Milliseconds = NewType("Milliseconds", int)  # since the epoch
 
 

@@ -1,0 +1,230 @@
+"""The stock of KeyPackages, whose turn it is, and the way back from a claimed reference to its device."""
+
+from __future__ import annotations
+
+import attrs
+
+from mimids.store.db import Tx
+from mimids.values import DeviceRow, Milliseconds, TokenId, UserRow
+from mimids.wire.ids import CipherSuite, KeyPackageRef, ProtocolVersion
+
+
+@attrs.frozen
+class NewKeyPackage:
+    """A KeyPackage that was found sound, about to be stored."""
+
+    device: DeviceRow
+    version: ProtocolVersion
+    cipher_suite: CipherSuite
+    ref: KeyPackageRef
+    init_key: bytes
+    last_resort: bool
+    expires_at: Milliseconds  # the first moment at which it may not be handed out
+    body: bytes
+
+
+@attrs.frozen
+class Known:
+    """A KeyPackage that was uploaded before: the same, or another with its init key."""
+
+    id: int
+    ref: KeyPackageRef
+    in_stock: bool
+
+
+@attrs.frozen
+class Candidate:
+    """What one device could answer a claim with: its oldest ordinary KeyPackage, its last resort."""
+
+    device: DeviceRow
+    turn: int  # 0: never asked
+    ordinary: int | None
+    last_resort: int | None
+
+
+@attrs.frozen
+class StockRow:
+    """What a device has left for one version and suite."""
+
+    version: ProtocolVersion
+    cipher_suite: CipherSuite
+    left: int
+    has_last_resort: bool
+    last_resort_used: bool
+
+
+# --- upload -----------------------------------------------------------------------------------------------------
+
+
+def find_known(tx: Tx, ref: KeyPackageRef, init_key: bytes) -> Known | None:
+    """Return what was uploaded before under this reference or, else, with this init key."""
+    found = tx.one(
+        "SELECT r.id, r.ref, k.id IS NOT NULL FROM key_package_refs r LEFT JOIN key_packages k ON k.id = r.id"
+        " WHERE r.ref = ? OR r.init_key = ? ORDER BY r.ref = ? DESC LIMIT 1",
+        (ref, init_key, ref),
+    )
+    return None if found is None else Known(found[0], KeyPackageRef(found[1]), bool(found[2]))
+
+
+def insert(tx: Tx, package: NewKeyPackage) -> int:
+    """Put a KeyPackage into stock and remember it; a new last resort takes the place of the one before."""
+    if package.last_resort:
+        tx.execute(
+            "DELETE FROM key_packages WHERE device = ? AND version = ? AND cipher_suite = ? AND last_resort = 1",
+            (package.device, package.version, package.cipher_suite),
+        )
+    row = tx.insert(
+        "INSERT INTO key_package_refs (ref, init_key, device, expires_at) VALUES (?, ?, ?, ?)",
+        (package.ref, package.init_key, package.device, package.expires_at),
+    )
+    tx.insert(
+        "INSERT INTO key_packages (id, device, version, cipher_suite, last_resort, expires_at, body)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (
+            row,
+            package.device,
+            package.version,
+            package.cipher_suite,
+            package.last_resort,
+            package.expires_at,
+            package.body,
+        ),
+    )
+    return row
+
+
+def drop_stock(tx: Tx, device: DeviceRow) -> int:
+    """Take all of a device's unclaimed KeyPackages out of stock, last resorts too; return how many."""
+    return tx.execute("DELETE FROM key_packages WHERE device = ?", (device,))
+
+
+def drop_stock_but(tx: Tx, device: DeviceRow, keep: set[int]) -> int:
+    """Do the same, but leave these in stock; return how many were dropped."""
+    rows = [row for (row,) in tx.all("SELECT id FROM key_packages WHERE device = ?", (device,)) if row not in keep]
+    tx.executemany("DELETE FROM key_packages WHERE id = ?", [(row,) for row in rows])
+    return len(rows)
+
+
+def retire_unclaimed(tx: Tx) -> int:
+    """Take everything out of stock: after a restore, any of it may have been handed out since the backup."""
+    return tx.execute("DELETE FROM key_packages")
+
+
+def count_ordinary(
+    tx: Tx, device: DeviceRow, version: ProtocolVersion, cipher_suite: CipherSuite, now: Milliseconds, *, at_most: int
+) -> int:
+    """Count the ordinary KeyPackages that a device has left, up to `at_most`."""
+    found = tx.one(
+        "SELECT count(*) FROM (SELECT 1 FROM key_packages WHERE device = ? AND version = ? AND cipher_suite = ?"
+        " AND last_resort = 0 AND expires_at > ? LIMIT ?)",
+        (device, version, cipher_suite, now, at_most),
+    )
+    return int(found[0]) if found else 0
+
+
+def stock_of(tx: Tx, device: DeviceRow, now: Milliseconds) -> list[StockRow]:
+    """Return what a device has left, for each version and suite that it has stock for or was asked for."""
+    rows = tx.all(
+        "SELECT version, cipher_suite, sum(ordinary), max(last_resort), max(used) FROM ("
+        " SELECT version, cipher_suite, last_resort = 0 AS ordinary, last_resort,"
+        "  last_resort = 1 AND claimed_at IS NOT NULL AS used"
+        "  FROM key_packages k JOIN key_package_refs r ON r.id = k.id WHERE k.device = ?1 AND k.expires_at > ?2"
+        " UNION ALL SELECT version, cipher_suite, 0, 0, 0 FROM key_package_turns WHERE device = ?1"
+        ") GROUP BY version, cipher_suite ORDER BY version, cipher_suite",
+        (device, now),
+    )
+    return [StockRow(row[0], row[1], row[2], bool(row[3]), bool(row[4])) for row in rows]
+
+
+# --- claim ------------------------------------------------------------------------------------------------------
+
+
+def candidates(
+    tx: Tx, user: UserRow, version: ProtocolVersion, cipher_suite: CipherSuite, now: Milliseconds
+) -> list[Candidate]:
+    """Return what each device of a user could answer with, if anything."""
+    rows = tx.all(
+        "SELECT d.id, coalesce(t.turn, 0),"
+        " (SELECT k.id FROM key_packages k WHERE k.device = d.id AND k.version = ?2 AND k.cipher_suite = ?3"
+        "  AND k.last_resort = 0 AND k.expires_at > ?4 ORDER BY k.id LIMIT 1) AS ordinary,"
+        " (SELECT k.id FROM key_packages k WHERE k.device = d.id AND k.version = ?2 AND k.cipher_suite = ?3"
+        "  AND k.last_resort = 1 AND k.expires_at > ?4 ORDER BY k.id DESC LIMIT 1) AS last_resort"
+        " FROM devices d LEFT JOIN key_package_turns t"
+        "  ON t.device = d.id AND t.version = ?2 AND t.cipher_suite = ?3"
+        " WHERE d.user = ?1",
+        (user, version, cipher_suite, now),
+    )
+    return [Candidate(*row) for row in rows]
+
+
+def take(tx: Tx, row: int) -> bytes:
+    """Take an ordinary KeyPackage out of stock, for good, and return it."""
+    found = tx.one("DELETE FROM key_packages WHERE id = ? RETURNING body", (row,))
+    if found is None:
+        raise LookupError("not in stock")
+    return bytes(found[0])
+
+
+def body_of(tx: Tx, row: int) -> bytes:
+    """Return a KeyPackage and leave it in stock."""
+    found = tx.one("SELECT body FROM key_packages WHERE id = ?", (row,))
+    if found is None:
+        raise LookupError("not in stock")
+    return bytes(found[0])
+
+
+def note_claim(tx: Tx, row: int, token: TokenId, now: Milliseconds) -> None:
+    """Record that a KeyPackage was handed out, and for which token."""
+    tx.execute("UPDATE key_package_refs SET claimed_at = ?, token = ? WHERE id = ?", (now, token, row))
+
+
+def set_turn(tx: Tx, device: DeviceRow, version: ProtocolVersion, cipher_suite: CipherSuite, turn: int) -> None:
+    """Record that a device was asked."""
+    tx.execute(
+        "INSERT INTO key_package_turns (device, version, cipher_suite, turn) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT DO UPDATE SET turn = excluded.turn",
+        (device, version, cipher_suite, turn),
+    )
+
+
+# --- Welcomes ---------------------------------------------------------------------------------------------------
+
+
+def device_of_ref(tx: Tx, ref: KeyPackageRef) -> DeviceRow | None:
+    """Return the device whose KeyPackage was handed out under this reference, None for any other."""
+    found = tx.one(
+        "SELECT r.device FROM key_package_refs r JOIN devices d ON d.id = r.device"
+        " WHERE r.ref = ? AND r.claimed_at IS NOT NULL",
+        (ref,),
+    )
+    return None if found is None else DeviceRow(found[0])
+
+
+def note_welcome(tx: Tx, ref: KeyPackageRef) -> None:
+    """Record that the last claim of this reference ended in a Welcome: the abuse rule counts it no more."""
+    found = tx.one("SELECT id, token, claimed_at FROM key_package_refs WHERE ref = ? AND token IS NOT NULL", (ref,))
+    if found is None:
+        return
+    row, token, claimed_at = found
+    tx.execute("UPDATE key_package_refs SET token = NULL WHERE id = ?", (row,))
+    tx.execute(
+        "UPDATE tokens SET abuse_open = abuse_open - 1 WHERE id = ? AND abuse_started_at <= ? AND abuse_open > 0",
+        (token, claimed_at),
+    )
+
+
+# --- sweeping ---------------------------------------------------------------------------------------------------
+
+
+def sweep(tx: Tx, now: Milliseconds, *, forget_before: Milliseconds, unlink_before: Milliseconds) -> int:
+    """Drop expired stock, and return how much.
+
+    References that expired before `forget_before` are forgotten with their way to the device; what was claimed before
+    `unlink_before` no longer says for which token.
+    """
+    dropped = tx.execute(
+        "DELETE FROM key_packages WHERE id IN (SELECT id FROM key_package_refs WHERE expires_at <= ?)", (now,)
+    )
+    tx.execute("DELETE FROM key_package_refs WHERE expires_at <= ?", (forget_before,))
+    tx.execute("UPDATE key_package_refs SET token = NULL WHERE token IS NOT NULL AND claimed_at < ?", (unlink_before,))
+    return dropped
