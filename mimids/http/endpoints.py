@@ -1,7 +1,7 @@
-"""Endpoints as data: from these records come routing, decoding, authentication, the directory, the reference in the
-docs and the tests of bad input.
+"""Endpoints as data.
 
-A handler is an async function from a `Call` (the typed request and who asks) to the typed answer.
+From these records come routing, decoding, authentication, the directory, the reference in the docs and the tests of
+bad input. A handler is an async function from a `Call` (the typed request and who asks) to the typed answer.
 Nothing here, and nothing below, knows the framework that serves the table.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from enum import Enum
 from http import HTTPStatus
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import attrs
 
@@ -91,12 +91,34 @@ class Answer(Generic[T]):
     headers: Mapping[str, str] = attrs.field(factory=dict)
 
 
+class StreamClosed(Exception):
+    """The other side of a request or WebSocket is gone, or said goodbye."""
+
+
+class Stream(Protocol):
+    """A WebSocket as its handler sees it: binary messages. The handshake is answered by the first of these calls."""
+
+    async def receive(self) -> bytes:
+        """Wait for the next message; raise `StreamClosed` when there is none any more."""
+        ...
+
+    async def send(self, message: bytes) -> None:
+        """Send a message; waits while the peer does not read. Raises `StreamClosed`."""
+        ...
+
+    async def close(self, code: int = 1000) -> None:
+        """Say goodbye (RFC 6455 section 7.4); returning from the handler does so with 1000."""
+        ...
+
+
 @attrs.frozen
 class Endpoint:
     """One row of the table.
 
     `handler(services, call)` gets the services of its process; `limit` names the `[limits]` key that bounds the
-    body (octets); `problems` are those that this endpoint adds to the ones that every endpoint may give.
+    body (octets); `problems` are those that this endpoint adds to the ones that every endpoint may give. The body of
+    a `websocket` row's call is its `Stream`. A row that is `unlinkable` (gateway, relay) logs nothing but its name
+    and outcome.
     """
 
     name: str
@@ -113,3 +135,5 @@ class Endpoint:
     query: tuple[str, ...] = ()
     problems: tuple[type[MimiError], ...] = ()
     open_without_arrangement: bool = False  # never refused for lack of accepted terms (6.9)
+    websocket: bool = False
+    unlinkable: bool = False

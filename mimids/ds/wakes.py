@@ -1,0 +1,86 @@
+"""Wake-ups: whoever commits rings, whoever waits looks again.
+
+The rows are the truth and a ring may be lost with the process, so a waiter always looks before it waits:
+
+    with wakes.listen(topic) as bell:
+        while not (found := await look()):
+            await bell.wait()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Hashable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import attrs
+import trio
+
+from mimids.ds.ports import Clock
+
+
+class Bell:
+    """Remembers one ring until it is waited for."""
+
+    def __init__(self) -> None:
+        self._rung = trio.Event()
+
+    def ring(self) -> None:
+        """Wake whoever waits, now or next."""
+        self._rung.set()
+
+    async def wait(self) -> None:
+        """Wait until it was rung since the last wait; what is committed from then on rings it again."""
+        await self._rung.wait()
+        self._rung = trio.Event()
+
+    async def wait_at_most(self, clock: Clock, seconds: float) -> None:
+        """Wait as `wait` does, or until `clock` has moved on by `seconds`."""
+        async with trio.open_nursery() as race:
+
+            async def first(wait: Callable[[], Awaitable[None]]) -> None:
+                await wait()
+                race.cancel_scope.cancel()
+
+            race.start_soon(first, self.wait)
+            race.start_soon(first, partial(clock.sleep, seconds))
+
+
+@attrs.frozen
+class WakeStatistics:
+    """Topics that are listened to, and by how many."""
+
+    topics: int
+    listeners: int
+
+
+class Wakes:
+    """The bells of one provider, by topic: the name of a job, or what a request waits for."""
+
+    def __init__(self) -> None:
+        self._bells: dict[Hashable, set[Bell]] = {}
+
+    def ring(self, *topics: Hashable) -> None:
+        """Wake all that listen to any of `topics`. To be called after the commit, never within it."""
+        for topic in topics:
+            for bell in self._bells.get(topic, ()):
+                bell.ring()
+
+    @contextmanager
+    def listen(self, *topics: Hashable) -> Iterator[Bell]:
+        """Give a bell that hears every ring of `topics` from here on."""
+        bell = Bell()
+        for topic in set(topics):
+            self._bells.setdefault(topic, set()).add(bell)
+        try:
+            yield bell
+        finally:
+            for topic in set(topics):
+                bells = self._bells[topic]
+                bells.discard(bell)
+                if not bells:
+                    del self._bells[topic]
+
+    def statistics(self) -> WakeStatistics:
+        """Return how much is waited for."""
+        return WakeStatistics(len(self._bells), sum(map(len, self._bells.values())))
