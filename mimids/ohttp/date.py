@@ -8,9 +8,16 @@ from typing import Final
 
 _DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_FORM: Final = re.compile(
-    rf"(?:{'|'.join(_DAYS)}), ([0-9]{{2}}) ({'|'.join(_MONTHS)}) ([0-9]{{4}}) "
-    r"([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT"
+_DAY: Final = rf"(?:{'|'.join(_DAYS)})"
+_MONTH: Final = rf"(?P<month>{'|'.join(_MONTHS)})"
+_TIME: Final = r"(?P<hour>[0-9]{2}):(?P<minute>[0-9]{2}):(?P<second>[0-9]{2})"
+_FORMS: Final = tuple(  # a recipient MUST accept all three: RFC 9110 section 5.6.7
+    re.compile(form)
+    for form in (
+        rf"{_DAY}, (?P<day>[0-9]{{2}}) {_MONTH} (?P<year>[0-9]{{4}}) {_TIME} GMT",  # IMF-fixdate
+        rf"{_DAY}[a-z]{{3,6}}, (?P<day>[0-9]{{2}})-{_MONTH}-(?P<year>[0-9]{{2}}) {_TIME} GMT",  # RFC 850
+        rf"{_DAY} {_MONTH} (?P<day>[0-9 ][0-9]) {_TIME} (?P<year>[0-9]{{4}})",  # asctime
+    )
 )
 
 
@@ -21,19 +28,19 @@ def write_date(seconds: int) -> bytes:
 
 
 def read_date(field: bytes | None) -> int | None:
-    """Return the seconds since the epoch of an IMF-fixdate; None for anything else, and where there is none.
+    """Return the seconds since the epoch of an HTTP-date; None for anything else, and where there is none.
 
-    The two obsolete forms of RFC 9110 are not read: no client of this gateway has ever sent them. The
-    name of the day is not compared with the date.
+    A year of two digits is one of this century: another would be outside every window. The name of the
+    day is not compared with the date.
     """
-    found = _FORM.fullmatch((field or b"").decode("latin-1"))
+    text = (field or b"").decode("latin-1")
+    found = next(filter(None, (form.fullmatch(text) for form in _FORMS)), None)
     if found is None:
         return None
-    day, month, year, hour, minute, second = found.groups()
-    try:  # a leap second counts as the one before it
-        at = datetime(
-            int(year), _MONTHS.index(month) + 1, int(day), int(hour), int(minute), min(int(second), 59), tzinfo=UTC
-        )
+    month = _MONTHS.index(found["month"]) + 1
+    year = int(found["year"]) + (2000 if len(found["year"]) == 2 else 0)
+    time = int(found["hour"]), int(found["minute"]), min(int(found["second"]), 59)  # a leap second is the one before
+    try:
+        return int(datetime(year, month, int(found["day"]), *time, tzinfo=UTC).timestamp())
     except ValueError:
         return None
-    return int(at.timestamp())

@@ -15,6 +15,18 @@ def test_a_date_comes_back_and_is_what_the_standard_library_writes(seconds: int)
     assert read_date(write_date(seconds)) == seconds
 
 
+@pytest.mark.parametrize(
+    "field",
+    [
+        b"Tue, 03 Nov 2026 08:09:07 GMT",
+        b"Tuesday, 03-Nov-26 08:09:07 GMT",
+        b"Tue Nov  3 08:09:07 2026",
+    ],
+)
+def test_all_three_forms_of_http_are_read(field: bytes) -> None:
+    assert read_date(field) == 1_793_693_347
+
+
 def test_a_leap_second_is_the_second_before_it() -> None:
     assert read_date(b"Sat, 31 Dec 2016 23:59:60 GMT") == read_date(b"Sat, 31 Dec 2016 23:59:59 GMT") == 1483228799
 
@@ -31,8 +43,10 @@ def test_a_leap_second_is_the_second_before_it() -> None:
         b"Tue, 24 Nov 2026 24:00:00 GMT",
         b"Tue, 24 Nov 0000 10:00:00 GMT",
         b"tue, 24 nov 2026 10:00:00 gmt",
-        b"Tuesday, 24-Nov-26 10:00:00 GMT",
-        b"Tue Nov 24 10:00:00 2026",
+        b"Tuesday, 24 Nov 2026 10:00:00 GMT",
+        b"Tue, 24-Nov-26 10:00:00 GMT",
+        b"Tue Nov 24 10:00:00 2026 GMT",
+        b"Tue Nov    10:00:00 2026",
         "Tue, \u0662\u0664 Nov 2026 10:00:00 GMT".encode(),
         b"1764000000",
     ],
@@ -43,4 +57,4 @@ def test_anything_else_is_no_date(field: bytes | None) -> None:
 
 @given(st.binary(max_size=40))
 def test_any_octets_are_a_date_or_none(field: bytes) -> None:
-    assert read_date(field) is None or len(field) == 29
+    assert read_date(field) is None or len(field) >= 24
