@@ -47,9 +47,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 
 # Packages that only these parts may know.
 ONLY_IN: dict[str, tuple[str, ...]] = {
-    "aiosqlite": ("store.db",),
+    "aiosqlite": ("store.driver",),
     "sqlite3": ("store", "cli", "testing"),
-    "trio_asyncio": ("store.db",),
+    "trio_asyncio": ("store.driver",),
     "quart": ("http",),
     "quart_trio": ("http",),
     "hypercorn": ("http",),
@@ -107,7 +107,8 @@ def imports(tree: ast.AST) -> Iterator[str]:
 def between_jobs(importer: str, imported: str) -> bool:
     """Tell whether one job imports another that it should be handed."""
     (inside, job), (other_inside, other) = ((*name.split("."), "")[:2] for name in (importer, imported))
-    return inside == other_inside == "ds" and other in JOBS and job != other and (job, other) not in BETWEEN_JOBS
+    both = inside == other_inside == "ds" and job in JOBS and other in JOBS
+    return both and job != other and (job, other) not in BETWEEN_JOBS
 
 
 def refused(module: str, source: str) -> list[str]:
