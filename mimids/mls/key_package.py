@@ -17,6 +17,7 @@ from mimids.mls.leaf_node import (
     HpkePublicKey,
     LeafNode,
     extension_data,
+    repeated,
     signed_part,
 )
 from mimids.mls.suites import Suite, key_package_ref, suite_of, verify_with_label
@@ -24,6 +25,7 @@ from mimids.wire.codec import OPAQUE_V
 from mimids.wire.declare import Kept, codec, struct, wire
 from mimids.wire.ids import CIPHER_SUITE, MLS10, PROTOCOL_VERSION, CipherSuite, KeyPackageRef, ProtocolVersion
 
+_KNOWN_EXTENSIONS: Final = frozenset(ExtensionType)
 _MAKER: Final = object()  # known to KeyPackageIn.validate alone
 
 
@@ -64,7 +66,11 @@ class KeyPackageIn(Kept):
             return Fault("the capabilities lack the protocol version", "RFC 9420 section 7.2")
         if self.cipher_suite not in leaf.capabilities.cipher_suites:
             return Fault("the capabilities lack the cipher suite", "RFC 9420 section 7.2")
-        if not _extensions_covered(self.extensions, leaf):
+        if repeated(self.extensions):
+            return Fault("an extension type occurs twice in the KeyPackage", "RFC 9420 section 13.4")
+        # Unknown types are to be ignored here (section 13.4), GREASE among them, and only a leaf has to list its own.
+        known = tuple(each for each in self.extensions if each.extension_type in _KNOWN_EXTENSIONS)
+        if not _extensions_covered(known, leaf):
             return Fault("the capabilities lack an extension of the KeyPackage", "RFC 9420 section 10")
         fault = leaf_fault(leaf, suite)
         if fault is not None:
@@ -132,6 +138,8 @@ def leaf_fault(leaf: LeafNode, suite: Suite) -> Fault | None:
         return Fault("the signature key does not fit the suite", "RFC 9420 section 5.1.1")
     if leaf.credential.credential_type not in leaf.capabilities.credentials:
         return Fault("the capabilities lack the leaf's own credential type", "RFC 9420 section 7.2")
+    if repeated(leaf.extensions):
+        return Fault("an extension type occurs twice in the leaf node", "RFC 9420 section 13.4")
     if not _extensions_covered(leaf.extensions, leaf):
         return Fault("the capabilities lack an extension of the leaf node", "RFC 9420 section 7.3")
     return certificate_fault(leaf.credential, leaf.signature_key)

@@ -76,6 +76,11 @@ def extension_data(extensions: tuple[Extension, ...], wanted: ExtensionType) -> 
     return next((each.extension_data for each in extensions if each.extension_type == wanted), None)
 
 
+def repeated(extensions: tuple[Extension, ...]) -> bool:
+    """Tell whether a type occurs twice, which RFC 9420 section 13.4 forbids in any list of extensions."""
+    return len({each.extension_type for each in extensions}) != len(extensions)
+
+
 @struct
 class Capabilities:
     """What a client can do (RFC 9420 section 7.2); unknown values are to be ignored and survive."""

@@ -75,6 +75,7 @@ def _refused_fields() -> list[Any]:
     one = Signer.of(1)
     basic = (CredentialType.BASIC,)
     extension = Extension(ExtensionType(0xF001), b"")
+    last_resort = Extension(ExtensionType.LAST_RESORT_KEY_PACKAGE, b"")
     update: dict[str, Any] = {"leaf_node_source": LeafNodeSource.UPDATE, "origin": None}
     cases = {
         "version is not mls10 (RFC 9420 section 10)": key_package(one, version=ProtocolVersion(2)),
@@ -93,7 +94,11 @@ def _refused_fields() -> list[Any]:
             one, leaf_node(one, capabilities=Capabilities((MLS10,), (one.suite.code,), (), (), ()))
         ),
         "lack an extension of the leaf node": key_package(one, leaf_node(one, extensions=(extension,))),
-        "lack an extension of the KeyPackage": key_package(one, extensions=(extension,)),
+        "twice in the KeyPackage (RFC 9420 section 13.4)": key_package(one, extensions=(extension, extension)),
+        "twice in the leaf node (RFC 9420 section 13.4)": key_package(
+            one, leaf_node(one, extensions=(extension, extension))
+        ),
+        "lack an extension of the KeyPackage": key_package(one, extensions=(last_resort,)),
         "longer than allowed": key_package(one, leaf_node(one, origin=Lifetime(NOW - 1, NOW + YEAR))),
         "not begun": key_package(one, leaf_node(one, origin=Lifetime(NOW + 1, NOW + 2))),
         "is over": key_package(one, leaf_node(one, origin=Lifetime(NOW - 2, NOW - 1))),
@@ -119,7 +124,7 @@ def test_an_x509_credential_needs_a_certificate_of_the_leafs_key() -> None:
     assert "without a certificate" in refusal(package)
 
 
-def test_grease_is_accepted_where_capabilities_list_it() -> None:
+def test_unknown_extensions_are_accepted_in_a_leaf_that_lists_them_and_in_any_key_package() -> None:
     one = Signer.of(1)
     grease = 0x0A0A
     capabilities = Capabilities(
@@ -130,7 +135,8 @@ def test_grease_is_accepted_where_capabilities_list_it() -> None:
         (CredentialType(grease), CredentialType.BASIC),
     )
     extensions = (Extension(ExtensionType(grease), b"any"),)
-    package = key_package(one, leaf_node(one, capabilities=capabilities, extensions=extensions), extensions=extensions)
+    unlisted = (Extension(ExtensionType(0xDADA), b"any"), Extension(ExtensionType.APPLICATION_ID, b"a default type"))
+    package = key_package(one, leaf_node(one, capabilities=capabilities, extensions=extensions), extensions=unlisted)
     decode(KeyPackageIn, package.encoded).validate(NOW, max_lifetime_s=YEAR)
 
 
