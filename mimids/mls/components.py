@@ -142,7 +142,7 @@ def dictionary_of(extensions: tuple[Extension, ...]) -> AppDataDictionary | None
 
 
 def apply_update(component_id: int, data: bytes | None, updates: tuple[bytes, ...]) -> bytes | None:
-    """Return what a component's data becomes by the updates of one commit, in its order.
+    """Return what a component's data becomes by the updates (one or more) of one commit, in its order.
 
     None where nobody here knows the component. `Invalid` where the updates are wrong for certain: they do not parse,
     or do not fit the data. `data` is None where the component has none yet.
