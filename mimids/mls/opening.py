@@ -1,0 +1,83 @@
+"""`open_group`: from a GroupInfo and its tree to a verified state (RFC 9420 section 12.4.3.1, without secrets).
+
+What a GroupInfo says of secrets (its confirmation tag) is taken as said. Lifetimes refuse nothing here.
+"""
+
+from __future__ import annotations
+
+from mimids.mls.code_points import ExtensionType
+from mimids.mls.group_info import GroupContext, GroupInfo
+from mimids.mls.leaf_node import extension_data
+from mimids.mls.parameters import check_unique, parameters_of
+from mimids.mls.public_group import PublicGroup
+from mimids.mls.suites import Suite, suite_of
+from mimids.mls.tree import RatchetTree
+from mimids.mls.tree_check import check_tree
+from mimids.mls.verdict import (
+    FIRST_EPOCH,
+    GROUP_INFO_LENGTH,
+    GROUP_INFO_SIGNATURE,
+    GROUP_INFO_SIGNER,
+    TREE_HASH,
+    TREE_MALFORMED,
+    TREE_NEEDED,
+    UNKNOWN_SUITE,
+    broken,
+)
+from mimids.wire.codec import WireError
+
+
+def open_group(info: GroupInfo, ratchet_tree: bytes | RatchetTree | None = None) -> PublicGroup:
+    """Return the state that a GroupInfo and its tree state together, all of it verified.
+
+    The tree is the one in the GroupInfo; without it `ratchet_tree`, `optional<Node> ratchet_tree<V>` as octets, or a
+    tree that was inferred and thus verified already. Raises `RuleError`; its rule is `TREE_NEEDED` where there is no
+    tree, and where the inferred one is not the GroupInfo's.
+    """
+    context = info.group_context
+    suite = suite_of(context.cipher_suite)
+    if suite is None:
+        broken(UNKNOWN_SUITE)
+    check_unique(info.extensions)
+    parameters = parameters_of(context.extensions, suite)
+    _check_lengths(info, context, suite)
+    octets = extension_data(info.extensions, ExtensionType.RATCHET_TREE)
+    inferred = ratchet_tree if isinstance(ratchet_tree, RatchetTree) else None
+    if octets is None:
+        octets = ratchet_tree if isinstance(ratchet_tree, bytes) else None
+        if octets is None and (inferred is None or inferred.tree_hash() != context.tree_hash):
+            broken(TREE_NEEDED)
+    if inferred is not None and inferred.tree_hash() == context.tree_hash and octets is None:
+        tree = inferred
+    else:
+        tree = _decoded(suite, octets or b"")
+        if tree.tree_hash() != context.tree_hash:
+            broken(TREE_HASH)
+    signer = tree.leaf(info.signer)
+    if signer is None:
+        broken(GROUP_INFO_SIGNER)
+    if context.epoch == 0 and tree.member_count != 1:
+        broken(FIRST_EPOCH)
+    if not info.verifies(suite, signer.signature_key):
+        broken(GROUP_INFO_SIGNATURE)
+    if tree is not inferred:
+        check_tree(tree, parameters, context.group_id)
+    return PublicGroup(suite, context, parameters, tree, info.confirmation_tag)
+
+
+def _decoded(suite: Suite, octets: bytes) -> RatchetTree:
+    try:
+        return RatchetTree.decode(suite, octets)
+    except WireError as error:
+        broken(TREE_MALFORMED, str(error))
+
+
+def _check_lengths(info: GroupInfo, context: GroupContext, suite: Suite) -> None:
+    size = suite.hash_size
+    if len(info.confirmation_tag) != size or len(context.tree_hash) != size:
+        broken(GROUP_INFO_LENGTH)
+    if context.epoch == 0:
+        if context.confirmed_transcript_hash:
+            broken(FIRST_EPOCH)  # section 11: the zero-length octet string
+    elif len(context.confirmed_transcript_hash) != size:
+        broken(GROUP_INFO_LENGTH)

@@ -1,0 +1,176 @@
+"""Rules for one proposal (RFC 9420 section 12.1, draft-ietf-mls-extensions): by itself, and in its group.
+
+`check_alone` needs nothing but the proposal, so it holds in any state. `check_in_group` needs the group's: what
+depends on the rest of a commit's list (a Remove can make room, new extensions can change the demands) is left to it,
+with one exception that RFC 9420 section 12.1.1 makes: an Add is judged by the demands in force when it arrives.
+"""
+
+from __future__ import annotations
+
+from mimids.mls.code_points import (
+    CredentialType,
+    ExtensionType,
+    LeafNodeSource,
+    ResumptionPskUsage,
+    SenderType,
+)
+from mimids.mls.framing import Sender
+from mimids.mls.identity import user_id
+from mimids.mls.key_package import leaf_fault
+from mimids.mls.leaf_node import Credential, LeafNode, extension_data
+from mimids.mls.parameters import Parameters, check_required, check_unique, parameters_of
+from mimids.mls.proposals import (
+    Add,
+    ExternalInit,
+    GroupContextExtensions,
+    PreSharedKey,
+    Proposal,
+    ReInit,
+    Remove,
+    ResumptionPsk,
+    SelfRemove,
+    Update,
+)
+from mimids.mls.suites import Suite
+from mimids.mls.support import support_of
+from mimids.mls.tree import RatchetTree
+from mimids.mls.verdict import (
+    CREDENTIAL_SUCCESSOR,
+    DICTIONARY_KEPT,
+    EXTERNAL_INIT,
+    EXTERNAL_PROPOSAL,
+    KEM_OUTPUT,
+    KEY_PACKAGE,
+    KEY_PACKAGE_GROUP,
+    LEAF_KEY_KEPT,
+    LEAF_NODE,
+    LEAF_SIGNATURE,
+    LEAF_SOURCE,
+    NEW_MEMBER_ADD,
+    PSK_NONCE,
+    PSK_USAGE,
+    REINIT_VERSION,
+    REMOVE_BLANK,
+    SELF_REMOVE_SENDER,
+    broken,
+)
+from mimids.wire.ids import MLS10, CipherSuite
+
+
+def check_alone(proposal: Proposal, sender: Sender) -> None:
+    """Check what needs no group: who may propose what, and a KeyPackage in itself (RFC 9420 sections 6.1, 10.1)."""
+    body = proposal.body
+    if sender.sender_type is SenderType.NEW_MEMBER_PROPOSAL and not isinstance(body, Add):
+        broken(NEW_MEMBER_ADD)
+    if isinstance(body, SelfRemove) and sender.sender_type is not SenderType.MEMBER:
+        broken(SELF_REMOVE_SENDER)
+    if sender.sender_type is SenderType.EXTERNAL and isinstance(body, Update | ExternalInit):
+        broken(EXTERNAL_PROPOSAL)  # section 12.1.8; a type that is not known here may be allowed
+    if isinstance(body, ExternalInit) and sender.sender_type is not SenderType.NEW_MEMBER_COMMIT:
+        broken(EXTERNAL_INIT)
+    if isinstance(body, Add):
+        check_unique(body.key_package.extensions)
+        check_unique(body.key_package.leaf_node.extensions)
+        fault = body.key_package.fault()
+        if fault is not None:
+            broken(KEY_PACKAGE, fault.rule, section=fault.section)
+    elif isinstance(body, Update):
+        check_unique(body.leaf_node.extensions)
+        if body.leaf_node.leaf_node_source is not LeafNodeSource.UPDATE:
+            broken(LEAF_SOURCE)
+    elif isinstance(body, ReInit):
+        check_unique(body.extensions)
+        if body.version < MLS10:  # the only version there is to go back from
+            broken(REINIT_VERSION)
+    elif isinstance(body, GroupContextExtensions):
+        check_unique(body.extensions)
+
+
+def check_in_group(
+    proposal: Proposal, sender: Sender, tree: RatchetTree, parameters: Parameters, *, group_id: bytes, epoch: int
+) -> None:
+    """Check what needs the state of the epoch, and only that."""
+    body = proposal.body
+    suite = tree.suite
+    if isinstance(body, Add):
+        check_add_suite(body, suite.code)
+    elif isinstance(body, Update):
+        check_update(body.leaf_node, sender.index, tree, group_id)
+    elif isinstance(body, Remove):
+        if tree.leaf(body.removed) is None:
+            broken(REMOVE_BLANK)
+    elif isinstance(body, PreSharedKey):
+        _check_psk(body, suite, epoch)
+    elif isinstance(body, ExternalInit):
+        if len(body.kem_output) != suite.hpke_key_size:
+            broken(KEM_OUTPUT)
+    elif isinstance(body, GroupContextExtensions):
+        parameters_of(body.extensions, suite)
+        check_dictionary_kept(body, parameters)
+
+
+def check_demands(proposal: Proposal, parameters: Parameters) -> None:
+    """Check a proposal on arrival against the demands in force (RFC 9420 sections 7.3, 12.1.1, 12.1.2)."""
+    body = proposal.body
+    if isinstance(body, Add | Update):
+        leaf = body.key_package.leaf_node if isinstance(body, Add) else body.leaf_node
+        check_required(parameters, support_of(leaf.capabilities, leaf.credential.credential_type))
+
+
+def check_add_suite(add: Add, suite: CipherSuite) -> None:
+    """Check that a KeyPackage is of the group's version and suite (RFC 9420 section 10.1)."""
+    if add.key_package.version != MLS10 or add.key_package.cipher_suite != suite:
+        broken(KEY_PACKAGE_GROUP)
+
+
+def check_update(leaf: LeafNode, index: int | None, tree: RatchetTree, group_id: bytes) -> None:
+    """Check the leaf of an Update (RFC 9420 section 7.3)."""
+    current = None if index is None else tree.leaf(index)
+    if index is None or current is None:
+        broken(REMOVE_BLANK, "the leaf to update is blank or outside the tree", section="RFC 9420 section 12.1.2")
+    check_leaf(leaf, tree.suite, group_id, index)
+    check_successor(leaf, current)
+
+
+def check_leaf(leaf: LeafNode, suite: Suite, group_id: bytes, index: int) -> None:
+    """Check a leaf node in itself, and its signature (RFC 9420 section 7.3)."""
+    check_unique(leaf.extensions)
+    fault = leaf_fault(leaf, suite)
+    if fault is not None:
+        broken(LEAF_NODE, fault.rule, section=fault.section)
+    if not leaf.verifies(suite, group_id, index):
+        broken(LEAF_SIGNATURE)
+
+
+def check_successor(leaf: LeafNode, replaced: LeafNode) -> None:
+    """Check what a new leaf must and must not have of the one it replaces (RFC 9420 sections 5.3.1, 7.3, 12.2)."""
+    if leaf.encryption_key == replaced.encryption_key:
+        broken(LEAF_KEY_KEPT)
+    before, after = _identifier(replaced.credential), _identifier(leaf.credential)
+    if before is not None and after is not None and before != after:
+        broken(CREDENTIAL_SUCCESSOR)
+
+
+def _identifier(credential: Credential) -> bytes | None:
+    """Return whom a credential names: its user, else a basic one's own octets; None where only its issuer knows."""
+    user = user_id(credential)
+    if user is None and credential.credential_type is CredentialType.BASIC and isinstance(credential.content, bytes):
+        return credential.content
+    return user
+
+
+def _check_psk(body: PreSharedKey, suite: Suite, epoch: int) -> None:
+    if len(body.psk.psk_nonce) != suite.hash_size:
+        broken(PSK_NONCE)
+    psk = body.psk.psk
+    # Sections 11.2 and 11.3: a reinitialized or branched group uses such a PSK in the commit that opens epoch 1.
+    if epoch != 0 and isinstance(psk, ResumptionPsk) and psk.usage is not ResumptionPskUsage.APPLICATION:
+        broken(PSK_USAGE)
+
+
+def check_dictionary_kept(body: GroupContextExtensions, parameters: Parameters) -> None:
+    """Check that the dictionary stays where it is for AppDataUpdate only (draft-ietf-mls-extensions)."""
+    if not parameters.dictionary_is_kept:
+        return
+    if extension_data(body.extensions, ExtensionType.APP_DATA_DICTIONARY) != parameters.dictionary_octets:
+        broken(DICTIONARY_KEPT)

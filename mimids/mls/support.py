@@ -1,0 +1,65 @@
+"""What the members of a subtree have in common: one small shared record for each combination that occurs.
+
+Two members never need to be compared with each other: a tree keeps the common record of every subtree, so a rule
+such as "every member supports it" (RFC 9420 sections 7.3, 12.2) is one look at the root.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import attrs
+
+from mimids.mls.leaf_node import Capabilities
+
+
+@attrs.frozen(eq=False)
+class Support:
+    """What all of some members support, and the credential types that at least one of them uses."""
+
+    versions: frozenset[int]
+    cipher_suites: frozenset[int]
+    extensions: frozenset[int]
+    proposals: frozenset[int]
+    credentials: frozenset[int]
+    credentials_in_use: frozenset[int]
+
+
+@lru_cache(maxsize=4096)
+def _one(*sets: frozenset[int]) -> Support:
+    """Return the one record of these sets, so that most comparisons are of identity."""
+    return Support(*sets)
+
+
+@lru_cache(maxsize=4096)
+def support_of(capabilities: Capabilities, credential_type: int) -> Support:
+    """Return what one member supports."""
+    return _one(
+        frozenset(map(int, capabilities.versions)),
+        frozenset(map(int, capabilities.cipher_suites)),
+        frozenset(map(int, capabilities.extensions)),
+        frozenset(map(int, capabilities.proposals)),
+        frozenset(map(int, capabilities.credentials)),
+        frozenset((int(credential_type),)),
+    )
+
+
+def common(one: Support | None, other: Support | None) -> Support | None:
+    """Return what the members of both have in common; None stands for no members."""
+    if one is other or other is None:
+        return one
+    if one is None:
+        return other
+    return _both(one, other)
+
+
+@lru_cache(maxsize=4096)
+def _both(one: Support, other: Support) -> Support:
+    return _one(
+        one.versions & other.versions,
+        one.cipher_suites & other.cipher_suites,
+        one.extensions & other.extensions,
+        one.proposals & other.proposals,
+        one.credentials & other.credentials,
+        one.credentials_in_use | other.credentials_in_use,
+    )
