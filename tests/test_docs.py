@@ -1,0 +1,169 @@
+"""The documents hold: their code runs, their links lead somewhere, the commands they name exist.
+
+The blocks of a document are one session, run from top to bottom in an empty directory: `sh` as it stands, `python` in
+an interpreter of its own. `toml` must be a configuration, `json` must be JSON, others are for reading. A block under
+`<!-- not run: REASON -->` is not run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tomllib
+from contextlib import suppress
+from pathlib import Path
+
+import attrs
+import pytest
+
+from mimids.config import parse
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
+SESSION_SECONDS = 180
+
+
+@attrs.frozen
+class Block:
+    """A fenced block: where it stands, its language, its text, and why it is not run, if it is not."""
+
+    line: int
+    language: str
+    text: str
+    not_run: str | None
+
+
+def blocks(markdown: str) -> list[Block]:
+    fence = r"(?:<!-- not run: ([^\n]+?) -->\n+)?^```([^\n]*)\n(.*?)^```$"
+    return [
+        Block(markdown.count("\n", 0, found.start(2)) + 1, found[2], found[3], found[1])
+        for found in re.finditer(fence, markdown, re.MULTILINE | re.DOTALL)
+    ]
+
+
+def session(found: list[Block]) -> str:
+    """Return the shell script that runs a document's blocks in order."""
+    lines = ["set -eu -o pipefail"]
+    for block in found:
+        if block.not_run is None and block.language == "sh":
+            lines += [f"echo '--- line {block.line}'", block.text]
+        elif block.not_run is None and block.language == "python":
+            lines += [f"echo '--- line {block.line}'", f"python - <<'END_OF_BLOCK'\n{block.text}END_OF_BLOCK"]
+    return "\n".join(lines) + "\n"
+
+
+def play(script: str, directory: Path) -> tuple[int, str]:
+    """Run a session; what it leaves running ends with it. Return its exit status and all that it printed."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    with (directory / ".output").open("w+") as output:
+        shell = subprocess.Popen(
+            ["bash", "-c", script],
+            cwd=directory,
+            env=os.environ | {"PATH": path},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            status = shell.wait(SESSION_SECONDS)
+        except subprocess.TimeoutExpired:
+            status = -1
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(shell.pid, signal.SIGKILL)
+            shell.wait()
+        output.seek(0)
+        return status, output.read()
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=named)
+def test_the_code_in_a_document_runs(document: Path, tmp_path: Path) -> None:
+    script = session(blocks(document.read_text()))
+    if "--- line" not in script:
+        return
+    status, output = play(script, tmp_path)
+    assert status == 0, output
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=named)
+def test_the_data_in_a_document_is_what_it_says(document: Path) -> None:
+    for block in blocks(document.read_text()):
+        assert block.language in {"sh", "python", "toml", "json", "text", "sql", "nginx", "caddy", ""}, block
+        if block.not_run is None and block.language == "toml":
+            parse({"provider": "a.example"} | tomllib.loads(block.text), ROOT)
+        elif block.not_run is None and block.language == "json":
+            json.loads(block.text)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=named)
+def test_links_within_the_repository_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\((?![a-z]+:)([^)#\s]+)", document.read_text()):
+        assert (document.parent / target).exists(), target
+
+
+def test_commands_to_make_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for document in DOCUMENTS:
+        for target in re.findall(r"(?:^|`)make ([a-z]+)\b", document.read_text(), re.MULTILINE):
+            assert target in targets, f"{named(document)}: make {target}"
+
+
+def test_notes_for_the_changelog_are_for_operators() -> None:
+    notes = [path for path in (ROOT / "changes").iterdir() if path.name != "README.md"]
+    for note in notes:
+        assert re.fullmatch(r"\d+\.(feature|fix|security|removal)\.md", note.name)
+        assert re.fullmatch(r"[A-Z`].*\.", note.read_text().strip()), note.name
+
+
+def test_decisions_have_a_number_each_and_say_what_they_must() -> None:
+    records = sorted((ROOT / "docs/decisions").glob("[0-9]*.md"))
+    assert len({path.name[:4] for path in records}) == len(records) > 0
+    for record in records:
+        assert re.findall(r"^## (.*)$", record.read_text(), re.MULTILINE) == [
+            "Context",
+            "Choice",
+            "Price",
+            "What would change our mind",
+        ], record.name
+
+
+SAMPLE = """\
+```sh
+echo one > state
+```
+<!-- not run: it would fail -->
+```sh
+false
+```
+```python
+from pathlib import Path
+print(Path("state").read_text() + "two")
+```
+"""
+
+
+def test_blocks_share_a_session_and_what_is_not_run_is_not(tmp_path: Path) -> None:
+    assert [block.language for block in blocks(SAMPLE)] == ["sh", "sh", "python"]
+    status, output = play(session(blocks(SAMPLE)), tmp_path)
+    assert (status, output.splitlines()) == (0, ["--- line 1", "--- line 8", "one", "two"])
+
+
+def test_a_block_that_fails_ends_the_session(tmp_path: Path) -> None:
+    status, output = play(session(blocks("```python\nraise SystemExit(3)\n```\n```sh\necho reached\n```\n")), tmp_path)
+    assert status == 3
+    assert "reached" not in output
+
+
+def test_what_a_session_leaves_running_ends_with_it(tmp_path: Path) -> None:
+    status, _ = play("sleep 600 & echo $! > pid\n", tmp_path)
+    assert status == 0
+    process = Path("/proc") / (tmp_path / "pid").read_text().strip() / "stat"
+    assert not process.exists() or process.read_text().rsplit(")", 1)[1].split()[0] == "Z"
