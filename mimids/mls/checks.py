@@ -15,7 +15,7 @@ from mimids.mls.list_rules import Covered, check_list
 from mimids.mls.proposal_rules import check_alone, check_demands, check_in_group
 from mimids.mls.proposals import Add, Commit, Proposal, ProposalOrRef, ProposalRef, SelfRemove
 from mimids.mls.public_group import PublicGroup, Valid, Verdict
-from mimids.mls.suites import suite_of
+from mimids.mls.suites import Suite, suite_of
 from mimids.mls.verdict import (
     APPLICATION_IN_CLEAR,
     BLANK_SENDER,
@@ -163,14 +163,18 @@ def check_place(message: MLSMessage, group_id: bytes | None, epoch: int | None) 
         broken(WRONG_EPOCH, f"the message is of epoch {message.epoch}, not {epoch}")
 
 
-def _check_public(group: PublicGroup, public: PublicMessage) -> Verdict:
-    suite = group.suite
+def check_tags(public: PublicMessage, suite: Suite) -> None:
+    """Check that tags are of the size of the suite's MAC (RFC 9420 sections 6.1, 6.2); more needs the epoch's keys."""
     if public.confirmation_tag is not None and len(public.confirmation_tag) != suite.hash_size:
         broken(CONFIRMATION_TAG_LENGTH)
     if public.membership_tag is not None and len(public.membership_tag) != suite.hash_size:
         broken(MEMBERSHIP_TAG_LENGTH)
+
+
+def _check_public(group: PublicGroup, public: PublicMessage) -> Verdict:
+    check_tags(public, group.suite)
     authenticated = public.authenticated_content()
-    if not authenticated.verifies(suite, _signature_key(group, public), group.context.encoded):
+    if not authenticated.verifies(group.suite, _signature_key(group, public), group.context.encoded):
         broken(SIGNATURE)
     content = public.content.content
     if isinstance(content, Proposal):

@@ -54,6 +54,7 @@ from mimids.mls.verdict import (
     Missing,
     Unknown,
     broken,
+    covers_refused,
 )
 from mimids.wire.declare import encode
 
@@ -71,8 +72,7 @@ def check_commit(
     committer = authenticated.content.sender
     for item in items:
         if not isinstance(item, Covered) and item in group.refused:
-            why = group.refused[item]
-            broken(why.rule, f"the commit covers a proposal that was refused: {why.detail}", section=why.section)
+            covers_refused(group.refused[item])
     known = tuple(item for item in items if isinstance(item, Covered))
     check_list(known, committer, commit)
     for each in known:
@@ -258,8 +258,7 @@ class _Application:
 
     def _check_members(self) -> None:
         """Check the tree that results: what all members support, and that new leaves' keys are theirs alone."""
-        if self.tree.support is not None:
-            check_members(self.parameters, self.tree.support, self.group.suite)
+        check_members(self.parameters, self.tree.support, self.group.suite)
         for index, leaf in self.new_leaves:
             if self.tree.leaf(index) is not leaf:  # an Update's leaf that the path replaced
                 continue
@@ -272,14 +271,13 @@ class _Application:
         group, authenticated = self.group, self.authenticated
         if group.epoch == _LAST_EPOCH:
             broken(LAST_EPOCH)
-        transcript = group.interim_transcript_hash + authenticated.confirmed_transcript_hash_input()
         context = GroupContext(
             group.context.version,
             group.context.cipher_suite,
             group.context.group_id,
             group.epoch + 1,
             self.tree.tree_hash(),
-            group.suite.hash(transcript),
+            group.transcript_after(authenticated),
             self.extensions,
         )
         return PublicGroup(

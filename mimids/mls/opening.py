@@ -8,7 +8,7 @@ from __future__ import annotations
 from mimids.mls.code_points import ExtensionType
 from mimids.mls.group_info import GroupContext, GroupInfo
 from mimids.mls.leaf_node import extension_data
-from mimids.mls.parameters import check_unique, parameters_of
+from mimids.mls.parameters import check_members, check_unique, parameters_of
 from mimids.mls.public_group import PublicGroup
 from mimids.mls.suites import Suite, suite_of
 from mimids.mls.tree import RatchetTree
@@ -22,9 +22,11 @@ from mimids.mls.verdict import (
     TREE_MALFORMED,
     TREE_NEEDED,
     UNKNOWN_SUITE,
+    RuleError,
     broken,
 )
 from mimids.wire.codec import WireError
+from mimids.wire.declare import decode
 
 
 def open_group(info: GroupInfo, ratchet_tree: bytes | RatchetTree | None = None) -> PublicGroup:
@@ -60,7 +62,9 @@ def open_group(info: GroupInfo, ratchet_tree: bytes | RatchetTree | None = None)
         broken(FIRST_EPOCH)
     if not info.verifies(suite, signer.signature_key):
         broken(GROUP_INFO_SIGNATURE)
-    if tree is not inferred:
+    if tree is inferred:
+        check_members(parameters, tree.support, suite)  # the extensions may be others than when it was verified
+    else:
         check_tree(tree, parameters, context.group_id)
     return PublicGroup(suite, context, parameters, tree, info.confirmation_tag)
 
@@ -81,3 +85,20 @@ def _check_lengths(info: GroupInfo, context: GroupContext, suite: Suite) -> None
             broken(FIRST_EPOCH)  # section 11: the zero-length octet string
     elif len(context.confirmed_transcript_hash) != size:
         broken(GROUP_INFO_LENGTH)
+
+
+def restore_group(
+    context: bytes, confirmation_tag: bytes, tree: RatchetTree, *, reinitialized: bool = False
+) -> PublicGroup:
+    """Return a state that was verified once, from what was kept of it; raise `ValueError` if that does not fit.
+
+    Its pending proposals follow by `checks.record(group, message, Valid())`, its refused ones by `with_refused`.
+    """
+    kept = decode(GroupContext, context)
+    if kept.tree_hash != tree.tree_hash() or kept.cipher_suite != tree.suite.code:
+        raise ValueError("the tree is not the one of this GroupContext")
+    try:
+        parameters = parameters_of(kept.extensions, tree.suite)
+    except RuleError as error:
+        raise ValueError("the extensions of this GroupContext are not sound") from error
+    return PublicGroup(tree.suite, kept, parameters, tree, confirmation_tag, reinitialized=reinitialized)

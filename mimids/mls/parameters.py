@@ -87,8 +87,10 @@ def check_required(parameters: Parameters, support: Support) -> None:
         broken(EXTENSION_SUPPORT)
 
 
-def check_members(parameters: Parameters, support: Support, suite: Suite) -> None:
-    """Check what all members together must fulfil (RFC 9420 sections 7.3, 11.1, 13.4)."""
+def check_members(parameters: Parameters, support: Support | None, suite: Suite) -> None:
+    """Check what all members together must fulfil (RFC 9420 sections 7.3, 11.1, 13.4); None: there are none."""
+    if support is None:
+        return
     check_required(parameters, support)
     if not support.credentials_in_use <= support.credentials:
         broken(CREDENTIAL_SUPPORT)

@@ -11,7 +11,7 @@ from typing import Final
 
 import attrs
 
-from mimids.mls.framing import interim_transcript_hash_input
+from mimids.mls.framing import AuthenticatedContent, interim_transcript_hash_input
 from mimids.mls.group_info import GroupContext
 from mimids.mls.identity import user_id
 from mimids.mls.leaf_node import LeafNode
@@ -62,6 +62,10 @@ class PublicGroup:
         """Return the hash that the next commit's transcript goes on from (RFC 9420 sections 8.2, 11)."""
         tag = interim_transcript_hash_input(self.confirmation_tag)
         return self.suite.hash(self.context.confirmed_transcript_hash + tag)
+
+    def transcript_after(self, commit: AuthenticatedContent) -> bytes:
+        """Return the confirmed transcript hash after a commit; it does not hang on what its proposals do."""
+        return self.suite.hash(self.interim_transcript_hash + commit.confirmed_transcript_hash_input())
 
     def members(self) -> tuple[tuple[int, LeafNode], ...]:
         """Return (leaf index, leaf node) of every member, in order."""

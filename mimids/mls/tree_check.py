@@ -41,8 +41,7 @@ def check_tree(tree: RatchetTree, parameters: Parameters, group_id: bytes) -> No
             broken(PATH_KEY, "a key in the tree is no key of the suite")
     if len({leaf.signature_key for _, leaf in tree.leaves()}) != tree.member_count:
         broken(SIGNATURE_KEY_UNIQUE)
-    if tree.support is not None:
-        check_members(parameters, tree.support, suite)
+    check_members(parameters, tree.support, suite)
     ParentHashes(suite).check(tree.root, tree.height, 0)
     for index, leaf in tree.leaves():
         check_leaf(leaf, suite, group_id, index)

@@ -75,6 +75,16 @@ def broken(rule: Rule, detail: str = "", *, section: str = "") -> NoReturn:
     raise RuleError(Invalid(rule, section or rule.section, detail or rule.text))
 
 
+def covers_refused(why: Invalid) -> NoReturn:
+    """Raise for a commit that covers a proposal which was refused: it is refused for the same reason."""
+    broken(why.rule, f"the commit covers a proposal that was refused: {why.detail}", section=why.section)
+
+
+def recalled(name: str, section: str, detail: str) -> Invalid:
+    """Return a verdict that was stored; its rule may be one of policy, which this table does not have."""
+    return Invalid(RULES.get(name) or Rule(name, section, detail), section, detail)
+
+
 RULES: Final[dict[str, Rule]] = {}
 
 
