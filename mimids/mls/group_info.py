@@ -25,7 +25,7 @@ from mimids.mls.leaf_node import (
     extension_data,
     signed_part,
 )
-from mimids.mls.suites import Suite, verify_with_label
+from mimids.mls.suites import Suite, suite_of, verify_with_label
 from mimids.wire.codec import OPAQUE_V, UINT32, UINT64, Codec, vector
 from mimids.wire.declare import Kept, codec, decode, struct, wire
 from mimids.wire.ids import CIPHER_SUITE, GROUP_ID, MLS10, PROTOCOL_VERSION, CipherSuite, GroupId, ProtocolVersion
@@ -116,6 +116,13 @@ class GroupInfo(Kept):
         return None if data is None else RATCHET_TREE.decode(data)
 
     def external_pub(self) -> HpkePublicKey | None:
-        """Return the key in the external_pub extension; `WireError` if it does not parse."""
+        """Return the key in the external_pub extension; `WireError` if there is none of the suite in it.
+
+        ts-mls (1.6.4) writes the key without its length, against RFC 9420 section 12.4.3.2; who joins by such a
+        GroupInfo reads it so, and it is as good a key.
+        """
         data = extension_data(self.extensions, ExtensionType.EXTERNAL_PUB)
+        suite = suite_of(self.group_context.cipher_suite)
+        if data is not None and suite is not None and suite.hpke_key_fits(data):
+            return HpkePublicKey(data)
         return None if data is None else decode(ExternalPub, data).external_pub
