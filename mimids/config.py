@@ -246,6 +246,11 @@ class Config:
     metrics: Metrics
 
     @property
+    def database(self) -> Path:
+        """Return the one SQLite file that holds everything but the certificates."""
+        return self.data_dir / "mimids.sqlite3"
+
+    @property
     def operator_socket(self) -> Path:
         """Return the socket that writing commands and account systems talk to."""
         return self.listen.operator_socket or self.data_dir / "operator.sock"
