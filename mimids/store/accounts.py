@@ -30,8 +30,9 @@ class DeviceRecord:
 
 def insert_user(tx: Tx, user_id: UserId, now: Milliseconds) -> UserRow | None:
     """Add a user; None if there is one of that id."""
-    found = tx.one("INSERT INTO users (user_id, created_at) VALUES (?, ?) ON CONFLICT DO NOTHING RETURNING id",
-                   (user_id, now))
+    found = tx.one(
+        "INSERT INTO users (user_id, created_at) VALUES (?, ?) ON CONFLICT DO NOTHING RETURNING id", (user_id, now)
+    )
     return None if found is None else UserRow(found[0])
 
 

@@ -29,7 +29,6 @@ class Known:
 
     id: int
     ref: KeyPackageRef
-    in_stock: bool
 
 
 @attrs.frozen
@@ -40,6 +39,11 @@ class Candidate:
     turn: int  # 0: never asked
     ordinary: int | None
     last_resort: int | None
+
+    @property
+    def offer(self) -> int:
+        """Return the row to hand out, 0 if there is none."""
+        return self.ordinary or self.last_resort or 0
 
 
 @attrs.frozen
@@ -59,11 +63,10 @@ class StockRow:
 def find_known(tx: Tx, ref: KeyPackageRef, init_key: bytes) -> Known | None:
     """Return what was uploaded before under this reference or, else, with this init key."""
     found = tx.one(
-        "SELECT r.id, r.ref, k.id IS NOT NULL FROM key_package_refs r LEFT JOIN key_packages k ON k.id = r.id"
-        " WHERE r.ref = ? OR r.init_key = ? ORDER BY r.ref = ? DESC LIMIT 1",
+        "SELECT id, ref FROM key_package_refs WHERE ref = ? OR init_key = ? ORDER BY ref = ? DESC LIMIT 1",
         (ref, init_key, ref),
     )
-    return None if found is None else Known(found[0], KeyPackageRef(found[1]), bool(found[2]))
+    return None if found is None else Known(found[0], KeyPackageRef(found[1]))
 
 
 def insert(tx: Tx, package: NewKeyPackage) -> int:

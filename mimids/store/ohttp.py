@@ -83,6 +83,6 @@ def forget_answers(tx: Tx, now: Milliseconds) -> None:
 
 
 def room_taken(tx: Tx) -> int:
-    """Return how many answers are kept, or a little more: gaps among the row numbers count, a look at all rows would cost."""
+    """Return how many answers are kept, or a little more: gaps among the row numbers count, for a count takes long."""
     found = tx.one("SELECT (SELECT max(rowid) FROM ohttp_replays) - (SELECT min(rowid) FROM ohttp_replays) + 1")
     return int(found[0] or 0) if found else 0

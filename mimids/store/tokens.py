@@ -84,7 +84,10 @@ def find(tx: Tx, user_id: UserId, digest: bytes) -> TokenRow | None:
         " FROM tokens t JOIN users u ON u.id = t.user WHERE t.digest = ? AND u.user_id = ?",
         (digest, user_id),
     )
-    return None if found is None else TokenRow(*found[:6], Counters(*found[6:]))
+    if found is None:
+        return None
+    row, user, scheme, expires_at, rate_claims, rate_seconds, *counters = found
+    return TokenRow(row, user, scheme, expires_at, rate_claims, rate_seconds, Counters(*counters))
 
 
 def set_counters(tx: Tx, token: TokenId, counters: Counters, now: Milliseconds) -> None:
