@@ -13,6 +13,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import tomllib
 from contextlib import suppress
 from pathlib import Path
@@ -163,7 +164,11 @@ def test_a_block_that_fails_ends_the_session(tmp_path: Path) -> None:
 
 
 def test_what_a_session_leaves_running_ends_with_it(tmp_path: Path) -> None:
-    status, _ = play("sleep 600 & echo $! > pid\n", tmp_path)
-    assert status == 0
-    process = Path("/proc") / (tmp_path / "pid").read_text().strip() / "stat"
-    assert not process.exists() or process.read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    os.mkfifo(tmp_path / "held")
+    reader = os.open(tmp_path / "held", os.O_RDONLY | os.O_NONBLOCK)
+    assert play("exec 9> held\nsleep 60 &\n", tmp_path) == (0, "")
+    os.set_blocking(reader, True)
+    started = time.monotonic()
+    assert os.read(reader, 1) == b""  # waits until nobody holds the other end
+    assert time.monotonic() - started < 30
+    os.close(reader)
