@@ -189,7 +189,8 @@ PATH_KEY_REUSED: Final = _rule(
 PATH_PARENT_HASH: Final = _rule("path-parent-hash", "7.9.2", "the committer's leaf has the wrong parent hash")
 TREE_FULL: Final = _rule("tree-full", "7.7", "the tree has no place for more leaves")
 
-# GroupInfo and whole trees
+# Welcome, GroupInfo and whole trees
+WELCOME_EMPTY: Final = _rule("welcome-empty", "12.4.3.1", "the Welcome is for nobody")
 UNKNOWN_SUITE: Final = _rule("unknown-suite", "17.1", "the cipher suite is not known here")
 GROUP_INFO_SIGNER: Final = _rule("group-info-signer", "12.4.3.1", "the leaf of the GroupInfo's signer is blank")
 GROUP_INFO_SIGNATURE: Final = _rule("group-info-signature", "12.4.3.1", "the GroupInfo's signature is wrong")
