@@ -58,8 +58,8 @@ PINS ?= -
 
 # Two stamps: changing pyproject.toml links the project again, changing the pins makes the whole of it again.
 $(VENV)/pins: requirements/dev.txt
-	@test -n "$(PYTHON)" || { echo "mimids needs Python 3.11 or newer: apt install python3 python3-venv," \
-		"or name one with 'make PYTHON=/path/to/python ...'" >&2; exit 1; }
+	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "mimids needs Python" \
+		"3.11 or newer: apt install python3 python3-venv, or name one with 'make PYTHON=/path/to/python ...'" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments:" \
 		"apt install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
