@@ -1,0 +1,189 @@
+"""Commands on users, their devices and the tokens that unlock their KeyPackages."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mimids.ds import accounts, tokens
+from mimids.ds.commands.declare import Argument, Command, Context, Effect, Hints, JsonObject, Kind
+from mimids.ds.contacts import base64url
+from mimids.errors import NameTaken, NotFound
+from mimids.store.db import Tx
+from mimids.values import Milliseconds, TokenId
+
+USER: Final = Argument("user", "local name or full user id")
+_DEVICE: Final = Argument("name", "the device's name, such as phone")
+NO_USER: Final[Hints] = {NotFound: "`mimids user list` shows who there is"}
+
+
+def _add_user(tx: Tx, context: Context, *, name: str) -> JsonObject:
+    return {"user_id": accounts.add_user(tx, context.config.provider, name, context.now).decode()}
+
+
+def _list_users(tx: Tx, _: Context) -> JsonObject:
+    return {
+        "users": [
+            {"user_id": user.user_id.decode(), "devices": user.devices, "created_at": user.created_at}
+            for user in accounts.list_users(tx)
+        ]
+    }
+
+
+def _remove_user(tx: Tx, context: Context, *, user: str) -> JsonObject:
+    _, user_id = accounts.find_user(tx, context.config.provider, user)
+    accounts.remove_user(tx, context.config.provider, user)
+    return {"user_id": user_id.decode()}
+
+
+def _add_device(tx: Tx, context: Context, *, user: str, name: str) -> JsonObject:
+    added = accounts.add_device(tx, context.config.provider, user, name, context.now)
+    return {"device_id": added.device_id, "token": added.token}
+
+
+def _list_devices(tx: Tx, context: Context, *, user: str) -> JsonObject:
+    found = accounts.list_devices(tx, context.config.provider, user)
+    return {"devices": [{"device_id": device.name, "created_at": device.created_at} for device in found]}
+
+
+def _remove_device(tx: Tx, context: Context, *, user: str, name: str) -> JsonObject:
+    accounts.remove_device(tx, context.config.provider, user, name)
+    return {"device_id": name}
+
+
+def _issue_token(
+    tx: Tx,
+    context: Context,
+    *,
+    user: str,
+    scheme: str,
+    label: str = "",
+    expires_at: int | None = None,
+    uses: int | None = None,
+) -> JsonObject:
+    row, _ = accounts.find_user(tx, context.config.provider, user)
+    ends = None if expires_at is None else Milliseconds(expires_at)
+    issued = tokens.issue(tx, row, tokens.Terms(scheme, label, ends, uses), context.now)
+    return {"id": issued.id, "bearer_token": base64url(issued.bearer_token.reveal())}
+
+
+def _list_tokens(tx: Tx, context: Context, *, user: str) -> JsonObject:
+    row, _ = accounts.find_user(tx, context.config.provider, user)
+    return {
+        "tokens": [
+            {
+                "id": token.id,
+                "scheme": token.scheme,
+                "label": token.label,
+                "state": token.state,
+                "created_at": token.created_at,
+                "expires_at": token.expires_at,
+                "uses_left": token.uses_left,
+                "warned_at": token.warned_at,
+            }
+            for token in tokens.list_tokens(tx, row)
+        ]
+    }
+
+
+def _revoke_token(tx: Tx, context: Context, *, user: str, id: int) -> JsonObject:
+    row, _ = accounts.find_user(tx, context.config.provider, user)
+    tokens.revoke(tx, row, TokenId(id), context.now)
+    return {"id": id}
+
+
+ACCOUNTS: Final = (
+    Command(
+        name="user add",
+        summary="Add a user.",
+        arguments=(Argument("name", "the local name: the last part of mimi://PROVIDER/u/NAME"),),
+        work=_add_user,
+        answer='{"user_id": "mimi://a.example/u/alice"}',
+        example="mimids user add alice",
+        effects=(Effect.ACCOUNTS,),
+        hints={NameTaken: "`mimids user list` shows who there is"},
+    ),
+    Command(
+        name="user list",
+        summary="List all users.",
+        work=_list_users,
+        answer='{"users": [{"user_id": "mimi://a.example/u/alice", "devices": 1, "created_at": 1764000000000}]}',
+        example="mimids user list --json",
+        writes=False,
+    ),
+    Command(
+        name="user remove",
+        summary="Remove a user with all devices, tokens and stock.",
+        arguments=(USER,),
+        work=_remove_user,
+        answer='{"user_id": "mimi://a.example/u/alice"}',
+        example="mimids user remove alice",
+        effects=(Effect.ACCOUNTS,),
+        hints=NO_USER,
+    ),
+    Command(
+        name="device add",
+        summary="Give a user a device; its token is shown this once.",
+        arguments=(USER, _DEVICE),
+        work=_add_device,
+        answer='{"device_id": "phone", "token": "bW9vbg"}',
+        example="mimids device add alice phone",
+        effects=(Effect.ACCOUNTS,),
+        hints={**NO_USER, NameTaken: "`mimids device list USER` shows the names that are taken"},
+    ),
+    Command(
+        name="device list",
+        summary="List a user's devices.",
+        arguments=(USER,),
+        work=_list_devices,
+        answer='{"devices": [{"device_id": "phone", "created_at": 1764000000000}]}',
+        example="mimids device list alice",
+        writes=False,
+        hints=NO_USER,
+    ),
+    Command(
+        name="device remove",
+        summary="Remove a device with its stock; its token is worth nothing from then on.",
+        arguments=(USER, _DEVICE),
+        work=_remove_device,
+        answer='{"device_id": "phone"}',
+        example="mimids device remove alice phone",
+        effects=(Effect.ACCOUNTS,),
+        hints={NotFound: "`mimids user list` and `mimids device list USER` show what there is"},
+    ),
+    Command(
+        name="token issue",
+        summary="Issue a bearer token that unlocks a user's KeyPackages; it is shown this once.",
+        arguments=(
+            USER,
+            Argument("scheme", "shared: one for everybody; unique: one requester's own", flag="--scheme",
+                     choices=tuple(tokens.SCHEMES)),
+            Argument("label", "what it is for, to find it again", required=False, flag="--label"),
+            Argument("expires_at", "when it ends", Kind.TIME, required=False, flag="--expires"),
+            Argument("uses", "how many KeyPackages it unlocks", Kind.NUMBER, required=False, flag="--uses"),
+        ),
+        work=_issue_token,
+        answer='{"id": 1, "bearer_token": "c3VubnkgZGF5cw"}',
+        example="mimids token issue alice --scheme unique --label bob --expires 90d",
+        hints=NO_USER,
+    ),
+    Command(
+        name="token list",
+        summary="List a user's tokens, without what makes them worth anything.",
+        arguments=(USER,),
+        work=_list_tokens,
+        answer='{"tokens": [{"id": 1, "scheme": "unique", "label": "bob", "state": "live", "created_at": 1764000000000,'
+        ' "expires_at": null, "uses_left": null, "warned_at": null}]}',
+        example="mimids token list alice",
+        writes=False,
+        hints=NO_USER,
+    ),
+    Command(
+        name="token revoke",
+        summary="End a token at once.",
+        arguments=(USER, Argument("id", "its number", Kind.NUMBER)),
+        work=_revoke_token,
+        answer='{"id": 1}',
+        example="mimids token revoke alice 1",
+        hints={NotFound: "`mimids user list` and `mimids token list USER` show what there is"},
+    ),
+)  # fmt: skip

@@ -1,0 +1,116 @@
+"""A command as data: its name, its arguments, a function of a transaction, what the answer holds.
+
+One row serves twice: `mimids NOUN VERB` runs it under the lock of the data directory, a running server runs it for
+whoever asks over the operator socket (docs/operator-socket.md). The work is a plain function of a transaction, so it
+is done whole or not at all; what has to follow its commit within a running server is named by `effects`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import Any
+
+import attrs
+
+from mimids.config import Config
+from mimids.errors import Malformed, MimiError
+from mimids.ohttp.at_rest import OperatorKey
+from mimids.store.db import Tx
+from mimids.values import Milliseconds
+
+JsonObject = dict[str, Any]
+Hints = Mapping[type[MimiError], str]
+
+
+class Kind(Enum):
+    """What an argument is in JSON."""
+
+    TEXT = "string"
+    NUMBER = "whole number"
+    TIME = "milliseconds since the epoch"
+    FLAG = "true or false"
+    DOCUMENT = "object"
+
+
+class Effect(Enum):
+    """What a running server has to look at again once a command is durable."""
+
+    ACCOUNTS = "users, devices"
+    WELCOMES = "Welcomes that are due"
+    OHTTP_KEYS = "the gateway's keys"
+
+
+@attrs.frozen
+class Context:
+    """What a command may know besides the database and its arguments."""
+
+    config: Config
+    now: Milliseconds
+    operator_key: OperatorKey | None = None  # from `[ohttp] key_file`
+
+
+@attrs.frozen
+class Argument:
+    """One argument; `flag` is how a shell gives it, None where its place says what it is."""
+
+    name: str
+    help: str
+    kind: Kind = Kind.TEXT
+    required: bool = True
+    flag: str | None = None
+    choices: tuple[str, ...] = ()
+
+    def read(self, value: object) -> object:
+        """Return the value as the work takes it; raise `Malformed` if it is of another kind."""
+        fits = {
+            Kind.TEXT: isinstance(value, str),
+            Kind.NUMBER: isinstance(value, int) and not isinstance(value, bool),
+            Kind.TIME: isinstance(value, int) and not isinstance(value, bool),
+            Kind.FLAG: isinstance(value, bool),
+            Kind.DOCUMENT: isinstance(value, dict),
+        }
+        if not fits[self.kind]:
+            raise Malformed(f"{self.name}: a {self.kind.value} is wanted")
+        if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+            raise Malformed(f"{self.name}: too large a number")
+        if isinstance(value, str) and "\0" in value:
+            raise Malformed(f"{self.name}: a zero octet is in it")
+        if self.choices and value not in self.choices:
+            raise Malformed(f"{self.name}: one of {', '.join(self.choices)} is wanted")
+        return value
+
+
+@attrs.frozen(kw_only=True)
+class Command:
+    """One row of the table."""
+
+    name: str  # "user add": a path below /v1/ with a slash for the space
+    summary: str  # imperative, with a full stop
+    work: Callable[..., JsonObject]  # (tx, context, **arguments)
+    answer: str  # an example of what it returns, as JSON
+    example: str  # a shell's command line
+    arguments: tuple[Argument, ...] = ()
+    writes: bool = True
+    effects: tuple[Effect, ...] = ()
+    hints: Hints = attrs.field(factory=dict)  # what an operator does about a refusal
+
+    @property
+    def path(self) -> str:
+        """Return where a running server takes it."""
+        return "/v1/" + self.name.replace(" ", "/")
+
+    def given(self, body: Mapping[str, object]) -> dict[str, object]:
+        """Return the arguments in a JSON object, unknown ones left out; raise `Malformed`."""
+        found = {}
+        for argument in self.arguments:
+            value = body.get(argument.name)
+            if value is not None:
+                found[argument.name] = argument.read(value)
+            elif argument.required:
+                raise Malformed(f"{argument.name} is missing: {argument.help}")
+        return found
+
+    def run(self, tx: Tx, context: Context, given: Mapping[str, object]) -> JsonObject:
+        """Do it within a transaction and return the answer; raise `MimiError`, and then nothing is to remain."""
+        return self.work(tx, context, **given)

@@ -1,0 +1,137 @@
+"""Commands on the gateway: contact cards, and the keys that their requests are sealed to."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Final
+
+from mimids.ds import accounts, contacts, ohttp_keys, tokens
+from mimids.ds.commands.accounts import NO_USER, USER
+from mimids.ds.commands.declare import Argument, Command, Context, Effect, JsonObject, Kind
+from mimids.errors import Busy, Malformed, MimiError
+from mimids.ohttp import keys_signature
+from mimids.ohttp.keyring import Schedule
+from mimids.store.db import Tx
+from mimids.values import Milliseconds
+from mimids.wire.ids import BearerToken
+
+_DAY_SECONDS: Final = 86_400
+
+
+def _contact(
+    tx: Tx,
+    context: Context,
+    *,
+    user: str,
+    bearer_token: str | None = None,
+    scheme: str = "shared",
+    label: str = "contact card",
+    expires_at: int | None = None,
+) -> JsonObject:
+    provider = context.config.provider
+    row, user_id = accounts.find_user(tx, provider, user)
+    if bearer_token is None:
+        ends = None if expires_at is None else Milliseconds(expires_at)
+        token = tokens.issue(tx, row, tokens.Terms(scheme, label, ends), context.now).bearer_token
+    else:
+        token = _token(bearer_token)
+        judged = tokens.Tokens(tokens.AbuseRule()).check(tx, user_id, token, context.now)
+        if isinstance(judged, MimiError):
+            raise Malformed("bearer_token: not a live token of this user")
+    seconds = context.now // 1000
+    identity = ohttp_keys.ensure_identity(tx, context.operator_key)
+    served = ohttp_keys.maintain(tx, _schedule(context), context.operator_key, seconds).served(seconds)
+    if served is None:
+        raise Busy("no key to serve")
+    signature = keys_signature.sign(provider, served.body, served.not_after, identity)
+    keys = ohttp_keys.KeysAnswer(served.body, signature, served.max_age)
+    return dict(contacts.ContactCard(user_id, provider, token, identity.public, keys).as_json())
+
+
+def _list_keys(tx: Tx, context: Context) -> JsonObject:
+    identity = ohttp_keys.identity_public(tx)
+    keyring = ohttp_keys.load(tx, _schedule(context), context.operator_key)
+    seconds = context.now // 1000
+    current = keyring.current(seconds)
+    return {
+        "ohttp_identity": None if identity is None else contacts.base64url(identity),
+        "rotation_due_at": keyring.rotation_due_at(seconds) * 1000,
+        "keys": [
+            {
+                "key_id": row.key_id,
+                "served": row is current,
+                "created_at": row.created_at * 1000,
+                "not_after": row.not_after * 1000,
+                "retire_at": row.retire_at * 1000,
+            }
+            for row in keyring.rows
+        ],
+    }
+
+
+def _rotate(tx: Tx, context: Context, *, retire_others: bool = False) -> JsonObject:
+    key_id = ohttp_keys.rotate(
+        tx, _schedule(context), context.operator_key, context.now // 1000, retire_others=retire_others
+    )
+    return {"key_id": key_id}
+
+
+def _schedule(context: Context) -> Schedule:
+    ohttp = context.config.ohttp
+    return Schedule(ohttp.rotate_days * _DAY_SECONDS, ohttp.grace_days * _DAY_SECONDS)
+
+
+def _token(written: str) -> BearerToken:
+    try:
+        return BearerToken(base64.urlsafe_b64decode(written + "=" * (-len(written) % 4)))
+    except (binascii.Error, ValueError):
+        raise Malformed("bearer_token: base64url is wanted, as `token issue` printed it") from None
+
+
+_KEY_EXAMPLE: Final = (
+    '{"key_id": 3, "served": true, "created_at": 1764000000000, "not_after": 1767196200000, "retire_at": 1767196800000}'
+)
+
+GATEWAY: Final = (
+    Command(
+        name="contact",
+        summary="Print the card that a discovery service hands out for a user.",
+        arguments=(
+            USER,
+            Argument("bearer_token", "a live token of theirs; default: a new one is issued", required=False,
+                     flag="--token"),
+            Argument("scheme", "of the new token", required=False, flag="--scheme", choices=tuple(tokens.SCHEMES)),
+            Argument("label", "of the new token", required=False, flag="--label"),
+            Argument("expires_at", "when the new token ends", Kind.TIME, required=False, flag="--expires"),
+        ),
+        work=_contact,
+        answer='{"user_id": "mimi://a.example/u/alice", "provider": "a.example", "bearer_token": "c3VubnkgZGF5cw",'
+        ' "ohttp_identity": "A6EHv_POEL4dcN0Y50vAmWfk1jCbpQ1fHdyGZBJVMbg", "ohttp_keys": "AC0B",'
+        ' "ohttp_keys_signature": "not_after=1764000000, signature=:z5Cu:"}',
+        example="mimids contact alice --json",
+        effects=(Effect.OHTTP_KEYS,),
+        hints=NO_USER,
+    ),
+    Command(
+        name="ohttp keys",
+        summary="List the gateway's keys, and the identity that signs them.",
+        work=_list_keys,
+        answer='{"ohttp_identity": "A6EHv_POEL4dcN0Y50vAmWfk1jCbpQ1fHdyGZBJVMbg", "rotation_due_at": 1766592000000,'
+        f' "keys": [{_KEY_EXAMPLE}]}}',
+        example="mimids ohttp keys",
+        writes=False,
+    ),
+    Command(
+        name="ohttp rotate",
+        summary="Make the next gateway key now.",
+        arguments=(
+            Argument("retire_others", "delete all earlier keys at once: what is sealed to them stays sealed", Kind.FLAG,
+                     required=False, flag="--retire-others"),
+        ),
+        work=_rotate,
+        answer='{"key_id": 4}',
+        example="mimids ohttp rotate",
+        effects=(Effect.OHTTP_KEYS,),
+    ),
+)  # fmt: skip

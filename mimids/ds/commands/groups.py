@@ -1,0 +1,155 @@
+"""Commands on groups: the partition tree as the operator sees it, and ending a branch of it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from contextlib import suppress
+from typing import Final
+
+from mimids.ds import branches
+from mimids.ds.commands.declare import Argument, Command, Context, Effect, JsonObject, Kind
+from mimids.ds.contacts import base64url
+from mimids.errors import Malformed, NotFound
+from mimids.store import overview, partitions
+from mimids.store.db import Tx
+from mimids.store.overview import GroupSummary, PartitionSummary
+
+_KEY_DIGITS: Final = 6  # of a masked key, at least, to name a partition
+
+_GROUP: Final = Argument("group", "group id: as text, or in base64url")
+_HUB: Final = Argument("hub", "the provider that hosts it, where two host a group of that id", required=False,
+                       flag="--hub")  # fmt: skip
+
+
+def _list_groups(tx: Tx, _: Context) -> JsonObject:
+    return {"groups": [_summary(group) for group in overview.group_summaries(tx)]}
+
+
+def _show_group(tx: Tx, _: Context, *, group: str, hub: str | None = None) -> JsonObject:
+    found = _find(tx, group, hub)
+    all_of_it = overview.partition_summaries(tx, found.row)
+    keys = {partition.row: partition.masked_key.hex() for partition in all_of_it}
+    return {**_summary(found), "tree": [_partition(each, keys) for each in all_of_it]}
+
+
+def _terminate(
+    tx: Tx, context: Context, *, group: str, partition: str, hub: str | None = None, why: str = "", undo: bool = False
+) -> JsonObject:
+    found = _find(tx, group, hub)
+    if found.hub != context.config.provider:
+        raise Malformed(f"{found.hub} hosts this group, and only its operator can end a branch")
+    named = [each for each in overview.partition_summaries(tx, found.row) if _is_named(each, partition)]
+    if not named:
+        raise NotFound("no partition of this group has a key that begins so")
+    if len(named) > 1:
+        raise Malformed("more than one partition has a key that begins so; write more of it")
+    meant = partitions.partition_by_row(tx, named[0].row)
+    if undo:
+        changed = branches.undo_termination(tx, meant)
+        if not changed:
+            raise Malformed("no branch that begins with this partition was ended")
+    else:
+        changed = branches.terminate(tx, meant, why, context.now)
+    return {"partition": meant.masked_key.hex(), "partitions": changed}
+
+
+def _find(tx: Tx, group: str, hub: str | None) -> GroupSummary:
+    """Return the group meant; raise `NotFound`, or `Malformed` where two hubs have one of that id."""
+    meant = {group.encode()}
+    with suppress(binascii.Error, ValueError):
+        meant.add(base64.urlsafe_b64decode(group + "=" * (-len(group) % 4)))
+    found = [each for each in overview.group_summaries(tx) if each.group_id in meant and hub in (None, each.hub)]
+    if not found:
+        raise NotFound("no such group")
+    if len(found) > 1:
+        raise Malformed(f"more than one group has that id; name the hub: {', '.join(each.hub for each in found)}")
+    return found[0]
+
+
+def _is_named(partition: PartitionSummary, written: str) -> bool:
+    return len(written) >= _KEY_DIGITS and partition.masked_key.hex().startswith(written.lower())
+
+
+def _summary(group: GroupSummary) -> JsonObject:
+    return {
+        "group_id": base64url(group.group_id),
+        "name": group.group_id.decode() if _is_text(group.group_id) else None,
+        "hub": group.hub,
+        "cipher_suite": group.cipher_suite,
+        "created_at": group.created_at,
+        "epoch": group.epoch,
+        "partitions": group.partitions,
+        "detached": group.detached,
+        "messages": group.messages,
+        "live_forks": group.live_forks,
+    }
+
+
+def _partition(partition: PartitionSummary, keys: dict[int, str]) -> JsonObject:
+    return {
+        "partition": keys[partition.row],
+        "parent": None if partition.parent is None else keys.get(partition.parent),
+        "epoch": partition.epoch,
+        "messages": partition.messages,
+        "state": partition.knowledge,
+        "detached": partition.detached,
+        "terminated": partition.terminated,
+        "why": partition.terminated_why,
+        "group_info": partition.has_group_info,
+        "held_welcomes": partition.held_welcomes,
+        "followers": list(partition.followers),
+        "opened_at": partition.opened_at,
+    }
+
+
+def _is_text(octets: bytes) -> bool:
+    try:
+        return octets.decode().isprintable()
+    except UnicodeDecodeError:
+        return False
+
+
+_SUMMARY_EXAMPLE: Final = (
+    '"group_id": "bWltaTovL2EuZXhhbXBsZS9nLzE", "name": "mimi://a.example/g/1", "hub": "a.example", "cipher_suite": 1,'
+    ' "created_at": 1764000000000, "epoch": 4, "partitions": 5, "detached": 0, "messages": 17, "live_forks": 0'
+)
+
+GROUPS: Final = (
+    Command(
+        name="group list",
+        summary="List the groups that are hosted or followed here.",
+        work=_list_groups,
+        answer=f'{{"groups": [{{{_SUMMARY_EXAMPLE}}}]}}',
+        example="mimids group list",
+        writes=False,
+    ),
+    Command(
+        name="group show",
+        summary="Draw a group's partitions: epochs, forks, what is known of each.",
+        arguments=(_GROUP, _HUB),
+        work=_show_group,
+        answer=f'{{{_SUMMARY_EXAMPLE}, "tree": [{{"partition": "8c5a", "parent": null, "epoch": 0, "messages": 1,'
+        ' "state": "derived", "detached": false, "terminated": false, "why": null, "group_info": true,'
+        ' "held_welcomes": 0, "followers": ["b.example"], "opened_at": 1764000000000}]}',
+        example="mimids group show mimi://a.example/g/1",
+        writes=False,
+        hints={NotFound: "`mimids group list` shows what there is"},
+    ),
+    Command(
+        name="group terminate",
+        summary="End a branch of a group: a partition and all below it. Receiving goes on.",
+        arguments=(
+            _GROUP,
+            Argument("partition", f"its masked key in hex, the first {_KEY_DIGITS} digits or more"),
+            _HUB,
+            Argument("why", "kept with it, for the next operator", required=False, flag="--why"),
+            Argument("undo", "open the branch again", Kind.FLAG, required=False, flag="--undo"),
+        ),
+        work=_terminate,
+        answer='{"partition": "8c5a", "partitions": 3}',
+        example="mimids group terminate mimi://a.example/g/1 8c5a03 --why 'stale fork'",
+        effects=(Effect.WELCOMES,),
+        hints={NotFound: "`mimids group list` and `mimids group show GROUP` show what there is"},
+    ),
+)

@@ -1,0 +1,20 @@
+"""All commands, in the order in which help and documents show them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mimids.ds.commands.accounts import ACCOUNTS
+from mimids.ds.commands.declare import Command
+from mimids.ds.commands.gateway import GATEWAY
+from mimids.ds.commands.groups import GROUPS
+from mimids.ds.commands.providers import PROVIDERS
+
+COMMANDS: Final[tuple[Command, ...]] = (*ACCOUNTS, *GATEWAY, *GROUPS, *PROVIDERS)
+
+_BY_NAME: Final = {command.name: command for command in COMMANDS}
+
+
+def command_named(name: str) -> Command:
+    """Return one command, such as "user add"; `KeyError` if there is none."""
+    return _BY_NAME[name]

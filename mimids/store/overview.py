@@ -1,0 +1,116 @@
+"""What an operator looks at: groups with their partitions, other providers with what is due to them.
+
+Reading only, over tables that other modules write; raw partition keys are nowhere, so nothing here can show one.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from mimids.store.db import Tx
+from mimids.values import Milliseconds
+from mimids.wire.ids import CipherSuite, GroupId, MaskedPartitionKey, ProviderId
+
+
+@attrs.frozen
+class GroupSummary:
+    """One group in a list."""
+
+    row: int
+    hub: ProviderId
+    group_id: GroupId
+    cipher_suite: CipherSuite
+    created_at: Milliseconds
+    epoch: int | None  # the highest that is known
+    partitions: int
+    detached: int
+    messages: int
+    live_forks: int  # partitions under which two branches carry messages (DESIGN 6.5)
+
+
+@attrs.frozen
+class PartitionSummary:
+    """One partition in the drawing of a group."""
+
+    row: int
+    masked_key: MaskedPartitionKey
+    parent: int | None
+    epoch: int | None
+    messages: int
+    knowledge: str  # "derived", "claimed", "unknown"
+    detached: bool
+    terminated: bool
+    terminated_why: str | None  # on the partition whose termination it was
+    has_group_info: bool
+    held_welcomes: int
+    opened_at: Milliseconds
+    followers: tuple[ProviderId, ...]
+
+
+@attrs.frozen
+class PeerSummary:
+    """Another provider: what it follows here, what it is owed, what we follow there."""
+
+    provider: ProviderId
+    follows: int  # partitions of ours
+    behind: int  # messages that it has not answered for
+    failures: int  # in a row
+    next_attempt_at: Milliseconds
+    welcomes_waiting: int
+    welcomes_refused: int
+    groups: int  # of its, that we know
+
+
+def group_summaries(tx: Tx) -> list[GroupSummary]:
+    """Return all groups, hosted and followed, oldest first."""
+    rows = tx.all(
+        "SELECT g.id, h.domain, g.group_id, g.cipher_suite, g.created_at, max(p.epoch), count(p.id),"
+        " coalesce(sum(p.detached), 0), coalesce(sum(p.next_counter), 0),"
+        " (SELECT count(*) FROM (SELECT 1 FROM partitions b WHERE b.group_ref = g.id AND b.parent IS NOT NULL"
+        "  AND b.terminated_by IS NULL AND b.next_counter > 0 GROUP BY b.parent HAVING count(*) > 1))"
+        " FROM groups g JOIN providers h ON h.id = g.hub LEFT JOIN partitions p ON p.group_ref = g.id"
+        " GROUP BY g.id ORDER BY g.id"
+    )
+    return [GroupSummary(*row) for row in rows]
+
+
+def partition_summaries(tx: Tx, group: int) -> list[PartitionSummary]:
+    """Return all partitions of a group in the order of the commits that opened them."""
+    followers: dict[int, list[ProviderId]] = {}
+    for partition, domain in tx.all(
+        "SELECT f.partition, o.domain FROM follows f JOIN partitions p ON p.id = f.partition"
+        " JOIN providers o ON o.id = f.provider WHERE p.group_ref = ? AND f.ended_at IS NULL ORDER BY o.domain",
+        (group,),
+    ):
+        followers.setdefault(partition, []).append(domain)
+    rows = tx.all(
+        "SELECT id, masked_key, parent, epoch, next_counter, knowledge, detached, terminated_by IS NOT NULL,"
+        " terminated_why, group_info IS NOT NULL, held_welcomes, opened_at FROM partitions WHERE group_ref = ?"
+        " ORDER BY coalesce(opened_by, 0), id",
+        (group,),
+    )
+    found = []
+    for id_, key, parent, epoch, count, knowledge, detached, ended, why, info, held, opened_at in rows:
+        names = tuple(followers.get(id_, ()))
+        flags = bool(detached), bool(ended)
+        found.append(
+            PartitionSummary(id_, key, parent, epoch, count, knowledge, *flags, why, bool(info), held, opened_at, names)
+        )
+    return found
+
+
+def peer_summaries(tx: Tx, ours: ProviderId) -> list[PeerSummary]:
+    """Return every other provider that anything here refers to."""
+    rows = tx.all(
+        "SELECT o.domain,"
+        " (SELECT count(*) FROM follows f WHERE f.provider = o.id AND f.ended_at IS NULL),"
+        " (SELECT coalesce(sum(max(0, p.next_counter - f.next_counter)), 0) FROM follows f"
+        "  JOIN partitions p ON p.id = f.partition WHERE f.provider = o.id AND f.ended_at IS NULL),"
+        " coalesce(t.failures, 0), coalesce(t.next_attempt_at, 0),"
+        " (SELECT count(*) FROM welcomes_out w WHERE w.provider = o.id AND w.state IN ('held', 'due', 'offered')),"
+        " (SELECT count(*) FROM welcomes_out w WHERE w.provider = o.id AND w.state = 'refused'),"
+        " (SELECT count(*) FROM groups g WHERE g.hub = o.id)"
+        " FROM providers o LEFT JOIN peers t ON t.provider = o.id WHERE o.domain <> ? ORDER BY o.domain",
+        (ours,),
+    )
+    return [PeerSummary(*row) for row in rows]
