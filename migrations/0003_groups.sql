@@ -32,6 +32,7 @@ CREATE TABLE partitions (
     root_hash BLOB,                                -- of the tree in tree_nodes; NULL when unknown
     group_context BLOB,
     confirmation_tag BLOB,
+    reinitialized INTEGER NOT NULL DEFAULT 0,      -- a ReInit was committed: nothing more may be sent
     group_info BLOB,                               -- MLSMessage, byte for byte as given
     terminated_by INTEGER,                         -- the partition whose termination ended this one too, maybe itself
     terminated_at INTEGER,                         -- on that partition only
@@ -70,17 +71,19 @@ CREATE INDEX commits ON messages (partition, counter, next_masked_key) WHERE kin
 CREATE TABLE proposals (
     partition INTEGER NOT NULL,
     ref BLOB NOT NULL,
-    seq INTEGER,
-    refusal TEXT,
+    seq INTEGER,                                   -- messages.seq; NULL: refused
+    proposal_type INTEGER NOT NULL,
+    refusal TEXT,                                  -- JSON: the rule, its section, and what it said
     PRIMARY KEY (partition, ref)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX self_removes ON proposals (partition, seq) WHERE proposal_type = 10 AND seq IS NOT NULL;
 
 -- Tree nodes under their subtree hash (RFC 9420 section 7.8): epochs and forks share what they have in common.
 CREATE TABLE tree_nodes (
     hash BLOB PRIMARY KEY,
-    node BLOB,
-    left_hash BLOB,
-    right_hash BLOB
+    node BLOB NOT NULL,                            -- LeafNode or ParentNode; empty where blank
+    left_hash BLOB NOT NULL,                       -- empty: a leaf, or nothing but blanks below
+    right_hash BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 -- What each other provider follows, and how far it has come. Nothing is written here when a message is sequenced.

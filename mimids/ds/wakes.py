@@ -9,9 +9,8 @@ The rows are the truth and a ring may be lost with the process, so a waiter alwa
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Hashable, Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
-from functools import partial
 
 import attrs
 import trio
@@ -35,15 +34,16 @@ class Bell:
         self._rung = trio.Event()
 
     async def wait_at_most(self, clock: Clock, seconds: float) -> None:
-        """Wait as `wait` does, or until `clock` has moved on by `seconds`."""
-        async with trio.open_nursery() as race:
+        """Wait as `wait` does, until `clock` has moved on by `seconds`."""
+        async with trio.open_nursery() as nursery:
 
-            async def first(wait: Callable[[], Awaitable[None]]) -> None:
-                await wait()
-                race.cancel_scope.cancel()
+            async def give_up() -> None:
+                await clock.sleep(seconds)
+                nursery.cancel_scope.cancel()
 
-            race.start_soon(first, self.wait)
-            race.start_soon(first, partial(clock.sleep, seconds))
+            nursery.start_soon(give_up)
+            await self.wait()
+            nursery.cancel_scope.cancel()
 
 
 @attrs.frozen
@@ -59,6 +59,7 @@ class Wakes:
 
     def __init__(self) -> None:
         self._bells: dict[Hashable, set[Bell]] = {}
+        self._ending = False
 
     def ring(self, *topics: Hashable) -> None:
         """Wake all that listen to any of `topics`. To be called after the commit, never within it."""
@@ -66,10 +67,17 @@ class Wakes:
             for bell in self._bells.get(topic, ()):
                 bell.ring()
 
+    def end(self) -> None:
+        """Wake everybody, now and once more whoever comes later: requests that wait are to answer at shutdown."""
+        self._ending = True
+        self.ring(*self._bells)
+
     @contextmanager
     def listen(self, *topics: Hashable) -> Iterator[Bell]:
-        """Give a bell that hears every ring of `topics` from here on."""
+        """Give a bell that hears every ring of `topics` from here on, and `end`."""
         bell = Bell()
+        if self._ending:
+            bell.ring()
         for topic in set(topics):
             self._bells.setdefault(topic, set()).add(bell)
         try:

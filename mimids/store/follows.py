@@ -1,7 +1,7 @@
 """What each other provider follows, and how far it has come.
 
-Nothing is written here when a message is sequenced: what is due to a provider is what it follows among the partitions that
-moved since its cursor, and what is marked dirty (newly followed, or resumed).
+Nothing is written here when a message is sequenced: what is due to a provider is what it follows among the partitions
+that moved since its cursor, and what is marked dirty (newly followed, or resumed).
 """
 
 from __future__ import annotations
@@ -24,9 +24,7 @@ class Due:
     needs_opening: bool
 
 
-def follow(
-    tx: Tx, provider: int, partition: int, *, next_counter: Counter = Counter(0), needs_opening: bool = False
-) -> bool:
+def follow(tx: Tx, provider: int, partition: int, *, next_counter: int = 0, needs_opening: bool = False) -> bool:
     """Let a provider follow a partition from `next_counter` on; False if it does, or has ended it, already."""
     added = tx.execute(
         "INSERT INTO follows (provider, partition, next_counter, needs_opening) VALUES (?, ?, ?, ?)"

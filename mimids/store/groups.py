@@ -29,7 +29,7 @@ _COLUMNS = "id, hub, group_id, version, cipher_suite, creation_digest, created_a
 
 
 def _group(row: tuple[Any, ...] | None) -> Group | None:
-    return None if row is None else Group(*row[:7], bool(row[7]))
+    return None if row is None else Group(row[0], row[1], row[2], row[3], row[4], row[5], row[6], bool(row[7]))
 
 
 def find_group(tx: Tx, hub: int, group_id: GroupId) -> Group | None:

@@ -79,13 +79,12 @@ def find_repeat(tx: Tx, partition: int, digest: bytes) -> Accepted | None:
     return None if row is None else Accepted(*row)
 
 
-def commits_before(tx: Tx, partition: int, counter: Counter) -> tuple[MaskedPartitionKey, ...]:
-    """Return the next keys of the commits ahead of `counter` in this partition, in order."""
+def commits_of(tx: Tx, partition: int) -> list[tuple[Counter, MaskedPartitionKey]]:
+    """Return counter and next key of the commits in a partition, in order."""
     rows = tx.all(
-        "SELECT next_masked_key FROM messages WHERE partition = ? AND kind = 3 AND counter < ? ORDER BY counter",
-        (partition, counter),
+        "SELECT counter, next_masked_key FROM messages WHERE partition = ? AND kind = 3 ORDER BY counter", (partition,)
     )
-    return tuple(row[0] for row in rows)
+    return [(row[0], row[1]) for row in rows]
 
 
 def messages_from(tx: Tx, partition: int, counter: Counter, *, limit_octets: int) -> list[StoredMessage]:
@@ -107,6 +106,16 @@ def messages_from(tx: Tx, partition: int, counter: Counter, *, limit_octets: int
         if len(rows) < 64:
             return found
         counter = Counter(found[-1].counter + 1)
+
+
+def first_kept(tx: Tx, partition: int, counter: Counter) -> Counter:
+    """Return the first counter from `counter` on whose message retention has not emptied."""
+    row = tx.one(
+        "SELECT counter FROM messages WHERE partition = ? AND counter >= ? AND body IS NOT NULL"
+        " ORDER BY counter LIMIT 1",
+        (partition, counter),
+    )
+    return counter if row is None else Counter(row[0])
 
 
 def body_of(tx: Tx, seq: int) -> bytes | None:

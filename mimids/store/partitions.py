@@ -24,6 +24,7 @@ class StoredState:
     root_hash: bytes
     group_context: bytes
     confirmation_tag: bytes
+    reinitialized: bool
 
 
 @attrs.frozen
@@ -47,20 +48,20 @@ class Partition:
 
 _COLUMNS = (
     "id, group_ref, masked_key, parent, opened_by, detached, epoch, next_counter, last_seq, knowledge, root_hash,"
-    " group_context, confirmation_tag, terminated_by, held_welcomes, opened_at"
+    " group_context, confirmation_tag, reinitialized, terminated_by, held_welcomes, opened_at"
 )
 
 
 def _partition(row: tuple[Any, ...]) -> Partition:
-    (id_, group, key, parent, opened_by, detached, epoch, counter, last_seq, knowledge, root, context, tag) = row[:13]
-    terminated_by, held, opened_at = row[13:]
+    (id_, group, key, parent, opened_by, detached, epoch, counter, last_seq) = row[:9]
+    knowledge, root, context, tag, reinitialized, terminated_by, held, opened_at = row[9:]
     state = None
     if knowledge != "unknown":
-        state = StoredState(knowledge == "derived", root, context, tag)
+        state = StoredState(knowledge == "derived", root, context, tag, bool(reinitialized))
+    ended = terminated_by is not None
     return Partition(
-        id_, group, key, parent, opened_by, bool(detached), epoch, counter, last_seq, state,
-        terminated_by is not None, held, opened_at,
-    )  # fmt: skip
+        id_, group, key, parent, opened_by, bool(detached), epoch, counter, last_seq, state, ended, held, opened_at
+    )
 
 
 def find_partition(tx: Tx, hub: int, masks: Iterable[MaskedPartitionKey]) -> Partition | None:
@@ -93,6 +94,15 @@ def partitions_of_epoch(tx: Tx, group: int, epoch: int) -> list[Partition]:
 def partitions_of_group(tx: Tx, group: int) -> list[Partition]:
     """Return all partitions of a group, oldest first."""
     rows = tx.all(f"SELECT {_COLUMNS} FROM partitions WHERE group_ref = ? ORDER BY id", (group,))
+    return [_partition(row) for row in rows]
+
+
+def roots(tx: Tx, group: int) -> list[Partition]:
+    """Return where a group begins: at the hub the creation's partition, at a follower each it has no parent for."""
+    rows = tx.all(
+        f"SELECT {_COLUMNS} FROM partitions WHERE group_ref = ? AND parent IS NULL AND detached = 0 ORDER BY id",
+        (group,),
+    )
     return [_partition(row) for row in rows]
 
 
@@ -132,6 +142,11 @@ def add_partition(
     )
 
 
+def remove_empty(tx: Tx, partition: int) -> None:
+    """Take back a detached partition that was opened for a message which then was refused."""
+    tx.execute("DELETE FROM partitions WHERE id = ? AND detached = 1 AND next_counter = 0", (partition,))
+
+
 def attach(tx: Tx, partition: int, *, parent: int, opened_by: int, epoch: int | None, detached: bool) -> None:
     """Let a commit lead to a detached partition; all below it gets epochs, and is attached if the parent is."""
     tx.execute(
@@ -147,22 +162,14 @@ def attach(tx: Tx, partition: int, *, parent: int, opened_by: int, epoch: int | 
 
 def set_state(tx: Tx, partition: int, state: StoredState | None) -> None:
     """Record what is known of the group in this partition now."""
-    if state is None:
-        tx.execute(
-            "UPDATE partitions SET knowledge = 'unknown', root_hash = NULL, group_context = NULL,"
-            " confirmation_tag = NULL WHERE id = ?",
-            (partition,),
-        )
-        return
+    known: tuple[object, ...] = ("unknown", None, None, None, False)
+    if state is not None:
+        derived = "derived" if state.derived else "claimed"
+        known = (derived, state.root_hash, state.group_context, state.confirmation_tag, state.reinitialized)
     tx.execute(
-        "UPDATE partitions SET knowledge = ?, root_hash = ?, group_context = ?, confirmation_tag = ? WHERE id = ?",
-        (
-            "derived" if state.derived else "claimed",
-            state.root_hash,
-            state.group_context,
-            state.confirmation_tag,
-            partition,
-        ),
+        "UPDATE partitions SET knowledge = ?, root_hash = ?, group_context = ?, confirmation_tag = ?,"
+        " reinitialized = ? WHERE id = ?",
+        (*known, partition),
     )
 
 
@@ -227,12 +234,35 @@ def _spread_termination(tx: Tx, partition: int, by: int) -> int:
     )
 
 
-def subtree_messages(tx: Tx, partition: int) -> int:
-    """Count the messages of a branch: those of this partition and of all open ones below it."""
-    found = tx.one(
-        "WITH RECURSIVE below(id, n) AS (SELECT id, next_counter FROM partitions WHERE id = ? UNION ALL"
-        " SELECT p.id, p.next_counter FROM partitions p JOIN below ON p.parent = below.id"
-        " WHERE p.terminated_by IS NULL) SELECT sum(n) FROM below",
-        (partition,),
+def live_tip(tx: Tx, group: int) -> Partition | None:
+    """Follow, from the creation on, at each fork the open branch with most messages; ties go to the earlier commit.
+
+    One statement for the whole group, and one for the tip, whatever is found: an unknown group takes the same.
+    """
+    rows = tx.all(
+        "SELECT id, parent, next_counter FROM partitions WHERE group_ref = ? AND detached = 0"
+        " AND terminated_by IS NULL ORDER BY opened_by",
+        (group,),
     )
-    return int(found[0] or 0) if found else 0
+    below: dict[int | None, list[int]] = {}
+    count = {}
+    for id_, parent, next_counter in rows:
+        below.setdefault(parent, []).append(id_)
+        count[id_] = next_counter
+    tip = (below.get(None) or [0])[0]
+    while branches := below.get(tip):
+        # In the order of the commits, and max() keeps the first of equals.
+        tip = branches[0] if len(branches) == 1 else max(branches, key=lambda branch: _messages(branch, below, count))
+    found = tx.one(f"SELECT {_COLUMNS} FROM partitions WHERE id = ?", (tip,))
+    return None if found is None else _partition(found)
+
+
+def _messages(branch: int, below: dict[int | None, list[int]], count: dict[int, int]) -> int:
+    """Count the messages of a branch: those of its first partition and of all open ones below it."""
+    total = 0
+    waiting = [branch]
+    while waiting:
+        partition = waiting.pop()
+        total += count[partition]
+        waiting += below.get(partition, ())
+    return total

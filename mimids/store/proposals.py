@@ -13,14 +13,22 @@ class StoredProposal:
 
     ref: bytes
     seq: int | None
-    refusal: str | None  # `rule` of the refusal, with its section behind a tab
+    refusal: str | None
 
 
-def add_proposal(tx: Tx, partition: int, ref: bytes, *, seq: int | None, refusal: str | None = None) -> None:
-    """Remember a proposal; one that was sequenced stays so whatever comes later under its reference."""
+def add_proposal(
+    tx: Tx, partition: int, ref: bytes, *, proposal_type: int, seq: int | None = None, refusal: str | None = None
+) -> None:
+    """Remember a proposal: `seq` of one that was sequenced, else `refusal`. The first word on a reference stands.
+
+    Except that sequencing lifts a refusal: a reference does not cover the membership tag, so the same proposal may
+    come once with a broken tag and once whole.
+    """
     tx.execute(
-        "INSERT INTO proposals (partition, ref, seq, refusal) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
-        (partition, ref, seq, refusal),
+        "INSERT INTO proposals (partition, ref, seq, proposal_type, refusal) VALUES (?, ?, ?, ?, ?)"
+        " ON CONFLICT DO UPDATE SET seq = excluded.seq, refusal = NULL"
+        " WHERE proposals.seq IS NULL AND excluded.seq IS NOT NULL",
+        (partition, ref, seq, proposal_type, refusal),
     )
 
 
@@ -30,15 +38,17 @@ def find_proposal(tx: Tx, partition: int, ref: bytes) -> StoredProposal | None:
     return None if row is None else StoredProposal(*row)
 
 
-def proposals_of(tx: Tx, partition: int) -> list[StoredProposal]:
-    """Return the sequenced proposals of a partition, in order."""
+def self_removes_of(tx: Tx, partition: int) -> list[StoredProposal]:
+    """Return the sequenced SelfRemoves of a partition, in order."""
     rows = tx.all(
-        "SELECT ref, seq, refusal FROM proposals WHERE partition = ? AND seq IS NOT NULL ORDER BY seq", (partition,)
+        "SELECT ref, seq, refusal FROM proposals"
+        " WHERE partition = ? AND proposal_type = 10 AND seq IS NOT NULL ORDER BY seq",
+        (partition,),
     )
     return [StoredProposal(*row) for row in rows]
 
 
 def count_refused(tx: Tx, partition: int) -> int:
     """Count the refused references that are remembered for a partition."""
-    row = tx.one("SELECT count(*) FROM proposals WHERE partition = ? AND refusal IS NOT NULL", (partition,))
+    row = tx.one("SELECT count(*) FROM proposals WHERE partition = ? AND seq IS NULL", (partition,))
     return int(row[0]) if row else 0

@@ -93,14 +93,23 @@ def expire_held(tx: Tx, before: Milliseconds) -> int:
     return tx.execute("UPDATE welcomes_out SET state = 'expired' WHERE state = 'held' AND created_at < ?", (before,))
 
 
-def due_outgoing(tx: Tx, now: Milliseconds, *, limit: int) -> list[Outgoing]:
-    """Return Welcomes whose next attempt has come, oldest attempt first."""
+def due_providers(tx: Tx, now: Milliseconds) -> list[int]:
+    """Return the providers for whom a Welcome's next attempt has come."""
+    rows = tx.all(
+        "SELECT DISTINCT provider FROM welcomes_out WHERE state IN ('due', 'offered') AND next_attempt_at <= ?", (now,)
+    )
+    return [row[0] for row in rows]
+
+
+def due_outgoing(tx: Tx, provider: int, now: Milliseconds, *, limit: int) -> list[Outgoing]:
+    """Return Welcomes for one provider whose next attempt has come, oldest attempt first."""
     rows = tx.all(
         "SELECT id, provider, partition, welcome, refs, state, failures FROM welcomes_out"
-        " WHERE state IN ('due', 'offered') AND next_attempt_at <= ? ORDER BY next_attempt_at LIMIT ?",
-        (now, limit),
+        " WHERE state IN ('due', 'offered') AND next_attempt_at <= ? AND provider = ?"
+        " ORDER BY next_attempt_at, id LIMIT ?",
+        (now, provider, limit),
     )
-    return [Outgoing(*row[:4], _REFS.decode(row[4]), row[5], row[6]) for row in rows]
+    return [Outgoing(row[0], row[1], row[2], row[3], _REFS.decode(row[4]), row[5], row[6]) for row in rows]
 
 
 def next_outgoing_at(tx: Tx) -> Milliseconds | None:

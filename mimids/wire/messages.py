@@ -2,17 +2,19 @@
 
 An MLSMessage is not length-prefixed, so whoever reads one must know MLS framing: this module stands
 on `mls`, the engine below it on nothing. MLS objects are kept as received and written back byte for
-byte. A ratchet tree travels as the octets of its vector; `mls.tree` reads them.
+byte. A ratchet tree travels as its octets; `mls.tree` reads them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import Final, NewType, TypeVar
 
 from mimids.mls.code_points import ContentType
 from mimids.mls.framing import MLS_MESSAGE, MLSMessage
 from mimids.mls.key_package import KeyPackageIn
+from mimids.wire import varint
 from mimids.wire.codec import NOTHING, OPAQUE_V, UINT8, UINT32, UINT64, Codec, Reader, optional, vector
 from mimids.wire.declare import codec, select, struct, wire
 from mimids.wire.ids import (
@@ -40,8 +42,22 @@ from mimids.wire.ids import (
 
 T = TypeVar("T")
 
-RatchetTree = NewType("RatchetTree", bytes)  # the content of `optional<Node> ratchet_tree<V>`
-RATCHET_TREE: Final[Codec[RatchetTree]] = OPAQUE_V.of(RatchetTree)
+RatchetTree = NewType("RatchetTree", bytes)  # `optional<Node> ratchet_tree<V>`, its length prefix included
+
+
+class _Tree(Codec[RatchetTree]):
+    """Finds the extent of a ratchet tree and keeps its octets."""
+
+    def read(self, reader: Reader) -> RatchetTree:
+        start = reader.pos
+        reader.opaque()
+        return RatchetTree(reader.data[start : reader.pos])
+
+    def write(self, value: RatchetTree, out: bytearray) -> None:
+        out += value
+
+
+RATCHET_TREE: Final[Codec[RatchetTree]] = _Tree()
 
 EncodedKeyPackage = NewType("EncodedKeyPackage", bytes)  # of the right shape; validation is `mls.key_package`'s
 
@@ -246,6 +262,24 @@ class ReceiveResponse:
     hints: tuple[HintedEpoch, ...] = wire(vector(codec(HintedEpoch)))
 
 
+def encode_message(body: bytes, next_masked_key: MaskedPartitionKey | None, group_info: bytes | None) -> bytes:
+    """Return a `Message` made of stored octets, without reading them again."""
+    if next_masked_key is None:
+        return body
+    commit = body + varint.mls(len(next_masked_key)) + next_masked_key
+    return commit + b"\0" if group_info is None else commit + b"\1" + group_info
+
+
+def encode_epoch(messages: Iterable[bytes]) -> bytes:
+    """Return an `Epoch` made of encoded `Message`s."""
+    return OPAQUE_V.encode(b"".join(messages))
+
+
+def encode_receive_response(epoch: bytes, hints: Iterable[tuple[MaskedPartitionKey, bytes]]) -> bytes:
+    """Return a `ReceiveResponse` made of encoded `Epoch`s."""
+    return epoch + OPAQUE_V.encode(b"".join(OPAQUE_V.encode(key) + hinted for key, hinted in hints))
+
+
 # --- Welcomes and joins -----------------------------------------------------------------------------------------
 
 
@@ -327,6 +361,20 @@ class PushedEpoch:
     counter: Counter = wire(COUNTER)  # index of the first message of `epoch`
     opening: GroupInfoResponse | None = wire(optional(codec(GroupInfoResponse)))
     epoch: Epoch = wire(codec(Epoch))
+
+
+def encode_pushed_epoch(
+    group_id: GroupId,
+    masked_partition_key: MaskedPartitionKey,
+    counter: Counter,
+    opening: GroupInfoResponse | None,
+    epoch: bytes,
+) -> bytes:
+    """Return a `PushedEpoch` made of an encoded `Epoch`."""
+    out = bytearray(OPAQUE_V.encode(group_id) + OPAQUE_V.encode(masked_partition_key))
+    COUNTER.write(counter, out)
+    optional(codec(GroupInfoResponse)).write(opening, out)
+    return bytes(out) + epoch
 
 
 @struct

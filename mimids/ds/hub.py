@@ -1,0 +1,268 @@
+"""The hub: the groups that this provider created (DESIGN 6.4 to 6.7).
+
+Every call takes values, decides within one transaction, and wakes whoever waits once it is committed. MLS work that
+may take long is done before, on a snapshot, in a worker thread (`ds.states`); the transaction finds it done, or
+decides again if the partition's state moved meanwhile.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import attrs
+
+from mimids.config import Config
+from mimids.ds import reading, welcomes
+from mimids.ds.offered import Offered
+from mimids.ds.ports import Clock
+from mimids.ds.sequencer import Changes, Outcome, Run, check_welcome
+from mimids.ds.states import States
+from mimids.ds.wakes import Wakes
+from mimids.errors import (
+    BranchTerminated,
+    GroupExists,
+    MimiError,
+    PartitionExists,
+    TooMany,
+    UnknownGroup,
+    UnknownPartition,
+)
+from mimids.mls.framing import MLSMessage
+from mimids.store import follows, groups, messages, partitions, proposals, providers
+from mimids.store.db import Store, Tx
+from mimids.store.groups import Group
+from mimids.store.partitions import Partition
+from mimids.values import Device, Follower, Sender
+from mimids.wire.declare import decode, encode
+from mimids.wire.ids import GroupId, MaskedPartitionKey, ProviderId
+from mimids.wire.messages import (
+    CreateGroupRequest,
+    ExternalJoinRequest,
+    ExternalProposalRequest,
+    GroupInfoBundle,
+    GroupInfoResponse,
+    ReceiveRequest,
+    SendRequest,
+    SendResponse,
+    encode_receive_response,
+)
+
+DELIVERY: Final = "delivery"  # the topic that wakes the job that pushes
+
+
+def partition_topic(key: MaskedPartitionKey) -> tuple[str, MaskedPartitionKey]:
+    """Return the topic that wakes whoever waits for messages of a partition."""
+    return ("partition", key)
+
+
+class Hub:
+    """Sequencing and reading of this provider's own groups."""
+
+    def __init__(self, config: Config, store: Store, clock: Clock, states: States, wakes: Wakes) -> None:
+        self._config = config
+        self._provider: ProviderId = config.provider
+        self._limits = config.limits
+        self._store = store
+        self._clock = clock
+        self._states = states
+        self._wakes = wakes
+
+    # --- writing ------------------------------------------------------------------------------------------------
+
+    async def create_group(self, request: CreateGroupRequest, creator: Device) -> None:
+        """Make a group with its first partition; asked for again with the same contents, it is there already."""
+        digest = hashlib.sha256(encode(request)).digest()
+        opened = await self._states.open_creation(request)
+
+        def create(tx: Tx) -> MimiError | None:
+            hub = providers.ensure_provider(tx, self._provider)
+            now = self._clock.now()
+            existing = groups.find_group(tx, hub, request.group_id)
+            if existing is not None:
+                return None if existing.creation_digest == digest else GroupExists()
+            masks = request.partition_key.masks()
+            if partitions.find_partition(tx, hub, masks) is not None:
+                return PartitionExists()
+            group = groups.add_group(
+                tx,
+                hub=hub,
+                group_id=request.group_id,
+                version=request.version,
+                cipher_suite=request.cipher_suite,
+                creation_digest=digest,
+                creator=creator.row,
+                now=now,
+            )
+            row = partitions.add_partition(
+                tx,
+                group=group.id,
+                hub=hub,
+                masked_key=self._states.mask(group, masks),
+                epoch=opened.epoch,
+                now=now,
+                opener_provider=hub,
+                opener_device=creator.row,
+            )
+            self._states.save(tx, row, opened.knowledge)
+            if request.group_info is not None:
+                partitions.set_group_info(tx, row, request.group_info.encoded)
+            if request.welcome_data is not None:
+                check_welcome(request.welcome_data, group)
+                welcomes.queue(tx, request.welcome_data, row, held=False, now=now)
+            return None
+
+        refusal = await self._store.write(create)
+        if refusal is not None:
+            raise refusal
+        self._wakes.ring(welcomes.OUTGOING)
+
+    async def send(self, request: SendRequest, sender: Sender) -> SendResponse:
+        """Sequence one message to the partition of its key."""
+        (answer,) = await self.send_batch([request], sender)
+        if isinstance(answer, MimiError):
+            raise answer
+        return answer
+
+    async def send_batch(self, requests: Sequence[SendRequest], sender: Sender) -> list[Outcome]:
+        """Sequence messages in order, one commit to disk; each has a result of its own."""
+        if len(requests) > self._limits.send_batch_messages:
+            raise TooMany("send_batch_messages", len(requests))
+
+        offered = [Offered(request.message, request.partition_key, request.commit_data) for request in requests]
+        return await self._sequence(lambda run: [run.send(request, sender) for request in requests], offered)
+
+    async def join(self, request: ExternalJoinRequest, sender: Sender) -> SendResponse:
+        """Sequence an external commit to the fork it was made for (6.7)."""
+        return await self._from_outside(request.message, sender, lambda run, _group: run.join(request, sender))
+
+    async def propose(self, request: ExternalProposalRequest, sender: Sender) -> SendResponse:
+        """Sequence a proposal from outside the group (6.7)."""
+
+        def offer(run: Run, group: Group) -> Outcome:
+            tip = partitions.live_tip(run.tx, group.id) if request.partition is None else None
+            return run.propose(request, tip, sender)
+
+        return await self._from_outside(request.message, sender, offer)
+
+    async def _from_outside(
+        self, message: MLSMessage, sender: Sender, offer: Callable[[Run, Group], Outcome]
+    ) -> SendResponse:
+        def allowed(run: Run) -> list[Outcome]:
+            group = self._joinable_group(run.tx, message.group_id, sender)
+            return [UnknownGroup() if group is None else offer(run, group)]
+
+        (answer,) = await self._sequence(allowed, [Offered(message, None, None)])
+        if isinstance(answer, MimiError):
+            raise answer
+        return answer
+
+    async def _sequence(self, offer: Callable[[Run], list[Outcome]], offered: Sequence[Offered]) -> list[Outcome]:
+        """Run one transaction's worth of sequencing, and wake whoever it concerns."""
+        await self._states.prepare(self._store, self._provider, offered)
+
+        def work(tx: Tx) -> tuple[list[Outcome], Changes]:
+            run = Run(tx, provider=self._provider, now=self._clock.now(), states=self._states, limits=self._limits)
+            return offer(run), run.finish()
+
+        answers, changes = await self._store.write(work)
+        self._wakes.ring(*map(partition_topic, changes.partitions))
+        if changes.partitions:
+            self._wakes.ring(DELIVERY)
+        if changes.welcomes:
+            self._wakes.ring(welcomes.OUTGOING)
+        return answers
+
+    def _joinable_group(self, tx: Tx, group_id: GroupId | None, caller: Sender) -> Group | None:
+        """Return a group that the caller may join from outside; for an unknown one the same statements run."""
+        group = groups.find_group(tx, providers.provider_row(tx, self._provider) or 0, group_id or GroupId(b""))
+        follower = providers.provider_row(tx, caller.provider)
+        follows_it = follows.follows_group(tx, follower or 0, group.id if group else 0)
+        mode = self._config.group.external_joins
+        may_join = mode == "open" or (mode == "followers" and (isinstance(caller, Device) or follows_it))
+        return group if may_join else None
+
+    # --- reading ------------------------------------------------------------------------------------------------
+
+    async def receive(self, request: ReceiveRequest, caller: Sender, *, wait_seconds: float = 0) -> bytes:
+        """Return a `ReceiveResponse`: the partition's messages from the counter on, and for followers hints.
+
+        With nothing there it waits for something new, at most `wait_seconds`. A follower that presents a key follows
+        its partition from then on (6.10).
+        """
+        masks = request.partition_key.masks()
+        with self._wakes.listen(*map(partition_topic, masks)) as bell:
+            answer, found = await self._store.read(lambda tx: self._receive(tx, request, caller))
+            if isinstance(caller, Follower) and not found.followed:
+                await self._store.write(lambda tx: self._follow(tx, caller, found.partition))
+            if found.empty and wait_seconds > 0:
+                await bell.wait_at_most(self._clock, wait_seconds)
+                answer, _ = await self._store.read(lambda tx: self._receive(tx, request, caller))
+        return answer
+
+    def _receive(self, tx: Tx, request: ReceiveRequest, caller: Sender) -> tuple[bytes, _Found]:
+        hub = providers.provider_row(tx, self._provider) or 0
+        partition = partitions.find_partition(tx, hub, request.partition_key.masks())
+        if partition is None:
+            raise UnknownPartition
+        limit = self._limits.receive_bytes
+        asked = reading.page(tx, partition, request.counter, limit_octets=limit)
+        hints: list[reading.Page] = []
+        followed = True
+        if isinstance(caller, Follower):
+            follower = providers.provider_row(tx, caller.provider)
+            followed = follower is not None and follows.follows_partition(tx, follower, partition.id)
+            group = groups.group_by_row(tx, partition.group)
+            if asked.complete and (self._config.group.hints_encrypted or not group.encrypted_handshakes):
+                hints = reading.hinted(
+                    tx,
+                    partition,
+                    may_have=lambda child: self._states.has_leaf_of(tx, group, child, caller.provider),
+                    limit_octets=limit - asked.octets,
+                )
+        answer = encode_receive_response(asked.epoch, [(h.partition.masked_key, h.epoch) for h in hints])
+        return answer, _Found(partition.id, followed, empty=not asked.messages)
+
+    def _follow(self, tx: Tx, caller: Follower, partition: int) -> None:
+        follows.follow(tx, providers.ensure_provider(tx, caller.provider), partition)
+
+    async def group_info(
+        self, group_id: GroupId, caller: Sender, *, partition: MaskedPartitionKey | None = None
+    ) -> GroupInfoBundle:
+        """Return the GroupInfo of the partition named, or of the live branch with most messages (6.7).
+
+        Raises `UnknownGroup`, the same for an unknown group and for one that cannot be joined by this caller.
+        """
+
+        def read(tx: Tx) -> GroupInfoBundle:
+            group = self._joinable_group(tx, group_id, caller)
+            row = group.id if group else 0  # for an unknown group the same statements run
+            if partition is None:
+                found = partitions.live_tip(tx, row)
+            else:
+                found = partitions.find_partition(tx, group.hub if group else 0, [partition])
+            stored = partitions.group_info_of(tx, found.id if found else 0)
+            if group is None or found is None or found.group != row or stored is None:
+                raise UnknownGroup
+            message = decode(MLSMessage, stored)
+            if not self._states.is_joinable(message):
+                raise UnknownGroup
+            if found.terminated:
+                raise BranchTerminated
+            tree = self._states.inferred_tree(tx, group, found, message)
+            return GroupInfoBundle(GroupInfoResponse(message, tree), self._self_removes(tx, found))
+
+        return await self._store.read(read)
+
+    def _self_removes(self, tx: Tx, partition: Partition) -> tuple[MLSMessage, ...]:
+        """Return the pending SelfRemoves, which an external commit has to cover."""
+        bodies = (messages.body_of(tx, row.seq or 0) for row in proposals.self_removes_of(tx, partition.id))
+        return tuple(decode(MLSMessage, body) for body in bodies if body is not None)
+
+
+@attrs.frozen
+class _Found:
+    partition: int
+    followed: bool
+    empty: bool

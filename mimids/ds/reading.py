@@ -1,0 +1,84 @@
+"""What the hub shows of a group (DESIGN 6.10): an epoch, and the epochs that it hints at.
+
+Functions of a transaction; nothing here writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import attrs
+
+from mimids.errors import MessagesExpired
+from mimids.store import messages, partitions
+from mimids.store.db import Tx
+from mimids.store.partitions import Partition
+from mimids.wire.ids import Counter
+from mimids.wire.messages import encode_epoch, encode_message
+
+HINTED_PARTITIONS: Final = 64  # in one answer
+
+
+@attrs.frozen
+class Page:
+    """Consecutive messages of one partition, encoded as `Message`s."""
+
+    partition: Partition
+    counter: Counter
+    messages: tuple[bytes, ...]
+    complete: bool  # nothing follows it now
+
+    @property
+    def octets(self) -> int:
+        """Return the size of the messages."""
+        return sum(map(len, self.messages))
+
+    @property
+    def epoch(self) -> bytes:
+        """Return it as an encoded `Epoch`."""
+        return encode_epoch(self.messages)
+
+
+def page(tx: Tx, partition: Partition, counter: Counter, *, limit_octets: int) -> Page:
+    """Return messages from `counter` on, at least one where there is one; raise `MessagesExpired` for emptied ones."""
+    found = messages.messages_from(tx, partition.id, counter, limit_octets=limit_octets)
+    encoded: list[bytes] = []
+    for message in found:
+        if message.body is None:
+            if encoded:
+                break
+            raise MessagesExpired(next_counter=messages.first_kept(tx, partition.id, counter))
+        encoded.append(encode_message(message.body, message.next_masked_key, message.group_info))
+    return Page(partition, counter, tuple(encoded), counter + len(encoded) >= partition.next_counter)
+
+
+def hinted(
+    tx: Tx,
+    asked: Partition,
+    *,
+    may_have: Callable[[Partition], bool],
+    limit_octets: int,
+) -> list[Page]:
+    """Return the epochs that public commits of `asked` and of what follows it lead to, as far as `may_have` allows.
+
+    Each from its first message on and none twice; the last may be cut at its end, never at its start (section 3).
+    """
+    found: list[Page] = []
+    waiting = [asked]
+    while waiting and limit_octets > 0 and len(found) < HINTED_PARTITIONS:
+        for child in partitions.children(tx, waiting.pop(0).id):
+            if child.detached or not may_have(child):
+                continue
+            waiting.append(child)
+            hint = page(tx, child, Counter(0), limit_octets=limit_octets) if child.next_counter else None
+            if hint is not None and hint.octets <= limit_octets:
+                found.append(hint)
+                limit_octets -= hint.octets
+    return found
+
+
+def is_live_fork(tx: Tx, partition: Partition) -> bool:
+    """Tell whether two branches under this partition both carry messages (6.5)."""
+    used = [c for c in partitions.children(tx, partition.id) if not c.terminated and c.next_counter > 0]
+    return len(used) > 1

@@ -1,0 +1,438 @@
+"""Sequencing (DESIGN 6.4, 6.5): the one place where a message becomes part of a partition.
+
+The sequencer is a function of a transaction, not a job. One `Run` is one transaction's worth: it takes messages
+one after the other, each either accepted as a whole or refused with nothing written but the reference of a refused
+proposal, and `finish` writes what was accepted. Messages of one run keep their order; the transaction is committed,
+and so they are durable, before anybody is answered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Final
+
+import attrs
+
+from mimids.config import Limits
+from mimids.ds import welcomes
+from mimids.ds.states import Judged, States
+from mimids.errors import (
+    BranchTerminated,
+    CommitDataDiffers,
+    InvalidMessage,
+    Malformed,
+    MimiError,
+    PartitionExists,
+    QuotaExceeded,
+    TooLarge,
+    UnknownGroup,
+    WelcomeMismatch,
+    WrongEpoch,
+)
+from mimids.mls.code_points import ContentType, SenderType
+from mimids.mls.framing import MLSMessage, PrivateMessage, PublicMessage
+from mimids.mls.knowledge import Knowledge
+from mimids.mls.welcome import Welcome
+from mimids.store import follows, groups, messages, partitions, proposals, providers
+from mimids.store.db import Tx
+from mimids.store.groups import Group
+from mimids.store.messages import Accepted, NewMessage
+from mimids.store.partitions import Partition
+from mimids.store.welcomes import release_held
+from mimids.values import Device, Follower, Milliseconds, Sender
+from mimids.wire.ids import Counter, MaskedPartitionKey, PartitionKey, ProviderId
+from mimids.wire.messages import (
+    CommitData,
+    ExternalJoinRequest,
+    ExternalProposalRequest,
+    SendRequest,
+    SendResponse,
+    WelcomeData,
+)
+
+REFUSED_PROPOSALS_KEPT: Final = 1000  # for each partition
+
+Outcome = SendResponse | MimiError
+
+
+@attrs.frozen
+class Changes:
+    """What a run leaves to do once it is committed."""
+
+    partitions: frozenset[MaskedPartitionKey]  # that have new messages
+    welcomes: bool  # some are due
+
+
+@attrs.define
+class _Lane:
+    """A partition while a run adds to it."""
+
+    partition: Partition
+    counter: int
+    commits: list[tuple[Counter, MaskedPartitionKey]]
+    opened_here: bool
+    last_seq: int = 0
+    added: dict[bytes, Accepted] = attrs.field(factory=dict)
+
+
+class Run:
+    """Sequencing within one transaction."""
+
+    def __init__(self, tx: Tx, *, provider: ProviderId, now: Milliseconds, states: States, limits: Limits) -> None:
+        self.tx = tx
+        self._provider = provider
+        self._now = now
+        self._states = states
+        self._limits = limits
+        self._hub = providers.ensure_provider(tx, provider)
+        self._seq = messages.last_seq(tx)
+        self._pending: list[NewMessage] = []
+        self._welcomes = False
+        self._lanes: dict[int, _Lane] = {}
+        self._lane_of_key: dict[PartitionKey, _Lane] = {}
+        self._groups: dict[bytes, Group] = {}
+        self._senders: dict[Sender, tuple[int, int | None]] = {}
+
+    # --- the three ways in --------------------------------------------------------------------------------------
+
+    def send(self, request: SendRequest, sender: Sender) -> Outcome:
+        """Sequence a message to the partition of its key; an unknown key opens a detached one (6.5)."""
+        lane = None
+        try:
+            group = self._group(request.message)
+            lane = self._lane_of(request.partition_key, group, sender)
+            return self._take(group, lane, request.message, request.commit_data, sender)
+        except MimiError as error:
+            if lane is not None:
+                self._refused(lane, request.message, error)
+                if lane.opened_here and not lane.counter and lane.partition.parent is None:
+                    partitions.remove_empty(self.tx, lane.partition.id)
+                    del self._lanes[lane.partition.id], self._lane_of_key[request.partition_key]
+            return error
+
+    def join(self, request: ExternalJoinRequest, sender: Sender) -> Outcome:
+        """Sequence an external commit to the open partition it was made for (6.7)."""
+        message = request.message.message
+        try:
+            if not isinstance(message, PublicMessage):
+                raise Malformed("an external commit is a PublicMessage")  # RFC 9420 section 12.4.3.2: MUST
+            if message.content.sender.sender_type is not SenderType.NEW_MEMBER_COMMIT:
+                raise Malformed("the sender of an external commit is new_member_commit")
+            if request.commit_data.welcome_data is not None:
+                raise WelcomeMismatch("an external commit adds nobody, so it has no Welcome")
+            group = self._group(request.message)
+            lane = self._lane(self._meant_by_join(group, request.message))
+            return self._take(group, lane, request.message, request.commit_data, sender)
+        except MimiError as error:
+            return error
+
+    def propose(self, request: ExternalProposalRequest, default: Partition | None, sender: Sender) -> Outcome:
+        """Sequence an external proposal to the partition it names, or to `default`, that group-info answers for."""
+        message = request.message.message
+        outside = (SenderType.EXTERNAL, SenderType.NEW_MEMBER_PROPOSAL)
+        try:
+            if not isinstance(message, PublicMessage):
+                raise Malformed("an external proposal is a PublicMessage")
+            if message.content_type is not ContentType.PROPOSAL or message.content.sender.sender_type not in outside:
+                raise Malformed("proposals of senders external and new_member_proposal only")
+            group = self._group(request.message)
+            if request.partition is not None:
+                default = partitions.find_partition(self.tx, self._hub, [request.partition])
+            if default is None or default.group != group.id:
+                raise UnknownGroup
+            lane = self._lane(default)
+        except MimiError as error:
+            return error
+        try:
+            return self._take(group, lane, request.message, None, sender)
+        except MimiError as error:
+            self._refused(lane, request.message, error)
+            return error
+
+    def finish(self) -> Changes:
+        """Write what was accepted, and say what is to do once it is committed."""
+        self._flush()
+        keys = frozenset(lane.partition.masked_key for lane in self._lanes.values() if lane.added)
+        return Changes(keys, self._welcomes)
+
+    # --- partitions ---------------------------------------------------------------------------------------------
+
+    def _group(self, message: MLSMessage) -> Group:
+        """Return the group a message is for (later revision, "Sending Messages": unknown ones are rejected)."""
+        group_id = message.group_id
+        if group_id is None:
+            raise Malformed("not a group message")
+        group = self._groups.get(group_id) or groups.find_group(self.tx, self._hub, group_id)
+        if group is None:
+            raise UnknownGroup
+        self._groups[group_id] = group
+        return group
+
+    def _lane(self, partition: Partition, *, opened_here: bool = False) -> _Lane:
+        lane = self._lanes.get(partition.id)
+        if lane is None:
+            commits = messages.commits_of(self.tx, partition.id)
+            lane = _Lane(partition, partition.next_counter, commits, opened_here, partition.last_seq)
+            self._lanes[partition.id] = lane
+        return lane
+
+    def _lane_of(self, key: PartitionKey, group: Group, sender: Sender) -> _Lane:
+        lane = self._lane_of_key.get(key)
+        if lane is None:
+            masks = key.masks()
+            found = partitions.find_partition(self.tx, self._hub, masks)
+            lane = self._open_detached(group, masks, sender) if found is None else self._lane(found)
+            self._lane_of_key[key] = lane
+        if lane.partition.group != group.id:
+            raise PartitionExists("this key belongs to another group")
+        return lane
+
+    def _open_detached(self, group: Group, masks: Sequence[MaskedPartitionKey], sender: Sender) -> _Lane:
+        provider, device = self._rows(sender)
+        limit = "provider_detached_partitions" if device is None else "device_detached_partitions"
+        self._within_quota(limit, partitions.count_opened(self.tx, None, provider, device, detached=True))
+        row = partitions.add_partition(
+            self.tx,
+            group=group.id,
+            hub=self._hub,
+            masked_key=self._states.mask(group, masks),
+            epoch=None,
+            now=self._now,
+            detached=True,
+            opener_provider=provider,
+            opener_device=device,
+        )
+        return self._lane(partitions.partition_by_row(self.tx, row), opened_here=True)
+
+    def _refused(self, lane: _Lane, message: MLSMessage, error: MimiError) -> None:
+        """Remember the reference of a proposal that was refused for what it says: a commit that covers it goes too."""
+        public = message.message
+        if not isinstance(public, PublicMessage) or public.content_type is not ContentType.PROPOSAL:
+            return
+        kept = proposals.count_refused(self.tx, lane.partition.id)
+        if isinstance(error, InvalidMessage) and kept < REFUSED_PROPOSALS_KEPT:
+            self._states.note_refused(self.tx, lane.partition, public, error)
+
+    def _meant_by_join(self, group: Group, message: MLSMessage) -> Partition:
+        """Find the partition of an external commit: where it verifies, else the newest of unknown context (6.7)."""
+        digest = hashlib.sha256(message.encoded).digest()
+        found = [
+            partition
+            for partition in partitions.partitions_of_epoch(self.tx, group.id, message.epoch or 0)
+            if not partition.detached
+        ]
+        for partition in found:  # a repeat is answered before termination is looked at (6.4)
+            if messages.find_repeat(self.tx, partition.id, digest) is not None:
+                return partition
+        usable = [partition for partition in found if not partition.terminated]
+        unknown = [partition for partition in usable if partition.state is None]
+        for partition in usable:
+            if partition.state is not None and self._states.signature_fits(self.tx, group, partition, message):
+                return partition
+        if unknown:
+            return unknown[0]
+        if usable:
+            return usable[0]  # all known and none fits: judged there, it is refused for its signature
+        if found:
+            raise BranchTerminated
+        raise WrongEpoch("no open partition stands for that epoch")
+
+    # --- one message --------------------------------------------------------------------------------------------
+
+    def _take(
+        self, group: Group, lane: _Lane, message: MLSMessage, data: CommitData | None, sender: Sender
+    ) -> SendResponse:
+        body = message.encoded
+        digest = hashlib.sha256(body).digest()
+        before = lane.added.get(digest) or messages.find_repeat(self.tx, lane.partition.id, digest)
+        if before is not None:  # checked before policy and termination (6.4)
+            if data is not None and before.next_masked_key not in data.next_partition_key.masks():
+                raise CommitDataDiffers
+            return self._response(lane, before)
+        if lane.partition.terminated:
+            raise BranchTerminated
+        if lane.partition.epoch is not None and message.epoch != lane.partition.epoch:
+            raise WrongEpoch(epoch=lane.partition.epoch)
+        self._check_sizes(message, data)
+        judged = self._states.judge(self.tx, group, lane.partition, message)
+        opening = None if data is None else self._check_commit(group, lane, judged, data, sender)
+
+        # Nothing below refuses.
+        self._seq += 1
+        accepted = Accepted(Counter(lane.counter), self._now, None if opening is None else opening.masked_key)
+        provider, device = self._rows(sender)
+        self._pending.append(
+            NewMessage(
+                seq=self._seq,
+                partition=lane.partition.id,
+                counter=accepted.counter,
+                accepted_at=self._now,
+                kind=message.content_type or 0,
+                digest=digest,
+                next_masked_key=accepted.next_masked_key,
+                sender_provider=provider,
+                sender_device=device,
+                body=body,
+                group_info=None if data is None or data.group_info is None else data.group_info.encoded,
+            )
+        )
+        lane.added[digest] = accepted
+        lane.counter += 1
+        lane.last_seq = self._seq
+        if isinstance(sender, Follower):  # it presented the key (6.10)
+            follows.follow(self.tx, provider, lane.partition.id)
+        self._note_handshake(group, lane, message, judged)
+        if opening is not None and data is not None:
+            self._open(group, lane, opening, data, sender)
+        elif lane.partition.held_welcomes and not lane.opened_here:
+            release_held(self.tx, lane.partition.id)  # the branch is in use (6.11)
+            self._welcomes = True
+            lane.partition = attrs.evolve(lane.partition, held_welcomes=0)
+        return self._response(lane, accepted)
+
+    def _response(self, lane: _Lane, accepted: Accepted) -> SendResponse:
+        return SendResponse(
+            counter=accepted.counter,
+            accepted_at=accepted.accepted_at,
+            partition=lane.partition.masked_key,
+            detached=int(lane.partition.detached),
+            earlier_commits=tuple(key for counter, key in lane.commits if counter < accepted.counter),
+        )
+
+    def _check_sizes(self, message: MLSMessage, data: CommitData | None) -> None:
+        self._within_size("message_bytes", message)
+        if data is not None and data.group_info is not None:
+            self._within_size("group_info_bytes", data.group_info)
+        if data is not None and data.welcome_data is not None:
+            self._within_size("welcome_bytes", data.welcome_data.welcome)
+
+    def _within_size(self, limit: str, message: MLSMessage) -> None:
+        octets = len(message.encoded)
+        if octets > getattr(self._limits, limit):
+            raise TooLarge(limit, octets)
+
+    def _within_quota(self, limit: str, used: int) -> None:
+        allowed = getattr(self._limits, limit)
+        if allowed and used >= allowed:
+            raise QuotaExceeded(limit)
+
+    def _note_handshake(self, group: Group, lane: _Lane, message: MLSMessage, judged: Judged) -> None:
+        if isinstance(message.message, PrivateMessage):
+            if message.content_type is not ContentType.APPLICATION and not group.encrypted_handshakes:
+                groups.note_encrypted_handshakes(self.tx, group.id)
+                self._groups[group.group_id] = attrs.evolve(group, encrypted_handshakes=True)
+        elif (proposal := judged.proposal) is not None:
+            ref, proposal_type = proposal
+            self._flush()
+            proposals.add_proposal(self.tx, lane.partition.id, ref, proposal_type=proposal_type, seq=self._seq)
+        if judged.contradicts_claim:  # one that contradicts claimed state refuses nothing (6.6)
+            partitions.set_state(self.tx, lane.partition.id, None)
+            lane.partition = attrs.evolve(lane.partition, state=None)
+
+    # --- commits ------------------------------------------------------------------------------------------------
+
+    def _check_commit(self, group: Group, lane: _Lane, judged: Judged, data: CommitData, sender: Sender) -> _Opening:
+        masks = data.next_partition_key.masks()
+        self._flush()
+        existing = partitions.find_partition(self.tx, self._hub, masks)
+        if existing is None:
+            provider, device = self._rows(sender)
+            limit = "provider_branches" if device is None else "device_branches"
+            self._within_quota(limit, partitions.count_opened(self.tx, group.id, provider, device, detached=False))
+        elif (
+            existing.group != group.id
+            or not existing.detached
+            or existing.parent is not None
+            or any(above.id == existing.id for above in partitions.ancestors(self.tx, lane.partition))
+        ):
+            raise PartitionExists  # or a member could graft one branch onto another (6.5)
+        knowledge = self._states.after_commit(judged, data.group_info)
+        if data.welcome_data is not None:
+            check_welcome(data.welcome_data, group)
+        key = existing.masked_key if existing else self._states.mask(group, masks)
+        return _Opening(key, existing, knowledge, judged)
+
+    def _open(self, group: Group, lane: _Lane, opening: _Opening, data: CommitData, sender: Sender) -> None:
+        """Make the partition that a commit leads to, with what is known of its state."""
+        parent = lane.partition
+        epoch = None if parent.epoch is None else parent.epoch + 1  # every commit adds one (6.4)
+        provider, device = self._rows(sender)
+        if opening.existing is None:
+            row = partitions.add_partition(
+                self.tx,
+                group=group.id,
+                hub=self._hub,
+                masked_key=opening.masked_key,
+                epoch=epoch,
+                now=self._now,
+                parent=parent.id,
+                opened_by=self._seq,
+                detached=parent.detached,
+                opener_provider=provider,
+                opener_device=device,
+            )
+        else:
+            row = opening.existing.id
+            partitions.attach(
+                self.tx, row, parent=parent.id, opened_by=self._seq, epoch=epoch, detached=parent.detached
+            )
+        self._states.save(self.tx, row, opening.knowledge, opening.judged.before)
+        if data.group_info is not None:
+            partitions.set_group_info(self.tx, row, data.group_info.encoded)
+        first = not self._open_siblings(lane)
+        lane.commits.append((Counter(lane.counter - 1), opening.masked_key))
+        self._lanes.pop(row, None)
+        opened = self._lane(partitions.partition_by_row(self.tx, row), opened_here=True)
+        self._lane_of_key[data.next_partition_key] = opened
+        if isinstance(sender, Follower):  # CommitData's next key counts as presented (6.10)
+            follows.follow(self.tx, provider, row)
+        if data.welcome_data is not None:
+            # RFC 9420 section 14: a Welcome goes out only once its commit is accepted.
+            welcomes.queue(self.tx, data.welcome_data, row, held=not first, now=self._now)
+            self._welcomes |= first
+
+    def _open_siblings(self, lane: _Lane) -> bool:
+        """Tell whether an earlier commit of this partition counts: one whose branch is not terminated (6.11)."""
+        return any(not child.terminated for child in partitions.children(self.tx, lane.partition.id)[:-1])
+
+    # --- writing ------------------------------------------------------------------------------------------------
+
+    def _rows(self, sender: Sender) -> tuple[int, int | None]:
+        rows = self._senders.get(sender)
+        if rows is None:
+            provider = self._hub if isinstance(sender, Device) else providers.ensure_provider(self.tx, sender.provider)
+            rows = self._senders[sender] = (provider, sender.row if isinstance(sender, Device) else None)
+        return rows
+
+    def _flush(self) -> None:
+        if not self._pending:
+            return
+        messages.append(self.tx, self._pending)
+        touched = {message.partition for message in self._pending}
+        self._pending = []
+        for row in touched:
+            lane = self._lanes[row]
+            partitions.advance(self.tx, row, next_counter=Counter(lane.counter), last_seq=lane.last_seq)
+
+
+@attrs.frozen
+class _Opening:
+    """Where a commit leads, found before anything is written."""
+
+    masked_key: MaskedPartitionKey
+    existing: Partition | None  # a detached partition that the commit attaches
+    knowledge: Knowledge
+    judged: Judged
+
+
+def check_welcome(data: WelcomeData, group: Group) -> None:
+    """Check that a Welcome is one, of the group's suite, with as many providers as secrets."""
+    welcome = data.welcome.message
+    if not isinstance(welcome, Welcome):
+        raise WelcomeMismatch("welcome_data holds no Welcome")
+    if welcome.cipher_suite != group.cipher_suite:
+        raise WelcomeMismatch("the Welcome is of another cipher suite")
+    # Later revision, "Sending Messages": service_providers MUST be the same length as the secrets array.
+    if len(welcome.secrets) != len(data.service_providers):
+        raise WelcomeMismatch(secrets=len(welcome.secrets), service_providers=len(data.service_providers))
