@@ -11,8 +11,8 @@ from mimids.errors import NameTaken, NotFound
 from mimids.store.db import Tx
 from mimids.values import Milliseconds, TokenId
 
-USER: Final = Argument("user", "local name or full user id")
-_DEVICE: Final = Argument("name", "the device's name, such as phone")
+USER: Final = Argument("user", "local name or full user id", "alice")
+_DEVICE: Final = Argument("name", "the device's name", "phone")
 NO_USER: Final[Hints] = {NotFound: "`mimids user list` shows who there is"}
 
 
@@ -95,7 +95,7 @@ ACCOUNTS: Final = (
     Command(
         name="user add",
         summary="Add a user.",
-        arguments=(Argument("name", "the local name: the last part of mimi://PROVIDER/u/NAME"),),
+        arguments=(Argument("name", "the local name: the last part of mimi://PROVIDER/u/NAME", "alice"),),
         work=_add_user,
         answer='{"user_id": "mimi://a.example/u/alice"}',
         example="mimids user add alice",
@@ -155,11 +155,16 @@ ACCOUNTS: Final = (
         summary="Issue a bearer token that unlocks a user's KeyPackages; it is shown this once.",
         arguments=(
             USER,
-            Argument("scheme", "shared: one for everybody; unique: one requester's own", flag="--scheme",
-                     choices=tuple(tokens.SCHEMES)),
-            Argument("label", "what it is for, to find it again", required=False, flag="--label"),
-            Argument("expires_at", "when it ends", Kind.TIME, required=False, flag="--expires"),
-            Argument("uses", "how many KeyPackages it unlocks", Kind.NUMBER, required=False, flag="--uses"),
+            Argument(
+                "scheme",
+                "shared: one for everybody; unique: one requester's own",
+                "unique",
+                flag="--scheme",
+                choices=tuple(tokens.SCHEMES),
+            ),
+            Argument("label", "what it is for, to find it again", "bob", required=False, flag="--label"),
+            Argument("expires_at", "when it ends", 1_764_000_000_000, Kind.TIME, required=False, flag="--expires"),
+            Argument("uses", "how many KeyPackages it unlocks", 20, Kind.NUMBER, required=False, flag="--uses"),
         ),
         work=_issue_token,
         answer='{"id": 1, "bearer_token": "c3VubnkgZGF5cw"}',
@@ -180,10 +185,10 @@ ACCOUNTS: Final = (
     Command(
         name="token revoke",
         summary="End a token at once.",
-        arguments=(USER, Argument("id", "its number", Kind.NUMBER)),
+        arguments=(USER, Argument("id", "its number", 1, Kind.NUMBER)),
         work=_revoke_token,
         answer='{"id": 1}',
         example="mimids token revoke alice 1",
         hints={NotFound: "`mimids user list` and `mimids token list USER` show what there is"},
     ),
-)  # fmt: skip
+)

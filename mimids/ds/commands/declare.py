@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Any
+from typing import Any, Self
 
 import attrs
 
-from mimids.config import Config
+from mimids.config import Config, ConfigError
 from mimids.errors import Malformed, MimiError
 from mimids.ohttp.at_rest import OperatorKey
 from mimids.store.db import Tx
@@ -47,7 +47,16 @@ class Context:
 
     config: Config
     now: Milliseconds
-    operator_key: OperatorKey | None = None  # from `[ohttp] key_file`
+    operator_key: OperatorKey | None
+
+    @classmethod
+    def of(cls, config: Config, now: Milliseconds) -> Self:
+        """Return the context of a command that runs now; raise `ConfigError` if `[ohttp] key_file` is none."""
+        path = config.ohttp.key_file
+        try:
+            return cls(config, now, None if path is None else OperatorKey.from_file(path.read_bytes()))
+        except (OSError, ValueError) as error:
+            raise ConfigError([f"[ohttp] key_file: {path}: {getattr(error, 'strerror', None) or error}"]) from error
 
 
 @attrs.frozen
@@ -56,6 +65,7 @@ class Argument:
 
     name: str
     help: str
+    sample: str | int | bool
     kind: Kind = Kind.TEXT
     required: bool = True
     flag: str | None = None
@@ -110,6 +120,10 @@ class Command:
             elif argument.required:
                 raise Malformed(f"{argument.name} is missing: {argument.help}")
         return found
+
+    def sample(self) -> JsonObject:
+        """Return an object as `given` takes it, for documents and tests."""
+        return {argument.name: argument.sample for argument in self.arguments if argument.required}
 
     def run(self, tx: Tx, context: Context, given: Mapping[str, object]) -> JsonObject:
         """Do it within a transaction and return the answer; raise `MimiError`, and then nothing is to remain."""

@@ -99,11 +99,20 @@ GATEWAY: Final = (
         summary="Print the card that a discovery service hands out for a user.",
         arguments=(
             USER,
-            Argument("bearer_token", "a live token of theirs; default: a new one is issued", required=False,
-                     flag="--token"),
-            Argument("scheme", "of the new token", required=False, flag="--scheme", choices=tuple(tokens.SCHEMES)),
-            Argument("label", "of the new token", required=False, flag="--label"),
-            Argument("expires_at", "when the new token ends", Kind.TIME, required=False, flag="--expires"),
+            Argument(
+                "bearer_token",
+                "a live token of theirs; default: a new one is issued",
+                "c3VubnkgZGF5cw",
+                required=False,
+                flag="--token",
+            ),
+            Argument(
+                "scheme", "of the new token", "shared", required=False, flag="--scheme", choices=tuple(tokens.SCHEMES)
+            ),
+            Argument("label", "of the new token", "contact card", required=False, flag="--label"),
+            Argument(
+                "expires_at", "when the new token ends", 1_764_000_000_000, Kind.TIME, required=False, flag="--expires"
+            ),
         ),
         work=_contact,
         answer='{"user_id": "mimi://a.example/u/alice", "provider": "a.example", "bearer_token": "c3VubnkgZGF5cw",'
@@ -126,12 +135,18 @@ GATEWAY: Final = (
         name="ohttp rotate",
         summary="Make the next gateway key now.",
         arguments=(
-            Argument("retire_others", "delete all earlier keys at once: what is sealed to them stays sealed", Kind.FLAG,
-                     required=False, flag="--retire-others"),
+            Argument(
+                "retire_others",
+                "delete all earlier keys at once: what is sealed to them stays sealed",
+                True,
+                Kind.FLAG,
+                required=False,
+                flag="--retire-others",
+            ),
         ),
         work=_rotate,
         answer='{"key_id": 4}',
         example="mimids ohttp rotate",
         effects=(Effect.OHTTP_KEYS,),
     ),
-)  # fmt: skip
+)

@@ -17,9 +17,10 @@ from mimids.store.overview import GroupSummary, PartitionSummary
 
 _KEY_DIGITS: Final = 6  # of a masked key, at least, to name a partition
 
-_GROUP: Final = Argument("group", "group id: as text, or in base64url")
-_HUB: Final = Argument("hub", "the provider that hosts it, where two host a group of that id", required=False,
-                       flag="--hub")  # fmt: skip
+_GROUP: Final = Argument("group", "group id: as text, or in base64url", "mimi://a.example/g/1")
+_HUB: Final = Argument(
+    "hub", "the provider that hosts it, where two host a group of that id", "a.example", required=False, flag="--hub"
+)
 
 
 def _list_groups(tx: Tx, _: Context) -> JsonObject:
@@ -141,10 +142,10 @@ GROUPS: Final = (
         summary="End a branch of a group: a partition and all below it. Receiving goes on.",
         arguments=(
             _GROUP,
-            Argument("partition", f"its masked key in hex, the first {_KEY_DIGITS} digits or more"),
+            Argument("partition", f"its masked key in hex, the first {_KEY_DIGITS} digits or more", "8c5a03"),
             _HUB,
-            Argument("why", "kept with it, for the next operator", required=False, flag="--why"),
-            Argument("undo", "open the branch again", Kind.FLAG, required=False, flag="--undo"),
+            Argument("why", "kept with it, for the next operator", "stale fork", required=False, flag="--why"),
+            Argument("undo", "open the branch again", True, Kind.FLAG, required=False, flag="--undo"),
         ),
         work=_terminate,
         answer='{"partition": "8c5a", "partitions": 3}',

@@ -66,7 +66,7 @@ PROVIDERS: Final = (
     Command(
         name="provider show",
         summary="Show what another provider follows here, what is due to it, and how it answers.",
-        arguments=(Argument("provider", "its domain"),),
+        arguments=(Argument("provider", "its domain", "b.example"),),
         work=_show_provider,
         answer=_EXAMPLE,
         example="mimids provider show b.example",
