@@ -42,6 +42,11 @@ def _values(by: Codec[Any]) -> st.SearchStrategy[Any]:
             return st.binary(min_size=by._size, max_size=by._size)
         case engine._Opaque():
             return _OCTETS.filter(lambda octets: len(octets) <= by._limit)
+        case engine._UintVector():
+            item = st.integers(0, 256**by._size - 1)
+            return st.lists(item, min_size=by._at_least, max_size=max(40, by._at_least)).map(tuple)
+        case code_points._CodePoints():
+            return st.lists(_code_points(by._cls, 2), max_size=40).map(tuple)
         case engine._Vector():
             return st.lists(values(by._item), min_size=by._at_least, max_size=max(2, by._at_least)).map(tuple)
         case engine._Optional():

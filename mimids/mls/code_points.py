@@ -10,22 +10,27 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Final, Self, TypeVar
 
-from mimids.wire.codec import Codec, Reader, WireError
+from mimids.wire.codec import UINT16, Codec, Reader, WireError, vector
 
 E = TypeVar("E", bound=IntEnum)
 
 
 class OpenEnum(IntEnum):
-    """A registry of 16-bit values that others may extend."""
+    """A registry of 16-bit values that others may extend.
+
+    An unknown value is a bare int of this class and finds out its name when asked: a peer may send a million of them.
+    """
 
     @classmethod
     def _missing_(cls, value: object) -> Self | None:
-        if not isinstance(value, int) or not 0 <= value <= 0xFFFF:
-            return None
-        member = int.__new__(cls, value)
-        member._name_ = f"UNKNOWN_0x{value:04x}"
-        member._value_ = value
-        return member
+        return int.__new__(cls, value) if isinstance(value, int) and 0 <= value <= 0xFFFF else None
+
+    def __getattr__(self, attribute: str) -> object:
+        if attribute == "_name_":
+            return f"UNKNOWN_0x{int(self):04x}"
+        if attribute == "_value_":
+            return int(self)
+        raise AttributeError(attribute)
 
 
 class ExtensionType(OpenEnum):
@@ -148,25 +153,46 @@ class AppDataUpdateOperation(IntEnum):
     REMOVE = 2
 
 
+class _Members(dict[int, E]):
+    """From number to member, for the unknown ones of an open registry too."""
+
+    def __init__(self, cls: type[E]) -> None:
+        super().__init__((int(member), member) for member in cls)
+        self._cls = cls
+        self._open = issubclass(cls, OpenEnum)
+
+    def __missing__(self, value: int) -> E:
+        if self._open:
+            return int.__new__(self._cls, value)  # what OpenEnum._missing_ does, without the way there
+        raise WireError("code point not known")
+
+
 class _CodePoint(Codec[E]):
     def __init__(self, cls: type[E], size: int) -> None:
         self._cls = cls
         self._size = size
-        self._known: dict[int, E] = {int(member): member for member in cls}
+        self._members = _Members(cls)
 
     def read(self, reader: Reader) -> E:
-        value = reader.uint(self._size)
-        member = self._known.get(value)
-        if member is not None:
-            return member
-        try:
-            return self._cls(value)
-        except ValueError:
-            raise WireError("code point not known") from None
+        return self._members[reader.uint(self._size)]
 
     def write(self, value: E, out: bytearray) -> None:
         out += int(value).to_bytes(self._size, "big")
 
+
+class _CodePoints(Codec[tuple[E, ...]]):
+    def __init__(self, cls: type[E]) -> None:
+        self._cls = cls
+        self._members = _Members(cls)
+
+    def read(self, reader: Reader) -> tuple[E, ...]:
+        return tuple(map(self._members.__getitem__, _VALUES.read(reader)))
+
+    def write(self, value: tuple[E, ...], out: bytearray) -> None:
+        _VALUES.write(value, out)
+
+
+_VALUES: Final[Codec[tuple[int, ...]]] = vector(UINT16)
 
 EXTENSION_TYPE: Final[Codec[ExtensionType]] = _CodePoint(ExtensionType, 2)
 PROPOSAL_TYPE: Final[Codec[ProposalType]] = _CodePoint(ProposalType, 2)
@@ -180,6 +206,9 @@ NODE_TYPE: Final[Codec[NodeType]] = _CodePoint(NodeType, 1)
 PROPOSAL_OR_REF_TYPE: Final[Codec[ProposalOrRefType]] = _CodePoint(ProposalOrRefType, 1)
 PSK_TYPE: Final[Codec[PskType]] = _CodePoint(PskType, 1)
 RESUMPTION_PSK_USAGE: Final[Codec[ResumptionPskUsage]] = _CodePoint(ResumptionPskUsage, 1)
+EXTENSION_TYPES: Final[Codec[tuple[ExtensionType, ...]]] = _CodePoints(ExtensionType)
+PROPOSAL_TYPES: Final[Codec[tuple[ProposalType, ...]]] = _CodePoints(ProposalType)
+CREDENTIAL_TYPES: Final[Codec[tuple[CredentialType, ...]]] = _CodePoints(CredentialType)
 APP_DATA_UPDATE_OPERATION: Final[Codec[AppDataUpdateOperation]] = _CodePoint(AppDataUpdateOperation, 1)
 
 # RFC 9420 section 7.2: "default" types, supported by all and not listed in capabilities.

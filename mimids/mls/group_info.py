@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from mimids.mls.code_points import (
-    CREDENTIAL_TYPE,
-    EXTENSION_TYPE,
-    PROPOSAL_TYPE,
+    CREDENTIAL_TYPES,
+    EXTENSION_TYPES,
+    PROPOSAL_TYPES,
     CredentialType,
     ExtensionType,
     ProposalType,
@@ -44,9 +44,9 @@ MLS10_ONLY: Final[Codec[ProtocolVersion]] = PROTOCOL_VERSION.of(_mls10)  # Proto
 class RequiredCapabilities:
     """What every member must support (RFC 9420 section 11.1)."""
 
-    extension_types: tuple[ExtensionType, ...] = wire(vector(EXTENSION_TYPE))
-    proposal_types: tuple[ProposalType, ...] = wire(vector(PROPOSAL_TYPE))
-    credential_types: tuple[CredentialType, ...] = wire(vector(CREDENTIAL_TYPE))
+    extension_types: tuple[ExtensionType, ...] = wire(EXTENSION_TYPES)
+    proposal_types: tuple[ProposalType, ...] = wire(PROPOSAL_TYPES)
+    credential_types: tuple[CredentialType, ...] = wire(CREDENTIAL_TYPES)
 
 
 @struct

@@ -9,10 +9,12 @@ from typing import Final, NewType
 
 from mimids.mls.code_points import (
     CREDENTIAL_TYPE,
+    CREDENTIAL_TYPES,
     EXTENSION_TYPE,
+    EXTENSION_TYPES,
     LEAF_NODE_SOURCE,
     NODE_TYPE,
-    PROPOSAL_TYPE,
+    PROPOSAL_TYPES,
     CredentialType,
     ExtensionType,
     LeafNodeSource,
@@ -27,6 +29,9 @@ from mimids.wire.ids import CIPHER_SUITE, PROTOCOL_VERSION, CipherSuite, Protoco
 
 HpkePublicKey = NewType("HpkePublicKey", bytes)
 SignaturePublicKey = NewType("SignaturePublicKey", bytes)
+
+_CHAIN: Final = 32  # certificates in a credential
+_EXTENSIONS: Final = 1024  # in one list; no two are of one type, and types are 16 bits
 
 HPKE_PUBLIC_KEY: Final[Codec[HpkePublicKey]] = OPAQUE_V.of(HpkePublicKey)
 SIGNATURE_PUBLIC_KEY: Final[Codec[SignaturePublicKey]] = OPAQUE_V.of(SignaturePublicKey)
@@ -55,7 +60,7 @@ class Credential:
     credential_type: CredentialType = wire(CREDENTIAL_TYPE)
     content: bytes | tuple[Certificate, ...] = select(
         "credential_type",
-        {CredentialType.BASIC: OPAQUE_V, CredentialType.X509: vector(codec(Certificate))},
+        {CredentialType.BASIC: OPAQUE_V, CredentialType.X509: vector(codec(Certificate), most=_CHAIN)},
         otherwise=OPAQUE_V,
     )
 
@@ -68,7 +73,7 @@ class Extension:
     extension_data: bytes = wire(OPAQUE_V)
 
 
-EXTENSIONS: Final = vector(codec(Extension))
+EXTENSIONS: Final = vector(codec(Extension), most=_EXTENSIONS)
 
 
 def extension_data(extensions: tuple[Extension, ...], wanted: ExtensionType) -> bytes | None:
@@ -87,9 +92,9 @@ class Capabilities:
 
     versions: tuple[ProtocolVersion, ...] = wire(vector(PROTOCOL_VERSION))
     cipher_suites: tuple[CipherSuite, ...] = wire(vector(CIPHER_SUITE))
-    extensions: tuple[ExtensionType, ...] = wire(vector(EXTENSION_TYPE))
-    proposals: tuple[ProposalType, ...] = wire(vector(PROPOSAL_TYPE))
-    credentials: tuple[CredentialType, ...] = wire(vector(CREDENTIAL_TYPE))
+    extensions: tuple[ExtensionType, ...] = wire(EXTENSION_TYPES)
+    proposals: tuple[ProposalType, ...] = wire(PROPOSAL_TYPES)
+    credentials: tuple[CredentialType, ...] = wire(CREDENTIAL_TYPES)
 
 
 @struct

@@ -33,6 +33,9 @@ from mimids.wire.declare import codec, select, struct, wire
 from mimids.wire.ids import CIPHER_SUITE, GROUP_ID, PROTOCOL_VERSION, CipherSuite, GroupId, ProtocolVersion
 
 ProposalRef = NewType("ProposalRef", bytes)
+_PATH: Final = 32  # leaf indices have 32 bits, so no path to the root is longer
+_COVERED: Final = 16_384  # proposals in one commit
+
 PROPOSAL_REF: Final[Codec[ProposalRef]] = OPAQUE_V.of(ProposalRef)
 
 
@@ -277,12 +280,12 @@ class UpdatePath:
     """A committer's new leaf and path (RFC 9420 section 7.6)."""
 
     leaf_node: LeafNode = wire(codec(LeafNode))
-    nodes: tuple[UpdatePathNode, ...] = wire(vector(codec(UpdatePathNode)))
+    nodes: tuple[UpdatePathNode, ...] = wire(vector(codec(UpdatePathNode), most=_PATH))
 
 
 @struct
 class Commit:
     """What leads to the next epoch (RFC 9420 section 12.4)."""
 
-    proposals: tuple[ProposalOrRef, ...] = wire(vector(codec(ProposalOrRef)))
+    proposals: tuple[ProposalOrRef, ...] = wire(vector(codec(ProposalOrRef), most=_COVERED))
     path: UpdatePath | None = wire(optional(codec(UpdatePath)))

@@ -8,6 +8,7 @@ encoding is the only one of its value, so what was decoded encodes to the same b
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from typing import Final, Generic, NewType, TypeVar, cast
 
@@ -190,18 +191,21 @@ class _Opaque(Codec[bytes]):
 
 
 class _Vector(Codec[tuple[T, ...]]):
-    def __init__(self, item: Codec[T], limit: int, at_least: int) -> None:
+    def __init__(self, item: Codec[T], limit: int, at_least: int, most: int) -> None:
         self._item = item
         self._limit = limit
         self._at_least = at_least
+        self._most = most
 
     def read(self, reader: Reader) -> tuple[T, ...]:
         stop = reader.block(self._limit)
         outer, reader.end = reader.end, stop
         items: list[T] = []
-        read = self._item.read
+        read, most = self._item.read, self._most
         try:
             while reader.pos < stop:
+                if len(items) == most:
+                    raise WireError(f"more than {most} items")
                 items.append(read(reader))
         except WireError as error:
             raise error.within(str(len(items))) from None
@@ -216,6 +220,31 @@ class _Vector(Codec[tuple[T, ...]]):
             self._item.write(item, block)
         out += varint.mls(len(block))
         out += block
+
+
+class _UintVector(Codec[tuple[int, ...]]):
+    """As `_Vector`, in one step for all: such a list may be long."""
+
+    def __init__(self, size: int, limit: int, at_least: int) -> None:
+        self._size = size
+        self._limit = limit
+        self._at_least = at_least
+        self._letter = {1: "B", 2: "H", 4: "I", 8: "Q"}[size]
+
+    def read(self, reader: Reader) -> tuple[int, ...]:
+        stop = reader.block(self._limit)
+        count, rest = divmod(stop - reader.pos, self._size)
+        if rest:
+            raise WireError("truncated", (str(count),))
+        if count < self._at_least:
+            raise WireError("empty")
+        values = struct.unpack_from(f">{count}{self._letter}", reader.data, reader.pos)
+        reader.pos = stop
+        return values
+
+    def write(self, value: tuple[int, ...], out: bytearray) -> None:
+        out += varint.mls(len(value) * self._size)
+        out += struct.pack(f">{len(value)}{self._letter}", *value)
 
 
 class _Optional(Codec["T | None"]):
@@ -263,9 +292,16 @@ def opaque(limit: int) -> Codec[bytes]:
     return _Opaque(limit)
 
 
-def vector(item: Codec[T], *, limit: int = varint.MLS_MAX, at_least: int = 0) -> Codec[tuple[T, ...]]:
-    """`T x<V>`: at most `limit` octets and at least `at_least` items."""
-    return _Vector(item, limit, at_least)
+def vector(
+    item: Codec[T], *, limit: int = varint.MLS_MAX, at_least: int = 0, most: int = varint.MLS_MAX
+) -> Codec[tuple[T, ...]]:
+    """`T x<V>`: at most `limit` octets, `at_least` to `most` items.
+
+    Give `most` where the items are small and more of them make no sense: a megabyte of empty ones costs a second.
+    """
+    if isinstance(item, _Uint) and most == varint.MLS_MAX:
+        return cast("Codec[tuple[T, ...]]", _UintVector(item._size, limit, at_least))
+    return _Vector(item, limit, at_least, most)
 
 
 def optional(item: Codec[T]) -> Codec[T | None]:
