@@ -328,9 +328,11 @@ class _Reading:
         kinds = get_type_hints(section)
         values: dict[str, object] = {}
         for name, declared in known.items():
-            written = table.get(name, declared.default)
-            if isinstance(written, str) and name not in table:
-                written = written.replace("{provider}", self.provider)
+            written = table.get(name)
+            if written is None:
+                written = declared.default
+                if isinstance(written, str):
+                    written = written.replace("{provider}", self.provider)
             try:
                 values[name] = None if written is None else read(kinds[name], written, self.directory)
                 declared.check(values[name])
