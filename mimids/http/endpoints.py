@@ -7,6 +7,7 @@ Nothing here, and nothing below, knows the framework that serves the table.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from enum import Enum
 from http import HTTPStatus
@@ -54,6 +55,7 @@ class Body(Generic[T]):
     read: Callable[[bytes], T]
     write: Callable[[T], bytes]
     schema: str  # the struct's name, or what the JSON object holds
+    example: str = ""  # of a JSON body
 
 
 def mimi_ds(cls: type[T]) -> Body[T]:
@@ -69,6 +71,35 @@ def of_codec(codec_: Codec[T], schema: str, media_type: str = MIMI_DS) -> Body[T
 def octets(media_type: str) -> Body[bytes]:
     """Return a body that is passed on as it is."""
     return Body(media_type, bytes, bytes, media_type)
+
+
+def encoded(schema: str, media_type: str = MIMI_DS) -> Body[bytes]:
+    """Return the body of an answer that its service gives encoded already."""
+    return Body(media_type, bytes, bytes, schema)
+
+
+def json_object(read: Callable[[dict[str, Any]], T], schema: str, example: str) -> Body[T]:
+    """Return a JSON request body, an object; `read` raises `ValueError`, `KeyError` or `TypeError`."""
+
+    def decode(octets: bytes) -> T:
+        value = json.loads(octets)
+        if not isinstance(value, dict):
+            raise ValueError("not an object")
+        try:
+            return read(value)
+        except (KeyError, TypeError) as error:
+            raise ValueError("a member is missing or of another type") from error
+
+    return Body(JSON, decode, _write_json, schema, example)
+
+
+def json_answer(schema: str, example: str) -> Body[Any]:
+    """Return a JSON answer body, written from plain dicts, lists, strings and numbers."""
+    return Body(JSON, json.loads, _write_json, schema, example)
+
+
+def _write_json(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
 
 
 @attrs.frozen

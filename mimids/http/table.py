@@ -198,7 +198,8 @@ class Table:
         status = (answer.status or endpoint.status).value
         if endpoint.answer is None:
             return Reply(status, headers)
-        headers.append((b"content-type", endpoint.answer.media_type.encode()))
+        if not any(name == b"content-type" for name, _ in headers):
+            headers.append((b"content-type", endpoint.answer.media_type.encode()))
         return Reply(status, headers, endpoint.answer.write(answer.body))
 
     async def _call(

@@ -1,0 +1,119 @@
+"""Devices' requests to the hub of a group: answered here if we are the hub, passed on otherwise (DESIGN 4.3).
+
+Nothing is queued: a hub that cannot be reached is 503, since raw partition keys are never kept (6.4). What is passed
+on encodes to the very bytes that were received; what comes back is checked for its outer shape only.
+"""
+
+from __future__ import annotations
+
+from base64 import urlsafe_b64encode
+from collections.abc import Callable, Sequence
+
+from mimids.ds.hub import Hub
+from mimids.ds.ports import Peers
+from mimids.errors import MimiError, PeerFailed
+from mimids.values import Device
+from mimids.wire.codec import Reader, WireError
+from mimids.wire.declare import encode
+from mimids.wire.ids import MaskedPartitionKey, ProviderId
+from mimids.wire.messages import (
+    SEND_REQUESTS,
+    SEND_RESULTS,
+    ExternalJoinRequest,
+    ExternalProposalRequest,
+    GroupInfoRequest,
+    ReceiveRequest,
+    SendRequest,
+    SendResponse,
+    SendResult,
+    SendStatus,
+)
+
+
+def send_results(outcomes: Sequence[SendResponse | MimiError], problem: Callable[[MimiError], bytes]) -> bytes:
+    """Return `SendResult results<V>`, with the JSON of each refusal in its place."""
+    return SEND_RESULTS.encode(
+        tuple(
+            SendResult(SendStatus.REFUSED, problem(outcome))
+            if isinstance(outcome, MimiError)
+            else SendResult(SendStatus.ACCEPTED, outcome)
+            for outcome in outcomes
+        )
+    )
+
+
+class Hubs:
+    """All hubs as our devices see them: each call names the hub, and returns the encoded answer."""
+
+    def __init__(self, provider: ProviderId, hub: Hub, peers: Peers, problem: Callable[[MimiError], bytes]) -> None:
+        self._provider = provider
+        self._hub = hub
+        self._peers = peers
+        self._problem = problem
+
+    async def send(self, device: Device, hub: ProviderId, request: SendRequest) -> bytes:
+        """Sequence a message; return a SendResponse."""
+        if hub == self._provider:
+            return encode(await self._hub.send(request, device))
+        return await self._pass_on(hub, "send", encode(request))
+
+    async def send_batch(self, device: Device, hub: ProviderId, requests: Sequence[SendRequest]) -> bytes:
+        """Sequence messages in order; return `SendResult results<V>`."""
+        if hub == self._provider:
+            return send_results(await self._hub.send_batch(requests, device), self._problem)
+        return await self._pass_on(hub, "send-batch", SEND_REQUESTS.encode(tuple(requests)))
+
+    async def receive(
+        self, device: Device, hub: ProviderId, request: ReceiveRequest, *, wait_seconds: int | None = None
+    ) -> bytes:
+        """Return a ReceiveResponse without hints: a device gets the epochs whose key it presents (4.3)."""
+        if hub == self._provider:
+            return await self._hub.receive(request, device, wait_seconds=wait_seconds or 0)
+        return _without_hints(await self._pass_on(hub, "receive", encode(request), wait_seconds=wait_seconds))
+
+    async def join(self, device: Device, hub: ProviderId, request: ExternalJoinRequest) -> bytes:
+        """Sequence an external commit; return a SendResponse."""
+        if hub == self._provider:
+            return encode(await self._hub.join(request, device))
+        return await self._pass_on(hub, "join", encode(request))
+
+    async def propose(self, device: Device, hub: ProviderId, request: ExternalProposalRequest) -> bytes:
+        """Sequence a proposal from outside; return a SendResponse."""
+        if hub == self._provider:
+            return encode(await self._hub.propose(request, device))
+        return await self._pass_on(hub, "propose", encode(request))
+
+    async def group_info(
+        self,
+        device: Device,
+        hub: ProviderId,
+        request: GroupInfoRequest,
+        *,
+        partition: MaskedPartitionKey | None = None,
+        bundle: bool = False,
+    ) -> bytes:
+        """Return a GroupInfoResponse, or with `bundle` a GroupInfoBundle."""
+        if hub == self._provider:
+            found = await self._hub.group_info(request.group_id, device, partition=partition)
+            return encode(found if bundle else found.info)
+        query = ["bundle"] if bundle else []
+        if partition is not None:
+            query.append("partition=" + urlsafe_b64encode(partition).rstrip(b"=").decode())
+        path = "group-info" + ("?" + "&".join(query) if query else "")
+        return await self._pass_on(hub, path, encode(request))
+
+    async def _pass_on(self, hub: ProviderId, path: str, body: bytes, *, wait_seconds: int | None = None) -> bytes:
+        answer = await self._peers.call(hub, "POST", f"/ds/v1/{path}", body, wait_seconds=wait_seconds)
+        return answer.body
+
+
+def _without_hints(answer: bytes) -> bytes:
+    """Cut the hints off a ReceiveResponse: `Message messages<V>` of its epoch, then `HintedEpoch hints<V>`."""
+    reader = Reader(answer)
+    try:
+        reader.pos = end = reader.block()
+        reader.pos = reader.block()
+        reader.finish()
+    except WireError as error:
+        raise PeerFailed("not a ReceiveResponse") from error
+    return answer[:end] + b"\x00"

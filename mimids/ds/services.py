@@ -1,0 +1,39 @@
+"""What a handler gets of its provider: one frozen record, made in `app.py`."""
+
+from __future__ import annotations
+
+import attrs
+
+from mimids.config import Config
+from mimids.ds.accounts import Devices
+from mimids.ds.forwarding import Hubs
+from mimids.ds.gateway import Gateway
+from mimids.ds.hub import Hub
+from mimids.ds.keypackages import KeyPackages
+from mimids.ds.ohttp_keys import OhttpKeys
+from mimids.ds.ports import Clock, Peers
+from mimids.ds.relay import Relay
+from mimids.ds.wakes import Wakes
+from mimids.ds.welcomes import Welcomes
+from mimids.store.db import Store
+from mimids.telemetry import Telemetry
+
+
+@attrs.frozen(kw_only=True)
+class Services:
+    """One running provider."""
+
+    config: Config
+    clock: Clock
+    telemetry: Telemetry
+    store: Store
+    peers: Peers
+    wakes: Wakes
+    devices: Devices
+    key_packages: KeyPackages
+    ohttp_keys: OhttpKeys
+    gateway: Gateway
+    relay: Relay
+    hub: Hub
+    hubs: Hubs
+    welcomes: Welcomes

@@ -1,0 +1,250 @@
+"""Endpoints between providers (DESIGN 4.2): the caller is a `Follower`, known by its certificate."""
+
+from __future__ import annotations
+
+import re
+from base64 import urlsafe_b64decode
+from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+from mimids.ds.contacts import base64url
+from mimids.ds.forwarding import send_results
+from mimids.ds.services import Services
+from mimids.errors import (
+    ArrangementRequired,
+    BranchTerminated,
+    CommitDataDiffers,
+    GroupInfoMismatch,
+    InvalidMessage,
+    Malformed,
+    MimiError,
+    PartitionAmbiguous,
+    PartitionExists,
+    PolicyRefused,
+    QuotaExceeded,
+    RatchetTreeNeeded,
+    RateLimited,
+    StorageUnavailable,
+    TooMany,
+    UnknownGroup,
+    UnknownPartition,
+    WelcomeMismatch,
+    WelcomeNotExpected,
+    WrongBranch,
+    WrongEpoch,
+)
+from mimids.http.endpoints import (
+    MESSAGE_MLS,
+    Access,
+    Body,
+    Call,
+    Endpoint,
+    Listener,
+    encoded,
+    mimi_ds,
+    of_codec,
+)
+from mimids.http.problems import document
+from mimids.mls.framing import MLS_MESSAGE, MLSMessage
+from mimids.values import Follower
+from mimids.wire.declare import encode
+from mimids.wire.ids import MaskedPartitionKey
+from mimids.wire.messages import (
+    SEND_REQUESTS,
+    ExternalJoinRequest,
+    ExternalProposalRequest,
+    GroupInfoRequest,
+    ReceiveRequest,
+    SendRequest,
+    SendResponse,
+    WelcomeInitRequest,
+    WelcomeInitResponse,
+)
+
+MASKED_KEY_CHARS: Final = 86  # 64 octets in base64url
+_WAIT: Final = re.compile(r"(?:^|[,;\s])wait\s*=\s*([0-9]{1,9})\s*(?:$|[,;])")
+
+SENDING: Final[tuple[type[MimiError], ...]] = (
+    UnknownGroup,
+    PartitionExists,
+    WrongEpoch,
+    WrongBranch,
+    BranchTerminated,
+    CommitDataDiffers,
+    InvalidMessage,
+    RatchetTreeNeeded,
+    GroupInfoMismatch,
+    WelcomeMismatch,
+    PolicyRefused,
+    RateLimited,
+    QuotaExceeded,
+    ArrangementRequired,
+    StorageUnavailable,
+)
+JOINING: Final = (*SENDING, PartitionAmbiguous)
+READING: Final = (UnknownGroup, BranchTerminated, ArrangementRequired, StorageUnavailable)
+
+SEND_BATCH: Final[Body[tuple[SendRequest, ...]]] = of_codec(SEND_REQUESTS, "SendRequest requests<V>")
+WELCOME: Final[Body[MLSMessage]] = Body(MESSAGE_MLS, MLS_MESSAGE.decode, MLS_MESSAGE.encode, "MLSMessage")
+
+
+async def send(services: Services, call: Call[SendRequest]) -> SendResponse:
+    """Sequence a message that a follower forwards."""
+    return await services.hub.send(call.body, _follower(call))
+
+
+async def send_batch(services: Services, call: Call[tuple[SendRequest, ...]]) -> bytes:
+    """Sequence messages in order, one commit to disk."""
+    return send_results(await services.hub.send_batch(call.body, _follower(call)), document)
+
+
+async def receive(services: Services, call: Call[ReceiveRequest]) -> bytes:
+    """Return a partition's messages; with `Prefer: wait` once there are any."""
+    wait = wait_seconds(call.headers, services.config.limits.receive_wait_seconds)
+    return await services.hub.receive(call.body, _follower(call), wait_seconds=wait or 0)
+
+
+async def join(services: Services, call: Call[ExternalJoinRequest]) -> SendResponse:
+    """Sequence an external commit."""
+    return await services.hub.join(call.body, _follower(call))
+
+
+async def propose(services: Services, call: Call[ExternalProposalRequest]) -> SendResponse:
+    """Sequence a proposal from outside."""
+    return await services.hub.propose(call.body, _follower(call))
+
+
+async def group_info(services: Services, call: Call[GroupInfoRequest]) -> bytes:
+    """Return what a joiner needs."""
+    found = await services.hub.group_info(call.body.group_id, _follower(call), partition=partition_of(call.query))
+    return encode(found if "bundle" in call.query else found.info)
+
+
+async def welcome_init(services: Services, call: Call[WelcomeInitRequest]) -> WelcomeInitResponse:
+    """Say whose KeyPackages are ours."""
+    return await services.welcomes.init(_follower(call).provider, call.body)
+
+
+async def welcome(services: Services, call: Call[MLSMessage]) -> None:
+    """Take a Welcome for our devices."""
+    await services.welcomes.take(_follower(call).provider, call.body)
+
+
+# --- what requests have in common ---------------------------------------------------------------------------------
+
+
+def _follower(call: Call[Any]) -> Follower:
+    assert isinstance(call.caller, Follower)  # noqa: S101  # the row says so
+    return call.caller
+
+
+def wait_seconds(headers: Mapping[str, str], at_most: int) -> int | None:
+    """Return for how long `Prefer: wait=N` (RFC 7240 section 4.3) asks to be held, None if it does not."""
+    found = _WAIT.search(headers.get("prefer", "").lower())
+    return min(int(found[1]), at_most) if found else None
+
+
+def partition_of(query: Mapping[str, str]) -> MaskedPartitionKey | None:
+    """Return the partition that `?partition=` names in base64url; raise `Malformed`."""
+    text = query.get("partition")
+    if text is None:
+        return None
+    octets = from_base64url(text) if len(text) <= MASKED_KEY_CHARS else b""
+    if len(octets) not in (32, 48, 64):
+        raise Malformed("partition is a masked partition key in base64url")
+    return MaskedPartitionKey(octets)
+
+
+def from_base64url(text: str) -> bytes:
+    """Read base64url without padding (RFC 4648 section 5), the one form it has; raise `Malformed`."""
+    try:
+        octets = urlsafe_b64decode(text.encode("ascii") + b"=" * (-len(text) % 4))
+    except ValueError as error:
+        raise Malformed("not base64url") from error
+    if base64url(octets) != text:
+        raise Malformed("not base64url")
+    return octets
+
+
+def _row(
+    name: str,
+    path: str,
+    handler: Callable[[Any, Call[Any]], Awaitable[Any]],
+    request: Body[Any],
+    answer: Body[Any] | None,
+    summary: str,
+    problems: tuple[type[MimiError], ...],
+    **more: Any,
+) -> Endpoint:
+    return Endpoint(
+        name, Listener.PUBLIC, "POST", f"/ds/v1/{path}", Access.PROVIDER, request, answer, handler, summary,
+        problems=problems, **more,
+    )  # fmt: skip
+
+
+_SEND_RESPONSE: Final = mimi_ds(SendResponse)
+_GROUP_INFO: Final = encoded("GroupInfoResponse; with ?bundle GroupInfoBundle")
+
+PROVIDERS: Final[tuple[Endpoint, ...]] = (
+    _row("send", "send", send, mimi_ds(SendRequest), _SEND_RESPONSE, "sequence a message", SENDING),
+    _row(
+        "send-batch",
+        "send-batch",
+        send_batch,
+        SEND_BATCH,
+        encoded("SendResult results<V>"),
+        "sequence messages in order, one commit to disk; each is refused by itself",
+        (TooMany, ArrangementRequired, StorageUnavailable),
+    ),
+    _row(
+        "receive",
+        "receive",
+        receive,
+        mimi_ds(ReceiveRequest),
+        encoded("ReceiveResponse"),
+        "messages of a partition; `Prefer: wait=N` holds it until something new or N seconds",
+        (UnknownPartition, ArrangementRequired, StorageUnavailable),
+    ),
+    _row("join", "join", join, mimi_ds(ExternalJoinRequest), _SEND_RESPONSE, "sequence an external commit", JOINING),
+    _row(
+        "propose",
+        "propose",
+        propose,
+        mimi_ds(ExternalProposalRequest),
+        _SEND_RESPONSE,
+        "sequence a proposal from outside: senders `external` and `new_member_proposal` only",
+        JOINING,
+    ),
+    _row(
+        "group-info",
+        "group-info",
+        group_info,
+        mimi_ds(GroupInfoRequest),
+        _GROUP_INFO,
+        "what a joiner needs; `?partition=` a masked key in base64url",
+        READING,
+        query=("bundle", "partition"),
+    ),
+    _row(
+        "welcome-init",
+        "welcome/init",
+        welcome_init,
+        mimi_ds(WelcomeInitRequest),
+        mimi_ds(WelcomeInitResponse),
+        "which of these KeyPackages' owners take a Welcome",
+        (StorageUnavailable,),
+        open_without_arrangement=True,
+    ),
+    _row(
+        "welcome",
+        "welcome",
+        welcome,
+        WELCOME,
+        None,
+        "a Welcome for our devices",
+        (WelcomeNotExpected, StorageUnavailable),
+        status=HTTPStatus.NO_CONTENT,
+        limit="welcome_bytes",
+    ),
+)
