@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # The name of a user or device: what RFC 3986 section 3.3 allows in a path segment.
 _SEGMENT: Final = r"(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})+"
+_REMEMBERED_OCTETS: Final = 4096  # certificates of up to this size are parsed once
 _USER: Final = re.compile(rf"(mimi://([a-z0-9.-]+)/u/{_SEGMENT})(/d/{_SEGMENT})?")
 
 
@@ -70,8 +71,12 @@ def _subject(certificate: x509.Certificate) -> UserId | None:
     return users.pop() if len(users) == 1 else None
 
 
-@lru_cache(maxsize=1024)
 def _certificate(der: bytes) -> x509.Certificate | None:
+    return _parsed(der) if len(der) <= _REMEMBERED_OCTETS else _parsed.__wrapped__(der)
+
+
+@lru_cache(maxsize=1024)
+def _parsed(der: bytes) -> x509.Certificate | None:
     try:
         return x509.load_der_x509_certificate(der)
     except (ValueError, x509.InvalidVersion):

@@ -6,7 +6,7 @@ import base64
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mimids.mls.code_points import NodeType
@@ -73,7 +73,6 @@ def test_blank_nodes_are_shown() -> None:
     assert lines[1:4] == ("  leaf 0: blank", "  parent at 1: blank", "  leaf 1:")
 
 
-@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_whatever_parses_is_shown(data: st.DataObject) -> None:
     kinds: list[Any] = [MLS_MESSAGE, RATCHET_TREE]

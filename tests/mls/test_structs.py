@@ -29,7 +29,7 @@ def _declared() -> dict[str, Codec[Any]]:
 
 DECLARED = _declared()
 every_struct = pytest.mark.parametrize("by", DECLARED.values(), ids=DECLARED.keys())
-a_few = settings(max_examples=20, deadline=None)
+a_few = settings(max_examples=max(20, (settings.default or settings()).max_examples // 5))
 
 
 def test_the_list_is_not_empty() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mimids.mls import code_points
@@ -29,7 +29,6 @@ def test_suites_outside_the_table_are_not_known() -> None:
 
 
 @pytest.mark.parametrize("code", SUITES)
-@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_a_changed_key_or_signature_is_refused_and_never_raises(code: int, data: st.DataObject) -> None:
     signer, signature = SIGNED[code]
