@@ -35,8 +35,6 @@ class Suite:
     scheme: str
     hpke_key_size: int  # of a public key, and of a KEM output: they are one format in all seven
     signature_key_size: int
-    aead_key_size: int
-    aead_tag_size: int = 16
 
     def hash(self, data: bytes) -> bytes:
         """Return Hash(data), `hash_size` octets."""
@@ -51,20 +49,20 @@ class Suite:
         return len(key) == self.signature_key_size and _public_key(self.scheme, key) is not None
 
 
-def _suite(code: int, name: str, hash_size: int, scheme: str, hpke: int, signature: int, aead_key: int) -> Suite:
-    return Suite(CipherSuite(code), name, f"sha{hash_size * 8}", hash_size, scheme, hpke, signature, aead_key)
+def _suite(code: int, name: str, hash_size: int, scheme: str, hpke: int, signature: int) -> Suite:
+    return Suite(CipherSuite(code), name, f"sha{hash_size * 8}", hash_size, scheme, hpke, signature)
 
 
 SUITES: Final[Mapping[int, Suite]] = {
     suite.code: suite
     for suite in (
-        _suite(1, "MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519", 32, "Ed25519", 32, 32, 16),
-        _suite(2, "MLS_128_DHKEMP256_AES128GCM_SHA256_P256", 32, "P-256", 65, 65, 16),
-        _suite(3, "MLS_128_DHKEMX25519_CHACHA20POLY1305_SHA256_Ed25519", 32, "Ed25519", 32, 32, 32),
-        _suite(4, "MLS_256_DHKEMX448_AES256GCM_SHA512_Ed448", 64, "Ed448", 56, 57, 32),
-        _suite(5, "MLS_256_DHKEMP521_AES256GCM_SHA512_P521", 64, "P-521", 133, 133, 32),
-        _suite(6, "MLS_256_DHKEMX448_CHACHA20POLY1305_SHA512_Ed448", 64, "Ed448", 56, 57, 32),
-        _suite(7, "MLS_256_DHKEMP384_AES256GCM_SHA384_P384", 48, "P-384", 97, 97, 32),
+        _suite(1, "MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519", 32, "Ed25519", 32, 32),
+        _suite(2, "MLS_128_DHKEMP256_AES128GCM_SHA256_P256", 32, "P-256", 65, 65),
+        _suite(3, "MLS_128_DHKEMX25519_CHACHA20POLY1305_SHA256_Ed25519", 32, "Ed25519", 32, 32),
+        _suite(4, "MLS_256_DHKEMX448_AES256GCM_SHA512_Ed448", 64, "Ed448", 56, 57),
+        _suite(5, "MLS_256_DHKEMP521_AES256GCM_SHA512_P521", 64, "P-521", 133, 133),
+        _suite(6, "MLS_256_DHKEMX448_CHACHA20POLY1305_SHA512_Ed448", 64, "Ed448", 56, 57),
+        _suite(7, "MLS_256_DHKEMP384_AES256GCM_SHA384_P384", 48, "P-384", 97, 97),
     )
 }
 
@@ -78,11 +76,6 @@ _CURVES: Final[Mapping[str, tuple[ec.EllipticCurve, hashes.HashAlgorithm]]] = {
 def suite_of(code: int) -> Suite | None:
     """Return the suite of this code point, None if it is not known."""
     return SUITES.get(code)
-
-
-def hash_bytes(suite: Suite, data: bytes) -> bytes:
-    """Return Hash(data) of the suite."""
-    return suite.hash(data)
 
 
 def ref_hash(suite: Suite, label: bytes, value: bytes) -> bytes:
