@@ -92,7 +92,7 @@ def test_the_command_explains_itself(bare: Path, tmp_path: Path) -> None:
 def test_the_metadata_names_licence_and_dependencies(bare: Path) -> None:
     (info,) = bare.glob("lib/python3.*/site-packages/mimids-*.dist-info")
     installed: Distribution = PathDistribution(info)
-    assert installed.version == PROJECT["project"]["version"]
+    assert installed.version == mimids.__version__
     assert installed.metadata["License-Expression"] == "Apache-2.0"
     assert {Requirement(line) for line in installed.requires or ()} == {
         Requirement(line) for line in PROJECT["project"]["dependencies"]

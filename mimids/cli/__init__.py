@@ -1,1 +1,5 @@
-"""Commands: parse, call one function, print one result."""
+"""The command line: `mimids.cli:main`."""
+
+from mimids.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,118 @@
+"""Certificates of one's own making: an authority, and pairs that serve both as server and as client.
+
+For `serve --dev`, `demo`, tests, and providers that vouch for each other without a public authority. Public ones stop
+issuing for client use, so what `init` makes is also what many will show to other providers.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import attrs
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+AUTHORITY_DAYS: Final = 3650
+PAIR_DAYS: Final = 825  # the longest that the platforms of clients take from a private authority
+_CLOCKS_DIFFER: Final = timedelta(hours=1)
+
+
+@attrs.frozen
+class Issued:
+    """A certificate with its private key."""
+
+    certificate: x509.Certificate
+    private_key: ec.EllipticCurvePrivateKey = attrs.field(repr=False)
+
+    def write(self, certificate: Path, private_key: Path) -> None:
+        """Write both as PEM; the key for its owner only. Raise `FileExistsError` rather than replace one."""
+        encoded = self.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        write_new(private_key, encoded, mode=0o600)
+        write_new(certificate, self.certificate.public_bytes(Encoding.PEM))
+
+
+@attrs.frozen
+class Authority(Issued):
+    """Who vouches for pairs."""
+
+    def issue(self, names: Sequence[str], addresses: Sequence[str] = (), *, days: int = PAIR_DAYS) -> Issued:
+        """Return a pair for these dNSNames and IP addresses, for serverAuth and clientAuth."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        alternatives: list[x509.GeneralName] = [x509.DNSName(name) for name in names]
+        alternatives += [x509.IPAddress(ipaddress.ip_address(address)) for address in addresses]
+        purposes = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
+        built = (
+            _builder(names[0], self.certificate.subject, key.public_key(), days)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
+            .add_extension(_usage(signs_certificates=False), critical=True)
+            .add_extension(purposes, critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self.private_key.public_key()), critical=False
+            )
+        )
+        return Issued(built.sign(self.private_key, SHA256()), key)
+
+
+def new_authority(name: str) -> Authority:
+    """Return an authority that nobody trusts yet."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    built = (
+        _builder(name, subject, key.public_key(), AUTHORITY_DAYS)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(signs_certificates=True), critical=True)
+    )
+    return Authority(built.sign(key, SHA256()), key)
+
+
+def read_authority(certificate: Path, private_key: Path) -> Authority:
+    """Return the authority in two PEM files; raise `ValueError` if they do not hold one, `OSError`."""
+    key = load_pem_private_key(private_key.read_bytes(), None)
+    found = x509.load_pem_x509_certificate(certificate.read_bytes())
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or found.public_key() != key.public_key():
+        raise ValueError(f"{private_key} is not the key of {certificate}")
+    return Authority(found, key)
+
+
+def write_new(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+    """Write a file that is not there yet, whole, with this mode from its first moment on; raise `FileExistsError`."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+
+
+def _builder(name: str, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])]))
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _CLOCKS_DIFFER)
+        .not_valid_after(now + timedelta(days=days))
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+    )
+
+
+def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )

@@ -1,0 +1,58 @@
+"""The command line, put together: what is there, in the order that help shows it.
+
+Nothing here imports the server; `serve` does so when it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import click
+
+from mimids import __version__
+from mimids.cli.mls import mls
+from mimids.cli.nouns import add_nouns
+from mimids.cli.setup import init, migrate
+
+_SECTIONS: Final = {
+    "Run a provider": ("serve", "init", "migrate", "check", "backup", "restore"),
+    "Try it": ("demo", "completion", "mls"),
+}
+_THE_REST: Final = "Operate it"
+
+
+class _InSections(click.Group):
+    """A group whose help lists its commands by purpose."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        first = {name for names in _SECTIONS.values() for name in names}
+        sections = _SECTIONS | {_THE_REST: tuple(name for name in self.commands if name not in first)}
+        for title, names in sections.items():
+            rows = [(name, self.commands[name].get_short_help_str(100)) for name in names if name in self.commands]
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
+@click.group(
+    cls=_InSections,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    help="A federated MLS Delivery Service for MIMI.",
+    epilog="\b\nTo look at it:       mimids demo\nTo try it:           mimids serve --dev\n"
+    "To set up your own:  mimids init DIR",
+)
+@click.version_option(__version__, prog_name="mimids")
+def main() -> None:
+    """Hold the commands."""
+
+
+def _add(to: click.Group, commands: Sequence[click.Command]) -> None:
+    for command in commands:
+        to.add_command(command)
+
+
+_add(main, [init, migrate, mls])
+add_nouns(main)

@@ -1,0 +1,56 @@
+"""What a command ends with when it does not do what was asked: exit 1, one line of why, one of what to do."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from typing import IO, Any, Final
+
+import click
+
+from mimids.config import ConfigError
+from mimids.errors import MimiError
+from mimids.ohttp.at_rest import KeyUnavailable
+from mimids.store.lock import Locked
+from mimids.store.migrate import SchemaRefused
+
+REFUSED: Final = 1  # click gives 2 for usage
+
+
+class Refused(click.ClickException):
+    """The command was understood and not done; `mend` says what to do about it."""
+
+    exit_code = REFUSED
+
+    def __init__(self, why: str, mend: str | None = None) -> None:
+        super().__init__(why)
+        self.mend = mend
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print it on standard error."""
+        click.echo(f"mimids: {self.message}", err=True)
+        if self.mend:
+            click.echo(f"  {self.mend}", err=True)
+
+
+def or_refused(do: Callable[[], Any]) -> Any:
+    """Return what `do` does; what an operator can do something about becomes `Refused`, a bug stays what it is."""
+    try:
+        return do()
+    except ConfigError as error:
+        raise Refused("the configuration cannot be used", "\n  ".join(error.faults)) from error
+    except SchemaRefused as error:
+        raise Refused(str(error)) from error
+    except KeyUnavailable as error:
+        raise Refused(str(error), "[ohttp] key_file names the file that the keys were encrypted under") from error
+    except Locked as error:
+        raise Refused(
+            str(error), "try again when it has ended; commands reach a running server by its socket"
+        ) from error
+    except MimiError as error:
+        raise Refused(str(error)) from error
+    except sqlite3.OperationalError as error:
+        raise Refused(f"the database: {error}", "`mimids check` says more") from error
+    except OSError as error:
+        what = f"{error.filename}: " if error.filename else ""
+        raise Refused(f"{what}{error.strerror or error}") from error

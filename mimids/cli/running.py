@@ -1,0 +1,96 @@
+"""Run one command of the table: here, under the lock, or in the server that holds it.
+
+Reading needs neither: any number may read beside a running server.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, cast
+
+from mimids.cli.places import require_database
+from mimids.cli.refusals import Refused, or_refused
+from mimids.config import Config
+from mimids.ds.commands import Command, Context, JsonObject
+from mimids.errors import MimiError, every_error
+from mimids.store import lock
+from mimids.store.db import read_here, write_here
+from mimids.values import Milliseconds
+
+SERVER_SECONDS: Final = 30  # for a running server to answer
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=SERVER_SECONDS)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(SERVER_SECONDS)
+        self.sock.connect(str(self._path))
+
+
+def run(config: Config, command: Command, given: Mapping[str, object]) -> JsonObject:
+    """Return the answer, durable if the command writes; raise `Refused`."""
+    require_database(config)
+    if command.writes:
+        answer = _ask_server(config.operator_socket, command, given)
+        if answer is not None:
+            return answer
+    try:
+        return cast("JsonObject", or_refused(lambda: _run_here(config, command, given)))
+    except Refused as refused:
+        if isinstance(refused.__cause__, MimiError):
+            raise _refusal(command, type(refused.__cause__), refused.message) from refused.__cause__
+        raise
+
+
+def _run_here(config: Config, command: Command, given: Mapping[str, object]) -> JsonObject:
+    context = Context.of(config, Milliseconds(time.time_ns() // 1_000_000))
+    if not command.writes:
+        with read_here(config.database) as tx:
+            return command.run(tx, context, given)
+    with lock.hold(config.data_dir):
+        return write_here(config.database, lambda tx: command.run(tx, context, given))
+
+
+def _ask_server(path: Path, command: Command, given: Mapping[str, object]) -> JsonObject | None:
+    """Return the answer of the server that listens at `path`, None if none does; raise `Refused`."""
+    connection = _UnixConnection(path)
+    try:
+        connection.connect()
+    except (FileNotFoundError, ConnectionRefusedError):
+        return None
+    except OSError as error:
+        raise Refused(
+            f"{path}: {error.strerror or error}", "run the command as the user that the server runs as"
+        ) from error
+    try:
+        connection.request("POST", command.path, json.dumps(given), {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        answer = json.loads(response.read())
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise Refused(f"the server at {path} does not answer ({error})", "its log says why") from error
+    finally:
+        connection.close()
+    if response.status == 200:
+        return cast("JsonObject", answer)
+    raise _problem(command, answer)
+
+
+def _problem(command: Command, problem: Mapping[str, Any]) -> Refused:
+    kinds = {kind.problem_type(): kind for kind in every_error()}
+    kind = kinds.get(problem.get("type", ""), MimiError)
+    return _refusal(command, kind, problem.get("detail") or problem.get("title") or "refused")
+
+
+def _refusal(command: Command, kind: type[MimiError], why: str) -> Refused:
+    return Refused(why, command.hints.get(kind))

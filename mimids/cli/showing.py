@@ -1,0 +1,118 @@
+"""Answers for people: tables, lists of names and values, a group's tree. Scripts take `--json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import click
+
+from mimids.ds.commands import JsonObject
+
+_KEY_DIGITS: Final = 8  # of a masked partition key, in a drawing
+_TIMES: Final = ("_at", "not_after")
+
+
+def show(name: str, answer: JsonObject, *, as_json: bool) -> None:
+    """Print a command's answer."""
+    if as_json:
+        click.echo(json.dumps(answer))
+    else:
+        for line in _DRAWINGS.get(name, _plainly)(answer):
+            click.echo(line)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Iterator[str]:
+    """Yield the lines of a table, numbers to the right."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    right = [bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(columns))]
+    for line in ([*columns], *cells):
+        padded = (
+            text.rjust(width) if to_right else text.ljust(width)
+            for text, width, to_right in zip(line, widths, right, strict=True)
+        )
+        yield "  ".join(padded).rstrip()
+
+
+def _plainly(answer: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each name with its value, and a table for each list of objects."""
+    width = max((len(name) for name, value in answer.items() if not isinstance(value, list)), default=0)
+    for name, value in answer.items():
+        if not isinstance(value, list):
+            yield f"{name.ljust(width)}  {_value(name, value)}"
+        elif value:
+            yield from table(list(value[0]), [[_value(key, each[key]) for key in value[0]] for each in value])
+        else:
+            yield f"no {name}"
+
+
+def _value(name: str, value: object) -> object:
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int) and name.endswith(_TIMES):
+        return f"{datetime.fromtimestamp(value / 1000, UTC):%Y-%m-%d %H:%M:%S}Z"
+    return value
+
+
+def _groups(answer: JsonObject) -> Iterator[str]:
+    shown = ("hub", "epoch", "messages", "partitions", "live_forks")
+    rows = [(group["name"] or group["group_id"], *(_value(key, group[key]) for key in shown))
+            for group in answer["groups"]]  # fmt: skip
+    yield from table(("group", *shown), rows) if rows else ("no groups",)
+
+
+def _group(answer: JsonObject) -> Iterator[str]:
+    """Draw the partitions of a group: time runs down, a fork runs to the right.
+
+    A chain of commits stays in its column; only where a partition has several children does each get a branch.
+    """
+    yield answer["name"] or answer["group_id"]
+    yield f"hub {answer['hub']}, cipher suite {answer['cipher_suite']}, since {_value('_at', answer['created_at'])}"
+    forks = answer["live_forks"]
+    if forks:
+        yield f"{forks} live fork{'s' if forks > 1 else ''}: `mimids group terminate` can end a branch"
+    below: dict[str | None, list[JsonObject]] = {}
+    known = {each["partition"] for each in answer["tree"]}
+    for each in answer["tree"]:
+        below.setdefault(each["parent"] if each["parent"] in known else None, []).append(each)
+    for root in below.get(None, []):
+        yield ""
+        yield from _branch(root, below, "")
+
+
+def _branch(partition: JsonObject, below: Mapping[str | None, list[JsonObject]], margin: str) -> Iterator[str]:
+    while True:
+        yield f"{margin}{_drawn(partition)}"
+        children = below.get(partition["partition"], [])
+        if len(children) != 1:
+            break
+        partition = children[0]
+    for child in children:
+        last = child is children[-1]
+        lines = _branch(child, below, "")
+        yield f"{margin}{'└─' if last else '├─'} {next(lines)}"
+        for line in lines:
+            yield f"{margin}{'   ' if last else '│  '}{line}"
+
+
+def _drawn(partition: JsonObject) -> str:
+    epoch = "?" if partition["epoch"] is None else partition["epoch"]
+    count = partition["messages"]
+    notes = [f"{count} message{'' if count == 1 else 's'}", f"state {partition['state']}"]
+    if partition["detached"]:
+        notes.append("DETACHED")
+    if partition["terminated"]:
+        notes.append("TERMINATED" + (f" ({partition['why']})" if partition["why"] else ""))
+    if partition["held_welcomes"]:
+        notes.append(f"{partition['held_welcomes']} Welcomes held")
+    if partition["followers"]:
+        notes.append("to " + ", ".join(partition["followers"]))
+    return f"● epoch {epoch}  {partition['partition'][:_KEY_DIGITS]}  {', '.join(notes)}"
+
+
+_DRAWINGS: Final[Mapping[str, Callable[[JsonObject], Iterator[str]]]] = {"group list": _groups, "group show": _group}
