@@ -93,7 +93,6 @@ CREATE TABLE follows (
     next_counter INTEGER NOT NULL DEFAULT 0,       -- what to send next
     dirty INTEGER NOT NULL DEFAULT 1,              -- look here whatever the cursor says (new, or resumed)
     needs_opening INTEGER NOT NULL DEFAULT 0,      -- it has no parent state: send `opening` along
-    ended_at INTEGER,                              -- "no longer followed"
     PRIMARY KEY (provider, partition)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX follows_of_partition ON follows (partition);
@@ -135,7 +134,8 @@ CREATE TABLE welcomes_expected (
     ref BLOB NOT NULL,
     device INTEGER NOT NULL,
     accepted_at INTEGER NOT NULL,
-    matched_at INTEGER,                            -- its Welcome came; pushes of its group match it to a partition
+    arrived_at INTEGER,                            -- its Welcome came
+    matched_group INTEGER,                         -- the group that pushes then began with: one for each reference
     PRIMARY KEY (hub, ref)
 ) STRICT, WITHOUT ROWID;
 

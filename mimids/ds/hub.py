@@ -19,7 +19,7 @@ from mimids.ds.offered import Offered
 from mimids.ds.ports import Clock
 from mimids.ds.sequencer import Changes, Outcome, Run, check_welcome
 from mimids.ds.states import States
-from mimids.ds.wakes import Wakes
+from mimids.ds.wakes import Wakes, partition_topic
 from mimids.errors import (
     BranchTerminated,
     GroupExists,
@@ -50,11 +50,6 @@ from mimids.wire.messages import (
 )
 
 DELIVERY: Final = "delivery"  # the topic that wakes the job that pushes
-
-
-def partition_topic(key: MaskedPartitionKey) -> tuple[str, MaskedPartitionKey]:
-    """Return the topic that wakes whoever waits for messages of a partition."""
-    return ("partition", key)
 
 
 class Hub:

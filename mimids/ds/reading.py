@@ -27,6 +27,7 @@ class Page:
     partition: Partition
     counter: Counter
     messages: tuple[bytes, ...]
+    kinds: frozenset[int]  # content types among them
     complete: bool  # nothing follows it now
 
     @property
@@ -50,7 +51,17 @@ def page(tx: Tx, partition: Partition, counter: Counter, *, limit_octets: int) -
                 break
             raise MessagesExpired(next_counter=messages.first_kept(tx, partition.id, counter))
         encoded.append(encode_message(message.body, message.next_masked_key, message.group_info))
-    return Page(partition, counter, tuple(encoded), counter + len(encoded) >= partition.next_counter)
+    kinds = frozenset(message.kind for message in found[: len(encoded)])
+    return Page(partition, counter, tuple(encoded), kinds, counter + len(encoded) >= partition.next_counter)
+
+
+def kept_page(tx: Tx, partition: Partition, counter: Counter, *, limit_octets: int) -> Page:
+    """Return messages from `counter` on, passing over those at the start that retention has emptied."""
+    try:
+        return page(tx, partition, counter, limit_octets=limit_octets)
+    except MessagesExpired:
+        first = messages.first_kept(tx, partition.id, counter)
+        return page(tx, partition, first, limit_octets=limit_octets)
 
 
 def hinted(

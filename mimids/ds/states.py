@@ -37,6 +37,7 @@ from mimids.mls.knowledge import (
     judge,
     next_knowledge,
     state_of,
+    with_group_info,
 )
 from mimids.mls.leaf_node import extension_data
 from mimids.mls.list_rules import Covered
@@ -61,9 +62,9 @@ from mimids.store.db import Store, Tx
 from mimids.store.groups import Group
 from mimids.store.partitions import Partition, StoredState
 from mimids.store.proposals import StoredProposal
-from mimids.wire.declare import decode
+from mimids.wire.declare import decode, encode
 from mimids.wire.ids import MLS10, GroupId, MaskedPartitionKey, ProviderId
-from mimids.wire.messages import CreateGroupRequest, RatchetTree
+from mimids.wire.messages import CreateGroupRequest, GroupInfoResponse, RatchetTree
 
 LONG_OCTETS: Final = 16 * 1024  # a commit or GroupInfo above this is judged off the event loop (DESIGN section 7)
 LONG_WORKERS: Final = 2
@@ -152,6 +153,21 @@ class States:
             raise _group_info_refused(found)
         return cast("Knowledge", found)
 
+    def claimed(self, group: Group, epoch: int | None, opening: GroupInfoResponse) -> Knowledge:
+        """Return the state that an opening claims, verified in itself; raises as `after_commit` does."""
+        key = ("claimed", group.id, epoch, hashlib.sha256(encode(opening)).digest())
+        found = self._memo.get(key)
+        if found is None:
+            unknown = NotKnown(epoch, group.group_id, suite_of(group.cipher_suite))
+            try:
+                found = with_group_info(unknown, _group_info(opening.group_info), opening.ratchet_tree)
+            except RuleError as error:
+                found = error.invalid
+            self._remember(key, found)
+        if isinstance(found, Invalid):
+            raise _group_info_refused(found)
+        return cast("Knowledge", found)
+
     def signature_fits(self, tx: Tx, group: Group, partition: Partition, message: MLSMessage) -> bool:
         """Tell whether a message was signed in this partition's state, if that is known."""
         state = state_of(self.knowledge(tx, group, partition))
@@ -225,6 +241,15 @@ class States:
         if message.content_type is ContentType.COMMIT and not isinstance(judgement.verdict, Invalid):
             with contextlib.suppress(MimiError):  # it is raised where the commit is sequenced
                 self.after_commit(Judged(message, knowledge, judgement, key), group_info)
+
+    async def prepare_claim(self, group: Group, epoch: int | None, opening: GroupInfoResponse) -> None:
+        """Verify an opening off the event loop, for `claimed`."""
+
+        def verify() -> None:
+            with contextlib.suppress(MimiError):
+                self.claimed(group, epoch, opening)
+
+        await trio.to_thread.run_sync(verify, limiter=self._long)
 
     async def open_creation(self, request: CreateGroupRequest) -> Opened:
         """Return what is known of a group that is created; raises as `after_commit` does."""

@@ -16,6 +16,12 @@ import attrs
 import trio
 
 from mimids.ds.ports import Clock
+from mimids.wire.ids import MaskedPartitionKey
+
+
+def partition_topic(key: MaskedPartitionKey) -> tuple[str, MaskedPartitionKey]:
+    """Return the topic that wakes whoever waits for messages of a partition."""
+    return ("partition", key)
 
 
 class Bell:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import attrs
 
 from mimids.store.db import Tx
-from mimids.values import Milliseconds
+from mimids.store.peers import ensure_peer
 from mimids.wire.ids import Counter, MaskedPartitionKey
 
 
@@ -25,18 +25,20 @@ class Due:
 
 
 def follow(tx: Tx, provider: int, partition: int, *, next_counter: int = 0, needs_opening: bool = False) -> bool:
-    """Let a provider follow a partition from `next_counter` on; False if it does, or has ended it, already."""
+    """Let a provider follow a partition from `next_counter` on; False if it does already."""
     added = tx.execute(
-        "INSERT INTO follows (provider, partition, next_counter, needs_opening) VALUES (?, ?, ?, ?)"
-        " ON CONFLICT DO NOTHING",
+        "INSERT INTO follows (provider, partition, next_counter, needs_opening, dirty)"
+        " SELECT ?1, id, ?3, ?4, next_counter > ?3 FROM partitions WHERE id = ?2 ON CONFLICT DO NOTHING",
         (provider, partition, next_counter, needs_opening),
     )
+    if added > 0:
+        ensure_peer(tx, provider)
     return added > 0
 
 
 def follows_partition(tx: Tx, provider: int, partition: int) -> bool:
     """Tell whether a provider follows a partition now."""
-    query = "SELECT 1 FROM follows WHERE provider = ? AND partition = ? AND ended_at IS NULL"
+    query = "SELECT 1 FROM follows WHERE provider = ? AND partition = ?"
     return tx.one(query, (provider, partition)) is not None
 
 
@@ -44,7 +46,7 @@ def follows_group(tx: Tx, provider: int, group: int) -> bool:
     """Tell whether a provider follows any partition of a group."""
     query = (
         "SELECT 1 FROM partitions p JOIN follows f ON f.partition = p.id AND f.provider = ?"
-        " WHERE p.group_ref = ? AND f.ended_at IS NULL LIMIT 1"
+        " WHERE p.group_ref = ? LIMIT 1"
     )
     return tx.one(query, (provider, group)) is not None
 
@@ -54,13 +56,14 @@ def due_partitions(tx: Tx, provider: int, cursor_seq: int, *, limit: int) -> lis
     columns = "p.id, p.group_ref, p.masked_key, f.next_counter, f.needs_opening"
     rows = tx.all(
         f"SELECT {columns} FROM follows f JOIN partitions p ON p.id = f.partition"
-        " WHERE f.provider = ? AND f.dirty = 1 AND f.ended_at IS NULL LIMIT ?",
+        " WHERE f.provider = ? AND f.dirty = 1 AND p.detached = 0"
+        " AND f.next_counter < p.next_counter LIMIT ?",
         (provider, limit),
     )
     rows += tx.all(
         f"SELECT {columns} FROM partitions p INDEXED BY partitions_by_last_seq"
         " CROSS JOIN follows f ON f.provider = ? AND f.partition = p.id"
-        " WHERE p.last_seq > ? AND f.dirty = 0 AND f.ended_at IS NULL AND f.next_counter < p.next_counter"
+        " WHERE p.last_seq > ? AND p.detached = 0 AND f.dirty = 0 AND f.next_counter < p.next_counter"
         " ORDER BY p.last_seq LIMIT ?",
         (provider, cursor_seq, limit - len(rows)),
     )
@@ -79,21 +82,21 @@ def settle(tx: Tx, provider: int, partition: int, next_counter: Counter) -> None
 def resume(tx: Tx, provider: int, partition: int, counter: Counter) -> bool:
     """Rewind a follower to `counter`; False if it does not follow the partition. Never moves forward."""
     changed = tx.execute(
-        "UPDATE follows SET next_counter = min(next_counter, ?), dirty = 1 WHERE provider = ? AND partition = ?"
-        " AND ended_at IS NULL",
+        "UPDATE follows SET next_counter = min(next_counter, ?), dirty = 1 WHERE provider = ? AND partition = ?",
         (counter, provider, partition),
     )
     return changed > 0
 
 
-def end_follow(tx: Tx, provider: int, partition: int, now: Milliseconds) -> None:
-    """Record that a follower no longer follows this partition; nothing is sent to it any more."""
+def end_group(tx: Tx, provider: int, group: int) -> None:
+    """Record that a follower wants nothing of a group any more; following begins anew with the next key or Welcome."""
     tx.execute(
-        "UPDATE follows SET ended_at = ?, dirty = 0 WHERE provider = ? AND partition = ?", (now, provider, partition)
+        "DELETE FROM follows WHERE provider = ? AND partition IN (SELECT id FROM partitions WHERE group_ref = ?)",
+        (provider, group),
     )
 
 
 def followers_of(tx: Tx, partition: int) -> list[int]:
     """Return the providers that follow a partition."""
-    rows = tx.all("SELECT provider FROM follows WHERE partition = ? AND ended_at IS NULL", (partition,))
+    rows = tx.all("SELECT provider FROM follows WHERE partition = ?", (partition,))
     return [row[0] for row in rows]

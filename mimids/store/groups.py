@@ -13,7 +13,7 @@ from mimids.wire.ids import CipherSuite, GroupId, ProtocolVersion
 
 @attrs.frozen
 class Group:
-    """One group as the store knows it."""
+    """One group as the store knows it; at a follower the suite is 0 until a GroupInfo tells it."""
 
     id: int
     hub: int
@@ -70,6 +70,14 @@ def add_group(
         (hub, group_id, version, cipher_suite, creation_digest, creator, now),
     )
     return group_by_row(tx, row)
+
+
+def learn_suite(tx: Tx, group: int, version: ProtocolVersion, cipher_suite: CipherSuite) -> None:
+    """Record the suite of another hub's group, which its first GroupInfo tells."""
+    tx.execute(
+        "UPDATE groups SET version = ?, cipher_suite = ? WHERE id = ? AND cipher_suite = 0",
+        (version, cipher_suite, group),
+    )
 
 
 def note_encrypted_handshakes(tx: Tx, group: int) -> None:

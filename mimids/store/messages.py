@@ -70,6 +70,12 @@ def append(tx: Tx, messages: Iterable[NewMessage]) -> None:
     )  # fmt: skip
 
 
+def digest_at(tx: Tx, partition: int, counter: Counter) -> bytes | None:
+    """Return the digest of the message at a counter."""
+    row = tx.one("SELECT digest FROM messages WHERE partition = ? AND counter = ?", (partition, counter))
+    return None if row is None else row[0]
+
+
 def find_repeat(tx: Tx, partition: int, digest: bytes) -> Accepted | None:
     """Return how a message was answered before, if it was sent to this partition before."""
     row = tx.one(
@@ -116,6 +122,12 @@ def first_kept(tx: Tx, partition: int, counter: Counter) -> Counter:
         (partition, counter),
     )
     return counter if row is None else Counter(row[0])
+
+
+def is_public(tx: Tx, seq: int) -> bool:
+    """Tell whether a message is a PublicMessage: its wire format follows the version (RFC 9420 section 6)."""
+    row = tx.one("SELECT substr(body, 1, 4) FROM messages WHERE seq = ?", (seq,))
+    return row is not None and row[0] == b"\0\1\0\1"
 
 
 def body_of(tx: Tx, seq: int) -> bytes | None:

@@ -79,7 +79,7 @@ def partition_summaries(tx: Tx, group: int) -> list[PartitionSummary]:
     followers: dict[int, list[ProviderId]] = {}
     for partition, domain in tx.all(
         "SELECT f.partition, o.domain FROM follows f JOIN partitions p ON p.id = f.partition"
-        " JOIN providers o ON o.id = f.provider WHERE p.group_ref = ? AND f.ended_at IS NULL ORDER BY o.domain",
+        " JOIN providers o ON o.id = f.provider WHERE p.group_ref = ? ORDER BY o.domain",
         (group,),
     ):
         followers.setdefault(partition, []).append(domain)
@@ -103,9 +103,9 @@ def peer_summaries(tx: Tx, ours: ProviderId) -> list[PeerSummary]:
     """Return every other provider that anything here refers to."""
     rows = tx.all(
         "SELECT o.domain,"
-        " (SELECT count(*) FROM follows f WHERE f.provider = o.id AND f.ended_at IS NULL),"
+        " (SELECT count(*) FROM follows f WHERE f.provider = o.id),"
         " (SELECT coalesce(sum(max(0, p.next_counter - f.next_counter)), 0) FROM follows f"
-        "  JOIN partitions p ON p.id = f.partition WHERE f.provider = o.id AND f.ended_at IS NULL),"
+        "  JOIN partitions p ON p.id = f.partition WHERE f.provider = o.id),"
         " coalesce(t.failures, 0), coalesce(t.next_attempt_at, 0),"
         " (SELECT count(*) FROM welcomes_out w WHERE w.provider = o.id AND w.state IN ('held', 'due', 'offered')),"
         " (SELECT count(*) FROM welcomes_out w WHERE w.provider = o.id AND w.state = 'refused'),"

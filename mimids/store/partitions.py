@@ -13,7 +13,7 @@ import attrs
 
 from mimids.store.db import Tx
 from mimids.values import Milliseconds
-from mimids.wire.ids import Counter, MaskedPartitionKey
+from mimids.wire.ids import Counter, GroupId, MaskedPartitionKey
 
 
 @attrs.frozen
@@ -106,6 +106,16 @@ def roots(tx: Tx, group: int) -> list[Partition]:
     return [_partition(row) for row in rows]
 
 
+def newest_of_hub(tx: Tx, hub: int, *, limit: int) -> list[tuple[GroupId, MaskedPartitionKey, Counter]]:
+    """Return the partitions of a hub that moved last: their group, key, and next counter."""
+    rows = tx.all(
+        "SELECT groups.group_id, p.masked_key, p.next_counter FROM groups"
+        " JOIN partitions p ON p.group_ref = groups.id WHERE groups.hub = ? ORDER BY p.last_seq DESC LIMIT ?",
+        (hub, limit),
+    )
+    return [(row[0], row[1], row[2]) for row in rows]
+
+
 def children(tx: Tx, partition: int) -> list[Partition]:
     """Return the partitions that commits of this one lead to, in the order of the commits."""
     rows = tx.all(f"SELECT {_COLUMNS} FROM partitions WHERE parent = ? ORDER BY opened_by", (partition,))
@@ -171,6 +181,11 @@ def set_state(tx: Tx, partition: int, state: StoredState | None) -> None:
         " reinitialized = ? WHERE id = ?",
         (*known, partition),
     )
+
+
+def learn_epoch(tx: Tx, partition: int, epoch: int) -> None:
+    """Record the epoch of a partition where it was not known."""
+    tx.execute("UPDATE partitions SET epoch = ? WHERE id = ? AND epoch IS NULL", (epoch, partition))
 
 
 def set_group_info(tx: Tx, partition: int, group_info: bytes | None) -> None:

@@ -18,6 +18,11 @@ def ensure_provider(tx: Tx, domain: ProviderId) -> int:
     return tx.insert("INSERT INTO providers (domain) VALUES (?)", (domain,)) if found is None else found
 
 
+def every_domain(tx: Tx) -> list[ProviderId]:
+    """Return all providers that something here refers to, ourselves too."""
+    return [ProviderId(row[0]) for row in tx.all("SELECT domain FROM providers ORDER BY id")]
+
+
 def domain_of(tx: Tx, provider: int) -> ProviderId:
     """Return the domain behind a number."""
     found = tx.one("SELECT domain FROM providers WHERE id = ?", (provider,))

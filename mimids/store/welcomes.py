@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import attrs
 
@@ -135,7 +135,8 @@ def expect(tx: Tx, hub: int, ref: KeyPackageRef, device: DeviceRow, now: Millise
     """Remember that a reference of ours was accepted for a Welcome of this hub."""
     tx.execute(
         "INSERT INTO welcomes_expected (hub, ref, device, accepted_at) VALUES (?, ?, ?, ?)"
-        " ON CONFLICT (hub, ref) DO UPDATE SET accepted_at = excluded.accepted_at, matched_at = NULL",
+        " ON CONFLICT (hub, ref) DO UPDATE SET accepted_at = excluded.accepted_at, arrived_at = NULL,"
+        " matched_group = NULL",
         (hub, ref, device, now),
     )
 
@@ -148,7 +149,22 @@ def expected_device(tx: Tx, hub: int, ref: KeyPackageRef) -> DeviceRow | None:
 
 def note_arrival(tx: Tx, hub: int, ref: KeyPackageRef, now: Milliseconds) -> None:
     """Record that the Welcome for a reference came."""
-    tx.execute("UPDATE welcomes_expected SET matched_at = ? WHERE hub = ? AND ref = ?", (now, hub, ref))
+    tx.execute("UPDATE welcomes_expected SET arrived_at = ? WHERE hub = ? AND ref = ?", (now, hub, ref))
+
+
+def match_group(tx: Tx, hub: int, group_of: Callable[[], int]) -> int | None:
+    """Match a group that a hub begins to push to a Welcome that was accepted from it; None if none is unmatched.
+
+    `group_of` makes the group's row. Every accepted reference lets one group in.
+    """
+    found = tx.one(
+        "SELECT ref FROM welcomes_expected WHERE hub = ? AND matched_group IS NULL ORDER BY accepted_at LIMIT 1", (hub,)
+    )
+    if found is None:
+        return None
+    group = group_of()
+    tx.execute("UPDATE welcomes_expected SET matched_group = ? WHERE hub = ? AND ref = ?", (group, hub, found[0]))
+    return group
 
 
 def put_in_inbox(tx: Tx, device: DeviceRow, welcome: int, hub: int, now: Milliseconds) -> bool:

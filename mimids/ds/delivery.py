@@ -1,0 +1,239 @@
+"""Delivery: the hub pushes to its followers (DESIGN 6.10).
+
+What is due to a follower is no queue but a question: of the partitions it follows, which have messages beyond the
+counter it last answered. The job asks when a commit rings, when a back-off ends, and after a restart; a lost ring
+costs a minute. One worker at most is busy with a follower, so its pushes are in order; a bounded number of them work
+at a time. A follower answers each epoch with the counter it wants next, and that answer is what is written: a crash
+between push and settling pushes again what the follower then ignores. A follower that does not answer is asked again
+after a back-off with jitter and a cap, its Retry-After honoured; nothing of what is due is ever given up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Final
+
+import attrs
+import trio
+
+from mimids.ds import reading
+from mimids.ds.backoff import Backoff
+from mimids.ds.ports import Clock, Peers
+from mimids.ds.states import States
+from mimids.ds.wakes import Wakes
+from mimids.errors import MimiError, NotFollowed, PeerFailed, PeerUnavailable, UnknownGroup, UnknownPartition
+from mimids.mls.code_points import ContentType
+from mimids.mls.framing import MLSMessage
+from mimids.store import follows, groups, messages, partitions, peers, providers
+from mimids.store.db import Store, Tx
+from mimids.store.follows import Due
+from mimids.store.peers import PeerState
+from mimids.values import Follower, Milliseconds
+from mimids.wire.codec import OPAQUE_V
+from mimids.wire.declare import decode
+from mimids.wire.ids import NO_LONGER_FOLLOWED, Counter, ProviderId
+from mimids.wire.messages import GroupInfoResponse, PushResponse, ResumeRequest, encode_pushed_epoch
+
+TOPIC: Final = "delivery"
+EPOCHS_IN_A_PUSH: Final = 64
+IDLE_SECONDS: Final = 60.0
+OPEN_CIRCUIT_FAILURES: Final = 5  # in a row; what metrics call an open circuit
+
+
+@attrs.frozen
+class Push:
+    """One request to a follower, and what it is made of."""
+
+    epochs: tuple[reading.Page, ...]
+    body: bytes
+    settles_up_to: int | None  # the global sequence number that is reached if all of it is accepted
+
+
+@attrs.frozen
+class DeliveryStatistics:
+    """Followers at work and what was sent since the start."""
+
+    busy: int
+    requests: int
+    messages: int
+    failures: int
+
+
+class Delivery:
+    """Pushes what is due; `run` is the job."""
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        peers_: Peers,
+        states: States,
+        wakes: Wakes,
+        *,
+        provider: ProviderId,
+        backoff: Backoff,
+        workers: int,
+        batch_octets: int,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._peers = peers_
+        self._states = states
+        self._wakes = wakes
+        self._provider = provider
+        self._backoff = backoff
+        self._workers = trio.CapacityLimiter(workers)
+        self._batch_octets = batch_octets
+        self._busy: set[int] = set()
+        self._requests = self._messages = self._failures = 0
+
+    def statistics(self) -> DeliveryStatistics:
+        """Return the counts so far."""
+        return DeliveryStatistics(len(self._busy), self._requests, self._messages, self._failures)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Push what is due, for ever."""
+        with self._wakes.listen(TOPIC) as bell:
+            async with trio.open_nursery() as pushing:
+                task_status.started()
+                while True:
+                    now = self._clock.now()
+                    known = await self._store.read(_peers_with_due)
+                    waiting = [peer for peer in known if peer.provider not in self._busy]
+                    for peer in waiting:
+                        if peer.next_attempt_at <= now:
+                            self._busy.add(peer.provider)
+                            pushing.start_soon(self._serve, peer)
+                    later = [peer.next_attempt_at - now for peer in waiting if peer.next_attempt_at > now]
+                    await bell.wait_at_most(self._clock, min([IDLE_SECONDS, *(ms / 1000 for ms in later)]))
+
+    async def resume(self, request: ResumeRequest, caller: Follower) -> None:
+        """Push again from a counter on: for what the caller follows, or may have by its known state (6.10)."""
+
+        def rewind(tx: Tx) -> MimiError | None:
+            hub = providers.ensure_provider(tx, self._provider)
+            group = groups.find_group(tx, hub, request.group_id)
+            if group is None:
+                return UnknownGroup()
+            partition = partitions.find_partition(tx, hub, [request.masked_partition_key])
+            if partition is None or partition.group != group.id:
+                return UnknownPartition()
+            number = providers.ensure_provider(tx, caller.provider)
+            counter = min(request.counter, partition.next_counter)
+            if not follows.resume(tx, number, partition.id, Counter(counter)):
+                if partition.detached or not self._states.has_leaf_of(tx, group, partition, caller.provider):
+                    return NotFollowed()
+                follows.follow(tx, number, partition.id, next_counter=counter, needs_opening=True)
+            peers.try_soon(tx, number)
+            return None
+
+        refusal = await self._store.write(rewind)
+        if refusal is not None:
+            raise refusal
+        self._wakes.ring(TOPIC)
+
+    # --- one follower -------------------------------------------------------------------------------------------
+
+    async def _serve(self, peer: PeerState) -> None:
+        """Push until nothing is due to it or it does not answer."""
+        try:
+            async with self._workers:
+                while (push := await self._store.read(partial(self._next_push, peer))) is not None:
+                    try:
+                        answer = await self._call(peer.domain, push)
+                        peer = await self._store.write(partial(self._settle, peer, push, answer))
+                    except MimiError as error:
+                        await self._put_off(peer, error)
+                        return
+        finally:
+            self._busy.discard(peer.provider)
+            self._wakes.ring(TOPIC)
+
+    async def _call(self, domain: ProviderId, push: Push) -> tuple[Counter, ...]:
+        self._requests += 1
+        answer = await self._peers.call(domain, "POST", "/ds/v1/push", push.body)
+        try:
+            counters = decode(PushResponse, answer.body).next_counters
+        except ValueError as error:
+            raise PeerFailed from error
+        if len(counters) != len(push.epochs):
+            raise PeerFailed("not one counter for each epoch")
+        return counters
+
+    def _next_push(self, peer: PeerState, tx: Tx) -> Push | None:
+        """Make the next request: messages of as many partitions as are due and fit."""
+        reached = messages.last_seq(tx)
+        due = follows.due_partitions(tx, peer.provider, peer.cursor_seq, limit=EPOCHS_IN_A_PUSH)
+        epochs: list[reading.Page] = []
+        encoded: list[bytes] = []
+        room = self._batch_octets
+        for each in due:
+            if room <= 0:
+                break
+            epoch = reading.kept_page(
+                tx, partitions.partition_by_row(tx, each.partition), each.next_counter, limit_octets=room
+            )
+            if not epoch.messages:
+                continue
+            epochs.append(epoch)
+            encoded.append(self._encode(tx, each, epoch))
+            room -= len(encoded[-1])
+        if not epochs:
+            return None
+        whole = len(due) < EPOCHS_IN_A_PUSH and len(epochs) == len(due) and all(epoch.complete for epoch in epochs)
+        return Push(tuple(epochs), OPAQUE_V.encode(b"".join(encoded)), reached if whole else None)
+
+    def _encode(self, tx: Tx, due: Due, epoch: reading.Page) -> bytes:
+        group = groups.group_by_row(tx, due.group)
+        opening = None
+        if due.needs_opening and (stored := partitions.group_info_of(tx, due.partition)) is not None:
+            info = decode(MLSMessage, stored)
+            opening = GroupInfoResponse(info, self._states.inferred_tree(tx, group, epoch.partition, info))
+        return encode_pushed_epoch(group.group_id, due.masked_key, epoch.counter, opening, epoch.epoch)
+
+    def _settle(self, peer: PeerState, push: Push, answer: Sequence[Counter], tx: Tx) -> PeerState:
+        """Write what the follower answered; raise `PeerFailed` if it did not come forward at all."""
+        moved = False
+        whole = push.settles_up_to is not None
+        for epoch, wanted in zip(push.epochs, answer, strict=True):
+            end = epoch.counter + len(epoch.messages)
+            if wanted == NO_LONGER_FOLLOWED:
+                follows.end_group(tx, peer.provider, epoch.partition.group)
+                moved = True
+                continue
+            wanted = Counter(min(wanted, end))
+            moved |= wanted != epoch.counter
+            whole &= wanted == end
+            follows.settle(tx, peer.provider, epoch.partition.id, wanted)
+            self._follow_leads(tx, peer, epoch)
+        if not moved:
+            raise PeerFailed("the follower took nothing of a push")
+        cursor = push.settles_up_to if whole else None
+        peers.note_success(tx, peer.provider, cursor)
+        self._messages += sum(len(epoch.messages) for epoch in push.epochs)
+        return attrs.evolve(peer, failures=0, cursor_seq=max(peer.cursor_seq, cursor or 0))
+
+    def _follow_leads(self, tx: Tx, peer: PeerState, epoch: reading.Page) -> None:
+        """Let a follower follow where the public commits it was given lead, while its users are there (6.10)."""
+        if ContentType.COMMIT not in epoch.kinds:
+            return
+        group = groups.group_by_row(tx, epoch.partition.group)
+        for child in partitions.children(tx, epoch.partition.id):
+            public = messages.is_public(tx, child.opened_by or 0)
+            if public and self._states.has_leaf_of(tx, group, child, peer.domain):
+                follows.follow(tx, peer.provider, child.id)
+
+    async def _put_off(self, peer: PeerState, error: MimiError) -> None:
+        self._failures += 1
+        failures = peer.failures + 1
+        asked = error.members.get("retry_after") if isinstance(error, PeerUnavailable) else None
+        seconds = self._backoff.seconds(failures, asked if isinstance(asked, int | float) else None)
+        at = Milliseconds(self._clock.now() + int(seconds * 1000))
+        await self._store.write(lambda tx: peers.note_failure(tx, peer.provider, failures, at))
+
+
+def _peers_with_due(tx: Tx) -> list[PeerState]:
+    return [
+        peer for peer in peers.every_peer(tx) if follows.due_partitions(tx, peer.provider, peer.cursor_seq, limit=1)
+    ]

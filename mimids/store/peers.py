@@ -1,0 +1,54 @@
+"""How far each other provider has come in the global sequence, and when to try it again."""
+
+from __future__ import annotations
+
+import attrs
+
+from mimids.store.db import Tx
+from mimids.values import Milliseconds
+from mimids.wire.ids import ProviderId
+
+
+@attrs.frozen
+class PeerState:
+    """One provider that follows something here."""
+
+    provider: int
+    domain: ProviderId
+    cursor_seq: int
+    failures: int
+    next_attempt_at: Milliseconds
+
+
+def every_peer(tx: Tx) -> list[PeerState]:
+    """Return all providers that follow something here."""
+    rows = tx.all(
+        "SELECT peers.provider, domain, cursor_seq, failures, next_attempt_at FROM peers"
+        " JOIN providers ON providers.id = peers.provider ORDER BY peers.provider"
+    )
+    return [PeerState(*row) for row in rows]
+
+
+def ensure_peer(tx: Tx, provider: int) -> None:
+    """Begin a provider's row with its first follow."""
+    tx.execute("INSERT INTO peers (provider) VALUES (?) ON CONFLICT DO NOTHING", (provider,))
+
+
+def note_success(tx: Tx, provider: int, cursor_seq: int | None) -> None:
+    """Record an answer; with `cursor_seq` everything it follows up to there has been answered for."""
+    tx.execute(
+        "UPDATE peers SET failures = 0, next_attempt_at = 0, cursor_seq = max(cursor_seq, ?) WHERE provider = ?",
+        (cursor_seq or 0, provider),
+    )
+
+
+def note_failure(tx: Tx, provider: int, failures: int, next_attempt_at: Milliseconds) -> None:
+    """Record that a provider did not answer, and when to try again."""
+    tx.execute(
+        "UPDATE peers SET failures = ?, next_attempt_at = ? WHERE provider = ?", (failures, next_attempt_at, provider)
+    )
+
+
+def try_soon(tx: Tx, provider: int) -> None:
+    """Forget the back-off: the provider is there, it has just called."""
+    tx.execute("UPDATE peers SET next_attempt_at = 0 WHERE provider = ?", (provider,))
