@@ -303,16 +303,6 @@ def parse(table: Mapping[str, object], directory: Path) -> Config:
     raise ConfigError(faults)
 
 
-def dev_config(directory: Path) -> Config:
-    """Return what `serve --dev` uses: provider `localhost` on loopback, everything within `directory`.
-
-    Certificates are expected where the defaults put them (`localhost.pem`, `localhost.key`), their authority in
-    `ca.pem`. The name resolves wherever loopback does, so that curl and browsers need no help.
-    """
-    listen = {"public_url": "https://localhost:8443"}
-    return parse({"provider": "localhost", "data_dir": "data", "listen": listen, "tls": {"trust": "ca.pem"}}, directory)
-
-
 @attrs.frozen
 class _Reading:
     """One file being read; what is wrong with it is added to `faults`, and reading goes on."""

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimids import config
-from mimids.config import Config, ConfigError, dev_config, keys, load, parse
+from mimids.config import Config, ConfigError, keys, load, parse
 from mimids.config_keys import TcpAddress, UnixAddress
 
 ROOT = Path(__file__).parent.parent
@@ -196,16 +196,6 @@ def test_faults_of_a_file_open_with_its_name(tmp_path: Path) -> None:
         assert str(caught.value).startswith(f"{file}: {fault}")
     with pytest.raises(ConfigError, match=r"cannot be read .* `mimids init` writes one"):
         load(tmp_path / "nothing.toml")
-
-
-def test_the_development_configuration_stays_on_loopback_and_in_its_directory(tmp_path: Path) -> None:
-    dev = dev_config(tmp_path)
-    assert dev.listen.public.is_loopback
-    assert isinstance(dev.listen.client, TcpAddress)
-    assert dev.listen.client.is_loopback
-    for path in (dev.data_dir, dev.operator_socket, *dev.tls.presented, dev.tls.trust):
-        assert path is not None
-        assert path.is_relative_to(tmp_path)
 
 
 TOML_VALUES = st.recursive(

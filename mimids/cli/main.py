@@ -13,6 +13,7 @@ import click
 from mimids import __version__
 from mimids.cli.mls import mls
 from mimids.cli.nouns import add_nouns
+from mimids.cli.serve import serve
 from mimids.cli.setup import init, migrate
 
 _SECTIONS: Final = {
@@ -54,5 +55,5 @@ def _add(to: click.Group, commands: Sequence[click.Command]) -> None:
         to.add_command(command)
 
 
-_add(main, [init, migrate, mls])
+_add(main, [serve, init, migrate, mls])
 add_nouns(main)

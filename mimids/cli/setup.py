@@ -36,7 +36,8 @@ class Plan:
     certificate: Path | None = None  # a pair that is there already
     private_key: Path | None = None
     authority: Path | None = None  # the certificate of one that issues the pair; its key beside it
-    further: str = ""  # more of the file, for tests and demonstrations
+    note: str = "What is not here has its default; config.example.toml shows every key, with its reason."
+    further: str = ""  # more of the file
 
 
 def make_provider(directory: Path, plan: Plan) -> Config:
@@ -50,8 +51,8 @@ def make_provider(directory: Path, plan: Plan) -> Config:
             f"{path} is there already", "`mimids check` looks at it; choose another directory for another one"
         )
     directory.mkdir(parents=True, exist_ok=True)
-    trust = _make_pair(directory, plan)
-    write_new(path, _configuration(plan, trust).encode())
+    trust = make_pair(directory, plan)
+    write_configuration(directory, plan, trust)
     config = load(path)
     bring_up(config)
     return config
@@ -64,7 +65,7 @@ def bring_up(config: Config) -> list[migrations.Migration]:
         return migrations.migrate(config.database)
 
 
-def _make_pair(directory: Path, plan: Plan) -> Path | None:
+def make_pair(directory: Path, plan: Plan) -> Path | None:
     """Issue the provider's pair where it has none; return what file others are trusted by, None for the system's."""
     if plan.certificate is not None:
         return plan.authority
@@ -80,9 +81,10 @@ def _make_pair(directory: Path, plan: Plan) -> Path | None:
     return trust
 
 
-def _configuration(plan: Plan, trust: Path | None) -> str:
+def write_configuration(directory: Path, plan: Plan, trust: Path | None) -> None:
+    """Write the file; raise `FileExistsError` rather than replace one."""
     lines = [
-        "# What is not here has its default: config.example.toml of the distribution shows every key, with its reason.",
+        f"# {plan.note}",
         f'provider = "{plan.provider}"',
         'data_dir = "data"',
         "",
@@ -101,7 +103,7 @@ def _configuration(plan: Plan, trust: Path | None) -> str:
     lines += ["", "[federation]", f"allow = [{', '.join(_quoted(plan.allow))}]"]
     for name, url in plan.peers:
         lines += ["", f'[providers."{name}"]', f'url = "{url}"']
-    return "\n".join([*lines, plan.further])
+    write_new(directory / CONFIG_FILE, "\n".join([*lines, plan.further]).encode())
 
 
 def _quoted(names: Sequence[str]) -> list[str]:
