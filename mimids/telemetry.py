@@ -10,13 +10,15 @@ import json
 import logging
 import secrets
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any, Final, Literal, TextIO
 
 import attrs
 import structlog
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from mimids.wire.ids import ProviderId
 
@@ -57,6 +59,10 @@ class Telemetry:
         self.requests.labels(route, code).inc()
         self.log.info("request", route=route, code=code)
 
+    def watch(self, prefix: str, statistics: Callable[[], attrs.AttrsInstance]) -> None:
+        """Show the numbers of a `statistics()` record as `mimids_PREFIX_FIELD`, read whenever metrics are."""
+        self.registry.register(_Watched(prefix, statistics))
+
     def metrics(self) -> bytes:
         """Return all metrics as Prometheus text."""
         return generate_latest(self.registry)
@@ -90,6 +96,18 @@ def new_request_id() -> str:
     return secrets.token_hex(8)
 
 
+class _Watched(Collector):
+    def __init__(self, prefix: str, statistics: Callable[[], attrs.AttrsInstance]) -> None:
+        self._prefix = prefix
+        self._statistics = statistics
+
+    def collect(self) -> Iterator[Metric]:
+        record = self._statistics()
+        for field in attrs.fields(type(record)):
+            name = f"mimids_{self._prefix}_{field.name}"
+            yield GaugeMetricFamily(name, f"{self._prefix}: {field.name}", value=getattr(record, field.name))
+
+
 class _Forward(logging.Handler):
     def __init__(self, log: structlog.typing.FilteringBoundLogger) -> None:
         super().__init__()
@@ -110,4 +128,5 @@ def _without_none(logger: Any, method: str, event: MutableMapping[str, Any]) -> 
 
 
 def _json(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
-    return json.dumps(event, default=repr, separators=(",", ":"))
+    first = {name: event.pop(name) for name in ("timestamp", "level", "event")}
+    return json.dumps(first | dict(event), default=repr, separators=(",", ":"))

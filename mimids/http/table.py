@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote_to_bytes
 
@@ -126,7 +127,7 @@ class Table:
             rows, path = self._find(request)
             if request.method == "OPTIONS" and "OPTIONS" not in rows:
                 entry.route = "options"
-                reply = Reply(204, [(b"allow", _allow(rows))])
+                reply = Reply(HTTPStatus.NO_CONTENT, [(b"allow", _allow(rows))])
             else:
                 reply = await self._answer_row(self._row(rows, request, entry), path, request, entry, stamped)
         except StreamClosed:
@@ -137,7 +138,8 @@ class Table:
             if isinstance(error, MethodNotAllowed):
                 reply.headers.append((b"allow", _allow(rows)))
         reply.headers.extend(stamped)
-        reply.headers.append((b"content-length", b"%d" % len(reply.body)))
+        if reply.status != HTTPStatus.NO_CONTENT:  # RFC 9110 section 8.6: MUST NOT
+            reply.headers.append((b"content-length", b"%d" % len(reply.body)))
         self._note(entry, len(reply.body))
         return reply
 

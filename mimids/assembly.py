@@ -1,0 +1,229 @@
+"""A provider put together from its configuration: services, tables and listeners. Nothing runs yet, nothing waits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Final
+
+import attrs
+import trio
+
+from mimids.config import Config
+from mimids.ds.accounts import Devices
+from mimids.ds.backoff import Backoff
+from mimids.ds.claims import Abuse, LowStock
+from mimids.ds.commands import Context
+from mimids.ds.forwarding import Hubs
+from mimids.ds.gateway import Bounds as GatewayBounds
+from mimids.ds.gateway import Gateway
+from mimids.ds.hub import Hub
+from mimids.ds.keypackages import KeyPackages, Rules
+from mimids.ds.ohttp_keys import OhttpKeys
+from mimids.ds.ports import Clock, Peers
+from mimids.ds.rates import Rate, Rates
+from mimids.ds.relay import Bounds as RelayBounds
+from mimids.ds.relay import Local, Relay
+from mimids.ds.services import Services
+from mimids.ds.states import States
+from mimids.ds.tokens import AbuseRule, Tokens
+from mimids.ds.wakes import Wakes
+from mimids.ds.welcomes import Welcomes
+from mimids.http.asgi import application
+from mimids.http.authentication import Doorkeeper, may_federate
+from mimids.http.connection import ASGIApp, Limits
+from mimids.http.devices import DEVICES
+from mimids.http.endpoints import Access, Endpoint, Listener
+from mimids.http.operator import HOSTS, OPERATOR
+from mimids.http.operator_socket import OPERATOR_SOCKET
+from mimids.http.peer import HttpPeers
+from mimids.http.problems import document
+from mimids.http.providers import PROVIDERS
+from mimids.http.public import PUBLIC
+from mimids.http.server import Bind
+from mimids.http.table import Admit, Table
+from mimids.http.tls import Pair, ServerTls, Trust
+from mimids.ohttp.keyring import Schedule
+from mimids.store.db import Store
+from mimids.telemetry import Telemetry
+from mimids.values import Caller, Device
+from mimids.wire.ids import ProviderId
+
+DAY_SECONDS: Final = 86_400
+SOCKET: Final = "operator-socket"
+
+
+@attrs.frozen
+class Door:
+    """A listener that is to be opened: where, and what answers there."""
+
+    bind: Bind
+    app: ASGIApp
+
+
+@attrs.frozen
+class Provider:
+    """All of a provider; `drain` is set at shutdown."""
+
+    services: Services
+    doors: Mapping[str, Door]
+    peers: HttpPeers
+    drain: trio.Event = attrs.field(factory=trio.Event)
+
+    async def reload_certificates(self) -> None:
+        """Take up renewed files; raise `CertificateFileError`, with the old ones in use where it stands."""
+        for door in self.doors.values():
+            if door.bind.tls is not None:
+                door.bind.tls.reload()
+        await self.peers.reload()
+
+
+def assemble(config: Config, clock: Clock, telemetry: Telemetry, store: Store, peers: HttpPeers) -> Provider:
+    """Put a provider together; raise `CertificateFileError` or `ConfigError` where a file does not do."""
+    services = make_services(config, clock, telemetry, store, peers)
+    for name, source in (("store", store), ("peers", peers), ("gateway", services.gateway), ("relay", services.relay)):
+        telemetry.watch(name, source.statistics)
+    telemetry.watch("wakes", services.wakes.statistics)
+    return Provider(services, _doors(services), peers)
+
+
+def make_services(config: Config, clock: Clock, telemetry: Telemetry, store: Store, peers: Peers) -> Services:
+    """Make the services of a provider, each with its part of the configuration."""
+    provider, limits = config.provider, config.limits
+    wakes, states = Wakes(), States()
+    hub = Hub(config, store, clock, states, wakes)
+    ohttp_keys = OhttpKeys(
+        store,
+        clock,
+        provider,
+        Schedule(config.ohttp.rotate_days * DAY_SECONDS, config.ohttp.grace_days * DAY_SECONDS),
+        Context.of(config, clock.now()).operator_key,
+    )
+    tokens = config.tokens
+    key_packages = KeyPackages(
+        store,
+        clock,
+        Tokens(AbuseRule(tokens.abuse, tokens.abuse_claims, tokens.abuse_window_hours * 3600)),
+        Rules(
+            max_lifetime_seconds=config.key_packages.max_lifetime_days * DAY_SECONDS,
+            low_stock=config.key_packages.low_stock_packages,
+            device_packages=config.key_packages.device_packages,
+            package_octets=limits.key_package_bytes,
+            bundle_requests=config.ohttp.bundle_max_requests,
+        ),
+        on_low=partial(_tell_of_low_stock, telemetry),
+        on_abuse=partial(_tell_of_abuse, telemetry),
+    )
+    gateway = Gateway(
+        store,
+        clock,
+        ohttp_keys.live,
+        key_packages,
+        document,
+        GatewayBounds(
+            window_seconds=config.ohttp.replay_window_seconds,
+            replay_rows=config.ohttp.replay_max_rows,
+            bundle_requests=config.ohttp.bundle_max_requests,
+            rate=Rate("gateway_requests_per_second", limits.gateway_requests_per_second, limits.gateway_requests_burst),
+        ),
+    )
+    new_providers = limits.device_new_providers_per_day
+    relay = Relay(
+        peers,
+        clock,
+        Local(provider=provider, answer=gateway.answer, keys=ohttp_keys.served),
+        partial(may_federate, config.federation, provider),
+        RelayBounds(
+            octets=limits.ohttp_bytes,
+            seconds=config.federation.answer_seconds,
+            fetches=Rate(
+                "device_fetches_per_minute", limits.device_fetches_per_minute / 60, limits.device_fetches_burst
+            ),
+            new_providers=Rate("device_new_providers_per_day", new_providers / DAY_SECONDS, new_providers),
+        ),
+    )
+    return Services(
+        config=config,
+        clock=clock,
+        telemetry=telemetry,
+        store=store,
+        peers=peers,
+        wakes=wakes,
+        devices=Devices(store, provider),
+        key_packages=key_packages,
+        ohttp_keys=ohttp_keys,
+        gateway=gateway,
+        relay=relay,
+        hub=hub,
+        hubs=Hubs(provider, hub, peers, document),
+        welcomes=Welcomes(
+            store,
+            clock,
+            peers,
+            wakes,
+            provider=provider,
+            backoff=Backoff(config.delivery.backoff_first_seconds, config.delivery.backoff_cap_seconds),
+            workers=config.delivery.workers,
+        ),
+    )
+
+
+def make_app(services: Services, endpoints: Iterable[Endpoint], *, hosts: frozenset[str] | None = None) -> ASGIApp:
+    """Return what answers at a listener with these endpoints."""
+    config = services.config
+    return application(
+        Table(
+            endpoints,
+            services,
+            limits=attrs.asdict(config.limits),
+            admit=_admission(services),
+            telemetry=services.telemetry,
+            body_seconds=config.limits.body_seconds,
+            hosts=hosts,
+        )
+    )
+
+
+def _admission(services: Services) -> Admit:
+    config = services.config
+    keeper = Doorkeeper(config.provider, config.federation, services.devices.authenticate)
+    per_minute = config.limits.device_requests_per_minute
+    rates = Rates(Rate("device_requests_per_minute", per_minute / 60, per_minute))
+
+    async def admit(access: Access, headers: Mapping[str, str], names: frozenset[ProviderId] | None) -> Caller:
+        caller = await keeper.admit(access, headers, names)
+        if isinstance(caller, Device):
+            rates.take(caller.row, services.clock.now())
+        return caller
+
+    return admit
+
+
+def _doors(services: Services) -> dict[str, Door]:
+    config = services.config
+    listen, tls = config.listen, config.tls
+    limits = Limits(
+        connections=listen.connections, message_bytes=config.limits.frame_bytes, send_seconds=listen.stall_seconds
+    )
+    pair = Pair(tls.certificate, tls.private_key)
+    trust = Trust(tls.trust, {name: peer.trust for name, peer in config.providers.items() if peer.trust is not None})
+    client_tls = None if listen.client_is_plain else ServerTls(pair)
+    operator = [row for row in OPERATOR if row.name != "metrics" or config.metrics.enabled]
+    public, client, loopback = Listener.PUBLIC.value, Listener.CLIENT.value, Listener.OPERATOR.value
+    return {
+        public: Door(
+            Bind(public, str(listen.public), ServerTls(pair, clients=trust), limits),
+            make_app(services, (*PUBLIC, *PROVIDERS)),
+        ),
+        client: Door(Bind(client, str(listen.client), client_tls, limits), make_app(services, DEVICES)),
+        loopback: Door(Bind(loopback, str(listen.operator), None, limits), make_app(services, operator, hosts=HOSTS)),
+        SOCKET: Door(Bind(SOCKET, f"unix:{config.operator_socket}", None, limits), make_app(services, OPERATOR_SOCKET)),
+    }
+
+
+def _tell_of_low_stock(telemetry: Telemetry, low: LowStock) -> None:
+    telemetry.log.info("low stock", version=low.version, cipher_suite=low.cipher_suite, left=low.left)
+
+
+def _tell_of_abuse(telemetry: Telemetry, abuse: Abuse) -> None:
+    telemetry.log.warning("claims without Welcomes", token=abuse.token, open=abuse.open_claims, banned=abuse.banned)
