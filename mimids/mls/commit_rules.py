@@ -31,7 +31,6 @@ from mimids.mls.proposals import (
     UpdatePath,
 )
 from mimids.mls.public_group import PublicGroup, Valid, Verdict
-from mimids.mls.tree import RatchetTree
 from mimids.mls.tree_math import position
 from mimids.mls.verdict import (
     ALREADY_MEMBER,
@@ -50,7 +49,6 @@ from mimids.mls.verdict import (
     PROPOSAL_SUPPORT,
     PROPOSAL_TYPE,
     SIGNATURE_KEY_UNIQUE,
-    TREE_FULL,
     Missing,
     Unknown,
     broken,
@@ -168,7 +166,7 @@ class _Application:
                 leaf = each.proposal.body.key_package.leaf_node
                 if self.tree.holders_of_signature_key(leaf.signature_key):
                     broken(ALREADY_MEMBER)
-                self.tree, index = _added(self.tree, leaf)
+                self.tree, index = self.tree.add(leaf)
                 self.new_leaves.append((index, leaf))
                 added.append(index)
         return added
@@ -217,10 +215,7 @@ class _Application:
         if index is None:  # an external commit: the leftmost blank leaf (section 12.4.2)
             index = self.tree.leftmost_blank()
             self._check_resync(leaf)
-            try:
-                self.tree = self.tree.widened_for(index)
-            except OverflowError as error:
-                broken(TREE_FULL, str(error))
+            self.tree = self.tree.widened_for(index)
             check_leaf(leaf, group.suite, group.group_id, index)
         copath = self.tree.filtered_copath(index)
         if len(copath) != len(path.nodes):
@@ -288,10 +283,3 @@ class _Application:
             authenticated.confirmation_tag or b"",
             reinitialized=any(isinstance(each.proposal.body, ReInit) for each in self.covered),
         )
-
-
-def _added(tree: RatchetTree, leaf: LeafNode) -> tuple[RatchetTree, int]:
-    try:
-        return tree.add(leaf)
-    except OverflowError as error:
-        broken(TREE_FULL, str(error))

@@ -41,8 +41,11 @@ class Suite:
         return hashlib.new(self.hash_name, data).digest()
 
     def hpke_key_fits(self, key: bytes) -> bool:
-        """Tell whether `key` can be an HPKEPublicKey: size, and for NIST curves form (RFC 9180 section 7.1.1)."""
-        return len(key) == self.hpke_key_size and (self.hpke_key_size in (32, 56) or key[0] == 4)
+        """Tell whether `key` can be an HPKEPublicKey: size and, for NIST curves, a point (RFC 9180 section 7.1.4)."""
+        if len(key) != self.hpke_key_size:
+            return False
+        # A suite with a NIST curve has its KEM on the curve of its signatures.
+        return self.scheme not in _CURVES or _parsed(self.scheme, key) is not None
 
     def signature_key_fits(self, key: bytes) -> bool:
         """Tell whether `key` is a SignaturePublicKey (RFC 9420 section 5.1.1): size and, for NIST curves, a point."""
@@ -100,6 +103,10 @@ def sign_content(label: bytes, content: bytes) -> bytes:
 
 @lru_cache(maxsize=_KEYS_REMEMBERED)
 def _public_key(scheme: str, key: bytes) -> _PublicKey | None:
+    return _parsed(scheme, key)
+
+
+def _parsed(scheme: str, key: bytes) -> _PublicKey | None:
     try:
         if scheme == "Ed25519":
             return ed25519.Ed25519PublicKey.from_public_bytes(key)

@@ -24,8 +24,6 @@ from mimids.mls.tree_math import position
 from mimids.wire import varint
 from mimids.wire.codec import WireError
 
-MAX_HEIGHT: Final = 31  # leaf indices are uint32, and node positions are kept below 2**32 as well
-
 
 class Leaf:
     """A member's place; `index` is its leaf index."""
@@ -347,8 +345,6 @@ class RatchetTree:
         return self if index < self.leaf_count else self._widened()
 
     def _widened(self) -> RatchetTree:
-        if self.height == MAX_HEIGHT:
-            raise OverflowError("a tree has at most 2**31 leaves")
         blank = Blank(self.height, self.leaf_count)
         return RatchetTree(self.suite, join(self.root, blank, None), self.height + 1, self._keys)
 

@@ -7,13 +7,16 @@ row: their hash follows from where they stand, and a row names such a child by n
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Final
 
 import attrs
 
 from mimids.mls.leaf_node import LeafNode, ParentNode
 from mimids.mls.suites import Suite
-from mimids.mls.tree import MAX_HEIGHT, Blank, Leaf, Parent, RatchetTree, Subtree, join
+from mimids.mls.tree import Blank, Leaf, Parent, RatchetTree, Subtree, join
 from mimids.wire.declare import decode
+
+_MAX_HEIGHT: Final = 32  # leaf indices are uint32
 
 
 @attrs.frozen
@@ -79,7 +82,7 @@ def load(suite: Suite, tree_hash: bytes, fetch: Callable[[bytes], NodeRow | None
     while row.left or row.right:
         row = _fetched(fetch, row.left or row.right)
         height += 1
-        if height > MAX_HEIGHT:
+        if height > _MAX_HEIGHT:
             raise ValueError("the rows of a tree go around in a circle")
     tree = RatchetTree(suite, _load(fetch, tree_hash, height, 0), height)
     if tree.tree_hash() != tree_hash:  # bottom up over all rows, so each is checked

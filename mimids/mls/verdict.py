@@ -187,7 +187,6 @@ PATH_KEY_REUSED: Final = _rule(
     "path-key-reused", "12.4.2", "a key in the UpdatePath is in the tree or in the path twice"
 )
 PATH_PARENT_HASH: Final = _rule("path-parent-hash", "7.9.2", "the committer's leaf has the wrong parent hash")
-TREE_FULL: Final = _rule("tree-full", "7.7", "the tree has no place for more leaves")
 
 # Welcome, GroupInfo and whole trees
 WELCOME_EMPTY: Final = _rule("welcome-empty", "12.4.3.1", "the Welcome is for nobody")

@@ -58,9 +58,11 @@ class Signer:
 
 
 def hpke_key(suite: Suite, seed: int) -> HpkePublicKey:
-    """Return octets of the shape of an HPKE public key."""
-    size = suite.hpke_key_size
-    return HpkePublicKey(bytes([seed]) * size if size in (32, 56) else b"\x04" + bytes([seed]) * (size - 1))
+    """Return an HPKE public key: any octets of the size, or for NIST curves the point that `seed` makes."""
+    if suite.scheme not in _CURVES:
+        return HpkePublicKey(bytes([seed]) * suite.hpke_key_size)
+    key = ec.derive_private_key(seed, _CURVES[suite.scheme]).public_key()
+    return HpkePublicKey(key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint))
 
 
 def leaf_node(signer: Signer, identity: bytes = b"mimi://b.example/u/bob/d/1", **changed: Any) -> LeafNode:
