@@ -64,11 +64,12 @@ def test_signatures_and_keys_that_are_wrong_are_refused(code: int, spoil: Any, r
 
 
 @pytest.mark.parametrize("code", [2, 5, 7])
-def test_a_point_that_is_not_on_the_curve_is_no_signature_key(code: int) -> None:
+def test_a_point_that_is_not_on_the_curve_is_no_key(code: int) -> None:
     size = SUITES[code].signature_key_size
     for octets in (b"\x04" + bytes(size - 1), b"\x05" + bytes(size - 1), bytes(size)):
         assert not SUITES[code].signature_key_fits(SignaturePublicKey(octets))
-    assert not SUITES[code].hpke_key_fits(b"\x05" + bytes(SUITES[code].hpke_key_size - 1))
+        assert not SUITES[code].hpke_key_fits(octets)
+    assert SUITES[code].hpke_key_fits(hpke_key(SUITES[code], 1))
 
 
 def _refused_fields() -> list[Any]:
