@@ -7,6 +7,7 @@ is gone takes its handler with it: the app is told (`http.disconnect`) and cance
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from enum import Enum, auto
@@ -368,24 +369,32 @@ class Exchange:
     def __init__(self, forward: Callable[[Message | None], Awaitable[None]]) -> None:
         self.forward = forward
         self.scope = trio.CancelScope()
-        self._inbox, self._outbox = trio.open_memory_channel[Message](INBOX_MESSAGES)
+        self._inbox: deque[Message] = deque()  # at most INBOX_MESSAGES
+        self._news = trio.lowlevel.ParkingLot()
+        self._room = trio.lowlevel.ParkingLot()
         self._farewell: Message | None = None
+        self._ended = False
 
     async def put(self, message: Message) -> None:
         """Hand `message` to the app, when it has room; a disconnect never waits."""
         if message["type"] in ("http.disconnect", "websocket.disconnect"):
             self._farewell = self._farewell or message
-            self._inbox.close()
-            return
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # the app has ended, or is about to
-            await self._inbox.send(message)
+            self._room.unpark_all()
+        else:
+            while len(self._inbox) >= INBOX_MESSAGES and not (self._farewell or self._ended):
+                await self._room.park()
+            if not self._farewell:
+                self._inbox.append(message)
+        self._news.unpark()
 
     async def receive(self) -> Message:
         """ASGI's receive; after the end it says so again, however often it is called."""
-        try:
-            return await self._outbox.receive()
-        except trio.EndOfChannel:
-            return cast("Message", self._farewell)
+        while not self._inbox and self._farewell is None:
+            await self._news.park()
+        if self._inbox:
+            self._room.unpark()
+            return self._inbox.popleft()
+        return cast("Message", self._farewell)
 
     async def send(self, message: Message) -> None:
         """ASGI's send; what comes after the end is dropped."""
@@ -394,4 +403,5 @@ class Exchange:
 
     def close(self) -> None:
         """Take nothing more: the app has ended."""
-        self._outbox.close()
+        self._ended = True
+        self._room.unpark_all()
