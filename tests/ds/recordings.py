@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from mimids.errors import MimiError
-from mimids.mls.code_points import ContentType, SenderType
+from mimids.mls.code_points import ContentType, ExtensionType, SenderType
 from mimids.mls.framing import MLSMessage, PublicMessage
 from mimids.mls.group_info import GroupInfo
 from mimids.mls.leaf_node import extension_data
@@ -27,7 +27,6 @@ from mimids.wire.messages import (
 )
 from tests.vectors import load_lines
 
-RATCHET_TREE = 2  # extension type
 Line = dict[str, Any]
 Request = SendRequest | ExternalJoinRequest | ExternalProposalRequest
 
@@ -113,7 +112,7 @@ class Recording:
         message = decode(MLSMessage, bytes.fromhex(line["bytes"]))
         assert isinstance(message.message, GroupInfo)
         # After an encrypted commit no tree can be inferred: a GroupInfo without one would be refused.
-        if self._encrypted and extension_data(message.message.extensions, RATCHET_TREE) is None:
+        if self._encrypted and extension_data(message.message.extensions, ExtensionType.RATCHET_TREE) is None:
             return None
         return message
 
