@@ -75,6 +75,14 @@ async def _send_welcomes(provider: Provider, *, task_status: trio.TaskStatus[Non
     await provider.services.welcomes.run(task_status=task_status)
 
 
+async def _deliver(provider: Provider, *, task_status: trio.TaskStatus[None]) -> None:
+    await provider.services.delivery.run(task_status=task_status)
+
+
+async def _sync(provider: Provider, *, task_status: trio.TaskStatus[None]) -> None:
+    await provider.services.following.run(task_status=task_status)
+
+
 async def _watch_certificates(provider: Provider, *, task_status: trio.TaskStatus[None]) -> None:
     services = provider.services
     await certificates.watch(
@@ -111,6 +119,8 @@ JOBS: Final[tuple[Job, ...]] = (
     Job("store-writer", Stage.STORE, _write),
     Job("ohttp-keys", Stage.WORK, _keep_ohttp_keys),
     Job("welcomes", Stage.WORK, _send_welcomes),
+    Job("delivery", Stage.WORK, _deliver),
+    Job("sync", Stage.WORK, _sync),
     Job("certificate-watch", Stage.WORK, _watch_certificates),
     Job("sweeper", Stage.WORK, _sweep),
     Job("public-listener", Stage.LISTEN, _listen(Listener.PUBLIC.value)),

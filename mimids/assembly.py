@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Final
 
@@ -14,6 +14,8 @@ from mimids.ds.accounts import Devices
 from mimids.ds.backoff import Backoff
 from mimids.ds.claims import Abuse, LowStock
 from mimids.ds.commands import Context
+from mimids.ds.delivery import Delivery
+from mimids.ds.follower import Contradiction, Following
 from mimids.ds.forwarding import Hubs
 from mimids.ds.gateway import Bounds as GatewayBounds
 from mimids.ds.gateway import Gateway
@@ -81,9 +83,17 @@ class Provider:
 def assemble(config: Config, clock: Clock, telemetry: Telemetry, store: Store, peers: HttpPeers) -> Provider:
     """Put a provider together; raise `CertificateFileError` or `ConfigError` where a file does not do."""
     services = make_services(config, clock, telemetry, store, peers)
-    for name, source in (("store", store), ("peers", peers), ("gateway", services.gateway), ("relay", services.relay)):
-        telemetry.watch(name, source.statistics)
-    telemetry.watch("wakes", services.wakes.statistics)
+    watched: dict[str, Callable[[], attrs.AttrsInstance]] = {
+        "store": store.statistics,
+        "peers": peers.statistics,
+        "gateway": services.gateway.statistics,
+        "relay": services.relay.statistics,
+        "delivery": services.delivery.statistics,
+        "following": services.following.statistics,
+        "wakes": services.wakes.statistics,
+    }
+    for name, statistics in watched.items():
+        telemetry.watch(name, statistics)
     return Provider(services, _doors(services), peers)
 
 
@@ -142,6 +152,10 @@ def make_services(config: Config, clock: Clock, telemetry: Telemetry, store: Sto
             new_providers=Rate("device_new_providers_per_day", new_providers / DAY_SECONDS, new_providers),
         ),
     )
+    backoff = Backoff(config.delivery.backoff_first_seconds, config.delivery.backoff_cap_seconds)
+    following = Following(
+        config, store, clock, peers, states, wakes, contradicted=partial(_tell_of_contradiction, telemetry)
+    )
     return Services(
         config=config,
         clock=clock,
@@ -155,14 +169,26 @@ def make_services(config: Config, clock: Clock, telemetry: Telemetry, store: Sto
         gateway=gateway,
         relay=relay,
         hub=hub,
-        hubs=Hubs(provider, hub, peers, document),
+        hubs=Hubs(provider, hub, following, peers, document),
+        delivery=Delivery(
+            store,
+            clock,
+            peers,
+            states,
+            wakes,
+            provider=provider,
+            backoff=backoff,
+            workers=config.delivery.workers,
+            batch_octets=config.delivery.batch_bytes,
+        ),
+        following=following,
         welcomes=Welcomes(
             store,
             clock,
             peers,
             wakes,
             provider=provider,
-            backoff=Backoff(config.delivery.backoff_first_seconds, config.delivery.backoff_cap_seconds),
+            backoff=backoff,
             workers=config.delivery.workers,
         ),
     )
@@ -223,6 +249,10 @@ def _doors(services: Services) -> dict[str, Door]:
 
 def _tell_of_low_stock(telemetry: Telemetry, low: LowStock) -> None:
     telemetry.log.info("low stock", version=low.version, cipher_suite=low.cipher_suite, left=low.left)
+
+
+def _tell_of_contradiction(telemetry: Telemetry, contradiction: Contradiction) -> None:
+    telemetry.log.warning("a hub contradicts itself", peer=contradiction.hub, rule=contradiction.rule)
 
 
 def _tell_of_abuse(telemetry: Telemetry, abuse: Abuse) -> None:

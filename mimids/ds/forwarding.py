@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
+from mimids.ds.follower import Following
 from mimids.ds.hub import Hub
 from mimids.ds.ports import Peers
 from mimids.errors import MimiError, PeerFailed
 from mimids.values import Device
 from mimids.wire.codec import Reader, WireError
-from mimids.wire.declare import encode
-from mimids.wire.ids import MaskedPartitionKey, ProviderId
+from mimids.wire.declare import decode, encode
+from mimids.wire.ids import GroupId, MaskedPartitionKey, ProviderId
 from mimids.wire.messages import (
     SEND_REQUESTS,
     SEND_RESULTS,
+    CommitData,
     ExternalJoinRequest,
     ExternalProposalRequest,
     GroupInfoRequest,
@@ -28,6 +31,9 @@ from mimids.wire.messages import (
     SendResult,
     SendStatus,
 )
+
+T = TypeVar("T")
+Sent = SendRequest | ExternalJoinRequest
 
 
 def send_results(outcomes: Sequence[SendResponse | MimiError], problem: Callable[[MimiError], bytes]) -> bytes:
@@ -45,9 +51,17 @@ def send_results(outcomes: Sequence[SendResponse | MimiError], problem: Callable
 class Hubs:
     """All hubs as our devices see them: each call names the hub, and returns the encoded answer."""
 
-    def __init__(self, provider: ProviderId, hub: Hub, peers: Peers, problem: Callable[[MimiError], bytes]) -> None:
+    def __init__(
+        self,
+        provider: ProviderId,
+        hub: Hub,
+        following: Following,
+        peers: Peers,
+        problem: Callable[[MimiError], bytes],
+    ) -> None:
         self._provider = provider
         self._hub = hub
+        self._following = following
         self._peers = peers
         self._problem = problem
 
@@ -55,13 +69,26 @@ class Hubs:
         """Sequence a message; return a SendResponse."""
         if hub == self._provider:
             return encode(await self._hub.send(request, device))
-        return await self._pass_on(hub, "send", encode(request))
+        answer = await self._pass_on(hub, "send", encode(request))
+        await self._note(device, hub, [(request, _decode(SendResponse, answer))])
+        return answer
 
     async def send_batch(self, device: Device, hub: ProviderId, requests: Sequence[SendRequest]) -> bytes:
         """Sequence messages in order; return `SendResult results<V>`."""
         if hub == self._provider:
             return send_results(await self._hub.send_batch(requests, device), self._problem)
-        return await self._pass_on(hub, "send-batch", SEND_REQUESTS.encode(tuple(requests)))
+        answer = await self._pass_on(hub, "send-batch", SEND_REQUESTS.encode(tuple(requests)))
+        try:
+            results = SEND_RESULTS.decode(answer)
+            sent = [
+                (request, result.outcome)
+                for request, result in zip(requests, results, strict=True)
+                if isinstance(result.outcome, SendResponse)
+            ]
+        except ValueError as error:
+            raise PeerFailed("not one SendResult for each SendRequest") from error
+        await self._note(device, hub, sent)
+        return answer
 
     async def receive(
         self, device: Device, hub: ProviderId, request: ReceiveRequest, *, wait_seconds: int | None = None
@@ -75,7 +102,9 @@ class Hubs:
         """Sequence an external commit; return a SendResponse."""
         if hub == self._provider:
             return encode(await self._hub.join(request, device))
-        return await self._pass_on(hub, "join", encode(request))
+        answer = await self._pass_on(hub, "join", encode(request))
+        await self._note(device, hub, [(request, _decode(SendResponse, answer))])
+        return answer
 
     async def propose(self, device: Device, hub: ProviderId, request: ExternalProposalRequest) -> bytes:
         """Sequence a proposal from outside; return a SendResponse."""
@@ -102,9 +131,30 @@ class Hubs:
         path = "group-info" + ("?" + "&".join(query) if query else "")
         return await self._pass_on(hub, path, encode(request))
 
+    async def leave(self, device: Device, hub: ProviderId, group_id: GroupId) -> None:
+        """Let a device leave a group; raise `UnknownGroup`."""
+        await self._following.leave(device, hub, group_id)
+
+    async def _note(self, device: Device, hub: ProviderId, sent: Sequence[tuple[Sent, SendResponse]]) -> None:
+        """Know the groups that a device takes part in, so that what the hub pushes of them is taken."""
+        noted: dict[GroupId, list[tuple[SendResponse, CommitData | None]]] = {}
+        for request, response in sent:
+            group_id = request.message.group_id
+            if group_id is not None:
+                noted.setdefault(group_id, []).append((response, request.commit_data))
+        for group_id, responses in noted.items():
+            await self._following.note_sent(device, hub, group_id, responses)
+
     async def _pass_on(self, hub: ProviderId, path: str, body: bytes, *, wait_seconds: int | None = None) -> bytes:
         answer = await self._peers.call(hub, "POST", f"/ds/v1/{path}", body, wait_seconds=wait_seconds)
         return answer.body
+
+
+def _decode(cls: type[T], answer: bytes) -> T:
+    try:
+        return decode(cls, answer)
+    except WireError as error:
+        raise PeerFailed(f"not a {cls.__name__}") from error
 
 
 def _without_hints(answer: bytes) -> bytes:

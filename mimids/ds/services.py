@@ -6,6 +6,8 @@ import attrs
 
 from mimids.config import Config
 from mimids.ds.accounts import Devices
+from mimids.ds.delivery import Delivery
+from mimids.ds.follower import Following
 from mimids.ds.forwarding import Hubs
 from mimids.ds.gateway import Gateway
 from mimids.ds.hub import Hub
@@ -36,4 +38,6 @@ class Services:
     relay: Relay
     hub: Hub
     hubs: Hubs
+    delivery: Delivery
+    following: Following
     welcomes: Welcomes

@@ -26,6 +26,7 @@ from mimids.errors import (
     RateLimited,
     StorageUnavailable,
     TooMany,
+    UnknownGroup,
     UnknownPartition,
 )
 from mimids.http.endpoints import (
@@ -45,14 +46,14 @@ from mimids.http.endpoints import (
     octets,
     of_codec,
 )
-from mimids.http.providers import JOINING, READING, SEND_BATCH, SENDING, partition_of, wait_seconds
+from mimids.http.providers import JOINING, READING, SEND_BATCH, SENDING, from_base64url, partition_of, wait_seconds
 from mimids.http.public import keys_answer
 from mimids.mls.framing import MLSMessage
 from mimids.store.db import Tx
 from mimids.store.key_packages import StockRow
 from mimids.values import Device, Milliseconds, TokenId
 from mimids.wire.declare import decode
-from mimids.wire.ids import ProviderId, provider_id
+from mimids.wire.ids import GroupId, ProviderId, provider_id
 from mimids.wire.messages import (
     INBOX_WELCOMES,
     KEY_PACKAGES,
@@ -176,6 +177,11 @@ async def group_info(services: Services, call: Call[GroupInfoRequest]) -> bytes:
     """Return what a joiner needs."""
     partition, bundle = partition_of(call.query), "bundle" in call.query
     return await services.hubs.group_info(_device(call), _provider(call), call.body, partition=partition, bundle=bundle)
+
+
+async def leave(services: Services, call: Call[None]) -> None:
+    """Let the device leave a group."""
+    await services.hubs.leave(_device(call), _provider(call), GroupId(from_base64url(call.path["group_id"])))
 
 
 async def welcomes(services: Services, call: Call[None]) -> tuple[InboxWelcome, ...]:
@@ -414,6 +420,17 @@ DEVICES: Final[tuple[Endpoint, ...]] = (
         "as `group-info`, at that hub",
         (*READING, *_AWAY),
         query=("bundle", "partition"),
+    ),
+    _row(
+        "leave",
+        "DELETE",
+        "hubs/{provider}/groups/{group_id}",
+        leave,
+        None,
+        None,
+        "this device leaves; group_id in base64url",
+        (UnknownGroup, StorageUnavailable),
+        status=HTTPStatus.NO_CONTENT,
     ),
     _row(
         "welcomes",

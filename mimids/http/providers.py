@@ -19,6 +19,7 @@ from mimids.errors import (
     InvalidMessage,
     Malformed,
     MimiError,
+    NotFollowed,
     PartitionAmbiguous,
     PartitionExists,
     PolicyRefused,
@@ -55,7 +56,10 @@ from mimids.wire.messages import (
     ExternalJoinRequest,
     ExternalProposalRequest,
     GroupInfoRequest,
+    PushRequest,
+    PushResponse,
     ReceiveRequest,
+    ResumeRequest,
     SendRequest,
     SendResponse,
     WelcomeInitRequest,
@@ -129,6 +133,16 @@ async def welcome_init(services: Services, call: Call[WelcomeInitRequest]) -> We
 async def welcome(services: Services, call: Call[MLSMessage]) -> None:
     """Take a Welcome for our devices."""
     await services.welcomes.take(_follower(call).provider, call.body)
+
+
+async def push(services: Services, call: Call[PushRequest]) -> PushResponse:
+    """Take what a hub pushes."""
+    return await services.following.take_push(_follower(call).provider, call.body)
+
+
+async def resume(services: Services, call: Call[ResumeRequest]) -> None:
+    """Push to a follower again, from there."""
+    await services.delivery.resume(call.body, _follower(call))
 
 
 # --- what requests have in common ---------------------------------------------------------------------------------
@@ -246,5 +260,26 @@ PROVIDERS: Final[tuple[Endpoint, ...]] = (
         (WelcomeNotExpected, StorageUnavailable),
         status=HTTPStatus.NO_CONTENT,
         limit="welcome_bytes",
+    ),
+    _row(
+        "push",
+        "push",
+        push,
+        mimi_ds(PushRequest),
+        mimi_ds(PushResponse),
+        "messages of groups that the caller hosts; answered with the counter that is wanted next of each",
+        (StorageUnavailable,),
+        open_without_arrangement=True,
+    ),
+    _row(
+        "resume",
+        "resume",
+        resume,
+        mimi_ds(ResumeRequest),
+        None,
+        "push again from there",
+        (UnknownGroup, UnknownPartition, NotFollowed, StorageUnavailable),
+        status=HTTPStatus.NO_CONTENT,
+        open_without_arrangement=True,
     ),
 )
