@@ -1,0 +1,111 @@
+"""HTTP to the device's own provider: one pool, one token, problems as exceptions."""
+
+from __future__ import annotations
+
+import json
+import ssl
+from collections.abc import Mapping
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+import httpx
+
+from mimids.wire.ids import Secret
+
+MIMI_DS: Final = "application/mimi-ds"
+TIMEOUT_SECONDS: Final = 30.0
+
+
+class Unreachable(Exception):
+    """The provider did not answer; whatever was asked may or may not have been done, and may be asked again."""
+
+
+class Problem(Exception):
+    """A refusal (RFC 9457). `code` is the last part of its type, such as `wrong-epoch`; `members` are all it has."""
+
+    def __init__(self, status: int, members: Mapping[str, Any]) -> None:
+        self.status = status
+        self.members = members
+        self.type = str(members.get("type", "about:blank"))
+        self.code = self.type.removeprefix("urn:mimids:problem:").rpartition("#")[2]
+        super().__init__(f"{self.code}: {members.get('detail') or members.get('title') or HTTPStatus(status).phrase}")
+
+    @classmethod
+    def from_json(cls, status: int, document: bytes) -> Problem:
+        """Return the problem in a document; one that is none still is a refusal."""
+        try:
+            members = json.loads(document)
+        except ValueError:
+            members = None
+        return cls(status, members if isinstance(members, dict) else {})
+
+
+@attrs.frozen
+class Reply:
+    """An answer of status 2xx, or of whatever status the caller said it takes."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Connection:
+    """The way to one provider's client listener, for one device."""
+
+    def __init__(self, url: str, token: Secret, trust: ssl.SSLContext | Path | None, *, timeout_seconds: float) -> None:
+        """`trust` vouches for the provider: a context, a PEM file, or None for the system's authorities."""
+        if not isinstance(trust, ssl.SSLContext):
+            trust = ssl.create_default_context(cafile=trust)
+        self._client = httpx.AsyncClient(
+            base_url=url,
+            verify=trust,
+            trust_env=False,
+            timeout=timeout_seconds,
+            headers={"Authorization": f"Bearer {token.reveal().decode()}"},
+        )
+        self._timeout_seconds = timeout_seconds
+
+    async def exchange(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        *,
+        media_type: str = MIMI_DS,
+        wait_seconds: int = 0,
+        takes: frozenset[int] = frozenset(),
+    ) -> Reply:
+        """Send one request below `/client/v1/` and return the answer; raise `Problem` or `Unreachable`.
+
+        With `wait_seconds` the provider may take so long until there is something new. Statuses in `takes` are
+        returned like 2xx.
+        """
+        headers = {} if body is None else {"Content-Type": media_type}
+        if wait_seconds:
+            headers["Prefer"] = f"wait={wait_seconds}"
+        try:
+            response = await self._client.request(
+                method,
+                f"/client/v1/{path}",
+                content=body,
+                headers=headers,
+                timeout=self._timeout_seconds + wait_seconds,
+            )
+        except httpx.TransportError as error:
+            raise Unreachable(str(error) or type(error).__name__) from error
+        if not response.is_success and response.status_code not in takes:
+            raise Problem.from_json(response.status_code, response.content)
+        return Reply(response.status_code, response.headers, response.content)
+
+    async def exchange_json(self, method: str, path: str, body: Mapping[str, object] | None = None) -> dict[str, Any]:
+        """Send JSON, or nothing, and return the JSON object of the answer."""
+        encoded = None if body is None else json.dumps(body).encode()
+        reply = await self.exchange(method, path, encoded, media_type="application/json")
+        answer: dict[str, Any] = json.loads(reply.body)
+        return answer
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.aclose()

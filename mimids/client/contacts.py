@@ -1,0 +1,66 @@
+"""Contact cards: who somebody is, where, and what lets one fetch their KeyPackages (docs/ohttp-keys.md)."""
+
+from __future__ import annotations
+
+import json
+from base64 import urlsafe_b64decode
+from collections.abc import Mapping
+from typing import Any, Self
+
+import attrs
+
+from mimids.ohttp.config import KeyConfig
+from mimids.ohttp.keys_signature import KeysRefused, verify
+from mimids.wire.ids import BearerToken, ProviderId, UserId, provider_id
+
+
+@attrs.frozen
+class SignedKeys:
+    """An `application/ohttp-keys` body with its `Mimids-Keys-Signature`."""
+
+    body: bytes
+    signature: str
+
+
+@attrs.frozen
+class Contact:
+    """A card, as a discovery service hands it out."""
+
+    user_id: UserId
+    provider: ProviderId
+    bearer_token: BearerToken
+    ohttp_identity: bytes  # Ed25519, 32 octets: whom `key_config` believes
+    keys: SignedKeys | None = None  # of the moment when the card was made
+
+    @classmethod
+    def from_json(cls, card: str | bytes | Mapping[str, Any]) -> Self:
+        """Read a card; raise `ValueError` if it is none."""
+        try:
+            members = card if isinstance(card, Mapping) else json.loads(card)
+            keys = None
+            if members.get("ohttp_keys") and members.get("ohttp_keys_signature"):
+                keys = SignedKeys(_octets(members["ohttp_keys"]), str(members["ohttp_keys_signature"]))
+            return cls(
+                UserId(str(members["user_id"]).encode()),
+                provider_id(str(members["provider"])),
+                BearerToken(_octets(members["bearer_token"])),
+                _octets(members["ohttp_identity"]),
+                keys,
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError("not a contact card") from error
+
+    def key_config(self, keys: SignedKeys, now_seconds: int) -> KeyConfig:
+        """Return the best key configuration that can be used; raise `KeysRefused` unless they are authentic.
+
+        Whoever passes them on, one's own provider above all, could otherwise put keys of its own there and read every
+        request (RFC 9458 section 6.1).
+        """
+        for config in verify(self.provider, keys.body, keys.signature, self.ohttp_identity, now_seconds):
+            if config.usable:
+                return config
+        raise KeysRefused("none of the key configurations is known here")
+
+
+def _octets(text: str) -> bytes:
+    return urlsafe_b64decode(text + "=" * (-len(text) % 4))
