@@ -119,14 +119,19 @@ def test_every_pin_has_hashes_and_no_address() -> None:
     assert "://" not in PINS
 
 
-def test_what_is_imported_is_declared() -> None:
+def test_what_is_imported_is_declared_and_nothing_else() -> None:
     """What comes with a dependency of a dependency may go with it."""
     provided = packages_distributions()
     declared = {canonicalize_name(Requirement(line).name) for line in PROJECT["project"]["dependencies"]}
+    used: set[str] = set()
     for path in (ROOT / "mimids").rglob("*.py"):
         free = {"pytest"} if path.parent.name == "testing" else set()  # whoever uses the fixtures has it
         for name in set(imports(ast.parse(path.read_text()))) - sys.stdlib_module_names - free:
-            assert name.startswith("mimids") or declared & set(map(canonicalize_name, provided[name])), (path, name)
+            if not name.startswith("mimids"):
+                givers = declared & {canonicalize_name(giver) for giver in provided[name]}
+                assert givers, (path, name)
+                used |= givers
+    assert used == declared
 
 
 def test_dependencies_say_why_they_are_here() -> None:

@@ -2,7 +2,7 @@
 
 httpcore is the part of httpx that speaks HTTP. It is used without httpx because that part alone lets us choose the
 address that is connected to, keeps no cookies, follows no redirect, reads no proxy or .netrc from the environment
-and logs no URL; it also costs half (docs/decisions/0003).
+and logs no URL; it also costs half (docs/decisions/0004).
 
 A peer is named by its domain and nothing else: it is the origin of its connections, the name its certificate must
 have and the Host it is told, wherever `providers.NAME.url` sends us.
@@ -14,7 +14,7 @@ import ipaddress
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from ssl import SSLContext
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -193,6 +193,7 @@ class HttpPeers:
             _request(provider, method, path, body, media_type, headers),
             seconds=timeout_seconds,
             octets=self._config.limits.max_body_bytes,
+            tries=2,  # a request of ours may be asked for twice
         )
         if 200 <= status < 300:
             self._answered += 1
@@ -213,6 +214,7 @@ class HttpPeers:
             _request(provider, method, path, body, media_type, []),
             seconds=self._config.federation.answer_seconds,
             octets=self._config.limits.ohttp_bytes,
+            tries=1,  # RFC 9458 section 6.5.1: a relay MUST NOT
         )
         self._answered += 1
         return attrs.evolve(answer, headers={**answer.headers, ":status": str(status)})
@@ -235,7 +237,7 @@ class HttpPeers:
         return PeerStatistics(self._calling.total(), self._answered, self._refused, self._unavailable)
 
     async def _exchange(
-        self, pools: _Pools, request: httpcore.Request, *, seconds: float, octets: int
+        self, pools: _Pools, request: httpcore.Request, *, seconds: float, octets: int, tries: int
     ) -> tuple[int, PeerAnswer]:
         provider = ProviderId(request.url.host.decode())
         if not may_federate(self._config.federation, self._config.provider, provider):
@@ -248,10 +250,10 @@ class HttpPeers:
         try:
             async with pools.borrow(provider) as pool:
                 with trio.fail_after(seconds):
-                    try:
-                        return await _ask(pool, request, octets)
-                    except _STALE:
-                        return await _ask(pool, request, octets)  # every request may be asked twice
+                    for _ in range(tries - 1):
+                        with suppress(*_STALE):
+                            return await _ask(pool, request, octets)
+                    return await _ask(pool, request, octets)
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, trio.TooSlowError) as error:
             self._unavailable += 1
             raise PeerUnavailable from error
