@@ -150,14 +150,9 @@ class ServerTls:
         if self._clients is None:
             return ServerCredentials(context, None, {})
         context.verify_mode = ssl.CERT_OPTIONAL
-        _believe(context, self._clients.general)
-        for path in self._clients.providers.values():
-            _believe(context, path)
-        return ServerCredentials(
-            context,
-            None if self._clients.general is None else _certificates(self._clients.general),
-            {name: _certificates(path) for name, path in self._clients.providers.items()},
-        )
+        general = _believe(context, self._clients.general)
+        pinned = {name: _believe(context, path) for name, path in self._clients.providers.items()}
+        return ServerCredentials(context, general if self._clients.general else None, pinned)
 
 
 def _verified_chain(connection: ssl.SSLObject) -> frozenset[bytes]:
@@ -219,22 +214,21 @@ def _show(context: ssl.SSLContext, pair: Pair) -> None:
         raise CertificateFileError(f"{pair.certificate} with {pair.private_key}: {_reason(error)}") from error
 
 
-def _believe(context: ssl.SSLContext, trusted: Path | None) -> None:
+def _believe(context: ssl.SSLContext, trusted: Path | None) -> frozenset[bytes]:
+    """Let the file's certificates vouch in `context`, and return them as DER; nothing for the system's roots."""
     if trusted is None:
         context.set_default_verify_paths()
-        return
+        return frozenset()
+    try:
+        certificates = [
+            each.public_bytes(Encoding.DER) for each in x509.load_pem_x509_certificates(trusted.read_bytes())
+        ]
+        context.load_verify_locations(cadata=b"".join(certificates))
+    except (OSError, ValueError) as error:
+        raise CertificateFileError(f"{trusted}: {_reason(error)}") from error
     # A file may name an intermediate, or the very certificate of a provider, and mean just that.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    try:
-        context.load_verify_locations(trusted)
-    except OSError as error:
-        raise CertificateFileError(f"{trusted}: {_reason(error)}") from error
-
-
-def _certificates(path: Path) -> frozenset[bytes]:
-    return frozenset(
-        certificate.public_bytes(Encoding.DER) for certificate in x509.load_pem_x509_certificates(path.read_bytes())
-    )
+    return frozenset(certificates)
 
 
 def _reason(error: Exception) -> str:
