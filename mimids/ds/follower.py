@@ -15,16 +15,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 import attrs
 import trio
 
 from mimids.config import Config
+from mimids.ds import reading
 from mimids.ds.ports import Clock, Peers
 from mimids.ds.states import Judged, States
 from mimids.ds.wakes import Wakes, partition_topic
-from mimids.errors import InvalidMessage, MimiError, UnknownGroup, WrongBranch
+from mimids.errors import InvalidMessage, MimiError, PeerFailed, UnknownGroup, WrongBranch
 from mimids.mls.code_points import ContentType
 from mimids.mls.framing import PrivateMessage
 from mimids.mls.group_info import GroupInfo
@@ -34,7 +36,7 @@ from mimids.store.groups import Group
 from mimids.store.messages import NewMessage
 from mimids.store.partitions import Partition
 from mimids.values import Device
-from mimids.wire.declare import encode
+from mimids.wire.declare import decode, encode
 from mimids.wire.ids import (
     MLS10,
     NO_LONGER_FOLLOWED,
@@ -42,6 +44,7 @@ from mimids.wire.ids import (
     Counter,
     GroupId,
     MaskedPartitionKey,
+    PartitionKey,
     ProviderId,
 )
 from mimids.wire.messages import (
@@ -52,12 +55,17 @@ from mimids.wire.messages import (
     PushedEpoch,
     PushRequest,
     PushResponse,
+    ReceiveRequest,
+    ReceiveResponse,
     ResumeRequest,
     SendResponse,
+    encode_receive_response,
 )
 
 RESUMED_PARTITIONS: Final = 32  # of each hub, the newest: enough to make it try again
 SYNC_SECONDS: Final = 3600.0
+ASKED_KEPT: Final = 30_000
+LONG_ANSWER_OCTETS: Final = 65_536  # a shorter answer left nothing out
 
 
 @attrs.frozen
@@ -113,6 +121,7 @@ class Following:
         self._states = states
         self._wakes = wakes
         self._contradicted = contradicted
+        self._asked: dict[MaskedPartitionKey, None] = {}  # keys that were presented to a hub, the newest last
         self._messages = self._duplicates = self._gaps = self._contradictions = 0
 
     def statistics(self) -> FollowerStatistics:
@@ -134,7 +143,8 @@ class Following:
             taken = _Taken()
             number = providers.ensure_provider(tx, hub)
             for epoch in epochs:
-                group = self._followed_group(tx, number, epoch.group_id, unasked=unasked)
+                expected = not unasked or epoch.masked_partition_key in self._asked
+                group = self._followed_group(tx, number, epoch.group_id, expected=expected)
                 counter = NO_LONGER_FOLLOWED if group is None else self._take_epoch(tx, hub, group, epoch, taken)
                 taken.counters.append(counter)
             return taken
@@ -164,11 +174,11 @@ class Following:
             if group is not None and (partition is None or partition.state is None):
                 await self._states.prepare_claim(group, partition.epoch if partition else None, epoch.opening)
 
-    def _followed_group(self, tx: Tx, hub: int, group_id: GroupId, *, unasked: bool) -> Group | None:
+    def _followed_group(self, tx: Tx, hub: int, group_id: GroupId, *, expected: bool) -> Group | None:
         """Return the group, beginning it if it may; None if none of our devices is in it, or nobody expects it."""
         group = groups.find_group(tx, hub, group_id)
         if group is None:
-            if not unasked:
+            if expected:
                 return groups.group_by_row(tx, self._begin_group(tx, hub, group_id))
             row = welcomes.match_group(tx, hub, lambda: self._begin_group(tx, hub, group_id))
             return None if row is None else groups.group_by_row(tx, row)
@@ -357,10 +367,78 @@ class Following:
 
         await self._store.write(work)
 
-    async def note_received(self, device: Device, hub: ProviderId, partition: Partition) -> None:
-        """Record that a device holds the key of a partition."""
-        now = self._clock.now()
-        await self._store.write(lambda tx: participations.take_part(tx, partition.group, device.row, now))
+    async def receive(
+        self, device: Device, hub: ProviderId, request: ReceiveRequest, *, wait_seconds: int | None = None
+    ) -> bytes:
+        """Return a ReceiveResponse without hints: from here if there is something, else from the hub.
+
+        A device gets the epochs whose key it presents, and nothing else (4.3).
+        """
+        page = await self.page(device, hub, request)
+        if page is None or not page.messages:
+            passed_on = await self.ask(hub, request.partition_key, wait_seconds=wait_seconds)
+            page = await self.page(device, hub, request)
+            if page is None:
+                return passed_on
+        return encode_receive_response(page.epoch, ())
+
+    async def page(self, device: Device, hub: ProviderId, request: ReceiveRequest) -> reading.Page | None:
+        """Return what is here of a partition from a counter on; None if the partition is not known here."""
+        limit = self._config.limits.receive_bytes
+
+        def read(tx: Tx) -> tuple[reading.Page, bool] | None:
+            number = providers.provider_row(tx, hub) or 0
+            partition = partitions.find_partition(tx, number, request.partition_key.masks())
+            if partition is None:
+                return None
+            found = reading.page(tx, partition, request.counter, limit_octets=limit)
+            return found, participations.takes_part(tx, partition.group, device.row)
+
+        found = await self._store.read(read)
+        if found is None:
+            return None
+        page, takes_part = found
+        if not takes_part:  # it presented a key
+            now, group = self._clock.now(), page.partition.group
+            await self._store.write(lambda tx: participations.take_part(tx, group, device.row, now))
+        return page
+
+    async def ask(self, hub: ProviderId, key: PartitionKey, *, wait_seconds: int | None = None) -> bytes:
+        """Present a key to a hub, so that we follow its partition, and store what it answers with.
+
+        Returns the answer without its hints: where not even the group is known here, its suite and so the partition's
+        masked key are not, and nothing is stored; the hub's first push then begins the group.
+        """
+        masks = key.masks()
+
+        def find(tx: Tx) -> Partition | None:
+            return partitions.find_partition(tx, providers.provider_row(tx, hub) or 0, masks)
+
+        for mask in masks:
+            self._asked[mask] = None
+        while len(self._asked) > ASKED_KEPT:
+            del self._asked[next(iter(self._asked))]
+        while True:
+            known = await self._store.read(find)
+            counter = Counter(0) if known is None else known.next_counter
+            request = encode(ReceiveRequest(key, counter))
+            answer = await self._peers.call(hub, "POST", "/ds/v1/receive", request, wait_seconds=wait_seconds)
+            try:
+                received = decode(ReceiveResponse, answer.body)
+            except ValueError as error:
+                raise PeerFailed("not a ReceiveResponse") from error
+            if known is None:
+                return encode(ReceiveResponse(received.epoch, ()))
+            group = await self._store.read(partial(_group_of, known))
+            epochs = [PushedEpoch(group.group_id, known.masked_key, counter, None, received.epoch)]
+            epochs += [
+                PushedEpoch(group.group_id, hint.masked_partition_key, Counter(0), None, hint.epoch)
+                for hint in received.hints
+            ]
+            await self.take(hub, epochs, unasked=False)
+            if len(answer.body) < LONG_ANSWER_OCTETS:
+                return encode(ReceiveResponse(received.epoch, ()))
+            wait_seconds = None  # there may be more than one answer could hold
 
     async def leave(self, device: Device, hub: ProviderId, group_id: GroupId) -> None:
         """Let a device leave a group; when our last one has, pushes are answered "no longer followed" (6.11)."""
@@ -402,3 +480,7 @@ class Following:
             for group_id, key, counter in partitions.newest_of_hub(tx, number, limit=RESUMED_PARTITIONS):
                 found.append((domain, ResumeRequest(group_id, key, counter)))
         return found
+
+
+def _group_of(partition: Partition, tx: Tx) -> Group:
+    return groups.group_by_row(tx, partition.group)

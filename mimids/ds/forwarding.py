@@ -15,7 +15,7 @@ from mimids.ds.hub import Hub
 from mimids.ds.ports import Peers
 from mimids.errors import MimiError, PeerFailed
 from mimids.values import Device
-from mimids.wire.codec import Reader, WireError
+from mimids.wire.codec import WireError
 from mimids.wire.declare import decode, encode
 from mimids.wire.ids import GroupId, MaskedPartitionKey, ProviderId
 from mimids.wire.messages import (
@@ -96,7 +96,7 @@ class Hubs:
         """Return a ReceiveResponse without hints: a device gets the epochs whose key it presents (4.3)."""
         if hub == self._provider:
             return await self._hub.receive(request, device, wait_seconds=wait_seconds or 0)
-        return _without_hints(await self._pass_on(hub, "receive", encode(request), wait_seconds=wait_seconds))
+        return await self._following.receive(device, hub, request, wait_seconds=wait_seconds)
 
     async def join(self, device: Device, hub: ProviderId, request: ExternalJoinRequest) -> bytes:
         """Sequence an external commit; return a SendResponse."""
@@ -145,9 +145,8 @@ class Hubs:
         for group_id, responses in noted.items():
             await self._following.note_sent(device, hub, group_id, responses)
 
-    async def _pass_on(self, hub: ProviderId, path: str, body: bytes, *, wait_seconds: int | None = None) -> bytes:
-        answer = await self._peers.call(hub, "POST", f"/ds/v1/{path}", body, wait_seconds=wait_seconds)
-        return answer.body
+    async def _pass_on(self, hub: ProviderId, path: str, body: bytes) -> bytes:
+        return (await self._peers.call(hub, "POST", f"/ds/v1/{path}", body)).body
 
 
 def _decode(cls: type[T], answer: bytes) -> T:
@@ -155,15 +154,3 @@ def _decode(cls: type[T], answer: bytes) -> T:
         return decode(cls, answer)
     except WireError as error:
         raise PeerFailed(f"not a {cls.__name__}") from error
-
-
-def _without_hints(answer: bytes) -> bytes:
-    """Cut the hints off a ReceiveResponse: `Message messages<V>` of its epoch, then `HintedEpoch hints<V>`."""
-    reader = Reader(answer)
-    try:
-        reader.pos = end = reader.block()
-        reader.pos = reader.block()
-        reader.finish()
-    except WireError as error:
-        raise PeerFailed("not a ReceiveResponse") from error
-    return answer[:end] + b"\x00"

@@ -25,22 +25,27 @@ def partition_topic(key: MaskedPartitionKey) -> tuple[str, MaskedPartitionKey]:
 
 
 class Bell:
-    """Remembers one ring until it is waited for."""
+    """Remembers what rang until it is waited for; `topics` is what it listens to."""
 
     def __init__(self) -> None:
+        self.topics: set[Hashable] = set()
+        self._heard: set[Hashable] = set()
         self._rung = trio.Event()
 
-    def ring(self) -> None:
+    def ring(self, topic: Hashable) -> None:
         """Wake whoever waits, now or next."""
+        self._heard.add(topic)
         self._rung.set()
 
-    async def wait(self) -> None:
-        """Wait until it was rung since the last wait; what is committed from then on rings it again."""
+    async def wait(self) -> set[Hashable]:
+        """Wait until it was rung since the last wait, and return by what; what is committed later rings it again."""
         await self._rung.wait()
-        self._rung = trio.Event()
+        heard, self._heard, self._rung = self._heard, set(), trio.Event()
+        return heard
 
-    async def wait_at_most(self, clock: Clock, seconds: float) -> None:
-        """Wait as `wait` does, until `clock` has moved on by `seconds`."""
+    async def wait_at_most(self, clock: Clock, seconds: float) -> set[Hashable]:
+        """Wait as `wait` does, or until `clock` has moved on by `seconds`; then return nothing."""
+        heard: set[Hashable] = set()
         async with trio.open_nursery() as nursery:
 
             async def give_up() -> None:
@@ -48,8 +53,9 @@ class Bell:
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(give_up)
-            await self.wait()
+            heard = await self.wait()
             nursery.cancel_scope.cancel()
+        return heard
 
 
 @attrs.frozen
@@ -71,7 +77,7 @@ class Wakes:
         """Wake all that listen to any of `topics`. To be called after the commit, never within it."""
         for topic in topics:
             for bell in self._bells.get(topic, ()):
-                bell.ring()
+                bell.ring(topic)
 
     def end(self) -> None:
         """Wake everybody, now and once more whoever comes later: requests that wait are to answer at shutdown."""
@@ -80,20 +86,30 @@ class Wakes:
 
     @contextmanager
     def listen(self, *topics: Hashable) -> Iterator[Bell]:
-        """Give a bell that hears every ring of `topics` from here on, and `end`."""
+        """Give a bell that hears every ring of `topics`, and of what is added, from here on, and `end`."""
         bell = Bell()
         if self._ending:
-            bell.ring()
-        for topic in set(topics):
-            self._bells.setdefault(topic, set()).add(bell)
+            bell.ring(None)
+        self.add(bell, *topics)
         try:
             yield bell
         finally:
-            for topic in set(topics):
-                bells = self._bells[topic]
-                bells.discard(bell)
-                if not bells:
-                    del self._bells[topic]
+            self.remove(bell, *bell.topics)
+
+    def add(self, bell: Bell, *topics: Hashable) -> None:
+        """Let a bell hear `topics` too."""
+        for topic in topics:
+            bell.topics.add(topic)
+            self._bells.setdefault(topic, set()).add(bell)
+
+    def remove(self, bell: Bell, *topics: Hashable) -> None:
+        """Let a bell hear `topics` no more."""
+        for topic in topics:
+            bell.topics.discard(topic)
+            bells = self._bells.get(topic, set())
+            bells.discard(bell)
+            if not bells:
+                self._bells.pop(topic, None)
 
     def statistics(self) -> WakeStatistics:
         """Return how much is waited for."""

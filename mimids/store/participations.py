@@ -25,6 +25,12 @@ def take_part(tx: Tx, group: int, device: DeviceRow, now: Milliseconds) -> None:
     )
 
 
+def takes_part(tx: Tx, group: int, device: DeviceRow) -> bool:
+    """Tell whether a device is in a group."""
+    query = "SELECT 1 FROM participations WHERE group_ref = ? AND device = ? AND left_at IS NULL"
+    return tx.one(query, (group, device)) is not None
+
+
 def leave(tx: Tx, group: int, device: DeviceRow, now: Milliseconds) -> None:
     """Record that a device wants nothing of this group any more."""
     tx.execute(
