@@ -5,6 +5,9 @@ from __future__ import annotations
 import ast
 import os
 import re
+import signal
+import socket
+import ssl
 import subprocess
 import sys
 import sysconfig
@@ -17,7 +20,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-import mimids.cli
+import mimids
 from tests.test_layers import imports
 
 ROOT = Path(__file__).parent.parent
@@ -49,11 +52,14 @@ def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(bare: Path, *arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     command, *rest = arguments
     return subprocess.run(
-        [bare / "bin" / command, *rest], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+        [bare / "bin" / command, *rest], cwd=cwd, env=plain_environment(), capture_output=True, text=True, check=False
     )
+
+
+def plain_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
 
 
 def test_the_wheel_holds_the_package_its_types_and_its_migrations(wheel: Path) -> None:
@@ -82,11 +88,39 @@ def test_every_module_can_be_imported_from_the_wheel(bare: Path, tmp_path: Path)
 
 
 def test_the_command_explains_itself(bare: Path, tmp_path: Path) -> None:
-    if not hasattr(mimids.cli, "main"):
-        pytest.skip("mimids.cli has no main yet")
     ran = run(bare, "mimids", "--help", cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
     assert "serve" in ran.stdout
+    assert run(bare, "mimids", "--version", cwd=tmp_path).stdout.split()[-1] == mimids.__version__
+
+
+def test_a_provider_is_made_migrated_and_served_from_the_wheel_alone(bare: Path, tmp_path: Path) -> None:
+    anywhere = [part for listener in ("public", "client", "operator") for part in (f"--{listener}", "127.0.0.1:0")]
+    commands = [["init", "a", "--provider", "a.example", *anywhere], ["migrate", "--config", "a/mimids.toml"]]
+    if "\n  check " in run(bare, "mimids", "--help", cwd=tmp_path).stdout:
+        commands.append(["check", "--config", "a/mimids.toml"])
+    for command in commands:
+        ran = run(bare, "mimids", *command, cwd=tmp_path)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+    serving = [str(bare / "bin/mimids"), "serve", "--config", "a/mimids.toml"]
+    with subprocess.Popen(serving, cwd=tmp_path, env=plain_environment(), stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            said = next(line for line in server.stdout if "public" in line)
+            host, _, port = said.split()[-1].rpartition(":")
+            tls = ssl.create_default_context(cafile=tmp_path / "a/ca.pem")
+            with (
+                socket.create_connection((host, int(port)), timeout=10) as tcp,
+                tls.wrap_socket(tcp, server_hostname="a.example") as connection,
+            ):
+                connection.sendall(b"GET /.well-known/mimi-ds HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n")
+                answer = b"".join(iter(lambda: connection.recv(65536), b""))
+            assert answer.startswith(b"HTTP/1.1 200")
+            assert b'"provider":"a.example"' in answer
+            server.send_signal(signal.SIGTERM)
+            assert server.wait(10) == 0
+        finally:
+            server.kill()
 
 
 def test_the_metadata_names_licence_and_dependencies(bare: Path) -> None:
