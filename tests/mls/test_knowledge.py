@@ -1,0 +1,276 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from mimids.mls import verdict
+from mimids.mls.code_points import ContentType, SenderType, WireFormat
+from mimids.mls.framing import MLSMessage, PrivateMessage, Sender
+from mimids.mls.knowledge import (
+    Claimed,
+    Derived,
+    Judgement,
+    Knowledge,
+    NotKnown,
+    begin,
+    epoch_of,
+    judge,
+    next_knowledge,
+    refuse,
+    state_of,
+    with_group_info,
+)
+from mimids.mls.opening import open_group
+from mimids.mls.proposals import Add, ExternalInit, Remove, SelfRemove
+from mimids.mls.public_group import Valid
+from mimids.mls.verdict import Invalid, Missing, RuleError, Unknown
+from mimids.wire.ids import MLS10, GroupId
+from tests.mls.makers import replace
+from tests.mls.signing import GROUP, Client, Room, by_reference, by_value, crowd, ref_of
+
+
+def encrypted(room: Room, kind: ContentType = ContentType.COMMIT) -> MLSMessage:
+    message = PrivateMessage(room.group_id, room.epoch, kind, b"", bytes(28), bytes(200))
+    return MLSMessage(MLS10, WireFormat.PRIVATE_MESSAGE, message)
+
+
+def derived(room: Room) -> Knowledge:
+    return begin(room.info(), group_id=GROUP, suite=room.suite)
+
+
+def claimed(room: Room) -> Knowledge:
+    return Claimed(open_group(room.info()))
+
+
+def not_known(room: Room) -> NotKnown:
+    return NotKnown(room.epoch, GROUP, room.suite)
+
+
+def went(knowledge: Knowledge, message: MLSMessage, *info: Any) -> Knowledge:
+    judgement = judge(knowledge, message)
+    assert not isinstance(judgement.verdict, Invalid), judgement.verdict
+    return next_knowledge(judgement, message, *info)
+
+
+def refused(call: Any, *arguments: Any) -> str:
+    with pytest.raises(RuleError) as caught:
+        call(*arguments)
+    return caught.value.invalid.rule.name
+
+
+def test_a_group_begins_derived_or_not_known() -> None:
+    room = Room.create(Client.of(1))
+    assert isinstance(begin(room.info(), group_id=GROUP, suite=room.suite), Derived)
+    without = begin(room.info(tree=False), room.tree.encode(), group_id=GROUP, suite=room.suite)
+    assert isinstance(without, Derived)
+    assert begin(None, group_id=GROUP, suite=room.suite) == NotKnown(None, GROUP, room.suite)
+    assert refused(lambda: begin(room.info(), group_id=b"other", suite=room.suite)) == "group-info-contradicts"
+
+
+@pytest.mark.parametrize("kind", [Derived, Claimed])
+def test_public_commits_keep_what_is_known(kind: Any) -> None:
+    room = crowd(4)
+    knowledge: Knowledge = kind(open_group(room.info()))
+    for committer in (1, 2, 0):
+        message, room = room.commit(committer)
+        knowledge = went(knowledge, message, *([room.info()] if committer else []))
+        assert isinstance(knowledge, kind)
+        group = state_of(knowledge)
+        assert group is not None
+        assert group.context == room.context()
+
+
+@pytest.mark.parametrize("known", [derived, claimed, not_known])
+def test_an_encrypted_commit_leads_to_a_state_that_is_not_known_but_for_its_epoch(known: Any) -> None:
+    room = crowd(4)
+    following = went(known(room), encrypted(room))
+    assert following == NotKnown(room.epoch + 1, GROUP, room.suite)
+    assert epoch_of(following) == room.epoch + 1
+
+
+@pytest.mark.parametrize("known", [derived, claimed, not_known])
+def test_a_group_info_along_an_encrypted_commit_is_a_claim(known: Any) -> None:
+    room = crowd(4)
+    _, after = room.commit(1)  # what the encrypted commit did
+    following = went(known(room), encrypted(room), after.info())
+    assert isinstance(following, Claimed)
+    message, later = after.commit(2)
+    group = state_of(went(following, message))
+    assert group is not None
+    assert group.context == later.context()
+
+
+def test_a_group_info_along_an_encrypted_commit_needs_its_tree() -> None:
+    room = crowd(4)
+    _, after = room.commit(1)
+    judgement = judge(derived(room), encrypted(room))
+    assert refused(next_knowledge, judgement, encrypted(room), after.info(tree=False)) == "ratchet-tree-needed"
+    aside = next_knowledge(judgement, encrypted(room), after.info(tree=False), after.tree.encode())
+    assert isinstance(aside, Claimed)
+    _, same_tree = room.commit(1, by_value(Add(Client.of(20).key_package())), path=False)
+    same_tree.tree = room.tree  # as after a commit without path that changes no leaf: the tree is inferred
+    assert isinstance(next_knowledge(judgement, encrypted(room), same_tree.info(tree=False)), Claimed)
+
+
+@pytest.mark.parametrize(
+    ("changed", "rule"),
+    [
+        ({"epoch": 7}, "group-info-contradicts"),
+        ({"group_id": GroupId(b"other")}, "group-info-contradicts"),
+        ({"confirmed": bytes(31)}, "group-info-length"),
+        ({"tag": b""}, "group-info-length"),
+    ],
+)
+def test_a_claim_that_is_wrong_for_certain_is_refused(changed: dict[str, Any], rule: str) -> None:
+    room = crowd(4)
+    _, after = room.commit(1)
+    for name, value in changed.items():
+        setattr(after, name, value)
+    for known in (derived, claimed, not_known):
+        assert refused(next_knowledge, judge(known(room), encrypted(room)), encrypted(room), after.info()) == rule
+    unsigned = replace(after.info(), signature=bytes(64))
+    assert refused(next_knowledge, judge(derived(room), encrypted(room)), encrypted(room), unsigned)
+
+
+def test_a_covered_proposal_that_was_not_seen_leads_to_not_known() -> None:
+    room = crowd(4)
+    hidden = room.propose(1, Remove(2))  # it travelled as a PrivateMessage, of which nothing can be told
+    seen = judge(derived(room), encrypted(room, ContentType.PROPOSAL))
+    assert seen.verdict == Valid()
+    message, after = room.commit(0, by_reference(ref_of(hidden, room.suite)))
+    judgement = judge(seen.knowledge, message)
+    assert judgement.verdict == Unknown((Missing(verdict.PROPOSAL, ref_of(hidden, room.suite).hex()),))
+    assert next_knowledge(judgement, message) == NotKnown(room.epoch + 1, GROUP, room.suite)
+    assert isinstance(next_knowledge(judgement, message, after.info()), Claimed)
+
+
+def test_a_claim_is_held_to_the_commit_that_it_came_with() -> None:
+    room = crowd(4)
+    hidden = room.propose(1, Remove(2))
+    message, after = room.commit(0, by_reference(ref_of(hidden, room.suite)))
+    for known in (derived, claimed, not_known):
+        judgement = judge(known(room), message)
+        assert refused(next_knowledge, judgement, message, after.info(confirmation_tag=bytes(32))) == "group-info-tag"
+    after.confirmed = bytes(32)  # the transcript does not hang on what the proposals do
+    judgement = judge(derived(room), message)
+    assert refused(next_knowledge, judgement, message, after.info()) == "group-info-contradicts"
+    assert isinstance(next_knowledge(judge(claimed(room), message), message, after.info()), NotKnown)
+
+
+def test_a_group_info_that_contradicts_derived_state_is_refused() -> None:
+    room = crowd(4)
+    message, after = room.commit(1)
+    _, sibling = room.commit(2, tag=after.tag)
+    judgement = judge(derived(room), message)
+    assert refused(next_knowledge, judgement, message, sibling.info()) == "group-info-contradicts"
+    assert refused(next_knowledge, judgement, message, replace(after.info(), signature=b"")) == "group-info-signature"
+    assert isinstance(next_knowledge(judgement, message, after.info(tree=False)), Derived)
+
+
+def test_a_group_info_that_contradicts_a_claim_refuses_nothing() -> None:
+    room = crowd(4)
+    message, after = room.commit(1)
+    _, sibling = room.commit(2, tag=after.tag)
+    assert went(claimed(room), message, sibling.info()) == NotKnown(after.epoch, GROUP, room.suite)
+    assert isinstance(went(claimed(room), message, after.info()), Claimed)
+    wrong = replace(sibling.info(), signature=bytes(64))
+    assert refused(next_knowledge, judge(claimed(room), message), message, wrong) == "group-info-signature"
+
+
+def test_a_message_that_contradicts_a_claim_refuses_nothing() -> None:
+    room = crowd(4)
+    _, other = room.commit(1)
+    _, real = room.commit(2)
+    message, _ = real.commit(3)
+    judgement = judge(claimed(other), message)
+    assert judgement.verdict == Unknown((Missing(verdict.STATE),))
+    assert judgement.knowledge == NotKnown(other.epoch, GROUP, room.suite)
+    assert judgement.contradicted is not None
+    assert judgement.contradicted.rule is verdict.SIGNATURE
+    found = judge(derived(other), message)
+    assert isinstance(found.verdict, Invalid)
+    assert isinstance(found.knowledge, Derived)
+
+
+def joins_twice(room: Room) -> MLSMessage:
+    init = by_value(ExternalInit(bytes(32)))
+    return room.commit(Client.of(30), init, init)[0]
+
+
+def newcomer_by_another(room: Room) -> MLSMessage:
+    sender = Sender(SenderType.NEW_MEMBER_PROPOSAL, None)
+    return room.propose(sender, Add(Client.of(30).key_package()), by=Client.of(31).signer)
+
+
+def of_another_group(room: Room) -> MLSMessage:
+    room.group_id = GroupId(b"other")
+    return room.commit(1)[0]
+
+
+FIRM: dict[str, Callable[[Room], MLSMessage]] = {
+    "wrong-epoch": lambda room: room.commit(1)[1].commit(1)[0],
+    "wrong-group": of_another_group,
+    "external-commit-init": joins_twice,
+    "signature": newcomer_by_another,
+    "self-remove-by-value": lambda room: room.commit(0, by_value(SelfRemove()))[0],
+    "path-missing": lambda room: room.commit(0, path=False)[0],
+    "own-remove": lambda room: room.commit(1, by_value(Remove(1)))[0],
+    "key-package": lambda room: room.propose(1, Add(replace(Client.of(30).key_package(), signature=bytes(64)))),
+    "confirmation-tag-length": lambda room: room.commit(1, tag=b"")[0],
+}
+
+
+@pytest.mark.parametrize("rule", FIRM)
+@pytest.mark.parametrize("known", [derived, claimed, not_known])
+def test_what_holds_in_any_state_refuses_in_any_state(known: Any, rule: str) -> None:
+    room = crowd(4)
+    knowledge = known(room)
+    found = judge(knowledge, FIRM[rule](room))
+    assert isinstance(found.verdict, Invalid)
+    assert found.verdict.rule.name == rule
+    assert type(found.knowledge) is type(knowledge)
+
+
+@pytest.mark.parametrize("known", [derived, claimed, not_known])
+def test_a_refused_proposal_is_remembered_whatever_is_known(known: Any) -> None:
+    room = crowd(4)
+    bad = room.propose(1, Add(replace(Client.of(30).key_package(), signature=bytes(64))))
+    by_policy = room.propose(1, Remove(2))
+    knowledge = judge(known(room), bad).knowledge
+    knowledge = refuse(knowledge, by_policy, Invalid(verdict.Rule("banned", "x", "x"), "x", "x"))
+    for proposal, rule in ((bad, "key-package"), (by_policy, "banned")):
+        found = judge(knowledge, room.commit(0, by_reference(ref_of(proposal, room.suite)))[0])
+        assert isinstance(found.verdict, Invalid)
+        assert found.verdict.rule.name == rule
+
+
+def test_pending_proposals_stay_with_what_is_known() -> None:
+    room = crowd(4)
+    knowledge = derived(room)
+    message = room.propose(1, Remove(2))
+    judgement = judge(knowledge, message)
+    assert judgement == Judgement(Valid(ref=ref_of(message, room.suite)), judgement.knowledge)
+    commit, after = room.commit(0, by_reference(ref_of(message, room.suite)))
+    group = state_of(went(judgement.knowledge, commit))
+    assert group is not None
+    assert group.context == after.context()
+    assert state_of(knowledge).pending == {}  # type: ignore[union-attr]
+
+
+def test_a_detached_partition_learns_from_a_group_info() -> None:
+    room = crowd(4)
+    nothing = NotKnown()
+    assert judge(nothing, room.commit(1)[0]).verdict == Unknown((Missing(verdict.STATE),))
+    assert isinstance(with_group_info(nothing, room.info()), Claimed)
+    assert isinstance(with_group_info(NotKnown(room.epoch, GROUP), room.info()), Claimed)
+    assert refused(with_group_info, NotKnown(9, GROUP), room.info()) == "group-info-contradicts"
+    assert refused(with_group_info, NotKnown(None, b"other"), room.info()) == "group-info-contradicts"
+
+
+def test_only_commits_lead_on() -> None:
+    room = crowd(3)
+    message = room.propose(1, Remove(2))
+    with pytest.raises(TypeError):
+        next_knowledge(judge(derived(room), message), message)
