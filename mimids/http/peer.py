@@ -37,6 +37,7 @@ IDLE_SECONDS: Final = 30  # less than any listener of ours keeps an idle connect
 CALLS_TO_ONE: Final = 64  # at a time: a slow peer must not hold what calls to others need
 CLOSE_SECONDS: Final = 5
 PROBLEM_OCTETS: Final = 65_536  # of an answer that is none
+_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052
 USER_AGENT: Final = b"mimids"
 
 # A connection that idled may be closed by the peer just as it is used again; that says nothing about the peer.
@@ -100,8 +101,12 @@ async def _public_addresses(host: str, port: int) -> list[str]:
 
 def _is_public(address: str) -> bool:
     parsed = ipaddress.ip_address(address)
-    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
-    return (mapped or parsed).is_global and not parsed.is_multicast
+    if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed.sixtofour is not None or parsed.teredo is not None:  # tunnels to IPv4 that nobody serves from
+            return False
+        if parsed.ipv4_mapped is not None or parsed in _NAT64:  # an IPv4 address, as IPv6-only networks see it
+            parsed = ipaddress.IPv4Address(parsed.packed[-4:])
+    return parsed.is_global and not parsed.is_multicast
 
 
 @attrs.define(eq=False)
@@ -276,20 +281,25 @@ def _request(
 async def _ask(pool: httpcore.AsyncConnectionPool, request: httpcore.Request, octets: int) -> tuple[int, PeerAnswer]:
     """Exchange one request; an answer with more than `octets` (or a problem beyond reason) is `PeerFailed`."""
     response = await pool.handle_async_request(request)
+    room = octets if response.status < 300 else min(octets, PROBLEM_OCTETS)
+    pieces: list[bytes] = []
     try:
-        if response.status >= 300:
-            octets = min(octets, PROBLEM_OCTETS)
-        headers = _headers(response.headers)
-        pieces: list[bytes] = []
         async for piece in response.aiter_stream():
-            octets -= len(piece)
-            if octets < 0:
-                raise PeerFailed("its answer is too large")
-            pieces.append(piece)
-        return response.status, PeerAnswer(b"".join(pieces), headers)
+            room -= len(piece)
+            if room >= 0:
+                pieces.append(piece)
+            else:
+                # Closed here, httpcore's generators end by what they raise; left alone, they would not end at all.
+                await response.aclose()
+    except (httpcore.NetworkError, httpcore.ProtocolError):
+        if room >= 0:
+            raise
     finally:
         with trio.move_on_after(CLOSE_SECONDS, shield=True):
             await response.aclose()
+    if room < 0:
+        raise PeerFailed("its answer is too large")
+    return response.status, PeerAnswer(b"".join(pieces), _headers(response.headers))
 
 
 def _headers(given: list[tuple[bytes, bytes]]) -> Mapping[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
+from math import isfinite
 from typing import Final
 
 import attrs
@@ -67,8 +68,9 @@ def document(error: MimiError) -> bytes:
 def reply(error: MimiError) -> Reply:
     """Return the answer that carries a refusal."""
     headers = [(b"content-type", PROBLEM_JSON.encode())]
-    if (seconds := error.members.get("retry_after")) is not None:
-        headers.append((b"retry-after", str(seconds).encode()))
+    seconds = error.members.get("retry_after")
+    if isinstance(seconds, int):
+        headers.append((b"retry-after", b"%d" % seconds))
     if isinstance(error, Unauthenticated):
         headers.append((b"www-authenticate", b"Bearer"))  # RFC 9110 section 15.5.2: MUST
     return Reply(error.status.value, headers, document(error))
@@ -114,9 +116,12 @@ def _members(problem: Mapping[str, object]) -> Iterator[tuple[str, Member]]:
     for name, value in list(problem.items())[: MEMBERS + len(_STANDARD)]:
         if name in _STANDARD or len(name) > TEXT_CHARS:
             continue
-        if isinstance(value, str):
+        if name == "retry_after":
+            if type(value) is int:
+                yield name, min(max(value, 0), RETRY_CAP_SECONDS)
+        elif isinstance(value, str):
             yield name, _text(value)
-        elif isinstance(value, int | float):
+        elif isinstance(value, int | float) and isfinite(value):
             yield name, value
         elif isinstance(value, list) and all(isinstance(item, str) for item in value):
             yield name, [_text(item) for item in value[:MEMBERS]]
