@@ -118,7 +118,7 @@ class OhttpKeys:
         self._signed: tuple[bytes, int, str] | None = None  # the last signature, and what it covers
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep the keys, for ever; reports once there is one. Raises `KeyUnavailable` if a stored key is."""
+        """Keep the keys, for ever; reports once there is one. Raises `KeyUnavailable`."""
         self._identity = await self._store.write(lambda tx: ensure_identity(tx, self._operator_key))
         await self.refresh(due=True)
         task_status.started()

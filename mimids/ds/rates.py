@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable
+from math import ceil
 from typing import Final
 
 import attrs
@@ -49,8 +50,7 @@ class Rates:
                 self._buckets.popitem(last=False)
         else:
             self._buckets.move_to_end(key)
-        bucket.left = min(rate.burst, bucket.left + max(0, now - bucket.at) / 1000 * rate.per_second)
-        bucket.at = now
-        if bucket.left < 1:
-            raise RateLimited(rate.limit, max(1, round((1 - bucket.left) / rate.per_second)))
-        bucket.left -= 1
+        left = min(rate.burst, bucket.left + max(0, now - bucket.at) / 1000 * rate.per_second)
+        if left < 1:
+            raise RateLimited(rate.limit, ceil((1 - left) / rate.per_second))
+        bucket.left, bucket.at = left - 1, now
