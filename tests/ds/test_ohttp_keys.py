@@ -80,6 +80,7 @@ async def test_the_job_rotates_in_time_and_deletes_what_outlived_itself(path: Pa
         assert len(rig.keys.live()) == 2
         rig.clock.move(7 * DAY)
         await minutes_until(rig, lambda: len(rig.keys.live()) == 1)
+        await rig.keys.refresh()
         assert len(await rig.store.read(ohttp.keys)) == 1
 
 
