@@ -99,6 +99,16 @@ def partition_summaries(tx: Tx, group: int) -> list[PartitionSummary]:
     return found
 
 
+def senders_of_others(tx: Tx, ours: ProviderId) -> tuple[int, int]:
+    """Return how many messages other providers brought to our groups, and of how many a device is known: none."""
+    found = tx.one(
+        "SELECT count(*), count(m.sender_device) FROM messages m JOIN partitions p ON p.id = m.partition"
+        " JOIN providers hub ON hub.id = p.hub WHERE hub.domain = ?1 AND m.sender_provider <> hub.id",
+        (ours,),
+    )
+    return (0, 0) if found is None else (found[0], found[1])
+
+
 def peer_summaries(tx: Tx, ours: ProviderId) -> list[PeerSummary]:
     """Return every other provider that anything here refers to."""
     rows = tx.all(

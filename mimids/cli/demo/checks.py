@@ -1,0 +1,60 @@
+"""What was done, how long it took, and whether it held."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import attrs
+import click
+
+
+@attrs.define
+class Part:
+    """A part of the demonstration: its figures are filled in while it runs."""
+
+    title: str
+    done: str = ""
+    checks: int = 0
+    failed: list[str] = attrs.field(factory=list)
+    seconds: float = 0.0
+
+    def check(self, holds: bool, what: str) -> None:
+        """Note whether something holds; `what` says it as it should be."""
+        self.checks += 1
+        if not holds:
+            self.failed.append(what)
+
+
+class Ledger:
+    """All parts so far."""
+
+    def __init__(self) -> None:
+        self.parts: list[Part] = []
+
+    @contextmanager
+    def part(self, title: str) -> Iterator[Part]:
+        """Time a part and say how it went, as soon as it is over."""
+        part = Part(title)
+        self.parts.append(part)
+        began = time.perf_counter()
+        try:
+            yield part
+        except BaseException:
+            click.echo(f"  ✗ {title}")
+            raise
+        part.seconds = time.perf_counter() - began
+        click.echo(f"  {'✗' if part.failed else '✓'} {title}: {part.done} ({part.seconds:.2f} s)")
+        for what in part.failed:
+            click.echo(f"      not so: {what}")
+
+    @property
+    def checks(self) -> int:
+        """Return how many checks were made."""
+        return sum(part.checks for part in self.parts)
+
+    @property
+    def failed(self) -> list[str]:
+        """Return what did not hold."""
+        return [what for part in self.parts for what in part.failed]

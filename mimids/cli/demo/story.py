@@ -1,0 +1,353 @@
+"""The demonstration itself: the recorded conversation through three providers, each claim checked where it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Final, TypeVar
+
+import attrs
+import trio
+
+from mimids.cli.demo.checks import Ledger, Part
+from mimids.cli.demo.providers import START_SECONDS, Account, Provider
+from mimids.cli.demo.recording import HOMES, HUB, MASK_OCTETS, PROVIDERS, Recording, Step
+from mimids.client import Contact, Device, Problem, Unreachable, open_device
+from mimids.ohttp.keys_signature import KeysRefused
+from mimids.store import overview
+from mimids.store.db import read_here
+from mimids.wire.declare import encode
+from mimids.wire.ids import PartitionKey, ProviderId
+from mimids.wire.messages import (
+    RATCHET_TREE,
+    CommitHint,
+    ExternalJoinRequest,
+    ExternalProposalRequest,
+    Message,
+    SendRequest,
+    SendResponse,
+)
+
+T = TypeVar("T")
+
+ARRIVE_SECONDS: Final = 15  # for what providers do by themselves: Welcomes, pushes
+_POLL_SECONDS: Final = 0.05
+# Who asks for whose KeyPackage. Frank takes his own, to propose himself with it; a last resort is never used up.
+_FETCHES: Final = (
+    ("alice", "bob"),
+    ("alice", "carol"),
+    ("carol", "erin"),
+    ("frank", "frank"),
+    *[("alice", "alice-last-resort")] * 2,
+)
+
+
+@attrs.frozen
+class Unseen:
+    """What a provider could not see, and how that was found out."""
+
+    provider: ProviderId
+    what: str
+    how: str
+
+
+class Story:
+    """Plays the recording; `ledger` has the checks, `unseen` what each provider did not learn."""
+
+    def __init__(self, providers: Mapping[ProviderId, Provider], trust: Path) -> None:
+        self.recording = Recording()
+        self.ledger = Ledger()
+        self.unseen: list[Unseen] = []
+        self._providers = providers
+        self._trust = trust
+        self._accounts: dict[str, Account] = {
+            user: account for provider in providers.values() for user, account in provider.accounts.items()
+        }
+        self._devices: dict[str, Device] = {}
+        self._sequenced: dict[PartitionKey, list[Step]] = {}  # what each partition should hold, in order
+        self._answers: list[tuple[Step, SendResponse]] = []
+
+    async def play(self, alive: Callable[[], None]) -> None:
+        """Play it from the upload to the last check; `alive` raises if a provider's process has ended."""
+        async with AsyncExitStack() as open_:
+            for user, account in self._accounts.items():
+                url = self._providers[HOMES[user]].url
+                device = open_device(url, account.token, trust=self._trust)
+                self._devices[user] = await open_.enter_async_context(device)
+            await self._wait_for_providers(alive)
+            await self._upload()
+            await self._fetch()
+            self._search_before_the_group_exists()
+            await self._begin()
+            branches = {"main": "talk, update, propose", "AB": "two branches of the fork", "C": "the third, and joins"}
+            for branch, title in branches.items():
+                await self._converse(title, [s for s in self.recording.steps[1:] if s.branch in (branch, *branch)])
+            await self._take_welcomes(["erin", "frank"])
+            await self._offer_what_is_invalid()
+            await self._repeat()
+            await self._receive()
+            await self._compare_copies()
+            self._search_at_the_end()
+
+    # --- before there is a group --------------------------------------------------------------------------------
+
+    async def _wait_for_providers(self, alive: Callable[[], None]) -> None:
+        with self.ledger.part("start") as part, trio.fail_after(START_SECONDS):
+            for user, device in self._devices.items():
+                me = None
+                while me is None:
+                    alive()
+                    try:
+                        me = await device.me()
+                    except Unreachable:
+                        await trio.sleep(_POLL_SECONDS)
+                part.check(me["user_id"] == self._accounts[user].contact.user_id.decode(), f"the token is {user}'s")
+            part.done = f"{len(PROVIDERS)} providers answer {len(self._devices)} devices over TLS"
+
+    async def _upload(self) -> None:
+        with self.ledger.part("KeyPackages") as part:
+            count = 0
+            for user, package in self.recording.key_packages.items():
+                uploaded = await self._devices[user].upload([package])
+                part.check(uploaded.accepted == 1, f"{user}'s is taken: {uploaded.refused}")
+                count += uploaded.accepted
+            part.done = f"{count} uploaded, each checked by its owner's provider"
+
+    async def _fetch(self) -> None:
+        """Fetch the KeyPackages of all who will get a Welcome."""
+        with self.ledger.part("fetch over OHTTP") as part:
+            for asker, user in _FETCHES:
+                contact = self._accounts[user].contact
+                fetched = await self._devices[asker].fetch_key_package(contact, self.recording.cipher_suite)
+                part.check(fetched == self.recording.key_packages[user], f"{asker} gets {user}'s, byte for byte")
+            bob = self._accounts["bob"].contact
+            await self._expect_refused(part, "a second one of bob's: he uploaded one", "key-packages-exhausted", bob)
+            wrong = attrs.evolve(bob, bearer_token=self._accounts["carol"].contact.bearer_token)
+            await self._expect_refused(part, "with a token that is not for bob", "key-package-refused", wrong)
+            impostor = attrs.evolve(bob, ohttp_identity=self._accounts["carol"].contact.ohttp_identity)
+            try:
+                await self._devices["alice"].fetch_key_package(impostor, self.recording.cipher_suite)
+            except KeysRefused:
+                part.check(True, "")
+            else:
+                part.check(False, "keys that b.example did not sign are refused before anything is sent")
+            part.done = f"{len(_FETCHES)} through the askers' own providers, 3 refused as they should be"
+
+    async def _expect_refused(self, part: Part, what: str, code: str, contact: Contact) -> None:
+        try:
+            await self._devices["alice"].fetch_key_package(contact, self.recording.cipher_suite)
+        except Problem as problem:
+            part.check(problem.code == code, f"{what}: {code}, not {problem.code}")
+        else:
+            part.check(False, f"{what}: {code}")
+
+    def _search_before_the_group_exists(self) -> None:
+        """Look for what OHTTP is to hide in all that the two sides have written so far."""
+        with self.ledger.part("who asked for whom") as part:
+            octets = 0
+            for provider, others in ((HUB, ("bob", "carol")), (PROVIDERS[1], ("alice",)), (PROVIDERS[2], ("alice",))):
+                found, size = self._search(provider, [needle for user in others for needle in self._names(user)])
+                part.check(not found, f"nothing at {provider} names {' or '.join(others)} ({', '.join(found)})")
+                octets += size
+                names = " and ".join(user.capitalize() for user in others)
+                what = (
+                    f"that it was {names} whose KeyPackages were fetched" if provider == HUB else f"that {names} asked"
+                )
+                self.unseen.append(Unseen(provider, what, f"searched {_kib(size)} of files and log before the group"))
+            part.done = f"no trace in {_kib(octets)} that the three wrote"
+
+    def _names(self, user: str) -> list[bytes]:
+        """Return what would give a user away: the name, the tokens, the KeyPackage."""
+        account = self._accounts[user]
+        token = account.contact.bearer_token
+        return [
+            f"{HOMES[user]}/u/{user}".encode(),
+            account.token.encode(),
+            token.reveal(),
+            token.digest(),
+            self.recording.key_packages[user],
+        ]
+
+    def _search(self, provider: ProviderId, needles: Iterable[bytes]) -> tuple[list[str], int]:
+        """Return in which of a provider's files any needle is, and how much was looked at."""
+        wanted = tuple(needles)
+        found, size = [], 0
+        for path, octets in self._providers[provider].octets():
+            size += len(octets)
+            if any(needle in octets for needle in wanted):
+                found.append(path.name)
+        return found, size
+
+    # --- the conversation ---------------------------------------------------------------------------------------
+
+    async def _begin(self) -> None:
+        with self.ledger.part("group") as part:
+            creation = self.recording.creation
+            await self._devices["alice"].create_group(creation)
+            await self._play(part, self.recording.steps[0])
+            part.done = "created at a.example; one commit and one Welcome add Bob and Carol"
+        await self._take_welcomes(["bob", "carol"])
+
+    async def _converse(self, title: str, steps: list[Step]) -> None:
+        with self.ledger.part(title) as part:
+            for step in steps:
+                await self._play(part, step)
+            senders = {step.by for step in steps}
+            commits = sum(step.commit_data is not None for step in steps)
+            part.done = f"{len(steps)} messages by {len(senders)} devices, {commits} of them commits"
+
+    async def _play(self, part: Part, step: Step) -> None:
+        answer = await self._send(step)
+        before = self._sequenced.setdefault(step.key, [])
+        part.check(answer.partition == step.key.mask(MASK_OCTETS), f"{step.name} is sequenced in its own fork")
+        part.check(answer.counter == len(before), f"{step.name} is number {len(before)} there, not {answer.counter}")
+        part.check(answer.detached == 0, f"the hub knows the commit that leads to {step.name}")
+        before.append(step)
+        self._answers.append((step, answer))
+
+    async def _send(self, step: Step) -> SendResponse:
+        device = self._devices[step.by]
+        if isinstance(step.request, ExternalJoinRequest):
+            return await device.join(HUB, step.request)
+        if isinstance(step.request, ExternalProposalRequest):
+            return await device.propose(HUB, step.request)
+        return await device.send(HUB, step.request)
+
+    async def _take_welcomes(self, users: list[str]) -> None:
+        with self.ledger.part(f"Welcomes to {' and '.join(users)}") as part, trio.fail_after(ARRIVE_SECONDS):
+            for user in users:
+                device = self._devices[user]
+                waiting = await _until(device.welcomes)
+                expected = [self.recording.welcomes[user]]
+                part.check([each.welcome for each in waiting] == expected, f"{user} gets the one Welcome as sent")
+                for each in waiting:
+                    await device.acknowledge(each.welcome_id)
+                part.check(await device.welcomes() == (), f"{user}'s inbox is empty after the acknowledgement")
+            part.done = f"{len(users)} taken and acknowledged"
+
+    async def _offer_what_is_invalid(self) -> None:
+        with self.ledger.part("invalid messages") as part:
+            count = 0
+            for why, request in self.recording.invalid():
+                device = self._devices["bob"]
+                try:
+                    if isinstance(request, SendRequest):
+                        await device.send(HUB, request)
+                    else:
+                        await device.join(HUB, request)
+                except Problem as problem:
+                    part.check(problem.status < 500, f"refused as what it is ({why}), not {problem}")
+                else:
+                    part.check(False, f"refused: {why}")
+                count += 1
+            part.done = f"{count} refused, each for what anybody can see is wrong with it"
+
+    async def _repeat(self) -> None:
+        with self.ledger.part("repeats") as part:
+            for step, answer in self._answers:
+                part.check(await self._send(step) == answer, f"{step.name} sent again gets its first answer")
+            part.done = f"all {len(self._answers)} sent again, nothing sequenced twice"
+
+    # --- the end ------------------------------------------------------------------------------------------------
+
+    async def _receive(self) -> None:
+        """Let every device read every partition that it has the key of, and compare with what was sent."""
+        with self.ledger.part("receive") as part:
+            count = octets = 0
+            for user, device in self._devices.items():
+                for key, members in self.recording.members.items():
+                    if user not in members:
+                        continue
+                    expected = [_as_received(step) for step in self._sequenced.get(key, [])]
+                    received = [message async for message in device.receive_all(HUB, key)]
+                    part.check(
+                        list(map(encode, received)) == list(map(encode, expected)),
+                        f"{user} has exactly the {len(expected)} messages of {key.mask(MASK_OCTETS).hex()[:8]}",
+                    )
+                    count += len(received)
+                    octets += sum(len(message.message.encoded) for message in received)
+            key, tree = self.recording.inferred_tree
+            info = await self._devices["dave"].group_info(HUB, self.recording.group_id, partition=key.mask(MASK_OCTETS))
+            part.check(info.info.ratchet_tree is not None, "the hub infers the tree of a GroupInfo without one")
+            part.check(
+                RATCHET_TREE.decode(tree) == info.info.ratchet_tree, "the inferred ratchet tree is the members' own"
+            )
+            stranger = PartitionKey(bytes(range(16)))
+            try:
+                await self._devices["dave"].receive(HUB, stranger)
+            except Problem as problem:
+                part.check(problem.code == "unknown-partition", f"a wrong key opens nothing ({problem.code})")
+            else:
+                part.check(False, "a wrong key opens nothing")
+            part.done = f"{count} messages, {_kib(octets)}, by {len(self._devices)} devices, in order, none twice"
+
+    async def _compare_copies(self) -> None:
+        """Wait until each follower's own copy holds what its users are members for, and nothing else."""
+        with self.ledger.part("followers") as part:
+            at_hub = self._lengths(HUB)
+            count = 0
+            for provider in PROVIDERS[1:]:
+                keys = [key for key, users in self.recording.members.items() if provider in map(HOMES.get, users)]
+                masks = {bytes(key.mask(MASK_OCTETS)) for key in keys}
+                wanted = {mask: length for mask, length in at_hub.items() if mask in masks}
+
+                async def complete(provider: ProviderId = provider, wanted: dict[bytes, int] = wanted) -> bool:
+                    return self._lengths(provider) == wanted
+
+                with trio.move_on_after(ARRIVE_SECONDS):
+                    await _until(complete)
+                part.check(await complete(), f"{provider} holds a copy of its {len(wanted)} partitions and no other")
+                count += sum(self._lengths(provider).values())
+            part.done = f"{count} messages pushed to b.example and c.example, for when a.example is away"
+
+    def _lengths(self, provider: ProviderId) -> dict[bytes, int]:
+        """Return how many messages a provider has of each partition."""
+        with read_here(self._providers[provider].config.database) as tx:
+            return {
+                partition.masked_key: partition.messages
+                for group in overview.group_summaries(tx)
+                for partition in overview.partition_summaries(tx, group.row)
+                if partition.messages
+            }
+
+    def _search_at_the_end(self) -> None:
+        with self.ledger.part("secrets at rest") as part:
+            texts = [text.encode() for text in self.recording.plaintexts]
+            keys = [key.reveal() for key in self.recording.members]
+            tokens = [a.contact.bearer_token.reveal() for a in self._accounts.values()]
+            tokens += [a.token.encode() for a in self._accounts.values()]
+            octets = 0
+            for provider in PROVIDERS:
+                found, size = self._search(provider, [*keys, *tokens, *texts])
+                part.check(not found, f"no key, token or text is in a file of {provider} ({', '.join(found)})")
+                octets += size
+                how = f"searched {_kib(size)} for {len(keys)} keys, {len(tokens)} tokens, {len(texts)} texts"
+                what = "what was said, any partition key, any token (it keeps hashes)"
+                self.unseen.append(Unseen(provider, what, how))
+            with read_here(self._providers[HUB].config.database) as tx:
+                others, named = overview.senders_of_others(tx, HUB)
+            part.check(others > 0 and not named, "the hub does not know which devices of others sent what")
+            how = f"looked at {others} messages that came from other providers"
+            self.unseen.append(Unseen(HUB, "which devices of other providers sent what they encrypted", how))
+            part.done = f"{len(keys)} partition keys, {len(tokens)} tokens, {len(texts)} texts: none in {_kib(octets)}"
+
+
+async def _until(look: Callable[[], Awaitable[T]]) -> T:
+    """Return what `look` finds, once it finds anything."""
+    while True:
+        found = await look()
+        if found:
+            return found
+        await trio.sleep(_POLL_SECONDS)
+
+
+def _as_received(step: Step) -> Message:
+    data = step.commit_data
+    if data is None:
+        return Message(step.request.message, None)
+    return Message(step.request.message, CommitHint(data.next_partition_key.mask(MASK_OCTETS), data.group_info))
+
+
+def _kib(octets: int) -> str:
+    return f"{octets / 1024:,.0f} KiB"
