@@ -64,10 +64,13 @@ def plain_environment() -> dict[str, str]:
 
 def test_the_wheel_holds_the_package_its_types_and_its_migrations(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    sources = {str(path.relative_to(ROOT)) for path in (ROOT / "mimids").rglob("*.py")}
+    sources = {
+        str(path.relative_to(ROOT)) for path in (ROOT / "mimids").rglob("*") if path.is_file() and path.suffix != ".pyc"
+    }
     migrations = {f"mimids/{path.relative_to(ROOT)}" for path in (ROOT / "migrations").glob("*.sql")}
     assert migrations
-    assert names >= sources | migrations | {"mimids/py.typed"}
+    assert "mimids/py.typed" in sources
+    assert names >= sources | migrations
     assert not [name for name in names if not re.match(r"mimids/|mimids-[\d.]+\.dist-info/", name)]
 
 
