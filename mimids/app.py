@@ -200,7 +200,9 @@ async def _guarded(
 # --- the process --------------------------------------------------------------------------------------------------
 
 
-def serve(config: Config, *, on_ready: Callable[[Bound], None] = lambda bound: None) -> int:
+def serve(
+    config: Config, *, jobs: tuple[Job, ...] = JOBS, on_ready: Callable[[Bound], None] = lambda bound: None
+) -> int:
     """Be the process of `mimids serve`: run a provider until SIGTERM or SIGINT; return the exit code.
 
     The only place that handles signals. The first lets what is in flight end, the second does not wait for it. After
@@ -212,16 +214,16 @@ def serve(config: Config, *, on_ready: Callable[[Bound], None] = lambda bound: N
         return EXIT_REFUSED
     try:
         with lock.hold(config.data_dir):
-            return _run_here(config, on_ready)
+            return _run_here(config, jobs, on_ready)
     except lock.Locked as error:
         print(f"mimids: {error}", file=sys.stderr)
         return EXIT_REFUSED
 
 
-def _run_here(config: Config, on_ready: Callable[[Bound], None]) -> int:
+def _run_here(config: Config, jobs: tuple[Job, ...], on_ready: Callable[[Bound], None]) -> int:
     code = EXIT_OK
     try:
-        trio.run(_until_signalled, config, on_ready)
+        trio.run(_until_signalled, config, jobs, on_ready)
     except* JobCrashed as crashes:
         code = EXIT_CRASHED
         for crash in _leaves(crashes):
@@ -233,7 +235,7 @@ def _run_here(config: Config, on_ready: Callable[[Bound], None]) -> int:
     return code
 
 
-async def _until_signalled(config: Config, on_ready: Callable[[Bound], None]) -> None:
+async def _until_signalled(config: Config, jobs: tuple[Job, ...], on_ready: Callable[[Bound], None]) -> None:
     stop = trio.Event()
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
@@ -245,7 +247,7 @@ async def _until_signalled(config: Config, on_ready: Callable[[Bound], None]) ->
                 nursery.cancel_scope.cancel(reason="signalled twice")
 
             async def provide(*, task_status: trio.TaskStatus[Bound]) -> None:
-                await run(config, stop=stop, on_crash=_end_soon, task_status=task_status)
+                await run(config, stop=stop, jobs=jobs, on_crash=_end_soon, task_status=task_status)
                 nursery.cancel_scope.cancel(reason="ended")
 
             nursery.start_soon(obey)

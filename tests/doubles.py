@@ -113,11 +113,22 @@ class FakePeers:
         return await self.peers[called.provider](called)
 
 
+class _Heard(io.StringIO):
+    def __init__(self) -> None:
+        super().__init__()
+        self.more = trio.Event()
+
+    def write(self, text: str) -> int:
+        self.more.set()
+        self.more = trio.Event()
+        return super().write(text)
+
+
 class SpyLog:
     """A provider's telemetry that writes its lines here."""
 
     def __init__(self, provider: str = "a.example") -> None:
-        self._text = io.StringIO()
+        self._text = _Heard()
         self.telemetry: Telemetry = new_telemetry(ProviderId(provider), format="json", level="debug", to=self._text)
 
     @property
@@ -127,3 +138,8 @@ class SpyLog:
     @property
     def lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.text.splitlines()]
+
+    async def wait_for(self, event: str) -> None:
+        """Wait until a line of this event was logged, or return if one was."""
+        while all(line["event"] != event for line in self.lines):
+            await self._text.more.wait()

@@ -149,7 +149,7 @@ async def test_a_call_shows_our_certificate_and_name(world: World) -> None:
     assert answer.body == b"answer to body"
     assert answer.headers["x"] == "y"
     (asked,) = other.asked
-    assert asked.names == {ProviderId("a.example")}
+    assert asked.names == frozenset({ProviderId("a.example")})
     assert (asked.method, asked.target, asked.body) == ("POST", "/ds/v1/send?bundle", b"body")
     assert asked.headers == {
         "host": "b.example",
