@@ -28,8 +28,9 @@ from mimids.ds.relay import Bounds as RelayBounds
 from mimids.ds.relay import Local, Relay
 from mimids.ds.services import Services
 from mimids.ds.states import States
+from mimids.ds.streams import Streams
 from mimids.ds.tokens import AbuseRule, Tokens
-from mimids.ds.wakes import Wakes
+from mimids.ds.wakes import Wakes, stock_topic
 from mimids.ds.welcomes import Welcomes
 from mimids.http.asgi import application
 from mimids.http.authentication import Doorkeeper, may_federate
@@ -46,6 +47,7 @@ from mimids.http.server import Bind
 from mimids.http.table import Admit, Table
 from mimids.http.tls import Pair, ServerTls, Trust
 from mimids.ohttp.keyring import Schedule
+from mimids.store.accounts import device_exists
 from mimids.store.db import Store
 from mimids.telemetry import Telemetry
 from mimids.values import Caller, Device
@@ -121,7 +123,7 @@ def make_services(config: Config, clock: Clock, telemetry: Telemetry, store: Sto
             package_octets=limits.key_package_bytes,
             bundle_requests=config.ohttp.bundle_max_requests,
         ),
-        on_low=partial(_tell_of_low_stock, telemetry),
+        on_low=partial(_tell_of_low_stock, telemetry, wakes),
         on_abuse=partial(_tell_of_abuse, telemetry),
     )
     gateway = Gateway(
@@ -156,6 +158,12 @@ def make_services(config: Config, clock: Clock, telemetry: Telemetry, store: Sto
     following = Following(
         config, store, clock, peers, states, wakes, contradicted=partial(_tell_of_contradiction, telemetry)
     )
+    hubs = Hubs(provider, hub, following, peers, document)
+    welcomes = Welcomes(store, clock, peers, wakes, provider=provider, backoff=backoff, workers=config.delivery.workers)
+
+    async def is_known(device: Device) -> bool:
+        return await store.read(lambda tx: device_exists(tx, device.row))
+
     return Services(
         config=config,
         clock=clock,
@@ -169,7 +177,7 @@ def make_services(config: Config, clock: Clock, telemetry: Telemetry, store: Sto
         gateway=gateway,
         relay=relay,
         hub=hub,
-        hubs=Hubs(provider, hub, following, peers, document),
+        hubs=hubs,
         delivery=Delivery(
             store,
             clock,
@@ -182,14 +190,18 @@ def make_services(config: Config, clock: Clock, telemetry: Telemetry, store: Sto
             batch_octets=config.delivery.batch_bytes,
         ),
         following=following,
-        welcomes=Welcomes(
-            store,
-            clock,
-            peers,
+        welcomes=welcomes,
+        streams=Streams(
+            hubs,
+            welcomes,
+            key_packages,
             wakes,
-            provider=provider,
+            clock,
             backoff=backoff,
-            workers=config.delivery.workers,
+            problem=document,
+            is_known=is_known,
+            batch_messages=limits.send_batch_messages,
+            device_streams=limits.device_streams,
         ),
     )
 
@@ -247,7 +259,8 @@ def _doors(services: Services) -> dict[str, Door]:
     }
 
 
-def _tell_of_low_stock(telemetry: Telemetry, low: LowStock) -> None:
+def _tell_of_low_stock(telemetry: Telemetry, wakes: Wakes, low: LowStock) -> None:
+    wakes.ring(stock_topic(low.device))
     telemetry.log.info("low stock", version=low.version, cipher_suite=low.cipher_suite, left=low.left)
 
 

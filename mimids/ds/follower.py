@@ -374,34 +374,37 @@ class Following:
 
         A device gets the epochs whose key it presents, and nothing else (4.3).
         """
-        page = await self.page(device, hub, request)
-        if page is None or not page.messages:
-            passed_on = await self.ask(hub, request.partition_key, wait_seconds=wait_seconds)
-            page = await self.page(device, hub, request)
-            if page is None:
-                return passed_on
-        return encode_receive_response(page.epoch, ())
-
-    async def page(self, device: Device, hub: ProviderId, request: ReceiveRequest) -> reading.Page | None:
-        """Return what is here of a partition from a counter on; None if the partition is not known here."""
         limit = self._config.limits.receive_bytes
+        found = await self.page(device, hub, request, limit_octets=limit)
+        if found is None or not found[1].messages:
+            passed_on = await self.ask(hub, request.partition_key, wait_seconds=wait_seconds)
+            found = await self.page(device, hub, request, limit_octets=limit)
+            if found is None:
+                return passed_on
+        return encode_receive_response(found[1].epoch, ())
 
-        def read(tx: Tx) -> tuple[reading.Page, bool] | None:
+    async def page(
+        self, device: Device, hub: ProviderId, request: ReceiveRequest, *, limit_octets: int
+    ) -> tuple[GroupId, reading.Page] | None:
+        """Return what is here of a partition from a counter on, and its group; None if it is not known here."""
+
+        def read(tx: Tx) -> tuple[Group, reading.Page, bool] | None:
             number = providers.provider_row(tx, hub) or 0
             partition = partitions.find_partition(tx, number, request.partition_key.masks())
             if partition is None:
                 return None
-            found = reading.page(tx, partition, request.counter, limit_octets=limit)
-            return found, participations.takes_part(tx, partition.group, device.row)
+            found = reading.page(tx, partition, request.counter, limit_octets=limit_octets)
+            takes_part = participations.takes_part(tx, partition.group, device.row)
+            return groups.group_by_row(tx, partition.group), found, takes_part
 
         found = await self._store.read(read)
         if found is None:
             return None
-        page, takes_part = found
+        group, page, takes_part = found
         if not takes_part:  # it presented a key
-            now, group = self._clock.now(), page.partition.group
-            await self._store.write(lambda tx: participations.take_part(tx, group, device.row, now))
-        return page
+            now = self._clock.now()
+            await self._store.write(lambda tx: participations.take_part(tx, group.id, device.row, now))
+        return group.group_id, page
 
     async def ask(self, hub: ProviderId, key: PartitionKey, *, wait_seconds: int | None = None) -> bytes:
         """Present a key to a hub, so that we follow its partition, and store what it answers with.

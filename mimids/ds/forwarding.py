@@ -10,6 +10,7 @@ from base64 import urlsafe_b64encode
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from mimids.ds import reading
 from mimids.ds.follower import Following
 from mimids.ds.hub import Hub
 from mimids.ds.ports import Peers
@@ -17,7 +18,7 @@ from mimids.errors import MimiError, PeerFailed
 from mimids.values import Device
 from mimids.wire.codec import WireError
 from mimids.wire.declare import decode, encode
-from mimids.wire.ids import GroupId, MaskedPartitionKey, ProviderId
+from mimids.wire.ids import GroupId, MaskedPartitionKey, PartitionKey, ProviderId
 from mimids.wire.messages import (
     SEND_REQUESTS,
     SEND_RESULTS,
@@ -36,15 +37,15 @@ T = TypeVar("T")
 Sent = SendRequest | ExternalJoinRequest
 
 
-def send_results(outcomes: Sequence[SendResponse | MimiError], problem: Callable[[MimiError], bytes]) -> bytes:
-    """Return `SendResult results<V>`, with the JSON of each refusal in its place."""
-    return SEND_RESULTS.encode(
-        tuple(
-            SendResult(SendStatus.REFUSED, problem(outcome))
-            if isinstance(outcome, MimiError)
-            else SendResult(SendStatus.ACCEPTED, outcome)
-            for outcome in outcomes
-        )
+def send_results(
+    outcomes: Sequence[SendResponse | MimiError], problem: Callable[[MimiError], bytes]
+) -> tuple[SendResult, ...]:
+    """Return a result for each outcome, with the JSON of each refusal in its place."""
+    return tuple(
+        SendResult(SendStatus.REFUSED, problem(outcome))
+        if isinstance(outcome, MimiError)
+        else SendResult(SendStatus.ACCEPTED, outcome)
+        for outcome in outcomes
     )
 
 
@@ -73,8 +74,16 @@ class Hubs:
         await self._note(device, hub, [(request, _decode(SendResponse, answer))])
         return answer
 
+    def is_here(self, hub: ProviderId) -> bool:
+        """Tell whether we are that hub."""
+        return hub == self._provider
+
     async def send_batch(self, device: Device, hub: ProviderId, requests: Sequence[SendRequest]) -> bytes:
         """Sequence messages in order; return `SendResult results<V>`."""
+        return SEND_RESULTS.encode(await self.results(device, hub, requests))
+
+    async def results(self, device: Device, hub: ProviderId, requests: Sequence[SendRequest]) -> tuple[SendResult, ...]:
+        """Sequence messages in order; return a result for each."""
         if hub == self._provider:
             return send_results(await self._hub.send_batch(requests, device), self._problem)
         answer = await self._pass_on(hub, "send-batch", SEND_REQUESTS.encode(tuple(requests)))
@@ -88,7 +97,19 @@ class Hubs:
         except ValueError as error:
             raise PeerFailed("not one SendResult for each SendRequest") from error
         await self._note(device, hub, sent)
-        return answer
+        return results
+
+    async def page(
+        self, device: Device, hub: ProviderId, request: ReceiveRequest, *, limit_octets: int
+    ) -> tuple[GroupId, reading.Page] | None:
+        """Return what is here of a partition, and its group; None if the partition is not known here."""
+        if hub == self._provider:
+            return await self._hub.page(device, request, limit_octets=limit_octets)
+        return await self._following.page(device, hub, request, limit_octets=limit_octets)
+
+    async def present(self, hub: ProviderId, key: PartitionKey) -> None:
+        """Present a key to another hub, so that its partition is pushed here."""
+        await self._following.ask(hub, key)
 
     async def receive(
         self, device: Device, hub: ProviderId, request: ReceiveRequest, *, wait_seconds: int | None = None

@@ -219,6 +219,21 @@ class Hub:
         answer = encode_receive_response(asked.epoch, [(h.partition.masked_key, h.epoch) for h in hints])
         return answer, _Found(partition.id, followed, empty=not asked.messages)
 
+    async def page(
+        self, device: Device, request: ReceiveRequest, *, limit_octets: int
+    ) -> tuple[GroupId, reading.Page] | None:
+        """Return messages of a partition that one of our devices holds the key of, and its group."""
+
+        def read(tx: Tx) -> tuple[GroupId, reading.Page] | None:
+            hub = providers.provider_row(tx, self._provider) or 0
+            partition = partitions.find_partition(tx, hub, request.partition_key.masks())
+            if partition is None:
+                return None
+            found = reading.page(tx, partition, request.counter, limit_octets=limit_octets)
+            return groups.group_by_row(tx, partition.group).group_id, found
+
+        return await self._store.read(read)
+
     def _follow(self, tx: Tx, caller: Follower, partition: int) -> None:
         follows.follow(tx, providers.ensure_provider(tx, caller.provider), partition)
 

@@ -15,6 +15,7 @@ from mimids.ds.keypackages import KeyPackages
 from mimids.ds.ohttp_keys import OhttpKeys
 from mimids.ds.ports import Clock, Peers
 from mimids.ds.relay import Relay
+from mimids.ds.streams import Streams
 from mimids.ds.wakes import Wakes
 from mimids.ds.welcomes import Welcomes
 from mimids.store.db import Store
@@ -41,3 +42,4 @@ class Services:
     delivery: Delivery
     following: Following
     welcomes: Welcomes
+    streams: Streams

@@ -16,12 +16,23 @@ import attrs
 import trio
 
 from mimids.ds.ports import Clock
+from mimids.values import DeviceRow
 from mimids.wire.ids import MaskedPartitionKey
 
 
 def partition_topic(key: MaskedPartitionKey) -> tuple[str, MaskedPartitionKey]:
     """Return the topic that wakes whoever waits for messages of a partition."""
     return ("partition", key)
+
+
+def inbox_topic(device: DeviceRow) -> tuple[str, int]:
+    """Return the topic that wakes whoever waits for a device's Welcomes."""
+    return ("inbox", device)
+
+
+def stock_topic(device: DeviceRow) -> tuple[str, int]:
+    """Return the topic that wakes a device's streams when its stock is low."""
+    return ("stock", device)
 
 
 class Bell:

@@ -20,7 +20,7 @@ import trio
 
 from mimids.ds.backoff import Backoff
 from mimids.ds.ports import Clock, Peers
-from mimids.ds.wakes import Wakes
+from mimids.ds.wakes import Wakes, inbox_topic
 from mimids.errors import Malformed, MimiError, PeerFailed, PeerUnavailable, WelcomeNotExpected
 from mimids.mls.framing import MLSMessage
 from mimids.mls.welcome import Welcome
@@ -35,11 +35,6 @@ from mimids.wire.messages import WelcomeData, WelcomeInitRequest, WelcomeInitRes
 OUTGOING: Final = "welcomes"  # the topic that wakes the job
 BATCH: Final = 100
 IDLE_SECONDS: Final = 60.0  # a lost ring costs no more than this
-
-
-def inbox_topic(device: DeviceRow) -> tuple[str, int]:
-    """Return the topic that wakes whoever waits for a device's Welcomes."""
-    return ("inbox", device)
 
 
 def queue(tx: Tx, data: WelcomeData, partition: int, *, held: bool, now: Milliseconds) -> None:

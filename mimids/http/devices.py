@@ -12,6 +12,7 @@ from mimids.config import Limits
 from mimids.ds import accounts, tokens
 from mimids.ds.contacts import base64url
 from mimids.ds.services import Services
+from mimids.ds.streams import Gone
 from mimids.errors import (
     Busy,
     GroupExists,
@@ -39,6 +40,8 @@ from mimids.http.endpoints import (
     Call,
     Endpoint,
     Listener,
+    Stream,
+    StreamClosed,
     encoded,
     json_answer,
     json_object,
@@ -193,6 +196,30 @@ async def welcomes(services: Services, call: Call[None]) -> tuple[InboxWelcome, 
 async def acknowledge_welcome(services: Services, call: Call[None]) -> None:
     """Take a Welcome out of the inbox; again changes nothing."""
     await services.welcomes.acknowledge(_device(call).row, _number(call, "id"))
+
+
+async def stream(services: Services, call: Call[Stream]) -> None:
+    """Serve a device's frames until it is gone."""
+    await services.streams.serve(_device(call), _Frames(call.body))
+
+
+@attrs.frozen
+class _Frames:
+    """A WebSocket as `ds.streams` needs it."""
+
+    stream: Stream
+
+    async def receive(self) -> bytes:
+        try:
+            return await self.stream.receive()
+        except StreamClosed:
+            raise Gone from None
+
+    async def send(self, frame: bytes) -> None:
+        try:
+            await self.stream.send(frame)
+        except StreamClosed:
+            raise Gone from None
 
 
 # --- what requests have in common ---------------------------------------------------------------------------------
@@ -451,5 +478,16 @@ DEVICES: Final[tuple[Endpoint, ...]] = (
         "take a Welcome out of the inbox",
         (StorageUnavailable,),
         status=HTTPStatus.NO_CONTENT,
+    ),
+    _row(
+        "stream",
+        "GET",
+        "stream",
+        stream,
+        None,
+        None,
+        "a WebSocket of Frames, one to a binary message, no compression",
+        (QuotaExceeded,),
+        websocket=True,
     ),
 )

@@ -53,6 +53,7 @@ from mimids.wire.declare import encode
 from mimids.wire.ids import MaskedPartitionKey
 from mimids.wire.messages import (
     SEND_REQUESTS,
+    SEND_RESULTS,
     ExternalJoinRequest,
     ExternalProposalRequest,
     GroupInfoRequest,
@@ -100,7 +101,7 @@ async def send(services: Services, call: Call[SendRequest]) -> SendResponse:
 
 async def send_batch(services: Services, call: Call[tuple[SendRequest, ...]]) -> bytes:
     """Sequence messages in order, one commit to disk."""
-    return send_results(await services.hub.send_batch(call.body, _follower(call)), document)
+    return SEND_RESULTS.encode(send_results(await services.hub.send_batch(call.body, _follower(call)), document))
 
 
 async def receive(services: Services, call: Call[ReceiveRequest]) -> bytes:

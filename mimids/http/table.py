@@ -33,6 +33,8 @@ from mimids.values import Caller, Follower
 from mimids.wire.codec import WireError
 from mimids.wire.ids import ProviderId
 
+LONG_OCTETS: Final = 16 * 1024  # a body above this is decoded off the event loop (DESIGN section 7)
+DECODERS: Final = 2
 QUERY_BYTES: Final = 4096
 QUERY_FIELDS: Final = 32
 REQUEST_ID: Final = b"mimids-request-id"
@@ -105,6 +107,7 @@ class Table:
         self._body_seconds = body_seconds
         self._stamp = stamp
         self._hosts = hosts
+        self._decoding = trio.CapacityLimiter(DECODERS)
         self._exact: dict[bytes, dict[str, _Row]] = {}
         self._patterns: dict[tuple[bytes, ...], dict[str, _Row]] = {}
         for endpoint in self.endpoints:
@@ -224,7 +227,10 @@ class Table:
             _check_media_type(request.headers, row.endpoint.request)
             octets = await self._read(row, request)
             entry.received = len(octets)
-            body = _decode(row.endpoint.request, octets)
+            if len(octets) > LONG_OCTETS:  # a hostile one takes about a second for each MiB
+                body = await trio.to_thread.run_sync(_decode, row.endpoint.request, octets, limiter=self._decoding)
+            else:
+                body = _decode(row.endpoint.request, octets)
         return Call(body, caller, path, query, request.headers)
 
     async def _read(self, row: _Row, request: Request) -> bytes:

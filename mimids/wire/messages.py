@@ -482,6 +482,13 @@ class Stock:
     left: int = wire(UINT32)
 
 
+def encode_messages_frame(hub: ProviderId, pushed_epoch: bytes) -> bytes:
+    """Return a `Frame` of type `messages` made of an encoded `PushedEpoch`."""
+    return _MESSAGES_HEAD + OPAQUE_V.encode(hub.encode()) + pushed_epoch
+
+
+_MESSAGES_HEAD: Final = bytes(4) + bytes([FrameType.MESSAGES])
+
 FrameBody = Present | Withdraw | Send | Ack | Result | Messages | InboxWelcome | Stock | bytes
 
 
