@@ -82,8 +82,7 @@ async def test_a_certificate_that_is_renewed_is_shown_without_a_restart(authorit
         os.utime(config.tls.certificate, (1, 1))  # files of equal size within one tick of the file system
         await trio.testing.wait_all_tasks_blocked(0.01)
         clock.advance(config.tls.watch_seconds)
-        while not [line for line in log.lines if line["event"] == "certificates reloaded"]:
-            await trio.sleep(0.01)  # the log is a file
+        await log.wait_for("certificates reloaded")
         context = authority.client_context()
         assert b" 200 " in await get(bound.addresses["public"], "/.well-known/mimi-ds", context, "renewed.example")
 
@@ -99,8 +98,7 @@ async def test_a_renewal_seen_half_done_is_tried_again(authority: Authority) -> 
             config.tls.private_key.write_bytes(written)
             await trio.testing.wait_all_tasks_blocked(0.01)
             clock.advance(config.tls.watch_seconds)
-            while not [line for line in log.lines if line["event"] == event]:
-                await trio.sleep(0.01)  # the log is a file
+            await log.wait_for(event)
             context = authority.client_context()
             assert b" 200 " in await get(bound.addresses["public"], "/.well-known/mimi-ds", context, "a.example")
 
