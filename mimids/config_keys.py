@@ -70,15 +70,14 @@ def _boolean(value: object, _: Path) -> bool:
 
 
 def _path(value: object, directory: Path) -> Path:
-    return directory / Path(_text(value, directory)).expanduser()
+    return directory / _text(value, directory)
 
 
 def _tcp(value: object, directory: Path) -> TcpAddress:
     host, colon, port = _text(value, directory).rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if not (colon and bare and port.isascii() and port.isdigit() and int(port) < 65536) or (
-        ":" in bare and bare == host
-    ):
+    digits = port.isascii() and port.isdigit() and len(port) <= 5
+    if not (colon and bare and digits and int(port) < 65536) or (":" in bare and bare == host):
         raise ValueError('write "host:port", such as "127.0.0.1:8443" or "[::1]:8443"; host 0.0.0.0 is every address')
     return TcpAddress(bare, int(port))
 
@@ -97,10 +96,15 @@ def domain(value: object, directory: Path) -> ProviderId:
 
 
 def _url(value: object, directory: Path) -> Url:
-    url = urlsplit(_text(value, directory))
-    if url.scheme != "https" or not url.hostname or url.path.strip("/") or url.query or url.fragment or url.username:
+    text = _text(value, directory)
+    try:
+        url = urlsplit(text)
+        plain = url.hostname and url.port != 0 and f"https://{url.netloc}" == text.rstrip("/") and "@" not in text
+    except ValueError:  # of the port, or of an address in brackets
+        plain = False
+    if not plain:
         raise ValueError('write "https://host" or "https://host:port", with nothing after it')
-    return Url(f"https://{url.netloc}")
+    return Url(text.rstrip("/"))
 
 
 READERS: Final[Mapping[object, Callable[[object, Path], object]]] = {
@@ -135,22 +139,17 @@ def read(kind: Any, value: object, directory: Path) -> object:
 
 @attrs.frozen
 class Key:
-    """How a key is read: its default as written in the file (None: none), and the bounds of a number."""
+    """How a key is read: its default as written in the file (None: none), and the least that a number may be."""
 
     default: object
     at_least: int
-    at_most: int | None
 
     def check(self, value: object) -> None:
-        """Hold a number to its bounds; raise `ValueError` saying which."""
-        if not isinstance(value, int) or isinstance(value, bool):
-            return
-        if value < self.at_least:
+        """Hold a number to its bound; raise `ValueError` saying which."""
+        if isinstance(value, int) and not isinstance(value, bool) and value < self.at_least:
             raise ValueError(f"write {self.at_least} or more")
-        if self.at_most is not None and value > self.at_most:
-            raise ValueError(f"write {self.at_most} or less")
 
 
-def key(default: object, *, at_least: int = 1, at_most: int | None = None) -> Any:
+def key(default: object, *, at_least: int = 1) -> Any:
     """Declare a key; `{provider}` in a default stands for the provider's domain."""
-    return attrs.field(metadata={METADATA: Key(default, at_least, at_most)})
+    return attrs.field(metadata={METADATA: Key(default, at_least)})

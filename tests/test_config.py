@@ -183,6 +183,24 @@ def test_addresses_print_as_they_are_written(text: str, address: TcpAddress, loo
     assert str(read) == text
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["http://b", "https://", "https://b:0", "https://b:65536", "https://b:x", "https://[b", "https://b/path",
+     "https://b?q", "https://b#f", "https://user@b", "b.example", "https:b"],
+)  # fmt: skip
+def test_a_url_is_https_with_nothing_after_the_host(text: str) -> None:
+    assert faults({"providers": {"b.example": {"url": text}}}) == [
+        '[providers."b.example"] url: write "https://host" or "https://host:port", with nothing after it'
+    ]
+
+
+@pytest.mark.parametrize("text", ["https://b.example", "https://127.0.0.1:9443", "https://[::1]:9443"])
+def test_a_url_is_kept_without_its_last_slash(text: str) -> None:
+    for written in (text, f"{text}/"):
+        read = parse(PROVIDER | {"providers": {"b.example": {"url": written}}}, ROOT)
+        assert [peer.url for peer in read.providers.values()] == [text]
+
+
 def test_faults_of_a_file_open_with_its_name(tmp_path: Path) -> None:
     file = tmp_path / "mimids.toml"
     for text, fault in [
