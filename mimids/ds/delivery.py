@@ -21,7 +21,7 @@ from mimids.ds import reading
 from mimids.ds.backoff import Backoff
 from mimids.ds.ports import Clock, Peers
 from mimids.ds.states import States
-from mimids.ds.wakes import Wakes
+from mimids.ds.wakes import DELIVERY, Wakes
 from mimids.errors import MimiError, NotFollowed, PeerFailed, PeerUnavailable, UnknownGroup, UnknownPartition
 from mimids.mls.code_points import ContentType
 from mimids.mls.framing import MLSMessage
@@ -35,7 +35,6 @@ from mimids.wire.declare import decode
 from mimids.wire.ids import NO_LONGER_FOLLOWED, Counter, ProviderId
 from mimids.wire.messages import GroupInfoResponse, PushResponse, ResumeRequest, encode_pushed_epoch
 
-TOPIC: Final = "delivery"
 EPOCHS_IN_A_PUSH: Final = 64
 IDLE_SECONDS: Final = 60.0
 OPEN_CIRCUIT_FAILURES: Final = 5  # in a row; what metrics call an open circuit
@@ -94,7 +93,7 @@ class Delivery:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Push what is due, for ever."""
-        with self._wakes.listen(TOPIC) as bell:
+        with self._wakes.listen(DELIVERY) as bell:
             async with trio.open_nursery() as pushing:
                 task_status.started()
                 while True:
@@ -131,7 +130,7 @@ class Delivery:
         refusal = await self._store.write(rewind)
         if refusal is not None:
             raise refusal
-        self._wakes.ring(TOPIC)
+        self._wakes.ring(DELIVERY)
 
     # --- one follower -------------------------------------------------------------------------------------------
 
@@ -148,7 +147,7 @@ class Delivery:
                         return
         finally:
             self._busy.discard(peer.provider)
-            self._wakes.ring(TOPIC)
+            self._wakes.ring(DELIVERY)
 
     async def _call(self, domain: ProviderId, push: Push) -> tuple[Counter, ...]:
         self._requests += 1

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Final
 
 import attrs
 
@@ -19,7 +18,7 @@ from mimids.ds.offered import Offered
 from mimids.ds.ports import Clock
 from mimids.ds.sequencer import Changes, Outcome, Run, check_welcome
 from mimids.ds.states import States
-from mimids.ds.wakes import Wakes, partition_topic
+from mimids.ds.wakes import DELIVERY, OUTGOING, Wakes, partition_topic
 from mimids.errors import (
     BranchTerminated,
     GroupExists,
@@ -48,8 +47,6 @@ from mimids.wire.messages import (
     SendResponse,
     encode_receive_response,
 )
-
-DELIVERY: Final = "delivery"  # the topic that wakes the job that pushes
 
 
 class Hub:
@@ -111,7 +108,7 @@ class Hub:
         refusal = await self._store.write(create)
         if refusal is not None:
             raise refusal
-        self._wakes.ring(welcomes.OUTGOING)
+        self._wakes.ring(OUTGOING)
 
     async def send(self, request: SendRequest, sender: Sender) -> SendResponse:
         """Sequence one message to the partition of its key."""
@@ -166,7 +163,7 @@ class Hub:
         if changes.partitions:
             self._wakes.ring(DELIVERY)
         if changes.welcomes:
-            self._wakes.ring(welcomes.OUTGOING)
+            self._wakes.ring(OUTGOING)
         return answers
 
     def _joinable_group(self, tx: Tx, group_id: GroupId | None, caller: Sender) -> Group | None:
@@ -217,7 +214,7 @@ class Hub:
                     limit_octets=limit - asked.octets,
                 )
         answer = encode_receive_response(asked.epoch, [(h.partition.masked_key, h.epoch) for h in hints])
-        return answer, _Found(partition.id, followed, empty=not asked.messages)
+        return answer, _Found(partition, followed, empty=not asked.messages)
 
     async def page(
         self, device: Device, request: ReceiveRequest, *, limit_octets: int
@@ -234,8 +231,9 @@ class Hub:
 
         return await self._store.read(read)
 
-    def _follow(self, tx: Tx, caller: Follower, partition: int) -> None:
-        follows.follow(tx, providers.ensure_provider(tx, caller.provider), partition)
+    def _follow(self, tx: Tx, caller: Follower, partition: Partition) -> None:
+        number = providers.ensure_provider(tx, caller.provider)
+        follows.follow_with_key(tx, number, partition.id, partition.parent)
 
     async def group_info(
         self, group_id: GroupId, caller: Sender, *, partition: MaskedPartitionKey | None = None
@@ -273,6 +271,6 @@ class Hub:
 
 @attrs.frozen
 class _Found:
-    partition: int
+    partition: Partition
     followed: bool
     empty: bool

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
+from typing import Final
 
 import attrs
 import trio
@@ -18,6 +19,9 @@ import trio
 from mimids.ds.ports import Clock
 from mimids.values import DeviceRow
 from mimids.wire.ids import MaskedPartitionKey
+
+DELIVERY: Final = "delivery"  # wakes the job that pushes
+OUTGOING: Final = "welcomes"  # wakes the job that sends Welcomes
 
 
 def partition_topic(key: MaskedPartitionKey) -> tuple[str, MaskedPartitionKey]:

@@ -20,11 +20,11 @@ import trio
 
 from mimids.ds.backoff import Backoff
 from mimids.ds.ports import Clock, Peers
-from mimids.ds.wakes import Wakes, inbox_topic
+from mimids.ds.wakes import DELIVERY, OUTGOING, Wakes, inbox_topic
 from mimids.errors import Malformed, MimiError, PeerFailed, PeerUnavailable, WelcomeNotExpected
 from mimids.mls.framing import MLSMessage
 from mimids.mls.welcome import Welcome
-from mimids.store import key_packages, providers, welcomes
+from mimids.store import follows, key_packages, providers, welcomes
 from mimids.store.db import Store, Tx
 from mimids.store.welcomes import InInbox, Outgoing
 from mimids.values import DeviceRow, Milliseconds
@@ -32,7 +32,6 @@ from mimids.wire.declare import decode, encode
 from mimids.wire.ids import KeyPackageRef, ProviderId
 from mimids.wire.messages import WelcomeData, WelcomeInitRequest, WelcomeInitResponse
 
-OUTGOING: Final = "welcomes"  # the topic that wakes the job
 BATCH: Final = 100
 IDLE_SECONDS: Final = 60.0  # a lost ring costs no more than this
 
@@ -182,8 +181,15 @@ class Welcomes:
         except MimiError as error:
             await self._settle(outgoing, "refused", error.code)  # no repetition will mend it
             return True
-        await self._settle(outgoing, "delivered", None)
+        await self._store.write(partial(self._delivered, outgoing))
+        self._wakes.ring(DELIVERY)
         return True
+
+    def _delivered(self, outgoing: Outgoing, tx: Tx) -> None:
+        """Settle a Welcome that its provider took: from now on it follows the partition (6.10)."""
+        welcomes.settle_outgoing(tx, outgoing.id, "delivered", None)
+        if providers.domain_of(tx, outgoing.provider) != self._provider:
+            follows.follow(tx, outgoing.provider, outgoing.partition, needs_opening=True)
 
     async def _offer(self, domain: ProviderId, offer: WelcomeInitRequest) -> WelcomeInitResponse:
         if domain == self._provider:

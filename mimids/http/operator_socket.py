@@ -13,9 +13,9 @@ from typing import Final
 
 import trio
 
-from mimids.ds import welcomes
 from mimids.ds.commands import COMMANDS, Command, Context, Effect, JsonObject
 from mimids.ds.services import Services
+from mimids.ds.wakes import OUTGOING
 from mimids.errors import Malformed, MimiError, NameTaken, NotFound, QuotaExceeded, StorageUnavailable
 from mimids.http.endpoints import Access, Call, Endpoint, Listener, json_answer, json_object
 
@@ -61,7 +61,7 @@ async def _take_up(effects: tuple[Effect, ...], services: Services) -> None:
         if effect is Effect.ACCOUNTS:
             services.devices.forget()
         elif effect is Effect.WELCOMES:
-            services.wakes.ring(welcomes.OUTGOING)
+            services.wakes.ring(OUTGOING)
         elif effect is Effect.OHTTP_KEYS:
             await services.ohttp_keys.refresh()
 

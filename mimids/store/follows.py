@@ -36,6 +36,12 @@ def follow(tx: Tx, provider: int, partition: int, *, next_counter: int = 0, need
     return added > 0
 
 
+def follow_with_key(tx: Tx, provider: int, partition: int, parent: int | None) -> None:
+    """Let a provider follow a partition that it presented the key of; without its parent it needs an opening."""
+    knows_parent = parent is not None and follows_partition(tx, provider, parent)
+    follow(tx, provider, partition, needs_opening=not knows_parent)
+
+
 def follows_partition(tx: Tx, provider: int, partition: int) -> bool:
     """Tell whether a provider follows a partition now."""
     query = "SELECT 1 FROM follows WHERE provider = ? AND partition = ?"
