@@ -102,7 +102,7 @@ def check_in_group(
     elif isinstance(body, PreSharedKey):
         _check_psk(body, suite, epoch)
     elif isinstance(body, ExternalInit):
-        if len(body.kem_output) != suite.hpke_key_size:
+        if not suite.hpke_key_fits(body.kem_output):  # RFC 9180: a KEM output is an encoded public key
             broken(KEM_OUTPUT)
     elif isinstance(body, GroupContextExtensions):
         parameters_of(body.extensions, suite)

@@ -88,7 +88,7 @@ class PublicGroup:
     def size_estimate(self) -> int:
         """Return about how many octets of memory this state would take alone; versions share most of it."""
         proposals = 2048 * len(self.pending) + 256 * len(self.refused)
-        return 4096 + 2600 * self.tree.member_count + 2 * len(self.context.encoded) + proposals
+        return 4096 + 2000 * self.tree.member_count + 2 * len(self.context.encoded) + proposals
 
     def with_pending(self, ref: ProposalRef, proposal: Covered) -> PublicGroup:
         """Return the state after a proposal that `check` found valid; a commit may now cover it."""

@@ -116,8 +116,18 @@ def children(subtree: Subtree) -> tuple[Subtree, Subtree]:
 def parent_tree_hash(suite: Suite, node: ParentNode | None, left: bytes, right: bytes) -> bytes:
     """Return the tree hash of an inner node whose children hash to `left` and `right`."""
     size = varint.mls(len(left))
-    present = b"\x00" if node is None else b"\x01" + node.encoded
+    present = b"\x00" if node is None else b"\x01" + parent_octets(node)
     return suite.hash(b"".join((b"\x02", present, size, left, size, right)))
+
+
+def parent_octets(node: ParentNode) -> bytes:
+    """Return the encoding of a ParentNode, not kept beside its fields: each commit makes a path of them."""
+    unmerged = b"".join(leaf.to_bytes(4, "big") for leaf in node.unmerged_leaves)
+    return b"".join(
+        octets
+        for field in (node.encryption_key, node.parent_hash, unmerged)
+        for octets in (varint.mls(len(field)), field)
+    )
 
 
 def parent_hash(suite: Suite, key: bytes, above: bytes, sibling_hash: bytes) -> bytes:

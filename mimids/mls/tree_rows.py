@@ -13,7 +13,7 @@ import attrs
 
 from mimids.mls.leaf_node import LeafNode, ParentNode
 from mimids.mls.suites import Suite
-from mimids.mls.tree import Blank, Leaf, Parent, RatchetTree, Subtree, join
+from mimids.mls.tree import Blank, Leaf, Parent, RatchetTree, Subtree, join, parent_octets
 from mimids.wire.declare import decode
 
 _MAX_HEIGHT: Final = 32  # leaf indices are uint32
@@ -65,9 +65,9 @@ def _rows(suite: Suite, subtree: Subtree, old: Subtree | None) -> Iterator[NodeR
 
 
 def _row(suite: Suite, subtree: Subtree) -> NodeRow:
-    node = b"" if subtree.node is None else subtree.node.encoded
     if type(subtree) is not Parent:
-        return NodeRow(subtree.tree_hash(suite), node, b"", b"")
+        return NodeRow(subtree.tree_hash(suite), b"" if subtree.node is None else subtree.node.encoded, b"", b"")
+    node = b"" if subtree.node is None else parent_octets(subtree.node)
     left, right = (b"" if type(child) is Blank else child.tree_hash(suite) for child in (subtree.left, subtree.right))
     return NodeRow(subtree.tree_hash(suite), node, left, right)
 

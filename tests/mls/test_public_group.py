@@ -62,7 +62,7 @@ from mimids.mls.verdict import Invalid, Missing, RuleError, Unknown
 from mimids.wire.declare import decode, encode
 from mimids.wire.ids import MLS10, CipherSuite, GroupId, UserId
 from tests import vectors
-from tests.mls.signing import Client, Room, by_reference, by_value, crowd, ref_of
+from tests.mls.signing import Client, Room, by_reference, by_value, crowd, fresh_key, ref_of
 
 SUITE_CODES = sorted(SUITES)
 
@@ -100,7 +100,7 @@ def refs(room: Room, *messages: MLSMessage) -> list[ProposalOrRef]:
 
 
 def init(room: Room) -> ProposalOrRef:
-    return by_value(ExternalInit(bytes(room.suite.hpke_key_size)))
+    return by_value(ExternalInit(fresh_key(room.suite)))
 
 
 @pytest.mark.parametrize("suite", SUITE_CODES)

@@ -29,7 +29,7 @@ from mimids.wire import varint
 from mimids.wire.codec import WireError
 from mimids.wire.declare import decode
 from tests import vectors
-from tests.mls.signing import Client, Room, by_reference, by_value, crowd, ref_of
+from tests.mls.signing import Client, Room, by_reference, by_value, crowd, fresh_key, ref_of
 
 MASKS = (0x01, 0x80, 0xFF)
 
@@ -84,9 +84,7 @@ SAMPLE: dict[str, Callable[[Room], MLSMessage]] = {
     "commit by reference": lambda room: room.commit(0, by_reference(ref_of(room.propose(3, SelfRemove()), room.suite)))[
         0
     ],
-    "external commit": lambda room: room.commit(Client.of(20), by_value(ExternalInit(bytes(room.suite.hpke_key_size))))[
-        0
-    ],
+    "external commit": lambda room: room.commit(Client.of(20), by_value(ExternalInit(fresh_key(room.suite))))[0],
     "update": lambda room: room.propose(1, Update(room.clients[1].leaf(LeafNodeSource.UPDATE, 1))),
     "extensions": lambda room: room.propose(1, GroupContextExtensions(())),
     "newcomer's proposal": lambda room: room.propose(
