@@ -16,6 +16,7 @@ import attrs
 
 from mimids.config import Limits
 from mimids.ds import welcomes
+from mimids.ds.rules import Rules, is_lasting
 from mimids.ds.states import Judged, States
 from mimids.errors import (
     BranchTerminated,
@@ -85,6 +86,7 @@ class Run:
         self._now = now
         self._states = states
         self._limits = limits
+        self._rules = Rules(tx, states, now, ours=True)
         self._hub = providers.ensure_provider(tx, provider)
         self._seq = messages.last_seq(tx)
         self._pending: list[NewMessage] = []
@@ -105,7 +107,7 @@ class Run:
             return self._take(group, lane, request.message, request.commit_data, sender)
         except MimiError as error:
             if lane is not None:
-                self._refused(lane, request.message, error)
+                self._refused(lane, request.message, error, sender)
                 if lane.opened_here and not lane.counter and lane.partition.parent is None:
                     partitions.remove_empty(self.tx, lane.partition.id)
                     del self._lanes[lane.partition.id], self._lane_of_key[request.partition_key]
@@ -147,7 +149,7 @@ class Run:
         try:
             return self._take(group, lane, request.message, None, sender)
         except MimiError as error:
-            self._refused(lane, request.message, error)
+            self._refused(lane, request.message, error, sender)
             return error
 
     def finish(self) -> Changes:
@@ -205,13 +207,16 @@ class Run:
         )
         return self._lane(partitions.partition_by_row(self.tx, row), opened_here=True)
 
-    def _refused(self, lane: _Lane, message: MLSMessage, error: MimiError) -> None:
+    def _refused(self, lane: _Lane, message: MLSMessage, error: MimiError, sender: Sender) -> None:
         """Remember the reference of a proposal that was refused for what it says: a commit that covers it goes too."""
         public = message.message
         if not isinstance(public, PublicMessage) or public.content_type is not ContentType.PROPOSAL:
             return
-        kept = proposals.count_refused(self.tx, lane.partition.id)
-        if isinstance(error, InvalidMessage) and kept < REFUSED_PROPOSALS_KEPT:
+        if not isinstance(error, InvalidMessage):
+            here = self._states.knowledge(self.tx, groups.group_by_row(self.tx, lane.partition.group), lane.partition)
+            if not is_lasting(error, here, public, sender):
+                return  # of the moment, or of who brought it
+        if proposals.count_refused(self.tx, lane.partition.id) < REFUSED_PROPOSALS_KEPT:
             self._states.note_refused(self.tx, lane.partition, public, error)
 
     def _meant_by_join(self, group: Group, message: MLSMessage) -> Partition:
@@ -257,6 +262,7 @@ class Run:
         self._check_sizes(message, data)
         judged = self._states.judge(self.tx, group, lane.partition, message)
         opening = None if data is None else self._check_commit(group, lane, judged, data, sender)
+        self._rules.check(group, lane.partition, judged, None if opening is None else opening.knowledge, sender)
 
         # Nothing below refuses.
         self._seq += 1
@@ -281,7 +287,7 @@ class Run:
         lane.counter += 1
         lane.last_seq = self._seq
         if isinstance(sender, Follower):  # it presented the key (6.10)
-            follows.follow(self.tx, provider, lane.partition.id)
+            follows.follow_with_key(self.tx, provider, lane.partition.id, lane.partition.parent)
         self._note_handshake(group, lane, message, judged)
         if opening is not None and data is not None:
             self._open(group, lane, opening, data, sender)
@@ -386,7 +392,7 @@ class Run:
         opened = self._lane(partitions.partition_by_row(self.tx, row), opened_here=True)
         self._lane_of_key[data.next_partition_key] = opened
         if isinstance(sender, Follower):  # CommitData's next key counts as presented (6.10)
-            follows.follow(self.tx, provider, row)
+            follows.follow_with_key(self.tx, provider, row, parent.id)
         if data.welcome_data is not None:
             # RFC 9420 section 14: a Welcome goes out only once its commit is accepted.
             welcomes.queue(self.tx, data.welcome_data, row, held=not first, now=self._now)

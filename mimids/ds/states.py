@@ -20,8 +20,15 @@ import attrs
 import trio
 
 from mimids.ds.offered import Offered
-from mimids.errors import GroupInfoMismatch, InvalidMessage, MimiError, RatchetTreeNeeded, WrongBranch
-from mimids.mls.checks import signature_fits
+from mimids.errors import (
+    GroupInfoMismatch,
+    InvalidMessage,
+    MimiError,
+    PolicyRefused,
+    RatchetTreeNeeded,
+    WrongBranch,
+)
+from mimids.mls.checks import covered_proposals, signature_fits
 from mimids.mls.code_points import ContentType, ExtensionType
 from mimids.mls.framing import MLSMessage, PublicMessage
 from mimids.mls.group_info import GroupInfo
@@ -75,9 +82,10 @@ OTHER_BRANCHES: Final = 16  # whose GroupContext a signature is tried against
 StateKey = tuple[bytes, bytes, bytes, bool]  # root hash, SHA-256 of the GroupContext, confirmation tag, reinitialized
 
 
-def refused(invalid: Invalid) -> InvalidMessage:
-    """Return the refusal that a broken rule is."""
-    return InvalidMessage(invalid.detail, rule=invalid.rule.name, section=invalid.section)
+def refused(invalid: Invalid) -> MimiError:
+    """Return the refusal that a broken rule is; what covers a proposal that policy refused is refused by policy."""
+    kind = InvalidMessage if invalid.rule.name in RULES else PolicyRefused
+    return kind(invalid.detail, rule=invalid.rule.name, section=invalid.section)
 
 
 @attrs.frozen
@@ -167,6 +175,28 @@ class States:
         if isinstance(found, Invalid):
             raise _group_info_refused(found)
         return cast("Knowledge", found)
+
+    def covered(self, tx: Tx, partition: Partition, judged: Judged) -> tuple[Covered | ProposalRef, ...]:
+        """Return what a public commit covers; a reference stays bare where its proposal was not seen.
+
+        Also where the state is not known: a reference is a hash, so it says for certain what was covered.
+        """
+        state = state_of(judged.before)
+        if state is not None:
+            return covered_proposals(state, judged.message)
+        public = judged.message.message
+        if not isinstance(public, PublicMessage) or not isinstance(public.content.content, Commit):
+            return ()
+        seen = {row.ref: row for row in _proposals_read(tx, partition, judged.message) if row.seq is not None}
+        found: list[Covered | ProposalRef] = []
+        for each in public.content.content.proposals:
+            if isinstance(each.value, Proposal):
+                found.append(Covered(each.value, public.content.sender))
+                continue
+            row = seen.get(each.value)
+            body = None if row is None or row.seq is None else messages.body_of(tx, row.seq)
+            found.append(_covered(body, each.value) or each.value)
+        return tuple(found)
 
     def signature_fits(self, tx: Tx, group: Group, partition: Partition, message: MLSMessage) -> bool:
         """Tell whether a message was signed in this partition's state, if that is known."""

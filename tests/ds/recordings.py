@@ -135,7 +135,7 @@ def _parsed(line: Line) -> MLSMessage | None:
 
 
 def expected(line: Line) -> str:
-    """Return the hub's verdict that a line's `expect` implies (policy apart): "accept" or "refuse".
+    """Return the hub's verdict that a line's `expect` implies: "accept" or "refuse".
 
     Where the recording leaves it to the server, DESIGN 6.6 and 6.8 say: lifetimes refuse nothing inside commits, a
     late message of the epoch it names is sequenced, an unfit tag length is certain without secrets, a standalone Add
@@ -145,7 +145,7 @@ def expected(line: Line) -> str:
     if verdict in ("recommended_reject", "policy"):
         certain = ("missing_membership_tag", "private_sender_data_empty")
         return "refuse" if line["name"] in certain else "accept"
-    return "refuse" if verdict == "reject" else "accept"
+    return "refuse" if verdict in ("reject", "reject_policy") else "accept"
 
 
 def fits(line: Line, error: MimiError) -> bool:

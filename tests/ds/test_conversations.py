@@ -13,7 +13,7 @@ from mimids.config import parse
 from mimids.ds.hub import Hub
 from mimids.ds.states import States
 from mimids.ds.wakes import Wakes
-from mimids.errors import MimiError, UnknownPartition
+from mimids.errors import MimiError, PolicyRefused, UnknownPartition
 from mimids.store.db import open_store
 from mimids.store.migrate import migrate
 from mimids.values import Device, DeviceRow
@@ -73,6 +73,8 @@ async def test_each_message_is_sequenced_in_its_own_fork_or_refused_for_what_is_
                 with pytest.raises(MimiError) as refused:
                     await offer(hub, recorded)
                 assert recorded.line["expect"] != "reject" or fits(recorded.line, refused.value), recorded.name
+                by_policy = isinstance(refused.value, PolicyRefused)
+                assert by_policy == (recorded.line["expect"] == "reject_policy"), recorded.name
                 continue
             answer = await offer(hub, recorded)
             assert answer.partition == recorded.key.mask(32), recorded.name
