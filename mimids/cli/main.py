@@ -11,6 +11,7 @@ from typing import Final
 import click
 
 from mimids import __version__
+from mimids.cli.check.command import check
 from mimids.cli.demo.command import demo
 from mimids.cli.mls import mls
 from mimids.cli.nouns import add_nouns
@@ -56,5 +57,5 @@ def _add(to: click.Group, commands: Sequence[click.Command]) -> None:
         to.add_command(command)
 
 
-_add(main, [serve, init, migrate, demo, mls])
+_add(main, [serve, init, migrate, check, demo, mls])
 add_nouns(main)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import BinaryIO
+import json
+import time
+from typing import BinaryIO, TextIO
 
 import click
 
@@ -29,3 +31,25 @@ def inspect(file: BinaryIO) -> None:
         raise Refused(f"{file.name}: not an MLS object: {error}") from error
     for line in lines:
         click.echo(line)
+
+
+@example("mimids mls replay conversation.jsonl")
+@mls.command()
+@click.argument("file", type=click.File("r", encoding="utf-8"))
+def replay(file: TextIO) -> None:
+    """Follow a recorded group as the Delivery Service does, and print a JSON line for each message.
+
+    Reads a JSON array of {cipher_suite, group_info, ratchet_tree, epochs: [{proposals, commit}]}, or JSON lines that
+    say what is expected of each message. Exit 1 if any is refused, or is not what was expected.
+    """
+    from mimids.mls.replay import replay
+
+    failed = 0
+    try:
+        for record in replay(file.read(), now_s=int(time.time())):
+            click.echo(json.dumps(record.as_json()))
+            failed += record.failed
+    except (ValueError, LookupError, TypeError) as error:
+        raise Refused(f"{file.name}: not a recording: {error}") from error
+    if failed:
+        raise Refused(f"{failed} messages were refused, or are not what the recording expects")

@@ -109,6 +109,26 @@ def senders_of_others(tx: Tx, ours: ProviderId) -> tuple[int, int]:
     return (0, 0) if found is None else (found[0], found[1])
 
 
+def newest_moment(tx: Tx) -> Milliseconds:
+    """Return the latest time that any row was written at, 0 if there is none."""
+    found = tx.one(
+        "SELECT max(coalesce((SELECT accepted_at FROM messages ORDER BY seq DESC LIMIT 1), 0),"
+        " coalesce((SELECT max(created_at) FROM users), 0), coalesce((SELECT max(created_at) FROM devices), 0),"
+        " coalesce((SELECT max(applied_at) FROM schema_version), 0))"
+    )
+    return Milliseconds(0 if found is None else found[0])
+
+
+def devices_without_stock(tx: Tx, now: Milliseconds) -> tuple[int, int]:
+    """Return how many devices there are, and how many of them have no KeyPackage that could be handed out."""
+    found = tx.one(
+        "SELECT count(*), count(*) FILTER (WHERE NOT EXISTS"
+        " (SELECT 1 FROM key_packages k WHERE k.device = devices.id AND k.expires_at > ?)) FROM devices",
+        (now,),
+    )
+    return (0, 0) if found is None else (found[0], found[1])
+
+
 def peer_summaries(tx: Tx, ours: ProviderId) -> list[PeerSummary]:
     """Return every other provider that anything here refers to."""
     rows = tx.all(
