@@ -7,7 +7,6 @@ lacks makes it silent, never strict.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final, NoReturn
 
 import attrs
@@ -212,12 +211,13 @@ GROUP_INFO_CONTRADICTS: Final = _rule(
 )
 
 
-def rules_by_section() -> Mapping[str, tuple[Rule, ...]]:
-    """Return the table of rules, by section, in the order of the documents."""
-    found: dict[str, list[Rule]] = {}
-    for rule in RULES.values():
-        found.setdefault(rule.section, []).append(rule)
-    return {section: tuple(rules) for section, rules in sorted(found.items(), key=lambda item: _order(item[0]))}
+def rules_table() -> str:
+    """Return all rules as a Markdown table in the order of their sections: docs/mls.md has it, and a test compares."""
+    rows = sorted(RULES.values(), key=lambda rule: _order(rule.section))
+    return "\n".join(
+        ["| section | verdict | it says |", "| --- | --- | --- |"]
+        + [f"| {rule.section} | `{rule.name}` | {rule.text} |" for rule in rows]
+    )
 
 
 def _order(section: str) -> tuple[int, list[int], str]:

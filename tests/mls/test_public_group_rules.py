@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,7 +53,7 @@ from mimids.mls.proposals import (
     UpdatePathNode,
 )
 from mimids.mls.public_group import PublicGroup, Valid
-from mimids.mls.verdict import RULES, Invalid, RuleError
+from mimids.mls.verdict import RULES, Invalid, RuleError, rules_table
 from mimids.mls.welcome import Welcome
 from mimids.wire.declare import encode
 from mimids.wire.ids import MLS10, CipherSuite, GroupId, ProtocolVersion
@@ -827,3 +828,7 @@ def test_every_rule_of_the_table_is_broken_once() -> None:
 def test_sections_are_of_documents() -> None:
     for rule in RULES.values():
         assert rule.section.startswith(("RFC 9420 section ", "draft-ietf-mls-extensions", "DESIGN section ")), rule
+
+
+def test_the_document_has_the_table_as_the_code_prints_it() -> None:
+    assert rules_table() in (Path(__file__).parents[2] / "docs" / "mls.md").read_text()
