@@ -11,7 +11,9 @@ import signal
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from enum import Enum
+from functools import partial
 from typing import Any, Final
 
 import attrs
@@ -24,7 +26,7 @@ from mimids.ds.clock import SystemClock
 from mimids.ds.ports import Clock
 from mimids.http import certificates
 from mimids.http.endpoints import Listener
-from mimids.http.peer import open_peers
+from mimids.http.peer import HttpPeers, open_peers
 from mimids.http.server import serve as listen
 from mimids.http.tls import CertificateFileError
 from mimids.store import lock
@@ -130,6 +132,9 @@ JOBS: Final[tuple[Job, ...]] = (
 )
 
 
+OpenPeers = Callable[[Config, Clock], AbstractAsyncContextManager[HttpPeers]]
+
+
 @attrs.frozen
 class Bound:
     """A provider that serves: the addresses that were taken, by listener (`public`, `client`, `operator`, ...)."""
@@ -145,6 +150,7 @@ async def run(
     telemetry: Telemetry | None = None,
     stop: trio.Event | None = None,
     jobs: tuple[Job, ...] = JOBS,
+    open_peers: OpenPeers = open_peers,
     on_crash: Callable[[JobCrashed], None] = lambda crash: None,
     task_status: trio.TaskStatus[Bound] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -201,7 +207,12 @@ async def _guarded(
 
 
 def serve(
-    config: Config, *, jobs: tuple[Job, ...] = JOBS, on_ready: Callable[[Bound], None] = lambda bound: None
+    config: Config,
+    *,
+    clock: Clock | None = None,
+    jobs: tuple[Job, ...] = JOBS,
+    open_peers: OpenPeers = open_peers,
+    on_ready: Callable[[Bound], None] = lambda bound: None,
 ) -> int:
     """Be the process of `mimids serve`: run a provider until SIGTERM or SIGINT; return the exit code.
 
@@ -214,16 +225,16 @@ def serve(
         return EXIT_REFUSED
     try:
         with lock.hold(config.data_dir):
-            return _run_here(config, jobs, on_ready)
+            return _run_here(partial(run, config, clock=clock, jobs=jobs, open_peers=open_peers), on_ready)
     except lock.Locked as error:
         print(f"mimids: {error}", file=sys.stderr)
         return EXIT_REFUSED
 
 
-def _run_here(config: Config, jobs: tuple[Job, ...], on_ready: Callable[[Bound], None]) -> int:
+def _run_here(provider: Callable[..., Awaitable[None]], on_ready: Callable[[Bound], None]) -> int:
     code = EXIT_OK
     try:
-        trio.run(_until_signalled, config, jobs, on_ready)
+        trio.run(_until_signalled, provider, on_ready)
     except* JobCrashed as crashes:
         code = EXIT_CRASHED
         for crash in _leaves(crashes):
@@ -235,7 +246,7 @@ def _run_here(config: Config, jobs: tuple[Job, ...], on_ready: Callable[[Bound],
     return code
 
 
-async def _until_signalled(config: Config, jobs: tuple[Job, ...], on_ready: Callable[[Bound], None]) -> None:
+async def _until_signalled(provider: Callable[..., Awaitable[None]], on_ready: Callable[[Bound], None]) -> None:
     stop = trio.Event()
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
@@ -247,7 +258,7 @@ async def _until_signalled(config: Config, jobs: tuple[Job, ...], on_ready: Call
                 nursery.cancel_scope.cancel(reason="signalled twice")
 
             async def provide(*, task_status: trio.TaskStatus[Bound]) -> None:
-                await run(config, stop=stop, jobs=jobs, on_crash=_end_soon, task_status=task_status)
+                await provider(stop=stop, on_crash=_end_soon, task_status=task_status)
                 nursery.cancel_scope.cancel(reason="ended")
 
             nursery.start_soon(obey)
