@@ -47,7 +47,10 @@ CREATE TABLE partitions (
 CREATE INDEX partitions_of_group ON partitions (group_ref, epoch);
 CREATE INDEX partitions_by_parent ON partitions (parent);
 CREATE INDEX partitions_by_last_seq ON partitions (last_seq);
-CREATE INDEX partitions_by_opener ON partitions (opener_provider, opener_device) WHERE opener_provider IS NOT NULL;
+-- What counts against its opener's quota: branches that carry nothing yet, and detached partitions.
+CREATE INDEX idle_branches ON partitions (opener_provider, opener_device, group_ref)
+    WHERE next_counter = 0 AND detached = 0;
+CREATE INDEX detached_partitions ON partitions (opener_provider, opener_device) WHERE detached = 1;
 
 CREATE TABLE messages (
     seq INTEGER PRIMARY KEY,                       -- the one global sequence; never reused (see settings)

@@ -75,6 +75,8 @@ class _Lane:
     opened_here: bool
     last_seq: int = 0
     added: dict[bytes, Accepted] = attrs.field(factory=dict)
+    followers: set[int] = attrs.field(factory=set)  # providers that are known to follow it
+    cleared: Sender | None = None  # whose application messages pass here, as far as this run can tell
 
 
 class Run:
@@ -193,7 +195,7 @@ class Run:
     def _open_detached(self, group: Group, masks: Sequence[MaskedPartitionKey], sender: Sender) -> _Lane:
         provider, device = self._rows(sender)
         limit = "provider_detached_partitions" if device is None else "device_detached_partitions"
-        self._within_quota(limit, partitions.count_opened(self.tx, None, provider, device, detached=True))
+        self._within_quota(limit, partitions.count_detached(self.tx, provider, device))
         row = partitions.add_partition(
             self.tx,
             group=group.id,
@@ -260,9 +262,7 @@ class Run:
         if lane.partition.epoch is not None and message.epoch != lane.partition.epoch:
             raise WrongEpoch(epoch=lane.partition.epoch)
         self._check_sizes(message, data)
-        judged = self._states.judge(self.tx, group, lane.partition, message)
-        opening = None if data is None else self._check_commit(group, lane, judged, data, sender)
-        self._rules.check(group, lane.partition, judged, None if opening is None else opening.knowledge, sender)
+        judged, opening = self._judge(group, lane, message, data, sender)
 
         # Nothing below refuses.
         self._seq += 1
@@ -286,9 +286,11 @@ class Run:
         lane.added[digest] = accepted
         lane.counter += 1
         lane.last_seq = self._seq
-        if isinstance(sender, Follower):  # it presented the key (6.10)
+        if isinstance(sender, Follower) and provider not in lane.followers:  # it presented the key (6.10)
             follows.follow_with_key(self.tx, provider, lane.partition.id, lane.partition.parent)
-        self._note_handshake(group, lane, message, judged)
+            lane.followers.add(provider)
+        if judged is not None:
+            self._note_handshake(group, lane, message, judged)
         if opening is not None and data is not None:
             self._open(group, lane, opening, data, sender)
         elif lane.partition.held_welcomes and not lane.opened_here:
@@ -296,6 +298,25 @@ class Run:
             self._welcomes = True
             lane.partition = attrs.evolve(lane.partition, held_welcomes=0)
         return self._response(lane, accepted)
+
+    def _judge(
+        self, group: Group, lane: _Lane, message: MLSMessage, data: CommitData | None, sender: Sender
+    ) -> tuple[Judged | None, _Opening | None]:
+        """Judge a message by its fork's state and by policy; a commit also by where it leads.
+
+        What a sender's application messages hang on beyond their framing is the same for all of them in one run.
+        """
+        private = isinstance(message.message, PrivateMessage)
+        application = private and message.content_type is ContentType.APPLICATION
+        if application and lane.cleared is sender:
+            self._states.check_framing(message)
+            return None, None
+        judged = self._states.judge(self.tx, group, lane.partition, message)
+        opening = None if data is None else self._check_commit(group, lane, judged, data, sender)
+        self._rules.check(group, lane.partition, judged, None if opening is None else opening.knowledge, sender)
+        if application:
+            lane.cleared = sender
+        return judged, opening
 
     def _response(self, lane: _Lane, accepted: Accepted) -> SendResponse:
         return SendResponse(
@@ -335,6 +356,7 @@ class Run:
         if judged.contradicts_claim:  # one that contradicts claimed state refuses nothing (6.6)
             partitions.set_state(self.tx, lane.partition.id, None)
             lane.partition = attrs.evolve(lane.partition, state=None)
+            lane.cleared = None
 
     # --- commits ------------------------------------------------------------------------------------------------
 
@@ -345,7 +367,7 @@ class Run:
         if existing is None:
             provider, device = self._rows(sender)
             limit = "provider_branches" if device is None else "device_branches"
-            self._within_quota(limit, partitions.count_opened(self.tx, group.id, provider, device, detached=False))
+            self._within_quota(limit, partitions.count_idle_branches(self.tx, group.id, provider, device))
         elif (
             existing.group != group.id
             or not existing.detached

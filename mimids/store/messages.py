@@ -88,7 +88,9 @@ def find_repeat(tx: Tx, partition: int, digest: bytes) -> Accepted | None:
 def commits_of(tx: Tx, partition: int) -> list[tuple[Counter, MaskedPartitionKey]]:
     """Return counter and next key of the commits in a partition, in order."""
     rows = tx.all(
-        "SELECT counter, next_masked_key FROM messages WHERE partition = ? AND kind = 3 ORDER BY counter", (partition,)
+        "SELECT counter, next_masked_key FROM messages INDEXED BY commits"
+        " WHERE partition = ? AND kind = 3 ORDER BY counter",
+        (partition,),
     )
     return [(row[0], row[1]) for row in rows]
 

@@ -204,13 +204,22 @@ def advance(tx: Tx, partition: int, *, next_counter: Counter, last_seq: int) -> 
     tx.execute("UPDATE partitions SET next_counter = ?, last_seq = ? WHERE id = ?", (next_counter, last_seq, partition))
 
 
-def count_opened(tx: Tx, group: int | None, provider: int, device: int | None, *, detached: bool) -> int:
-    """Count the partitions that a sender opened and that carry nothing: detached ones, or idle branches."""
-    where = "detached = 1" if detached else "detached = 0 AND next_counter = 0"
+def count_idle_branches(tx: Tx, group: int, provider: int, device: int | None) -> int:
+    """Count the partitions of a group that a sender's commits opened and that carry nothing yet."""
     found = tx.one(
-        "SELECT count(*) FROM partitions WHERE opener_provider = ? AND opener_device IS ?"
-        f" AND {where} AND (? IS NULL OR group_ref = ?)",
-        (provider, device, group, group),
+        "SELECT count(*) FROM partitions INDEXED BY idle_branches"
+        " WHERE opener_provider = ? AND opener_device IS ? AND group_ref = ? AND next_counter = 0 AND detached = 0",
+        (provider, device, group),
+    )
+    return int(found[0]) if found else 0
+
+
+def count_detached(tx: Tx, provider: int, device: int | None) -> int:
+    """Count the detached partitions that a sender opened, in all groups."""
+    found = tx.one(
+        "SELECT count(*) FROM partitions INDEXED BY detached_partitions"
+        " WHERE opener_provider = ? AND opener_device IS ? AND detached = 1",
+        (provider, device),
     )
     return int(found[0]) if found else 0
 
