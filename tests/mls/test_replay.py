@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from mimids.mls.replay import Record, replay
+from mimids.mls.recordings import Record
+from mimids.mls.replay import replay
 from tests import vectors
 
 RECORDED_AT = 1_795_451_365  # half a day after the recording; lifetimes run ten years
@@ -108,6 +109,29 @@ def test_a_story_needs_none_of_its_comments() -> None:
         if line["kind"] != "ratchet_tree"
     ]
     assert [record.as_json()["verdict"] for record in replay(text(*bare), now_s=RECORDED_AT)] == before
+
+
+def test_a_story_that_names_no_partitions_is_followed_by_epochs_and_signatures() -> None:
+    lines, records = story("public")
+    bare: list[dict[str, Any]] = []
+    for line in lines:
+        following = {key: value for key, value in line.get("next", {}).items() if key != "partition_key"}
+        kept = {key: value for key, value in line.items() if key not in ("partition_key", "next")}
+        bare.append({**kept, "next": following} if following else kept)
+    again = list(replay(text(*bare), now_s=RECORDED_AT))
+    differing = [
+        after.name
+        for before, after in zip(records, again, strict=True)
+        if (before.as_json()["verdict"], after.failed) != (after.as_json()["verdict"], False)
+    ]
+    assert differing == ["wrong_epoch_resigned"]  # nothing says that no partition is of that epoch
+
+
+def test_of_two_groups_each_is_its_own() -> None:
+    both = [line for pair in zip(lines_of("public")[:40], lines_of("policy")[:40], strict=True) for line in pair]
+    records = list(replay(text(*both), now_s=RECORDED_AT))
+    assert not [record.as_json() for record in records if record.failed]
+    assert {record.as_json()["state"] for record in records} == {None, "derived"}
 
 
 def test_what_differs_from_the_recording_fails() -> None:
