@@ -140,7 +140,7 @@ class Arrangement:
 
 @attrs.frozen(kw_only=True)
 class Limits:
-    """Sizes, rates and quotas; those of rate and number count against a device or a provider, 0 is no limit."""
+    """Sizes, rates and quotas; those of rate and number count against a device, user or provider, 0 is no limit."""
 
     # sizes
     max_body_bytes: int = key(16_777_216)
@@ -165,6 +165,12 @@ class Limits:
     device_fetches_per_minute: int = key(60, at_least=0)
     device_fetches_burst: int = key(200)
     device_new_providers_per_day: int = key(50, at_least=0)
+    user_sends_per_second: int = key(200, at_least=0)
+    user_sends_burst: int = key(4000)
+    user_joins_per_hour: int = key(120, at_least=0)
+    user_joins_burst: int = key(40)
+    user_fetches_per_minute: int = key(120, at_least=0)
+    user_fetches_burst: int = key(400)
     provider_sends_per_second: int = key(2000, at_least=0)
     provider_sends_burst: int = key(20_000)
     provider_joins_per_hour: int = key(1000, at_least=0)

@@ -142,6 +142,11 @@ class Relay:
             _remember(self._keys, provider, _Cached(keys, Milliseconds(now + keys.max_age * 1000)))
         return keys
 
+    @property
+    def rates(self) -> tuple[Rates, ...]:
+        """Return what is counted for each device, to be kept."""
+        return (self._fetches, self._new_providers)
+
     def statistics(self) -> RelayStatistics:
         """Return the counts of now."""
         return RelayStatistics(self._at_once, len(self._keys))

@@ -241,7 +241,7 @@ async def test_nothing_that_it_keeps_joins_a_device_with_a_target() -> None:
     )
     await own.ohttp_keys(PHONE, B)
     for table in (own._fetches._buckets, own._new_providers._buckets):
-        assert list(table) == [PHONE]
+        assert list(table) == [str(PHONE)]
         assert B not in repr(table)
     assert list(own._contacted) == list(own._keys) == [B]
     assert set(vars(own)) == {

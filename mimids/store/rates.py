@@ -1,0 +1,40 @@
+"""Token buckets as they were last saved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import attrs
+
+from mimids.store.db import Tx
+from mimids.values import Milliseconds
+
+
+@attrs.frozen
+class StoredBucket:
+    """How many tokens a key of a rate had left, and when."""
+
+    rate: str
+    key: str
+    left: float
+    at: Milliseconds
+
+
+def save(tx: Tx, buckets: Iterable[StoredBucket]) -> None:
+    """Save buckets."""
+    tx.executemany(
+        "INSERT INTO rate_buckets (rate, key, left, at) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT DO UPDATE SET left = excluded.left, at = excluded.at",
+        [(each.rate, each.key, each.left, each.at) for each in buckets],
+    )
+
+
+def remove(tx: Tx, buckets: Iterable[tuple[str, str]]) -> None:
+    """Drop buckets, by rate and key: they are full."""
+    tx.executemany("DELETE FROM rate_buckets WHERE rate = ? AND key = ?", buckets)
+
+
+def load(tx: Tx, *, limit: int) -> list[StoredBucket]:
+    """Return the buckets that were saved, the least used first."""
+    rows = tx.all("SELECT rate, key, left, at FROM rate_buckets ORDER BY at DESC LIMIT ?", (limit,))
+    return [StoredBucket(*row) for row in reversed(rows)]
