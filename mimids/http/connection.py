@@ -359,7 +359,6 @@ class Connection:
                 await self._app(scope, exchange.receive, exchange.send)
             except* Exception as errors:
                 self._shared.fault("a handler failed", errors)
-        exchange.close()
         await exchange.forward(None)  # Hypercorn answers 500 if nothing was, and goes on to the next request
 
 
@@ -373,18 +372,15 @@ class Exchange:
         self._news = trio.lowlevel.ParkingLot()
         self._room = trio.lowlevel.ParkingLot()
         self._farewell: Message | None = None
-        self._ended = False
 
     async def put(self, message: Message) -> None:
         """Hand `message` to the app, when it has room; a disconnect never waits."""
         if message["type"] in ("http.disconnect", "websocket.disconnect"):
             self._farewell = self._farewell or message
-            self._room.unpark_all()
         else:
-            while len(self._inbox) >= INBOX_MESSAGES and not (self._farewell or self._ended):
+            while len(self._inbox) >= INBOX_MESSAGES:
                 await self._room.park()
-            if not self._farewell:
-                self._inbox.append(message)
+            self._inbox.append(message)
         self._news.unpark()
 
     async def receive(self) -> Message:
@@ -400,8 +396,3 @@ class Exchange:
         """ASGI's send; what comes after the end is dropped."""
         if self._farewell is None:
             await self.forward(message)
-
-    def close(self) -> None:
-        """Take nothing more: the app has ended."""
-        self._ended = True
-        self._room.unpark_all()

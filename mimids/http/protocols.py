@@ -174,8 +174,6 @@ class WebSocket(WSStream):
             if self.state is ASGIWebsocketState.HANDSHAKE:
                 await self._send_error_response(400)
             await self.send(StreamClosed(STREAM_ID))
-        elif isinstance(event, Data) and self.connection.state is WebsocketState.CLOSED:
-            pass  # wsproto raises at bytes after the closing handshake
         else:
             await super().handle(event)
             if isinstance(event, Request) and self.closed:

@@ -71,7 +71,7 @@ class Plain:
         sent = 0
         if not self._sending.locked():
             sent = self._write(data)  # nearly always all of it: no scheduler, no deadline
-            if sent == len(data):
+            if sent == len(data) < SLICE_BYTES:
                 return
         with trio.CancelScope(shield=True) as time:
             async with self._sending:

@@ -9,7 +9,7 @@ import socket
 import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -34,6 +34,7 @@ from wsproto.events import (
 from wsproto.extensions import PerMessageDeflate
 
 from mimids.http.connection import ASGIApp, Connection, Limits, Receive, Scope, Send, Shared
+from mimids.http.protocols import Http
 from mimids.http.server import Bind, Bound, connection_info, serve
 from mimids.http.tls import Pair, ServerTls, Trust
 from mimids.wire.ids import ProviderId
@@ -644,17 +645,18 @@ async def test_a_peer_that_stops_reading_is_closed_by_force(start: Start, kind: 
 
 
 async def test_a_peer_that_reads_slowly_gets_it_all(start: Start) -> None:
-    body = b"x" * 8_000_000
+    body = b"x" * 12_000_000
     app = Held(body)
     app.release.set()
     server = await start(app, send_seconds=0.3)
     async with await server.connect(receive_buffer=65536) as stream:
         await stream.send_all(GET)
-        received = 0
+        received = pause_at = 0
         while received < len(body):
             received += len(await receive_some(stream))
-            if received % 16 == 0:
-                await trio.sleep(0.01)
+            if received > pause_at:
+                pause_at += 250_000
+                await trio.sleep(0.02)  # a second in all
     await server.wait_for(open=0, forced=0)
 
 
@@ -743,16 +745,31 @@ async def test_a_refusal_reaches_a_client_that_goes_on_uploading(start: Start, p
         await answer(send, b"no", status=413)
 
     server = await start(app)
-    async with await server.connect() as stream, trio.open_nursery() as both:
-
-        async def upload() -> None:
-            with suppress(trio.BrokenResourceError):
-                await stream.send_all(post(b"x" * 1_500_000))
-
-        both.start_soon(upload)
+    async with await server.connect() as stream:
+        await stream.send_all(post(b"x" * 1_500_000))  # all of it, and only then does the client look
         assert (await read_answer(stream))[::2] == (413, b"no")
-        both.cancel_scope.cancel()
     await server.wait_for(open=0, failed=0)
+
+
+@pytest.mark.parametrize("kind", ["body", "websocket"])
+async def test_an_app_that_does_not_read_makes_its_peer_wait(start: Start, kind: str) -> None:
+    app = Held()
+    server = await start(app)
+    async with await server.connect() as stream:
+        if kind == "websocket":
+            client = WebSocketClient(stream)
+            await client.open()
+            message = client.protocol.send(BytesMessage(b"x" * 100_000))
+        else:
+            message = b"x" * 100_000
+            await stream.send_all(post(b"", length=len(HUGE)))
+        with trio.move_on_after(1) as time:
+            for _ in range(len(HUGE) // len(message)):
+                await stream.send_all(message)
+        assert time.cancelled_caught
+        await trio.aclose_forcefully(stream)
+    app.release.set()
+    await server.wait_for(open=0)
 
 
 async def test_when_all_places_are_taken_a_quiet_connection_makes_room(start: Start) -> None:
@@ -951,6 +968,25 @@ async def test_a_body_longer_than_its_length_is_our_fault(start: Start, caplog: 
     await server.wait_for(open=0)
     assert server.bound.statistics().failed > 0
     assert "Too much data" in caplog.text
+
+
+async def test_a_fault_beneath_the_app_ends_its_connection_only(
+    start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    server = await start(echo)
+    async with await server.connect() as other:
+        with monkeypatch.context() as patch:  # none is known that a peer or an app could cause
+            patch.setattr(Http, "_create_stream", fail)
+            async with await server.connect() as stream:
+                await stream.send_all(GET)
+                assert await ends(stream)
+            await server.wait_for(open=1, failed=1)
+        await other.send_all(GET)
+        assert (await read_answer(other))[0] == 200
+    assert "ZeroDivisionError" in caplog.text
 
 
 async def test_a_fault_in_a_websocket_closes_it_with_1011(start: Start, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import datetime
 import ssl
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import trustme
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
-    NoEncryption,
     PrivateFormat,
     load_pem_private_key,
 )
@@ -53,23 +50,6 @@ def ours(tmp_path: Path) -> Authority:
 @pytest.fixture
 def theirs(tmp_path: Path) -> Authority:
     return Authority(tmp_path / "theirs")
-
-
-def self_signed(directory: Path, name: str) -> Pair:
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=True)
-        .sign(key, SHA256())
-    )
-    pair = Pair(directory / "self.pem", directory / "self.key")
-    pair.certificate.write_bytes(certificate.public_bytes(Encoding.PEM))
-    pair.private_key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    return pair
 
 
 def join(server: ssl.SSLContext, client: ssl.SSLContext, name: str = A) -> tuple[ssl.SSLObject, ssl.SSLObject]:
@@ -213,8 +193,8 @@ def test_one_file_may_vouch_for_all_and_for_one(ours: Authority) -> None:
     assert names_seen(server, ClientTls(Trust(ours.file), ours.pair(B, C)).context(A)) == {B, C}
 
 
-def test_a_trust_file_may_hold_the_very_certificate(ours: Authority, tmp_path: Path) -> None:
-    pinned = self_signed(tmp_path, B)
+def test_a_trust_file_may_hold_the_very_certificate(ours: Authority, theirs: Authority) -> None:
+    pinned = theirs.pair(B)
     server = ServerTls(ours.pair(A), clients=Trust(ours.file, {B: pinned.certificate}))
     assert names_seen(server, ClientTls(Trust(ours.file), pinned).context(A)) == {B}
 
@@ -324,3 +304,15 @@ def test_an_encrypted_key_is_refused_without_asking_for_the_password(ours: Autho
     encrypted(pair.private_key)
     with pytest.raises(CertificateFileError, match=str(pair.private_key)):
         ServerTls(pair)
+    on_a_terminal = "import pty, sys; pty.spawn(sys.argv[1:])"  # OpenSSL asks only where there is one
+    make = "import sys; from mimids.http.tls import Pair, ServerTls; ServerTls(Pair(*sys.argv[1:]))"
+    said = subprocess.run(
+        [sys.executable, "-c", on_a_terminal, sys.executable, "-c", make, pair.certificate, pair.private_key],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=20,
+        check=False,
+    ).stdout
+    assert "CertificateFileError" in said
+    assert "pass phrase" not in said
