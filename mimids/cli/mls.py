@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from typing import BinaryIO, TextIO
+from typing import IO, Any, BinaryIO, TextIO
 
 import click
 
 from mimids.cli.places import example
 from mimids.cli.refusals import Refused
 from mimids.wire.codec import WireError
+
+
+def _name(file: IO[Any]) -> str:
+    return getattr(file, "name", "standard input")
 
 
 @click.group()
@@ -28,7 +32,7 @@ def inspect(file: BinaryIO) -> None:
     try:
         lines = inspect(file.read())
     except WireError as error:
-        raise Refused(f"{file.name}: not an MLS object: {error}") from error
+        raise Refused(f"{_name(file)}: not an MLS object: {error}") from error
     for line in lines:
         click.echo(line)
 
@@ -50,6 +54,6 @@ def replay(file: TextIO) -> None:
             click.echo(json.dumps(record.as_json()))
             failed += record.failed
     except (ValueError, LookupError, TypeError) as error:
-        raise Refused(f"{file.name}: not a recording: {error}") from error
+        raise Refused(f"{_name(file)}: not a recording: {error}") from error
     if failed:
         raise Refused(f"{failed} messages were refused, or are not what the recording expects")

@@ -51,14 +51,10 @@ def _parameter(argument: Argument) -> click.Parameter:
     kind = click.Choice(argument.choices) if argument.choices else _TYPES.get(argument.kind)
     if argument.flag is None:
         return click.Argument([argument.name], type=kind, required=argument.required)
-    return click.Option(
-        [argument.flag, argument.name],
-        type=kind,
-        is_flag=argument.kind is Kind.FLAG,
-        required=argument.required,
-        default=None,
-        help=argument.help[:1].upper() + argument.help[1:] + ".",
-    )
+    names, text = [argument.flag, argument.name], argument.help[:1].upper() + argument.help[1:] + "."
+    if argument.kind is Kind.FLAG:
+        return click.Option(names, is_flag=True, default=None, help=text)
+    return click.Option(names, type=kind, required=argument.required, help=text)
 
 
 def _help(command: Command) -> str:

@@ -10,6 +10,7 @@ import json
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -64,23 +65,20 @@ def _run_here(config: Config, command: Command, given: Mapping[str, object]) -> 
 
 def _ask_server(path: Path, command: Command, given: Mapping[str, object]) -> JsonObject | None:
     """Return the answer of the server that listens at `path`, None if none does; raise `Refused`."""
-    connection = _UnixConnection(path)
-    try:
-        connection.connect()
-    except (FileNotFoundError, ConnectionRefusedError):
-        return None
-    except OSError as error:
-        raise Refused(
-            f"{path}: {error.strerror or error}", "run the command as the user that the server runs as"
-        ) from error
-    try:
-        connection.request("POST", command.path, json.dumps(given), {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        answer = json.loads(response.read())
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise Refused(f"the server at {path} does not answer ({error})", "its log says why") from error
-    finally:
-        connection.close()
+    with closing(_UnixConnection(path)) as connection:
+        try:
+            connection.connect()
+        except (FileNotFoundError, ConnectionRefusedError):
+            return None
+        except OSError as error:
+            mend = "run the command as the user that the server runs as"
+            raise Refused(f"{path}: {error.strerror or error}", mend) from error
+        try:
+            connection.request("POST", command.path, json.dumps(given), {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            answer = json.loads(response.read())
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise Refused(f"the server at {path} does not answer ({error})", "its log says why") from error
     if response.status == 200:
         return cast("JsonObject", answer)
     raise _problem(command, answer)

@@ -1,0 +1,204 @@
+"""The table of commands as `mimids NOUN VERB`: run here, on a real database."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from mimids.cli.main import main
+from mimids.config import Config
+from mimids.ds.commands import COMMANDS, Command, Kind, command_named
+from mimids.errors import Malformed
+from mimids.store import lock
+from mimids.store.db import write_here
+from mimids.store.ohttp import put_setting
+from tests.cli.runs import provider
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return provider(tmp_path)
+
+
+def invoke(config: Config, *arguments: str) -> Result:
+    path = config.tls.certificate.parent / "mimids.toml"
+    return CliRunner().invoke(main, [*arguments, "--config", str(path)])
+
+
+def answer(config: Config, *arguments: str) -> dict[str, Any]:
+    result = invoke(config, *arguments, "--json")
+    assert result.exit_code == 0, result.stderr
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def shape(value: object) -> object:
+    """Return the names in a JSON value, and of a list those of its first item."""
+    if isinstance(value, dict):
+        return {name: shape(inner) for name, inner in value.items()}
+    return [shape(value[0])] if isinstance(value, list) and value else None
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_a_row_of_the_table_describes_itself(command: Command) -> None:
+    assert json.loads(command.answer)
+    assert set(command.given(command.sample())) == {a.name for a in command.arguments if a.required}
+    assert command.summary[0].isupper()
+    assert command.summary.endswith(".")
+    assert command.example.startswith(f"mimids {command.name}")
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_its_example_is_a_command_line_that_is_understood(command: Command) -> None:
+    _, *words = shlex.split(command.example)
+    found: click.Command = main
+    context = click.Context(main)
+    while isinstance(found, click.Group):
+        found = found.commands[words.pop(0)]
+        context = click.Context(found, parent=context)
+    found.parse_args(context, words)
+    assert command.example in CliRunner().invoke(main, [*command.name.split(), "--help"]).stdout
+
+
+def test_answers_hold_what_the_table_says_they_hold(config: Config) -> None:
+    said = {command.name: shape(json.loads(command.answer)) for command in COMMANDS}
+    assert shape(answer(config, "user", "add", "alice")) == said["user add"]
+    assert shape(answer(config, "user", "list")) == said["user list"]
+    assert shape(answer(config, "device", "add", "alice", "phone")) == said["device add"]
+    assert shape(answer(config, "device", "list", "alice")) == said["device list"]
+    assert shape(answer(config, "token", "issue", "alice", "--scheme", "shared")) == said["token issue"]
+    assert shape(answer(config, "token", "list", "alice")) == said["token list"]
+    assert shape(answer(config, "token", "revoke", "alice", "1")) == said["token revoke"]
+    assert shape(answer(config, "contact", "alice")) == said["contact"]
+    assert shape(answer(config, "ohttp", "keys")) == said["ohttp keys"]
+    assert shape(answer(config, "ohttp", "rotate")) == said["ohttp rotate"]
+    assert shape(answer(config, "device", "remove", "alice", "phone")) == said["device remove"]
+    assert shape(answer(config, "user", "remove", "alice")) == said["user remove"]
+
+
+def test_a_token_is_shown_once_and_stored_as_a_hash(config: Config) -> None:
+    answer(config, "user", "add", "alice")
+    token = answer(config, "device", "add", "alice", "phone")["token"]
+    issued = answer(config, "token", "issue", "alice", "--scheme", "unique", "--expires", "90d", "--uses", "3")
+    (listed,) = answer(config, "token", "list", "mimi://a.example/u/alice")["tokens"]
+    assert (listed["uses_left"], listed["expires_at"] - listed["created_at"]) == (3, pytest.approx(90 * 864e5, abs=2e3))
+    written = config.database.read_bytes()
+    assert token.encode() not in written
+    assert issued["bearer_token"].encode() not in written
+
+
+def test_a_card_can_carry_a_token_that_was_issued_before(config: Config) -> None:
+    answer(config, "user", "add", "alice")
+    issued = answer(config, "token", "issue", "alice", "--scheme", "unique")
+    card = answer(config, "contact", "alice", "--token", issued["bearer_token"])
+    assert card["bearer_token"] == issued["bearer_token"]
+    assert len(answer(config, "token", "list", "alice")["tokens"]) == 1
+    answer(config, "token", "revoke", "alice", str(issued["id"]))
+    refused = invoke(config, "contact", "alice", "--token", issued["bearer_token"])
+    assert refused.exit_code == 1
+    assert "not a live token" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["user", "add", "alice"], "`mimids user list`"),
+        (["user", "add", "al ice"], "a name has letters"),
+        (["user", "remove", "bob"], "`mimids user list`"),
+        (["device", "add", "bob", "phone"], "`mimids user list`"),
+        (["device", "add", "alice", "phone"], "`mimids device list USER`"),
+        (["device", "remove", "alice", "desk"], "`mimids device list USER`"),
+        (["token", "revoke", "alice", "7"], "`mimids token list USER`"),
+        (["token", "issue", "alice", "--scheme", "shared", "--expires", "2020-01-01"], "expires_at is past"),
+        (["group", "show", "nothing"], "`mimids group list`"),
+        (["provider", "show", "z.example"], "`mimids provider list`"),
+    ],
+)
+def test_what_is_refused_exits_with_1_and_says_what_to_do(config: Config, arguments: list[str], says: str) -> None:
+    answer(config, "user", "add", "alice")
+    answer(config, "device", "add", "alice", "phone")
+    refused = invoke(config, *arguments)
+    assert refused.exit_code == 1
+    assert refused.stdout == ""
+    assert says in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["user"],
+        ["user", "add"],
+        ["user", "add", "alice", "bob"],
+        ["token", "issue", "alice"],
+        ["token", "issue", "alice", "--scheme", "other"],
+        ["token", "issue", "alice", "--scheme", "shared", "--expires", "soon"],
+        ["token", "revoke", "alice", "first"],
+        ["nothing"],
+    ],
+)
+def test_what_is_not_understood_exits_with_2(config: Config, arguments: list[str]) -> None:
+    assert CliRunner().invoke(main, arguments).exit_code == 2
+
+
+def test_a_command_waits_for_nobody_who_holds_the_lock_for_long(config: Config) -> None:
+    with lock.hold(config.data_dir):
+        refused = invoke(config, "user", "add", "alice")
+    assert refused.exit_code == 1
+    assert re.search(r"process \d+ writes", refused.stderr)
+    assert invoke(config, "user", "list").stdout == "no users\n"
+
+
+def test_a_database_that_is_not_there_or_not_ours_is_not_touched(config: Config) -> None:
+    config.database.rename(config.data_dir / "elsewhere")
+    assert "`mimids migrate` makes it" in invoke(config, "user", "list").stderr
+    with sqlite3.connect(config.database) as connection:
+        connection.execute("CREATE TABLE other (x)")
+    connection.close()
+    refused = invoke(config, "user", "add", "alice")
+    assert refused.exit_code == 1
+    assert "not one of mimids" in refused.stderr
+
+
+def test_a_work_that_is_refused_leaves_nothing(config: Config) -> None:
+    def half(tx: Any, context: object) -> dict[str, object]:
+        put_setting(tx, "half", b"done")
+        raise Malformed("and no further")
+
+    command = Command(name="half done", summary="Stop.", work=half, answer="{}", example="mimids half done")
+    with pytest.raises(Malformed):
+        write_here(config.database, lambda tx: command.run(tx, None, {}))  # type: ignore[arg-type]
+    assert sqlite3.connect(config.database).execute("SELECT count(*) FROM settings").fetchone() == (0,)
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "says"),
+    [
+        ("user add", {}, "name is missing"),
+        ("user add", {"name": 7}, "name: a string is wanted"),
+        ("user add", {"name": "a\0b"}, "zero octet"),
+        ("token revoke", {"user": "alice", "id": True}, "whole number"),
+        ("token revoke", {"user": "alice", "id": 1 << 70}, "too large"),
+        ("token issue", {"user": "alice", "scheme": "free"}, "one of shared, unique"),
+    ],
+)
+def test_json_arguments_are_checked_for_their_kind(name: str, body: dict[str, object], says: str) -> None:
+    with pytest.raises(Malformed, match=says):
+        command_named(name).given(body)
+
+
+def test_unknown_members_are_ignored_and_null_is_absent() -> None:
+    given = command_named("token issue").given({"user": "a", "scheme": "shared", "uses": None, "colour": "red"})
+    assert given == {"user": "a", "scheme": "shared"}
+
+
+def test_every_kind_of_argument_can_be_given_in_a_shell() -> None:
+    used = {argument.kind for command in COMMANDS for argument in command.arguments}
+    assert used <= set(Kind)

@@ -1,0 +1,133 @@
+"""`mimids init` and `mimids migrate`: what they leave serves."""
+
+from __future__ import annotations
+
+import stat
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from mimids.cli.certificates import new_authority, read_authority
+from mimids.cli.main import main
+from mimids.config import load
+from mimids.http.tls import dns_names
+from mimids.store.migrate import pending
+
+
+def invoke(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(each) for each in arguments])
+
+
+def certificate(path: Path) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(path.read_bytes())
+
+
+def test_init_leaves_a_configuration_that_is_in_order(tmp_path: Path) -> None:
+    made = invoke("init", tmp_path / "a", "--provider", "a.example")
+    assert made.exit_code == 0, made.stderr
+    file = tmp_path / "a" / "mimids.toml"
+    assert f"mimids serve --config {file}" in made.stdout
+    config = load(file)
+    assert pending(config.database) == []
+    assert stat.S_IMODE(config.data_dir.stat().st_mode) == 0o700
+    for key in (config.tls.private_key, tmp_path / "a" / "ca.key"):
+        assert stat.S_IMODE(key.stat().st_mode) == 0o600
+
+
+def test_its_pair_names_the_provider_and_serves_both_purposes(tmp_path: Path) -> None:
+    assert invoke("init", tmp_path, "--provider", "a.example").exit_code == 0
+    leaf, authority = certificate(tmp_path / "a.example.pem"), certificate(tmp_path / "ca.pem")
+    assert dns_names(leaf.public_bytes(Encoding.DER)) == {"a.example"}
+    usage = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH} == set(usage)
+    leaf.verify_directly_issued_by(authority)
+    assert leaf.not_valid_before_utc < datetime.now(UTC) < leaf.not_valid_after_utc
+
+
+def test_a_second_provider_can_be_vouched_for_by_the_first_ones_authority(tmp_path: Path) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    assert invoke("init", a, "--provider", "a.example").exit_code == 0
+    peer = "a.example=https://127.0.0.1:8443"
+    made = invoke("init", b, "--provider", "b.example", "--ca", a / "ca.pem", "--peer", peer)
+    assert made.exit_code == 0, made.stderr
+    config = load(b / "mimids.toml")
+    assert config.federation.allow == ("a.example",)
+    assert config.providers["a.example"].url == "https://127.0.0.1:8443"  # type: ignore[index]
+    assert config.tls.trust == a / "ca.pem"
+    certificate(b / "b.example.pem").verify_directly_issued_by(certificate(a / "ca.pem"))
+    assert not (b / "ca.pem").exists()
+
+
+def test_a_pair_that_is_there_already_is_used(tmp_path: Path) -> None:
+    pair = tmp_path / "own.pem", tmp_path / "own.key"
+    new_authority("somebody").issue(["a.example"]).write(*pair)
+    made = invoke("init", tmp_path / "a", "--provider", "a.example", "--certificate", pair[0], "--private-key", pair[1])
+    assert made.exit_code == 0, made.stderr
+    config = load(tmp_path / "a" / "mimids.toml")
+    assert config.tls.presented == pair
+    assert config.tls.trust is None
+    assert [path.name for path in sorted((tmp_path / "a").iterdir())] == ["data", "mimids.toml"]
+
+
+def test_nothing_that_is_there_is_replaced(tmp_path: Path) -> None:
+    assert invoke("init", tmp_path, "--provider", "a.example").exit_code == 0
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    again = invoke("init", tmp_path, "--provider", "b.example")
+    assert again.exit_code == 1
+    assert "is there already" in again.stderr
+    (tmp_path / "mimids.toml").unlink()
+    again = invoke("init", tmp_path, "--provider", "a.example")
+    assert again.exit_code == 1
+    assert {path: path.read_bytes() for path in before if path.exists()}.items() <= before.items()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--provider", "https://a.example"],
+        ["--provider", "a.example", "--peer", "b.example"],
+        ["--provider", "a.example", "--certificate", __file__],
+        ["--provider", "a.example", "--ca", "nowhere.pem"],
+    ],
+)
+def test_what_makes_no_sense_exits_with_2_and_makes_nothing(tmp_path: Path, arguments: list[str]) -> None:
+    assert invoke("init", tmp_path / "a", *arguments).exit_code == 2
+    assert not (tmp_path / "a").exists()
+
+
+def test_an_authority_without_its_key_is_refused(tmp_path: Path) -> None:
+    first, second = new_authority("one"), new_authority("two")
+    first.write(tmp_path / "one.pem", tmp_path / "one.key")
+    second.write(tmp_path / "two.pem", tmp_path / "two.key")
+    with pytest.raises(ValueError, match="is not the key of"):
+        read_authority(tmp_path / "one.pem", tmp_path / "two.key")
+    (tmp_path / "two.key").rename(tmp_path / "one.key")
+    refused = invoke("init", tmp_path / "a", "--provider", "a.example", "--ca", tmp_path / "one.pem")
+    assert refused.exit_code == 1
+    assert "is not the key of" in refused.stderr
+
+
+def test_migrate_makes_the_database_and_then_has_nothing_to_do(tmp_path: Path) -> None:
+    assert invoke("init", tmp_path, "--provider", "a.example").exit_code == 0
+    config = load(tmp_path / "mimids.toml")
+    config.database.unlink()
+    first = invoke("migrate", "--config", tmp_path / "mimids.toml")
+    assert first.exit_code == 0
+    assert "applied 0001_accounts" in first.stdout
+    again = invoke("migrate", "--config", tmp_path / "mimids.toml")
+    assert "applied" not in again.stdout
+    assert "up to date" in again.stdout
+
+
+def test_a_configuration_that_is_wrong_is_refused_with_all_its_faults(tmp_path: Path) -> None:
+    (tmp_path / "mimids.toml").write_text('provider = "a.example"\ncolour = 1\n[listen]\npubic = "x"\n')
+    refused = invoke("user", "list", "--config", tmp_path / "mimids.toml")
+    assert refused.exit_code == 1
+    assert "colour" in refused.stderr
+    assert "the nearest is public" in refused.stderr
