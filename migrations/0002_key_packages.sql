@@ -10,11 +10,15 @@ CREATE TABLE key_package_refs (
     ref BLOB NOT NULL UNIQUE CHECK (length(ref) IN (32, 48, 64)),
     init_key BLOB NOT NULL UNIQUE,
     device INTEGER NOT NULL,
+    version INTEGER NOT NULL,
+    cipher_suite INTEGER NOT NULL,
     expires_at INTEGER NOT NULL,                   -- the first moment after not_after
     claimed_at INTEGER,                            -- last handed out
+    turn INTEGER,                                  -- likewise, in order: of a user's devices the lowest is next
     token INTEGER                                  -- that it was last handed out for, until a Welcome came
 ) STRICT;
 CREATE INDEX key_package_refs_by_expiry ON key_package_refs (expires_at);
+CREATE INDEX key_package_turns ON key_package_refs (device, version, cipher_suite, turn) WHERE turn > 0;
 
 -- The stock: what can be handed out. An ordinary one leaves with its claim.
 CREATE TABLE key_packages (
@@ -27,15 +31,6 @@ CREATE TABLE key_packages (
     body BLOB NOT NULL                             -- KeyPackage, as received
 ) STRICT;
 CREATE INDEX key_packages_next ON key_packages (device, version, cipher_suite, last_resort);
-
--- Whose turn it is among a user's devices: the higher, the later the device was asked.
-CREATE TABLE key_package_turns (
-    device INTEGER NOT NULL REFERENCES devices (id) ON DELETE CASCADE,
-    version INTEGER NOT NULL,
-    cipher_suite INTEGER NOT NULL,
-    turn INTEGER NOT NULL,
-    PRIMARY KEY (device, version, cipher_suite)
-) STRICT, WITHOUT ROWID;
 
 CREATE TABLE tokens (
     id INTEGER PRIMARY KEY AUTOINCREMENT,

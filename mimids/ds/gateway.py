@@ -15,6 +15,7 @@ import secrets
 from calendar import timegm
 from collections.abc import Callable, Mapping
 from email.utils import formatdate, parsedate
+from functools import lru_cache
 from typing import Final
 
 import attrs
@@ -53,6 +54,7 @@ from mimids.wire.messages import (
 
 PATH: Final = "/key-packages"
 MIMI_DS: Final = b"application/mimi-ds"
+LOOK_MILLISECONDS: Final = 1000
 PROBLEM_JSON: Final = b"application/problem+json"
 
 
@@ -114,8 +116,7 @@ class _Reply:
 
     def _seal(self, status: int, fields: bhttp.Fields, content: bytes, now: Milliseconds) -> bytes:
         # The Date lets a client whose clock is wrong correct it (RFC 9458 section 6.5.3).
-        date = formatdate(now // 1000, usegmt=True).encode()
-        common = ((b"date", date), (b"cache-control", b"no-store"))
+        common = ((b"date", _http_date(now // 1000)), (b"cache-control", b"no-store"))
         message = pad_response(bhttp.encode_response(bhttp.Response(status, (*fields, *common), content)))
         sealer = self._open().sealer if self._used else self.opened.sealer
         self._used = True
@@ -161,6 +162,7 @@ class Gateway:
         self._rates = Rates(bounds.rate)
         self._in_flight: dict[bytes, _Flight] = {}
         self._answered = self._repeated = 0
+        self._room, self._looked_at = 0, Milliseconds(0)
 
     async def answer(self, message: bytes) -> bytes:
         """Return the `message/ohttp-res` for this `message/ohttp-req`, refusals included.
@@ -233,6 +235,17 @@ class Gateway:
     def _in_window(self, asked: _Asked, now: Milliseconds) -> bool:
         return abs(now - asked.date) <= self._bounds.window_seconds * 1000
 
+    def _has_room(self, tx: Tx, now: Milliseconds) -> bool:
+        """Tell whether another answer can be kept; forget what is over, and count, where that is due.
+
+        Once a second, or when it seems full. Between, only the writer's thread counts down; it counts twice what it
+        runs twice, so that it may seem full too early, never too late.
+        """
+        if self._room <= 0 or abs(now - self._looked_at) >= LOOK_MILLISECONDS:
+            ohttp.forget_answers(tx, now)
+            self._room, self._looked_at = self._bounds.replay_rows - ohttp.room_taken(tx), now
+        return self._room > 0
+
     def _decide(self, tx: Tx, reply: _Reply, asked: _Asked) -> tuple[Claimed, bytes | None] | bytes | MimiError:
         """Claim and keep the sealed answer, or return the kept one; an error is returned, not raised: others wait."""
         # By this transaction's own time: one that waited its turn might find its earlier answer forgotten already.
@@ -243,8 +256,7 @@ class Gateway:
             return earlier.response if earlier.digest == opened.digest else OhttpReplayed()
         if not self._in_window(asked, now):
             return OhttpDate()
-        ohttp.forget_answers(tx, now)
-        if ohttp.room_taken(tx) >= self._bounds.replay_rows:
+        if not self._has_room(tx, now):
             return Busy("the replay store is full", retry_after=self._bounds.window_seconds)
         claimed = self._stock.claim_in(tx, asked.requests, now)
         if not claimed.consumed:
@@ -254,10 +266,17 @@ class Gateway:
             raise TypeError("something was handed out, and the answer is a refusal")
         sealed = reply.ok(content, now)
         keep_until = Milliseconds(asked.date + self._bounds.window_seconds * 1000)
+        self._room -= 1
         ohttp.keep_answer(tx, opened.enc, Answered(opened.digest, sealed), keep_until)
         return claimed, sealed
 
 
+@lru_cache(maxsize=64)
+def _http_date(seconds: int) -> bytes:
+    return formatdate(seconds, usegmt=True).encode()
+
+
+@lru_cache(maxsize=64)
 def _parse_date(value: bytes | None) -> Milliseconds:
     """Read an HTTP-date in any of its three forms (RFC 9110 section 5.6.7); raise `OhttpDate`."""
     try:

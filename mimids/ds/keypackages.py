@@ -200,6 +200,7 @@ class KeyPackages:
         outcomes: list[Outcome] = []
         low: list[LowStock] = []
         abuses: list[Abuse] = []
+        enough = self._rules.low_stock
         for request in requests:
             token = self._tokens.check(tx, request.user_id, request.bearer_token, now)
             if isinstance(token, MimiError):
@@ -207,24 +208,22 @@ class KeyPackages:
                 continue
             version, suite = request.version, request.cipher_suite
             already = answered[token.user, version, suite]
-            devices = key_packages.candidates(tx, token.user, version, suite, now)
+            devices = key_packages.candidates(tx, token.user, version, suite, now, count_to=enough + 1)
             chosen = _choose([each for each in devices if each.device not in already])
-            if chosen is None:
+            if chosen is None or chosen.row is None or chosen.body is None:
                 outcomes.append(Outcome(None, KeyPackagesExhausted()))
                 continue
             already.add(chosen.device)
-            row, fetch = chosen.offer, key_packages.take if chosen.ordinary is not None else key_packages.body_of
-            body = fetch(tx, row)
-            key_packages.note_claim(tx, row, token.id, now)
-            key_packages.set_turn(tx, chosen.device, version, suite, 1 + max(each.turn for each in devices))
+            if not chosen.last_resort:
+                key_packages.take_out(tx, chosen.row)
+            key_packages.note_claim(tx, chosen.row, token.id, 1 + max(each.turn for each in devices), now)
             abuse = self._tokens.charge(tx, token, now)
             if abuse is not None:
                 abuses.append(abuse)
-            enough = self._rules.low_stock
-            left = key_packages.count_ordinary(tx, chosen.device, version, suite, now, at_most=enough)
+            left = max(0, chosen.left - 1)
             if left < enough:
                 low.append(LowStock(chosen.device, version, suite, left))
-            outcomes.append(Outcome(EncodedKeyPackage(body)))
+            outcomes.append(Outcome(EncodedKeyPackage(chosen.body)))
         return Claimed(tuple(outcomes), tuple(low), tuple(abuses))
 
     def announce(self, claimed: Claimed) -> None:
@@ -239,8 +238,8 @@ class KeyPackages:
 
 def _choose(candidates: Sequence[Candidate]) -> Candidate | None:
     """Return whose turn it is: ordinary KeyPackages before any last resort, then the device asked least recently."""
-    able = [each for each in candidates if each.offer]
-    return min(able, key=lambda each: (each.ordinary is None, each.turn, each.device), default=None)
+    able = [each for each in candidates if each.row is not None]
+    return min(able, key=lambda each: (each.last_resort, each.turn, each.device), default=None)
 
 
 def _find_same(tx: Tx, package: KeyPackage) -> int | None:

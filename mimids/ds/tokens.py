@@ -169,38 +169,34 @@ class Tokens:
         if (
             found is None
             or found.scheme not in SCHEMES
-            or found.counters.state != "live"
-            or found.counters.uses_left == 0
+            or found.state != "live"
+            or found.uses_left == 0
             or (found.expires_at is not None and found.expires_at <= now)
         ):
             return KeyPackageRefused()
         if found.rate_claims is not None and found.rate_seconds is not None:
-            ends_at = found.counters.rate_started_at + found.rate_seconds * 1000
-            if now < ends_at and found.counters.rate_used >= found.rate_claims:
+            ends_at = found.rate_started_at + found.rate_seconds * 1000
+            if now < ends_at and found.rate_used >= found.rate_claims:
                 return RateLimited("this token's rate", -(-(ends_at - now) // 1000))
         return found
 
     def charge(self, tx: Tx, token: TokenRow, now: Milliseconds) -> Abuse | None:
         """Count a claim; tell if it meets the abuse rule. The claim itself is good: what a rule ends, ends after it."""
-        rule, count = self._rule, token.counters
-        rated = token.rate_seconds is not None and now < count.rate_started_at + token.rate_seconds * 1000
-        watched = now < count.abuse_started_at + rule.window_seconds * 1000
-        open_claims = count.abuse_open + 1 if watched else 1
-        abused = rule.action != "off" and open_claims >= rule.claims
-        banned = abused and SCHEMES[token.scheme].may_be_banned(rule)
-        tokens.set_counters(
+        rule = self._rule
+        rated = token.rate_seconds is not None and now < token.rate_started_at + token.rate_seconds * 1000
+        watched = now < token.abuse_started_at + rule.window_seconds * 1000
+        open_claims = token.abuse_open + 1 if watched else 1
+        tokens.count_claim(
             tx,
             token.id,
-            attrs.evolve(
-                count,
-                state="banned" if banned else count.state,
-                uses_left=None if count.uses_left is None else count.uses_left - 1,
-                rate_started_at=count.rate_started_at if rated else now,
-                rate_used=count.rate_used + 1 if rated else 1,
-                abuse_started_at=count.abuse_started_at if watched else now,
-                abuse_open=open_claims,
-                warned_at=now if abused else count.warned_at,
-            ),
-            now,
+            uses_left=None if token.uses_left is None else token.uses_left - 1,
+            rate_started_at=token.rate_started_at if rated else now,
+            rate_used=token.rate_used + 1 if rated else 1,
+            abuse_started_at=token.abuse_started_at if watched else now,
+            abuse_open=open_claims,
         )
-        return Abuse(token.id, open_claims, banned) if banned or (abused and open_claims == rule.claims) else None
+        if rule.action == "off" or open_claims < rule.claims:
+            return None
+        banned = SCHEMES[token.scheme].may_be_banned(rule)
+        tokens.note_abuse(tx, token.id, now, ban=banned)
+        return Abuse(token.id, open_claims, banned) if banned or open_claims == rule.claims else None

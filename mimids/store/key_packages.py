@@ -33,17 +33,14 @@ class Known:
 
 @attrs.frozen
 class Candidate:
-    """What one device could answer a claim with: its oldest ordinary KeyPackage, its last resort."""
+    """What one device could answer a claim with: its oldest ordinary KeyPackage, or else its last resort."""
 
     device: DeviceRow
     turn: int  # 0: never asked
-    ordinary: int | None
-    last_resort: int | None
-
-    @property
-    def offer(self) -> int:
-        """Return the row to hand out, 0 if there is none."""
-        return self.ordinary or self.last_resort or 0
+    left: int  # ordinary ones, as far as they were counted
+    row: int | None
+    last_resort: int | None  # 1 if that is what `row` is
+    body: bytes | None
 
 
 @attrs.frozen
@@ -77,8 +74,16 @@ def insert(tx: Tx, package: NewKeyPackage) -> int:
             (package.device, package.version, package.cipher_suite),
         )
     row = tx.insert(
-        "INSERT INTO key_package_refs (ref, init_key, device, expires_at) VALUES (?, ?, ?, ?)",
-        (package.ref, package.init_key, package.device, package.expires_at),
+        "INSERT INTO key_package_refs (ref, init_key, device, version, cipher_suite, expires_at)"
+        " VALUES (?, ?, ?, ?, ?, ?)",
+        (
+            package.ref,
+            package.init_key,
+            package.device,
+            package.version,
+            package.cipher_suite,
+            package.expires_at,
+        ),
     )
     tx.insert(
         "INSERT INTO key_packages (id, device, version, cipher_suite, last_resort, expires_at, body)"
@@ -129,10 +134,10 @@ def stock_of(tx: Tx, device: DeviceRow, now: Milliseconds) -> list[StockRow]:
     """Return what a device has left, for each version and suite that it has stock for or was asked for."""
     rows = tx.all(
         "SELECT version, cipher_suite, sum(ordinary), max(last_resort), max(used) FROM ("
-        " SELECT version, cipher_suite, last_resort = 0 AS ordinary, last_resort,"
+        " SELECT k.version, k.cipher_suite, last_resort = 0 AS ordinary, last_resort,"
         "  last_resort = 1 AND claimed_at IS NOT NULL AS used"
         "  FROM key_packages k JOIN key_package_refs r ON r.id = k.id WHERE k.device = ?1 AND k.expires_at > ?2"
-        " UNION ALL SELECT version, cipher_suite, 0, 0, 0 FROM key_package_turns WHERE device = ?1"
+        " UNION ALL SELECT version, cipher_suite, 0, 0, 0 FROM key_package_refs WHERE device = ?1 AND turn > 0"
         ") GROUP BY version, cipher_suite ORDER BY version, cipher_suite",
         (device, now),
     )
@@ -143,51 +148,35 @@ def stock_of(tx: Tx, device: DeviceRow, now: Milliseconds) -> list[StockRow]:
 
 
 def candidates(
-    tx: Tx, user: UserRow, version: ProtocolVersion, cipher_suite: CipherSuite, now: Milliseconds
+    tx: Tx, user: UserRow, version: ProtocolVersion, cipher_suite: CipherSuite, now: Milliseconds, *, count_to: int
 ) -> list[Candidate]:
-    """Return what each device of a user could answer with, if anything."""
+    """Return what each device of a user could answer with, if anything, its stock counted up to `count_to`."""
     rows = tx.all(
-        "SELECT d.id, coalesce(t.turn, 0),"
-        " (SELECT k.id FROM key_packages k WHERE k.device = d.id AND k.version = ?2 AND k.cipher_suite = ?3"
-        "  AND k.last_resort = 0 AND k.expires_at > ?4 ORDER BY k.id LIMIT 1) AS ordinary,"
-        " (SELECT k.id FROM key_packages k WHERE k.device = d.id AND k.version = ?2 AND k.cipher_suite = ?3"
-        "  AND k.last_resort = 1 AND k.expires_at > ?4 ORDER BY k.id DESC LIMIT 1) AS last_resort"
-        " FROM devices d LEFT JOIN key_package_turns t"
-        "  ON t.device = d.id AND t.version = ?2 AND t.cipher_suite = ?3"
+        "SELECT d.id,"
+        " coalesce((SELECT max(turn) FROM key_package_refs WHERE device = d.id AND version = ?2"
+        "  AND cipher_suite = ?3 AND turn > 0), 0),"
+        " (SELECT count(*) FROM (SELECT 1 FROM key_packages WHERE device = d.id AND version = ?2"
+        "  AND cipher_suite = ?3 AND last_resort = 0 AND expires_at > ?4 LIMIT ?5)),"
+        " k.id, k.last_resort, k.body"
+        " FROM devices d LEFT JOIN key_packages k ON k.id = coalesce("
+        "  (SELECT id FROM key_packages WHERE device = d.id AND version = ?2 AND cipher_suite = ?3"
+        "   AND last_resort = 0 AND expires_at > ?4 ORDER BY id LIMIT 1),"
+        "  (SELECT id FROM key_packages WHERE device = d.id AND version = ?2 AND cipher_suite = ?3"
+        "   AND last_resort = 1 AND expires_at > ?4 ORDER BY id DESC LIMIT 1))"
         " WHERE d.user = ?1",
-        (user, version, cipher_suite, now),
+        (user, version, cipher_suite, now, count_to),
     )
     return [Candidate(*row) for row in rows]
 
 
-def take(tx: Tx, row: int) -> bytes:
-    """Take an ordinary KeyPackage out of stock, for good, and return it."""
-    found = tx.one("DELETE FROM key_packages WHERE id = ? RETURNING body", (row,))
-    if found is None:
-        raise LookupError("not in stock")
-    return bytes(found[0])
+def take_out(tx: Tx, row: int) -> None:
+    """Take an ordinary KeyPackage out of stock, for good."""
+    tx.execute("DELETE FROM key_packages WHERE id = ?", (row,))
 
 
-def body_of(tx: Tx, row: int) -> bytes:
-    """Return a KeyPackage and leave it in stock."""
-    found = tx.one("SELECT body FROM key_packages WHERE id = ?", (row,))
-    if found is None:
-        raise LookupError("not in stock")
-    return bytes(found[0])
-
-
-def note_claim(tx: Tx, row: int, token: TokenId, now: Milliseconds) -> None:
-    """Record that a KeyPackage was handed out, and for which token."""
-    tx.execute("UPDATE key_package_refs SET claimed_at = ?, token = ? WHERE id = ?", (now, token, row))
-
-
-def set_turn(tx: Tx, device: DeviceRow, version: ProtocolVersion, cipher_suite: CipherSuite, turn: int) -> None:
-    """Record that a device was asked."""
-    tx.execute(
-        "INSERT INTO key_package_turns (device, version, cipher_suite, turn) VALUES (?, ?, ?, ?)"
-        " ON CONFLICT DO UPDATE SET turn = excluded.turn",
-        (device, version, cipher_suite, turn),
-    )
+def note_claim(tx: Tx, row: int, token: TokenId, turn: int, now: Milliseconds) -> None:
+    """Record that a KeyPackage was handed out, for which token, and at which of the user's turns."""
+    tx.execute("UPDATE key_package_refs SET claimed_at = ?, token = ?, turn = ? WHERE id = ?", (now, token, turn, row))
 
 
 # --- Welcomes ---------------------------------------------------------------------------------------------------
