@@ -1,0 +1,205 @@
+"""`mimids check` finds each fault, and nothing where there is none."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sqlite3
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from mimids.cli.certificates import new_authority, read_authority
+from mimids.cli.main import main
+from mimids.config import Config
+from tests.cli.runs import provider, run, serving
+
+NOW = datetime.now(UTC)
+
+
+def checked(config: Config, *arguments: str) -> tuple[int, dict[str, list[dict[str, Any]]]]:
+    """Return the exit code, and what is not in order, by check."""
+    file = config.tls.certificate.parent / "mimids.toml"
+    result = CliRunner().invoke(main, ["check", "--json", "--config", str(file), *arguments])
+    answer = json.loads(result.stdout)
+    assert answer["ok"] == (result.exit_code == 0)
+    faults: dict[str, list[dict[str, Any]]] = {}
+    for finding in answer["findings"]:
+        assert (finding["state"] == "ok") == (finding["mend"] is None)
+        if finding["state"] != "ok":
+            faults.setdefault(finding["check"], []).append(finding)
+    return result.exit_code, faults
+
+
+def test_a_new_provider_is_in_order_but_alone(tmp_path: Path) -> None:
+    code, faults = checked(provider(tmp_path))
+    assert code == 0
+    assert set(faults) == {"peers"}
+
+
+def reissue(config: Config, change: Callable[[x509.CertificateBuilder], x509.CertificateBuilder], name: str) -> None:
+    """Replace the provider's certificate by one that its authority signs, with something else in it."""
+    directory = config.tls.certificate.parent
+    authority = read_authority(directory / "ca.pem", directory / "ca.key")
+    made = authority.issue([name])
+    leaf = made.certificate
+    builder = x509.CertificateBuilder(leaf.issuer, leaf.subject, leaf.public_key(), leaf.serial_number)
+    builder = builder.not_valid_before(NOW - timedelta(days=2)).not_valid_after(NOW + timedelta(days=100))
+    builder = builder.add_extension(
+        leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value, critical=False
+    )
+    changed = change(builder).sign(authority.private_key, SHA256())
+    config.tls.certificate.unlink()
+    config.tls.private_key.unlink()
+    type(made)(changed, made.private_key).write(config.tls.certificate, config.tls.private_key)
+
+
+def usage(*purposes: x509.ObjectIdentifier) -> Callable[[x509.CertificateBuilder], x509.CertificateBuilder]:
+    return lambda builder: builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
+
+
+def until(end: timedelta) -> Callable[[x509.CertificateBuilder], x509.CertificateBuilder]:
+    def change(builder: x509.CertificateBuilder) -> x509.CertificateBuilder:
+        builder._not_valid_after = (NOW + end).replace(tzinfo=None)
+        return builder
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "check", "state", "says"),
+    [
+        (usage(ExtendedKeyUsageOID.SERVER_AUTH), "a.example", "client certificate", "wrong", "clientAuth"),
+        (usage(ExtendedKeyUsageOID.CLIENT_AUTH), "a.example", "certificate", "wrong", "serverAuth"),
+        (until(timedelta(days=-1)), "a.example", "certificate", "wrong", "expired"),
+        (until(timedelta(days=3)), "a.example", "certificate", "warning", "expires"),
+        (lambda builder: builder, "*.example", "certificate", "wrong", "names no domain, not a.example"),
+        (lambda builder: builder, "b.example", "certificate", "wrong", "names b.example, not a.example"),
+    ],
+)
+def test_a_certificate_that_will_not_do_is_found(
+    tmp_path: Path, change: Any, name: str, check: str, state: str, says: str
+) -> None:
+    config = provider(tmp_path)
+    reissue(config, change, name)
+    code, faults = checked(config)
+    assert code == (state == "wrong")
+    ((fault,),) = [found for found_check, found in faults.items() if found_check == check]
+    assert fault["state"] == state
+    assert says in fault["what"]
+
+
+def test_a_certificate_without_purposes_serves_both(tmp_path: Path) -> None:
+    config = provider(tmp_path)
+    reissue(config, lambda builder: builder, "a.example")
+    assert checked(config)[0] == 0
+
+
+def test_a_key_that_is_another_ones_or_open_to_others_is_found(tmp_path: Path) -> None:
+    config = provider(tmp_path)
+    config.tls.private_key.chmod(0o640)
+    assert checked(config)[1]["certificate"][0]["mend"] == f"chmod 600 {config.tls.private_key}"
+    config.tls.private_key.unlink()
+    new_authority("other").write(tmp_path / "other.pem", config.tls.private_key)
+    code, faults = checked(config)
+    assert code == 1
+    assert "is not the key of" in faults["certificate"][0]["what"]
+
+
+def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
+    config = provider(tmp_path)
+    config.tls.certificate.unlink()
+    (tmp_path / "ca.pem").write_text("nothing")
+    config.database.unlink()
+    code, faults = checked(config)
+    assert code == 1
+    assert {"certificate", "trust", "database"} <= set(faults)
+    assert "`mimids migrate`" in faults["database"][0]["mend"]
+
+
+def test_a_damaged_database_is_found(tmp_path: Path) -> None:
+    config = provider(tmp_path)
+    with sqlite3.connect(config.database) as connection:
+        connection.execute("PRAGMA foreign_keys=OFF")
+        connection.execute(
+            "INSERT INTO devices (user, name, token_digest, created_at) VALUES (7, 'x', zeroblob(32), 0)"
+        )
+    connection.close()
+    code, faults = checked(config)
+    assert code == 1
+    assert "devices refers to nothing" in faults["database"][0]["what"]
+
+
+def test_a_clock_that_is_behind_its_own_database_is_found(tmp_path: Path) -> None:
+    config = provider(tmp_path)
+    with sqlite3.connect(config.database) as connection:
+        ahead = int(time.time() * 1000) + 7_200_000
+        connection.execute("INSERT INTO users (user_id, created_at) VALUES (x'61', ?)", (ahead,))
+    connection.close()
+    code, faults = checked(config)
+    assert code == 1
+    assert "clock" in faults["clock"][0]["mend"]
+
+
+def test_devices_without_key_packages_are_counted(tmp_path: Path) -> None:
+    config = provider(tmp_path)
+    for command in (["user", "add", "alice"], ["device", "add", "alice", "1"]):
+        assert CliRunner().invoke(main, [*command, "--config", str(tmp_path / "mimids.toml")]).exit_code == 0
+    code, faults = checked(config)
+    assert code == 0
+    assert faults["stock"][0]["what"] == "0 of 1 devices have KeyPackages"
+
+
+def test_an_address_in_use_is_found(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        config = provider(tmp_path, client=f"127.0.0.1:{taken.getsockname()[1]}")
+        code, faults = checked(config)
+    assert code == 1
+    assert "change client in [listen]" in faults["listeners"][0]["mend"]
+
+
+@pytest.mark.slow
+def test_peers_are_asked_as_ourselves(tmp_path: Path) -> None:
+    """One that deals with us, one that does not, one that is not there."""
+    a, b = tmp_path / "a", tmp_path / "b"
+    authority = new_authority("both")
+    authority.write(tmp_path / "ca.pem", tmp_path / "ca.key")
+    provider(b, "b.example", authority=tmp_path / "ca.pem", allow=("a.example",))
+    with serving("--config", "mimids.toml", cwd=b) as (_, said):
+        at = "https://" + next(line.split()[-1] for line in said if line.strip().startswith("public"))
+        peers = (("b.example", at), ("c.example", "https://127.0.0.1:1"))
+        allow = tuple(name for name, _ in peers)
+        config = provider(a, "a.example", authority=tmp_path / "ca.pem", allow=allow, peers=peers)
+        code, faults = checked(config)
+        assert code == 1
+        assert set(faults) == {"peer c.example"}
+        assert checked(config, "--no-peers")[0] == 0
+        stranger = provider(
+            tmp_path / "z", "z.example", authority=tmp_path / "ca.pem", allow=allow[:1], peers=peers[:1]
+        )
+        _, faults = checked(stranger)
+        assert "z.example" in faults["peer b.example"][0]["mend"]
+        printed = run("check", "--config", "mimids.toml", cwd=a)
+        assert printed.code == 1
+        assert "✗ peer c.example" in printed.out
+        assert "1 wrong" in printed.out
+
+
+def test_certificates_are_pem(tmp_path: Path) -> None:
+    config = provider(tmp_path)
+    leaf = x509.load_pem_x509_certificate(config.tls.certificate.read_bytes())
+    config.tls.certificate.write_bytes(leaf.public_bytes(Encoding.DER))
+    code, faults = checked(config)
+    assert code == 1
+    assert "cannot be read" in faults["certificate"][0]["what"]
