@@ -1,0 +1,98 @@
+"""The parent of a test's providers: a process that has imported the server once and then forks.
+
+It is an interpreter of its own with one thread, so forking it is safe whatever runs in the test. It is told what to
+start over a socket, file descriptors with it, and tells the exit code of each child over a pipe of that child's own.
+When the test is gone, so are all of them.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+from contextlib import suppress
+from typing import Final, NoReturn
+
+import mimids.app  # noqa: F401  # what all of it is for
+from mimids.testing import process
+from mimids.testing.control import Json
+
+MESSAGE_OCTETS: Final = 65_536
+DESCRIPTORS: Final = 3  # control, log, exit code
+
+
+def serve(commands: socket.socket) -> None:
+    """Fork as told until the other end is closed; then end every child."""
+    gc.collect()
+    gc.freeze()  # what is shared with the children stays shared
+    commands.sendall(json.dumps({"threads": threading.active_count()}).encode())
+    wake, rung = socket.socketpair()
+    rung.setblocking(False)
+    wake.setblocking(False)
+    signal.set_wakeup_fd(rung.fileno(), warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    children: dict[int, int] = {}  # the pipe for its exit code, by pid
+    while True:
+        ready, _, _ = select.select([commands, wake], [], [])
+        if wake in ready:
+            with suppress(BlockingIOError):
+                wake.recv(4096)
+            _reap(children)
+        if commands in ready:
+            message, descriptors, _, _ = socket.recv_fds(commands, MESSAGE_OCTETS, DESCRIPTORS)
+            if not message:
+                break
+            control, log, code = descriptors
+            pid = os.fork()
+            if pid == 0:
+                signal.set_wakeup_fd(-1)
+                for inherited in (commands, wake, rung):
+                    inherited.close()
+                for inherited_pipe in (*children.values(), code):
+                    os.close(inherited_pipe)
+                _become(json.loads(message), control, log)
+            os.close(control)
+            os.close(log)
+            children[pid] = code
+            commands.sendall(json.dumps({"pid": pid}).encode())
+    for pid in children:
+        os.kill(pid, signal.SIGKILL)
+
+
+def _become(start: Json, control: int, log: int) -> NoReturn:
+    """Be the child, and never return into the parent's loop."""
+    code = 70
+    try:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.close(log)
+        code = process.main(start, socket.socket(fileno=control))
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        with suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _reap(children: dict[int, int]) -> None:
+    for pid in tuple(children):
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            descriptor = children.pop(pid)
+            with suppress(BrokenPipeError):
+                os.write(descriptor, b"%d" % os.waitstatus_to_exitcode(status))
+            os.close(descriptor)
+
+
+if __name__ == "__main__":
+    serve(socket.socket(fileno=int(sys.argv[1])))

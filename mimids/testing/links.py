@@ -1,0 +1,115 @@
+"""The ways between providers: a process that passes bytes on, and can stop doing so.
+
+For each ordered pair of providers there is a port: the first has it as the second's URL. TLS passes through, so what a
+link can do is what a network does: be slow, lose everything, or break.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from functools import partial
+from typing import Final, Literal
+
+import attrs
+import trio
+
+from mimids.testing.control import Json, answer, say
+
+_PIECE: Final = 65_536
+_RESET: Final = struct.pack("ii", 1, 0)
+
+Flow = Literal["open", "stalled", "cut"]
+
+
+@attrs.define(eq=False)
+class _Link:
+    """One way: from `port` on to `target`; each piece takes `delay` seconds longer."""
+
+    port: int
+    target: int
+    flow: Flow = "open"
+    delay: float = 0.0
+    changed: trio.Event = attrs.field(factory=trio.Event)
+    connections: set[trio.CancelScope] = attrs.field(factory=set)
+
+    def set(self, flow: Flow, delay: float) -> None:
+        self.flow, self.delay = flow, delay
+        changed, self.changed = self.changed, trio.Event()
+        changed.set()
+        if flow == "cut":
+            for connection in self.connections:
+                connection.cancel()
+
+    async def pass_on(self, near: trio.SocketStream) -> None:
+        """Serve one connection until either side ends it or the link is cut."""
+        far: trio.SocketStream | None = None
+        ordered = False
+        connection = trio.CancelScope()
+        self.connections.add(connection)
+        try:
+            with connection:
+                if self.flow == "cut":
+                    return
+                await self._wait_open()
+                far = await _connect(self.target)
+                async with trio.open_nursery() as both:
+                    both.start_soon(self._pump, near, far)
+                    both.start_soon(self._pump, far, near)
+                ordered = True
+        except* OSError:  # the target is not there
+            pass
+        except* trio.BrokenResourceError:
+            pass
+        finally:
+            self.connections.discard(connection)
+            for stream in (near, far):
+                if stream is not None:
+                    _close(stream, abruptly=not ordered)
+
+    async def _pump(self, source: trio.SocketStream, sink: trio.SocketStream) -> None:
+        while piece := await source.receive_some(_PIECE):
+            await trio.sleep(self.delay)
+            await self._wait_open()
+            await sink.send_all(piece)
+        await self._wait_open()
+        await sink.send_eof()
+
+    async def _wait_open(self) -> None:
+        while self.flow == "stalled":
+            await self.changed.wait()
+
+
+async def _connect(port: int) -> trio.SocketStream:
+    connecting = trio.socket.socket()
+    try:
+        await connecting.connect(("127.0.0.1", port))
+    except BaseException:
+        connecting.close()
+        raise
+    return trio.SocketStream(connecting)
+
+
+def _close(stream: trio.SocketStream, *, abruptly: bool) -> None:
+    if abruptly:
+        stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    stream.socket.close()
+
+
+def main(start: Json, control: socket.socket) -> int:
+    """Be the process of the links: `start` has port and target of each by its name."""
+    trio.run(_run, {name: _Link(port, target) for name, (port, target) in start.items()}, control)
+    return 0
+
+
+async def _run(links: dict[str, _Link], control: socket.socket) -> None:
+    async def obey(request: Json) -> Json:
+        links[request["link"]].set(request["flow"], request["delay"])
+        return {}
+
+    async with trio.open_nursery() as nursery:
+        for link in links.values():
+            listen = partial(trio.serve_tcp, link.pass_on, link.port, host="127.0.0.1")
+            await nursery.start(listen)
+        say(control, {"ready": True})
+        await answer(control, obey)
