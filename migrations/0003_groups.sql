@@ -59,6 +59,7 @@ CREATE TABLE messages (
     accepted_at INTEGER NOT NULL,
     kind INTEGER NOT NULL CHECK (kind IN (1, 2, 3)),   -- application, proposal, commit (RFC 9420 section 6)
     digest BLOB NOT NULL CHECK (length(digest) = 32),  -- SHA-256 of the MLSMessage
+    digest_key INTEGER NOT NULL,                   -- its first 8 octets: random keys cost an index page each, so short
     next_masked_key BLOB,                          -- commits
     sender_provider INTEGER,                       -- who brought it, for quotas; never shown to others
     sender_device INTEGER,
@@ -66,7 +67,7 @@ CREATE TABLE messages (
     group_info BLOB                                -- the commit's own GroupInfo, as received
 ) STRICT;
 CREATE UNIQUE INDEX messages_by_counter ON messages (partition, counter);
-CREATE INDEX messages_by_digest ON messages (partition, digest);
+CREATE INDEX messages_by_digest ON messages (partition, digest_key);
 CREATE INDEX commits ON messages (partition, counter, next_masked_key) WHERE kind = 3;
 
 -- Proposals that a commit in the same partition may cover. `refusal` is set for one that was not sequenced: a commit

@@ -267,6 +267,7 @@ class Following:
             rule = str(error.members.get("rule", error.code))
             taken.contradictions.append(Contradiction(hub, group.group_id, mls.encoded, rule))
         now = self._clock.now()
+        digest = hashlib.sha256(mls.encoded).digest()
         messages.append(
             tx,
             [
@@ -276,7 +277,8 @@ class Following:
                     counter=partition.next_counter,
                     accepted_at=now,
                     kind=mls.content_type or 0,
-                    digest=hashlib.sha256(mls.encoded).digest(),
+                    digest=digest,
+                    digest_key=messages.digest_key(digest),
                     next_masked_key=None if hint is None else hint.next_partition_key,
                     sender_provider=None,
                     sender_device=None,

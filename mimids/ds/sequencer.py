@@ -276,6 +276,7 @@ class Run:
                 accepted_at=self._now,
                 kind=message.content_type or 0,
                 digest=digest,
+                digest_key=messages.digest_key(digest),
                 next_masked_key=accepted.next_masked_key,
                 sender_provider=provider,
                 sender_device=device,
@@ -324,7 +325,7 @@ class Run:
             accepted_at=accepted.accepted_at,
             partition=lane.partition.masked_key,
             detached=int(lane.partition.detached),
-            earlier_commits=tuple(key for counter, key in lane.commits if counter < accepted.counter),
+            earlier_commits=tuple([key for counter, key in lane.commits if counter < accepted.counter]),
         )
 
     def _check_sizes(self, message: MLSMessage, data: CommitData | None) -> None:

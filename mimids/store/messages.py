@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import attrs
 
@@ -11,9 +12,8 @@ from mimids.values import Milliseconds
 from mimids.wire.ids import Counter, MaskedPartitionKey
 
 
-@attrs.frozen
-class NewMessage:
-    """A message about to be appended."""
+class NewMessage(NamedTuple):
+    """A message about to be appended; a tuple, so that many are one `executemany` without another copy."""
 
     seq: int
     partition: int
@@ -21,6 +21,7 @@ class NewMessage:
     accepted_at: Milliseconds
     kind: int  # ContentType
     digest: bytes  # SHA-256 of the MLSMessage
+    digest_key: int
     next_masked_key: MaskedPartitionKey | None
     sender_provider: int | None
     sender_device: int | None
@@ -55,19 +56,18 @@ def last_seq(tx: Tx) -> int:
     return int(found[0] or 0) if found else 0
 
 
+def digest_key(digest: bytes) -> int:
+    """Return what a digest is looked up by: its first 8 octets, signed."""
+    return int.from_bytes(digest[:8], "big", signed=True)
+
+
 def append(tx: Tx, messages: Iterable[NewMessage]) -> None:
     """Add messages; their seq and counter are the caller's to get right."""
     tx.executemany(
-        "INSERT INTO messages (seq, partition, counter, accepted_at, kind, digest, next_masked_key, sender_provider,"
-        " sender_device, body, group_info) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        [
-            (
-                m.seq, m.partition, m.counter, m.accepted_at, m.kind, m.digest, m.next_masked_key, m.sender_provider,
-                m.sender_device, m.body, m.group_info,
-            )
-            for m in messages
-        ],
-    )  # fmt: skip
+        "INSERT INTO messages (seq, partition, counter, accepted_at, kind, digest, digest_key, next_masked_key,"
+        " sender_provider, sender_device, body, group_info) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        messages,
+    )
 
 
 def digest_at(tx: Tx, partition: int, counter: Counter) -> bytes | None:
@@ -79,8 +79,9 @@ def digest_at(tx: Tx, partition: int, counter: Counter) -> bytes | None:
 def find_repeat(tx: Tx, partition: int, digest: bytes) -> Accepted | None:
     """Return how a message was answered before, if it was sent to this partition before."""
     row = tx.one(
-        "SELECT counter, accepted_at, next_masked_key FROM messages WHERE partition = ? AND digest = ?",
-        (partition, digest),
+        "SELECT counter, accepted_at, next_masked_key FROM messages"
+        " WHERE partition = ? AND digest_key = ? AND digest = ?",
+        (partition, digest_key(digest), digest),
     )
     return None if row is None else Accepted(*row)
 
