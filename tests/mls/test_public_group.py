@@ -47,6 +47,7 @@ from mimids.mls.proposals import (
     GroupContextExtensions,
     PreSharedKey,
     PreSharedKeyId,
+    Proposal,
     ProposalOrRef,
     ReInit,
     Remove,
@@ -496,6 +497,67 @@ def test_any_public_history_is_followed_from_any_of_its_states(moves: list[Move]
             again = apply(kept(again, *sent), commit)
         assert snapshot(again) == snapshot(group)
         assert RatchetTree.decode(group.suite, again.tree.encode()).tree_hash() == again.tree_hash
+
+
+def any_body(draw: st.DrawFn, room: Room) -> Any:
+    """A proposal's body, sound or not; few values, so that they meet."""
+    number = draw(st.integers(0, 7))
+    index = draw(st.integers(0, 5))
+    psk = PreSharedKeyId(PskType.EXTERNAL, bytes([number % 2]), bytes(draw(st.sampled_from([32, 31]))))
+    extensions = draw(st.sampled_from([(), (SENDERS,), (dictionary(_ff00=b"x"),), (SENDERS, SENDERS)]))
+    return draw(
+        st.sampled_from(
+            [
+                Add(Client.of(40 + number).key_package()),
+                Add(Client.of(1 + number).key_package()),
+                Update(Client.of(1 + index).leaf(LeafNodeSource.UPDATE, index)),
+                Remove(index),
+                Remove(index),
+                PreSharedKey(psk),
+                ReInit(GroupId(b"new"), MLS10, CipherSuite(1), ()),
+                ExternalInit(fresh_key(room.suite)),
+                GroupContextExtensions(extensions),
+                component(0xFF00, None),
+                component(ComponentId.ROLES_LIST, draw(st.sampled_from([b"", encode(RolesList(()))]))),
+                AppEphemeral(ComponentId(0xFF07), b"now"),
+                SelfRemove(),
+                b"whatever",
+            ]
+        )
+    )
+
+
+@given(st.data())
+@settings(max_examples=150, deadline=None)
+def test_whatever_is_signed_gets_a_verdict_and_the_right_state_if_it_is_valid(data: st.DataObject) -> None:
+    room = crowd(5, extensions=data.draw(st.sampled_from([(), (dictionary(_ff00=b"y"), SENDERS)])))
+    group = open_group(room.info())
+    items: list[ProposalOrRef] = []
+    for _ in range(data.draw(st.integers(0, 3))):
+        body = data.draw(st.composite(any_body)(room))
+        if data.draw(st.booleans()):
+            items.append(by_value(body))
+            continue
+        message = room.propose(data.draw(st.integers(0, 4)), body)
+        if data.draw(st.booleans()):
+            group = record(group, message, check(group, message))
+        items += refs(room, message)
+    committer: int | Client = data.draw(st.integers(0, 4))
+    if data.draw(st.booleans()):
+        committer = Client.of(50)
+        items.append(init(room))
+    before = snapshot(group)
+    message, after = room.commit(committer, *items, path=data.draw(st.booleans()))
+    found = check(group, MLS_MESSAGE.decode(message.encoded))
+    assert snapshot(group) == before
+    if isinstance(found, Valid):
+        assert found.next is not None
+        assert found.next.tree.encode() == after.tree.encode()
+        components = any(
+            isinstance(each.value, Proposal) and isinstance(each.value.body, AppDataUpdate) for each in items
+        )
+        if not components and not any(isinstance(each.proposal.body, AppDataUpdate) for each in group.pending.values()):
+            assert found.next.context == after.context()  # the room knows nothing of components
 
 
 def test_transcript_hashes_are_those_of_the_vectors() -> None:
