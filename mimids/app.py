@@ -85,6 +85,14 @@ async def _sync(provider: Provider, *, task_status: trio.TaskStatus[None]) -> No
     await provider.services.following.run(task_status=task_status)
 
 
+async def _keep_arrangements(provider: Provider, *, task_status: trio.TaskStatus[None]) -> None:
+    await provider.services.arrangements.run(task_status=task_status)
+
+
+async def _keep_rates(provider: Provider, *, task_status: trio.TaskStatus[None]) -> None:
+    await provider.services.rates.run(task_status=task_status)
+
+
 async def _watch_certificates(provider: Provider, *, task_status: trio.TaskStatus[None]) -> None:
     services = provider.services
     await certificates.watch(
@@ -123,6 +131,8 @@ JOBS: Final[tuple[Job, ...]] = (
     Job("welcomes", Stage.WORK, _send_welcomes),
     Job("delivery", Stage.WORK, _deliver),
     Job("sync", Stage.WORK, _sync),
+    Job("arrangements", Stage.WORK, _keep_arrangements),
+    Job("rates", Stage.WORK, _keep_rates),
     Job("certificate-watch", Stage.WORK, _watch_certificates),
     Job("sweeper", Stage.WORK, _sweep),
     Job("public-listener", Stage.LISTEN, _listen(Listener.PUBLIC.value)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -11,19 +11,21 @@ import trio
 
 from mimids.config import Config
 from mimids.ds.accounts import Devices
+from mimids.ds.arrangements import HEADER, ArrangedPeers, Arrangements
 from mimids.ds.backoff import Backoff
 from mimids.ds.claims import Abuse, LowStock
 from mimids.ds.commands import Context
 from mimids.ds.delivery import Delivery
 from mimids.ds.follower import Contradiction, Following
 from mimids.ds.forwarding import Hubs
+from mimids.ds.gate import Gate
 from mimids.ds.gateway import Bounds as GatewayBounds
 from mimids.ds.gateway import Gateway
 from mimids.ds.hub import Hub
 from mimids.ds.keypackages import KeyPackages, Rules
 from mimids.ds.ohttp_keys import OhttpKeys
 from mimids.ds.ports import Clock, Peers
-from mimids.ds.rates import Rate, Rates
+from mimids.ds.rates import KeptRates, ProviderRates, Rate, Rates, UserRates
 from mimids.ds.relay import Bounds as RelayBounds
 from mimids.ds.relay import Local, Relay
 from mimids.ds.services import Services
@@ -50,7 +52,7 @@ from mimids.ohttp.keyring import Schedule
 from mimids.store.accounts import device_exists
 from mimids.store.db import Store
 from mimids.telemetry import Telemetry
-from mimids.values import Caller, Device
+from mimids.values import Caller, Device, Follower
 from mimids.wire.ids import ProviderId
 
 DAY_SECONDS: Final = 86_400
@@ -103,7 +105,11 @@ def make_services(config: Config, clock: Clock, telemetry: Telemetry, store: Sto
     """Make the services of a provider, each with its part of the configuration."""
     provider, limits = config.provider, config.limits
     wakes, states = Wakes(), States()
-    hub = Hub(config, store, clock, states, wakes)
+    arrangements = Arrangements(config, store, clock, peers, wakes)
+    peers = ArrangedPeers(peers, arrangements)
+    user_rates, provider_rates = UserRates(limits, clock), ProviderRates(limits, clock)
+    gate = Gate(provider, store, clock, states, user_rates, arrangements)
+    hub = Hub(config, store, clock, states, wakes, rates=provider_rates)
     ohttp_keys = OhttpKeys(
         store,
         clock,
@@ -158,7 +164,7 @@ def make_services(config: Config, clock: Clock, telemetry: Telemetry, store: Sto
     following = Following(
         config, store, clock, peers, states, wakes, contradicted=partial(_tell_of_contradiction, telemetry)
     )
-    hubs = Hubs(provider, hub, following, peers, document)
+    hubs = Hubs(provider, hub, following, peers, gate, arrangements, document)
     welcomes = Welcomes(store, clock, peers, wakes, provider=provider, backoff=backoff, workers=config.delivery.workers)
 
     async def is_known(device: Device) -> bool:
@@ -171,6 +177,9 @@ def make_services(config: Config, clock: Clock, telemetry: Telemetry, store: Sto
         store=store,
         peers=peers,
         wakes=wakes,
+        arrangements=arrangements,
+        gate=gate,
+        rates=KeptRates(store, clock, (*user_rates.all, *provider_rates.all, *relay.rates)),
         devices=Devices(store, provider),
         key_packages=key_packages,
         ohttp_keys=ohttp_keys,
@@ -217,6 +226,8 @@ def make_app(services: Services, endpoints: Iterable[Endpoint], *, hosts: frozen
             admit=_admission(services),
             telemetry=services.telemetry,
             body_seconds=config.limits.body_seconds,
+            stamp=partial(_stamp, services.arrangements),
+            demand=partial(_demand, services.arrangements),
             hosts=hosts,
         )
     )
@@ -232,9 +243,22 @@ def _admission(services: Services) -> Admit:
         caller = await keeper.admit(access, headers, names)
         if isinstance(caller, Device):
             rates.take(caller.row, services.clock.now())
+        elif isinstance(caller, Follower):
+            await services.arrangements.meet(caller.provider)
         return caller
 
     return admit
+
+
+def _stamp(arrangements: Arrangements, caller: Caller) -> Sequence[tuple[bytes, bytes]]:
+    """Name the current revision of a provider's terms on every answer to it (DESIGN 6.9)."""
+    revision = arrangements.revision(caller.provider) if isinstance(caller, Follower) else None
+    return () if revision is None else ((HEADER.encode(), b"%d" % revision),)
+
+
+def _demand(arrangements: Arrangements, caller: Caller, endpoint: Endpoint) -> None:
+    if isinstance(caller, Follower) and not endpoint.open_without_arrangement:
+        arrangements.require(caller.provider)
 
 
 def _doors(services: Services) -> dict[str, Door]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from base64 import urlsafe_b64encode
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 
 import attrs
 
@@ -39,3 +39,11 @@ class ContactCard:
 def base64url(octets: bytes) -> str:
     """Return base64url without padding (RFC 4648 section 5)."""
     return urlsafe_b64encode(octets).rstrip(b"=").decode()
+
+
+def from_base64url(text: str) -> bytes:
+    """Read base64url without padding, in the one form that it has; raise `ValueError`."""
+    octets = urlsafe_b64decode(text.encode("ascii") + b"=" * (-len(text) % 4))
+    if base64url(octets) != text:
+        raise ValueError("not base64url")
+    return octets

@@ -24,6 +24,7 @@ import trio
 from mimids.config import Config
 from mimids.ds import reading
 from mimids.ds.ports import Clock, Peers
+from mimids.ds.rules import Rules
 from mimids.ds.states import Judged, States
 from mimids.ds.wakes import Wakes, partition_topic
 from mimids.errors import InvalidMessage, MimiError, PeerFailed, UnknownGroup, WrongBranch
@@ -395,9 +396,13 @@ class Following:
             partition = partitions.find_partition(tx, number, request.partition_key.masks())
             if partition is None:
                 return None
-            found = reading.page(tx, partition, request.counter, limit_octets=limit_octets)
+            group = groups.group_by_row(tx, partition.group)
+            withheld = Rules(tx, self._states, self._clock.now(), ours=False).withheld(group, partition, device)
+            found = reading.page(
+                tx, partition, request.counter, limit_octets=limit_octets, handshakes_only=withheld is not None
+            )
             takes_part = participations.takes_part(tx, partition.group, device.row)
-            return groups.group_by_row(tx, partition.group), found, takes_part
+            return group, found, takes_part
 
         found = await self._store.read(read)
         if found is None:

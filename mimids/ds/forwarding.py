@@ -11,10 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from mimids.ds import reading
+from mimids.ds.arrangements import Arrangements
 from mimids.ds.follower import Following
+from mimids.ds.gate import Gate
 from mimids.ds.hub import Hub
 from mimids.ds.ports import Peers
-from mimids.errors import MimiError, PeerFailed
+from mimids.errors import ArrangementRequired, MimiError, PeerFailed
 from mimids.values import Device
 from mimids.wire.codec import WireError
 from mimids.wire.declare import decode, encode
@@ -58,16 +60,23 @@ class Hubs:
         hub: Hub,
         following: Following,
         peers: Peers,
+        gate: Gate,
+        arrangements: Arrangements,
         problem: Callable[[MimiError], bytes],
     ) -> None:
         self._provider = provider
         self._hub = hub
         self._following = following
         self._peers = peers
+        self._gate = gate
+        self._arrangements = arrangements
         self._problem = problem
 
     async def send(self, device: Device, hub: ProviderId, request: SendRequest) -> bytes:
         """Sequence a message; return a SendResponse."""
+        (refusal,) = await self._gate.send(device, hub, [request])
+        if refusal is not None:
+            raise refusal
         if hub == self._provider:
             return encode(await self._hub.send(request, device))
         answer = await self._pass_on(hub, "send", encode(request))
@@ -84,6 +93,15 @@ class Hubs:
 
     async def results(self, device: Device, hub: ProviderId, requests: Sequence[SendRequest]) -> tuple[SendResult, ...]:
         """Sequence messages in order; return a result for each."""
+        verdicts = await self._gate.send(device, hub, requests)
+        let = [request for request, refusal in zip(requests, verdicts, strict=True) if refusal is None]
+        results = iter(await self._results(device, hub, let) if let else ())
+        refused = (None if each is None else SendResult(SendStatus.REFUSED, self._problem(each)) for each in verdicts)
+        return tuple(next(results) if each is None else each for each in refused)
+
+    async def _results(
+        self, device: Device, hub: ProviderId, requests: Sequence[SendRequest]
+    ) -> tuple[SendResult, ...]:
         if hub == self._provider:
             return send_results(await self._hub.send_batch(requests, device), self._problem)
         answer = await self._pass_on(hub, "send-batch", SEND_REQUESTS.encode(tuple(requests)))
@@ -117,10 +135,12 @@ class Hubs:
         """Return a ReceiveResponse without hints: a device gets the epochs whose key it presents (4.3)."""
         if hub == self._provider:
             return await self._hub.receive(request, device, wait_seconds=wait_seconds or 0)
+        await self._gate.read(device, hub)
         return await self._following.receive(device, hub, request, wait_seconds=wait_seconds)
 
     async def join(self, device: Device, hub: ProviderId, request: ExternalJoinRequest) -> bytes:
         """Sequence an external commit; return a SendResponse."""
+        await self._gate.join(device, hub, request)
         if hub == self._provider:
             return encode(await self._hub.join(request, device))
         answer = await self._pass_on(hub, "join", encode(request))
@@ -129,6 +149,7 @@ class Hubs:
 
     async def propose(self, device: Device, hub: ProviderId, request: ExternalProposalRequest) -> bytes:
         """Sequence a proposal from outside; return a SendResponse."""
+        await self._gate.propose(device, hub, request)
         if hub == self._provider:
             return encode(await self._hub.propose(request, device))
         return await self._pass_on(hub, "propose", encode(request))
@@ -143,6 +164,7 @@ class Hubs:
         bundle: bool = False,
     ) -> bytes:
         """Return a GroupInfoResponse, or with `bundle` a GroupInfoBundle."""
+        await self._gate.read(device, hub)
         if hub == self._provider:
             found = await self._hub.group_info(request.group_id, device, partition=partition)
             return encode(found if bundle else found.info)
@@ -167,7 +189,13 @@ class Hubs:
             await self._following.note_sent(device, hub, group_id, responses)
 
     async def _pass_on(self, hub: ProviderId, path: str, body: bytes) -> bytes:
-        return (await self._peers.call(hub, "POST", f"/ds/v1/{path}", body)).body
+        """Ask a hub; one that wants its terms accepted first is asked again once they are (6.9)."""
+        try:
+            return (await self._peers.call(hub, "POST", f"/ds/v1/{path}", body)).body
+        except ArrangementRequired:
+            if not await self._arrangements.renew(hub):
+                raise
+            return (await self._peers.call(hub, "POST", f"/ds/v1/{path}", body)).body
 
 
 def _decode(cls: type[T], answer: bytes) -> T:

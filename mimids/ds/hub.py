@@ -16,6 +16,8 @@ from mimids.config import Config
 from mimids.ds import reading, welcomes
 from mimids.ds.offered import Offered
 from mimids.ds.ports import Clock
+from mimids.ds.rates import ProviderRates
+from mimids.ds.rules import Rules
 from mimids.ds.sequencer import Changes, Outcome, Run, check_welcome
 from mimids.ds.states import States
 from mimids.ds.wakes import DELIVERY, OUTGOING, Wakes, partition_topic
@@ -52,7 +54,16 @@ from mimids.wire.messages import (
 class Hub:
     """Sequencing and reading of this provider's own groups."""
 
-    def __init__(self, config: Config, store: Store, clock: Clock, states: States, wakes: Wakes) -> None:
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        clock: Clock,
+        states: States,
+        wakes: Wakes,
+        *,
+        rates: ProviderRates | None = None,
+    ) -> None:
         self._config = config
         self._provider: ProviderId = config.provider
         self._limits = config.limits
@@ -60,6 +71,7 @@ class Hub:
         self._clock = clock
         self._states = states
         self._wakes = wakes
+        self._rates = ProviderRates(config.limits, clock) if rates is None else rates
 
     # --- writing ------------------------------------------------------------------------------------------------
 
@@ -122,15 +134,25 @@ class Hub:
         if len(requests) > self._limits.send_batch_messages:
             raise TooMany("send_batch_messages", len(requests))
 
-        offered = [Offered(request.message, request.partition_key, request.commit_data) for request in requests]
-        return await self._sequence(lambda run: [run.send(request, sender) for request in requests], offered)
+        let, refusal = len(requests), None
+        if isinstance(sender, Follower):
+            let, refusal = self._rates.take_sends(sender, len(requests))
+        offered = [Offered(each.message, each.partition_key, each.commit_data) for each in requests[:let]]
+        answers = await self._sequence(lambda run: [run.send(each, sender) for each in requests[:let]], offered)
+        return answers if refusal is None else [*answers, *[refusal] * (len(requests) - let)]
 
     async def join(self, request: ExternalJoinRequest, sender: Sender) -> SendResponse:
         """Sequence an external commit to the fork it was made for (6.7)."""
+        if isinstance(sender, Follower):
+            self._rates.take_join(sender)
         return await self._from_outside(request.message, sender, lambda run, _group: run.join(request, sender))
 
     async def propose(self, request: ExternalProposalRequest, sender: Sender) -> SendResponse:
         """Sequence a proposal from outside the group (6.7)."""
+        if isinstance(sender, Follower):
+            _, refusal = self._rates.take_sends(sender, 1)
+            if refusal is not None:
+                raise refusal
 
         def offer(run: Run, group: Group) -> Outcome:
             tip = partitions.live_tip(run.tx, group.id) if request.partition is None else None
@@ -199,7 +221,8 @@ class Hub:
         if partition is None:
             raise UnknownPartition
         limit = self._limits.receive_bytes
-        asked = reading.page(tx, partition, request.counter, limit_octets=limit)
+        withheld = isinstance(caller, Device) and self._withholds(tx, partition, caller)
+        asked = reading.page(tx, partition, request.counter, limit_octets=limit, handshakes_only=withheld)
         hints: list[reading.Page] = []
         followed = True
         if isinstance(caller, Follower):
@@ -226,10 +249,16 @@ class Hub:
             partition = partitions.find_partition(tx, hub, request.partition_key.masks())
             if partition is None:
                 return None
-            found = reading.page(tx, partition, request.counter, limit_octets=limit_octets)
+            withheld = self._withholds(tx, partition, device)
+            found = reading.page(tx, partition, request.counter, limit_octets=limit_octets, handshakes_only=withheld)
             return groups.group_by_row(tx, partition.group).group_id, found
 
         return await self._store.read(read)
+
+    def _withholds(self, tx: Tx, partition: Partition, device: Device) -> bool:
+        """Tell whether a device of a banned user gets no application messages of a partition (6.8)."""
+        rules = Rules(tx, self._states, self._clock.now(), ours=True)
+        return rules.withheld(groups.group_by_row(tx, partition.group), partition, device) is not None
 
     def _follow(self, tx: Tx, caller: Follower, partition: Partition) -> None:
         number = providers.ensure_provider(tx, caller.provider)

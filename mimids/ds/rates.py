@@ -238,4 +238,4 @@ class KeptRates:
         full = [key for _, keys in drained for key in keys]
         if changed or full:
             with suppress(MimiError):
-                await self._store.write(lambda tx: (stored.save(tx, changed), stored.remove(tx, full)))
+                await self._store.write(lambda tx: stored.save(tx, changed, full=full))

@@ -6,13 +6,16 @@ Functions of a transaction; nothing here writes.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import takewhile
 from typing import Final
 
 import attrs
 
 from mimids.errors import MessagesExpired
+from mimids.mls.code_points import ContentType
 from mimids.store import messages, partitions
 from mimids.store.db import Tx
+from mimids.store.messages import StoredMessage
 from mimids.store.partitions import Partition
 from mimids.wire.ids import Counter
 from mimids.wire.messages import encode_epoch, encode_message
@@ -41,9 +44,20 @@ class Page:
         return encode_epoch(self.messages)
 
 
-def page(tx: Tx, partition: Partition, counter: Counter, *, limit_octets: int) -> Page:
-    """Return messages from `counter` on, at least one where there is one; raise `MessagesExpired` for emptied ones."""
+def page(tx: Tx, partition: Partition, counter: Counter, *, limit_octets: int, handshakes_only: bool = False) -> Page:
+    """Return messages from `counter` on, at least one where there is one; raise `MessagesExpired` for emptied ones.
+
+    `handshakes_only` passes over application messages: a page then holds those that follow each other without one
+    between them, and begins where the first of them stands.
+    """
     found = messages.messages_from(tx, partition.id, counter, limit_octets=limit_octets)
+    while handshakes_only and found:
+        passed = list(takewhile(_is_application, found))
+        counter = Counter(counter + len(passed))
+        if len(passed) < len(found):
+            found = list(takewhile(lambda message: not _is_application(message), found[len(passed) :]))
+            break
+        found = messages.messages_from(tx, partition.id, counter, limit_octets=limit_octets)
     encoded: list[bytes] = []
     for message in found:
         if message.body is None:
@@ -53,6 +67,10 @@ def page(tx: Tx, partition: Partition, counter: Counter, *, limit_octets: int) -
         encoded.append(encode_message(message.body, message.next_masked_key, message.group_info))
     kinds = frozenset(message.kind for message in found[: len(encoded)])
     return Page(partition, counter, tuple(encoded), kinds, counter + len(encoded) >= partition.next_counter)
+
+
+def _is_application(message: StoredMessage) -> bool:
+    return message.kind == ContentType.APPLICATION
 
 
 def kept_page(tx: Tx, partition: Partition, counter: Counter, *, limit_octets: int) -> Page:

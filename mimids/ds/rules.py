@@ -13,9 +13,11 @@ import attrs
 from mimids.ds.states import Judged, States
 from mimids.errors import MimiError, PolicyRefused
 from mimids.mls.code_points import SenderType
-from mimids.mls.framing import PrivateMessage, PublicMessage
+from mimids.mls.framing import MLSMessage, PrivateMessage, PublicMessage
 from mimids.mls.identity import user_id
-from mimids.mls.knowledge import Knowledge, state_of
+from mimids.mls.knowledge import Knowledge, NotKnown, state_of
+from mimids.mls.list_rules import Covered
+from mimids.mls.proposals import Commit, Proposal
 from mimids.policy.rules import NO_TERMS, RULES, Case, Terms, judge, withheld
 from mimids.policy.verdict import Refusal
 from mimids.store import arrangements, bans
@@ -61,6 +63,15 @@ class Rules:
         if refusal is not None:
             raise refused(refusal)
 
+    def check_unseen(self, hub: int, message: MLSMessage, sender: Device) -> None:
+        """Raise `PolicyRefused` where a hub's terms alone refuse a message of whose partition nothing is known."""
+        case = Case(message, NotKnown(), covered=_by_value(message))
+        users = {sender.user_id, *case.added, *([] if case.joining is None else [case.joining])}
+        terms = terms_of(self._tx, hub, users, message.group_id or GroupId(b""), self._now, ours=self._ours)
+        refusal = judge(attrs.evolve(case, terms=terms), sender)
+        if refusal is not None:
+            raise refused(refusal)
+
     def withheld(self, group: Group, partition: Partition, reader: Device) -> Refusal | None:
         """Return why a device of ours gets no application messages of a partition, or None."""
         here = self._states.knowledge(self._tx, group, partition)
@@ -81,6 +92,14 @@ class Rules:
             found = terms_of(self._tx, group.hub, [user], group.group_id, self._now, ours=self._ours)
             self._senders[key] = found
         return found
+
+
+def _by_value(message: MLSMessage) -> tuple[Covered, ...]:
+    public = message.message
+    if not isinstance(public, PublicMessage) or not isinstance(public.content.content, Commit):
+        return ()
+    values = (each.value for each in public.content.content.proposals)
+    return tuple(Covered(value, public.content.sender) for value in values if isinstance(value, Proposal))
 
 
 def refused(refusal: Refusal) -> PolicyRefused:

@@ -6,14 +6,17 @@ import attrs
 
 from mimids.config import Config
 from mimids.ds.accounts import Devices
+from mimids.ds.arrangements import Arrangements
 from mimids.ds.delivery import Delivery
 from mimids.ds.follower import Following
 from mimids.ds.forwarding import Hubs
+from mimids.ds.gate import Gate
 from mimids.ds.gateway import Gateway
 from mimids.ds.hub import Hub
 from mimids.ds.keypackages import KeyPackages
 from mimids.ds.ohttp_keys import OhttpKeys
 from mimids.ds.ports import Clock, Peers
+from mimids.ds.rates import KeptRates
 from mimids.ds.relay import Relay
 from mimids.ds.streams import Streams
 from mimids.ds.wakes import Wakes
@@ -32,6 +35,9 @@ class Services:
     store: Store
     peers: Peers
     wakes: Wakes
+    arrangements: Arrangements
+    gate: Gate
+    rates: KeptRates
     devices: Devices
     key_packages: KeyPackages
     ohttp_keys: OhttpKeys

@@ -64,6 +64,8 @@ async def _take_up(effects: tuple[Effect, ...], services: Services) -> None:
             services.wakes.ring(OUTGOING)
         elif effect is Effect.OHTTP_KEYS:
             await services.ohttp_keys.refresh()
+        elif effect is Effect.POLICY:
+            services.arrangements.forget()
 
 
 OPERATOR_SOCKET: Final[tuple[Endpoint, ...]] = tuple(map(_endpoint, COMMANDS))

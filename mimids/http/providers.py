@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from base64 import urlsafe_b64decode
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
-from mimids.ds.contacts import base64url
+from mimids.ds import contacts
 from mimids.ds.forwarding import send_results
 from mimids.ds.services import Services
 from mimids.errors import (
+    ArrangementOutdated,
     ArrangementRequired,
     BranchTerminated,
     CommitDataDiffers,
@@ -20,6 +20,7 @@ from mimids.errors import (
     Malformed,
     MimiError,
     NotFollowed,
+    NotFound,
     PartitionAmbiguous,
     PartitionExists,
     PolicyRefused,
@@ -43,6 +44,7 @@ from mimids.http.endpoints import (
     Endpoint,
     Listener,
     encoded,
+    json_answer,
     mimi_ds,
     of_codec,
 )
@@ -67,6 +69,7 @@ from mimids.wire.messages import (
     WelcomeInitResponse,
 )
 
+REVISION_DIGITS: Final = 19
 MASKED_KEY_CHARS: Final = 86  # 64 octets in base64url
 _WAIT: Final = re.compile(r"(?:^|[,;\s])wait\s*=\s*([0-9]{1,9})\s*(?:$|[,;])")
 
@@ -141,6 +144,19 @@ async def push(services: Services, call: Call[PushRequest]) -> PushResponse:
     return await services.following.take_push(_follower(call).provider, call.body)
 
 
+async def arrangement(services: Services, call: Call[None]) -> dict[str, Any]:
+    """Give a follower its terms."""
+    return (await services.arrangements.terms_for(_follower(call).provider)).as_json()
+
+
+async def accept_arrangement(services: Services, call: Call[None]) -> None:
+    """Take note that a follower accepts its terms."""
+    revision = call.path["revision"]
+    if not (revision.isascii() and revision.isdigit() and len(revision) < REVISION_DIGITS):
+        raise NotFound
+    await services.arrangements.take_acceptance(_follower(call).provider, int(revision))
+
+
 async def resume(services: Services, call: Call[ResumeRequest]) -> None:
     """Push to a follower again, from there."""
     await services.delivery.resume(call.body, _follower(call))
@@ -172,14 +188,11 @@ def partition_of(query: Mapping[str, str]) -> MaskedPartitionKey | None:
 
 
 def from_base64url(text: str) -> bytes:
-    """Read base64url without padding (RFC 4648 section 5), the one form it has; raise `Malformed`."""
+    """Read base64url as a part of a request; raise `Malformed`."""
     try:
-        octets = urlsafe_b64decode(text.encode("ascii") + b"=" * (-len(text) % 4))
+        return contacts.from_base64url(text)
     except ValueError as error:
         raise Malformed("not base64url") from error
-    if base64url(octets) != text:
-        raise Malformed("not base64url")
-    return octets
 
 
 def _row(
@@ -280,6 +293,38 @@ PROVIDERS: Final[tuple[Endpoint, ...]] = (
         None,
         "push again from there",
         (UnknownGroup, UnknownPartition, NotFollowed, StorageUnavailable),
+        status=HTTPStatus.NO_CONTENT,
+        open_without_arrangement=True,
+    ),
+    Endpoint(
+        "arrangement",
+        Listener.PUBLIC,
+        "GET",
+        "/ds/v1/arrangement",
+        Access.PROVIDER,
+        None,
+        json_answer(
+            '{"revision", "hub", "bans": [user_id], "mutes": [{"user_id", "group_id": base64url, or null for all}],'
+            ' "rates": {NAME: number}, "sizes": {NAME: octets}}',
+            '{"revision":2,"hub":"a.example","bans":["mimi://b.example/u/bob"],"mutes":[],'
+            '"rates":{"device_sends_per_second":100,"device_sends_burst":2000},"sizes":{"message_bytes":4194304}}',
+        ),
+        arrangement,
+        "the terms for the caller's own users",
+        problems=(StorageUnavailable,),
+        open_without_arrangement=True,
+    ),
+    Endpoint(
+        "accept-arrangement",
+        Listener.PUBLIC,
+        "PUT",
+        "/ds/v1/arrangement/{revision}",
+        Access.PROVIDER,
+        None,
+        None,
+        accept_arrangement,
+        "accept the terms of that revision, if it is the current one",
+        problems=(ArrangementOutdated, StorageUnavailable),
         status=HTTPStatus.NO_CONTENT,
         open_without_arrangement=True,
     ),

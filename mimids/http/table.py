@@ -41,6 +41,7 @@ REQUEST_ID: Final = b"mimids-request-id"
 
 Admit = Callable[[Access, Mapping[str, str], "frozenset[ProviderId] | None"], Awaitable[Caller]]
 Stamp = Callable[[Caller], Sequence[tuple[bytes, bytes]]]
+Demand = Callable[[Caller, Endpoint], None]
 
 
 @attrs.frozen
@@ -81,11 +82,16 @@ def _nothing(_: Caller) -> Sequence[tuple[bytes, bytes]]:
     return ()
 
 
+def _no_demand(_: Caller, __: Endpoint) -> None:
+    return
+
+
 class Table:
     """The endpoints of one listener.
 
     `limits` has the octets that rows name in `limit`; `admit` tells who asks; `stamp` gives the headers of every
-    answer to a caller that was admitted, refusals too; with `hosts`, other values of Host are refused.
+    answer to a caller that was admitted, refusals too; `demand` then may refuse it this endpoint; with `hosts`, other
+    values of Host are refused.
     """
 
     def __init__(
@@ -98,6 +104,7 @@ class Table:
         telemetry: Telemetry,
         body_seconds: float = 60,
         stamp: Stamp = _nothing,
+        demand: Demand = _no_demand,
         hosts: frozenset[str] | None = None,
     ) -> None:
         self.endpoints = tuple(endpoints)
@@ -106,6 +113,7 @@ class Table:
         self._telemetry = telemetry
         self._body_seconds = body_seconds
         self._stamp = stamp
+        self._demand = demand
         self._hosts = hosts
         self._decoding = trio.CapacityLimiter(DECODERS)
         self._exact: dict[bytes, dict[str, _Row]] = {}
@@ -219,6 +227,7 @@ class Table:
         """Admit the caller, then read and decode: a stranger's body is not even received."""
         caller = await self._admit(row.endpoint.access, request.headers, request.names)
         stamped.extend(self._stamp(caller))
+        self._demand(caller, row.endpoint)
         if isinstance(caller, Follower):
             entry.peer = caller.provider
         query = _query(request.query, row.endpoint.query) if request.query and row.endpoint.query else {}

@@ -20,18 +20,14 @@ class StoredBucket:
     at: Milliseconds
 
 
-def save(tx: Tx, buckets: Iterable[StoredBucket]) -> None:
-    """Save buckets."""
+def save(tx: Tx, buckets: Iterable[StoredBucket], *, full: Iterable[tuple[str, str]]) -> None:
+    """Save buckets, and drop those that are full, by rate and key."""
     tx.executemany(
         "INSERT INTO rate_buckets (rate, key, left, at) VALUES (?, ?, ?, ?)"
         " ON CONFLICT DO UPDATE SET left = excluded.left, at = excluded.at",
         [(each.rate, each.key, each.left, each.at) for each in buckets],
     )
-
-
-def remove(tx: Tx, buckets: Iterable[tuple[str, str]]) -> None:
-    """Drop buckets, by rate and key: they are full."""
-    tx.executemany("DELETE FROM rate_buckets WHERE rate = ? AND key = ?", buckets)
+    tx.executemany("DELETE FROM rate_buckets WHERE rate = ? AND key = ?", full)
 
 
 def load(tx: Tx, *, limit: int) -> list[StoredBucket]:

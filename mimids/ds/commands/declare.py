@@ -39,6 +39,7 @@ class Effect(Enum):
     ACCOUNTS = "users, devices"
     WELCOMES = "Welcomes that are due"
     OHTTP_KEYS = "the gateway's keys"
+    POLICY = "bans, mutes, terms"
 
 
 @attrs.frozen
