@@ -12,6 +12,7 @@ import click
 
 from mimids import __version__
 from mimids.cli.check.command import check
+from mimids.cli.completion import completion
 from mimids.cli.demo.command import demo
 from mimids.cli.mls import mls
 from mimids.cli.nouns import add_nouns
@@ -20,7 +21,7 @@ from mimids.cli.setup import init, migrate
 
 _SECTIONS: Final = {
     "Run a provider": ("serve", "init", "migrate", "check", "backup", "restore"),
-    "Try it": ("demo", "completion", "mls"),
+    "Try it": ("demo", "mls", "completion"),
 }
 _THE_REST: Final = "Operate it"
 
@@ -57,5 +58,5 @@ def _add(to: click.Group, commands: Sequence[click.Command]) -> None:
         to.add_command(command)
 
 
-_add(main, [serve, init, migrate, check, demo, mls])
+_add(main, [serve, init, migrate, check, demo, mls, completion])
 add_nouns(main)

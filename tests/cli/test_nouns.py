@@ -60,7 +60,7 @@ def test_a_row_of_the_table_describes_itself(command: Command) -> None:
 def test_its_example_is_a_command_line_that_is_understood(command: Command) -> None:
     _, *words = shlex.split(command.example)
     found: click.Command = main
-    context = click.Context(main)
+    context = click.Context(main, **main.context_settings)
     while isinstance(found, click.Group):
         found = found.commands[words.pop(0)]
         context = click.Context(found, parent=context)
