@@ -160,8 +160,7 @@ class Connection:
     def evict(self) -> None:
         """End a connection that has no request, for another that needs the place."""
         self._leave()
-        self._plain.close()
-        self._tasks.cancel_scope.cancel()
+        self._drop()
 
     def abort(self) -> None:
         """End it now, whoever is sending."""
@@ -171,9 +170,17 @@ class Connection:
     def drain(self) -> None:
         """Take no further request: an idle connection ends, others do after their answer, a WebSocket by 1001."""
         if self._phase in (Phase.HANDSHAKE, Phase.IDLE):
-            self._tasks.cancel_scope.cancel()
+            self._drop()
         elif self._phase is Phase.STREAM and isinstance(self._protocol.stream, WebSocket):
             self._tasks.start_soon(self._protocol.stream.leave)
+
+    def _drop(self) -> None:
+        """End it without a word; what an app still does after its answer goes on."""
+        if self._phase is Phase.HANDSHAKE:
+            self._tasks.cancel_scope.cancel()
+        else:
+            self._ended = True
+            self._reading.cancel()
 
     def _leave(self) -> None:
         self._shared.quiet.pop(self, None)

@@ -12,7 +12,7 @@ import ssl
 import struct
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final, Protocol, TypeVar, TypeVarTuple
+from typing import Final, TypeVar, TypeVarTuple
 
 import trio
 
@@ -28,30 +28,11 @@ class Gone(Exception):
     """The peer went away, broke the protocol below HTTP, or was given up."""
 
 
-class Transport(Protocol):
-    """Bytes in both directions."""
-
-    async def receive(self) -> bytes:
-        """Wait for bytes: at most `RECEIVE_BYTES`, none at the end. One task at a time."""
-
-    async def send(self, data: bytes) -> None:
-        """Send all of `data`, whole or not at all; tasks may overlap. Cancellation waits, the peer's time does not."""
-
-    async def finish(self) -> None:
-        """Say that nothing more will come, and send on what was sent before."""
-
-    async def discard(self) -> bool:
-        """Wait for bytes and drop them; False at the end."""
-
-    def abort(self) -> None:
-        """Close at once, drop what was not sent, and wake whoever waits with `Gone`."""
-
-    def close(self) -> None:
-        """Close; the kernel sends on what it has."""
-
-
 class Plain:
-    """A connected stream socket. `send_seconds` is the time that each `SLICE_BYTES` may take to leave."""
+    """A connected stream socket. `send_seconds` is the time that each `SLICE_BYTES` may take to leave.
+
+    `aborted` tells whether it was closed by force.
+    """
 
     def __init__(self, connected: trio.socket.SocketType, *, send_seconds: float) -> None:
         self._socket = connected
@@ -67,7 +48,7 @@ class Plain:
             raise Gone from error
 
     async def send(self, data: bytes) -> None:
-        """Send all of `data`, whole or not at all; tasks may overlap. Cancellation waits, the peer's time does not."""
+        """Send all of `data`; tasks may overlap. Cancellation waits, or half a message would spoil what follows."""
         sent = 0
         if not self._sending.locked():
             sent = self._write(data)  # nearly always all of it: no scheduler, no deadline
@@ -125,8 +106,8 @@ class Plain:
 class Tls:
     """TLS, server side, over a `Plain`; `handshake()` comes first.
 
-    `connection` is OpenSSL's object: after the handshake it knows the peer's certificate, which trio's SSLStream
-    would keep to itself.
+    Not trio's SSLStream: that keeps the peer's chain to itself, breaks when a wait is cancelled, and cannot end with
+    close_notify and then wait for the peer. `connection` is OpenSSL's object, which knows the peer's certificate.
     """
 
     def __init__(self, below: Plain, context: ssl.SSLContext) -> None:
@@ -145,7 +126,7 @@ class Tls:
             raise Gone from error
 
     async def receive(self) -> bytes:
-        """Wait for bytes: at most `RECEIVE_BYTES`, none at the end. One task at a time."""
+        """As `Plain.receive`."""
         try:
             return await self._drive(self.connection.read, RECEIVE_BYTES)
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
@@ -155,7 +136,7 @@ class Tls:
             raise Gone from error
 
     async def send(self, data: bytes) -> None:
-        """Send all of `data`, whole or not at all; tasks may overlap. Cancellation waits, the peer's time does not."""
+        """As `Plain.send`."""
         if len(data) <= SLICE_BYTES and not self._sending.locked():
             await self._encrypt(memoryview(data))
             return
@@ -174,23 +155,15 @@ class Tls:
         await self._flush()
 
     async def finish(self) -> None:
-        """Say that nothing more will come, and send on what was sent before."""
+        """As `Plain.finish`, with the close_notify that RFC 8446 section 6.1 wants."""
         with suppress(ssl.SSLError):  # it asks for the peer's close_notify; ours is written
             self.connection.unwrap()
         await self._flush()
         await self._below.finish()
 
     async def discard(self) -> bool:
-        """Wait for bytes and drop them; False at the end."""
+        """As `Plain.discard`."""
         return await self._below.discard()
-
-    def abort(self) -> None:
-        """Close at once, drop what was not sent, and wake whoever waits with `Gone`."""
-        self._below.abort()
-
-    def close(self) -> None:
-        """Close; the kernel sends on what it has."""
-        self._below.close()
 
     async def _drive(self, step: Callable[[*Ts], T], *args: *Ts) -> T:
         while True:
@@ -208,6 +181,6 @@ class Tls:
                 return result
 
     async def _flush(self) -> None:
-        # Nothing may wait between taking bytes out and queueing them: their order is the record's number.
+        # Nothing waits between taking records out and queueing them: the peer counts them.
         if self._outgoing.pending:
             await self._below.send(self._outgoing.read())
