@@ -12,11 +12,12 @@ from mimids.errors import MimiError
 from mimids.mls.code_points import ContentType, ExtensionType, SenderType
 from mimids.mls.framing import MLSMessage, PublicMessage
 from mimids.mls.group_info import GroupInfo
+from mimids.mls.key_package import KeyPackageIn
 from mimids.mls.leaf_node import extension_data
 from mimids.mls.welcome import Welcome
 from mimids.wire.codec import WireError
 from mimids.wire.declare import decode
-from mimids.wire.ids import MLS10, CipherSuite, GroupId, PartitionKey, ProviderId
+from mimids.wire.ids import MLS10, CipherSuite, GroupId, KeyPackageRef, PartitionKey, ProviderId
 from mimids.wire.messages import (
     CommitData,
     CreateGroupRequest,
@@ -26,6 +27,8 @@ from mimids.wire.messages import (
     WelcomeData,
 )
 from tests.vectors import load_lines
+
+MLS_MESSAGE_HEAD = 4  # version and wire format, before the KeyPackage itself
 
 Line = dict[str, Any]
 Request = SendRequest | ExternalJoinRequest | ExternalProposalRequest
@@ -50,6 +53,34 @@ class Recorded:
         return None if data is None else data.next_partition_key
 
 
+@attrs.frozen
+class RecordedKeyPackage:
+    """A KeyPackage that somebody uploads, and whose it is, as its credential says."""
+
+    provider: ProviderId
+    user: str
+    device: str
+    ref: KeyPackageRef
+    octets: bytes
+    last_resort: bool
+
+    @classmethod
+    def of(cls, line: Line) -> RecordedKeyPackage:
+        octets = bytes.fromhex(line["bytes"])
+        message = decode(MLSMessage, octets)
+        assert isinstance(message.message, KeyPackageIn)
+        credential = message.message.leaf_node.credential
+        assert isinstance(credential.content, bytes)
+        provider, _, user, _, device = credential.content.decode().removeprefix("mimi://").split("/")
+        ref = KeyPackageRef(bytes.fromhex(line["key_package_ref"]))
+        bare = octets[MLS_MESSAGE_HEAD:]
+        return cls(ProviderId(provider), user, device, ref, bare, bool(line.get("last_resort")))
+
+
+def _is_key_package(line: Line) -> bool:
+    return bool(line["kind"] == "key_package")
+
+
 class Recording:
     """A conversation: the creation of its group, then what was sent, in order."""
 
@@ -57,6 +88,8 @@ class Recording:
         self.lines = load_lines(f"conversations/{name}.jsonl")
         self._welcomes = {line["partition_key"]: line for line in self.lines if line["kind"] == "welcome"}
         self._infos = {line["partition_key"]: line for line in self.lines if line["kind"] == "group_info"}
+        self.key_packages = {line["name"]: RecordedKeyPackage.of(line) for line in self.lines if _is_key_package(line)}
+        self._homes = {recorded.ref: recorded.provider for recorded in self.key_packages.values()}
         self._encrypted = name == "private"
 
     def creation(self) -> CreateGroupRequest:
@@ -122,7 +155,7 @@ class Recording:
             return None
         message = decode(MLSMessage, bytes.fromhex(line["bytes"]))
         assert isinstance(message.message, Welcome)
-        return WelcomeData(message, tuple(ProviderId("b.example") for _ in message.message.secrets))
+        return WelcomeData(message, tuple(self._homes[ref] for ref in message.message.key_package_refs))
 
 
 def _parsed(line: Line) -> MLSMessage | None:

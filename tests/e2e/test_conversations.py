@@ -1,0 +1,155 @@
+"""Every recorded conversation through real processes over TLS: each message by its sender's own provider."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any, cast
+
+import httpx
+import pytest
+
+from mimids.client import Problem
+from mimids.mls.welcome import Welcome
+from mimids.testing import Session
+from mimids.wire.ids import PartitionKey
+from mimids.wire.messages import SendRequest
+from tests.ds.recordings import expected, fits
+from tests.e2e.stage import HUB, NAMES, SUITE, Stage, eventually, staged
+
+pytestmark = pytest.mark.slow
+
+Sequenced = dict[PartitionKey, list[bytes]]
+LOCAL_ONLY = "reject_policy_local_only"
+
+
+async def upload_and_fetch(stage: Stage) -> None:
+    """Upload all KeyPackages, and let Alice fetch each of them through her provider's relay."""
+    people = stage.recording.key_packages
+    for name, recorded in people.items():
+        uploaded = await stage.devices[name].upload([recorded.octets])
+        assert (uploaded.accepted, uploaded.refused) == (1, ()), name
+    users = {(recorded.provider, recorded.user) for recorded in people.values()}
+    cards = {(provider, user): stage.federation[provider].contact(user) for provider, user in users}
+    fetched = [
+        await stage.alice.fetch_key_package(cards[recorded.provider, recorded.user], SUITE)
+        for recorded in people.values()
+    ]
+    assert sorted(fetched) == sorted(recorded.octets for recorded in people.values())
+
+
+async def play(stage: Stage) -> Sequenced:
+    """Send everything; return what was sequenced, by partition."""
+    sequenced: Sequenced = {}
+    await stage.alice.create_group(stage.recording.creation())
+    for recorded in stage.recording.messages():
+        line = recorded.line
+        if line.get("expect") == LOCAL_ONLY:
+            await catch_up(stage, stage.home(stage.sender(recorded)), sequenced)
+            with pytest.raises(Problem) as refused:
+                await stage.offer(recorded)
+            assert refused.value.code == "policy", recorded.name
+        elif expected(line) == "refuse":
+            with pytest.raises(Problem) as refused:
+                await stage.offer(recorded)
+            assert line["expect"] != "reject" or fits(line, cast("Any", refused.value)), (recorded.name, refused.value)
+            assert (line["expect"] == "reject_policy") == (refused.value.code == "policy"), recorded.name
+        else:
+            answer = await stage.offer(recorded)
+            # Dave's join among them: it lands in the branch it was made for, though others are newer.
+            assert answer.partition == recorded.key.mask(32), recorded.name
+            assert answer.detached == 0, recorded.name
+            messages = sequenced.setdefault(recorded.key, [])
+            assert answer.counter == len(messages), recorded.name
+            messages.append(recorded.request.message.encoded)
+    return sequenced
+
+
+async def catch_up(stage: Stage, provider: str, sequenced: Sequenced) -> None:
+    """Wait until a follower holds all of what it holds anything of."""
+    at = stage.federation[provider]
+
+    async def all_there() -> bool:
+        return all(at.stored(key) in ([], messages) for key, messages in sequenced.items())
+
+    await eventually(all_there)
+
+
+def welcomes(stage: Stage, sequenced: Sequenced) -> dict[str, set[bytes]]:
+    """Return the Welcomes that each person gets: of the first commit in a partition, or of one that was taken up."""
+    owners = {recorded.ref: name for name, recorded in stage.recording.key_packages.items()}
+    wanted: dict[str, set[bytes]] = {}
+    have_a_commit: set[PartitionKey] = set()
+    for recorded in stage.recording.messages():
+        following = recorded.next_key
+        if following is None or recorded.request.message.encoded not in sequenced.get(recorded.key, []):
+            continue
+        is_first = recorded.key not in have_a_commit
+        have_a_commit.add(recorded.key)
+        data = recorded.request.commit_data if isinstance(recorded.request, SendRequest) else None
+        if data is not None and data.welcome_data is not None and (is_first or sequenced.get(following)):
+            welcome = data.welcome_data.welcome
+            assert isinstance(welcome.message, Welcome)
+            for ref in welcome.message.key_package_refs:
+                wanted.setdefault(owners[ref], set()).add(welcome.encoded)
+    return wanted
+
+
+@pytest.mark.parametrize("name", ["public", "private"])
+async def test_a_conversation_runs_between_providers_each_message_in_its_own_fork(
+    name: str, mimids_session: Session
+) -> None:
+    async with staged(name, mimids_session) as stage:
+        await upload_and_fetch(stage)
+        sequenced = await play(stage)
+        await every_branch_is_read_by_its_key_alone(stage, sequenced)
+        await every_welcome_stays_until_it_is_acknowledged(stage, sequenced)
+        for provider in NAMES[1:]:
+            await catch_up(stage, provider, sequenced)
+
+
+async def every_branch_is_read_by_its_key_alone(stage: Stage, sequenced: Sequenced) -> None:
+    for key, messages in sequenced.items():
+        for person in ("alice", "bob", "carol"):  # at the hub, and at two that follow
+            got = await stage.devices[person].receive(HUB, key)
+            assert [message.message.encoded for message in got] == messages
+    with pytest.raises(Problem, match="unknown-partition"):
+        await stage.devices["bob"].receive(HUB, PartitionKey(bytes(16)))
+
+
+async def every_welcome_stays_until_it_is_acknowledged(stage: Stage, sequenced: Sequenced) -> None:
+    wanted = welcomes(stage, sequenced)
+    assert wanted
+    by_device: dict[int, set[bytes]] = {}
+    for person, messages in wanted.items():
+        by_device.setdefault(id(stage.devices[person]), set()).update(messages)
+    for device in {id(each): each for each in stage.devices.values()}.values():
+
+        async def all_there(device: Any = device) -> bool:
+            found = {each.welcome.encoded for each in await device.welcomes()}
+            return bool(found == by_device.get(id(device), set()))
+
+        await eventually(all_there)
+        inbox = await device.welcomes()
+        assert await device.welcomes() == inbox  # reading takes nothing out
+        for welcome in inbox:
+            await device.acknowledge(welcome.welcome_id)
+        assert await device.welcomes() == ()
+
+
+@pytest.mark.parametrize("name", ["public", "private"])
+async def test_what_no_server_can_read_is_refused_as_malformed(name: str, mimids_session: Session) -> None:
+    async with staged(name, mimids_session) as stage:
+        await stage.alice.create_group(stage.recording.creation())
+        sender = stage.federation[HUB].add_device("alice", "another")
+        trust = ssl.create_default_context(cafile=sender.ca_file)
+        async with httpx.AsyncClient(verify=trust, base_url=sender.url) as http:
+            for line in stage.recording.malformed():
+                key = bytes.fromhex(line["partition_key"])
+                answer = await http.post(
+                    f"/client/v1/hubs/{HUB}/send",
+                    content=bytes.fromhex(line["bytes"]) + key + bytes(16) + b"\0\0",
+                    headers={"Authorization": f"Bearer {sender.token}", "Content-Type": "application/mimi-ds"},
+                )
+                assert answer.status_code == 400, line["name"]
+                assert answer.json()["type"] == "urn:mimids:problem:malformed", line["name"]
+        assert stage.federation[HUB].read("SELECT count(*) FROM messages") == [(0,)]
