@@ -23,6 +23,8 @@ _NOUNS: Final = {
     "ohttp": "Keys of the OHTTP gateway.",
     "group": "Groups that are hosted or followed here.",
     "provider": "Other providers.",
+    "ban": "Users and providers who are kept out.",
+    "limit": "Rates, and users who are muted.",
 }
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import Final
 
-from mimids.ds.commands.declare import Argument, Command, Context, JsonObject
-from mimids.errors import NotFound
-from mimids.store import overview
+from mimids.ds.arrangements import Offer, accept_offer
+from mimids.ds.commands.declare import Argument, Command, Context, Effect, JsonObject
+from mimids.errors import Malformed, NotFound
+from mimids.store import arrangements, bans, overview, providers
 from mimids.store.db import Tx
 from mimids.store.overview import PeerSummary
 from mimids.values import Milliseconds
-from mimids.wire.ids import ProviderId
+from mimids.wire.ids import ProviderId, provider_id
 
 
 def _list_providers(tx: Tx, context: Context) -> JsonObject:
@@ -20,7 +22,7 @@ def _list_providers(tx: Tx, context: Context) -> JsonObject:
 def _show_provider(tx: Tx, context: Context, *, provider: str) -> JsonObject:
     for each in _all(tx, context):
         if each["provider"] == provider:
-            return each
+            return {**each, **_arrangement(tx, context, ProviderId(provider))}
     raise NotFound("nothing here knows that provider")
 
 
@@ -30,6 +32,33 @@ def _all(tx: Tx, context: Context) -> list[JsonObject]:
     known = {each.provider: each for each in overview.peer_summaries(tx, config.provider)}
     named = {*known, *config.federation.allow, *config.providers}
     return [_provider(context, name, known.get(name)) for name in sorted(named)]
+
+
+def _arrangement(tx: Tx, context: Context, name: ProviderId) -> JsonObject:
+    """Return both sides of the terms: `ours` that we give it as hub, `theirs` that we took as its follower."""
+    row = providers.provider_row(tx, name) or 0
+    given, taken = arrangements.given(tx, row), arrangements.taken(tx, row)
+    end = bans.banned_providers(tx).get(name, Milliseconds(0))
+    offered = None if taken is None else Offer.read(json.loads(taken.offered), name).as_json()
+    return {
+        "banned": end is None or end > context.now,
+        "our_terms": None if given is None else given.revision,
+        "our_terms_changed_at": None if given is None else given.changed_at,
+        "our_terms_accepted": None if given is None else given.accepted_revision,
+        "their_terms": None if taken is None else taken.offered_revision,
+        "their_terms_accepted": None if taken is None else taken.accepted_revision,
+        "their_terms_told": taken is not None and bool(taken.told),
+        "they_ban": [{"user_id": user} for user in offered["bans"]] if offered else [],
+        "they_mute": offered["mutes"] if offered else [],
+    }
+
+
+def _accept_terms(tx: Tx, context: Context, *, provider: str) -> JsonObject:
+    try:
+        hub = provider_id(provider)
+    except ValueError:
+        raise Malformed("write the provider's domain") from None
+    return {"provider": hub, "revision": accept_offer(tx, hub, context.config.provider, context.now)}
 
 
 def _provider(context: Context, name: ProviderId, known: PeerSummary | None) -> JsonObject:
@@ -54,6 +83,13 @@ _EXAMPLE: Final = (
     ' "failures": 0, "next_attempt_at": null, "welcomes_waiting": 0, "welcomes_refused": 0}'
 )
 
+_ARRANGEMENT_EXAMPLE: Final = (
+    '"banned": false, "our_terms": 2, "our_terms_changed_at": 1764000000000, "our_terms_accepted": 2,'
+    ' "their_terms": 3, "their_terms_accepted": 3, "their_terms_told": true, "they_ban":'
+    ' [{"user_id": "mimi://a.example/u/alice"}], "they_mute":'
+    ' [{"user_id": "mimi://a.example/u/anna", "group_id": null}]'
+)
+
 PROVIDERS: Final = (
     Command(
         name="provider list",
@@ -68,9 +104,19 @@ PROVIDERS: Final = (
         summary="Show what another provider follows here, what is due to it, and how it answers.",
         arguments=(Argument("provider", "its domain", "b.example"),),
         work=_show_provider,
-        answer=_EXAMPLE,
+        answer=f"{_EXAMPLE[:-1]}, {_ARRANGEMENT_EXAMPLE}}}",
         example="mimids provider show b.example",
         writes=False,
         hints={NotFound: "`mimids provider list` shows whom there is"},
+    ),
+    Command(
+        name="provider accept",
+        summary="Accept the terms that a hub offers, and hold our own users to them.",
+        arguments=(Argument("provider", "its domain", "b.example"),),
+        work=_accept_terms,
+        answer='{"provider": "b.example", "revision": 3}',
+        example="mimids provider accept b.example",
+        effects=(Effect.POLICY,),
+        hints={NotFound: "terms are fetched once the hub has named them: `mimids provider show` tells"},
     ),
 )

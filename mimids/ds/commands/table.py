@@ -8,9 +8,10 @@ from mimids.ds.commands.accounts import ACCOUNTS
 from mimids.ds.commands.declare import Command
 from mimids.ds.commands.gateway import GATEWAY
 from mimids.ds.commands.groups import GROUPS
+from mimids.ds.commands.policy import POLICY
 from mimids.ds.commands.providers import PROVIDERS
 
-COMMANDS: Final[tuple[Command, ...]] = (*ACCOUNTS, *GATEWAY, *GROUPS, *PROVIDERS)
+COMMANDS: Final[tuple[Command, ...]] = (*ACCOUNTS, *GATEWAY, *GROUPS, *PROVIDERS, *POLICY)
 
 _BY_NAME: Final = {command.name: command for command in COMMANDS}
 

@@ -1,0 +1,216 @@
+"""Commands on policy: whom this hub keeps out of its groups, whom it mutes, and what it lets everybody do."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Final
+
+import attrs
+
+from mimids.config import Limits
+from mimids.ds import accounts
+from mimids.ds.commands.declare import Argument, Command, Context, Effect, JsonObject, Kind
+from mimids.ds.contacts import base64url, from_base64url
+from mimids.errors import Malformed, NotFound
+from mimids.mls.identity import provider_of
+from mimids.store import bans
+from mimids.store.bans import EVERY_GROUP, Ban, Mute
+from mimids.store.db import Tx
+from mimids.values import Milliseconds
+from mimids.wire.ids import GroupId, ProviderId, UserId, provider_id
+
+REASON_CHARS: Final = 500
+
+_RATES: Final = tuple(
+    field.name for field in attrs.fields(Limits) if "_per_" in field.name or field.name.endswith("_burst")
+)
+
+
+def _add_ban(tx: Tx, context: Context, *, subject: str, reason: str = "", expires_at: int | None = None) -> JsonObject:
+    whom = _subject(tx, context, subject)
+    if whom == context.config.provider:
+        raise Malformed("that is this provider itself")
+    bans.put_ban(tx, Ban(whom, _reason(reason), context.now, _end(context, expires_at)))
+    return {"subject": _text(whom)}
+
+
+def _list_bans(tx: Tx, context: Context) -> JsonObject:
+    return {
+        "bans": [
+            {
+                "subject": _text(each.subject),
+                "reason": each.reason,
+                "created_at": each.created_at,
+                "expires_at": each.expires_at,
+            }
+            for each in bans.every_ban(tx)
+            if each.expires_at is None or each.expires_at > context.now
+        ]
+    }
+
+
+def _remove_ban(tx: Tx, context: Context, *, subject: str) -> JsonObject:
+    whom = _subject(tx, context, subject)
+    if not bans.remove_ban(tx, whom):
+        raise NotFound("nobody of that name is banned")
+    return {"subject": _text(whom)}
+
+
+def _mute(
+    tx: Tx,
+    context: Context,
+    *,
+    user: str,
+    group: str | None = None,
+    reason: str = "",
+    expires_at: int | None = None,
+) -> JsonObject:
+    whom = _user(tx, context, user)
+    bans.put_mute(tx, Mute(whom, _group(group), _reason(reason), context.now, _end(context, expires_at)))
+    return {"user_id": _text(whom)}
+
+
+def _unmute(tx: Tx, context: Context, *, user: str, group: str | None = None) -> JsonObject:
+    whom = _user(tx, context, user)
+    if not bans.remove_mute(tx, whom, _group(group)):
+        raise NotFound("that user is not muted there")
+    return {"user_id": _text(whom)}
+
+
+def _list_limits(tx: Tx, context: Context) -> JsonObject:
+    limits = context.config.limits
+    return {
+        "rates": [{"limit": name, "value": getattr(limits, name) or None} for name in _RATES],
+        "mutes": [
+            {
+                "user_id": _text(each.user_id),
+                "group_id": base64url(each.group_id) if each.group_id else None,
+                "reason": each.reason,
+                "created_at": each.created_at,
+                "expires_at": each.expires_at,
+            }
+            for each in bans.every_mute(tx)
+            if each.expires_at is None or each.expires_at > context.now
+        ],
+    }
+
+
+def _subject(tx: Tx, context: Context, written: str) -> UserId | ProviderId:
+    """Return whom a ban is for: a user id, a domain, or the local name of one of our users."""
+    if not written.startswith("mimi:") and "." in written:
+        try:
+            return provider_id(written)
+        except ValueError:
+            raise Malformed("a provider is a lower-case domain name; write other users as mimi://...") from None
+    return _user(tx, context, written)
+
+
+def _user(tx: Tx, context: Context, written: str) -> UserId:
+    if written.startswith("mimi:"):
+        if provider_of(written.encode()) is None:
+            raise Malformed("a user id is written as mimi://b.example/u/bob")
+        return UserId(written.encode())
+    return accounts.find_user(tx, context.config.provider, written)[1]
+
+
+def _group(written: str | None) -> GroupId:
+    if written is None:
+        return EVERY_GROUP
+    if "://" not in written:
+        with suppress(ValueError):
+            return GroupId(from_base64url(written))
+    return GroupId(written.encode())
+
+
+def _reason(written: str) -> str:
+    if len(written) > REASON_CHARS:
+        raise Malformed(f"a reason has at most {REASON_CHARS} characters")
+    return written
+
+
+def _end(context: Context, expires_at: int | None) -> Milliseconds | None:
+    if expires_at is not None and expires_at <= context.now:
+        raise Malformed("that moment is over")
+    return None if expires_at is None else Milliseconds(expires_at)
+
+
+def _text(subject: UserId | ProviderId) -> str:
+    return subject.decode("utf-8", "replace") if isinstance(subject, bytes) else subject
+
+
+_SUBJECT: Final = Argument(
+    "subject", "a user id, a local user's name, or a provider's domain", "mimi://b.example/u/bob"
+)
+_USER: Final = Argument("user", "a user id, or a local user's name", "mimi://b.example/u/bob")
+_WHERE: Final = Argument(
+    "group",
+    "group id, as text or in base64url; without it, all groups",
+    "mimi://a.example/g/1",
+    required=False,
+    flag="--group",
+)
+_WHY: Final = Argument("reason", "kept with it, for the next operator", "spam", required=False, flag="--reason")
+_UNTIL: Final = Argument(
+    "expires_at", "when it ends: 30d, 12h, or a date", 1924992000000, Kind.TIME, required=False, flag="--expires"
+)
+_TIMES: Final = '"reason": "spam", "created_at": 1764000000000, "expires_at": null'
+
+POLICY: Final = (
+    Command(
+        name="ban add",
+        summary="Ban a user from all groups hosted here, or deal with a provider no more.",
+        arguments=(_SUBJECT, _WHY, _UNTIL),
+        work=_add_ban,
+        answer='{"subject": "mimi://b.example/u/bob"}',
+        example="mimids ban add mimi://b.example/u/bob --reason spam --expires 30d",
+        effects=(Effect.POLICY,),
+        hints={NotFound: "write users of other providers as mimi://b.example/u/bob"},
+    ),
+    Command(
+        name="ban list",
+        summary="List who is banned.",
+        work=_list_bans,
+        answer=f'{{"bans": [{{"subject": "mimi://b.example/u/bob", {_TIMES}}}]}}',
+        example="mimids ban list",
+        writes=False,
+    ),
+    Command(
+        name="ban remove",
+        summary="Lift a ban.",
+        arguments=(_SUBJECT,),
+        work=_remove_ban,
+        answer='{"subject": "mimi://b.example/u/bob"}',
+        example="mimids ban remove mimi://b.example/u/bob",
+        effects=(Effect.POLICY,),
+        hints={NotFound: "`mimids ban list` shows who is banned"},
+    ),
+    Command(
+        name="limit list",
+        summary="List what everybody may do at most, and who is muted.",
+        work=_list_limits,
+        answer='{"rates": [{"limit": "device_sends_per_second", "value": 100}], "mutes":'
+        f' [{{"user_id": "mimi://b.example/u/bob", "group_id": null, {_TIMES}}}]}}',
+        example="mimids limit list",
+        writes=False,
+    ),
+    Command(
+        name="limit mute",
+        summary="Let a user send no application messages to groups hosted here.",
+        arguments=(_USER, _WHERE, _WHY, _UNTIL),
+        work=_mute,
+        answer='{"user_id": "mimi://b.example/u/bob"}',
+        example="mimids limit mute mimi://b.example/u/bob --group mimi://a.example/g/1 --expires 12h",
+        effects=(Effect.POLICY,),
+        hints={NotFound: "write users of other providers as mimi://b.example/u/bob"},
+    ),
+    Command(
+        name="limit unmute",
+        summary="Let a muted user send again.",
+        arguments=(_USER, _WHERE),
+        work=_unmute,
+        answer='{"user_id": "mimi://b.example/u/bob"}',
+        example="mimids limit unmute mimi://b.example/u/bob --group mimi://a.example/g/1",
+        effects=(Effect.POLICY,),
+        hints={NotFound: "`mimids limit list` shows who is muted, and in which group"},
+    ),
+)
