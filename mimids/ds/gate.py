@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Final
 
 import attrs
 
@@ -25,14 +24,13 @@ from mimids.mls.framing import MLSMessage
 from mimids.mls.knowledge import NotKnown
 from mimids.policy.rules import withheld
 from mimids.store import groups, messages, partitions, providers
+from mimids.store.bans import EVERY_GROUP
 from mimids.store.db import Store, Tx
 from mimids.store.groups import Group
 from mimids.store.partitions import Partition
 from mimids.values import Device
 from mimids.wire.ids import GroupId, MaskedPartitionKey, ProviderId
 from mimids.wire.messages import CommitData, ExternalJoinRequest, ExternalProposalRequest, SendRequest
-
-ANYWHERE: Final = GroupId(b"")  # a hub's terms for whole users do not hang on the group
 
 
 @attrs.frozen
@@ -106,7 +104,7 @@ class Gate:
         def look(tx: Tx) -> MimiError | None:
             number = providers.provider_row(tx, hub) or 0
             ours = hub == self._provider
-            terms = terms_of(tx, number, [device.user_id], ANYWHERE, self._clock.now(), ours=ours)
+            terms = terms_of(tx, number, [device.user_id], EVERY_GROUP, self._clock.now(), ours=ours)
             found = withheld(NotKnown(), terms, device)
             return None if found is None else refused(found)
 

@@ -20,11 +20,21 @@ import trio
 
 from mimids.ds.backoff import Backoff
 from mimids.ds.ports import Clock, Peers
+from mimids.ds.rules import terms_of
 from mimids.ds.wakes import DELIVERY, OUTGOING, Wakes, inbox_topic
-from mimids.errors import Malformed, MimiError, PeerFailed, PeerUnavailable, WelcomeNotExpected
+from mimids.errors import (
+    ArrangementRequired,
+    Malformed,
+    MimiError,
+    PeerFailed,
+    PeerUnavailable,
+    ProviderNotAllowed,
+    WelcomeNotExpected,
+)
 from mimids.mls.framing import MLSMessage
 from mimids.mls.welcome import Welcome
-from mimids.store import follows, key_packages, providers, welcomes
+from mimids.store import accounts, follows, key_packages, providers, welcomes
+from mimids.store.bans import EVERY_GROUP
 from mimids.store.db import Store, Tx
 from mimids.store.welcomes import InInbox, Outgoing
 from mimids.values import DeviceRow, Milliseconds
@@ -87,7 +97,7 @@ class Welcomes:
             accepted = []
             for ref in request.key_package_refs:
                 device = key_packages.device_of_ref(tx, ref)
-                if device is not None:
+                if device is not None and not self._bans(tx, number, hub, device):
                     welcomes.expect(tx, number, ref, device, self._clock.now())
                     accepted.append(ref)
             return tuple(accepted)
@@ -109,7 +119,7 @@ class Welcomes:
             devices = {}
             for ref in welcome.key_package_refs:
                 device = welcomes.expected_device(tx, number, ref)
-                if device is not None:
+                if device is not None and not self._bans(tx, number, hub, device):
                     devices[ref] = device
             if not devices:
                 raise WelcomeNotExpected
@@ -122,6 +132,13 @@ class Welcomes:
 
         for device in await self._store.write(put):
             self._wakes.ring(inbox_topic(device))
+
+    def _bans(self, tx: Tx, number: int, hub: ProviderId, device: DeviceRow) -> bool:
+        """Tell whether a hub banned the device's user: then we take no Welcomes from it for them (6.9)."""
+        user = accounts.user_of_device(tx, device)
+        if user is None:
+            return False
+        return bool(terms_of(tx, number, [user], EVERY_GROUP, self._clock.now(), ours=hub == self._provider).banned)
 
     async def inbox(self, device: DeviceRow, *, after: int = 0) -> list[InInbox]:
         """Return Welcomes that a device has not acknowledged, oldest first, at most 100."""
@@ -175,7 +192,7 @@ class Welcomes:
                 await self._settle(outgoing, "offered", None)
             body = await self._store.read(lambda tx: welcomes.welcome_body(tx, outgoing.welcome))
             await self._deliver(domain, body)
-        except (PeerUnavailable, PeerFailed) as error:
+        except (PeerUnavailable, PeerFailed, ProviderNotAllowed, ArrangementRequired) as error:
             await self._put_off(outgoing, error)
             return False
         except MimiError as error:

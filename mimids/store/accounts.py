@@ -72,6 +72,12 @@ def delete_device(tx: Tx, user: UserRow, name: str) -> DeviceRow | None:
     return None if found is None else DeviceRow(found[0])
 
 
+def user_of_device(tx: Tx, device: DeviceRow) -> UserId | None:
+    """Return whose device this is, None for one that was removed."""
+    found = tx.one("SELECT user_id FROM users JOIN devices ON devices.user = users.id WHERE devices.id = ?", (device,))
+    return None if found is None else UserId(found[0])
+
+
 def device_exists(tx: Tx, device: DeviceRow) -> bool:
     """Tell whether a device was not removed."""
     return tx.one("SELECT 1 FROM devices WHERE id = ?", (device,)) is not None
