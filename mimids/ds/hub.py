@@ -210,6 +210,7 @@ class Hub:
             answer, found = await self._store.read(lambda tx: self._receive(tx, request, caller))
             if isinstance(caller, Follower) and not found.followed:
                 await self._store.write(lambda tx: self._follow(tx, caller, found.partition))
+                self._wakes.ring(DELIVERY)
             if found.empty and wait_seconds > 0:
                 await bell.wait_at_most(self._clock, wait_seconds)
                 answer, _ = await self._store.read(lambda tx: self._receive(tx, request, caller))

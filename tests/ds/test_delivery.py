@@ -1,0 +1,202 @@
+"""Push between a hub and its followers, in memory, on real stores."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import trio
+
+from mimids.ds.ports import PeerAnswer
+from mimids.errors import NotFollowed, PeerUnavailable, UnknownPartition
+from mimids.values import Follower
+from mimids.wire.declare import encode
+from mimids.wire.ids import NO_LONGER_FOLLOWED, Counter, MaskedPartitionKey, PartitionKey
+from mimids.wire.messages import (
+    Epoch,
+    Message,
+    PushedEpoch,
+    PushRequest,
+    ResumeRequest,
+    SendRequest,
+)
+from tests.doubles import Called
+from tests.ds.federation import Room, device, federated, read, wait_stored
+from tests.provider import Assembled
+
+
+async def test_what_a_follower_presented_the_key_of_is_pushed_to_it(tmp_path: Path) -> None:
+    async with federated(tmp_path, "a.example", "b.example") as (a, b):
+        alice, bob, room = device(a), device(b, "bob"), Room()
+        await a.services.hub.create_group(room.creation(), alice)
+        await a.services.hub.send(room.send("one"), alice)
+        assert await read(b, bob, room.hub, room.key) == ["one"]
+        await a.services.hub.send(room.send("two"), alice)
+        await b.services.hubs.send(bob, room.hub, room.send("three"))
+        assert await wait_stored(b, room.hub, bob, room.key, 3) == ["one", "two", "three"]
+
+
+async def test_a_long_absence_is_made_up_in_few_requests(tmp_path: Path) -> None:
+    async with federated(tmp_path, "a.example", "b.example") as (a, b):
+        alice, bob, room = device(a), device(b, "bob"), Room()
+        await a.services.hub.create_group(room.creation(), alice)
+        await b.services.hubs.send(bob, room.hub, room.send("here"))
+        await wait_stored(b, room.hub, bob, room.key, 1)
+        door = a.peers.peers.pop(b.config.provider)
+        for start in range(0, 10_000, 250):
+            batch = [room.send(f"number {start + n}") for n in range(250)]
+            await a.services.hub.send_batch(batch, alice)
+        pushes = 0
+
+        async def counted(called: Called) -> PeerAnswer:
+            nonlocal pushes
+            pushes += called.path == "/ds/v1/push"
+            return await door(called)
+
+        a.peers.add("b.example", counted)
+        await b.services.peers.call(room.hub, "POST", "/ds/v1/resume", encode(resume(room, room.key.mask(32), 1)))
+        found = await wait_stored(b, room.hub, bob, room.key, 10_001)
+        assert found[1:] == [f"number {n}" for n in range(10_000)]
+        assert 0 < pushes <= 10_000 / 20
+
+
+def resume(room: Room, masked: bytes, counter: int) -> ResumeRequest:
+    return ResumeRequest(room.group_id, MaskedPartitionKey(masked), Counter(counter))
+
+
+async def test_a_send_writes_no_more_rows_with_ten_followers_than_with_none(tmp_path: Path) -> None:
+    names = [f"f{n}.example" for n in range(10)]
+    async with federated(tmp_path, "a.example", *names) as (a, *followers):
+        alice, room, alone = device(a), Room(), Room("alone")
+        for each in (room, alone):
+            await a.services.hub.create_group(each.creation(), alice)
+            await a.services.hub.send(each.send("first"), alice)
+        for follower in followers:
+            assert await read(follower, device(follower), room.hub, room.key) == ["first"]
+            a.peers.peers.pop(follower.config.provider)
+
+        async def changes(each: Room) -> int:
+            before = rows(a.config.database)
+            await a.services.hub.send(each.send("second"), alice)
+            return rows(a.config.database) - before
+
+        assert await changes(alone) == await changes(room) == 1
+
+
+def rows(database: Path) -> int:
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        counts = (connection.execute(f"SELECT count(*) FROM {name}").fetchone() for name in tables)  # noqa: S608
+        return sum(count for (count,) in counts)
+
+
+async def test_a_detached_partition_is_served_to_its_key_and_pushed_to_nobody(tmp_path: Path) -> None:
+    async with federated(tmp_path, "a.example", "b.example") as (a, b):
+        alice, bob, room = device(a), device(b, "bob"), Room()
+        await a.services.hub.create_group(room.creation(), alice)
+        await b.services.hubs.send(bob, room.hub, room.send("in the open"))
+        stray = room.new_key()
+        answer = await a.services.hub.send(room.send("astray", stray, epoch=7), alice)
+        assert answer.detached == 1
+        assert await read(b, bob, room.hub, stray) == ["astray"]
+        await a.services.hub.send(room.send("more", stray, epoch=7), alice)
+        await a.services.hub.send(room.send("in the open too"), alice)
+        await wait_stored(b, room.hub, bob, room.key, 2)
+        assert astray(b, stray) == 0  # it was asked for and passed on, and neither stored nor pushed
+
+
+def astray(provider: Assembled, key: PartitionKey) -> int:
+    return count(provider, "SELECT count(*) FROM partitions WHERE masked_key = ?", key.mask(32))
+
+
+def count(provider: Assembled, query: str, *params: object) -> int:
+    with closing(sqlite3.connect(f"file:{provider.config.database}?mode=ro", uri=True)) as connection:
+        return int(connection.execute(query, params).fetchone()[0])
+
+
+async def test_resume_is_for_those_who_follow(tmp_path: Path) -> None:
+    async with federated(tmp_path, "a.example", "b.example") as (a, b):
+        alice, room = device(a), Room()
+        await a.services.hub.create_group(room.creation(), alice)
+        stranger = Follower(b.config.provider)
+        with pytest.raises(NotFollowed):
+            await a.services.delivery.resume(resume(room, room.key.mask(32), 0), stranger)
+        with pytest.raises(UnknownPartition):
+            await a.services.delivery.resume(resume(room, bytes(32), 0), stranger)
+
+
+async def test_a_push_that_nobody_expects_is_not_followed(tmp_path: Path) -> None:
+    async with federated(tmp_path, "a.example", "b.example") as (a, b):
+        room = Room()
+        answer = await b.services.following.take_push(a.config.provider, push(room, 0, "unasked"))
+        assert answer.next_counters == (NO_LONGER_FOLLOWED,)
+
+
+def push(room: Room, counter: int, *texts: str) -> PushRequest:
+    messages = tuple(Message(room.message(text), None) for text in texts)
+    epoch = PushedEpoch(room.group_id, room.key.mask(32), Counter(counter), None, Epoch(messages))
+    return PushRequest((epoch,))
+
+
+async def test_duplicates_are_ignored_and_a_gap_is_answered_with_what_is_missing(tmp_path: Path) -> None:
+    async with federated(tmp_path, "a.example", "b.example") as (a, b):
+        bob, room = device(b, "bob"), Room()
+        await a.services.hub.create_group(room.creation(), device(a))
+        await b.services.hubs.send(bob, room.hub, room.send("zero"))
+        await wait_stored(b, room.hub, bob, room.key, 1)
+
+        async def take(counter: int, *texts: str) -> tuple[Counter, ...]:
+            return (await b.services.following.take_push(room.hub, push(room, counter, *texts))).next_counters
+
+        assert await take(0, "zero", "one") == (2,)
+        assert await take(0, "zero", "one") == (2,)
+        assert await take(5, "five") == (2,)
+        assert await take(1, "other") == (2,)
+        assert await take(2, "two") == (3,)
+        assert await wait_stored(b, room.hub, bob, room.key, 3) == ["zero", "one", "two"]
+        statistics = b.services.following.statistics()
+        assert (statistics.gaps, statistics.contradictions) == (1, 1)
+
+
+async def test_a_provider_whose_last_device_left_is_not_pushed_to(tmp_path: Path) -> None:
+    async with federated(tmp_path, "a.example", "b.example") as (a, b):
+        alice, bob, room = device(a), device(b, "bob"), Room()
+        await a.services.hub.create_group(room.creation(), alice)
+        await b.services.hubs.send(bob, room.hub, room.send("hello"))
+        await wait_stored(b, room.hub, bob, room.key, 1)
+        await b.services.hubs.leave(bob, room.hub, room.group_id)
+        await a.services.hub.send(room.send("without bob"), alice)
+        with trio.fail_after(10):
+            while count(a, "SELECT count(*) FROM follows"):  # noqa: ASYNC110  # the store changes by another task
+                await trio.sleep(0.01)
+        assert await wait_stored(b, room.hub, bob, room.key, 1) == ["hello"]
+
+
+async def test_a_hub_that_is_away_is_unavailable_and_queues_no_key(tmp_path: Path) -> None:
+    async with federated(tmp_path, "a.example", "b.example") as (a, b):
+        bob, room = device(b, "bob"), Room()
+        await a.services.hub.create_group(room.creation(), device(a))
+        b.peers.peers.pop(a.config.provider)
+        with pytest.raises(PeerUnavailable):
+            await b.services.hubs.send(bob, room.hub, room.send("lost"))
+        assert room.key.reveal() not in b.config.database.read_bytes()
+
+
+async def test_repeats_and_forks_reach_a_follower_as_the_hub_has_them(tmp_path: Path) -> None:
+    async with federated(tmp_path, "a.example", "b.example") as (a, b):
+        alice, bob, room = device(a), device(b, "bob"), Room()
+        left, right = room.new_key(), room.new_key()
+        await a.services.hub.create_group(room.creation(), alice)
+        requests: list[SendRequest] = [room.send("zero"), room.commit("left", left), room.commit("right", right)]
+        for request in requests:
+            assert await a.services.hub.send(request, alice) == await a.services.hub.send(request, alice)
+        answers = [await a.services.hub.send(request, alice) for request in requests]
+        assert [answer.counter for answer in answers] == [0, 1, 2]
+        assert answers[2].earlier_commits == (left.mask(32),)
+        assert await read(b, bob, room.hub, room.key) == ["zero", "left", "right"]
+        for branch in (left, right):
+            assert await read(b, bob, room.hub, branch) == []
+            await a.services.hub.send(room.send("on a branch", branch, epoch=1), alice)
+            assert await wait_stored(b, room.hub, bob, branch, 1) == ["on a branch"]
