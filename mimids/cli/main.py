@@ -11,6 +11,7 @@ from typing import Final
 import click
 
 from mimids import __version__
+from mimids.cli.backup import backup, restore
 from mimids.cli.check.command import check
 from mimids.cli.completion import completion
 from mimids.cli.demo.command import demo
@@ -58,5 +59,5 @@ def _add(to: click.Group, commands: Sequence[click.Command]) -> None:
         to.add_command(command)
 
 
-_add(main, [serve, init, migrate, check, demo, mls, completion])
+_add(main, [serve, init, migrate, check, backup, restore, demo, mls, completion])
 add_nouns(main)

@@ -12,7 +12,7 @@ import click
 
 from mimids.cli.refusals import Refused, or_refused
 from mimids.config import Config, load
-from mimids.store import migrate
+from mimids.store import backup, migrate
 
 F = TypeVar("F", bound=Callable[..., Any] | click.Command)
 
@@ -77,4 +77,11 @@ def require_database(config: Config) -> None:
         raise Refused(f"there is no database {path}", "`mimids migrate` makes it")
     waiting = or_refused(lambda: migrate.pending(path))
     if waiting:
-        raise Refused(f"{path} is older than this mimids", "make a backup, then `mimids migrate` brings it up")
+        raise Refused(f"{path} is older than this mimids", "copy the file, then `mimids migrate` brings it up")
+    require_present(path)
+
+
+def require_present(path: Path) -> None:
+    """Raise `Refused` for a backup that was copied into place."""
+    if backup.made_at(path) is not None:
+        raise Refused(f"{path} is a backup, and a backup is a past", "`mimids restore` makes a present of it")

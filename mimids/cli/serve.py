@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from mimids.cli.places import CONFIG_FILE, DEV_DIRECTORY, config_option, example, load_config
+from mimids.cli.places import CONFIG_FILE, DEV_DIRECTORY, config_option, example, load_config, require_present
 from mimids.cli.refusals import Refused, or_refused
 from mimids.cli.setup import AUTHORITY, Plan, bring_up, make_pair, write_configuration
 from mimids.config import Config, load
-from mimids.store import lock
+from mimids.store import lock, migrate
 from mimids.wire.ids import ProviderId
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ def serve(config_file: Path | None, dev: bool) -> None:
     config = or_refused(_development) if dev else load_config(config_file)
     if not config.database.exists():
         or_refused(lambda: bring_up(config))
+    elif not or_refused(lambda: migrate.pending(config.database)):  # else the server says so
+        require_present(config.database)
     from mimids import app
 
     sys.exit(or_refused(lambda: app.serve(config, on_ready=lambda bound: _announce(config, bound, dev=dev))))

@@ -1,0 +1,142 @@
+"""`mimids backup` and `mimids restore`."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from mimids.cli.places import config_option, example, json_option, load_config, require_database
+from mimids.cli.refusals import Refused, or_refused
+from mimids.cli.showing import show
+from mimids.config import Config
+from mimids.ds import ohttp_keys
+from mimids.ds.commands import Context, JsonObject
+from mimids.ohttp.keyring import Schedule
+from mimids.store import backup as backups
+from mimids.store import key_packages, lock, migrate, overview
+from mimids.store.backup import NotABackup, Progress
+from mimids.store.db import Tx, connect, read_here, write_here
+from mimids.values import Milliseconds
+
+DAY_SECONDS = 86_400
+
+
+@example("mimids backup /var/backups/mimids-monday.sqlite3")
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@config_option
+@json_option
+def backup(file: Path, config_file: Path | None, as_json: bool) -> None:
+    """Make a consistent copy of the database, beside a running server.
+
+    Configuration and certificates are files of their own: copy them too. The copy holds the gateway's private keys,
+    and is readable by you alone.
+    """
+    config = load_config(config_file)
+    require_database(config)
+    try:
+        with _bar("copying", quiet=as_json) as progress:
+            or_refused(lambda: backups.copy(config.database, file, _now(), progress))
+    except sqlite3.Error as error:
+        raise Refused(f"the copy failed: {error}", "nothing of it was kept; is there room for it?") from error
+    show("backup", {"backup": str(file), "octets": file.stat().st_size}, as_json=as_json)
+
+
+@example("mimids restore /var/backups/mimids-monday.sqlite3", "mimids restore --replace mimids-monday.sqlite3")
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--replace", is_flag=True, help="Put the database that is there aside, under another name.")
+@click.option(
+    "--despite-followers",
+    is_flag=True,
+    help="Restore groups hosted here, though other providers may have later messages of theirs.",
+)
+@config_option
+@json_option
+def restore(file: Path, replace: bool, despite_followers: bool, config_file: Path | None, as_json: bool) -> None:
+    """Put a backup in place of the database; the server must not be running.
+
+    What may have been handed out since the backup is not handed out again: KeyPackages in stock are dropped (devices
+    upload new ones), and the gateway gets a new key. What was sequenced since is lost here; where other providers
+    follow groups of ours they may have it, and the same numbers would be given twice. So that is refused unless asked
+    for.
+    """
+    config = load_config(config_file)
+    answer: JsonObject = or_refused(lambda: _restore(config, file, replace=replace, despite=despite_followers))
+    show("restore", answer, as_json=as_json)
+    if not as_json:
+        click.echo("Devices have to upload KeyPackages again: `mimids check` counts those that have not.")
+
+
+def _restore(config: Config, file: Path, *, replace: bool, despite: bool) -> JsonObject:
+    try:
+        moment = backups.check(file)
+    except NotABackup as error:
+        raise Refused(str(error)) from error
+    path = config.database
+    if path.exists() and not replace:
+        raise Refused(f"there is a database {path}", "--replace puts it aside, under another name")
+    with read_here(file) as tx:
+        followed = overview.followed_partitions(tx, config.provider)
+    if followed and not despite:
+        raise Refused(
+            f"other providers follow {followed} partitions of groups hosted here, and may have later messages",
+            "--despite-followers restores all the same: their devices may then miss messages that are sent next",
+        )
+    config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with lock.hold(config.data_dir):
+        coming = path.with_name(f".{path.name}.restored")
+        coming.unlink(missing_ok=True)
+        shutil.copy2(file, coming)
+        coming.chmod(0o600)
+        migrate.migrate(coming)
+        retired, key_id = write_here(coming, lambda tx: _make_present(tx, config))
+        aside = _put_aside(path) if path.exists() else None
+        coming.rename(path)
+    return {
+        "database": str(path),
+        "made_at": moment,
+        "key_packages_dropped": retired,
+        "ohttp_key_id": key_id,
+        "put_aside": None if aside is None else str(aside),
+    }
+
+
+def _make_present(tx: Tx, config: Config) -> tuple[int, int]:
+    """Make up for what the backup cannot know (DESIGN 6.12); return what was dropped, and the new key."""
+    context = Context.of(config, _now())
+    schedule = Schedule(config.ohttp.rotate_days * DAY_SECONDS, config.ohttp.grace_days * DAY_SECONDS)
+    retired = key_packages.retire_unclaimed(tx)
+    key_id = ohttp_keys.rotate(tx, schedule, context.operator_key, context.now // 1000, retire_others=True)
+    backups.unmark(tx)
+    return retired, key_id
+
+
+def _put_aside(path: Path) -> Path:
+    """Rename a database that nobody uses, its write-ahead log folded into it; return its new name."""
+    connect(path).close()  # the last connection takes the log down
+    aside = path.with_name(f"{path.name}.before-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
+    path.rename(aside)
+    return aside
+
+
+def _now() -> Milliseconds:
+    return Milliseconds(time.time_ns() // 1_000_000)
+
+
+@contextmanager
+def _bar(label: str, *, quiet: bool) -> Iterator[Progress]:
+    """Show how far something has come, where somebody looks."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    with click.progressbar(length=1000, label=label, file=sys.stderr) as bar:
+        yield lambda done, total: bar.update(done * 1000 // max(total, 1) - bar.pos)

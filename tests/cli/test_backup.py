@@ -1,0 +1,150 @@
+"""Backups: one moment of a database in use, and never served as if it were now."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from mimids.cli.main import main
+from mimids.config import Config
+from mimids.store import backup
+from mimids.store.db import read_here, write_here
+from mimids.store.migrate import migrate
+from mimids.store.ohttp import put_setting
+from mimids.values import Milliseconds
+from tests.cli.runs import provider, run, serving
+
+STOCKED = (
+    "INSERT INTO users (id, user_id, created_at) VALUES (1, x'61', 0)",
+    "INSERT INTO devices (id, user, name, token_digest, created_at) VALUES (1, 1, '1', zeroblob(32), 0)",
+    "INSERT INTO key_packages (id, device, version, cipher_suite, last_resort, expires_at, body)"
+    " VALUES (1, 1, 1, 1, 0, 9e12, x'00')",
+)
+
+FOLLOWED = (
+    "INSERT INTO providers (id, domain) VALUES (1, 'a.example'), (2, 'b.example')",
+    "INSERT INTO groups (id, hub, group_id, version, cipher_suite, created_at) VALUES (1, 1, x'67', 1, 1, 0)",
+    "INSERT INTO partitions (id, group_ref, hub, masked_key, opened_at) VALUES (1, 1, 1, zeroblob(32), 0)",
+    "INSERT INTO follows (provider, partition) VALUES (2, 1)",
+)
+
+
+def invoke(config: Config, *arguments: str | Path) -> Result:
+    file = config.tls.certificate.parent / "mimids.toml"
+    return CliRunner().invoke(main, [*map(str, arguments), "--config", str(file)])
+
+
+def count(path: Path, table: str) -> int:
+    with read_here(path) as tx:
+        found = tx.one(f"SELECT count(*) FROM {table}")  # noqa: S608
+    return found[0] if found else 0
+
+
+def test_a_copy_is_of_one_moment_whatever_is_written_meanwhile(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    migrate(source)
+    filler = bytes(8000)
+    rows = [(f"old {n}", filler) for n in range(3000)]
+    write_here(source, lambda tx: tx.executemany("INSERT INTO settings (name, value) VALUES (?, ?)", rows))
+    steps: list[tuple[int, int]] = []
+
+    def write_on(done: int, total: int) -> None:
+        steps.append((done, total))
+        write_here(source, lambda tx: put_setting(tx, f"new {len(steps)}", filler))
+
+    backup.copy(source, target, Milliseconds(7), write_on)
+    assert len(steps) > 2
+    assert len({total for _, total in steps}) == 1, "it never started again"
+    assert backup.check(target) == 7
+    assert count(target, "settings WHERE name LIKE 'new %'") == 0
+    assert count(target, "settings WHERE name LIKE 'old %'") == 3000
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+    assert {path.name for path in tmp_path.iterdir() if path.name.startswith((".", "target"))} == {"target"}
+
+
+def test_what_fails_leaves_nothing(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    migrate(source)
+
+    def fail(done: int, total: int) -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        backup.copy(source, tmp_path / "target", Milliseconds(0), fail)
+    (tmp_path / "there").touch()
+    with pytest.raises(FileExistsError):
+        backup.copy(source, tmp_path / "there", Milliseconds(0))
+    assert {path.name for path in tmp_path.iterdir() if not path.name.startswith("source")} == {"there"}
+
+
+def test_a_backup_that_was_copied_into_place_is_not_served(tmp_path: Path) -> None:
+    config = provider(tmp_path)
+    assert invoke(config, "backup", tmp_path / "copy").exit_code == 0
+    config.database.unlink()
+    (tmp_path / "copy").rename(config.database)
+    for command in (["serve"], ["user", "list"], ["user", "add", "alice"], ["backup", tmp_path / "again"]):
+        refused = invoke(config, *command)
+        assert refused.exit_code == 1
+        assert "`mimids restore`" in refused.stderr
+
+
+def test_restore_drops_what_may_have_been_handed_out_since(tmp_path: Path) -> None:
+    config = provider(tmp_path)
+    write_here(config.database, lambda tx: [tx.execute(sql) for sql in STOCKED])
+    first = invoke(config, "ohttp", "rotate", "--json")
+    assert first.exit_code == 0
+    assert invoke(config, "backup", tmp_path / "copy").exit_code == 0
+    assert invoke(config, "user", "add", "later").exit_code == 0
+
+    assert "--replace" in invoke(config, "restore", tmp_path / "copy").stderr
+    restored = invoke(config, "restore", tmp_path / "copy", "--replace")
+    assert restored.exit_code == 0, restored.stderr
+    assert count(config.database, "users") == 1
+    assert count(config.database, "key_packages") == 0
+    with read_here(config.database) as tx:
+        assert [row[0] for row in tx.all("SELECT key_id FROM ohttp_keys")] == [1], "the key of before is gone"
+    (aside,) = config.data_dir.glob("mimids.sqlite3.before-*")
+    assert count(aside, "users") == 2
+    assert invoke(config, "user", "list").exit_code == 0
+
+
+def test_groups_that_others_follow_are_restored_on_demand_only(tmp_path: Path) -> None:
+    config = provider(tmp_path)
+    write_here(config.database, lambda tx: [tx.execute(sql) for sql in FOLLOWED])
+    assert invoke(config, "backup", tmp_path / "copy").exit_code == 0
+    refused = invoke(config, "restore", tmp_path / "copy", "--replace")
+    assert refused.exit_code == 1
+    assert "follow 1 partitions" in refused.stderr
+    assert not list(config.data_dir.glob("*.before-*"))
+    assert invoke(config, "restore", tmp_path / "copy", "--replace", "--despite-followers").exit_code == 0
+
+
+def test_what_is_no_backup_is_refused(tmp_path: Path) -> None:
+    config = provider(tmp_path)
+    (tmp_path / "text").write_text("text")
+    assert "cannot be read" in invoke(config, "restore", tmp_path / "text", "--replace").stderr
+    sqlite3.connect(tmp_path / "empty").close()
+    assert invoke(config, "restore", tmp_path / "empty", "--replace").exit_code == 1
+    refused = invoke(config, "restore", config.database, "--replace")
+    assert "was not made by" in refused.stderr
+    assert config.database.exists()
+
+
+@pytest.mark.slow
+def test_a_running_server_is_copied_and_not_replaced(tmp_path: Path) -> None:
+    config = provider(tmp_path)
+    with serving("--config", "mimids.toml", cwd=tmp_path):
+        assert run("user", "add", "alice", cwd=tmp_path).code == 0
+        assert run("backup", "copy", "--json", cwd=tmp_path).json["backup"] == "copy"
+        assert run("restore", "copy", "--replace", cwd=tmp_path).code == 1
+        assert run("user", "add", "bob", cwd=tmp_path).code == 0
+    assert run("restore", "copy", "--replace", cwd=tmp_path).code == 0
+    with serving("--config", "mimids.toml", cwd=tmp_path):
+        assert [user["user_id"] for user in run("user", "list", "--json", cwd=tmp_path).json["users"]] == [
+            "mimi://a.example/u/alice"
+        ]
+    assert count(config.database, "ohttp_keys") == 1
