@@ -56,13 +56,13 @@ CREATE INDEX tokens_of_user ON tokens (user);
 CREATE INDEX tokens_of_device ON tokens (device) WHERE device IS NOT NULL;
 
 -- Answers that consumed something, to be given again byte for byte while their request may be replayed.
+-- They end nearly in the order of their rows, and are forgotten in it.
 CREATE TABLE ohttp_replays (
     enc BLOB NOT NULL UNIQUE CHECK (length(enc) = 32),
     digest BLOB NOT NULL CHECK (length(digest) = 32),  -- SHA-256 of the whole encapsulated request
     keep_until INTEGER NOT NULL,
     response BLOB NOT NULL                         -- sealed
 ) STRICT;
-CREATE INDEX ohttp_replays_by_end ON ohttp_replays (keep_until);
 
 CREATE TABLE ohttp_keys (
     key_id INTEGER PRIMARY KEY CHECK (key_id BETWEEN 0 AND 255),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final, TypeVar
 
 import attrs
@@ -50,6 +51,7 @@ DEFAULT_LIMITS: Final = Limits()
 # --- messages ---------------------------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=64)  # the same few lines come again and again
 def _check_fields(fields: Fields, *, trailers: bool = False) -> None:
     """Raise `ValueError` unless section 3.6 allows these lines in this order."""
     ordinary = trailers
@@ -215,15 +217,21 @@ class _Sections:
         return value
 
     def opaque(self, limit: int) -> bytes:
-        return self.reader.take(self._length(limit))
-
-    def _length(self, limit: int | None = None) -> int:
-        length = self.integer()
-        if length > self.reader.end - self.reader.pos:
+        """Return what follows its length; in one piece, for a request has a dozen of them."""
+        reader = self.reader
+        data, pos = reader.data, reader.pos
+        if pos < reader.end and data[pos] < 0x40:
+            length, pos = data[pos], pos + 1
+        else:
+            length = self.integer()
+            pos = reader.pos
+        stop = pos + length
+        if stop > reader.end:
             raise WireError("truncated")
-        if limit is not None and length > limit:
+        if length > limit:
             raise WireError(f"longer than {limit} octets")
-        return length
+        reader.pos = stop
+        return data[pos:stop]
 
     def text(self) -> str:
         try:
@@ -246,7 +254,9 @@ class _Sections:
         reader, room = self.reader, self._limits.section
         outer = reader.end
         if self.known:
-            length = self._length()
+            length = self.integer()
+            if length > reader.end - reader.pos:
+                raise WireError("truncated")
             reader.end = reader.pos + length
         lines: list[Field] = []
         while not self.known or reader.pos < reader.end:
@@ -301,7 +311,11 @@ def encode_response(response: Response, *, indeterminate: bool = False) -> bytes
 
 
 def _write_opaque(octets: bytes | bytearray, out: bytearray) -> None:
-    out += varint.quic(len(octets))
+    size = len(octets)
+    if size < 0x40:
+        out.append(size)
+    else:
+        out += varint.quic(size)
     out += octets
 
 
