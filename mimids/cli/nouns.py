@@ -25,6 +25,7 @@ _NOUNS: Final = {
     "provider": "Other providers.",
     "ban": "Users and providers who are kept out.",
     "limit": "Rates, and users who are muted.",
+    "report": "Reports of users and other providers.",
 }
 
 

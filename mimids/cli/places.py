@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from inspect import cleandoc
 from pathlib import Path
@@ -18,6 +19,7 @@ F = TypeVar("F", bound=Callable[..., Any] | click.Command)
 
 CONFIG_FILE: Final = "mimids.toml"
 DEV_DIRECTORY: Final = Path("mimids-dev")
+SOCKET_PATH_OCTETS: Final = 104 if sys.platform == "darwin" else 108  # with the zero at its end
 _PLACES: Final = (Path(CONFIG_FILE), DEV_DIRECTORY / CONFIG_FILE)
 
 _config = click.option(
@@ -79,6 +81,11 @@ def require_database(config: Config) -> None:
     if waiting:
         raise Refused(f"{path} is older than this mimids", "copy the file, then `mimids migrate` brings it up")
     require_present(path)
+
+
+def socket_fits(path: Path) -> bool:
+    """Tell whether a Unix socket may have this path: the kernel takes no longer ones."""
+    return len(os.fsencode(path.absolute())) < SOCKET_PATH_OCTETS
 
 
 def require_present(path: Path) -> None:

@@ -14,7 +14,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Final, cast
 
-from mimids.cli.places import require_database
+from mimids.cli.places import require_database, socket_fits
 from mimids.cli.refusals import Refused, or_refused
 from mimids.config import Config
 from mimids.ds.commands import Command, Context, JsonObject
@@ -65,6 +65,8 @@ def _run_here(config: Config, command: Command, given: Mapping[str, object]) -> 
 
 def _ask_server(path: Path, command: Command, given: Mapping[str, object]) -> JsonObject | None:
     """Return the answer of the server that listens at `path`, None if none does; raise `Refused`."""
+    if not socket_fits(path):
+        return None
     with closing(_UnixConnection(path)) as connection:
         try:
             connection.connect()

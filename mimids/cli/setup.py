@@ -11,7 +11,7 @@ import attrs
 import click
 
 from mimids.cli.certificates import new_authority, read_authority, write_new
-from mimids.cli.places import CONFIG_FILE, config_option, example, json_option, load_config
+from mimids.cli.places import CONFIG_FILE, config_option, example, json_option, load_config, socket_fits
 from mimids.cli.refusals import Refused, or_refused
 from mimids.cli.showing import show
 from mimids.config import Config, load
@@ -20,6 +20,7 @@ from mimids.store import migrate as migrations
 from mimids.wire.ids import ProviderId, provider_id
 
 AUTHORITY: Final = ("ca.pem", "ca.key")
+DATA: Final = "data"
 
 
 @attrs.frozen(kw_only=True)
@@ -50,6 +51,8 @@ def make_provider(directory: Path, plan: Plan) -> Config:
         raise Refused(
             f"{path} is there already", "`mimids check` looks at it; choose another directory for another one"
         )
+    if not socket_fits(directory / DATA / "operator.sock"):
+        raise Refused(f"a socket within {directory.absolute()} would have too long a path", "choose a shorter one")
     directory.mkdir(parents=True, exist_ok=True)
     trust = make_pair(directory, plan)
     write_configuration(directory, plan, trust)
@@ -86,7 +89,7 @@ def write_configuration(directory: Path, plan: Plan, trust: Path | None) -> None
     lines = [
         f"# {plan.note}",
         f'provider = "{plan.provider}"',
-        'data_dir = "data"',
+        f'data_dir = "{DATA}"',
         "",
         "[listen]",
         f'public = "{plan.public}"',

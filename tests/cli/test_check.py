@@ -169,6 +169,17 @@ def test_an_address_in_use_is_found(tmp_path: Path) -> None:
     assert "change client in [listen]" in faults["listeners"][0]["mend"]
 
 
+def test_a_socket_that_the_kernel_will_not_take_is_found(tmp_path: Path) -> None:
+    config = provider(tmp_path)
+    text = (tmp_path / "mimids.toml").read_text().replace("[listen]", f'[listen]\noperator_socket = "{"x" * 108}"')
+    (tmp_path / "mimids.toml").write_text(text)
+    code, faults = checked(config, "--no-peers")
+    assert code == 1
+    assert "operator_socket" in faults["listeners"][0]["mend"]
+    added = CliRunner().invoke(main, ["user", "add", "alice", "--config", str(tmp_path / "mimids.toml")])
+    assert added.exit_code == 0, added.stderr
+
+
 @pytest.mark.slow
 def test_peers_are_asked_as_ourselves(tmp_path: Path) -> None:
     """One that deals with us, one that does not, one that is not there."""

@@ -101,6 +101,14 @@ def test_what_makes_no_sense_exits_with_2_and_makes_nothing(tmp_path: Path, argu
     assert not (tmp_path / "a").exists()
 
 
+def test_a_directory_too_deep_for_a_socket_is_refused(tmp_path: Path) -> None:
+    deep = tmp_path / ("d" * 100)
+    refused = invoke("init", deep, "--provider", "a.example")
+    assert refused.exit_code == 1
+    assert "too long a path" in refused.stderr
+    assert not deep.exists()
+
+
 def test_an_authority_without_its_key_is_refused(tmp_path: Path) -> None:
     first, second = new_authority("one"), new_authority("two")
     first.write(tmp_path / "one.pem", tmp_path / "one.key")

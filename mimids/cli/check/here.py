@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from mimids.cli.check.finding import Finding, ok, warning, wrong
+from mimids.cli.places import socket_fits
 from mimids.config import Config, ConfigError
 from mimids.config_keys import TcpAddress
 from mimids.ds import ohttp_keys
@@ -65,6 +66,14 @@ def _listeners(config: Config, running: int | None) -> Iterator[Finding]:
         address = getattr(config.listen, name)
         if isinstance(address, TcpAddress) and address.port:
             yield _listener(name, address)
+    yield _socket(config)
+
+
+def _socket(config: Config) -> Finding:
+    path = config.operator_socket
+    if socket_fits(path):
+        return ok("listeners", f"commands reach a running server at {path}")
+    return wrong("listeners", f"{path} is too long for a socket", "write a shorter operator_socket in [listen]")
 
 
 def _listener(name: str, address: TcpAddress) -> Finding:
