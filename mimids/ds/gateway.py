@@ -115,7 +115,7 @@ class _Reply:
         return self._seal(refused.status.value, tuple(fields), self._problem(refused), now)
 
     def _seal(self, status: int, fields: bhttp.Fields, content: bytes, now: Milliseconds) -> bytes:
-        # The Date lets a client whose clock is wrong correct it (RFC 9458 section 6.5.3).
+        # The Date lets a client whose clock is wrong correct it (RFC 9458 section 6.5.2).
         common = ((b"date", _http_date(now // 1000)), (b"cache-control", b"no-store"))
         message = pad_response(bhttp.encode_response(bhttp.Response(status, (*fields, *common), content)))
         sealer = self._open().sealer if self._used else self.opened.sealer

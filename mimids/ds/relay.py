@@ -4,7 +4,7 @@ A device says which provider; that provider gets the sealed bytes and nothing th
 no header of its, one connection pool for all, no certificate. Device and target meet in this function's arguments and
 nowhere else: what is counted is counted for one or the other, and nothing is written or logged.
 
-Nothing is repeated: a relay MUST NOT retry by itself (RFC 9458 section 6.5.1).
+Nothing is repeated: a relay MUST NOT retry by itself (RFC 9458 section 6.5).
 """
 
 from __future__ import annotations

@@ -177,7 +177,7 @@ class Tokens:
         if found.rate_claims is not None and found.rate_seconds is not None:
             ends_at = found.rate_started_at + found.rate_seconds * 1000
             if now < ends_at and found.rate_used >= found.rate_claims:
-                return RateLimited("this token's rate", -(-(ends_at - now) // 1000))
+                return RateLimited("token_rate", -(-(ends_at - now) // 1000))
         return found
 
     def charge(self, tx: Tx, token: TokenRow, now: Milliseconds) -> Abuse | None:
