@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import stat
+import subprocess
+import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,6 +22,7 @@ from mimids.cli.main import main
 from mimids.config import load
 from mimids.http.tls import dns_names
 from mimids.store.migrate import pending
+from tests.cli.runs import COMMAND_SECONDS, ENVIRONMENT
 
 
 def invoke(*arguments: str | Path) -> Result:
@@ -47,6 +53,29 @@ def test_its_pair_names_the_provider_and_serves_both_purposes(tmp_path: Path) ->
     assert {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH} == set(usage)
     leaf.verify_directly_issued_by(authority)
     assert leaf.not_valid_before_utc < datetime.now(UTC) < leaf.not_valid_after_utc
+
+
+def test_init_asks_whoever_can_answer(tmp_path: Path) -> None:
+    terminal, side = pty.openpty()
+    asked = subprocess.Popen(
+        [sys.executable, "-m", "mimids", "init", "a"],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stdin=side,
+        stdout=side,
+        stderr=side,
+    )
+    os.close(side)
+    os.write(terminal, b"A.EXAMPLE\na.example\n")
+    said = b""
+    with suppress(OSError):  # how a terminal says that the other side is gone
+        while piece := os.read(terminal, 4096):
+            said += piece
+    os.close(terminal)
+    assert asked.wait(COMMAND_SECONDS) == 0, said
+    assert b"Domain of your users" in said
+    assert b"in lower case" in said
+    assert load(tmp_path / "a" / "mimids.toml").provider == "a.example"
 
 
 def test_a_second_provider_can_be_vouched_for_by_the_first_ones_authority(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from mimids.config import Config
 from mimids.ds.commands import command_named
 from mimids.wire.ids import ProviderId
 
-START_SECONDS: Final = 20
+START_SECONDS: Final = 40
 STOP_SECONDS: Final = 10
 _LIFETIMES: Final = "\n[key_packages]\nmax_lifetime_days = 3700          # the recorded ones run ten years\n"
 
