@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import ssl
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,20 @@ import trio
 import trustme
 
 from mimids import app
+from mimids.assembly import make_app, make_services
 from mimids.config import Config, parse
+from mimids.ds import accounts
+from mimids.ds.clock import SystemClock
 from mimids.ds.ports import Clock
+from mimids.ds.services import Services
+from mimids.http.connection import ASGIApp
+from mimids.http.endpoints import Endpoint
+from mimids.store import accounts as store_accounts
+from mimids.store.db import Tx, open_store
 from mimids.store.migrate import migrate
 from mimids.telemetry import Telemetry
+from mimids.wire.ids import local_user_id
+from tests.doubles import FakePeers, SpyLog
 
 HOST = "127.0.0.1"
 
@@ -79,3 +90,44 @@ async def running(
         bound = await nursery.start(partial(app.run, config, clock=clock, telemetry=telemetry, stop=stop))
         yield bound
         stop.set()
+
+
+@attrs.frozen
+class Assembled:
+    """A provider without listeners: its services at work on a real store, other providers in memory."""
+
+    config: Config
+    services: Services
+    peers: FakePeers
+    log: SpyLog
+
+    def app(self, endpoints: Iterable[Endpoint], **options: Any) -> ASGIApp:
+        return make_app(self.services, endpoints, **options)
+
+    async def add_device(self, user: str = "alice", name: str = "phone") -> str:
+        """Return the token of a new device; its user is new or not."""
+        provider, now = self.config.provider, self.services.clock.now()
+
+        def add(tx: Tx) -> str:
+            if store_accounts.find_user(tx, local_user_id(provider, user)) is None:
+                accounts.add_user(tx, provider, user, now)
+            return accounts.add_device(tx, provider, user, name, now).token
+
+        return await self.services.store.write(add)
+
+    def dump(self) -> str:
+        """Return all that the database holds."""
+        with closing(sqlite3.connect(f"file:{self.config.database}?mode=ro", uri=True)) as connection:
+            return "\n".join(connection.iterdump())
+
+
+@asynccontextmanager
+async def assembled(config: Config, *, clock: Clock | None = None) -> AsyncIterator[Assembled]:
+    """Run the store and the key job of a provider for the block."""
+    log, peers = SpyLog(config.provider), FakePeers()
+    async with open_store(config.database) as store, trio.open_nursery() as jobs:
+        services = make_services(config, clock or SystemClock(), log.telemetry, store, peers)
+        await jobs.start(store.run)
+        await jobs.start(services.ohttp_keys.run)
+        yield Assembled(config, services, peers, log)
+        jobs.cancel_scope.cancel()

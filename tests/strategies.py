@@ -15,16 +15,22 @@ from hypothesis import strategies as st
 
 from mimids.mls import code_points, framing, proposals
 from mimids.mls.group_info import MLS10_ONLY
+from mimids.mls.key_package import KeyPackageIn
 from mimids.wire import codec as engine
-from mimids.wire import declare
-from mimids.wire.codec import Codec, WireError
-from mimids.wire.ids import MLS10
+from mimids.wire import declare, messages
+from mimids.wire.codec import OPAQUE_V, Codec, WireError
+from mimids.wire.ids import MASKED_PARTITION_KEY, MLS10, PROVIDER_ID
+from mimids.wire.messages import EncodedKeyPackage
 
 T = TypeVar("T")
 
 # Short ones, and some around 64 octets, where the length takes a second octet.
 _OCTETS = st.one_of(st.binary(max_size=4), st.binary(max_size=4).map(lambda tail: bytes(62) + tail))
-_GIVEN: dict[Codec[Any], st.SearchStrategy[Any]] = {MLS10_ONLY: st.just(MLS10)}
+_GIVEN: dict[Codec[Any], st.SearchStrategy[Any]] = {
+    MLS10_ONLY: st.just(MLS10),
+    MASKED_PARTITION_KEY: st.sampled_from((32, 48, 64)).flatmap(lambda size: st.binary(min_size=size, max_size=size)),
+    PROVIDER_ID: st.from_regex(r"[a-z]([a-z0-9-]{0,9}[a-z0-9])?(\.[a-z]{1,7}){0,2}", fullmatch=True),
+}
 
 
 def values(by: Codec[T]) -> st.SearchStrategy[T]:
@@ -57,6 +63,10 @@ def _values(by: Codec[Any]) -> st.SearchStrategy[Any]:
             return _mapped(by)
         case code_points._CodePoint():
             return _code_points(by._cls, by._size)
+        case messages._Shaped():
+            return values(declare.codec(KeyPackageIn)).map(lambda value: EncodedKeyPackage(value.encoded))
+        case messages._Tree():
+            return _OCTETS.map(lambda octets: messages.RatchetTree(OPAQUE_V.encode(octets)))
         case proposals._Ciphertexts():
             return st.lists(values(declare.codec(proposals.HpkeCiphertext)), max_size=3).map(
                 lambda each: proposals.Ciphertexts.of(*each)
@@ -89,9 +99,17 @@ def _code_points(cls: type[IntEnum], size: int) -> st.SearchStrategy[Any]:
 def _structs(draw: st.DrawFn, by: declare._Struct[Any]) -> Any:
     drawn: dict[str, Any] = {}
     for name, field in by._fields:
-        case = field.choose(drawn[field.on]) if isinstance(field, declare.Select) else field
-        drawn[name] = draw(values(case))
+        drawn[name] = draw(values(_choose(field, drawn) if isinstance(field, declare.Select) else field))
     return by._cls(*drawn.values())
+
+
+def _choose(field: declare.Select, drawn: dict[str, Any]) -> Codec[Any]:
+    """Return the case of an earlier field's value; give up a value that has none."""
+    try:
+        return field.choose(drawn[field.on])
+    except WireError:
+        assume(False)
+        raise
 
 
 @st.composite
