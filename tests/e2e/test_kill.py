@@ -15,14 +15,11 @@ import pytest
 import trio
 
 from mimids.client import Contact, Device, Problem, Unreachable
-from mimids.mls.code_points import LeafNodeSource
-from mimids.mls.leaf_node import Lifetime
 from mimids.testing import PretendGroup, Provider, Session, content_of, open_federation
-from mimids.wire.declare import encode
 from mimids.wire.ids import PartitionKey
 from mimids.wire.messages import SendRequest, SendResponse
+from tests.e2e.people import key_packages
 from tests.e2e.stage import AWAY, SUITE
-from tests.mls.signing import Client
 
 pytestmark = [pytest.mark.slow, AWAY]
 
@@ -35,7 +32,6 @@ SENDERS = 2  # at each provider
 FETCHERS = 3
 AWAY_SECONDS = 0.05
 STOCK = 400  # of each of Alice's devices
-DAY = 86_400
 UNLIMITED = {"limits": {"device_fetches_per_minute": 0, "device_sends_per_second": 0}}
 
 
@@ -48,35 +44,24 @@ class Seen:
     failures: int = 0  # answers that did not come
 
 
-def key_packages(seed: int, number: int) -> list[bytes]:
-    """Return KeyPackages of a device of Alice's, all different."""
-    now = int(time.time())
-    client = Client.of(seed, "alice@a.example")
-    lifetime = Lifetime(now - DAY, now + 90 * DAY)
-    leaves = (client.leaf(LeafNodeSource.KEY_PACKAGE, origin=lifetime) for _ in range(number))
-    return [encode(client.key_package(leaf)) for leaf in leaves]
-
-
 async def send_on(device: Device, group: PretendGroup, seen: Seen, name: str) -> None:
     """Send one message after the other, each until it is acknowledged."""
     for number in count():
         request = group.message(f"{name} {number}".encode())
         while (answer := await unless_away(device.send(group.hub, request), seen)) is None:
-            await trio.sleep(AWAY_SECONDS)
+            continue
         seen.sent.append((request, answer))
 
 
 async def fetch_on(device: Device, card: Contact, seen: Seen) -> None:
     """Fetch one KeyPackage after the other."""
     while True:
-        if (key_package := await unless_away(device.fetch_key_package(card, SUITE), seen)) is None:
-            await trio.sleep(AWAY_SECONDS)
-        else:
+        if (key_package := await unless_away(device.fetch_key_package(card, SUITE), seen)) is not None:
             seen.fetched.append(key_package)
 
 
 async def unless_away(call: Awaitable[T], seen: Seen) -> T | None:
-    """Return the answer, None if the hub is away: there is none, or one that says so."""
+    """Return the answer, None after a moment if the hub is away: there is none, or one that says so."""
     try:
         return await call
     except Unreachable:
@@ -85,6 +70,7 @@ async def unless_away(call: Awaitable[T], seen: Seen) -> T | None:
         if problem.status != HTTPStatus.SERVICE_UNAVAILABLE:
             raise
         seen.failures += 1
+    await trio.sleep(AWAY_SECONDS)
     return None
 
 
@@ -111,7 +97,7 @@ async def test_what_is_acknowledged_survives_fifty_kills_and_nothing_goes_out_tw
 
         owners = [await device(a, "alice", name) for name in ("phone", "tablet")]
         for seed, owner in enumerate(owners, start=1):
-            assert (await owner.upload(key_packages(seed, STOCK))).accepted == STOCK
+            assert (await owner.upload(key_packages(seed, "alice@a.example", STOCK))).accepted == STOCK
         card = a.contact("alice")
         first = PretendGroup.at(a.name)
         await owners[0].create_group(first.creation())

@@ -1,0 +1,117 @@
+"""Who fetches whose KeyPackage: one's own provider does not learn whose, the other's does not learn who."""
+
+from __future__ import annotations
+
+import random
+from base64 import b64encode, urlsafe_b64encode
+from collections.abc import Iterable
+from typing import Any
+
+import attrs
+import pytest
+
+from mimids.client import Contact
+from mimids.mls.suites import SUITES, key_package_ref
+from mimids.testing import DeviceAccount, Provider, Session, federation
+from tests.e2e.people import key_packages
+from tests.e2e.stage import SUITE
+
+SEED = 7
+FETCHES = 200
+UNLIMITED: dict[str, dict[str, Any]] = {"limits": {"device_fetches_per_minute": 0}, "log": {"level": "debug"}}
+
+
+def named_in(provider: Provider, signs: Iterable[bytes], *, metrics: bool = False) -> list[tuple[str, bytes]]:
+    """Return the files of a provider (database, write-ahead log, log) that hold any of `signs`, however written."""
+    contents = {path.name: octets for path, octets in provider.files().items()}
+    if metrics:
+        contents["metrics"] = "\n".join(provider.metrics()).encode()
+    return [
+        (name, sign)
+        for sign in signs
+        for written in {sign, sign.hex().encode(), b64encode(sign), urlsafe_b64encode(sign).rstrip(b"=")}
+        for name, octets in contents.items()
+        if written in octets
+    ]
+
+
+@attrs.frozen
+class Target:
+    """Somebody whose KeyPackages are fetched, and all that would give them away at another provider."""
+
+    card: Contact
+    signs: tuple[bytes, ...]
+
+    @classmethod
+    def at(cls, provider: Provider, user: str, seed: int, number: int) -> Target:
+        account = provider.add_device(user)
+        made = key_packages(seed, f"{user}@{provider.name}", number)
+        account.ask(lambda device: device.upload(made))
+        card = provider.contact(user)
+        refs = [key_package_ref(SUITES[SUITE], each) for each in made]
+        return cls(card, (card.user_id, user.encode(), card.bearer_token.reveal(), *made, *refs))
+
+
+def signs_of(account: DeviceAccount, user: str) -> tuple[bytes, ...]:
+    """Return all that would give a requester away at the target's provider."""
+    return (account.user_id.encode(), user.encode(), account.name.encode(), account.token.encode())
+
+
+def test_before_any_commit_neither_provider_knows_of_the_other_ones_user(mimids_session: Session) -> None:
+    with federation("a.example", "b.example", config=UNLIMITED, session=mimids_session) as (a, b):
+        alice = a.add_device("alice", "alices-telephone")
+        bob = Target.at(b, "bob", 1, 5)
+        fetched = alice.ask(lambda device: device.fetch_key_package(bob.card, SUITE))
+        assert fetched in bob.signs
+        assert named_in(a, bob.signs) == []
+        assert named_in(b, signs_of(alice, "alice")) == []
+        assert named_in(b, [b"a.example"]) == []  # not even her provider: the relay shows no certificate
+        # The search would find them.
+        assert {name for name, _ in named_in(a, signs_of(alice, "alice")[:1])} != set()
+        assert {name for name, _ in named_in(b, bob.signs[:1])} != set()
+        a.terminate()
+        b.terminate()
+        assert named_in(a, bob.signs) == []
+        assert named_in(b, signs_of(alice, "alice")) == []
+
+
+@pytest.mark.slow
+def test_after_many_fetches_no_relay_names_a_target_and_no_gateway_a_requester(mimids_session: Session) -> None:
+    chance = random.Random(SEED)
+    names = ("a.example", "b.example", "c.example")
+    targets_of, requesters_of = ("olga", "otto", "orhan"), ("rita", "ralph")
+    with federation(*names, config=UNLIMITED, session=mimids_session) as made:
+        targets = {
+            provider.name: [
+                Target.at(provider, f"{user}-of-{provider.name[0]}", 1 + 10 * index + number, FETCHES // 4)
+                for number, user in enumerate(targets_of)
+            ]
+            for index, provider in enumerate(made)
+        }
+        requesters = {
+            provider.name: [
+                (user, provider.add_device(user, f"phone-of-{user}"))
+                for user in (f"{each}-of-{provider.name[0]}" for each in requesters_of)
+            ]
+            for provider in made
+        }
+        for _ in range(FETCHES):
+            home, away = chance.sample(names, 2)
+            _, account = chance.choice(requesters[home])
+            card = chance.choice(targets[away]).card
+            account.ask(lambda device, card=card: device.fetch_key_package(card, SUITE))  # type: ignore[misc]
+        for provider in made:
+            others = [target for name in names if name != provider.name for target in targets[name]]
+            strangers = [
+                sign
+                for name in names
+                if name != provider.name
+                for user, account in requesters[name]
+                for sign in signs_of(account, user)
+            ]
+            assert named_in(provider, [sign for other in others for sign in other.signs], metrics=True) == []
+            assert named_in(provider, strangers, metrics=True) == []
+            own = [user.encode() for user, _ in requesters[provider.name]]
+            assert named_in(provider, own), "the search would find them"
+            in_metrics = [found for found in named_in(provider, own, metrics=True) if found[0] in ("metrics", "log")]
+            assert in_metrics == []
