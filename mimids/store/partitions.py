@@ -250,11 +250,12 @@ def undo_termination(tx: Tx, partition: int) -> int:
 
 
 def _spread_termination(tx: Tx, partition: int, by: int) -> int:
+    # The statement begins with UPDATE: of one that begins with WITH the driver does not count the rows.
     return tx.execute(
-        "WITH RECURSIVE below(id) AS (SELECT ? UNION ALL"
-        " SELECT p.id FROM partitions p JOIN below ON p.parent = below.id)"
-        " UPDATE partitions SET terminated_by = ? WHERE id IN (SELECT id FROM below) AND terminated_by IS NULL",
-        (partition, by),
+        "UPDATE partitions SET terminated_by = ?1 WHERE terminated_by IS NULL AND id IN ("
+        "WITH RECURSIVE below(id) AS (SELECT ?2 UNION ALL"
+        " SELECT p.id FROM partitions p JOIN below ON p.parent = below.id) SELECT id FROM below)",
+        (by, partition),
     )
 
 
