@@ -93,6 +93,14 @@ async def _keep_rates(provider: Provider, *, task_status: trio.TaskStatus[None])
     await provider.services.rates.run(task_status=task_status)
 
 
+async def _keep_cursors(provider: Provider, *, task_status: trio.TaskStatus[None]) -> None:
+    await provider.services.cursors.run(task_status=task_status)
+
+
+async def _look_at_reports(provider: Provider, *, task_status: trio.TaskStatus[None]) -> None:
+    await provider.services.reports.run(task_status=task_status)
+
+
 async def _watch_certificates(provider: Provider, *, task_status: trio.TaskStatus[None]) -> None:
     services = provider.services
     await certificates.watch(
@@ -133,6 +141,8 @@ JOBS: Final[tuple[Job, ...]] = (
     Job("sync", Stage.WORK, _sync),
     Job("arrangements", Stage.WORK, _keep_arrangements),
     Job("rates", Stage.WORK, _keep_rates),
+    Job("cursors", Stage.WORK, _keep_cursors),
+    Job("reports", Stage.WORK, _look_at_reports),
     Job("certificate-watch", Stage.WORK, _watch_certificates),
     Job("sweeper", Stage.WORK, _sweep),
     Job("public-listener", Stage.LISTEN, _listen(Listener.PUBLIC.value)),

@@ -15,6 +15,7 @@ from mimids.ds.arrangements import HEADER, ArrangedPeers, Arrangements
 from mimids.ds.backoff import Backoff
 from mimids.ds.claims import Abuse, LowStock
 from mimids.ds.commands import Context
+from mimids.ds.cursors import Cursors
 from mimids.ds.delivery import Delivery
 from mimids.ds.follower import Contradiction, Following
 from mimids.ds.forwarding import Hubs
@@ -25,9 +26,11 @@ from mimids.ds.hub import Hub
 from mimids.ds.keypackages import KeyPackages, Rules
 from mimids.ds.ohttp_keys import OhttpKeys
 from mimids.ds.ports import Clock, Peers
+from mimids.ds.quotas import Budgets
 from mimids.ds.rates import KeptRates, ProviderRates, Rate, Rates, UserRates
 from mimids.ds.relay import Bounds as RelayBounds
 from mimids.ds.relay import Local, Relay
+from mimids.ds.reports import Reports
 from mimids.ds.services import Services
 from mimids.ds.states import States
 from mimids.ds.streams import Streams
@@ -108,8 +111,9 @@ def make_services(config: Config, clock: Clock, telemetry: Telemetry, store: Sto
     arrangements = Arrangements(config, store, clock, peers, wakes)
     peers = ArrangedPeers(peers, arrangements)
     user_rates, provider_rates = UserRates(limits, clock), ProviderRates(limits, clock)
-    gate = Gate(provider, store, clock, states, user_rates, arrangements)
-    hub = Hub(config, store, clock, states, wakes, rates=provider_rates)
+    budgets = Budgets(limits, clock)
+    gate = Gate(provider, store, clock, states, user_rates, budgets, arrangements)
+    hub = Hub(config, store, clock, states, wakes, rates=provider_rates, budgets=budgets)
     ohttp_keys = OhttpKeys(
         store,
         clock,
@@ -161,10 +165,12 @@ def make_services(config: Config, clock: Clock, telemetry: Telemetry, store: Sto
         ),
     )
     backoff = Backoff(config.delivery.backoff_first_seconds, config.delivery.backoff_cap_seconds)
+    reports = Reports(config, store, clock, peers, wakes, states)
     following = Following(
-        config, store, clock, peers, states, wakes, contradicted=partial(_tell_of_contradiction, telemetry)
+        config, store, clock, peers, states, wakes, contradicted=partial(_tell_of_contradiction, telemetry, reports)
     )
-    hubs = Hubs(provider, hub, following, peers, gate, arrangements, document)
+    cursors = Cursors(store, clock)
+    hubs = Hubs(provider, hub, following, peers, gate, arrangements, cursors, document)
     welcomes = Welcomes(store, clock, peers, wakes, provider=provider, backoff=backoff, workers=config.delivery.workers)
 
     async def is_known(device: Device) -> bool:
@@ -179,7 +185,9 @@ def make_services(config: Config, clock: Clock, telemetry: Telemetry, store: Sto
         wakes=wakes,
         arrangements=arrangements,
         gate=gate,
-        rates=KeptRates(store, clock, (*user_rates.all, *provider_rates.all, *relay.rates)),
+        reports=reports,
+        rates=KeptRates(store, clock, (*user_rates.all, *provider_rates.all, *budgets.all, *relay.rates)),
+        cursors=cursors,
         devices=Devices(store, provider),
         key_packages=key_packages,
         ohttp_keys=ohttp_keys,
@@ -288,7 +296,8 @@ def _tell_of_low_stock(telemetry: Telemetry, wakes: Wakes, low: LowStock) -> Non
     telemetry.log.info("low stock", version=low.version, cipher_suite=low.cipher_suite, left=low.left)
 
 
-def _tell_of_contradiction(telemetry: Telemetry, contradiction: Contradiction) -> None:
+def _tell_of_contradiction(telemetry: Telemetry, reports: Reports, contradiction: Contradiction) -> None:
+    reports.contradicted(contradiction)
     telemetry.log.warning("a hub contradicts itself", peer=contradiction.hub, rule=contradiction.rule)
 
 

@@ -6,10 +6,15 @@ what sends Welcomes.
 
 from __future__ import annotations
 
+from typing import Final
+
+from mimids.config import Group
 from mimids.store import partitions, welcomes
 from mimids.store.db import Tx
 from mimids.store.partitions import Partition
 from mimids.values import Milliseconds
+
+DAY_MILLISECONDS: Final = 86_400_000
 
 
 def terminate(tx: Tx, partition: Partition, why: str, now: Milliseconds) -> int:
@@ -28,6 +33,31 @@ def terminate(tx: Tx, partition: Partition, why: str, now: Milliseconds) -> int:
         first = next((each for each in partitions.children(tx, partition.parent) if not each.terminated), None)
         if first is not None and first.held_welcomes:
             welcomes.release_held(tx, first.id)
+    return ended
+
+
+def terminate_by_rule(tx: Tx, fork: Partition, rule: Group, now: Milliseconds) -> int:
+    """End what the operator's rule says of the branches under a partition; return how many partitions that concerns.
+
+    The branch that stays is the first whose partition carried a commit, or the first of all where none did. The others
+    end once they are older than `terminate_age_days`; with `terminate_childless_days` those that carried no commit
+    until then, beside one that did. How much is said in a branch counts for nothing: an attacker can say much.
+    """
+    branches = [each for each in partitions.children(tx, fork.id) if not each.terminated and not each.detached]
+    if len(branches) < 2:
+        return 0
+    continued = {each.id for each in branches if partitions.children(tx, each.id)}
+    stays = next((each for each in branches if each.id in continued), branches[0])
+    ended = 0
+    for each in branches:
+        age = (now - each.opened_at) / DAY_MILLISECONDS
+        if each is stays:
+            continue
+        childless = continued and each.id not in continued
+        if rule.terminate_childless_days and childless and age > rule.terminate_childless_days:
+            ended += terminate(tx, each, f"carried no commit for {rule.terminate_childless_days} days", now)
+        elif rule.terminate_age_days and age > rule.terminate_age_days:
+            ended += terminate(tx, each, f"another branch is open for {rule.terminate_age_days} days", now)
     return ended
 
 

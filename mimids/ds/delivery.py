@@ -6,6 +6,10 @@ costs a minute. One worker at most is busy with a follower, so its pushes are in
 at a time. A follower answers each epoch with the counter it wants next, and that answer is what is written: a crash
 between push and settling pushes again what the follower then ignores. A follower that does not answer is asked again
 after a back-off with jitter and a cap, its Retry-After honoured; nothing of what is due is ever given up.
+
+What retention emptied before a follower came for it is passed over: an epoch without messages says from which counter
+on there are any. A partition whose push no repetition mends (a message larger than the follower takes, a jump that it
+does not follow) is left to the operator, and the others go on; a resume takes it up again.
 """
 
 from __future__ import annotations
@@ -22,7 +26,15 @@ from mimids.ds.backoff import Backoff
 from mimids.ds.ports import Clock, Peers
 from mimids.ds.states import States
 from mimids.ds.wakes import DELIVERY, Wakes
-from mimids.errors import MimiError, NotFollowed, PeerFailed, PeerUnavailable, UnknownGroup, UnknownPartition
+from mimids.errors import (
+    MimiError,
+    NotFollowed,
+    PeerFailed,
+    PeerUnavailable,
+    TooLarge,
+    UnknownGroup,
+    UnknownPartition,
+)
 from mimids.mls.code_points import ContentType
 from mimids.mls.framing import MLSMessage
 from mimids.store import follows, groups, messages, partitions, peers, providers
@@ -38,11 +50,12 @@ from mimids.wire.messages import GroupInfoResponse, PushResponse, ResumeRequest,
 EPOCHS_IN_A_PUSH: Final = 64
 IDLE_SECONDS: Final = 60.0
 OPEN_CIRCUIT_FAILURES: Final = 5  # in a row; what metrics call an open circuit
+ONE_MESSAGE: Final = 1  # octets of a push: it holds one message at least
 
 
 @attrs.frozen
 class Push:
-    """One request to a follower, and what it is made of."""
+    """One request to a follower, and what it is made of; a page without messages is a jump to its counter."""
 
     epochs: tuple[reading.Page, ...]
     body: bytes
@@ -136,12 +149,19 @@ class Delivery:
 
     async def _serve(self, peer: PeerState) -> None:
         """Push until nothing is due to it or it does not answer."""
+        octets = self._batch_octets
         try:
             async with self._workers:
-                while (push := await self._store.read(partial(self._next_push, peer))) is not None:
+                while (push := await self._store.read(partial(self._next_push, peer, octets))) is not None:
                     try:
                         answer = await self._call(peer.domain, push)
                         peer = await self._store.write(partial(self._settle, peer, push, answer))
+                        octets = self._batch_octets
+                    except TooLarge as error:
+                        if octets == ONE_MESSAGE:
+                            why = f"{error.code}: {error}"
+                            await self._store.write(partial(_bury, peer.provider, push.epochs[0].partition.id, why))
+                        octets = ONE_MESSAGE
                     except MimiError as error:
                         await self._put_off(peer, error)
                         return
@@ -160,21 +180,21 @@ class Delivery:
             raise PeerFailed("not one counter for each epoch")
         return counters
 
-    def _next_push(self, peer: PeerState, tx: Tx) -> Push | None:
+    def _next_push(self, peer: PeerState, octets: int, tx: Tx) -> Push | None:
         """Make the next request: messages of as many partitions as are due and fit."""
         reached = messages.last_seq(tx)
         due = follows.due_partitions(tx, peer.provider, peer.cursor_seq, limit=EPOCHS_IN_A_PUSH)
         epochs: list[reading.Page] = []
         encoded: list[bytes] = []
-        room = self._batch_octets
+        room = octets
         for each in due:
             if room <= 0:
                 break
             epoch = reading.kept_page(
                 tx, partitions.partition_by_row(tx, each.partition), each.next_counter, limit_octets=room
             )
-            if not epoch.messages:
-                continue
+            if epoch.counter > each.next_counter:
+                epoch = epoch.without_messages()
             epochs.append(epoch)
             encoded.append(self._encode(tx, each, epoch))
             room -= len(encoded[-1])
@@ -202,7 +222,11 @@ class Delivery:
                 moved = True
                 continue
             wanted = Counter(min(wanted, end))
-            moved |= wanted != epoch.counter
+            if not epoch.messages and wanted < end:
+                _bury(peer.provider, epoch.partition.id, "what it wants next is no longer kept", tx)
+                moved = True
+                continue
+            moved |= wanted != epoch.counter or not epoch.messages
             whole &= wanted == end
             follows.settle(tx, peer.provider, epoch.partition.id, wanted)
             self._follow_leads(tx, peer, epoch)
@@ -229,7 +253,12 @@ class Delivery:
         asked = error.members.get("retry_after") if isinstance(error, PeerUnavailable) else None
         seconds = self._backoff.seconds(failures, asked if isinstance(asked, int | float) else None)
         at = Milliseconds(self._clock.now() + int(seconds * 1000))
-        await self._store.write(lambda tx: peers.note_failure(tx, peer.provider, failures, at))
+        now = self._clock.now()
+        await self._store.write(lambda tx: peers.note_failure(tx, peer.provider, failures, at, now))
+
+
+def _bury(provider: int, partition: int, why: str, tx: Tx) -> None:
+    follows.bury(tx, provider, partition, why)
 
 
 def _peers_with_due(tx: Tx) -> list[PeerState]:

@@ -146,7 +146,10 @@ class Following:
             for epoch in epochs:
                 expected = not unasked or epoch.masked_partition_key in self._asked
                 group = self._followed_group(tx, number, epoch.group_id, expected=expected)
-                counter = NO_LONGER_FOLLOWED if group is None else self._take_epoch(tx, hub, group, epoch, taken)
+                counter = NO_LONGER_FOLLOWED
+                if group is not None:
+                    wanted = self._beyond_room(tx, group, epoch)
+                    counter = self._take_epoch(tx, hub, group, epoch, taken) if wanted is None else wanted
                 taken.counters.append(counter)
             return taken
 
@@ -186,6 +189,24 @@ class Following:
         ours = participations.participants(tx, group.id)
         return None if ours.left and not ours.present else group
 
+    def _beyond_room(self, tx: Tx, group: Group, epoch: PushedEpoch) -> Counter | None:
+        """Return the counter wanted next where a hub has pushed enough of groups that no device of ours takes up."""
+        if participations.participants(tx, group.id).present:
+            return None
+        known = partitions.find_partition(tx, group.hub, [epoch.masked_partition_key])
+        counter = Counter(0) if known is None else known.next_counter
+        octets = sum(
+            len(each.message.encoded)
+            + (0 if each.commit is None or each.commit.group_info is None else len(each.commit.group_info.encoded))
+            for each in epoch.epoch.messages[max(0, counter - epoch.counter) :]
+        )
+        if epoch.opening is not None and (known is None or known.state is None):
+            octets += len(epoch.opening.group_info.encoded)
+        if groups.unmatched_bytes(tx, group.hub) + octets > self._config.limits.provider_unmatched_bytes:
+            return counter
+        groups.add_unmatched(tx, group.id, octets)
+        return None
+
     def _begin_group(self, tx: Tx, hub: int, group_id: GroupId) -> int:
         return groups.add_group(
             tx,
@@ -204,12 +225,18 @@ class Following:
             group, partition = self._open(tx, hub, group, partition, epoch.opening, taken)
         if epoch.counter > partition.next_counter:
             taken.gaps += 1
-            return partition.next_counter
+            if epoch.epoch.messages:
+                return partition.next_counter
+            # The hub keeps nothing that is earlier: an epoch without messages says where it goes on.
+            partitions.advance(tx, partition.id, next_counter=epoch.counter, last_seq=partition.last_seq)
+            taken.changed.add(partition.masked_key)
+            return epoch.counter
         known = partition.next_counter - epoch.counter
         if known and epoch.epoch.messages:
             taken.duplicates += min(known, len(epoch.epoch.messages))
             first = epoch.epoch.messages[0].message.encoded
-            if messages.digest_at(tx, partition.id, epoch.counter) != hashlib.sha256(first).digest():
+            digest = messages.digest_at(tx, partition.id, epoch.counter)
+            if digest is not None and digest != hashlib.sha256(first).digest():
                 taken.contradictions.append(Contradiction(hub, group.group_id, first, "sequenced-differently"))
                 return partition.next_counter
         new = epoch.epoch.messages[known:]

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from mimids.ds import reading
 from mimids.ds.arrangements import Arrangements
+from mimids.ds.cursors import Cursors
 from mimids.ds.follower import Following
 from mimids.ds.gate import Gate
 from mimids.ds.hub import Hub
@@ -62,6 +63,7 @@ class Hubs:
         peers: Peers,
         gate: Gate,
         arrangements: Arrangements,
+        cursors: Cursors,
         problem: Callable[[MimiError], bytes],
     ) -> None:
         self._provider = provider
@@ -70,6 +72,7 @@ class Hubs:
         self._peers = peers
         self._gate = gate
         self._arrangements = arrangements
+        self._cursors = cursors
         self._problem = problem
 
     async def send(self, device: Device, hub: ProviderId, request: SendRequest) -> bytes:
@@ -125,6 +128,10 @@ class Hubs:
             return await self._hub.page(device, request, limit_octets=limit_octets)
         return await self._following.page(device, hub, request, limit_octets=limit_octets)
 
+    def note(self, device: Device, hub: ProviderId, position: ReceiveRequest) -> None:
+        """Take note of what a device has: what is below the counter that it presents."""
+        self._cursors.note(device, hub, position)
+
     async def present(self, hub: ProviderId, key: PartitionKey) -> None:
         """Present a key to another hub, so that its partition is pushed here."""
         await self._following.ask(hub, key)
@@ -133,6 +140,7 @@ class Hubs:
         self, device: Device, hub: ProviderId, request: ReceiveRequest, *, wait_seconds: int | None = None
     ) -> bytes:
         """Return a ReceiveResponse without hints: a device gets the epochs whose key it presents (4.3)."""
+        self.note(device, hub, request)
         if hub == self._provider:
             return await self._hub.receive(request, device, wait_seconds=wait_seconds or 0)
         await self._gate.read(device, hub)

@@ -16,6 +16,7 @@ import attrs
 from mimids.ds.arrangements import Arrangements
 from mimids.ds.offered import Offered
 from mimids.ds.ports import Clock
+from mimids.ds.quotas import Budgets, octets_of
 from mimids.ds.rates import HubRates, UserRates
 from mimids.ds.rules import Rules, refused, terms_of
 from mimids.ds.states import States
@@ -30,7 +31,13 @@ from mimids.store.groups import Group
 from mimids.store.partitions import Partition
 from mimids.values import Device
 from mimids.wire.ids import GroupId, MaskedPartitionKey, ProviderId
-from mimids.wire.messages import CommitData, ExternalJoinRequest, ExternalProposalRequest, SendRequest
+from mimids.wire.messages import (
+    CommitData,
+    CreateGroupRequest,
+    ExternalJoinRequest,
+    ExternalProposalRequest,
+    SendRequest,
+)
 
 
 @attrs.frozen
@@ -52,6 +59,7 @@ class Gate:
         clock: Clock,
         states: States,
         rates: UserRates,
+        budgets: Budgets,
         arrangements: Arrangements,
     ) -> None:
         self._provider = provider
@@ -59,6 +67,7 @@ class Gate:
         self._clock = clock
         self._states = states
         self._rates = rates
+        self._budgets = budgets
         self._arrangements = arrangements
         self._hub_rates = HubRates(clock)
 
@@ -68,19 +77,23 @@ class Gate:
         rate = None if terms is None else terms.rate("device_sends", 1)
         allowed, refusal = self._rates.take_sends(device, len(requests))
         at_hub, hub_refusal = self._hub_rates.take_sends(hub, rate, device, allowed)
-        verdicts: list[MimiError | None] = [None for _ in range(at_hub)]
+        sizes = [octets_of(each.message, each.commit_data) for each in requests[:at_hub]]
+        let, full = self._budgets.take(device, sizes)
+        verdicts: list[MimiError | None] = [None for _ in range(let)]
+        verdicts += [full] * (at_hub - let)
         verdicts += [hub_refusal] * (allowed - at_hub) + [refusal] * (len(requests) - allowed)
         if hub == self._provider:
             return verdicts
-        asked = [_Asked(each.message, each.partition_key.masks(), each.commit_data) for each in requests[:at_hub]]
-        offered = [Offered(each.message, each.partition_key, each.commit_data) for each in requests[:at_hub]]
+        asked = [_Asked(each.message, each.partition_key.masks(), each.commit_data) for each in requests[:let]]
+        offered = [Offered(each.message, each.partition_key, each.commit_data) for each in requests[:let]]
         judged = await self._judge(device, hub, asked, offered)
-        return [*judged, *verdicts[at_hub:]]
+        return [*judged, *verdicts[let:]]
 
     async def join(self, device: Device, hub: ProviderId, request: ExternalJoinRequest) -> None:
         """Raise why an external commit may not be sent."""
         terms = self._arrangements.in_force(hub)
         self._rates.take_join(device)
+        self._take_room(device, octets_of(request.message, request.commit_data))
         self._hub_rates.take_join(hub, None if terms is None else terms.rate("device_joins", 3600), device)
         if hub != self._provider:
             await self._judge_one(device, hub, _Asked(request.message, (), request.commit_data))
@@ -90,9 +103,20 @@ class Gate:
         _, refusal = self._rates.take_sends(device, 1)
         if refusal is not None:
             raise refusal
+        self._take_room(device, octets_of(request.message, None))
         if hub != self._provider:
             masks = () if request.partition is None else (request.partition,)
             await self._judge_one(device, hub, _Asked(request.message, masks, None))
+
+    def create(self, device: Device, request: CreateGroupRequest) -> None:
+        """Count what a group's creation stores; raise `RateLimited`."""
+        parts = (request.group_info, None if request.welcome_data is None else request.welcome_data.welcome)
+        self._take_room(device, sum(len(each.encoded) for each in parts if each is not None))
+
+    def _take_room(self, device: Device, octets: int) -> None:
+        _, refusal = self._budgets.take(device, [octets])
+        if refusal is not None:
+            raise refusal
 
     def fetch(self, device: Device) -> None:
         """Count a KeyPackage request through the relay; raise `RateLimited`."""

@@ -16,6 +16,7 @@ from mimids.config import Config
 from mimids.ds import reading, welcomes
 from mimids.ds.offered import Offered
 from mimids.ds.ports import Clock
+from mimids.ds.quotas import Budgets, octets_of
 from mimids.ds.rates import ProviderRates
 from mimids.ds.rules import Rules
 from mimids.ds.sequencer import Changes, Outcome, Run, check_welcome
@@ -26,6 +27,7 @@ from mimids.errors import (
     GroupExists,
     MimiError,
     PartitionExists,
+    QuotaExceeded,
     TooMany,
     UnknownGroup,
     UnknownPartition,
@@ -63,6 +65,7 @@ class Hub:
         wakes: Wakes,
         *,
         rates: ProviderRates | None = None,
+        budgets: Budgets | None = None,
     ) -> None:
         self._config = config
         self._provider: ProviderId = config.provider
@@ -72,6 +75,7 @@ class Hub:
         self._states = states
         self._wakes = wakes
         self._rates = ProviderRates(config.limits, clock) if rates is None else rates
+        self._budgets = Budgets(config.limits, clock) if budgets is None else budgets
 
     # --- writing ------------------------------------------------------------------------------------------------
 
@@ -89,6 +93,9 @@ class Hub:
             masks = request.partition_key.masks()
             if partitions.find_partition(tx, hub, masks) is not None:
                 return PartitionExists()
+            quota = self._limits.device_groups
+            if quota and groups.count_created(tx, creator.row, at_most=quota) >= quota:
+                return QuotaExceeded("device_groups")
             group = groups.add_group(
                 tx,
                 hub=hub,
@@ -137,6 +144,9 @@ class Hub:
         let, refusal = len(requests), None
         if isinstance(sender, Follower):
             let, refusal = self._rates.take_sends(sender, len(requests))
+            sizes = [octets_of(each.message, each.commit_data) for each in requests[:let]]
+            let, full = self._budgets.take(sender, sizes)
+            refusal = full or refusal
         offered = [Offered(each.message, each.partition_key, each.commit_data) for each in requests[:let]]
         answers = await self._sequence(lambda run: [run.send(each, sender) for each in requests[:let]], offered)
         return answers if refusal is None else [*answers, *[refusal] * (len(requests) - let)]
@@ -145,6 +155,7 @@ class Hub:
         """Sequence an external commit to the fork it was made for (6.7)."""
         if isinstance(sender, Follower):
             self._rates.take_join(sender)
+            self._take_room(sender, octets_of(request.message, request.commit_data))
         return await self._from_outside(request.message, sender, lambda run, _group: run.join(request, sender))
 
     async def propose(self, request: ExternalProposalRequest, sender: Sender) -> SendResponse:
@@ -153,12 +164,18 @@ class Hub:
             _, refusal = self._rates.take_sends(sender, 1)
             if refusal is not None:
                 raise refusal
+            self._take_room(sender, octets_of(request.message, None))
 
         def offer(run: Run, group: Group) -> Outcome:
             tip = partitions.live_tip(run.tx, group.id) if request.partition is None else None
             return run.propose(request, tip, sender)
 
         return await self._from_outside(request.message, sender, offer)
+
+    def _take_room(self, sender: Sender, octets: int) -> None:
+        _, refusal = self._budgets.take(sender, [octets])
+        if refusal is not None:
+            raise refusal
 
     async def _from_outside(
         self, message: MLSMessage, sender: Sender, offer: Callable[[Run, Group], Outcome]

@@ -43,6 +43,12 @@ class Page:
         """Return it as an encoded `Epoch`."""
         return encode_epoch(self.messages)
 
+    def without_messages(self) -> Page:
+        """Return the same place, with nothing there."""
+        return attrs.evolve(
+            self, messages=(), kinds=frozenset(), complete=self.counter >= self.partition.next_counter
+        )
+
 
 def page(tx: Tx, partition: Partition, counter: Counter, *, limit_octets: int, handshakes_only: bool = False) -> Page:
     """Return messages from `counter` on, at least one where there is one; raise `MessagesExpired` for emptied ones.
@@ -53,18 +59,18 @@ def page(tx: Tx, partition: Partition, counter: Counter, *, limit_octets: int, h
     found = messages.messages_from(tx, partition.id, counter, limit_octets=limit_octets)
     while handshakes_only and found:
         passed = list(takewhile(_is_application, found))
-        counter = Counter(counter + len(passed))
+        counter = Counter(passed[-1].counter + 1) if passed else counter
         if len(passed) < len(found):
             found = list(takewhile(lambda message: not _is_application(message), found[len(passed) :]))
             break
         found = messages.messages_from(tx, partition.id, counter, limit_octets=limit_octets)
     encoded: list[bytes] = []
     for message in found:
-        if message.body is None:
-            if encoded:
-                break
-            raise MessagesExpired(next_counter=messages.first_kept(tx, partition.id, counter))
+        if message.body is None or message.counter != counter + len(encoded):
+            break
         encoded.append(encode_message(message.body, message.next_masked_key, message.group_info))
+    if not encoded and counter < partition.next_counter:
+        raise MessagesExpired(next_counter=messages.first_kept(tx, partition.id, counter))
     kinds = frozenset(message.kind for message in found[: len(encoded)])
     return Page(partition, counter, tuple(encoded), kinds, counter + len(encoded) >= partition.next_counter)
 
@@ -100,8 +106,8 @@ def hinted(
             if child.detached or not may_have(child):
                 continue
             waiting.append(child)
-            hint = page(tx, child, Counter(0), limit_octets=limit_octets) if child.next_counter else None
-            if hint is not None and hint.octets <= limit_octets:
+            hint = kept_page(tx, child, Counter(0), limit_octets=limit_octets)
+            if hint.messages and hint.counter == 0 and hint.octets <= limit_octets:
                 found.append(hint)
                 limit_octets -= hint.octets
     return found

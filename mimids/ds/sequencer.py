@@ -40,7 +40,7 @@ from mimids.store.db import Tx
 from mimids.store.groups import Group
 from mimids.store.messages import Accepted, NewMessage
 from mimids.store.partitions import Partition
-from mimids.store.welcomes import release_held
+from mimids.store.welcomes import drop_held, release_held
 from mimids.values import Device, Follower, Milliseconds, Sender
 from mimids.wire.ids import Counter, MaskedPartitionKey, PartitionKey, ProviderId
 from mimids.wire.messages import (
@@ -194,8 +194,7 @@ class Run:
 
     def _open_detached(self, group: Group, masks: Sequence[MaskedPartitionKey], sender: Sender) -> _Lane:
         provider, device = self._rows(sender)
-        limit = "provider_detached_partitions" if device is None else "device_detached_partitions"
-        self._within_quota(limit, partitions.count_detached(self.tx, provider, device))
+        self._within_detached(provider, device)
         row = partitions.add_partition(
             self.tx,
             group=group.id,
@@ -340,6 +339,10 @@ class Run:
         if octets > getattr(self._limits, limit):
             raise TooLarge(limit, octets)
 
+    def _within_detached(self, provider: int, device: int | None) -> None:
+        limit = "provider_detached_partitions" if device is None else "device_detached_partitions"
+        self._within_quota(limit, partitions.count_detached(self.tx, provider, device))
+
     def _within_quota(self, limit: str, used: int) -> None:
         allowed = getattr(self._limits, limit)
         if allowed and used >= allowed:
@@ -367,8 +370,11 @@ class Run:
         existing = partitions.find_partition(self.tx, self._hub, masks)
         if existing is None:
             provider, device = self._rows(sender)
-            limit = "provider_branches" if device is None else "device_branches"
-            self._within_quota(limit, partitions.count_idle_branches(self.tx, group.id, provider, device))
+            if lane.partition.detached:  # what it leads to is detached as well
+                self._within_detached(provider, device)
+            else:
+                limit = "provider_branches" if device is None else "device_branches"
+                self._within_quota(limit, partitions.count_idle_branches(self.tx, group.id, provider, device))
         elif (
             existing.group != group.id
             or not existing.detached
@@ -409,6 +415,7 @@ class Run:
         self._states.save(self.tx, row, opening.knowledge, opening.judged.before)
         if data.group_info is not None:
             partitions.set_group_info(self.tx, row, data.group_info.encoded)
+            self._drop_beyond_room(group, provider, device)
         first = not self._open_siblings(lane)
         lane.commits.append((Counter(lane.counter - 1), opening.masked_key))
         self._lanes.pop(row, None)
@@ -420,6 +427,20 @@ class Run:
             # RFC 9420 section 14: a Welcome goes out only once its commit is accepted.
             welcomes.queue(self.tx, data.welcome_data, row, held=not first, now=self._now)
             self._welcomes |= first
+
+    def _drop_beyond_room(self, group: Group, provider: int, device: int | None) -> None:
+        """Drop the oldest GroupInfos and held Welcomes of a sender's branches that carry nothing, if they are many.
+
+        These go first (6.12): a commit that others took up has something in its branch, or is the sender's newest.
+        """
+        room = self._limits.provider_branch_bytes if device is None else self._limits.device_branch_bytes
+        self._flush()  # or what carries messages of this run would seem to carry none
+        for row, opened_by, octets in partitions.idle_group_infos(self.tx, group.id, provider, device):
+            room -= octets
+            if room < 0 and opened_by != self._seq:
+                partitions.set_group_info(self.tx, row, None)
+                messages.drop_group_info(self.tx, opened_by)
+                drop_held(self.tx, row)
 
     def _open_siblings(self, lane: _Lane) -> bool:
         """Tell whether an earlier commit of this partition counts: one whose branch is not terminated (6.11)."""

@@ -7,6 +7,7 @@ import attrs
 from mimids.config import Config
 from mimids.ds.accounts import Devices
 from mimids.ds.arrangements import Arrangements
+from mimids.ds.cursors import Cursors
 from mimids.ds.delivery import Delivery
 from mimids.ds.follower import Following
 from mimids.ds.forwarding import Hubs
@@ -18,6 +19,7 @@ from mimids.ds.ohttp_keys import OhttpKeys
 from mimids.ds.ports import Clock, Peers
 from mimids.ds.rates import KeptRates
 from mimids.ds.relay import Relay
+from mimids.ds.reports import Reports
 from mimids.ds.streams import Streams
 from mimids.ds.wakes import Wakes
 from mimids.ds.welcomes import Welcomes
@@ -38,6 +40,8 @@ class Services:
     arrangements: Arrangements
     gate: Gate
     rates: KeptRates
+    cursors: Cursors
+    reports: Reports
     devices: Devices
     key_packages: KeyPackages
     ohttp_keys: OhttpKeys

@@ -196,6 +196,7 @@ class _Session:
             raise TooMany("presented_keys", len(self._watches) + len(new))
         for position in present.positions:
             watch = _Watch(present.hub, position.partition_key, position.counter, frame)
+            self._streams.hubs.note(self._device, present.hub, position)
             self._watches[watch.key] = watch
             for mask in watch.key.masks():
                 self._by_mask[mask] = watch

@@ -11,6 +11,7 @@ import attrs
 from mimids.config import Limits
 from mimids.ds import accounts, tokens
 from mimids.ds.contacts import base64url
+from mimids.ds.reports import Report
 from mimids.ds.services import Services
 from mimids.ds.streams import Gone
 from mimids.errors import (
@@ -49,7 +50,17 @@ from mimids.http.endpoints import (
     octets,
     of_codec,
 )
-from mimids.http.providers import JOINING, READING, SEND_BATCH, SENDING, from_base64url, partition_of, wait_seconds
+from mimids.http.providers import (
+    JOINING,
+    READING,
+    REPORT,
+    REPORT_TAKEN,
+    SEND_BATCH,
+    SENDING,
+    from_base64url,
+    partition_of,
+    wait_seconds,
+)
 from mimids.http.public import keys_answer
 from mimids.mls.framing import MLSMessage
 from mimids.store.db import Tx
@@ -107,11 +118,13 @@ async def drop_key_packages(services: Services, call: Call[None]) -> None:
 
 async def ohttp_keys(services: Services, call: Call[None]) -> Answer[bytes]:
     """Give another provider's key configurations as it gave them."""
+    services.gate.fetch(_device(call))
     return keys_answer(await services.relay.ohttp_keys(_device(call).row, _provider(call)))
 
 
 async def relay(services: Services, call: Call[bytes]) -> Answer[bytes]:
     """Pass a sealed request on; the answer is the gateway's own, its problem documents too."""
+    services.gate.fetch(_device(call))
     relayed = await services.relay.forward(_device(call).row, _provider(call), call.body)
     return Answer(
         relayed.body,
@@ -147,6 +160,7 @@ async def revoke_contact_token(services: Services, call: Call[None]) -> None:
 
 async def create_group(services: Services, call: Call[CreateGroupRequest]) -> None:
     """Make this provider the hub of a group."""
+    services.gate.create(_device(call), call.body)
     await services.hub.create_group(call.body, _device(call))
 
 
@@ -185,6 +199,11 @@ async def group_info(services: Services, call: Call[GroupInfoRequest]) -> bytes:
 async def leave(services: Services, call: Call[None]) -> None:
     """Let the device leave a group."""
     await services.hubs.leave(_device(call), _provider(call), GroupId(from_base64url(call.path["group_id"])))
+
+
+async def report(services: Services, call: Call[Report]) -> dict[str, Any]:
+    """Take a report of one of our own users."""
+    return {"id": await services.reports.take(call.body, _device(call))}
 
 
 async def welcomes(services: Services, call: Call[None]) -> tuple[InboxWelcome, ...]:
@@ -489,5 +508,17 @@ DEVICES: Final[tuple[Endpoint, ...]] = (
         "a WebSocket of Frames, one to a binary message, no compression",
         (QuotaExceeded,),
         websocket=True,
+    ),
+    _row(
+        "client-report",
+        "POST",
+        "reports",
+        report,
+        REPORT,
+        REPORT_TAKEN,
+        "say that a hub or follower breaks its terms, or point at a message",
+        (QuotaExceeded, StorageUnavailable),
+        limit="report_bytes",
+        status=HTTPStatus.ACCEPTED,
     ),
 )

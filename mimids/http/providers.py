@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from mimids.ds import contacts
 from mimids.ds.forwarding import send_results
+from mimids.ds.reports import Report
 from mimids.ds.services import Services
 from mimids.errors import (
     ArrangementOutdated,
@@ -45,6 +46,7 @@ from mimids.http.endpoints import (
     Listener,
     encoded,
     json_answer,
+    json_object,
     mimi_ds,
     of_codec,
 )
@@ -94,6 +96,13 @@ JOINING: Final = (*SENDING, PartitionAmbiguous)
 READING: Final = (UnknownGroup, BranchTerminated, ArrangementRequired, StorageUnavailable)
 
 SEND_BATCH: Final[Body[tuple[SendRequest, ...]]] = of_codec(SEND_REQUESTS, "SendRequest requests<V>")
+REPORT: Final = json_object(
+    Report.read,
+    '{"hub", "group_id": base64url or null, "accused": provider or user_id, "kind": letters, digits and hyphens,'
+    ' "note", "evidence": [base64url MLSMessage]}; hub, accused and kind are needed',
+    '{"hub":"a.example","group_id":null,"accused":"mimi://c.example/u/carol","kind":"spam","note":"","evidence":[]}',
+)
+REPORT_TAKEN: Final = json_answer('{"id"}', '{"id":7}')
 WELCOME: Final[Body[MLSMessage]] = Body(MESSAGE_MLS, MLS_MESSAGE.decode, MLS_MESSAGE.encode, "MLSMessage")
 
 
@@ -155,6 +164,11 @@ async def accept_arrangement(services: Services, call: Call[None]) -> None:
     if not (revision.isascii() and revision.isdigit() and len(revision) < REVISION_DIGITS):
         raise NotFound
     await services.arrangements.take_acceptance(_follower(call).provider, int(revision))
+
+
+async def report(services: Services, call: Call[Report]) -> dict[str, Any]:
+    """Take a report of another provider."""
+    return {"id": await services.reports.take(call.body, _follower(call))}
 
 
 async def resume(services: Services, call: Call[ResumeRequest]) -> None:
@@ -284,6 +298,7 @@ PROVIDERS: Final[tuple[Endpoint, ...]] = (
         "messages of groups that the caller hosts; answered with the counter that is wanted next of each",
         (StorageUnavailable,),
         open_without_arrangement=True,
+        limit="push_bytes",
     ),
     _row(
         "resume",
@@ -327,5 +342,19 @@ PROVIDERS: Final[tuple[Endpoint, ...]] = (
         problems=(ArrangementOutdated, StorageUnavailable),
         status=HTTPStatus.NO_CONTENT,
         open_without_arrangement=True,
+    ),
+    Endpoint(
+        "report",
+        Listener.PUBLIC,
+        "POST",
+        "/ds/v1/report",
+        Access.PROVIDER,
+        REPORT,
+        REPORT_TAKEN,
+        report,
+        "say that a hub or follower breaks its terms, or point at a message",
+        limit="report_bytes",
+        status=HTTPStatus.ACCEPTED,
+        problems=(QuotaExceeded, ArrangementRequired, StorageUnavailable),
     ),
 )

@@ -62,14 +62,15 @@ def due_partitions(tx: Tx, provider: int, cursor_seq: int, *, limit: int) -> lis
     columns = "p.id, p.group_ref, p.masked_key, f.next_counter, f.needs_opening"
     rows = tx.all(
         f"SELECT {columns} FROM follows f JOIN partitions p ON p.id = f.partition"
-        " WHERE f.provider = ? AND f.dirty = 1 AND p.detached = 0"
+        " WHERE f.provider = ? AND f.dirty = 1 AND p.detached = 0 AND f.dead_why IS NULL"
         " AND f.next_counter < p.next_counter LIMIT ?",
         (provider, limit),
     )
     rows += tx.all(
         f"SELECT {columns} FROM partitions p INDEXED BY partitions_by_last_seq"
         " CROSS JOIN follows f ON f.provider = ? AND f.partition = p.id"
-        " WHERE p.last_seq > ? AND p.detached = 0 AND f.dirty = 0 AND f.next_counter < p.next_counter"
+        " WHERE p.last_seq > ? AND p.detached = 0 AND f.dirty = 0 AND f.dead_why IS NULL"
+        " AND f.next_counter < p.next_counter"
         " ORDER BY p.last_seq LIMIT ?",
         (provider, cursor_seq, limit - len(rows)),
     )
@@ -88,10 +89,16 @@ def settle(tx: Tx, provider: int, partition: int, next_counter: Counter) -> None
 def resume(tx: Tx, provider: int, partition: int, counter: Counter) -> bool:
     """Rewind a follower to `counter`; False if it does not follow the partition. Never moves forward."""
     changed = tx.execute(
-        "UPDATE follows SET next_counter = min(next_counter, ?), dirty = 1 WHERE provider = ? AND partition = ?",
+        "UPDATE follows SET next_counter = min(next_counter, ?), dirty = 1, dead_why = NULL"
+        " WHERE provider = ? AND partition = ?",
         (counter, provider, partition),
     )
     return changed > 0
+
+
+def bury(tx: Tx, provider: int, partition: int, why: str) -> None:
+    """Push no more of a partition to a follower: no repetition would mend it. A resume takes it up again."""
+    tx.execute("UPDATE follows SET dead_why = ? WHERE provider = ? AND partition = ?", (why, provider, partition))
 
 
 def end_group(tx: Tx, provider: int, group: int) -> None:

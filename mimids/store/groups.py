@@ -72,6 +72,35 @@ def add_group(
     return group_by_row(tx, row)
 
 
+def count_created(tx: Tx, device: DeviceRow, *, at_most: int) -> int:
+    """Count the groups that a device of ours created, up to `at_most`."""
+    found = tx.one(
+        "SELECT count(*) FROM (SELECT 1 FROM groups INDEXED BY groups_of_creator WHERE creator_device = ? LIMIT ?)",
+        (device, at_most),
+    )
+    return int(found[0]) if found else 0
+
+
+def unmatched_bytes(tx: Tx, hub: int) -> int:
+    """Return how much a hub pushed of groups that none of our devices has taken up."""
+    found = tx.one(
+        "SELECT coalesce(sum(unmatched_bytes), 0) FROM groups INDEXED BY unmatched_groups"
+        " WHERE hub = ? AND unmatched_bytes > 0",
+        (hub,),
+    )
+    return int(found[0]) if found else 0
+
+
+def add_unmatched(tx: Tx, group: int, octets: int) -> None:
+    """Count what was pushed of a group before any device of ours took part."""
+    tx.execute("UPDATE groups SET unmatched_bytes = unmatched_bytes + ? WHERE id = ?", (octets, group))
+
+
+def note_matched(tx: Tx, group: int) -> None:
+    """Record that a device of ours takes part: what was pushed counts no more."""
+    tx.execute("UPDATE groups SET unmatched_bytes = 0 WHERE id = ? AND unmatched_bytes > 0", (group,))
+
+
 def learn_suite(tx: Tx, group: int, version: ProtocolVersion, cipher_suite: CipherSuite) -> None:
     """Record the suite of another hub's group, which its first GroupInfo tells."""
     tx.execute(

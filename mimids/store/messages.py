@@ -117,11 +117,16 @@ def messages_from(tx: Tx, partition: int, counter: Counter, *, limit_octets: int
         counter = Counter(found[-1].counter + 1)
 
 
+def drop_group_info(tx: Tx, seq: int) -> None:
+    """Keep a commit without its GroupInfo."""
+    tx.execute("UPDATE messages SET group_info = NULL WHERE seq = ?", (seq,))
+
+
 def first_kept(tx: Tx, partition: int, counter: Counter) -> Counter:
-    """Return the first counter from `counter` on whose message retention has not emptied."""
+    """Return the first counter from `counter` on whose message is kept; the partition's next one if there is none."""
     row = tx.one(
-        "SELECT counter FROM messages WHERE partition = ? AND counter >= ? AND body IS NOT NULL"
-        " ORDER BY counter LIMIT 1",
+        "SELECT coalesce((SELECT counter FROM messages WHERE partition = p.id AND counter >= max(p.kept_from, ?2)"
+        " AND body IS NOT NULL ORDER BY counter LIMIT 1), p.next_counter) FROM partitions p WHERE p.id = ?1",
         (partition, counter),
     )
     return counter if row is None else Counter(row[0])

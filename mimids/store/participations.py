@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import attrs
 
+from mimids.store import groups
 from mimids.store.db import Tx
 from mimids.values import DeviceRow, Milliseconds
 
@@ -23,6 +24,7 @@ def take_part(tx: Tx, group: int, device: DeviceRow, now: Milliseconds) -> None:
         " ON CONFLICT DO UPDATE SET left_at = NULL WHERE left_at IS NOT NULL",
         (group, device, now),
     )
+    groups.note_matched(tx, group)
 
 
 def takes_part(tx: Tx, group: int, device: DeviceRow) -> bool:

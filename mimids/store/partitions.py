@@ -11,6 +11,7 @@ from typing import Any
 
 import attrs
 
+from mimids.store import trees
 from mimids.store.db import Tx
 from mimids.values import Milliseconds
 from mimids.wire.ids import Counter, GroupId, MaskedPartitionKey
@@ -122,6 +123,17 @@ def children(tx: Tx, partition: int) -> list[Partition]:
     return [_partition(row) for row in rows]
 
 
+def forks_of_hub(tx: Tx, hub: int, before: Milliseconds, *, after: int, limit: int) -> list[Partition]:
+    """Return partitions under which more than one branch is open, one of them since before `before`, by row."""
+    rows = tx.all(
+        f"SELECT {_COLUMNS} FROM partitions WHERE id IN (SELECT parent FROM partitions WHERE parent > ?"
+        " AND hub = ? AND terminated_by IS NULL AND detached = 0"
+        " GROUP BY parent HAVING count(*) > 1 AND min(opened_at) < ? ORDER BY parent LIMIT ?) ORDER BY id",
+        (after, hub, before, limit),
+    )
+    return [_partition(row) for row in rows]
+
+
 def ancestors(tx: Tx, partition: Partition) -> Iterator[Partition]:
     """Yield the partition itself, its parent, and so on to the first."""
     yield partition
@@ -176,6 +188,7 @@ def set_state(tx: Tx, partition: int, state: StoredState | None) -> None:
     if state is not None:
         derived = "derived" if state.derived else "claimed"
         known = (derived, state.root_hash, state.group_context, state.confirmation_tag, state.reinitialized)
+        trees.note_root(tx, state.root_hash)
     tx.execute(
         "UPDATE partitions SET knowledge = ?, root_hash = ?, group_context = ?, confirmation_tag = ?,"
         " reinitialized = ? WHERE id = ?",
@@ -204,21 +217,35 @@ def advance(tx: Tx, partition: int, *, next_counter: Counter, last_seq: int) -> 
     tx.execute("UPDATE partitions SET next_counter = ?, last_seq = ? WHERE id = ?", (next_counter, last_seq, partition))
 
 
+_IDLE = "next_counter = 0 AND detached = 0 AND expired_at IS NULL AND terminated_by IS NULL"
+
+
 def count_idle_branches(tx: Tx, group: int, provider: int, device: int | None) -> int:
     """Count the partitions of a group that a sender's commits opened and that carry nothing yet."""
     found = tx.one(
         "SELECT count(*) FROM partitions INDEXED BY idle_branches"
-        " WHERE opener_provider = ? AND opener_device IS ? AND group_ref = ? AND next_counter = 0 AND detached = 0",
+        f" WHERE opener_provider = ? AND opener_device IS ? AND group_ref = ? AND {_IDLE}",
         (provider, device, group),
     )
     return int(found[0]) if found else 0
+
+
+def idle_group_infos(tx: Tx, group: int, provider: int, device: int | None) -> list[tuple[int, int, int]]:
+    """Return row, opening message and octets of the GroupInfos of such partitions, newest first."""
+    rows = tx.all(
+        "SELECT id, opened_by, length(group_info) FROM partitions INDEXED BY idle_branches"
+        f" WHERE opener_provider = ? AND opener_device IS ? AND group_ref = ? AND {_IDLE}"
+        " AND group_info IS NOT NULL AND opened_by IS NOT NULL ORDER BY id DESC",
+        (provider, device, group),
+    )
+    return [(row[0], row[1], row[2]) for row in rows]
 
 
 def count_detached(tx: Tx, provider: int, device: int | None) -> int:
     """Count the detached partitions that a sender opened, in all groups."""
     found = tx.one(
         "SELECT count(*) FROM partitions INDEXED BY detached_partitions"
-        " WHERE opener_provider = ? AND opener_device IS ? AND detached = 1",
+        " WHERE opener_provider = ? AND opener_device IS ? AND detached = 1 AND expired_at IS NULL",
         (provider, device),
     )
     return int(found[0]) if found else 0

@@ -37,15 +37,18 @@ def ensure_peer(tx: Tx, provider: int) -> None:
 def note_success(tx: Tx, provider: int, cursor_seq: int | None) -> None:
     """Record an answer; with `cursor_seq` everything it follows up to there has been answered for."""
     tx.execute(
-        "UPDATE peers SET failures = 0, next_attempt_at = 0, cursor_seq = max(cursor_seq, ?) WHERE provider = ?",
+        "UPDATE peers SET failures = 0, failing_since = NULL, next_attempt_at = 0, cursor_seq = max(cursor_seq, ?)"
+        " WHERE provider = ?",
         (cursor_seq or 0, provider),
     )
 
 
-def note_failure(tx: Tx, provider: int, failures: int, next_attempt_at: Milliseconds) -> None:
+def note_failure(tx: Tx, provider: int, failures: int, next_attempt_at: Milliseconds, now: Milliseconds) -> None:
     """Record that a provider did not answer, and when to try again."""
     tx.execute(
-        "UPDATE peers SET failures = ?, next_attempt_at = ? WHERE provider = ?", (failures, next_attempt_at, provider)
+        "UPDATE peers SET failures = ?, next_attempt_at = ?, failing_since = coalesce(failing_since, ?)"
+        " WHERE provider = ?",
+        (failures, next_attempt_at, now, provider),
     )
 
 

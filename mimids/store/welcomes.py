@@ -88,9 +88,70 @@ def cancel_unsent(tx: Tx, partition: int) -> None:
     tx.execute("UPDATE partitions SET held_welcomes = 0 WHERE id = ?", (partition,))
 
 
-def expire_held(tx: Tx, before: Milliseconds) -> int:
-    """Give up on Welcomes that were held since before `before`; return how many."""
-    return tx.execute("UPDATE welcomes_out SET state = 'expired' WHERE state = 'held' AND created_at < ?", (before,))
+def drop_held(tx: Tx, partition: int) -> None:
+    """Drop the Welcomes that are held for a branch, bodies too."""
+    held = tx.all("SELECT welcome FROM welcomes_out WHERE partition = ? AND state = 'held'", (partition,))
+    tx.execute("DELETE FROM welcomes_out WHERE partition = ? AND state = 'held'", (partition,))
+    tx.execute("UPDATE partitions SET held_welcomes = 0 WHERE id = ? AND held_welcomes > 0", (partition,))
+    for (welcome,) in held:
+        _drop_unreferenced(tx, welcome)
+
+
+def expire_unsent(tx: Tx, *, held_before: Milliseconds, due_before: Milliseconds) -> int:
+    """Give up on Welcomes queued before these moments: held ones, and those that nobody took; return how many."""
+    held = tx.all(
+        "SELECT DISTINCT partition FROM welcomes_out WHERE state = 'held' AND created_at < ? LIMIT 1000", (held_before,)
+    )
+    expired = tx.execute(
+        "UPDATE welcomes_out SET state = 'expired' WHERE state = 'held' AND created_at < ?", (held_before,)
+    )
+    tx.executemany(
+        "UPDATE partitions SET held_welcomes = (SELECT count(*) FROM welcomes_out w"
+        " WHERE w.partition = partitions.id AND w.state = 'held') WHERE id = ?",
+        held,
+    )
+    return expired + tx.execute(
+        "UPDATE welcomes_out SET state = 'expired' WHERE state IN ('due', 'offered') AND created_at < ?", (due_before,)
+    )
+
+
+def sweep_page(tx: Tx, before: Milliseconds, *, limit: int) -> bool:
+    """Drop what was settled or fetched, or waited in an inbox, since before `before`; whether there may be more."""
+    dropped = [
+        tx.execute(f"DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} WHERE {condition} LIMIT ?)", params)
+        for table, key, condition, params in (
+            (
+                "welcomes_out",
+                "id",
+                "created_at < ? AND state NOT IN ('held', 'due', 'offered')",
+                (before, limit),
+            ),
+            ("inbox", "id", "arrived_at < ? AND coalesce(acknowledged_at, 0) < ?", (before, before, limit)),
+            (
+                "welcomes",
+                "id",
+                "stored_at < ? AND NOT EXISTS (SELECT 1 FROM welcomes_out o WHERE o.welcome = welcomes.id)"
+                " AND NOT EXISTS (SELECT 1 FROM inbox i WHERE i.welcome = welcomes.id)",
+                (before, limit),
+            ),
+        )
+    ]
+    dropped.append(
+        tx.execute(
+            "DELETE FROM welcomes_expected WHERE (hub, ref) IN"
+            " (SELECT hub, ref FROM welcomes_expected WHERE accepted_at < ? LIMIT ?)",
+            (before, limit),
+        )
+    )
+    return limit in dropped
+
+
+def _drop_unreferenced(tx: Tx, welcome: int) -> None:
+    tx.execute(
+        "DELETE FROM welcomes WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM welcomes_out WHERE welcome = ?1)"
+        " AND NOT EXISTS (SELECT 1 FROM inbox WHERE welcome = ?1)",
+        (welcome,),
+    )
 
 
 def due_providers(tx: Tx, now: Milliseconds) -> list[int]:

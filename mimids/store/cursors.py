@@ -1,0 +1,70 @@
+"""How far each device of ours has come in the partitions whose keys it presented.
+
+A device that asks from a counter on has all that is below it: that is the only word of a device's on what it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import attrs
+
+from mimids.store.db import Tx
+from mimids.values import DeviceRow, Milliseconds
+from mimids.wire.ids import Counter, MaskedPartitionKey
+
+
+@attrs.frozen
+class Shown:
+    """A position that a device presented, not yet stored; the partition's key may be any of the masks."""
+
+    device: DeviceRow
+    hub: int
+    masks: tuple[MaskedPartitionKey, ...]
+    counter: Counter
+    seen_at: Milliseconds
+
+
+@attrs.frozen
+class DeviceCursor:
+    """A stored position."""
+
+    device: DeviceRow
+    partition: int
+    next_counter: Counter
+    seen_at: Milliseconds
+
+
+def note(tx: Tx, shown: Iterable[Shown]) -> None:
+    """Store positions; what is not known here, a partition or a device, is passed over.
+
+    The newest word counts, not the highest: a device that lost what it had asks again from the start.
+    """
+    for each in shown:
+        for mask in each.masks:
+            tx.execute(
+                "INSERT INTO device_cursors (device, partition, next_counter, seen_at)"
+                " SELECT d.id, p.id, min(?4, p.next_counter), ?5 FROM partitions p JOIN devices d ON d.id = ?3"
+                " WHERE p.hub = ?1 AND p.masked_key = ?2"
+                " ON CONFLICT DO UPDATE SET next_counter = excluded.next_counter, seen_at = excluded.seen_at",
+                (each.hub, mask, each.device, each.counter, each.seen_at),
+            )
+
+
+def cursors_of_group(tx: Tx, group: int) -> list[DeviceCursor]:
+    """Return the positions in a group's partitions, but of devices that have left it."""
+    rows = tx.all(
+        "SELECT c.device, c.partition, c.next_counter, c.seen_at FROM partitions p"
+        " JOIN device_cursors c ON c.partition = p.id WHERE p.group_ref = ?1 AND NOT EXISTS"
+        " (SELECT 1 FROM participations t WHERE t.group_ref = ?1 AND t.device = c.device AND t.left_at IS NOT NULL)",
+        (group,),
+    )
+    return [DeviceCursor(*row) for row in rows]
+
+
+def forget(tx: Tx, cursors: Iterable[DeviceCursor]) -> None:
+    """Drop positions that say nothing any more, unless they were renewed."""
+    tx.executemany(
+        "DELETE FROM device_cursors WHERE device = ? AND partition = ? AND seen_at = ?",
+        [(each.device, each.partition, each.seen_at) for each in cursors],
+    )
