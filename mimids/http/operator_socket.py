@@ -13,6 +13,7 @@ from typing import Final
 
 import trio
 
+from mimids.ds import reports
 from mimids.ds.commands import COMMANDS, Command, Context, Effect, JsonObject
 from mimids.ds.services import Services
 from mimids.ds.wakes import OUTGOING
@@ -66,6 +67,8 @@ async def _take_up(effects: tuple[Effect, ...], services: Services) -> None:
             await services.ohttp_keys.refresh()
         elif effect is Effect.POLICY:
             services.arrangements.forget()
+        elif effect is Effect.REPORTS:
+            services.wakes.ring(reports.TOPIC)
 
 
 OPERATOR_SOCKET: Final[tuple[Endpoint, ...]] = tuple(map(_endpoint, COMMANDS))

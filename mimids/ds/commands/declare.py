@@ -40,6 +40,7 @@ class Effect(Enum):
     WELCOMES = "Welcomes that are due"
     OHTTP_KEYS = "the gateway's keys"
     POLICY = "bans, mutes, terms"
+    REPORTS = "reports that are to be passed on"
 
 
 @attrs.frozen

@@ -10,8 +10,9 @@ from mimids.ds.commands.gateway import GATEWAY
 from mimids.ds.commands.groups import GROUPS
 from mimids.ds.commands.policy import POLICY
 from mimids.ds.commands.providers import PROVIDERS
+from mimids.ds.commands.reports import REPORTS
 
-COMMANDS: Final[tuple[Command, ...]] = (*ACCOUNTS, *GATEWAY, *GROUPS, *PROVIDERS, *POLICY)
+COMMANDS: Final[tuple[Command, ...]] = (*ACCOUNTS, *GATEWAY, *GROUPS, *PROVIDERS, *POLICY, *REPORTS)
 
 _BY_NAME: Final = {command.name: command for command in COMMANDS}
 

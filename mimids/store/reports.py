@@ -1,0 +1,155 @@
+"""Reports: what somebody says against a hub, a follower or a message, with evidence, and what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+
+from mimids.store.db import Tx
+from mimids.values import DeviceRow, Milliseconds
+from mimids.wire.codec import OPAQUE_V, vector
+from mimids.wire.ids import GroupId, ProviderId, UserId
+
+_EVIDENCE = vector(OPAQUE_V)
+
+
+@attrs.frozen
+class NewReport:
+    """A report that is about to be stored; `device` or `provider` is who makes it, neither is this server itself."""
+
+    digest: bytes
+    device: DeviceRow | None
+    provider: int | None
+    hub: ProviderId
+    group_id: GroupId | None
+    accused: str
+    kind: str
+    note: str
+    evidence: Sequence[bytes]
+
+
+@attrs.frozen
+class StoredReport:
+    """A report as the operator sees it; `findings` is JSON."""
+
+    id: int
+    reporter_user: UserId | None
+    reporter_provider: ProviderId | None
+    hub: ProviderId
+    group_id: GroupId | None
+    accused: str
+    kind: str
+    note: str
+    evidence: tuple[bytes, ...]
+    received_at: Milliseconds
+    replayed_at: Milliseconds | None
+    findings: str
+    passed_on_at: Milliseconds | None
+    passed_on_to: ProviderId | None
+    closed_at: Milliseconds | None
+    outcome: str | None
+
+
+def find_digest(tx: Tx, digest: bytes) -> int | None:
+    """Return the report that says the same."""
+    row = tx.one("SELECT id FROM reports WHERE digest = ?", (digest,))
+    return None if row is None else int(row[0])
+
+
+def add(tx: Tx, report: NewReport, now: Milliseconds) -> int:
+    """Store a report."""
+    return tx.insert(
+        "INSERT INTO reports (digest, device, provider, hub, group_id, accused, kind, note, evidence, received_at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            report.digest,
+            report.device,
+            report.provider,
+            report.hub,
+            report.group_id,
+            report.accused,
+            report.kind,
+            report.note,
+            _EVIDENCE.encode(tuple(report.evidence)),
+            now,
+        ),
+    )
+
+
+def count_since(tx: Tx, device: DeviceRow | None, provider: int | None, since: Milliseconds) -> int:
+    """Count the reports of one reporter since a moment; of this server itself with neither."""
+    row = tx.one(
+        "SELECT count(*) FROM reports WHERE device IS ? AND provider IS ? AND received_at > ?",
+        (device, provider, since),
+    )
+    return int(row[0]) if row else 0
+
+
+_COLUMNS = (
+    "r.id, u.user_id, o.domain, r.hub, r.group_id, r.accused, r.kind, r.note, r.evidence, r.received_at, r.replayed_at,"
+    " r.findings, r.passed_on_at, r.passed_on_to, r.closed_at, r.outcome"
+)
+_JOINED = (
+    f"SELECT {_COLUMNS} FROM reports r LEFT JOIN devices d ON d.id = r.device LEFT JOIN users u ON u.id = d.user"
+    " LEFT JOIN providers o ON o.id = r.provider"
+)
+
+
+def _report(row: tuple[Any, ...]) -> StoredReport:
+    values: list[Any] = [*row]
+    values[8] = _EVIDENCE.decode(row[8])
+    return StoredReport(*values)
+
+
+def find(tx: Tx, report: int) -> StoredReport | None:
+    """Return one report."""
+    row = tx.one(f"{_JOINED} WHERE r.id = ?", (report,))
+    return None if row is None else _report(row)
+
+
+def newest(tx: Tx, *, closed: bool, limit: int) -> list[StoredReport]:
+    """Return the newest reports, those that are closed too or not."""
+    rows = tx.all(f"{_JOINED} WHERE ? OR r.closed_at IS NULL ORDER BY r.id DESC LIMIT ?", (closed, limit))
+    return [_report(row) for row in rows]
+
+
+def next_to_replay(tx: Tx) -> StoredReport | None:
+    """Return the oldest report whose evidence was not looked at."""
+    row = tx.one(f"{_JOINED} WHERE r.replayed_at IS NULL ORDER BY r.id LIMIT 1")
+    return None if row is None else _report(row)
+
+
+def note_replayed(tx: Tx, report: int, findings: str, now: Milliseconds) -> None:
+    """Record what was found of a report's evidence."""
+    tx.execute("UPDATE reports SET findings = ?, replayed_at = ? WHERE id = ?", (findings, now, report))
+
+
+def pass_on(tx: Tx, report: int, to: ProviderId) -> None:
+    """Have a report passed on to another provider."""
+    tx.execute("UPDATE reports SET passed_on_to = ?, passed_on_at = NULL WHERE id = ?", (to, report))
+
+
+def next_to_pass_on(tx: Tx, after: int) -> StoredReport | None:
+    """Return the next report that is to be passed on and was not."""
+    row = tx.one(
+        f"{_JOINED} WHERE r.passed_on_to IS NOT NULL AND r.passed_on_at IS NULL AND r.id > ? ORDER BY r.id LIMIT 1",
+        (after,),
+    )
+    return None if row is None else _report(row)
+
+
+def note_passed_on(tx: Tx, report: int, now: Milliseconds) -> None:
+    """Record that the other provider took a report."""
+    tx.execute("UPDATE reports SET passed_on_at = ? WHERE id = ?", (now, report))
+
+
+def close(tx: Tx, report: int, outcome: str, now: Milliseconds) -> None:
+    """Close a report."""
+    tx.execute("UPDATE reports SET closed_at = ?, outcome = ? WHERE id = ?", (now, outcome, report))
+
+
+def drop_older(tx: Tx, before: Milliseconds) -> None:
+    """Drop reports that came before a moment."""
+    tx.execute("DELETE FROM reports WHERE received_at < ?", (before,))
