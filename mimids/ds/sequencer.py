@@ -34,6 +34,7 @@ from mimids.errors import (
 from mimids.mls.code_points import ContentType, SenderType
 from mimids.mls.framing import MLSMessage, PrivateMessage, PublicMessage
 from mimids.mls.knowledge import Knowledge
+from mimids.mls.proposals import Proposal, ProposalRef, SelfRemove
 from mimids.mls.welcome import Welcome
 from mimids.store import follows, groups, messages, partitions, proposals, providers
 from mimids.store.db import Tx
@@ -92,6 +93,7 @@ class Run:
         self._hub = providers.ensure_provider(tx, provider)
         self._seq = messages.last_seq(tx)
         self._pending: list[NewMessage] = []
+        self._proposals: list[tuple[int, ProposalRef, int, int]] = []  # of pending messages
         self._welcomes = False
         self._lanes: dict[int, _Lane] = {}
         self._lane_of_key: dict[PartitionKey, _Lane] = {}
@@ -311,6 +313,8 @@ class Run:
         if application and lane.cleared is sender:
             self._states.check_framing(message)
             return None, None
+        if self._proposals and _reads_proposals(message):
+            self._flush()
         judged = self._states.judge(self.tx, group, lane.partition, message)
         opening = None if data is None else self._check_commit(group, lane, judged, data, sender)
         self._rules.check(group, lane.partition, judged, None if opening is None else opening.knowledge, sender)
@@ -354,9 +358,7 @@ class Run:
                 groups.note_encrypted_handshakes(self.tx, group.id)
                 self._groups[group.group_id] = attrs.evolve(group, encrypted_handshakes=True)
         elif (proposal := judged.proposal) is not None:
-            ref, proposal_type = proposal
-            self._flush()
-            proposals.add_proposal(self.tx, lane.partition.id, ref, proposal_type=proposal_type, seq=self._seq)
+            self._proposals.append((lane.partition.id, *proposal, self._seq))
         if judged.contradicts_claim:  # one that contradicts claimed state refuses nothing (6.6)
             partitions.set_state(self.tx, lane.partition.id, None)
             lane.partition = attrs.evolve(lane.partition, state=None)
@@ -459,11 +461,21 @@ class Run:
         if not self._pending:
             return
         messages.append(self.tx, self._pending)
+        proposals.add_sequenced(self.tx, self._proposals)
+        self._proposals = []
         touched = {message.partition for message in self._pending}
         self._pending = []
         for row in touched:
             lane = self._lanes[row]
             partitions.advance(self.tx, row, next_counter=Counter(lane.counter), last_seq=lane.last_seq)
+
+
+def _reads_proposals(message: MLSMessage) -> bool:
+    """Tell whether judging a message looks at proposals that were sequenced before it."""
+    public = message.message
+    return isinstance(public, PublicMessage) and (
+        not isinstance(public.content.content, Proposal) or isinstance(public.content.content.body, SelfRemove)
+    )
 
 
 @attrs.frozen

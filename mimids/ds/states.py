@@ -50,7 +50,7 @@ from mimids.mls.leaf_node import extension_data
 from mimids.mls.list_rules import Covered
 from mimids.mls.opening import restore_group
 from mimids.mls.proposals import Commit, Proposal, ProposalRef, SelfRemove
-from mimids.mls.public_group import NO_PENDING, NO_REFUSED, PublicGroup
+from mimids.mls.public_group import NO_PENDING, NO_REFUSED, PublicGroup, Valid
 from mimids.mls.suites import Suite, suite_of
 from mimids.mls.tree_rows import NodeRow, all_nodes, changed_nodes, load
 from mimids.mls.verdict import (
@@ -70,7 +70,7 @@ from mimids.store.groups import Group
 from mimids.store.partitions import Partition, StoredState
 from mimids.store.proposals import StoredProposal
 from mimids.wire.declare import decode, encode
-from mimids.wire.ids import MLS10, GroupId, MaskedPartitionKey, ProviderId
+from mimids.wire.ids import MLS10, GroupId, MaskedPartitionKey, PartitionKey, ProviderId
 from mimids.wire.messages import CreateGroupRequest, GroupInfoResponse, RatchetTree
 
 LONG_OCTETS: Final = 16 * 1024  # a commit or GroupInfo above this is judged off the event loop (DESIGN section 7)
@@ -104,7 +104,10 @@ class Judged:
         suite = _suite_of(self.before)
         if suite is None or not isinstance(public, PublicMessage) or not isinstance(public.content.content, Proposal):
             return None
-        return public.authenticated_content().proposal_ref(suite), public.content.content.proposal_type
+        verdict = self.judgement.verdict
+        known = verdict.ref if isinstance(verdict, Valid) else None
+        ref = known or public.authenticated_content().proposal_ref(suite)
+        return ref, public.content.content.proposal_type
 
     @property
     def contradicts_claim(self) -> bool:
@@ -247,21 +250,27 @@ class States:
 
         def gather(tx: Tx) -> list[tuple[Offered, Knowledge, tuple[object, ...]]]:
             row = providers.provider_row(tx, hub) or 0
+            loaded: set[PartitionKey] = set()
             found = []
             for each in public:
+                long = _is_long_offer(each)
+                if each.partition_key in loaded and not long:
+                    continue  # the state is hot by now, and there is no more to do for it
                 group = groups.find_group(tx, row, each.message.group_id or GroupId(b""))
-                meant = [] if group is None else self._meant(tx, group, each)
-                for partition in meant:
-                    if group is not None:
-                        found.append((each, *self._knowledge_for(tx, group, partition, each.message)))
+                for partition in [] if group is None else self._meant(tx, group, each):
+                    assert group is not None  # noqa: S101  # or nothing is meant
+                    knowledge, key = self._knowledge_for(tx, group, partition, each.message)
+                    if long:
+                        found.append((each, knowledge, key))
+                if each.partition_key is not None:
+                    loaded.add(each.partition_key)
             return found
 
         for each, knowledge, key in await store.read(gather):
             group_info = None if each.commit_data is None else each.commit_data.group_info
-            if _is_long(each.message) or group_info is not None:
-                await trio.to_thread.run_sync(
-                    self._judge_ahead, each.message, knowledge, key, group_info, limiter=self._long
-                )
+            await trio.to_thread.run_sync(
+                self._judge_ahead, each.message, knowledge, key, group_info, limiter=self._long
+            )
 
     def _meant(self, tx: Tx, group: Group, offered: Offered) -> list[Partition]:
         if offered.partition_key is None:
@@ -388,6 +397,8 @@ class States:
         rows = _proposals_read(tx, partition, message)
         state = None if partition.state is None else (partition.state.derived, *_state_key(partition.state))
         key = (state, partition.epoch, group.id, digest, tuple((row.ref, row.seq, row.refusal) for row in rows))
+        if not rows:
+            return knowledge, key
         pending: dict[ProposalRef, Covered] = {}
         refusals: dict[ProposalRef, Invalid] = {}
         for row in rows:
@@ -422,6 +433,11 @@ def _state_key(stored: StoredState) -> StateKey:
 
 def _is_long(message: MLSMessage) -> bool:
     return len(message.encoded) > LONG_OCTETS
+
+
+def _is_long_offer(offered: Offered) -> bool:
+    carries_group_info = offered.commit_data is not None and offered.commit_data.group_info is not None
+    return carries_group_info or _is_long(offered.message)
 
 
 def _group_info(message: MLSMessage) -> GroupInfo:

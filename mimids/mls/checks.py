@@ -108,7 +108,8 @@ def record(group: PublicGroup, message: MLSMessage, verdict: Verdict) -> PublicG
     public = message.message
     if not isinstance(public, PublicMessage) or not isinstance(public.content.content, Proposal):
         return group
-    ref = public.authenticated_content().proposal_ref(group.suite)
+    known = verdict.ref if isinstance(verdict, Valid) else None
+    ref = known or public.authenticated_content().proposal_ref(group.suite)
     if isinstance(verdict, Valid):
         return group.with_pending(ref, Covered(public.content.content, public.content.sender, ref))
     if isinstance(verdict, Invalid) and verdict.rule is not MEMBERSHIP_TAG_LENGTH:  # the reference does not cover it

@@ -97,7 +97,8 @@ class AuthenticatedContent:
     @property
     def encoded(self) -> bytes:
         """Return the encoding, which a ProposalRef is made of."""
-        return codec(AuthenticatedContent).encode(self)
+        head = self.wire_format.to_bytes(2, "big") + self.content.encoded + _opaque(self.signature)
+        return head if self.confirmation_tag is None else head + _opaque(self.confirmation_tag)
 
     def proposal_ref(self, suite: Suite) -> ProposalRef:
         """Return the ProposalRef (RFC 9420 section 5.2)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import attrs
 
 from mimids.store.db import Tx
@@ -29,6 +31,15 @@ def add_proposal(
         " ON CONFLICT DO UPDATE SET seq = excluded.seq, refusal = NULL"
         " WHERE proposals.seq IS NULL AND excluded.seq IS NOT NULL",
         (partition, ref, seq, proposal_type, refusal),
+    )
+
+
+def add_sequenced(tx: Tx, rows: Iterable[tuple[int, bytes, int, int]]) -> None:
+    """Remember proposals that were sequenced: partition, reference, proposal type and seq of each."""
+    tx.executemany(
+        "INSERT INTO proposals (partition, ref, proposal_type, seq) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT DO UPDATE SET seq = excluded.seq, refusal = NULL WHERE proposals.seq IS NULL",
+        rows,
     )
 
 

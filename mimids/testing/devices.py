@@ -51,7 +51,7 @@ class Asking:
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         with self._lock:
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
+                self._loop = asyncio.SelectorEventLoop()
                 self._thread = threading.Thread(target=self._loop.run_forever, name="mimids.testing", daemon=True)
                 self._thread.start()
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(ASK_SECONDS)
