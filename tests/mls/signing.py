@@ -231,7 +231,7 @@ class Room:
             if index is None:
                 index = tree.leftmost_blank()
             made = self._path(tree, client, index, new, change_leaf or {})
-            tree.nodes[2 * index] = made.leaf_node
+            tree.nodes[2 * index : 2 * index + 1] = [made.leaf_node]
             clients[index] = client
             made = change_path(made)
         tag = self.suite.hash(self.tag + b"next") if tag is None else tag
@@ -273,6 +273,8 @@ class Room:
         return tree, clients, extensions, new
 
     def _path(self, tree: NaiveTree, client: Client, index: int, new: list[int], changed: dict[str, Any]) -> UpdatePath:
+        if index >= tree.leaf_count:  # who removes itself may have no place any more; nonsense, and to be refused
+            return UpdatePath(client.leaf(LeafNodeSource.COMMIT, index, self.group_id), ())
         beside = [tree.resolution(child) for _, child in tree.filtered_path(index)]
         keys = [fresh_key(self.suite) for _ in beside]
         sealed = HpkeCiphertext(bytes(self.suite.hpke_key_size), bytes(self.suite.hash_size + 16))
