@@ -1,48 +1,106 @@
 """Log lines and counters of one provider. Nothing here is global to the process: two providers in it keep apart.
 
 No line names a user, a token, a partition key or a body; a gateway's and a relay's line has no size, no time taken
-and no request id either, or two providers' logs could be put side by side.
+and no request id either, or two providers' logs could be put side by side. A line is written for every request, so it
+is made in a few steps (docs/decisions/0007).
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 import secrets
 import sys
-from collections.abc import Callable, Iterator, MutableMapping
-from typing import Any, Final, Literal, TextIO
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
 
 import attrs
-import structlog
-from prometheus_client import CollectorRegistry, Counter
-from prometheus_client.exposition import generate_latest
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from mimids.wire.ids import ProviderId
 
-Level = Literal["debug", "info", "warning", "error"]
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric
+
+Level = Literal["debug", "info", "warning", "error", "critical"]
 Format = Literal["text", "json"]
 
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-_LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+_LEVELS: Final[tuple[Level, ...]] = ("debug", "info", "warning", "error", "critical")
+_PLAIN: Final = re.compile(r"[\w.:@/+-]+")
+_JSON: Final = json.JSONEncoder(separators=(",", ":"), default=repr)
 
 
-@attrs.frozen
+class Log:
+    """One line for each event, with its fields, to one stream; a field that is None is left out.
+
+    A stream that takes nothing any more does not end the server.
+    """
+
+    def __init__(self, provider: ProviderId, *, format: Format, level: Level, to: TextIO) -> None:
+        self._provider = provider
+        self._line = _json_line if format == "json" else _text_line
+        self._enabled = frozenset(_LEVELS[_LEVELS.index(level) :])
+        self._to = to
+
+    def debug(self, event: str, **fields: object) -> None:
+        """Tell what helps to find out."""
+        self.write("debug", event, fields)
+
+    def info(self, event: str, **fields: object) -> None:
+        """Tell what went as it should."""
+        self.write("info", event, fields)
+
+    def warning(self, event: str, **fields: object) -> None:
+        """Tell what somebody may have to look at."""
+        self.write("warning", event, fields)
+
+    def error(self, event: str, exc_info: BaseException | None = None, **fields: object) -> None:
+        """Tell what went wrong, with the traceback of `exc_info`."""
+        self.write("error", event, fields, exc_info)
+
+    def critical(self, event: str, exc_info: BaseException | None = None, **fields: object) -> None:
+        """Tell what ends the process."""
+        self.write("critical", event, fields, exc_info)
+
+    def write(self, level: Level, event: str, fields: dict[str, Any], error: BaseException | None = None) -> None:
+        """Write a line, if `level` is asked for."""
+        if level not in self._enabled:
+            return
+        now = datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="milliseconds")
+        line: dict[str, object] = {
+            "timestamp": f"{now[:-6]}Z",
+            "level": level,
+            "event": event,
+            "provider": self._provider,
+        }
+        line.update((name, value) for name, value in fields.items() if value is not None)
+        if error is not None:
+            line["exception"] = "".join(traceback.format_exception(error))
+        with suppress(OSError):
+            self._to.write(self._line(line))
+            self._to.flush()
+
+
 class Telemetry:
-    """Where one provider says what it does; `registry` takes the metrics of whoever has any."""
+    """Where one provider says what it does."""
 
-    log: structlog.typing.FilteringBoundLogger
-    logger: logging.Logger  # writes to `log`; for what knows the standard library's only
-    registry: CollectorRegistry
-    requests: Counter
+    def __init__(self, log: Log) -> None:
+        self.log = log
+        self.logger = _standard_logger(log)  # for what knows the standard library's only
+        self._requests: Counter[tuple[str, str]] = Counter()
+        self._watched: list[tuple[str, Callable[[], attrs.AttrsInstance]]] = []
 
     def request(
         self, route: str, code: str, *, id_: str, peer: ProviderId | None, received: int, sent: int, milliseconds: float
     ) -> None:
         """Note a request that was answered; `code` is `ok` or the problem's."""
-        self.requests.labels(route, code).inc()
+        self._requests[route, code] += 1
         self.log.info(
             "request",
             route=route,
@@ -56,39 +114,46 @@ class Telemetry:
 
     def request_coarsely(self, route: str, code: str) -> None:
         """Note a request whose log line must not be linkable to any other line."""
-        self.requests.labels(route, code).inc()
+        self._requests[route, code] += 1
         self.log.info("request", route=route, code=code)
 
     def watch(self, prefix: str, statistics: Callable[[], attrs.AttrsInstance]) -> None:
         """Show the numbers of a `statistics()` record as `mimids_PREFIX_FIELD`, read whenever metrics are."""
-        self.registry.register(_Watched(prefix, statistics))
+        self._watched.append((prefix, statistics))
 
     def metrics(self) -> bytes:
         """Return all metrics as Prometheus text."""
-        return generate_latest(self.registry)
+        from prometheus_client import CollectorRegistry  # a tenth of a second that no start has to wait for
+        from prometheus_client.exposition import generate_latest
+        from prometheus_client.registry import Collector
+
+        class Now(Collector):
+            def collect(_) -> Iterator[Metric]:
+                return self._collect()
+
+        registry = CollectorRegistry()
+        registry.register(Now())
+        return generate_latest(registry)
+
+    def _collect(self) -> Iterator[Metric]:
+        from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
+
+        requests = CounterMetricFamily("mimids_requests", "Requests answered", labels=["route", "code"])
+        for labels, count in self._requests.items():
+            requests.add_metric(labels, count)
+        yield requests
+        for prefix, statistics in self._watched:
+            record = statistics()
+            for field in attrs.fields(type(record)):
+                name = f"mimids_{prefix}_{field.name}"
+                yield GaugeMetricFamily(name, f"{prefix}: {field.name}", value=getattr(record, field.name))
 
 
 def new_telemetry(
     provider: ProviderId, *, format: Format = "text", level: Level = "info", to: TextIO | None = None
 ) -> Telemetry:
-    """Return a provider's log, on standard error unless told otherwise, and its empty registry."""
-    lines: structlog.typing.Processor = _json if format == "json" else structlog.dev.ConsoleRenderer(colors=False)
-    log = structlog.wrap_logger(
-        structlog.PrintLogger(to or sys.stderr),
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            _without_none,
-            lines,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        context_class=dict,
-        provider=provider,
-    )
-    registry = CollectorRegistry(auto_describe=False)
-    requests = Counter("mimids_requests", "Requests answered", ["route", "code"], registry=registry)
-    return Telemetry(log, _standard_logger(log, _LEVELS[level]), registry, requests)
+    """Return a provider's log, on standard error unless told otherwise, and its counters."""
+    return Telemetry(Log(provider, format=format, level=level, to=to or sys.stderr))
 
 
 def new_request_id() -> str:
@@ -96,37 +161,32 @@ def new_request_id() -> str:
     return secrets.token_hex(8)
 
 
-class _Watched(Collector):
-    def __init__(self, prefix: str, statistics: Callable[[], attrs.AttrsInstance]) -> None:
-        self._prefix = prefix
-        self._statistics = statistics
+def _json_line(line: dict[str, object]) -> str:
+    return _JSON.encode(line) + "\n"
 
-    def collect(self) -> Iterator[Metric]:
-        record = self._statistics()
-        for field in attrs.fields(type(record)):
-            name = f"mimids_{self._prefix}_{field.name}"
-            yield GaugeMetricFamily(name, f"{self._prefix}: {field.name}", value=getattr(record, field.name))
+
+def _text_line(line: dict[str, object]) -> str:
+    timestamp, level, event, exception = (line.pop(name, "") for name in ("timestamp", "level", "event", "exception"))
+    fields = "".join(f" {name}={_text(value)}" for name, value in line.items())
+    return f"{timestamp} {level:<8} {event}{fields}\n{exception}"
+
+
+def _text(value: object) -> str:
+    text = str(value)
+    return text if _PLAIN.fullmatch(text) else _JSON.encode(text)  # no value can begin a line of its own
 
 
 class _Forward(logging.Handler):
-    def __init__(self, log: structlog.typing.FilteringBoundLogger) -> None:
+    def __init__(self, log: Log) -> None:
         super().__init__()
         self._log = log
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._log.log(record.levelno, record.getMessage(), exc_info=record.exc_info)
+        level = _LEVELS[min(max(record.levelno // 10 - 1, 0), len(_LEVELS) - 1)]
+        self._log.write(level, record.getMessage(), {}, record.exc_info[1] if record.exc_info else None)
 
 
-def _standard_logger(log: structlog.typing.FilteringBoundLogger, level: int) -> logging.Logger:
-    logger = logging.Logger("mimids", level)  # made, not got: it is in no tree of loggers
+def _standard_logger(log: Log) -> logging.Logger:
+    logger = logging.Logger("mimids")  # made, not got: it is in no tree of loggers
     logger.addHandler(_Forward(log))
     return logger
-
-
-def _without_none(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    return {name: value for name, value in event.items() if value is not None}
-
-
-def _json(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
-    first = {name: event.pop(name) for name in ("timestamp", "level", "event")}
-    return json.dumps(first | dict(event), default=repr, separators=(",", ":"))

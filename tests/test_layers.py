@@ -55,7 +55,6 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "hypercorn": ("http",),
     "httpcore": ("http.peer",),
     "httpx": ("client",),
-    "structlog": ("telemetry",),
     "prometheus_client": ("telemetry",),
     "click": ("cli",),
 }

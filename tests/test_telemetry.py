@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import io
+import json
+import logging
+
+import attrs
+import pytest
+
+from mimids.telemetry import Format, Level, Telemetry, new_telemetry
+from mimids.wire.ids import ProviderId
+
+A = ProviderId("a.example")
+
+
+class Deaf(io.StringIO):
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
+
+
+def telemetry(format: Format = "json", level: Level = "info") -> tuple[Telemetry, io.StringIO]:
+    to = io.StringIO()
+    return new_telemetry(A, format=format, level=level, to=to), to
+
+
+def test_a_json_line_is_one_object_with_its_fields_in_order() -> None:
+    made, to = telemetry()
+    made.log.info("low stock", left=3, peer=None, note="a\nb")
+    (line,) = to.getvalue().splitlines()
+    fields = json.loads(line)
+    assert list(fields) == ["timestamp", "level", "event", "provider", "left", "note"]
+    assert fields["timestamp"].endswith("Z")
+    assert (fields["event"], fields["left"], fields["note"]) == ("low stock", 3, "a\nb")
+
+
+def test_a_text_line_is_for_people_and_no_value_begins_another() -> None:
+    made, to = telemetry("text")
+    made.log.warning("a hub contradicts itself", peer="b.example", rule="x y\n2030-01-01 critical fake")
+    (line,) = to.getvalue().splitlines()
+    assert line.endswith(
+        r'warning  a hub contradicts itself provider=a.example peer=b.example rule="x y\n2030-01-01 critical fake"'
+    )
+
+
+@pytest.mark.parametrize("format", ["json", "text"])
+def test_an_error_comes_with_its_traceback(format: Format) -> None:
+    made, to = telemetry(format)
+    try:
+        raise RuntimeError("sabotaged")
+    except RuntimeError as error:
+        made.log.error("a handler failed", exc_info=error)
+    assert "Traceback" in to.getvalue()
+    assert "RuntimeError: sabotaged" in to.getvalue()
+
+
+@pytest.mark.parametrize(("level", "heard"), [("debug", 5), ("info", 4), ("warning", 3), ("error", 2), ("critical", 1)])
+def test_what_is_below_the_level_is_not_written(level: Level, heard: int) -> None:
+    made, to = telemetry(level=level)
+    for say in (made.log.debug, made.log.info, made.log.warning, made.log.error, made.log.critical):
+        say("something")
+    assert len(to.getvalue().splitlines()) == heard
+
+
+def test_the_standard_librarys_logger_writes_here_and_nowhere_else(caplog: pytest.LogCaptureFixture) -> None:
+    made, to = telemetry()
+    made.logger.error("%s failed", "it", exc_info=ValueError("why"))
+    made.logger.debug("not heard")
+    made.logger.critical("the end")
+    first, second = map(json.loads, to.getvalue().splitlines())
+    assert (first["level"], first["event"]) == ("error", "it failed")
+    assert "ValueError: why" in first["exception"]
+    assert second["level"] == "critical"
+    assert not caplog.records
+    assert made.logger is not logging.getLogger("mimids")
+
+
+def test_a_stream_that_is_gone_ends_nothing() -> None:
+    new_telemetry(A, to=Deaf()).log.info("hello")
+
+
+@attrs.frozen
+class Queue:
+    waiting: int
+    writable: bool
+
+
+def test_metrics_are_read_from_the_records_of_whatever_queues() -> None:
+    made, _ = telemetry()
+    made.watch("store", lambda: Queue(3, True))
+    made.request_coarsely("relay", "ok")
+    made.request_coarsely("relay", "ok")
+    text = made.metrics().decode()
+    assert 'mimids_requests_total{code="ok",route="relay"} 2.0' in text
+    assert "mimids_store_waiting 3.0" in text
+    assert "mimids_store_writable 1.0" in text
+    assert made.metrics() == text.encode()
