@@ -288,20 +288,6 @@ RULES: Final[tuple[MessageRule | SenderRule | ReaderRule, ...]] = (
         check=_joins_whom_the_hub_bans,
     ),
     SenderRule(
-        name="muted-sender",
-        section=_CAPABILITIES,
-        text="the sender's role is without canSendMessage",
-        needs=("the sender, one of our own", _HERE),
-        check=_mutes_in_the_group,
-    ),
-    SenderRule(
-        name="hub-muted-sender",
-        section=_DS,
-        text="the hub muted the sender in this group",
-        needs=("the sender, one of our own", "the hub's mutes"),
-        check=_mutes_at_the_hub,
-    ),
-    SenderRule(
         name="banned-sender",
         section=_ROLES,
         text="the sender is banned in this fork, and may only leave",
@@ -315,6 +301,20 @@ RULES: Final[tuple[MessageRule | SenderRule | ReaderRule, ...]] = (
         text="the hub banned the sender, who may only leave",
         needs=("the sender, one of our own", _TERMS),
         check=_bans_at_the_hub,
+    ),
+    SenderRule(
+        name="muted-sender",
+        section=_CAPABILITIES,
+        text="the sender's role is without canSendMessage",
+        needs=("the sender, one of our own", _HERE),
+        check=_mutes_in_the_group,
+    ),
+    SenderRule(
+        name="hub-muted-sender",
+        section=_DS,
+        text="the hub muted the sender in this group",
+        needs=("the sender, one of our own", "the hub's mutes"),
+        check=_mutes_at_the_hub,
     ),
     ReaderRule(
         name="banned-reader",

@@ -274,7 +274,7 @@ def test_of_a_banned_user_of_ours_only_leaving_passes(known: Known, certain: boo
         assert fired(case(known(here), message), device(BOB)) == []
         assert fired(case(known(here), message, Terms(banned=frozenset({BOB}))), device(BOB)) == []
     mutes = ["muted-sender"] if certain else []
-    assert fired(case(known(here), sealed(here)), device(BOB)) == mutes + no
+    assert fired(case(known(here), sealed(here)), device(BOB)) == no + mutes
     assert fired(case(known(here), sealed(here)), FOLLOWER) == []
 
 

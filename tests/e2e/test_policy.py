@@ -1,0 +1,86 @@
+"""Recorded room policy through real processes: every verdict in its own fork, hub and follower each doing their part."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+
+from mimids.client import Problem
+from mimids.mls.code_points import ContentType, WireFormat
+from mimids.mls.framing import MLSMessage, PrivateMessage
+from mimids.testing import Session
+from mimids.wire.ids import MLS10, GroupId, PartitionKey
+from mimids.wire.messages import SendRequest
+from tests.ds.recordings import Recorded, expected
+from tests.e2e.stage import HUB, NAMES, Stage, staged
+from tests.e2e.test_conversations import LOCAL_ONLY, Sequenced, catch_up, play, upload_and_fetch
+
+pytestmark = pytest.mark.slow
+
+
+def refused_by_policy(recorded: Recorded) -> bool:
+    return recorded.line.get("expect") in ("reject_policy", LOCAL_ONLY)
+
+
+async def knowledge_at(stage: Stage, provider: str) -> set[str]:
+    rows = stage.federation[provider].read("SELECT DISTINCT knowledge FROM partitions WHERE next_counter > 0")
+    return {row[0] for row in rows}
+
+
+async def verdict(stage: Stage, recorded: Recorded) -> tuple[str, Any]:
+    try:
+        return "accept", (await stage.offer(recorded)).counter
+    except Problem as problem:
+        return problem.code, problem.members.get("rule")
+
+
+async def test_each_line_gets_its_verdict_in_its_fork_also_after_a_restart(mimids_session: Session) -> None:
+    async with staged("policy", mimids_session) as stage:
+        await upload_and_fetch(stage)
+        sequenced = await play(stage)  # which compares with what is expected
+        for follower in NAMES[1:]:
+            await catch_up(stage, follower, sequenced)
+            # They came in by Welcomes: what they know began with the `opening` of a push.
+            assert await knowledge_at(stage, follower) == {"claimed"}
+        assert await knowledge_at(stage, HUB) == {"derived"}
+        refused = [recorded for recorded in stage.recording.messages() if refused_by_policy(recorded)]
+        assert len(refused) == 15
+        before = [await verdict(stage, recorded) for recorded in refused]
+        rules = {rule for _, rule in before}
+        assert rules == {"banned-user-added", "banned-user-joins", "muted-sender"}
+        for provider in stage.federation:
+            await trio.to_thread.run_sync(provider.restart)
+        assert [await verdict(stage, recorded) for recorded in refused] == before
+        for recorded in stage.recording.messages():
+            if expected(recorded.line) == "accept" and not refused_by_policy(recorded):
+                position = sequenced[recorded.key].index(recorded.request.message.encoded)
+                assert await verdict(stage, recorded) == ("accept", position), recorded.name
+        await a_banned_member_may_only_leave(stage, sequenced)
+
+
+async def a_banned_member_may_only_leave(stage: Stage, sequenced: Sequenced) -> None:
+    """Branch C bans Dave in its epoch 9, before it removes him; its sibling D does not."""
+    dave = stage.devices["dave"]
+    lines = {line["name"]: line for line in stage.recording.lines}
+    banned_in = PartitionKey.from_hex(lines["C_alice_adds_dave_d2"]["partition_key"])
+    member_in = PartitionKey.from_hex(lines["dave_on_D_number_40"]["partition_key"])
+    group_id = GroupId(bytes.fromhex(lines["create"]["group_id"]))
+
+    def sealed(kind: ContentType) -> MLSMessage:
+        message = PrivateMessage(group_id, 9, kind, b"", bytes(28), bytes(100))
+        return MLSMessage(MLS10, WireFormat.PRIVATE_MESSAGE, message)
+
+    with pytest.raises(Problem) as refused:
+        await dave.send(HUB, SendRequest(sealed(ContentType.APPLICATION), banned_in, None))
+    assert (refused.value.code, refused.value.members["rule"]) == ("policy", "banned-sender")
+    await dave.send(HUB, SendRequest(sealed(ContentType.APPLICATION), member_in, None))
+    await dave.send(HUB, SendRequest(sealed(ContentType.PROPOSAL), banned_in, None))  # it could be his leaving
+
+    got = [each.message.content_type async for each in dave.receive_all(HUB, banned_in)]
+    assert got
+    assert ContentType.APPLICATION not in got
+    others = [each.message.content_type for each in await stage.alice.receive(HUB, banned_in)]
+    assert ContentType.APPLICATION in others
+    assert len(await dave.receive(HUB, member_in)) == len(sequenced[member_in]) + 1
