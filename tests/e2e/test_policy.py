@@ -1,4 +1,4 @@
-"""Recorded room policy through real processes: every verdict in its own fork, hub and follower each doing their part."""
+"""Recorded room policy through real processes: each verdict in its own fork, hub and follower doing their parts."""
 
 from __future__ import annotations
 
