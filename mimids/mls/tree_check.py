@@ -7,18 +7,18 @@ from itertools import pairwise
 
 from mimids.mls.parameters import Parameters, check_members
 from mimids.mls.proposal_rules import check_leaf
-from mimids.mls.suites import Suite
-from mimids.mls.tree import (
+from mimids.mls.subtree import (
     Blank,
     Leaf,
     Parent,
-    RatchetTree,
     Subtree,
     children,
     parent_hash,
     parent_tree_hash,
     without_unmerged,
 )
+from mimids.mls.suites import Suite
+from mimids.mls.tree import RatchetTree
 from mimids.mls.verdict import (
     ENCRYPTION_KEY_UNIQUE,
     PATH_KEY,

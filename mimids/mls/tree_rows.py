@@ -12,8 +12,9 @@ from typing import Final
 import attrs
 
 from mimids.mls.leaf_node import LeafNode, ParentNode
+from mimids.mls.subtree import Blank, Leaf, Parent, Subtree, join, parent_octets
 from mimids.mls.suites import Suite
-from mimids.mls.tree import Blank, Leaf, Parent, RatchetTree, Subtree, join, parent_octets
+from mimids.mls.tree import RatchetTree
 from mimids.wire.declare import decode
 
 _MAX_HEIGHT: Final = 32  # leaf indices are uint32

@@ -9,8 +9,9 @@ from mimids.mls.code_points import LeafNodeSource
 from mimids.mls.leaf_node import HpkePublicKey, LeafNode
 from mimids.mls.parameters import parameters_of
 from mimids.mls.proposals import Add, Proposal, Remove, Update
+from mimids.mls.subtree import Blank, Parent, resolution
 from mimids.mls.suites import SUITES, suite_of
-from mimids.mls.tree import Blank, Parent, RatchetTree, resolution
+from mimids.mls.tree import RatchetTree
 from mimids.mls.tree_check import check_tree
 from mimids.mls.tree_rows import NodeRow, all_nodes, changed_nodes, load
 from mimids.mls.verdict import RuleError
