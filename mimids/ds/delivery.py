@@ -14,6 +14,7 @@ does not follow) is left to the operator, and the others go on; a resume takes i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Final
@@ -40,6 +41,7 @@ from mimids.mls.framing import MLSMessage
 from mimids.store import follows, groups, messages, partitions, peers, providers
 from mimids.store.db import Store, Tx
 from mimids.store.follows import Due
+from mimids.store.partitions import Partition
 from mimids.store.peers import PeerState
 from mimids.values import Follower, Milliseconds
 from mimids.wire.codec import OPAQUE_V
@@ -49,6 +51,8 @@ from mimids.wire.messages import GroupInfoResponse, PushResponse, ResumeRequest,
 
 EPOCHS_IN_A_PUSH: Final = 64
 IDLE_SECONDS: Final = 60.0
+SPACING_SECONDS: Final = 0.02  # between the end of one run of pushes to a follower and the next
+KEPT_PAGES: Final = 16  # read for one follower, of use to the next; at most `batch_octets` each
 OPEN_CIRCUIT_FAILURES: Final = 5  # in a row; what metrics call an open circuit
 ONE_MESSAGE: Final = 1  # octets of a push: it holds one message at least
 
@@ -98,6 +102,8 @@ class Delivery:
         self._workers = trio.CapacityLimiter(workers)
         self._batch_octets = batch_octets
         self._busy: set[int] = set()
+        self._pushed_at: dict[int, float] = {}  # in trio's time, by provider
+        self._pages: dict[tuple[int, int, int], reading.Page] = {}
         self._requests = self._messages = self._failures = 0
 
     def statistics(self) -> DeliveryStatistics:
@@ -151,12 +157,16 @@ class Delivery:
         """Push until nothing is due to it or it does not answer."""
         octets = self._batch_octets
         try:
+            # Whoever was pushed to a moment ago gets what comes within the next moment in one request.
+            await trio.sleep_until(self._pushed_at.get(peer.provider, -math.inf) + SPACING_SECONDS)
             async with self._workers:
                 while (push := await self._store.read(partial(self._next_push, peer, octets))) is not None:
                     try:
                         answer = await self._call(peer.domain, push)
                         peer = await self._store.write(partial(self._settle, peer, push, answer))
                         octets = self._batch_octets
+                        if push.settles_up_to is not None:
+                            return  # all that was due; what came meanwhile goes in the next run
                     except TooLarge as error:
                         if octets == ONE_MESSAGE:
                             why = f"{error.code}: {error}"
@@ -166,6 +176,7 @@ class Delivery:
                         await self._put_off(peer, error)
                         return
         finally:
+            self._pushed_at[peer.provider] = trio.current_time()
             self._busy.discard(peer.provider)
             self._wakes.ring(DELIVERY)
 
@@ -190,9 +201,7 @@ class Delivery:
         for each in due:
             if room <= 0:
                 break
-            epoch = reading.kept_page(
-                tx, partitions.partition_by_row(tx, each.partition), each.next_counter, limit_octets=room
-            )
+            epoch = self._page(tx, partitions.partition_by_row(tx, each.partition), each.next_counter, room)
             if epoch.counter > each.next_counter:
                 epoch = epoch.without_messages()
             epochs.append(epoch)
@@ -202,6 +211,18 @@ class Delivery:
             return None
         whole = len(due) < EPOCHS_IN_A_PUSH and len(epochs) == len(due) and all(epoch.complete for epoch in epochs)
         return Push(tuple(epochs), OPAQUE_V.encode(b"".join(encoded)), reached if whole else None)
+
+    def _page(self, tx: Tx, partition: Partition, counter: Counter, room: int) -> reading.Page:
+        """Return messages to push; the same for all followers that have come as far, so the last few are kept."""
+        key = (partition.id, counter, partition.next_counter)
+        found = self._pages.get(key)
+        if found is None or found.octets > room:
+            found = reading.kept_page(tx, partition, counter, limit_octets=room)
+            if found.complete:
+                self._pages[key] = found
+                while len(self._pages) > KEPT_PAGES:
+                    self._pages.pop(next(iter(self._pages)), None)
+        return found
 
     def _encode(self, tx: Tx, due: Due, epoch: reading.Page) -> bytes:
         group = groups.group_by_row(tx, due.group)
