@@ -23,6 +23,7 @@ from mimids.errors import (
     OhttpUndecipherable,
     PeerFailed,
     PeerUnavailable,
+    PolicyRefused,
     ProviderNotAllowed,
     QuotaExceeded,
     RateLimited,
@@ -434,7 +435,7 @@ DEVICES: Final[tuple[Endpoint, ...]] = (
         mimi_ds(ReceiveRequest),
         encoded("ReceiveResponse"),
         "as `receive`, at that hub; no hints",
-        (UnknownPartition, StorageUnavailable, *_AWAY),
+        (UnknownPartition, PolicyRefused, StorageUnavailable, *_AWAY),
     ),
     _row(
         "hub-join",
@@ -464,7 +465,7 @@ DEVICES: Final[tuple[Endpoint, ...]] = (
         mimi_ds(GroupInfoRequest),
         encoded("GroupInfoResponse; with ?bundle GroupInfoBundle"),
         "as `group-info`, at that hub",
-        (*READING, *_AWAY),
+        (*READING, PolicyRefused, *_AWAY),
         query=("bundle", "partition"),
     ),
     _row(

@@ -285,7 +285,7 @@ PROVIDERS: Final[tuple[Endpoint, ...]] = (
         WELCOME,
         None,
         "a Welcome for our devices",
-        (WelcomeNotExpected, StorageUnavailable),
+        (WelcomeNotExpected, ArrangementRequired, StorageUnavailable),
         status=HTTPStatus.NO_CONTENT,
         limit="welcome_bytes",
     ),
