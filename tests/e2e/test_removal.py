@@ -1,0 +1,172 @@
+"""A provider whose last user was removed gets the removing commit, and nothing after it, whatever it tries."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import attrs
+import httpx
+import pytest
+import trio
+
+from mimids.client import Device, Problem
+from mimids.mls.code_points import WireFormat
+from mimids.mls.framing import MLSMessage
+from mimids.mls.proposals import Add, Remove
+from mimids.testing import Federation, PretendGroup, Provider, Session, open_federation
+from mimids.wire.declare import decode, encode
+from mimids.wire.ids import MLS10, Counter, MaskedPartitionKey, PartitionKey, ProviderId
+from mimids.wire.messages import (
+    CommitData,
+    CreateGroupRequest,
+    ReceiveRequest,
+    ReceiveResponse,
+    ResumeRequest,
+    SendRequest,
+)
+from tests.e2e.stage import HUB, NAMES, SUITE, eventually
+from tests.mls.signing import GROUP, Client, Room, by_value
+
+MASK = 32
+KEYS = [PartitionKey(bytes([number]) * 16) for number in range(1, 5)]  # of four epochs
+
+
+@attrs.define
+class Played:
+    """A group of Alice, Bob and Carol, one at each provider, in which Carol is removed and talk goes on."""
+
+    federation: Federation
+    alice: Device
+    bob: Device
+    carol: Device
+    removing: bytes = b""
+    later: list[bytes] = attrs.field(factory=list)  # all that was sent in later epochs
+
+    async def say(self, key: PartitionKey, epoch: int, content: bytes) -> bytes:
+        """Let Alice send an application message, which nobody but members can look into."""
+        group = PretendGroup(HUB, GROUP, epoch, key)
+        request = group.message(content)
+        await self.alice.send(HUB, request)
+        return request.message.encoded
+
+    async def commit(self, key: PartitionKey, following: PartitionKey, message: MLSMessage) -> bytes:
+        made = decode(MLSMessage, encode(message))
+        await self.alice.send(HUB, SendRequest(made, key, CommitData(following, None, None)))
+        return made.encoded
+
+
+@asynccontextmanager
+async def played(session: Session) -> AsyncIterator[Played]:
+    async with open_federation(*NAMES, session=session) as federation:
+        a, b, c = federation
+        async with (
+            a.add_device("alice").client() as alice,
+            b.add_device("bob").client() as bob,
+            c.add_device("carol").client() as carol,
+        ):
+            play = Played(federation, alice, bob, carol)
+            clients = [Client.of(seed, name) for seed, name in enumerate(("alice@a.example", "bob@b.example"), start=1)]
+            third = Client.of(3, "carol@c.example")
+            room = Room.create(clients[0])
+            info = decode(MLSMessage, encode(MLSMessage(MLS10, WireFormat.GROUP_INFO, room.info())))
+            await alice.create_group(CreateGroupRequest(GROUP, MLS10, SUITE, KEYS[0], info, None, None))
+            adds = [by_value(Add(each.key_package())) for each in (clients[1], third)]
+            message, room = room.commit(0, *adds)
+            await play.commit(KEYS[0], KEYS[1], message)
+            for device in (bob, carol):  # the keys that their Welcomes give them
+                assert await device.receive(HUB, KEYS[1]) == ()
+            await play.say(KEYS[1], 1, b"to all three")
+            index = next(leaf for leaf, client in room.clients.items() if client == third)
+            message, room = room.commit(0, by_value(Remove(index)))
+            play.removing = await play.commit(KEYS[1], KEYS[2], message)
+            play.later.append(await play.say(KEYS[2], 2, b"without Carol"))
+            message, room = room.commit(0)
+            play.later.append(await play.commit(KEYS[2], KEYS[3], message))
+            play.later.append(await play.say(KEYS[3], 3, b"still without Carol"))
+            yield play
+
+
+async def has(provider: Provider, key: PartitionKey, number: int) -> None:
+    """Wait until a provider holds so many messages of a partition."""
+
+    async def look() -> bool:
+        return len(provider.stored(key)) == number
+
+    await eventually(look)
+
+
+@asynccontextmanager
+async def calling(provider: Provider, hub: Provider) -> AsyncIterator[httpx.AsyncClient]:
+    """Call the hub as a provider does, with its certificate, whatever its server would say to that."""
+    trust = ssl.create_default_context(cafile=provider.ca_file)
+    trust.load_cert_chain(provider.config.tls.certificate, provider.config.tls.private_key)
+    headers = {"From": f"mimi@{provider.name}", "Content-Type": "application/mimi-ds"}
+    async with httpx.AsyncClient(verify=trust, base_url=f"{hub.public_url}/ds/v1/", headers=headers) as http:
+        yield http
+
+
+async def hinted(http: httpx.AsyncClient, key: PartitionKey) -> dict[MaskedPartitionKey, list[bytes]]:
+    """Return what the hub gives for a key, by partition."""
+    answer = await http.post("receive", content=encode(ReceiveRequest(key, Counter(0))))
+    assert answer.status_code == 200, answer.text
+    response = decode(ReceiveResponse, answer.content)
+    epochs = {hint.masked_partition_key: hint.epoch for hint in response.hints}
+    epochs[key.mask(MASK)] = response.epoch
+    return {name: [message.message.encoded for message in epoch.messages] for name, epoch in epochs.items()}
+
+
+async def resume(http: httpx.AsyncClient, key: PartitionKey) -> int:
+    answer = await http.post("resume", content=encode(ResumeRequest(GROUP, key.mask(MASK), Counter(0))))
+    return answer.status_code
+
+
+async def test_after_the_removing_commit_nothing_comes_by_push_hint_or_resume(mimids_session: Session) -> None:
+    async with played(mimids_session) as play:
+        a, b, c = play.federation
+        await has(b, KEYS[3], 1)  # who stays is led on from epoch to epoch
+        await has(c, KEYS[1], 2)
+        assert c.stored(KEYS[1])[-1] == play.removing
+        async with calling(b, a) as as_b, calling(c, a) as as_c:
+            assert KEYS[2].mask(MASK) in await hinted(as_b, KEYS[1])
+            assert set(await hinted(as_c, KEYS[1])) == {KEYS[1].mask(MASK)}
+            for key in KEYS[2:]:
+                assert await resume(as_b, key) == 204
+                assert await resume(as_c, key) == 403
+            assert await resume(as_c, KEYS[1]) == 204  # what it has already it may have again
+        for provider in (c, a):  # which ask each other anew when they start
+            await trio.to_thread.run_sync(provider.restart)
+        await play.say(KEYS[1], 1, b"late, in the epoch that ended")
+        await has(c, KEYS[1], 3)
+        assert holds_nothing_later(c, play)
+        assert not holds_nothing_later(b, play)
+
+
+def holds_nothing_later(provider: Provider, play: Played) -> bool:
+    return not any(message in octets for octets in provider.files().values() for message in play.later)
+
+
+async def test_a_removed_member_who_knows_the_group_gets_nothing_and_reaches_nobody(mimids_session: Session) -> None:
+    async with played(mimids_session) as play:
+        a, b, c = play.federation
+        own = PartitionKey(b"a key of Carol's")
+        with pytest.raises(Problem, match="unknown-partition"):
+            await play.carol.receive(HUB, own)
+        with pytest.raises(Problem, match="unknown-group"):
+            await play.carol.group_info(HUB, GROUP)
+        request = PretendGroup(HUB, GROUP, 3, own).message(b"do you hear me")
+        answer = await play.carol.send(HUB, request)
+        assert answer.detached == 1
+        with pytest.raises(Problem, match="unknown-partition"):
+            await play.carol.receive(ProviderId(b.name), own)
+        await play.say(KEYS[3], 3, b"we do not")
+        await has(b, KEYS[3], 2)
+        assert b.stored(own) == []
+        for device in (play.alice, play.bob):
+            for key in KEYS[1:]:
+                got = await device.receive(HUB, key)
+                assert request.message.encoded not in [message.message.encoded for message in got]
+        async with calling(b, a) as as_b:
+            assert own.mask(MASK) not in await hinted(as_b, KEYS[1])
+        assert holds_nothing_later(c, play)
