@@ -87,7 +87,7 @@ def json_object(read: Callable[[dict[str, Any]], T], schema: str, example: str) 
             raise ValueError("not an object")
         try:
             return read(value)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:  # all that another type than the wanted one raises
             raise ValueError("a member is missing or of another type") from error
 
     return Body(JSON, decode, _write_json, schema, example)
