@@ -255,7 +255,7 @@ async def test_a_follower_that_follows_no_jump_is_left_to_the_operator_and_gets_
         await a.services.hub.create_group(fresh.creation(), alice)
         await a.services.hub.receive(ReceiveRequest(fresh.key, Counter(0)), carol)
         await a.services.hub.send(fresh.send("0"), alice)
-        due = "SELECT 1 FROM follows f JOIN partitions p ON p.id = f.partition WHERE masked_key = ? AND f.next_counter > 0"
+        due = "SELECT 1 FROM follows f, partitions p WHERE p.id = f.partition AND masked_key = ? AND f.next_counter > 0"
         await until(lambda: rows(a, due, fresh.key.mask(32)))
         assert taken[fresh.group_id] == 1
 

@@ -16,7 +16,7 @@ from mimids.store.migrate import shipped
 from mimids.store.partitions import StoredState
 from mimids.store.trees import NodeColumns
 
-WIDTH = 8
+WIDTH = 4
 Tree = tuple[int, ...]  # what stands in each leaf
 
 
@@ -54,21 +54,23 @@ class Sweeping(RuleBasedStateMachine):
     def stored(self) -> set[bytes]:
         return {row[0] for row in self.tx.all("SELECT hash FROM tree_nodes")}
 
-    def add(self, tree: Tree, changed: Iterator[NodeColumns]) -> None:
+    def add(self, tree: Tree, changed: Iterator[NodeColumns], number: int | None = None) -> None:
         trees.keep_nodes(self.tx, changed)
-        number = self.tx.insert(
-            "INSERT INTO partitions (group_ref, hub, masked_key, opened_at) VALUES (1, 1, randomblob(32), 0)"
-        )
+        if number is None:
+            number = self.tx.insert(
+                "INSERT INTO partitions (group_ref, hub, masked_key, opened_at) VALUES (1, 1, randomblob(32), 0)"
+            )
         partitions.set_state(self.tx, number, StoredState(True, nodes(tree)[0][0], b"", b"", False))
         self.trees[number] = tree
 
     @initialize()
     def create(self) -> None:
-        tree = tuple(range(WIDTH))
+        tree = (0,) * WIDTH
+        self.unknown: list[int] = []
         self.add(tree, iter(nodes(tree)))
 
     @precondition(lambda self: self.trees)
-    @rule(data=st.data(), leaf=st.integers(0, WIDTH - 1), content=st.integers(0, 3))
+    @rule(data=st.data(), leaf=st.integers(0, WIDTH - 1), content=st.integers(0, 1))
     def commit(self, data: st.DataObject, leaf: int, content: int) -> None:
         parent = self.trees[data.draw(st.sampled_from(sorted(self.trees)))]
         tree = (*parent[:leaf], content, *parent[leaf + 1 :])
@@ -81,12 +83,19 @@ class Sweeping(RuleBasedStateMachine):
         number = data.draw(st.sampled_from(sorted(self.trees)))
         partitions.set_state(self.tx, number, None)
         del self.trees[number]
+        self.unknown.append(number)
+
+    @precondition(lambda self: self.unknown)
+    @rule(tree=st.tuples(*[st.integers(0, 1)] * WIDTH))
+    def learn(self, tree: Tree) -> None:
+        """Know the state of a partition that was there: all of its nodes are offered, some lie there unused."""
+        self.add(tree, iter(nodes(tree)), self.unknown.pop())
 
     @rule()
     def begin(self) -> None:
         trees.begin_sweep(self.tx)
 
-    @rule(limit=st.integers(1, 9))
+    @rule(limit=st.sampled_from([1, 5, 50]))
     def page(self, limit: int) -> None:
         trees.sweep_page(self.tx, limit=limit)
 
@@ -95,5 +104,5 @@ class Sweeping(RuleBasedStateMachine):
         assert {row[0] for tree in self.trees.values() for row in nodes(tree)} <= self.stored()
 
 
-Sweeping.TestCase.settings = settings(stateful_step_count=60, deadline=None)
+Sweeping.TestCase.settings = settings(stateful_step_count=40, max_examples=200, deadline=None)
 TestSweeping = Sweeping.TestCase
