@@ -85,6 +85,7 @@ class Recording:
     """A conversation: the creation of its group, then what was sent, in order."""
 
     def __init__(self, name: str) -> None:
+        self.name = name
         self.lines = load_lines(f"conversations/{name}.jsonl")
         self._welcomes = {line["partition_key"]: line for line in self.lines if line["kind"] == "welcome"}
         self._infos = {line["partition_key"]: line for line in self.lines if line["kind"] == "group_info"}
