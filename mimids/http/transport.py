@@ -53,7 +53,7 @@ class Plain:
         if not self._sending.locked():
             sent = self._write(data)  # nearly always all of it: no scheduler, no deadline
             if sent == len(data) < SLICE_BYTES:
-                return
+                return  # after a large one others get their turn, below
         with trio.CancelScope(shield=True) as time:
             async with self._sending:
                 for start in range(sent, len(data), SLICE_BYTES):
