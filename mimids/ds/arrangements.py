@@ -91,10 +91,10 @@ class Offer:
             return cls(
                 _number(members["revision"]),
                 hub,
-                tuple(UserId(each.encode()) for each in members["bans"]),
+                tuple(UserId(each.encode()) for each in _list(members["bans"])),
                 tuple(
                     (UserId(each["user_id"].encode()), GroupId(from_base64url(each["group_id"] or "")))
-                    for each in members["mutes"]
+                    for each in _list(members["mutes"])
                 ),
                 {name: _rate(rates[name]) for name in RATES if _rate(rates.get(name, 0))},
                 {name: _number(sizes[name]) for name in SIZES if _number(sizes.get(name, 0))},
@@ -117,6 +117,12 @@ class Offer:
 def _number(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 63:
         raise ValueError("a whole number is wanted")
+    return value
+
+
+def _list(value: object) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError
     return value
 
 
@@ -271,7 +277,7 @@ class Arrangements:
         muted_of_them = tuple(sorted(each for each in muted if provider_of(each[0]) == provider))
         ends = [banned[user] or FAR for user in theirs] + [muted[each] or FAR for each in muted_of_them]
         limits = self._config.limits
-        rates = {name: getattr(limits, name) for name in RATES}
+        rates = {name: getattr(limits, name) for name in RATES if getattr(limits, name)}
         sizes = {name: getattr(limits, name) for name in SIZES}
         offer = Offer(revision, self._provider, theirs, muted_of_them, rates, sizes)
         return offer, min(ends, default=FAR)
@@ -433,14 +439,10 @@ class ArrangedPeers:
                 timeout_seconds=timeout_seconds,
                 wait_seconds=wait_seconds,
             )
-        except ArrangementRequired as error:
-            revision = error.members.get("revision")
-            if isinstance(revision, int):
-                self._arrangements.note(provider, revision)
+        except MimiError as error:
+            self._note(provider, error.heard)
             raise
-        named = answer.headers.get(HEADER, "")
-        if named.isascii() and named.isdigit() and len(named) < REVISION_DIGITS:
-            self._arrangements.note(provider, int(named))
+        self._note(provider, answer.headers)
         return answer
 
     async def call_plainly(
@@ -448,3 +450,8 @@ class ArrangedPeers:
     ) -> PeerAnswer:
         """Exchange one request, as `Peers.call_plainly` does."""
         return await self._peers.call_plainly(provider, method, path, body, media_type=media_type)
+
+    def _note(self, provider: ProviderId, headers: Mapping[str, str]) -> None:
+        named = headers.get(HEADER, "")
+        if named.isascii() and named.isdigit() and len(named) < REVISION_DIGITS:
+            self._arrangements.note(provider, int(named))

@@ -83,8 +83,14 @@ def error_from(status: int, headers: Mapping[str, str], body: bytes, *, now_seco
     """Return what an answer outside 2xx means to us.
 
     5xx is `PeerUnavailable`, with the peer's Retry-After (at most a day); a problem type that we know is that error;
-    anything else is `PeerFailed`.
+    anything else is `PeerFailed`. Its `heard` are the headers.
     """
+    error = _meaning(status, headers, body, now_seconds)
+    error.heard = headers
+    return error
+
+
+def _meaning(status: int, headers: Mapping[str, str], body: bytes, now_seconds: float) -> MimiError:
     if status >= 500 or status == 408:
         return PeerUnavailable(f"it answered {status}", retry_after=_retry_after(headers, now_seconds))
     problem = _parse(body) if _is_problem(headers) else {}

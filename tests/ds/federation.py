@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -33,10 +34,17 @@ APPLICATION, PROPOSAL, COMMIT = 1, 2, 3
 
 
 @asynccontextmanager
-async def federated(directory: Path, *names: str, clock: Clock | None = None) -> AsyncIterator[list[Assembled]]:
-    """Run providers for the block, each with the jobs that send and follow."""
+async def federated(
+    directory: Path,
+    *names: str,
+    clock: Clock | None = None,
+    jobs_of: Sequence[str] = ("delivery", "welcomes"),
+    **sections: Mapping[str, Any],
+) -> AsyncIterator[list[Assembled]]:
+    """Run providers for the block, each with the jobs that send and follow, or those of `jobs_of` (services)."""
     authority = Authority(directory)
-    others = {"federation": {"allow": list(names)}, "limits": {"device_sends_per_second": 0, "device_streams": 0}}
+    limits = {"device_sends_per_second": 0, "device_streams": 0, **sections.pop("limits", {})}
+    others: dict[str, Mapping[str, Any]] = {"federation": {"allow": list(names)}, "limits": limits, **sections}
     async with AsyncExitStack() as stack:
         providers = [
             await stack.enter_async_context(assembled(authority.config(name, **others), clock=clock)) for name in names
@@ -45,9 +53,8 @@ async def federated(directory: Path, *names: str, clock: Clock | None = None) ->
         for provider in providers:
             for other in providers:
                 provider.peers.add(other.config.provider, _door(other, provider.config.provider))
-            services = provider.services
-            for job in (services.delivery.run, services.welcomes.run):
-                await jobs.start(job)
+            for job in jobs_of:
+                await jobs.start(getattr(provider.services, job).run)
         yield providers
         jobs.cancel_scope.cancel()
 
