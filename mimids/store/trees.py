@@ -32,7 +32,7 @@ def fetch_node(tx: Tx, tree_hash: bytes) -> NodeColumns | None:
 def note_root(tx: Tx, root: bytes) -> None:
     """Mark a root that a partition refers to from now on, if a sweep is going on."""
     tx.execute(
-        "INSERT INTO tree_marks (hash, todo) SELECT ?, 1 WHERE EXISTS (SELECT 1 FROM tree_sweep)"
+        "INSERT INTO tree_marks (hash, todo) SELECT ?, 1 WHERE EXISTS (SELECT 1 FROM tree_sweep WHERE id = 1)"
         " ON CONFLICT DO NOTHING",
         (root,),
     )
