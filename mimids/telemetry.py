@@ -1,8 +1,8 @@
 """Log lines and counters of one provider. Nothing here is global to the process: two providers in it keep apart.
 
-No line names a user, a token, a partition key or a body; a gateway's and a relay's line has no size, no time taken
-and no request id either, or two providers' logs could be put side by side. A line is written for every request, so it
-is made in a few steps (docs/decisions/0007).
+No line names a user, a token, a partition key or a body. A gateway's and a relay's requests have no line of their own,
+but are counted together for a minute: two providers' logs, put side by side, would tell by the times who fetched what.
+Otherwise a line is written for every request, so it is made in a few steps (docs/decisions/0007).
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 Level = Literal["debug", "info", "warning", "error", "critical"]
 Format = Literal["text", "json"]
 
+COUNT_SECONDS: Final = 60
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _LEVELS: Final[tuple[Level, ...]] = ("debug", "info", "warning", "error", "critical")
 _PLAIN: Final = re.compile(r"[\w.:@/+-]+")
@@ -94,6 +95,8 @@ class Telemetry:
         self.log = log
         self.logger = _standard_logger(log)  # for what knows the standard library's only
         self._requests: Counter[tuple[str, str]] = Counter()
+        self._unlinkable: Counter[tuple[str, str]] = Counter()
+        self._counted_since = time.monotonic()
         self._watched: list[tuple[str, Callable[[], attrs.AttrsInstance]]] = []
 
     def request(
@@ -101,6 +104,7 @@ class Telemetry:
     ) -> None:
         """Note a request that was answered; `code` is `ok` or the problem's."""
         self._requests[route, code] += 1
+        self._tell_counts_when_due()
         self.log.info(
             "request",
             route=route,
@@ -112,10 +116,22 @@ class Telemetry:
             id=id_,
         )
 
-    def request_coarsely(self, route: str, code: str) -> None:
-        """Note a request whose log line must not be linkable to any other line."""
+    def request_unlinkable(self, route: str, code: str) -> None:
+        """Count a request that nothing in the log may be linked to."""
         self._requests[route, code] += 1
-        self.log.info("request", route=route, code=code)
+        self._unlinkable[route, code] += 1
+        self._tell_counts_when_due()
+
+    def tell_counts(self) -> None:
+        """Write what was counted since the last time; to be called at the end."""
+        counts, self._unlinkable = self._unlinkable, Counter()
+        self._counted_since = time.monotonic()
+        for (route, code), count in sorted(counts.items()):
+            self.log.info("requests", route=route, code=code, count=count)
+
+    def _tell_counts_when_due(self) -> None:
+        if self._unlinkable and time.monotonic() - self._counted_since >= COUNT_SECONDS:
+            self.tell_counts()
 
     def watch(self, prefix: str, statistics: Callable[[], attrs.AttrsInstance]) -> None:
         """Show the numbers of a `statistics()` record as `mimids_PREFIX_FIELD`, read whenever metrics are."""

@@ -78,6 +78,23 @@ def test_a_stream_that_is_gone_ends_nothing() -> None:
     new_telemetry(A, to=Deaf()).log.info("hello")
 
 
+def test_requests_that_nothing_may_be_linked_to_are_counted_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, to = telemetry()
+    for code in ("ok", "ok", "busy"):
+        made.request_unlinkable("relay", code)
+    assert not to.getvalue()
+    monkeypatch.setattr("mimids.telemetry.COUNT_SECONDS", 0)
+    made.request("me", "ok", id_="1", peer=None, received=0, sent=0, milliseconds=1)
+    lines = [json.loads(line) for line in to.getvalue().splitlines()]
+    assert [(line["event"], line["route"], line["code"], line.get("count")) for line in lines] == [
+        ("requests", "relay", "busy", 1),
+        ("requests", "relay", "ok", 2),
+        ("request", "me", "ok", None),
+    ]
+    made.tell_counts()
+    assert len(to.getvalue().splitlines()) == 3
+
+
 @attrs.frozen
 class Queue:
     waiting: int
@@ -87,8 +104,8 @@ class Queue:
 def test_metrics_are_read_from_the_records_of_whatever_queues() -> None:
     made, _ = telemetry()
     made.watch("store", lambda: Queue(3, True))
-    made.request_coarsely("relay", "ok")
-    made.request_coarsely("relay", "ok")
+    made.request_unlinkable("relay", "ok")
+    made.request_unlinkable("relay", "ok")
     text = made.metrics().decode()
     assert 'mimids_requests_total{code="ok",route="relay"} 2.0' in text
     assert "mimids_store_waiting 3.0" in text

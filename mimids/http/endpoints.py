@@ -148,8 +148,7 @@ class Endpoint:
 
     `handler(services, call)` gets the services of its process; `limit` names the `[limits]` key that bounds the
     body (octets); `problems` are those that this endpoint adds to the ones that every endpoint may give. The body of
-    a `websocket` row's call is its `Stream`. A row that is `unlinkable` (gateway, relay) logs nothing but its name
-    and outcome.
+    a `websocket` row's call is its `Stream`. Requests of an `unlinkable` row (gateway, relay) are counted, not logged.
     """
 
     name: str

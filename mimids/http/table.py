@@ -248,6 +248,9 @@ class Table:
         if declared.isascii() and declared.isdigit() and int(declared[:18]) > row.limit:
             raise TooLarge(row.endpoint.limit, int(declared[:18]))
         octets, more = await request.receive()
+        if more:  # or is this the end? Nearly always; the listener bounds a single wait
+            piece, more = await request.receive()
+            octets += piece
         if more:
             try:
                 with trio.fail_after(self._body_seconds):
@@ -273,7 +276,7 @@ class Table:
 
     def _note(self, entry: _Entry, sent: int) -> None:
         if entry.unlinkable:
-            self._telemetry.request_coarsely(entry.route, entry.code)
+            self._telemetry.request_unlinkable(entry.route, entry.code)
             return
         self._telemetry.request(
             entry.route,
