@@ -23,6 +23,7 @@ from mimids.http.server import connection_info
 from mimids.wire.ids import ProviderId
 
 GARBAGE_OCTETS: Final = 300
+NO_LENGTH: Final = b"\xff"  # no vector begins with it (RFC 9420 section 2.1.2): no garbage is an answer by chance
 
 Deed = Literal["answer", "garbage", "duplicate", "die"]
 Point = Literal["handling", "answering", "calling", "answered"]
@@ -114,7 +115,7 @@ async def _answer(fault: Fault, send: Send) -> None:
     headers = [(b"content-type", b"text/plain")]
     if fault.do == "garbage":
         headers = [(b"content-type", b"application/mimi-ds")]
-        body = random.randbytes(random.randrange(GARBAGE_OCTETS))  # noqa: S311  # anything will do
+        body = NO_LENGTH + random.randbytes(random.randrange(GARBAGE_OCTETS))  # noqa: S311  # anything will do
     elif fault.retry_after is not None:
         headers.append((b"retry-after", b"%d" % fault.retry_after))
     status = 200 if fault.do == "garbage" else fault.status
