@@ -28,6 +28,7 @@ from tests.doubles import Called, FakeClock
 from tests.ds.federation import APPLICATION, COMMIT, PROPOSAL, Room, device, federated, read, wait_stored
 from tests.ds.recordings import Recording, expected
 from tests.ds.test_conversations import offer
+from tests.mls.makers import replace
 from tests.provider import Assembled, Authority, assembled
 
 DAY = 86_400.0
@@ -36,8 +37,8 @@ DAY = 86_400.0
 @asynccontextmanager
 async def provider(directory: Path, **sections: dict[str, Any]) -> AsyncIterator[tuple[Assembled, FakeClock]]:
     clock = FakeClock()
-    limits = {"limits": {"device_sends_per_second": 0, **sections.pop("limits", {})}}
-    async with assembled(Authority(directory).config(**limits, **sections), clock=clock) as running:
+    sections["limits"] = {"device_sends_per_second": 0, **sections.get("limits", {})}
+    async with assembled(Authority(directory).config("a.example", **sections), clock=clock) as running:
         await running.add_device()  # number 1
         yield running, clock
 
@@ -145,7 +146,7 @@ async def test_a_device_waits_for_what_follows_the_epoch_it_has_come_to_and_not_
 
 def commit_at(room: Room, epoch: int, key: PartitionKey, following: PartitionKey) -> SendRequest:
     message = room.message(following.mask(32).hex()[:20], epoch=epoch, kind=COMMIT)
-    return attrs.evolve(room.commit("", following, key), message=message)
+    return replace(room.commit("", following, key), message=message)
 
 
 async def test_proposals_of_a_tip_stay_and_those_behind_it_go(tmp_path: Path) -> None:
@@ -384,7 +385,8 @@ def stopping(running: Assembled, after: int) -> Any:
                 raise StorageUnavailable
             return await store.write(work)
 
-    return attrs.evolve(running.services, store=Stopping())
+    double: Any = Stopping()
+    return attrs.evolve(running.services, store=double)
 
 
 async def test_nobody_may_join_where_nothing_is_left(tmp_path: Path) -> None:
