@@ -191,16 +191,16 @@ class Reports:
         with self._wakes.listen(TOPIC) as bell:
             task_status.started()
             while True:
-                waits = [IDLE_SECONDS]
                 try:
                     await self._report_found()
-                    while (report := await self._store.read(reports.next_to_replay)) is not None:
+                    idle = IDLE_SECONDS if await self._pass_on() else RETRY_SECONDS
+                    report = await self._store.read(reports.next_to_replay)
+                    if report is not None:
                         await self._replay(report)
-                    if not await self._pass_on():
-                        waits.append(RETRY_SECONDS)
+                        continue
                 except StorageUnavailable:
-                    waits.append(RETRY_SECONDS)
-                await bell.wait_at_most(self._clock, min(waits))
+                    idle = RETRY_SECONDS
+                await bell.wait_at_most(self._clock, idle)
 
     async def _report_found(self) -> None:
         while self._found:
