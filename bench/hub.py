@@ -22,12 +22,13 @@ import trio
 
 from bench import store_floor
 from bench.floor import cpu_seconds, echo_floor
+from mimids.client import Device
 from mimids.mls.code_points import WireFormat
 from mimids.mls.framing import MLSMessage, PublicMessage
 from mimids.mls.suites import verify_with_label
 from mimids.testing import DeviceAccount, PretendGroup, Provider, federation
 from mimids.wire.ids import MLS10, PartitionKey, ProviderId
-from mimids.wire.messages import CreateGroupRequest, SendRequest, SendStatus
+from mimids.wire.messages import CreateGroupRequest, SendRequest, SendResult, SendStatus
 from tests.mls.signing import GROUP, Client, Room
 
 HUB: Final = ProviderId("a.example")
@@ -66,9 +67,9 @@ def application_messages() -> float:
         groups = [PretendGroup.at(HUB) for _ in range(8)]
         members = [follower.add_device("member") for follower in followers]
         for group in groups:
-            alice.ask(lambda device, group=group: device.create_group(group.creation()))
+            alice.ask(partial(create, group))
             for member in members:
-                member.ask(lambda device, group=group: device.receive(HUB, group.key))
+                member.ask(partial(_receive, group))
         content = secrets.token_bytes(BODY_OCTETS - 160)
         batches = [
             [groups[number % len(groups)].message(content) for _ in range(BATCH)]
@@ -80,6 +81,18 @@ def application_messages() -> float:
         _send(alice, batches[WARM_UP_BATCHES:])
         _wait_stored(followers, (WARM_UP_BATCHES + BATCHES) * BATCH)
         return BATCHES * BATCH / (_cpu(hub) - before)
+
+
+async def create(group: PretendGroup, device: Device) -> None:
+    await device.create_group(group.creation())
+
+
+async def _receive(group: PretendGroup, device: Device) -> None:
+    await device.receive(HUB, group.key)
+
+
+async def _send_one(batch: Sequence[SendRequest], device: Device) -> tuple[SendResult, ...]:
+    return await device.send_batch(HUB, batch)
 
 
 def signed_proposals(batches: int = 12) -> float:
@@ -126,7 +139,7 @@ def single_sends(in_flight: int, messages: int = 3000) -> float:
     """Return single sends for each CPU second of a hub, so many at a time, each a request of its own."""
     with federation(HUB, config=NO_RATES, links=False) as (hub,):
         alice, group = hub.add_device("alice"), PretendGroup.at(HUB)
-        alice.ask(lambda device: device.create_group(group.creation()))
+        alice.ask(partial(create, group))
         content = secrets.token_bytes(BODY_OCTETS - 160)
         waiting = [group.message(content) for _ in range(messages + in_flight)]
 
@@ -149,7 +162,7 @@ def single_sends(in_flight: int, messages: int = 3000) -> float:
 
 def _send(account: DeviceAccount, batches: Sequence[Sequence[SendRequest]]) -> None:
     for batch in batches:
-        results = account.ask(lambda device, batch=batch: device.send_batch(HUB, batch))
+        results = account.ask(partial(_send_one, batch))
         refused = [result.outcome for result in results if result.status is not SendStatus.ACCEPTED]
         assert not refused, refused[0]
 

@@ -6,7 +6,9 @@ the store and the connections to peers within a bounded, shielded time of their 
 
 from __future__ import annotations
 
+import gc
 import os
+import resource
 import signal
 import sys
 import threading
@@ -37,6 +39,7 @@ from mimids.telemetry import Telemetry, new_telemetry
 EXIT_OK: Final = 0
 EXIT_REFUSED: Final = 1
 EXIT_CRASHED: Final = 3
+FILES: Final = 16_384  # that may be open at once, where the system lets us: listeners, peers and the store together
 CRASH_SECONDS: Final = 4  # from a job's crash to the end of the process, whatever hangs
 
 
@@ -202,6 +205,7 @@ async def run(
                     provider.drain.set()
                 working.cancel_scope.cancel(reason="listeners closed")
             writing.cancel_scope.cancel(reason="jobs ended")
+        telemetry.tell_counts()
 
 
 def _of(jobs: tuple[Job, ...], stage: Stage) -> Iterator[Job]:
@@ -282,7 +286,23 @@ async def _until_signalled(provider: Callable[..., Awaitable[None]], on_ready: C
                 nursery.cancel_scope.cancel(reason="ended")
 
             nursery.start_soon(obey)
-            on_ready(await nursery.start(provide))
+            bound = await nursery.start(provide)
+            _settle_in()
+            on_ready(bound)
+
+
+def _settle_in() -> None:
+    """Suit the process to serving: what a start leaves is never garbage, and every connection takes a file.
+
+    Looking for cycles less often saved about a twentieth of the CPU time of a KeyPackage's claim.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY:
+        wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
 
 
 def _end_soon(crash: JobCrashed) -> None:

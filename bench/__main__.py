@@ -1,0 +1,24 @@
+"""`make bench`: every measurement, in ratios against floors of the same run. Arguments choose some by name."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+PARTS = ("startup", "floor", "store_floor", "ohttp", "key_packages", "fetches", "mls", "hub", "streams")
+
+
+def main() -> int:
+    chosen = sys.argv[1:] or list(PARTS)
+    failed = [part for part in chosen if part not in PARTS]
+    if failed:
+        print(f"no such measurement: {', '.join(failed)}; there are {', '.join(PARTS)}", file=sys.stderr)
+        return 2
+    for part in chosen:
+        print(f"--- {part}", flush=True)
+        failed += [part] * (subprocess.run([sys.executable, "-m", f"bench.{part}"], check=False).returncode != 0)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
