@@ -63,6 +63,14 @@ async def test_a_provider_answers_on_all_its_listeners(authority: Authority) -> 
         assert "mimids_store_writable 1.0" in metrics
 
 
+async def test_what_the_log_only_counts_is_told_at_the_end(authority: Authority) -> None:
+    log = SpyLog()
+    async with running(authority.config(), telemetry=log.telemetry) as bound:
+        await get(bound.addresses["public"], "/.well-known/ohttp-gateway", authority.client_context(), "a.example")
+    told = [(line["route"], line["code"], line["count"]) for line in log.lines if line["event"] == "requests"]
+    assert told == [("ohttp-keys", "ok", 1)]
+
+
 async def test_two_providers_in_one_process_keep_apart(authority: Authority) -> None:
     first, second = SpyLog("a.example"), SpyLog("b.example")
     async with (
