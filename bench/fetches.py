@@ -142,7 +142,8 @@ def _sealed(config: KeyConfig, body: bytes) -> bytes:
 
 def main(arguments: list[str]) -> None:
     if arguments[:1] == ["load"]:
-        asyncio.run(load(*arguments[1:], [bytes.fromhex(line) for line in sys.stdin]))
+        address, trust = arguments[1:]
+        asyncio.run(load(address, trust, [bytes.fromhex(line) for line in sys.stdin]))
         return
     found = []
     for _ in range(3):
