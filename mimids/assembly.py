@@ -60,6 +60,7 @@ from mimids.wire.ids import ProviderId
 
 DAY_SECONDS: Final = 86_400
 SOCKET: Final = "operator-socket"
+PROXY_MODE: Final = 0o660  # of the client listener's Unix socket: a proxy is another user, of the server's group
 
 
 @attrs.frozen
@@ -285,7 +286,9 @@ def _doors(services: Services) -> dict[str, Door]:
             Bind(public, str(listen.public), ServerTls(pair, clients=trust), limits),
             make_app(services, (*PUBLIC, *PROVIDERS)),
         ),
-        client: Door(Bind(client, str(listen.client), client_tls, limits), make_app(services, DEVICES)),
+        client: Door(
+            Bind(client, str(listen.client), client_tls, limits, unix_mode=PROXY_MODE), make_app(services, DEVICES)
+        ),
         loopback: Door(Bind(loopback, str(listen.operator), None, limits), make_app(services, operator, hosts=HOSTS)),
         SOCKET: Door(Bind(SOCKET, f"unix:{config.operator_socket}", None, limits), make_app(services, OPERATOR_SOCKET)),
     }
