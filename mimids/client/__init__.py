@@ -1,20 +1,41 @@
 """The device side, for those who write clients and tests; needs no server code and no MLS library.
 
-It runs under trio and under asyncio, and handles MLS objects as bytes.
+It runs under trio and under asyncio, and handles MLS objects as bytes. docs/client.md shows how.
 """
 
-from mimids.client.connection import Problem, Unreachable
+from mimids.client import requests
+from mimids.client.connection import BranchTerminated, Problem, Unreachable
 from mimids.client.contacts import Contact, SignedKeys
 from mimids.client.device import Device, Stock, Token, Uploaded, open_device
+from mimids.client.duties import Departure, Expected, UnexpectedCommit, check_commit
+from mimids.client.events import Arrived, Event, LowStock, NotServed
+from mimids.client.sending import Sending
+from mimids.client.stream import Backoff, Stream, StreamStatistics
+from mimids.wire.messages import InboxWelcome
 
 __all__ = [
+    "Arrived",
+    "Backoff",
+    "BranchTerminated",
     "Contact",
+    "Departure",
     "Device",
+    "Event",
+    "Expected",
+    "InboxWelcome",
+    "LowStock",
+    "NotServed",
     "Problem",
+    "Sending",
     "SignedKeys",
     "Stock",
+    "Stream",
+    "StreamStatistics",
     "Token",
+    "UnexpectedCommit",
     "Unreachable",
     "Uploaded",
+    "check_commit",
     "open_device",
+    "requests",
 ]

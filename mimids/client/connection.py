@@ -30,16 +30,50 @@ class Problem(Exception):
         self.members = members
         self.type = str(members.get("type", "about:blank"))
         self.code = self.type.removeprefix("urn:mimids:problem:").rpartition("#")[2]
-        super().__init__(f"{self.code}: {members.get('detail') or members.get('title') or HTTPStatus(status).phrase}")
+        super().__init__(f"{self.code}: {members.get('detail') or members.get('title') or f'status {status}'}")
 
-    @classmethod
-    def from_json(cls, status: int, document: bytes) -> Problem:
-        """Return the problem in a document; one that is none still is a refusal."""
+    @property
+    def passes(self) -> bool:
+        """Tell whether the same may be taken later."""
+        return self.status >= 500 or self.status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
+
+    @staticmethod
+    def from_json(status: int | None, document: bytes) -> Problem:
+        """Return the problem in a document; one that is none still is a refusal. Without `status` it names its own."""
         try:
             members = json.loads(document)
         except ValueError:
             members = None
-        return cls(status, members if isinstance(members, dict) else {})
+        if not isinstance(members, dict):
+            members = {}
+        if status is None:
+            named = members.get("status")
+            status = named if isinstance(named, int) else HTTPStatus.INTERNAL_SERVER_ERROR.value
+        kind = BranchTerminated if members.get("type") == BranchTerminated.TYPE else Problem
+        return kind(status, members)
+
+
+class BranchTerminated(Problem):
+    """The hub ended this branch: nothing can be sent to it any more, and receiving goes on.
+
+    A client MUST NOT answer this by joining from outside (DS draft, "Fork Termination"): whoever can fork a group could
+    make all its members leave their branch for his. So nothing here joins by itself; show it, and let a person decide.
+    """
+
+    TYPE: Final = "urn:mimids:problem:branch-terminated"
+
+    def __str__(self) -> str:
+        return f"{super().__str__()} (never rejoin by itself: let a person decide)"
+
+
+@attrs.frozen
+class Address:
+    """Where a device's provider is, what the device shows it, who vouches for it, and how long it may take."""
+
+    url: str
+    token: Secret
+    trust: ssl.SSLContext
+    timeout_seconds: float
 
 
 @attrs.frozen
@@ -58,6 +92,7 @@ class Connection:
         """`trust` vouches for the provider: a context, a PEM file, or None for the system's authorities."""
         if not isinstance(trust, ssl.SSLContext):
             trust = ssl.create_default_context(cafile=trust)
+        self.address = Address(url, token, trust, timeout_seconds)
         self._client = httpx.AsyncClient(
             base_url=url,
             verify=trust,

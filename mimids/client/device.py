@@ -13,7 +13,7 @@ import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +22,8 @@ import attrs
 from mimids.client.connection import TIMEOUT_SECONDS, Connection, Problem
 from mimids.client.contacts import Contact, SignedKeys
 from mimids.client.ohttp import WrongDate, seal
+from mimids.client.sending import Limits
+from mimids.client.stream import Backoff, Stream, open_stream
 from mimids.ohttp.config import KeyConfig
 from mimids.ohttp.keys_signature import HEADER, KeysRefused
 from mimids.wire.declare import decode, encode
@@ -60,6 +62,7 @@ from mimids.wire.messages import (
 )
 
 _OHTTP_REQUEST: Final = "message/ohttp-req"
+_BACKOFF: Final = Backoff()
 _KEY_PROBLEMS: Final = frozenset({400, 422})  # the gateway's own, which the relay passes on as they are
 
 
@@ -266,6 +269,39 @@ class Device:
         reply = await self._connection.exchange("POST", f"hubs/{hub}/propose", encode(request))
         return decode(SendResponse, reply.body)
 
+    async def leave(self, hub: ProviderId, group_id: GroupId) -> None:
+        """Say that this device has left: it gets no more of the group. Send a Remove or SelfRemove before.
+
+        See `Departure` for what to look for until it is sequenced.
+        """
+        name = urlsafe_b64encode(group_id).rstrip(b"=").decode()
+        await self._connection.exchange("DELETE", f"hubs/{hub}/groups/{name}")
+
+    async def report(
+        self,
+        hub: ProviderId,
+        accused: str,
+        kind: str,
+        *,
+        group_id: GroupId | None = None,
+        note: str = "",
+        evidence: Iterable[bytes] = (),
+    ) -> int:
+        """Tell one's provider who breaks a group's terms: `accused` is a provider or a user id.
+
+        `evidence` are MLSMessages of the group; never put a partition key anywhere. Returns the report's number.
+        """
+        body = {
+            "hub": hub,
+            "group_id": None if group_id is None else urlsafe_b64encode(group_id).rstrip(b"=").decode(),
+            "accused": accused,
+            "kind": kind,
+            "note": note,
+            "evidence": [urlsafe_b64encode(each).rstrip(b"=").decode() for each in evidence],
+        }
+        answer = await self._connection.exchange_json("POST", "reports", body)
+        return int(answer["id"])
+
     # --- Welcomes -----------------------------------------------------------------------------------------------
 
     async def welcomes(self) -> tuple[InboxWelcome, ...]:
@@ -276,6 +312,19 @@ class Device:
     async def acknowledge(self, welcome_id: int) -> None:
         """Say that a Welcome is stored: it leaves the inbox. Again changes nothing."""
         await self._connection.exchange("DELETE", f"welcomes/{welcome_id}")
+
+    # --- live ---------------------------------------------------------------------------------------------------
+
+    def stream(self, *, backoff: Backoff = _BACKOFF) -> AbstractAsyncContextManager[Stream]:
+        """Open a live stream for the length of a block: `async with device.stream() as stream`.
+
+        It connects by itself, now and whenever the connection is lost; nothing is raised while it cannot.
+        """
+        return open_stream(self._connection.address, self._stream_limits, backoff=backoff)
+
+    async def _stream_limits(self) -> Limits:
+        limits = (await self.me())["limits"]
+        return Limits(limits["frame_bytes"], limits["send_batch_messages"])
 
 
 @asynccontextmanager
