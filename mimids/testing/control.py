@@ -43,6 +43,12 @@ class Control:
             except OSError as error:
                 raise NotAnswering(str(error) or type(error).__name__) from error
 
+    def begin(self, start: Mapping[str, Any]) -> None:
+        """Say what the process is to be; it answers with `hear` once it is."""
+        with self._lock:
+            self._socket.settimeout(ANSWER_SECONDS)
+            self._socket.sendall(_line(start))
+
     def hear(self, seconds: float) -> Json | None:
         """Return what the process says by itself, None if it says nothing for so long; raise `NotAnswering`."""
         with self._lock:
@@ -68,6 +74,18 @@ class Control:
         line, _, self._buffer = self._buffer.partition(b"\n")
         said: Json = json.loads(line)
         return said
+
+
+def first(connected: socket.socket) -> Json:
+    """Return what the test says first: what the process is to be."""
+    line = b""
+    while not line.endswith(b"\n"):
+        piece = connected.recv(_PIECE)
+        if not piece:
+            os._exit(0)
+        line += piece
+    told: Json = json.loads(line)
+    return told
 
 
 def say(connected: socket.socket, message: Mapping[str, Any]) -> None:

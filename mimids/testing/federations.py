@@ -9,7 +9,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -143,15 +143,16 @@ class Federation:
 
     def close(self) -> None:
         """End everything, whatever state it is in, and remove what was written (unless MIMIDS_TESTING_KEEP is set)."""
-        self._asking.close()
-        for provider in self:
-            provider.close()
-        if self._links is not None:
-            self._links.end()
-        for held in self._held:
-            held.close()
-        if not os.environ.get(KEEP):
-            shutil.rmtree(self.directory, ignore_errors=True)
+        with ExitStack() as stack:  # each of these, whatever becomes of the others
+            if not os.environ.get(KEEP):
+                stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
+            for held in self._held:
+                stack.callback(held.close)
+            if self._links is not None:
+                stack.callback(self._links.end)
+            for provider in self:
+                stack.callback(provider.close)
+            stack.callback(self._asking.close)
 
     def _make(self, name: str, public: int, peers: Mapping[str, Any], more: Mapping[str, Any]) -> None:
         directory = self.directory / name

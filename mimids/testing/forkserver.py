@@ -1,8 +1,7 @@
 """The parent of a test's providers: a process that has imported the server once and then forks.
 
-It is an interpreter of its own with one thread, so forking it is safe whatever runs in the test. It is told what to
-start over a socket, file descriptors with it, and tells the exit code of each child over a pipe of that child's own.
-When the test is gone, so are all of them.
+It is an interpreter of its own with one thread, so forking it is safe whatever runs in the test. What it is told are
+file descriptors: the way to the child, its log, and the pipe for its exit code. When the test is gone, so are all.
 """
 
 from __future__ import annotations
@@ -20,9 +19,8 @@ from typing import Final, NoReturn
 
 import mimids.app  # noqa: F401  # what all of it is for
 from mimids.testing import process
-from mimids.testing.control import Json
+from mimids.testing.starting import FORK
 
-MESSAGE_OCTETS: Final = 65_536
 DESCRIPTORS: Final = 3  # control, log, exit code
 
 
@@ -44,8 +42,8 @@ def serve(commands: socket.socket) -> None:
                 wake.recv(4096)
             _reap(children)
         if commands in ready:
-            message, descriptors, _, _ = socket.recv_fds(commands, MESSAGE_OCTETS, DESCRIPTORS)
-            if not message:
+            told, descriptors, _, _ = socket.recv_fds(commands, len(FORK), DESCRIPTORS)
+            if not told:
                 break
             control, log, code = descriptors
             pid = os.fork()
@@ -55,7 +53,7 @@ def serve(commands: socket.socket) -> None:
                     inherited.close()
                 for inherited_pipe in (*children.values(), code):
                     os.close(inherited_pipe)
-                _become(json.loads(message), control, log)
+                _become(control, log)
             os.close(control)
             os.close(log)
             children[pid] = code
@@ -64,7 +62,7 @@ def serve(commands: socket.socket) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def _become(start: Json, control: int, log: int) -> NoReturn:
+def _become(control: int, log: int) -> NoReturn:
     """Be the child, and never return into the parent's loop."""
     code = 70
     try:
@@ -72,7 +70,7 @@ def _become(start: Json, control: int, log: int) -> NoReturn:
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.close(log)
-        code = process.main(start, socket.socket(fileno=control))
+        code = process.main(socket.socket(fileno=control))
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
     except BaseException:

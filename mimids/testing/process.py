@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import sys
 from functools import partial
@@ -19,7 +18,7 @@ from mimids.cli.setup import bring_up
 from mimids.http.endpoints import Listener
 from mimids.testing import links
 from mimids.testing.clock import MovableClock
-from mimids.testing.control import Json, answer, say
+from mimids.testing.control import Json, answer, first, say
 from mimids.testing.faults import Faults, faulty, open_faulty_peers
 
 CONTROL: Final = "testing-control"  # the job that listens to the test
@@ -29,8 +28,9 @@ class Crash(Exception):
     """What a job is made to raise."""
 
 
-def main(start: Json, control: socket.socket) -> int:
-    """Be the process that `start` describes; return its exit code."""
+def main(control: socket.socket) -> int:
+    """Be the process that the test says first; return its exit code."""
+    start = first(control)
     if "provider" in start:
         return _provide(start["provider"], control)
     return links.main(start["links"], control)
@@ -101,4 +101,4 @@ async def _crash_at(event: trio.Event, name: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(json.loads(sys.argv[2]), socket.socket(fileno=int(sys.argv[1]))))
+    sys.exit(main(socket.socket(fileno=int(sys.argv[1]))))

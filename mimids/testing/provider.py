@@ -209,8 +209,9 @@ class Provider:
 
     def begin(self) -> None:
         """Start its process, and do not wait; `wait_ready` is to follow."""
-        if self._process is not None and self._process.wait(0) is None:
+        if self.is_running():
             raise ProviderFailed(f"{self.name} runs already")
+        self.close()
         start = {"config": str(self.config_file), "clock": self.clock.state, "faults": self._faults}
         self._process = self._session.start({"provider": start}, self.log_file)
 
@@ -242,7 +243,7 @@ class Provider:
 
     def restart(self) -> None:
         """Start it again on the same ports and data; what still runs is terminated first."""
-        if self._process is not None and self._process.wait(0) is None:
+        if self.is_running():
             self.terminate()
         self.start()
 

@@ -22,6 +22,7 @@ from typing import Any, Final, Protocol
 from mimids.testing.control import Control
 
 START_SECONDS: Final = 60  # for the imports of a busy machine
+FORK: Final = b"fork"  # what the parent is told, with the descriptors of control, log and exit code
 METHOD: Final = "MIMIDS_TESTING_START"
 
 
@@ -83,9 +84,9 @@ class Spawning:
         """Start one; see `Starter`."""
         ours, theirs = socket.socketpair()
         with theirs, log.open("ab") as output:
-            popen = _interpreter("mimids.testing.process", theirs, json.dumps(what), output=output)
+            popen = _interpreter("mimids.testing.process", theirs, output=output)
         self._started.append(popen)
-        return Process(popen.pid, Control(ours), _Spawned(popen))
+        return _begun(Process(popen.pid, Control(ours), _Spawned(popen)), what)
 
     def close(self) -> None:
         """End what still runs."""
@@ -127,12 +128,11 @@ class Forking:
         with theirs, log.open("ab") as output, self._lock:
             try:
                 self._wait_preloaded()
-                descriptors = [theirs.fileno(), output.fileno(), told]
-                socket.send_fds(self._commands, [json.dumps(what).encode()], descriptors)
+                socket.send_fds(self._commands, [FORK], [theirs.fileno(), output.fileno(), told])
                 pid = self._hear()["pid"]
             finally:
                 os.close(told)
-        return Process(pid, Control(ours), _Forked(exit_code))
+        return _begun(Process(pid, Control(ours), _Forked(exit_code)), what)
 
     def close(self) -> None:
         """End the parent, which ends what it forked."""
@@ -164,11 +164,20 @@ class _Forked:
         return int(code) if code else -signal.SIGKILL  # the parent was killed, and could not tell
 
 
-def _interpreter(module: str, connected: socket.socket, *arguments: str, output: Any = None) -> subprocess.Popen[bytes]:
+def _begun(process: Process, what: Mapping[str, Any]) -> Process:
+    try:
+        process.control.begin(what)
+    except OSError:
+        process.end()
+        raise
+    return process
+
+
+def _interpreter(module: str, connected: socket.socket, *, output: Any = None) -> subprocess.Popen[bytes]:
     """Start an interpreter that sees what this one sees; it is not in our session, so Ctrl-C is for the test alone."""
     path = os.pathsep.join(entry for entry in sys.path if entry)
     return subprocess.Popen(
-        [sys.executable, "-m", module, str(connected.fileno()), *arguments],
+        [sys.executable, "-m", module, str(connected.fileno())],
         pass_fds=[connected.fileno()],
         stdin=subprocess.DEVNULL,
         stdout=output,
