@@ -206,16 +206,28 @@ def _withheld_in_the_group(here: Knowledge, terms: Terms, reader: Device) -> Fou
     group = state_of(here)
     if group is None or not (room := room_of(group)).bans(reader.user_id):
         return None
-    return (Fact(f"the reader has {room.role_named(reader.user_id)} in this fork", _certainty(here)),)
+    return (_reading(reader), Fact(f"it has {room.role_named(reader.user_id)} in this fork", _certainty(here)))
 
 
 def _withheld_at_the_hub(here: Knowledge, terms: Terms, reader: Device) -> Found:
     if reader.user_id not in terms.banned:
         return None
-    return (Fact("the reader is banned from all groups of this hub", Certainty.TERMS),)
+    return (_reading(reader), Fact("it is banned from all groups of this hub", Certainty.TERMS))
+
+
+def _reading(reader: Device) -> Fact:
+    return Fact(f"the reader is {_shown(reader.user_id)}", Certainty.AUTHENTICATED)
 
 
 # --- the table ----------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Need:
+    """What a rule must know, and what can make that certain: any of these."""
+
+    text: str
+    certain: tuple[Certainty, ...]
 
 
 @attrs.frozen(kw_only=True)
@@ -225,7 +237,7 @@ class Rule:
     name: str
     section: str
     text: str
-    needs: tuple[str, ...]
+    needs: tuple[Need, ...]
     lasting: bool = False
 
     def _refusal(self, facts: Found) -> Refusal | None:
@@ -253,10 +265,13 @@ class ReaderRule(Rule):
     check: Callable[[Knowledge, Terms, Device], Found]
 
 
-_TERMS: Final = "the hub's bans"
-_AHEAD: Final = "the roles in the state that the commit leads to"
-_HERE: Final = "the roles in the state of the message's partition"
-_READABLE: Final = "a public commit"
+_STATE: Final = (Certainty.DERIVED, Certainty.CLAIMED)
+_READABLE: Final = Need("whom a public commit adds, or whose external commit it is", (Certainty.SIGNED,))
+_AHEAD: Final = Need("their role after it, whatever of the commit was not seen", _STATE)
+_HERE: Final = Need("their role in the message's partition", _STATE)
+_OURS: Final = Need("who sends, or reads", (Certainty.AUTHENTICATED,))
+_BANS: Final = Need("the hub's bans", (Certainty.TERMS,))
+_MUTES: Final = Need("the hub's mutes", (Certainty.TERMS,))
 
 RULES: Final[tuple[MessageRule | SenderRule | ReaderRule, ...]] = (
     MessageRule(
@@ -277,21 +292,21 @@ RULES: Final[tuple[MessageRule | SenderRule | ReaderRule, ...]] = (
         name="hub-banned-user-added",
         section=_DS,
         text="the commit adds a user whom the hub banned",
-        needs=(_READABLE, _TERMS),
+        needs=(_READABLE, _BANS),
         check=_adds_whom_the_hub_bans,
     ),
     MessageRule(
         name="hub-banned-user-joins",
         section=_DS,
         text="the external commit is of a user whom the hub banned",
-        needs=(_READABLE, _TERMS),
+        needs=(_READABLE, _BANS),
         check=_joins_whom_the_hub_bans,
     ),
     SenderRule(
         name="banned-sender",
         section=_ROLES,
         text="the sender is banned in this fork, and may only leave",
-        needs=("the sender, one of our own", _HERE),
+        needs=(_OURS, _HERE),
         lasting=True,
         check=_bans_in_the_group,
     ),
@@ -299,35 +314,35 @@ RULES: Final[tuple[MessageRule | SenderRule | ReaderRule, ...]] = (
         name="hub-banned-sender",
         section=_DS,
         text="the hub banned the sender, who may only leave",
-        needs=("the sender, one of our own", _TERMS),
+        needs=(_OURS, _BANS),
         check=_bans_at_the_hub,
     ),
     SenderRule(
         name="muted-sender",
         section=_CAPABILITIES,
         text="the sender's role is without canSendMessage",
-        needs=("the sender, one of our own", _HERE),
+        needs=(_OURS, _HERE),
         check=_mutes_in_the_group,
     ),
     SenderRule(
         name="hub-muted-sender",
         section=_DS,
         text="the hub muted the sender in this group",
-        needs=("the sender, one of our own", "the hub's mutes"),
+        needs=(_OURS, _MUTES),
         check=_mutes_at_the_hub,
     ),
     ReaderRule(
         name="banned-reader",
         section=_ROLES,
         text="the reader is banned in this fork, and gets no application messages of it",
-        needs=("the reader, one of our own", _HERE),
+        needs=(_OURS, _HERE),
         check=_withheld_in_the_group,
     ),
     ReaderRule(
         name="hub-banned-reader",
         section=_DS,
         text="the hub banned the reader, who gets no application messages of its groups",
-        needs=("the reader, one of our own", _TERMS),
+        needs=(_OURS, _BANS),
         check=_withheld_at_the_hub,
     ),
 )

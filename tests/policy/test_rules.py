@@ -318,9 +318,29 @@ def test_every_refusal_says_what_was_read_and_why_that_is_certain() -> None:
     for known, certainty in ((derived, Certainty.DERIVED), (claimed, Certainty.CLAIMED)):
         (refusal,) = refusals(case(known(here), message), FOLLOWER)
         assert [fact.certainty for fact in refusal.facts] == [Certainty.SIGNED, certainty]
+        assert "carol" in str(refusal.facts[0])
         assert "carol" in refusal.facts[0].text
         assert 'role 1, "banned"' in refusal.facts[1].text
         assert refusal.section
+
+
+def test_what_is_read_is_what_the_table_says_is_needed() -> None:
+    here = room({ALICE: MEMBER, BOB: BANNED, CAROL: BANNED}, BOB)
+    terms = Terms(frozenset({BOB, CAROL}), frozenset({BOB}))
+    external = here.commit(client(CAROL, 30), by_value(ExternalInit(bytes(32))))[0]
+    found: dict[str, Refusal] = {}
+    for known in (derived, claimed):
+        for message in (sealed(here), here.commit(1, add_carol())[0], external):
+            found |= {each.rule: each for each in refusals(case(known(here), message, terms), device(BOB))}
+        for each in (withheld(known(here), Terms(), device(BOB)), withheld(known(here), terms, device(ALICE))):
+            found |= {} if each is None else {each.rule: each}
+        by_hub = withheld(unknown(here), terms, device(BOB))
+        assert by_hub is not None
+        found[by_hub.rule] = by_hub
+        for rule in RULES:
+            facts = [fact.certainty for fact in found[rule.name].facts]
+            assert len(facts) == len(rule.needs)
+            assert all(fact in need.certain for fact, need in zip(facts, rule.needs, strict=True))
 
 
 def test_the_order_of_rules_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
