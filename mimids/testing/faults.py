@@ -33,9 +33,9 @@ Point = Literal["handling", "answering", "calling", "answered"]
 class Fault:
     """What befalls requests between providers.
 
-    `caller` is the provider that calls (None: anybody, also who shows no certificate), `path` the beginning of what
-    is called. `skip` requests pass first. To `die`, `point` says where: as callee before `handling` or before
-    `answering`, as caller before `calling` or once `answered`.
+    `caller` is the provider that calls (None: anybody, also who shows no certificate), `path` what is called (ending
+    with a slash: all below it). `skip` requests pass first. To `die`, `point` says where: as callee before `handling`
+    or before `answering`, as caller before `calling` or once `answered`.
     """
 
     do: Deed
@@ -46,8 +46,10 @@ class Fault:
     point: Point = "handling"
     skip: int = 0
 
-    def meets(self) -> bool:
-        """Tell whether it is this request's turn."""
+    def meets(self, path: str) -> bool:
+        """Tell whether it is about this path, and this request's turn."""
+        if path != self.path and not (self.path.endswith("/") and path.startswith(self.path)):
+            return False
         self.skip -= 1
         return self.skip < 0
 
@@ -66,15 +68,15 @@ class Faults:
     def of_request(self, callers: frozenset[ProviderId] | None, path: str) -> Fault | None:
         """Return what befalls a request that comes in."""
         for fault in self._faults:
-            is_ours = fault.point in ("handling", "answering") and path.startswith(fault.path)
-            if is_ours and (fault.caller is None or fault.caller in (callers or ())) and fault.meets():
+            comes_in = fault.point in ("handling", "answering")
+            if comes_in and (fault.caller is None or fault.caller in (callers or ())) and fault.meets(path):
                 return fault
         return None
 
     def die_if(self, point: Point, path: str) -> None:
         """End the process if it is to die at this point of a call."""
         for fault in self._faults:
-            if fault.do == "die" and fault.point == point and path.startswith(fault.path) and fault.meets():
+            if fault.do == "die" and fault.point == point and fault.meets(path.partition("?")[0]):
                 die()
 
 

@@ -270,7 +270,7 @@ class Provider:
         self.tell({"crash": job})
 
     def die_at(self, point: Point, path: str, *, skip: int = 0) -> None:
-        """Let it kill itself at a point of a request between providers whose path begins with `path`.
+        """Let it kill itself at a point of a request between providers, such as `/ds/v1/push`.
 
         As callee before `handling` it or before `answering` it, as caller before `calling` or once it is `answered`;
         `skip` requests pass first. It is over with the next start.

@@ -1,0 +1,74 @@
+"""Welcomes over crashes: each arrives once its commit is durable, once, and stays until it is acknowledged."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+
+from mimids.client import Device
+from mimids.testing import Provider, Session
+from mimids.wire.messages import SendRequest
+from tests.e2e.stage import AWAY, HUB, NAMES, SUITE, Stage, eventually, staged
+
+pytestmark = [pytest.mark.slow, AWAY]
+
+INIT, WELCOME = "/ds/v1/welcome/init", "/ds/v1/welcome"
+INVITED = {"bob": "b.example", "carol": "c.example"}
+
+
+async def invite(stage: Stage) -> bytes:
+    """Let Alice add Bob and Carol by one commit, with its Welcome; return the Welcome."""
+    for person, provider in INVITED.items():
+        await stage.devices[person].upload([stage.recording.key_packages[person].octets])
+        await stage.alice.fetch_key_package(stage.federation[provider].contact(person), SUITE)
+    await stage.alice.create_group(stage.recording.creation())
+    request = next(iter(stage.recording.messages())).request
+    assert isinstance(request, SendRequest)
+    assert request.commit_data is not None
+    assert request.commit_data.welcome_data is not None
+    await stage.alice.send(HUB, request)
+    assert stage.federation[HUB].stored(request.partition_key) == [request.message.encoded]
+    return request.commit_data.welcome_data.welcome.encoded
+
+
+async def inbox(device: Device) -> list[bytes]:
+    return [each.welcome.encoded for each in await device.welcomes()]
+
+
+@pytest.mark.parametrize(
+    ("who", "point", "path"),
+    [
+        (HUB, "calling", INIT),
+        (HUB, "answered", INIT),
+        (HUB, "answered", WELCOME),
+        ("b.example", "answering", INIT),
+        ("b.example", "handling", WELCOME),
+        ("b.example", "answering", WELCOME),
+    ],
+)
+async def test_a_welcome_arrives_once_whoever_crashes_on_its_way(
+    who: str, point: Any, path: str, mimids_session: Session
+) -> None:
+    async with staged("public", mimids_session) as stage:
+        victim: Provider = stage.federation[who]
+        victim.die_at(point, path)
+        welcome = await invite(stage)
+        assert await trio.to_thread.run_sync(victim.wait_ended) == -9
+        await trio.to_thread.run_sync(victim.start)
+        for person in INVITED:
+            device = stage.devices[person]
+
+            async def has_arrived(device: Device = device) -> bool:
+                return await inbox(device) == [welcome]
+
+            await eventually(has_arrived)
+        for name in NAMES:
+            await trio.to_thread.run_sync(stage.federation[name].restart)
+        for person in INVITED:
+            device = stage.devices[person]
+            assert await inbox(device) == [welcome]
+            (waiting,) = await device.welcomes()
+            await device.acknowledge(waiting.welcome_id)
+            assert await inbox(device) == []
