@@ -151,7 +151,7 @@ async def test_a_request_that_waits_is_answered_at_shutdown(authority: Authority
 async def test_an_address_that_is_taken_is_said(authority: Authority) -> None:
     with socket.create_server((HOST, 0)) as taken:
         config = authority.config(listen={"client": f"{HOST}:{taken.getsockname()[1]}"})
-        with pytest.RaisesGroup(pytest.RaisesExc(JobCrashed, match="client-listener.*in use"), flatten_subgroups=True):
+        with pytest.RaisesGroup(pytest.RaisesExc(JobCrashed, match=f"client-listener.*in use.*{taken.getsockname()[1]}"), flatten_subgroups=True):
             await app.run(config, telemetry=SpyLog().telemetry)
 
 

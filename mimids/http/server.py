@@ -158,7 +158,11 @@ async def _listen(bind: Bind) -> list[trio.SocketListener]:
     host, _, port = bind.address.rpartition(":")
     if not host or not port.isdigit():
         raise ValueError(f"{bind.address}: not HOST:PORT, and not unix:PATH")
-    listeners = await trio.open_tcp_listeners(int(port), host=host.strip("[]"), backlog=BACKLOG)
+    try:
+        listeners = await trio.open_tcp_listeners(int(port), host=host.strip("[]"), backlog=BACKLOG)
+    except OSError as error:
+        error.filename = bind.address  # so that it says which address is taken
+        raise
     for listener in listeners:
         _keep_alive(listener.socket)
         if bind.tls is None and not ipaddress.ip_address(listener.socket.getsockname()[0]).is_loopback:
