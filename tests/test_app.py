@@ -150,8 +150,10 @@ async def test_a_request_that_waits_is_answered_at_shutdown(authority: Authority
 
 async def test_an_address_that_is_taken_is_said(authority: Authority) -> None:
     with socket.create_server((HOST, 0)) as taken:
-        config = authority.config(listen={"client": f"{HOST}:{taken.getsockname()[1]}"})
-        with pytest.RaisesGroup(pytest.RaisesExc(JobCrashed, match=f"client-listener.*in use.*{taken.getsockname()[1]}"), flatten_subgroups=True):
+        address = f"{HOST}:{taken.getsockname()[1]}"
+        config = authority.config(listen={"client": address})
+        said = pytest.RaisesExc(JobCrashed, match=f"client-listener.*in use.*{address}")
+        with pytest.RaisesGroup(said, flatten_subgroups=True):
             await app.run(config, telemetry=SpyLog().telemetry)
 
 
