@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ import pytest
 import trio
 
 import mimids.testing
-from mimids.testing import Federation, PretendGroup, Session, content_of, federation, open_federation
+from mimids.testing import Federation, Link, PretendGroup, Provider, Session, content_of, federation, open_federation
 
 ROOT = Path(__file__).parents[2]
 PLUGIN = "mimids.testing.pytest_plugin"
@@ -164,6 +165,19 @@ def test_as_fixtures_of_pytest_with_the_logs_of_what_failed(tmp_path: Path) -> N
     assert "1 failed, 2 passed" in done.stdout, done.stdout + done.stderr
     assert "log of b.example" in done.stdout
     assert "sweeper was told to crash" in done.stdout
+
+
+def test_the_document_names_what_there_is() -> None:
+    document = (ROOT / "docs/testing.md").read_text()
+    for kind in (Provider, Link):
+        (table,) = re.findall(
+            rf"^\| of .*{kind.__name__.lower()}.*\|\n\| --- \| --- \|\n((?:\|.*\n)+)", document, re.I | re.M
+        )
+        names = {name for row in table.splitlines() for name in re.findall(r"`(\w+)", row.split("|")[1])}
+        known = {*dir(kind), *getattr(kind, "__annotations__", {})}
+        assert len(names) > 4
+        assert names - known == set()
+    assert set(re.findall(r"`(mimids_\w+)`", document)) == {"mimids_provider", "mimids_federation", "mimids_session"}
 
 
 def test_the_plugin_is_light() -> None:
