@@ -2,7 +2,7 @@
 
 httpcore is the part of httpx that speaks HTTP. It is used without httpx because that part alone lets us choose the
 address that is connected to, keeps no cookies, follows no redirect, reads no proxy or .netrc from the environment
-and logs no URL; it also costs half (docs/decisions/0004).
+and logs no URL; it also costs less (docs/decisions/0004).
 
 A peer is named by its domain and nothing else: it is the origin of its connections, the name its certificate must
 have and the Host it is told, wherever `providers.NAME.url` sends us.
