@@ -11,11 +11,12 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 import tomllib
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import attrs
@@ -57,6 +58,16 @@ def session(found: list[Block]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def with_free_ports(script: str) -> str:
+    """Put free ports in place of those on loopback that a document names: sessions may run side by side."""
+    port = r"(?<=127\.0\.0\.1:)[1-9]\d*"  # 0 is free already
+    named = sorted(set(re.findall(port, script)))
+    with ExitStack() as held:
+        probes = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in named]
+        free = {name: str(probe.getsockname()[1]) for name, probe in zip(named, probes, strict=True)}
+    return re.sub(port, lambda found: free[found[0]], script)
+
+
 def play(script: str, directory: Path) -> tuple[int, str]:
     """Run a session; what it leaves running ends with it. Return its exit status and all that it printed."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -90,7 +101,7 @@ def test_the_code_in_a_document_runs(document: Path, tmp_path: Path) -> None:
     script = session(blocks(document.read_text()))
     if "--- line" not in script:
         return
-    status, output = play(script, tmp_path)
+    status, output = play(with_free_ports(script), tmp_path)
     assert status == 0, output
 
 
@@ -155,6 +166,13 @@ def test_blocks_share_a_session_and_what_is_not_run_is_not(tmp_path: Path) -> No
     assert [block.language for block in blocks(SAMPLE)] == ["sh", "sh", "python"]
     status, output = play(session(blocks(SAMPLE)), tmp_path)
     assert (status, output.splitlines()) == (0, ["--- line 1", "--- line 8", "one", "two"])
+
+
+def test_ports_are_replaced_alike_wherever_they_stand() -> None:
+    first, second, again = re.findall(r"127\.0\.0\.1:(\d+)", with_free_ports("127.0.0.1:1 127.0.0.1:2 127.0.0.1:1"))
+    assert first == again != second
+    assert "1" not in {first, second}
+    assert with_free_ports("127.0.0.1:0") == "127.0.0.1:0"
 
 
 def test_a_block_that_fails_ends_the_session(tmp_path: Path) -> None:
