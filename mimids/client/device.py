@@ -172,12 +172,13 @@ class Device:
         return tuple(results[index] for index in range(len(contacts)))
 
     async def _fetch(self, contacts: Sequence[Contact], suite: CipherSuite) -> tuple[KeyPackageResult, ...]:
-        """Ask one provider; once again where its key was gone, or our clock off (RFC 9458 sections 5.3, 6.5.2)."""
+        """Ask one provider; again where its key was gone or our clock off, once each (RFC 9458 sections 5.3, 6.5.2)."""
         contact = contacts[0]
         requests = [KeyPackageRequest(each.user_id, each.bearer_token, MLS10, suite) for each in contacts]
         now = int(self._clock())
         config = await self._key_config(contact, now)
-        for last in (False, True):
+        renewed = corrected = False
+        while True:
             sealed = seal(config, contact.provider, requests, now_seconds=now, ephemeral=secrets.token_bytes(32))
             reply = await self._connection.exchange(
                 "POST",
@@ -188,17 +189,16 @@ class Device:
             )
             if reply.status != 200:
                 problem = Problem.from_json(reply.status, reply.body)
-                if last or problem.code != "ohttp-key":
+                if renewed or problem.code != "ohttp-key":
                     raise problem
-                config = await self._key_config(contact, now, anew=True)
+                config, renewed = await self._key_config(contact, now, anew=True), True
                 continue
             try:
                 return sealed.open(reply.body)
             except WrongDate as wrong:
-                if last or wrong.seconds is None:
+                if corrected or wrong.seconds is None:
                     raise
-                now = wrong.seconds
-        raise AssertionError("not reached")
+                now, corrected = wrong.seconds, True
 
     async def _key_config(self, contact: Contact, now: int, *, anew: bool = False) -> KeyConfig:
         """Return a configuration to seal to: one that is at hand and still good, else the provider's newest."""
