@@ -80,12 +80,10 @@ class Played:
         )
         return after, following
 
-    async def send(
-        self, message: MLSMessage, sender: Device | Follower, key: PartitionKey | None = None
-    ) -> SendResponse:
+    async def send(self, message: MLSMessage, sender: Device | Follower) -> SendResponse:
         is_commit = message.content_type is ContentType.COMMIT
         data = CommitData(Pretended.new_key(), None, None) if is_commit else None
-        return await self.hub.services.hub.send(SendRequest(message, key or self.key, data), sender)
+        return await self.hub.services.hub.send(SendRequest(message, self.key, data), sender)
 
     async def refused(self, message: MLSMessage, sender: Device | Follower) -> str:
         """Return the rule that refuses a message."""
@@ -95,7 +93,7 @@ class Played:
         return str(refusal.value.members["rule"])
 
 
-async def operator(of: Assembled, decides: Callable[..., None], *what: Any) -> None:
+async def operator(of: Assembled, decides: Callable[..., object], *what: Any) -> None:
     await of.services.store.write(lambda tx: decides(tx, *what))
 
 
@@ -170,7 +168,7 @@ async def test_a_banned_reader_gets_the_handshakes_of_that_branch_and_all_of_oth
         group.room, group.key = await group.commit(banning)
         await group.send(sealed(group.room), group.alice)
         await group.send(group.room.commit(0)[0], group.alice)
-        kinds = {}
+        kinds: dict[tuple[str, int], list[ContentType | None]] = {}
         for name, key in (("before", member_in), ("after", group.key)):
             for reader in (group.alice, anna(hub)):
                 kinds[name, reader.row] = await kinds_read(hub, reader, key)
@@ -290,9 +288,7 @@ async def test_where_the_hub_cannot_read_the_senders_own_provider_refuses(tmp_pa
         for role, rule in ((MUTED, "muted-sender"), (BANNED, "banned-sender"), (MEMBER, None)):
             made = group.room.commit(0, by_value(sets({ALICE: MEMBER, BOB: role})))
             group.room, group.key = await group.commit(made, private=True)
-            await group.send(
-                sealed(group.room, ContentType.PROPOSAL), group.alice
-            )  # so that there is something to push
+            await group.send(sealed(group.room, ContentType.PROPOSAL), group.alice)
             await kinds_read(follower, bob, group.key)
             await knows(follower, group.key)
             request = SendRequest(sealed(group.room), group.key, None)
