@@ -17,7 +17,8 @@ import threading
 from contextlib import suppress
 from typing import Final, NoReturn
 
-import mimids.app  # noqa: F401  # what all of it is for
+import mimids.app
+import mimids.store.driver  # noqa: F401  # with the app all that a server imports before it serves
 from mimids.testing import process
 from mimids.testing.starting import FORK
 

@@ -76,13 +76,13 @@ class Provider:
 
     name: str
     directory: Path
-    config: Config
+    config: Config = attrs.field(repr=False)
     ca_file: Path
-    clock: Clock = attrs.field(init=False)
-    _session: Session
-    _asking: Asking
-    _process: Process | None = None
-    _faults: list[Json] = attrs.field(factory=list)
+    clock: Clock = attrs.field(init=False, repr=False)
+    _session: Session = attrs.field(repr=False)
+    _asking: Asking = attrs.field(repr=False)
+    _process: Process | None = attrs.field(default=None, repr=False)
+    _faults: list[Json] = attrs.field(factory=list, repr=False)
 
     def __attrs_post_init__(self) -> None:
         self.clock = Clock(self)

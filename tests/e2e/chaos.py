@@ -22,7 +22,7 @@ MEMBERS = 8  # of each group
 BRANCHES = 3  # of each group, at most
 PAUSE_SECONDS = 0.2  # between two messages of a group, on average
 AGAIN_SECONDS = 0.1
-SETTLE_SECONDS = 60
+SETTLE_SECONDS = 40
 CONFIG = {
     "limits": {"device_sends_per_second": 0},
     "federation": {"connect_seconds": 2, "answer_seconds": 4},
