@@ -33,7 +33,7 @@ class _Link:
     changed: trio.Event = attrs.field(factory=trio.Event)
     connections: set[trio.CancelScope] = attrs.field(factory=set)
 
-    def set(self, flow: Flow, delay: float) -> None:
+    def change(self, flow: Flow, delay: float) -> None:
         self.flow, self.delay = flow, delay
         changed, self.changed = self.changed, trio.Event()
         changed.set()
@@ -104,7 +104,7 @@ def main(start: Json, control: socket.socket) -> int:
 
 async def _run(links: dict[str, _Link], control: socket.socket) -> None:
     async def obey(request: Json) -> Json:
-        links[request["link"]].set(request["flow"], request["delay"])
+        links[request["link"]].change(request["flow"], request["delay"])
         return {}
 
     async with trio.open_nursery() as nursery:

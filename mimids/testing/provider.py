@@ -320,7 +320,7 @@ class Provider:
         code = process.wait(seconds)
         if code is None:
             raise self._failed(f"does not end within {seconds} s")
-        process.control.close()
+        process.close()
         self._process = None
         return code
 

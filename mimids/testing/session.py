@@ -82,5 +82,11 @@ def default_session() -> Session:
     session = _sessions.get(os.getpid())
     if session is None:
         session = _sessions[os.getpid()] = Session()
-        atexit.register(session.close)
+        atexit.register(_end, os.getpid())
     return session
+
+
+def _end(pid: int) -> None:
+    """End the session of a process, when that process ends: a fork of it runs this, too."""
+    if os.getpid() == pid:
+        _sessions.pop(pid).close()

@@ -33,33 +33,47 @@ class Process:
         self.pid = pid
         self.control = control
         self._ending = ending
+        self._reading = threading.Lock()
         self._code: int | None = None
 
     def wait(self, seconds: float) -> int | None:
         """Return the exit code (of a signal, its negative number), None if it still runs after `seconds`."""
-        if self._code is None:
-            self._code = self._ending.wait(seconds)
+        if self._code is None and self._ending.wait(seconds):
+            with self._reading:
+                if self._code is None:
+                    self._code = self._ending.code()
         return self._code
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal, unless it is known to have ended."""
-        if self._code is None:
+        """Send a signal, unless it has ended: its number may be another's by now."""
+        if self.wait(0) is None:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
+
+    def close(self) -> None:
+        """Let go of it; it ends, if it has not."""
+        self.control.close()
+        self._ending.close()
 
     def end(self, seconds: float = 10) -> int:
         """See to it that it has ended, by SIGKILL, and return the exit code."""
         self.signal(signal.SIGCONT)
         self.signal(signal.SIGKILL)
         code = self.wait(seconds)
-        self.control.close()
+        self.close()
         if code is None:
             raise TimeoutError(f"process {self.pid} does not end")
         return code
 
 
 class _Ending(Protocol):
-    def wait(self, seconds: float) -> int | None: ...
+    """How one knows of a process's end; `code` is asked once, after `wait` said that it has come."""
+
+    def wait(self, seconds: float) -> bool: ...
+
+    def code(self) -> int: ...
+
+    def close(self) -> None: ...
 
 
 class Starter(Protocol):
@@ -99,11 +113,16 @@ class _Spawned:
     def __init__(self, popen: subprocess.Popen[bytes]) -> None:
         self._popen = popen
 
-    def wait(self, seconds: float) -> int | None:
-        try:
-            return self._popen.wait(seconds)
-        except subprocess.TimeoutExpired:
-            return None
+    def wait(self, seconds: float) -> bool:
+        with suppress(subprocess.TimeoutExpired):
+            self._popen.wait(seconds)
+        return self._popen.returncode is not None
+
+    def code(self) -> int:
+        return self._popen.wait()
+
+    def close(self) -> None:
+        """Do nothing: whoever started it waits for it."""
 
 
 class Forking:
@@ -156,12 +175,16 @@ class _Forked:
     def __init__(self, exit_code: int) -> None:
         self._exit_code = exit_code
 
-    def wait(self, seconds: float) -> int | None:
-        if not select.select([self._exit_code], [], [], seconds)[0]:
-            return None
-        code = os.read(self._exit_code, 16)
+    def wait(self, seconds: float) -> bool:
+        poll = select.poll()
+        poll.register(self._exit_code, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
+
+    def code(self) -> int:
+        return int(os.read(self._exit_code, 16) or -signal.SIGKILL)  # nothing: the parent was killed
+
+    def close(self) -> None:
         os.close(self._exit_code)
-        return int(code) if code else -signal.SIGKILL  # the parent was killed, and could not tell
 
 
 def _begun(process: Process, what: Mapping[str, Any]) -> Process:
