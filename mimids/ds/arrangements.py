@@ -45,6 +45,8 @@ from mimids.wire.ids import GroupId, ProviderId, UserId
 HEADER: Final = "mimids-arrangement"
 TOPIC: Final = "arrangements"  # wakes the job
 RETRY_SECONDS: Final = 30.0  # after a hub's terms could not be fetched, or it could not be told
+CHANGES_MEANWHILE: Final = 3  # of a hub's terms, while we accept them
+WORKERS: Final = 8  # hubs at once
 AGAIN_SECONDS: Final = 1.0  # terms that change faster are fetched no oftener
 IDLE_SECONDS: Final = 600.0
 PROVIDERS_REMEMBERED: Final = 10_000
@@ -168,6 +170,8 @@ class Arrangements:
         self._in_force: dict[ProviderId, Offer] = {}
         self._seen: OrderedDict[ProviderId, int] = OrderedDict()  # the revision that a hub named last
         self._next_attempt: dict[ProviderId, Milliseconds] = {}
+        self._busy: set[ProviderId] = set()
+        self._workers = trio.CapacityLimiter(WORKERS)
         self._renewing: dict[ProviderId, trio.Lock] = {}
 
     def forget(self) -> None:
@@ -286,12 +290,16 @@ class Arrangements:
 
     def note(self, hub: ProviderId, revision: int) -> None:
         """Take note of the revision that a hub's answer named; the job fetches what is new."""
+        is_news = self._seen.get(hub) != revision
         self._seen[hub] = revision
         self._seen.move_to_end(hub)
         if len(self._seen) > PROVIDERS_REMEMBERED:
             self._seen.popitem(last=False)
         known = self._taken.get(hub)
-        if known is None or known.offered_revision != revision:
+        if is_news and (known is None or known.offered_revision != revision):
+            soon = self._after(AGAIN_SECONDS)  # it has just answered, whatever it did before
+            if hub in self._next_attempt:
+                self._next_attempt[hub] = min(self._next_attempt[hub], soon)
             self._wakes.ring(TOPIC)
 
     def in_force(self, hub: ProviderId) -> Offer | None:
@@ -312,17 +320,26 @@ class Arrangements:
         Raises what the hub or the way to it refuses.
         """
         async with self._renewing.setdefault(hub, trio.Lock()):
-            offer = await self._fetch(hub)
-            known = await self._store.write(partial(self._take, offer))
-            self._taken[hub] = known
-            self._in_force_from(known)
-            if known.accepted_revision != offer.revision:
-                return False  # the operator accepts
-            if not known.told:
-                await self._peers.call(hub, "PUT", f"/ds/v1/arrangement/{offer.revision}")
-                await self._store.write(partial(self._note_told, hub, offer.revision))
-                self._taken[hub] = attrs.evolve(known, told=1)
-            return True
+            for _ in range(CHANGES_MEANWHILE):
+                offer = await self._fetch(hub)
+                known = await self._store.write(partial(self._take, offer))
+                self._taken[hub] = known
+                self._in_force_from(known)
+                if known.accepted_revision != offer.revision:
+                    return False  # the operator accepts
+                if known.told or await self._tell(known):
+                    return True
+            raise PeerFailed("its terms change faster than they can be accepted")
+
+    async def _tell(self, known: Taken) -> bool:
+        """Tell a hub that we accept; False if its terms have changed meanwhile."""
+        try:
+            await self._peers.call(known.hub, "PUT", f"/ds/v1/arrangement/{known.offered_revision}")
+        except ArrangementOutdated:
+            return False
+        await self._store.write(partial(self._note_told, known.hub, known.offered_revision))
+        self._taken[known.hub] = attrs.evolve(known, told=1)
+        return True
 
     async def _fetch(self, hub: ProviderId) -> Offer:
         answer = await self._peers.call(hub, "GET", "/ds/v1/arrangement")
@@ -364,19 +381,33 @@ class Arrangements:
             await self._load()
             task_status.started()
             generation = self._generation
-            while True:
-                if generation != self._generation:
-                    generation = self._generation
-                    await self._load()
-                for hub in self._to_renew():
-                    self._next_attempt[hub] = Milliseconds(self._clock.now() + int(AGAIN_SECONDS * 1000))
-                    try:
-                        await self.renew(hub)
-                    except MimiError:  # not there, not willing, or no terms at all: asked again later
-                        self._next_attempt[hub] = Milliseconds(self._clock.now() + int(RETRY_SECONDS * 1000))
-                now = self._clock.now()
-                waits = [self._next_attempt.get(hub, now) - now for hub in self._behind()]
-                await bell.wait_at_most(self._clock, max(0.0, min([IDLE_SECONDS, *(ms / 1000 for ms in waits)])))
+            async with trio.open_nursery() as renewing:
+                while True:
+                    if generation != self._generation:
+                        generation = self._generation
+                        await self._load()
+                    now = self._clock.now()
+                    behind = [hub for hub in self._behind() if hub not in self._busy]
+                    for hub in behind:
+                        if self._next_attempt.get(hub, now) <= now:
+                            self._busy.add(hub)
+                            renewing.start_soon(self._renew_or_later, hub)
+                    waits = [self._next_attempt[hub] - now for hub in behind if hub not in self._busy]
+                    await bell.wait_at_most(self._clock, min([IDLE_SECONDS, *(ms / 1000 for ms in waits)]))
+
+    async def _renew_or_later(self, hub: ProviderId) -> None:
+        try:
+            async with self._workers:
+                await self.renew(hub)
+            self._next_attempt[hub] = self._after(AGAIN_SECONDS)
+        except MimiError:  # not there, not willing, or no terms at all
+            self._next_attempt[hub] = self._after(RETRY_SECONDS)
+        finally:
+            self._busy.discard(hub)
+            self._wakes.ring(TOPIC)
+
+    def _after(self, seconds: float) -> Milliseconds:
+        return Milliseconds(self._clock.now() + int(seconds * 1000))
 
     async def _load(self) -> None:
         for each in await self._store.read(arrangements.all_taken):
@@ -394,10 +425,6 @@ class Arrangements:
             if known.accepted_revision == known.offered_revision and not known.told
         ]
         return [*unknown, *(hub for hub in untold if hub not in unknown)]
-
-    def _to_renew(self) -> list[ProviderId]:
-        now = self._clock.now()
-        return [hub for hub in self._behind() if self._next_attempt.setdefault(hub, now) <= now]
 
 
 def _is_over(expires_at: Milliseconds | None, now: Milliseconds) -> bool:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from mimids.ds.arrangements import Offer
 from mimids.ds.commands import Context, command_named
+from mimids.ds.ports import PeerAnswer
 from mimids.errors import (
     ArrangementOutdated,
     ArrangementRequired,
@@ -21,15 +24,19 @@ from mimids.errors import (
     ProviderNotAllowed,
     RateLimited,
     TooLarge,
+    WelcomeNotExpected,
 )
-from mimids.mls.code_points import ContentType
+from mimids.mls.code_points import ContentType, WireFormat
+from mimids.mls.framing import MLSMessage
+from mimids.mls.proposals import HpkeCiphertext
+from mimids.mls.welcome import EncryptedGroupSecrets, Welcome
 from mimids.store import arrangements, providers
 from mimids.store.arrangements import HubTerm
 from mimids.values import Device, Follower
-from mimids.wire.declare import encode
-from mimids.wire.ids import Counter, GroupId, ProviderId, UserId
-from mimids.wire.messages import GroupInfoRequest, ReceiveRequest, SendRequest
-from tests.doubles import FakeClock
+from mimids.wire.declare import decode, encode
+from mimids.wire.ids import MLS10, CipherSuite, Counter, GroupId, KeyPackageRef, ProviderId, UserId
+from mimids.wire.messages import GroupInfoRequest, ReceiveRequest, SendRequest, WelcomeInitRequest, WelcomeInitResponse
+from tests.doubles import Called, FakeClock
 from tests.ds.federation import PROPOSAL, Room, device, federated, read, wait_stored
 from tests.provider import Assembled
 
@@ -377,3 +384,70 @@ async def test_rows_of_terms_are_found_by_hub_and_group(tmp_path: Path) -> None:
             assert arrangements.banned_by(tx, row + 1, users) == frozenset()
 
         await hub.services.store.write(work)
+
+
+async def test_no_welcome_is_taken_for_whom_the_hub_bans(tmp_path: Path) -> None:
+    async with federated(tmp_path, A, B, jobs_of=()) as (hub, follower):
+        refs = {name: KeyPackageRef(name.encode().ljust(32, b".")) for name in ("bob", "ben")}
+        for name, ref in refs.items():
+            await follower.add_device(name)
+            await follower.services.store.write(partial(_hand_out, name, ref))
+        call = partial(hub.peers.call, B, "POST", "/ds/v1/welcome/init")
+        request = encode(WelcomeInitRequest(tuple(refs.values())))
+        answer = decode(WelcomeInitResponse, (await call(request)).body)
+        assert set(answer.accepted) == set(refs.values())
+        await command(hub, "ban add", subject=BOB)
+        await follower.services.arrangements.renew(A)
+        answer = decode(WelcomeInitResponse, (await call(request)).body)
+        assert answer.accepted == (refs["ben"],)
+        secrets = tuple(EncryptedGroupSecrets(ref, HpkeCiphertext(b"k", b"c")) for ref in refs.values())
+        welcome = MLSMessage(MLS10, WireFormat.WELCOME, Welcome(CipherSuite(1), secrets, b"info"))
+        deliver = partial(hub.peers.call, B, "POST", "/ds/v1/welcome", media_type="message/mls")
+        await deliver(encode(welcome))  # it was said yes to for Bob too, before the ban was known
+        waiting = await follower.services.store.read(lambda tx: tx.all("SELECT device FROM inbox"))
+        assert waiting == [(2,)]
+        for_bob = MLSMessage(MLS10, WireFormat.WELCOME, Welcome(CipherSuite(1), secrets[:1], b"info"))
+        with pytest.raises(WelcomeNotExpected):
+            await deliver(encode(for_bob))
+
+
+def _hand_out(name: str, ref: KeyPackageRef, tx: Any) -> None:
+    """Remember a KeyPackage of a user's first device as handed out."""
+    sql = "SELECT d.id FROM devices d JOIN users u ON u.id = d.user WHERE u.user_id = ?"
+    row = tx.one(sql, (f"mimi://b.example/u/{name}".encode(),))
+    tx.execute(
+        "INSERT INTO key_package_refs (ref, init_key, device, version, cipher_suite, expires_at, claimed_at)"
+        " VALUES (?, ?, ?, 1, 1, ?, 1)",
+        (ref, ref, row[0], 1 << 50),
+    )
+
+
+async def test_terms_that_change_while_they_are_accepted_are_accepted_as_they_are_then(tmp_path: Path) -> None:
+    async with federated(tmp_path, A, B, jobs_of=()) as (hub, follower):
+        answer, changes = follower.peers.peers[A], iter(("mimi://b.example/u/ben", BOB))
+
+        async def changing(called: Called) -> PeerAnswer:
+            answered = await answer(called)
+            subject = next(changes, None) if called.method == "GET" else None
+            if subject is not None:
+                await command(hub, "ban add", subject=subject)
+            return answered
+
+        follower.peers.add(A, changing)
+        assert await follower.services.arrangements.renew(A)
+        shown = await command(follower, "provider show", provider=A)
+        assert (shown["their_terms_accepted"], shown["their_terms_told"]) == (3, True)
+        assert len(shown["they_ban"]) == 2
+
+
+async def test_a_hub_that_does_not_answer_holds_up_no_other(tmp_path: Path) -> None:
+    async with federated(tmp_path, A, B, "c.example", jobs_of=JOBS) as (_, follower, _):
+
+        async def silent(_: Called) -> PeerAnswer:
+            await trio.sleep_forever()
+
+        follower.peers.add("c.example", silent)
+        follower.services.arrangements.note(ProviderId("c.example"), 7)
+        await trio.testing.wait_all_tasks_blocked()
+        await ask_something(follower)
+        await in_force(follower, 1)

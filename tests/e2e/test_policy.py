@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from itertools import count
 from typing import Any
 
 import pytest
@@ -10,11 +12,11 @@ import trio
 from mimids.client import Problem
 from mimids.mls.code_points import ContentType, WireFormat
 from mimids.mls.framing import MLSMessage, PrivateMessage
-from mimids.testing import Session
+from mimids.testing import PretendGroup, Provider, Session, open_federation
 from mimids.wire.ids import MLS10, GroupId, PartitionKey
 from mimids.wire.messages import SendRequest
 from tests.ds.recordings import Recorded, expected
-from tests.e2e.stage import HUB, NAMES, Stage, staged
+from tests.e2e.stage import HUB, NAMES, Stage, eventually, staged
 from tests.e2e.test_conversations import LOCAL_ONLY, Sequenced, catch_up, play, upload_and_fetch
 
 pytestmark = pytest.mark.slow
@@ -84,3 +86,43 @@ async def a_banned_member_may_only_leave(stage: Stage, sequenced: Sequenced) -> 
     others = [each.message.content_type for each in await stage.alice.receive(HUB, banned_in)]
     assert ContentType.APPLICATION in others
     assert len(await dave.receive(HUB, member_in)) == len(sequenced[member_in]) + 1
+
+
+async def test_a_ban_holds_at_once_at_the_hub_and_then_at_the_users_own_provider(mimids_session: Session) -> None:
+    async with open_federation(*NAMES[:2], session=mimids_session) as federation:
+        hub, follower = federation[NAMES[0]], federation[NAMES[1]]
+        group = PretendGroup.at(HUB)
+        accounts = [hub.add_device("alice"), follower.add_device("bob"), follower.add_device("ben")]
+        async with accounts[0].client() as alice, accounts[1].client() as bob, accounts[2].client() as ben:
+            await alice.create_group(group.creation())
+            await bob.send(HUB, group.message(b"before"))
+            hub.command("ban add", subject=bob_id(follower), reason="spam")
+            sent = count()
+
+            async def refused() -> bool:
+                try:
+                    await bob.send(HUB, group.message(b"%d" % next(sent)))
+                except Problem as problem:
+                    return (problem.code, problem.members.get("rule")) == ("policy", "hub-banned-sender")
+                return False
+
+            await eventually(refused)
+            for provider in federation:
+                await trio.to_thread.run_sync(provider.restart)
+            assert await refused()
+            await ben.send(HUB, group.message(b"somebody else"))
+            assert hub.command("provider show", provider=NAMES[1])["our_terms_accepted"] == 2
+            hub.command("ban remove", subject=bob_id(follower))
+            await ben.send(HUB, group.message(b"so that it hears"))
+            await eventually(lambda: unless(refused))
+            hub.command("ban add", subject=NAMES[1])
+            with pytest.raises(Problem, match="provider-not-allowed"):
+                await ben.send(HUB, group.message(b"nobody of that provider"))
+
+
+def bob_id(at: Provider) -> str:
+    return at.user_id("bob")
+
+
+async def unless(look: Callable[[], Awaitable[bool]]) -> bool:
+    return not await look()
