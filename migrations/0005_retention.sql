@@ -52,5 +52,6 @@ CREATE TABLE tree_sweep (                                   -- one row while a s
 CREATE TABLE recoveries (
     group_ref INTEGER NOT NULL,
     provider INTEGER NOT NULL REFERENCES providers (id),
+    answered INTEGER NOT NULL DEFAULT 0 CHECK (answered IN (0, 1)),
     PRIMARY KEY (group_ref, provider)
 ) STRICT, WITHOUT ROWID;

@@ -96,6 +96,10 @@ async def _keep_rates(provider: Provider, *, task_status: trio.TaskStatus[None])
     await provider.services.rates.run(task_status=task_status)
 
 
+async def _recover(provider: Provider, *, task_status: trio.TaskStatus[None]) -> None:
+    await provider.services.recovery.run(task_status=task_status)
+
+
 async def _keep_cursors(provider: Provider, *, task_status: trio.TaskStatus[None]) -> None:
     await provider.services.cursors.run(task_status=task_status)
 
@@ -142,6 +146,7 @@ JOBS: Final[tuple[Job, ...]] = (
     Job("welcomes", Stage.WORK, _send_welcomes),
     Job("delivery", Stage.WORK, _deliver),
     Job("sync", Stage.WORK, _sync),
+    Job("recovery", Stage.WORK, _recover),
     Job("arrangements", Stage.WORK, _keep_arrangements),
     Job("rates", Stage.WORK, _keep_rates),
     Job("cursors", Stage.WORK, _keep_cursors),

@@ -28,6 +28,7 @@ from mimids.ds.ohttp_keys import OhttpKeys
 from mimids.ds.ports import Clock, Peers
 from mimids.ds.quotas import Budgets
 from mimids.ds.rates import KeptRates, ProviderRates, Rate, Rates, UserRates
+from mimids.ds.recovery import Recovery
 from mimids.ds.relay import Bounds as RelayBounds
 from mimids.ds.relay import Local, Relay
 from mimids.ds.reports import Reports
@@ -98,6 +99,7 @@ def assemble(config: Config, clock: Clock, telemetry: Telemetry, store: Store, p
         "relay": services.relay.statistics,
         "delivery": services.delivery.statistics,
         "following": services.following.statistics,
+        "recovery": services.recovery.statistics,
         "wakes": services.wakes.statistics,
     }
     for name, statistics in watched.items():
@@ -208,6 +210,7 @@ def make_services(config: Config, clock: Clock, telemetry: Telemetry, store: Sto
             batch_octets=config.delivery.batch_bytes,
         ),
         following=following,
+        recovery=Recovery(config, store, clock, peers, states, wakes, following, backoff=backoff),
         welcomes=welcomes,
         streams=Streams(
             hubs,

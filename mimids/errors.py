@@ -317,6 +317,15 @@ class StorageUnavailable(MimiError):
     code, status, title = "storage-unavailable", HTTPStatus.SERVICE_UNAVAILABLE, "storage takes no writes now"
 
 
+class Recovering(MimiError):
+    """The hub was restored from a backup, and asks others what it sequenced since; `retry_after` is in seconds."""
+
+    code, status, title = "recovering", HTTPStatus.SERVICE_UNAVAILABLE, "the group is held after a restore"
+
+    def __init__(self, detail: str = "", *, retry_after: int = 5) -> None:
+        super().__init__(detail, retry_after=retry_after)
+
+
 class PeerUnavailable(MimiError):
     """Another provider did not answer; `retry_after` is in seconds."""
 

@@ -21,9 +21,9 @@ from mimids.ds import ohttp_keys
 from mimids.ds.commands import Context, JsonObject
 from mimids.ohttp.keyring import Schedule
 from mimids.store import backup as backups
-from mimids.store import key_packages, lock, migrate, overview
+from mimids.store import key_packages, lock, migrate, recoveries
 from mimids.store.backup import NotABackup, Progress
-from mimids.store.db import Tx, connect, read_here, write_here
+from mimids.store.db import Tx, connect, write_here
 from mimids.values import Milliseconds
 
 DAY_SECONDS = 86_400
@@ -54,29 +54,24 @@ def backup(file: Path, config_file: Path | None, as_json: bool) -> None:
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--replace", is_flag=True, help="Put the database that is there aside, under another name.")
-@click.option(
-    "--despite-followers",
-    is_flag=True,
-    help="Restore groups hosted here, though other providers may have later messages of theirs.",
-)
 @config_option
 @json_option
-def restore(file: Path, replace: bool, despite_followers: bool, config_file: Path | None, as_json: bool) -> None:
+def restore(file: Path, replace: bool, config_file: Path | None, as_json: bool) -> None:
     """Put a backup in place of the database; the server must not be running.
 
     What may have been handed out since the backup is not handed out again: KeyPackages in stock are dropped (devices
-    upload new ones), and the gateway gets a new key. What was sequenced since is lost here; where other providers
-    follow groups of ours they may have it, and the same numbers would be given twice. So that is refused unless asked
-    for.
+    upload new ones), and the gateway gets a new key. Groups hosted here that other providers follow take no messages
+    until these have said what was sequenced since, which comes back from them. `mimids group show` says whom a group
+    waits for; `mimids group release` ends the wait for one that will never answer.
     """
     config = load_config(config_file)
-    answer: JsonObject = or_refused(lambda: _restore(config, file, replace=replace, despite=despite_followers))
+    answer: JsonObject = or_refused(lambda: _restore(config, file, replace=replace))
     show("restore", answer, as_json=as_json)
     if not as_json:
         click.echo("Devices have to upload KeyPackages again: `mimids check` counts those that have not.")
 
 
-def _restore(config: Config, file: Path, *, replace: bool, despite: bool) -> JsonObject:
+def _restore(config: Config, file: Path, *, replace: bool) -> JsonObject:
     try:
         moment = backups.check(file)
     except NotABackup as error:
@@ -84,13 +79,6 @@ def _restore(config: Config, file: Path, *, replace: bool, despite: bool) -> Jso
     path = config.database
     if path.exists() and not replace:
         raise Refused(f"there is a database {path}", "--replace puts it aside, under another name")
-    with read_here(file) as tx:
-        followed = overview.followed_partitions(tx, config.provider)
-    if followed and not despite:
-        raise Refused(
-            f"other providers follow {followed} partitions of groups hosted here, and may have later messages",
-            "--despite-followers restores all the same: their devices may then miss messages that are sent next",
-        )
     config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with lock.hold(config.data_dir):
         coming = path.with_name(f".{path.name}.restored")
@@ -98,7 +86,7 @@ def _restore(config: Config, file: Path, *, replace: bool, despite: bool) -> Jso
         shutil.copy2(file, coming)
         coming.chmod(0o600)
         migrate.migrate(coming)
-        retired, key_id = write_here(coming, lambda tx: _make_present(tx, config))
+        retired, key_id, held = write_here(coming, lambda tx: _make_present(tx, config))
         aside = _put_aside(path) if path.exists() else None
         coming.rename(path)
     return {
@@ -106,18 +94,20 @@ def _restore(config: Config, file: Path, *, replace: bool, despite: bool) -> Jso
         "made_at": moment,
         "key_packages_dropped": retired,
         "ohttp_key_id": key_id,
+        "groups_held": held,
         "put_aside": None if aside is None else str(aside),
     }
 
 
-def _make_present(tx: Tx, config: Config) -> tuple[int, int]:
-    """Make up for what the backup cannot know (DESIGN 6.12); return what was dropped, and the new key."""
+def _make_present(tx: Tx, config: Config) -> tuple[int, int, int]:
+    """Make up for what the backup cannot know (DESIGN 6.12); return what was dropped, the new key, and groups held."""
     context = Context.of(config, _now())
     schedule = Schedule(config.ohttp.rotate_days * DAY_SECONDS, config.ohttp.grace_days * DAY_SECONDS)
     retired = key_packages.retire_unclaimed(tx)
     key_id = ohttp_keys.rotate(tx, schedule, context.operator_key, context.now // 1000, retire_others=True)
+    held = recoveries.begin(tx, config.provider, {*config.federation.allow, *config.providers})
     backups.unmark(tx)
-    return retired, key_id
+    return retired, key_id, held
 
 
 def _put_aside(path: Path) -> Path:

@@ -76,6 +76,9 @@ def _group(answer: JsonObject) -> Iterator[str]:
     forks = answer["live_forks"]
     if forks:
         yield f"{forks} live fork{'s' if forks > 1 else ''}: `mimids group terminate` can end a branch"
+    if answer.get("waits_for"):
+        waits_for = ", ".join(answer["waits_for"])
+        yield f"held after a restore, until {waits_for} say what they have: see `mimids group release`"
     below: dict[str | None, list[JsonObject]] = {}
     known = {each["partition"] for each in answer["tree"]}
     for each in answer["tree"]:

@@ -138,19 +138,33 @@ class Following:
 
     async def take(self, hub: ProviderId, epochs: Sequence[PushedEpoch], *, unasked: bool) -> list[Counter]:
         """Store what is new of these epochs; `unasked` ones of unknown groups need an accepted Welcome."""
+
+        def followed(tx: Tx, number: int, epoch: PushedEpoch) -> Group | Counter | None:
+            expected = not unasked or epoch.masked_partition_key in self._asked
+            group = self._followed_group(tx, number, epoch.group_id, expected=expected)
+            wanted = None if group is None else self._beyond_room(tx, group, epoch)
+            return group if wanted is None else wanted
+
+        return await self._take(hub, epochs, followed)
+
+    async def _take(
+        self,
+        hub: ProviderId,
+        epochs: Sequence[PushedEpoch],
+        group_of: Callable[[Tx, int, PushedEpoch], Group | Counter | None],
+    ) -> list[Counter]:
+        """Store what is new in the group that `group_of` says; instead of a group it may say the counter wanted."""
         await self._prepare(hub, epochs)
 
         def work(tx: Tx) -> _Taken:
             taken = _Taken()
             number = providers.ensure_provider(tx, hub)
             for epoch in epochs:
-                expected = not unasked or epoch.masked_partition_key in self._asked
-                group = self._followed_group(tx, number, epoch.group_id, expected=expected)
-                counter = NO_LONGER_FOLLOWED
-                if group is not None:
-                    wanted = self._beyond_room(tx, group, epoch)
-                    counter = self._take_epoch(tx, hub, group, epoch, taken) if wanted is None else wanted
-                taken.counters.append(counter)
+                group = group_of(tx, number, epoch)
+                if isinstance(group, Group):
+                    taken.counters.append(self._take_epoch(tx, hub, group, epoch, taken))
+                else:
+                    taken.counters.append(NO_LONGER_FOLLOWED if group is None else group)
             return taken
 
         taken = await self._store.write(work)
@@ -159,9 +173,14 @@ class Following:
         self._gaps += taken.gaps
         self._contradictions += len(taken.contradictions)
         for each in taken.contradictions:
-            self._contradicted(each)
+            if each.hub != self._config.provider:  # else it is ourselves, after a restore
+                self._contradicted(each)
         self._wakes.ring(*map(partition_topic, taken.changed))
         return taken.counters
+
+    async def take_back(self, hub: ProviderId, epochs: Sequence[PushedEpoch]) -> list[Counter]:
+        """Store what others have of a group that we host ourselves, after a restore; return the counters reached."""
+        return await self._take(hub, epochs, lambda tx, number, epoch: groups.find_group(tx, number, epoch.group_id))
 
     async def _prepare(self, hub: ProviderId, epochs: Sequence[PushedEpoch]) -> None:
         """Verify openings off the event loop, where they will be looked at."""
@@ -183,8 +202,8 @@ class Following:
         group = groups.find_group(tx, hub, group_id)
         if group is None:
             if expected:
-                return groups.group_by_row(tx, self._begin_group(tx, hub, group_id))
-            row = welcomes.match_group(tx, hub, lambda: self._begin_group(tx, hub, group_id))
+                return self.begin_group(tx, hub, group_id)
+            row = welcomes.match_group(tx, hub, lambda: self.begin_group(tx, hub, group_id).id)
             return None if row is None else groups.group_by_row(tx, row)
         ours = participations.participants(tx, group.id)
         return None if ours.left and not ours.present else group
@@ -207,7 +226,8 @@ class Following:
         groups.add_unmatched(tx, group.id, octets)
         return None
 
-    def _begin_group(self, tx: Tx, hub: int, group_id: GroupId) -> int:
+    def begin_group(self, tx: Tx, hub: int, group_id: GroupId) -> Group:
+        """Add a group of which nothing is known yet but its id."""
         return groups.add_group(
             tx,
             hub=hub,
@@ -217,7 +237,7 @@ class Following:
             creation_digest=None,
             creator=None,
             now=self._clock.now(),
-        ).id
+        )
 
     def _take_epoch(self, tx: Tx, hub: ProviderId, group: Group, epoch: PushedEpoch, taken: _Taken) -> Counter:
         partition = self._partition(tx, group, epoch.masked_partition_key)
@@ -493,7 +513,7 @@ class Following:
     def _take_part(self, tx: Tx, hub: int, group_id: GroupId, device: Device) -> Group:
         group = groups.find_group(tx, hub, group_id)
         if group is None:
-            group = groups.group_by_row(tx, self._begin_group(tx, hub, group_id))
+            group = self.begin_group(tx, hub, group_id)
         participations.take_part(tx, group.id, device.row, self._clock.now())
         return group
 

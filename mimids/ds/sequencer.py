@@ -26,6 +26,7 @@ from mimids.errors import (
     MimiError,
     PartitionExists,
     QuotaExceeded,
+    Recovering,
     TooLarge,
     UnknownGroup,
     WelcomeMismatch,
@@ -172,6 +173,8 @@ class Run:
         group = self._groups.get(group_id) or groups.find_group(self.tx, self._hub, group_id)
         if group is None:
             raise UnknownGroup
+        if group.held:  # its counters may have been given already
+            raise Recovering
         self._groups[group_id] = group
         return group
 

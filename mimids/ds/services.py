@@ -18,6 +18,7 @@ from mimids.ds.keypackages import KeyPackages
 from mimids.ds.ohttp_keys import OhttpKeys
 from mimids.ds.ports import Clock, Peers
 from mimids.ds.rates import KeptRates
+from mimids.ds.recovery import Recovery
 from mimids.ds.relay import Relay
 from mimids.ds.reports import Reports
 from mimids.ds.streams import Streams
@@ -51,5 +52,6 @@ class Services:
     hubs: Hubs
     delivery: Delivery
     following: Following
+    recovery: Recovery
     welcomes: Welcomes
     streams: Streams

@@ -28,6 +28,7 @@ from mimids.errors import (
     QuotaExceeded,
     RatchetTreeNeeded,
     RateLimited,
+    Recovering,
     StorageUnavailable,
     TooMany,
     UnknownGroup,
@@ -61,9 +62,13 @@ from mimids.wire.messages import (
     ExternalJoinRequest,
     ExternalProposalRequest,
     GroupInfoRequest,
+    HeldGroupsRequest,
+    HeldGroupsResponse,
     PushRequest,
     PushResponse,
     ReceiveRequest,
+    RecoverRequest,
+    RecoverResponse,
     ResumeRequest,
     SendRequest,
     SendResponse,
@@ -72,8 +77,8 @@ from mimids.wire.messages import (
 )
 
 REVISION_DIGITS: Final = 19
-MASKED_KEY_CHARS: Final = 86  # 64 octets in base64url
-_WAIT: Final = re.compile(r"(?:^|[,;\s])wait\s*=\s*([0-9]{1,9})\s*(?:$|[,;])")
+MASKED_KEY_CHARS: Final = 88  # 64 octets in base64url, padded
+_WAIT: Final = re.compile(r"""(?:^|,)[\s,]*wait\s*=\s*("?)([0-9]{1,9})\1\s*(?:$|[,;])""")
 
 SENDING: Final[tuple[type[MimiError], ...]] = (
     UnknownGroup,
@@ -90,6 +95,7 @@ SENDING: Final[tuple[type[MimiError], ...]] = (
     RateLimited,
     QuotaExceeded,
     ArrangementRequired,
+    Recovering,
     StorageUnavailable,
 )
 JOINING: Final = (*SENDING, PartitionAmbiguous)
@@ -176,6 +182,16 @@ async def resume(services: Services, call: Call[ResumeRequest]) -> None:
     await services.delivery.resume(call.body, _follower(call))
 
 
+async def recover(services: Services, call: Call[RecoverRequest]) -> RecoverResponse:
+    """Give a hub back what it sequenced."""
+    return await services.recovery.beyond(_follower(call), call.body)
+
+
+async def recover_groups(services: Services, call: Call[HeldGroupsRequest]) -> HeldGroupsResponse:
+    """Tell a hub which groups of its own are known here."""
+    return await services.recovery.groups_of(_follower(call), call.body)
+
+
 # --- what requests have in common ---------------------------------------------------------------------------------
 
 
@@ -187,7 +203,7 @@ def _follower(call: Call[Any]) -> Follower:
 def wait_seconds(headers: Mapping[str, str], at_most: int) -> int | None:
     """Return for how long `Prefer: wait=N` (RFC 7240 section 4.3) asks to be held, None if it does not."""
     found = _WAIT.search(headers.get("prefer", "").lower())
-    return min(int(found[1]), at_most) if found else None
+    return min(int(found[2]), at_most) if found else None
 
 
 def partition_of(query: Mapping[str, str]) -> MaskedPartitionKey | None:
@@ -309,6 +325,26 @@ PROVIDERS: Final[tuple[Endpoint, ...]] = (
         "push again from there",
         (UnknownGroup, UnknownPartition, NotFollowed, StorageUnavailable),
         status=HTTPStatus.NO_CONTENT,
+        open_without_arrangement=True,
+    ),
+    _row(
+        "recover",
+        "recover",
+        recover,
+        mimi_ds(RecoverRequest),
+        mimi_ds(RecoverResponse),
+        "what is here of a group that the caller hosts, beyond what a backup left it",
+        (UnknownGroup, StorageUnavailable),
+        open_without_arrangement=True,
+    ),
+    _row(
+        "recover-groups",
+        "recover/groups",
+        recover_groups,
+        mimi_ds(HeldGroupsRequest),
+        mimi_ds(HeldGroupsResponse),
+        "which groups that the caller hosts are known here",
+        (StorageUnavailable,),
         open_without_arrangement=True,
     ),
     Endpoint(

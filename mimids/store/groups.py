@@ -23,13 +23,19 @@ class Group:
     creation_digest: bytes | None
     created_at: Milliseconds
     encrypted_handshakes: bool
+    held: bool  # after a restore, until its followers have said what they have
 
 
-_COLUMNS = "id, hub, group_id, version, cipher_suite, creation_digest, created_at, encrypted_handshakes"
+_COLUMNS = (
+    "id, hub, group_id, version, cipher_suite, creation_digest, created_at, encrypted_handshakes,"
+    " EXISTS (SELECT 1 FROM recoveries r WHERE r.group_ref = groups.id AND r.answered = 0)"
+)
 
 
 def _group(row: tuple[Any, ...] | None) -> Group | None:
-    return None if row is None else Group(row[0], row[1], row[2], row[3], row[4], row[5], row[6], bool(row[7]))
+    if row is None:
+        return None
+    return Group(row[0], row[1], row[2], row[3], row[4], row[5], row[6], bool(row[7]), bool(row[8]))
 
 
 def find_group(tx: Tx, hub: int, group_id: GroupId) -> Group | None:
@@ -50,6 +56,14 @@ def every_group(tx: Tx, hub: int | None = None) -> list[Group]:
     where, params = ("WHERE hub = ?", (hub,)) if hub is not None else ("", ())
     rows = tx.all(f"SELECT {_COLUMNS} FROM groups {where} ORDER BY id", params)
     return [group for row in rows if (group := _group(row)) is not None]
+
+
+def group_ids_of_hub(tx: Tx, hub: int, *, after: GroupId, limit: int) -> list[GroupId]:
+    """Return the ids of a hub's groups after one of them, in the order of their octets."""
+    rows = tx.all(
+        "SELECT group_id FROM groups WHERE hub = ? AND group_id > ? ORDER BY group_id LIMIT ?", (hub, after, limit)
+    )
+    return [row[0] for row in rows]
 
 
 def add_group(

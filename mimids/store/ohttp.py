@@ -63,6 +63,11 @@ def put_setting(tx: Tx, name: str, value: bytes) -> None:
     )
 
 
+def drop_setting(tx: Tx, name: str) -> None:
+    """Drop a setting, if it is there."""
+    tx.execute("DELETE FROM settings WHERE name = ?", (name,))
+
+
 def answered(tx: Tx, enc: bytes) -> Answered | None:
     """Return how this encapsulation was answered."""
     found = tx.one("SELECT digest, response FROM ohttp_replays WHERE enc = ?", (enc,))

@@ -109,16 +109,6 @@ def senders_of_others(tx: Tx, ours: ProviderId) -> tuple[int, int]:
     return (0, 0) if found is None else (found[0], found[1])
 
 
-def followed_partitions(tx: Tx, ours: ProviderId) -> int:
-    """Return how many partitions of our own groups another provider follows."""
-    found = tx.one(
-        "SELECT count(DISTINCT f.partition) FROM follows f JOIN partitions p ON p.id = f.partition"
-        " JOIN providers hub ON hub.id = p.hub WHERE hub.domain = ?",
-        (ours,),
-    )
-    return int(found[0]) if found else 0
-
-
 def newest_moment(tx: Tx) -> Milliseconds:
     """Return the latest time that any row was written at, 0 if there is none."""
     found = tx.one(

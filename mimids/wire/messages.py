@@ -400,6 +400,48 @@ class ResumeRequest:
     counter: Counter = wire(COUNTER)
 
 
+# --- a hub that was restored, to its followers ----------------------------------------------------------------------
+
+
+@struct
+class HeldGroupsRequest:
+    """Ask a provider which groups of ours it has."""
+
+    after: GroupId = wire(GROUP_ID)  # in the order of their octets; empty: from the start
+
+
+@struct
+class HeldGroupsResponse:
+    """Some of them; the next are asked for after the last."""
+
+    group_ids: tuple[GroupId, ...] = wire(vector(GROUP_ID))
+
+
+@struct
+class KnownPartition:
+    """A partition that the hub still knows, and what it would sequence next there."""
+
+    masked_partition_key: MaskedPartitionKey = wire(MASKED_PARTITION_KEY)
+    counter: Counter = wire(COUNTER)
+
+
+@struct
+class RecoverRequest:
+    """Ask a follower what it has of a group beyond what is known."""
+
+    group_id: GroupId = wire(GROUP_ID)
+    known: tuple[KnownPartition, ...] = wire(vector(codec(KnownPartition)))
+
+
+@struct
+class RecoverResponse:
+    """Some of it, as it was pushed; nothing is left once there are no epochs."""
+
+    version: ProtocolVersion = wire(PROTOCOL_VERSION)
+    cipher_suite: CipherSuite = wire(CIPHER_SUITE)
+    epochs: tuple[PushedEpoch, ...] = wire(vector(codec(PushedEpoch)))
+
+
 # --- streams to devices -----------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import stat
 from pathlib import Path
@@ -112,15 +113,17 @@ def test_restore_drops_what_may_have_been_handed_out_since(tmp_path: Path) -> No
     assert invoke(config, "user", "list").exit_code == 0
 
 
-def test_groups_that_others_follow_are_restored_on_demand_only(tmp_path: Path) -> None:
+def test_groups_that_others_follow_are_held_until_these_have_answered_or_the_operator_says_so(tmp_path: Path) -> None:
     config = provider(tmp_path)
     write_here(config.database, lambda tx: [tx.execute(sql) for sql in FOLLOWED])
     assert invoke(config, "backup", tmp_path / "copy").exit_code == 0
-    refused = invoke(config, "restore", tmp_path / "copy", "--replace")
-    assert refused.exit_code == 1
-    assert "follow 1 partitions" in refused.stderr
-    assert not list(config.data_dir.glob("*.before-*"))
-    assert invoke(config, "restore", tmp_path / "copy", "--replace", "--despite-followers").exit_code == 0
+    restored = invoke(config, "restore", tmp_path / "copy", "--replace", "--json")
+    assert restored.exit_code == 0, restored.stderr
+    assert json.loads(restored.stdout)["groups_held"] == 1
+    assert "held after a restore, until b.example say" in invoke(config, "group", "show", "g").stdout
+    released = invoke(config, "group", "release", "g", "--json")
+    assert json.loads(released.stdout)["did_not_answer"] == 1
+    assert "held" not in invoke(config, "group", "show", "g").stdout
 
 
 def test_what_is_no_backup_is_refused(tmp_path: Path) -> None:

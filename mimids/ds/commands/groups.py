@@ -11,7 +11,7 @@ from mimids.ds import branches
 from mimids.ds.commands.declare import Argument, Command, Context, Effect, JsonObject, Kind
 from mimids.ds.contacts import base64url
 from mimids.errors import Malformed, NotFound
-from mimids.store import overview, partitions
+from mimids.store import overview, partitions, recoveries
 from mimids.store.db import Tx
 from mimids.store.overview import GroupSummary, PartitionSummary
 
@@ -31,7 +31,13 @@ def _show_group(tx: Tx, _: Context, *, group: str, hub: str | None = None) -> Js
     found = _find(tx, group, hub)
     all_of_it = overview.partition_summaries(tx, found.row)
     keys = {partition.row: partition.masked_key.hex() for partition in all_of_it}
-    return {**_summary(found), "tree": [_partition(each, keys) for each in all_of_it]}
+    waits_for = recoveries.waited_for(tx, found.row)
+    return {**_summary(found), "waits_for": waits_for, "tree": [_partition(each, keys) for each in all_of_it]}
+
+
+def _release(tx: Tx, context: Context, *, group: str) -> JsonObject:
+    found = _find(tx, group, context.config.provider)
+    return {"group_id": base64url(found.group_id), "did_not_answer": recoveries.release(tx, found.row)}
 
 
 def _terminate(
@@ -130,11 +136,20 @@ GROUPS: Final = (
         summary="Draw a group's partitions: epochs, forks, what is known of each.",
         arguments=(_GROUP, _HUB),
         work=_show_group,
-        answer=f'{{{_SUMMARY_EXAMPLE}, "tree": [{{"partition": "8c5a", "parent": null, "epoch": 0, "messages": 1,'
-        ' "state": "derived", "detached": false, "terminated": false, "why": null, "group_info": true,'
+        answer=f'{{{_SUMMARY_EXAMPLE}, "waits_for": [], "tree": [{{"partition": "8c5a", "parent": null, "epoch": 0,'
+        ' "messages": 1, "state": "derived", "detached": false, "terminated": false, "why": null, "group_info": true,'
         ' "held_welcomes": 0, "followers": ["b.example"], "opened_at": 1764000000000}]}',
         example="mimids group show mimi://a.example/g/1",
         writes=False,
+        hints={NotFound: "`mimids group list` shows what there is"},
+    ),
+    Command(
+        name="group release",
+        summary="Let a restored group go on without providers that did not say what they have of it.",
+        arguments=(_GROUP,),
+        work=_release,
+        answer='{"group_id": "bWltaTovL2EuZXhhbXBsZS9nLzE", "did_not_answer": 1}',
+        example="mimids group release mimi://a.example/g/1",
         hints={NotFound: "`mimids group list` shows what there is"},
     ),
     Command(

@@ -1,0 +1,75 @@
+"""After a restore: whom is yet to be asked what it has of which group of ours; until then the group is held.
+
+Group 0 stands for the question which groups of ours a provider has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from mimids.store import providers
+from mimids.store.db import Tx
+from mimids.store.ohttp import put_setting
+from mimids.wire.ids import ProviderId
+
+ALL_GROUPS = 0
+RESUME_EVERYTHING = "resume_everything"  # a setting: as follower, ask all hubs to push again
+
+
+def begin(tx: Tx, ours: ProviderId, others: Iterable[ProviderId]) -> int:
+    """Hold what a restored provider cannot know to be the present; return how many groups are held.
+
+    Those are ours that others follow; and all providers that are known, `others` among them, are to be asked which
+    groups of ours they have.
+    """
+    hub = providers.ensure_provider(tx, ours)
+    tx.execute(
+        "INSERT INTO recoveries (group_ref, provider) SELECT DISTINCT p.group_ref, f.provider FROM follows f"
+        " JOIN partitions p ON p.id = f.partition WHERE p.hub = ? ON CONFLICT DO NOTHING",
+        (hub,),
+    )
+    for domain in sorted({*providers.every_domain(tx), *others} - {ours}):
+        ask(tx, ALL_GROUPS, providers.ensure_provider(tx, domain))
+    put_setting(tx, RESUME_EVERYTHING, b"1")
+    held = tx.one("SELECT count(DISTINCT group_ref) FROM recoveries WHERE group_ref > 0 AND answered = 0")
+    return int(held[0]) if held else 0
+
+
+def ask(tx: Tx, group: int, provider: int) -> None:
+    """Note that a provider is to be asked, unless it was."""
+    tx.execute("INSERT INTO recoveries (group_ref, provider) VALUES (?, ?) ON CONFLICT DO NOTHING", (group, provider))
+
+
+def pending(tx: Tx) -> list[tuple[int, int]]:
+    """Return what is yet to be asked: provider and group."""
+    rows = tx.all(
+        "SELECT provider, group_ref FROM recoveries WHERE answered = 0 ORDER BY provider, group_ref LIMIT 10000"
+    )
+    return [(row[0], row[1]) for row in rows]
+
+
+def note_answer(tx: Tx, group: int, provider: int) -> None:
+    """Note that a provider has answered; a group is free once all that were asked have."""
+    tx.execute("UPDATE recoveries SET answered = 1 WHERE group_ref = ? AND provider = ?", (group, provider))
+    tx.execute(
+        "DELETE FROM recoveries WHERE group_ref = ?1"
+        " AND NOT EXISTS (SELECT 1 FROM recoveries WHERE group_ref = ?1 AND answered = 0)",
+        (group,),
+    )
+
+
+def release(tx: Tx, group: int) -> int:
+    """Ask nobody any more about a group; return how many have not answered."""
+    left = tx.one("SELECT count(*) FROM recoveries WHERE group_ref = ? AND answered = 0", (group,))
+    tx.execute("DELETE FROM recoveries WHERE group_ref = ?", (group,))
+    return int(left[0]) if left else 0
+
+
+def waited_for(tx: Tx, group: int) -> list[str]:
+    """Return the providers that a held group waits for."""
+    rows = tx.all(
+        "SELECT o.domain FROM recoveries r JOIN providers o ON o.id = r.provider"
+        " WHERE r.group_ref = ? AND r.answered = 0 ORDER BY o.domain",
+        (group,),
+    )
+    return [row[0] for row in rows]
