@@ -10,6 +10,8 @@ from mimids.store.db import Tx
 from mimids.values import Milliseconds
 from mimids.wire.ids import GroupId, ProviderId, UserId
 
+SKIPPED = 1_000_000  # revisions: more than there are changes between two backups
+
 
 @attrs.frozen
 class Given:
@@ -59,6 +61,13 @@ def give(tx: Tx, provider: int, revision: int, digest: bytes, now: Milliseconds)
         "INSERT INTO terms_given (provider, revision, digest, changed_at) VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE"
         " SET revision = excluded.revision, digest = excluded.digest, changed_at = excluded.changed_at",
         (provider, revision, digest, now),
+    )
+
+
+def outrun_revisions(tx: Tx) -> None:
+    """Go on with revisions that were not given yet, after a restore: others may have been since the backup."""
+    tx.execute(
+        "UPDATE terms_given SET revision = revision + ?1, accepted_revision = accepted_revision + ?1", (SKIPPED,)
     )
 
 

@@ -451,3 +451,17 @@ async def test_a_hub_that_does_not_answer_holds_up_no_other(tmp_path: Path) -> N
         await trio.testing.wait_all_tasks_blocked()
         await ask_something(follower)
         await in_force(follower, 1)
+
+
+async def test_after_a_restore_no_revision_is_given_twice(tmp_path: Path) -> None:
+    async with federated(tmp_path, A, B, jobs_of=()) as (hub, follower):
+        await follower.services.arrangements.renew(A)
+        await command(hub, "ban add", subject=BOB)
+        await follower.services.arrangements.renew(A)
+        await hub.services.store.write(lambda tx: tx.execute("UPDATE terms_given SET revision = 1"))
+        await command(hub, "ban remove", subject=BOB)  # the database is the one before the ban
+        await hub.services.store.write(arrangements.outrun_revisions)
+        assert await follower.services.arrangements.renew(A)
+        shown = await command(follower, "provider show", provider=A)
+        assert shown["they_ban"] == []
+        assert shown["their_terms"] > 2
