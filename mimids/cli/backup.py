@@ -20,8 +20,8 @@ from mimids.config import Config
 from mimids.ds import ohttp_keys
 from mimids.ds.commands import Context, JsonObject
 from mimids.ohttp.keyring import Schedule
+from mimids.store import arrangements, key_packages, lock, migrate, recoveries
 from mimids.store import backup as backups
-from mimids.store import key_packages, lock, migrate, recoveries
 from mimids.store.backup import NotABackup, Progress
 from mimids.store.db import Tx, connect, write_here
 from mimids.values import Milliseconds
@@ -106,6 +106,7 @@ def _make_present(tx: Tx, config: Config) -> tuple[int, int, int]:
     retired = key_packages.retire_unclaimed(tx)
     key_id = ohttp_keys.rotate(tx, schedule, context.operator_key, context.now // 1000, retire_others=True)
     held = recoveries.begin(tx, config.provider, {*config.federation.allow, *config.providers})
+    arrangements.outrun_revisions(tx)
     backups.unmark(tx)
     return retired, key_id, held
 
