@@ -82,7 +82,7 @@ from mimids.wire.messages import (
     SendRequest,
 )
 
-_TOLD: Final = ("send_batch_messages", "receive_wait_seconds")  # and all that end in _bytes or begin with device_
+_TOLD: Final = ("send_batch_messages", "receive_wait_seconds")  # and all that end in _bytes or begin with device_ or user_
 
 
 async def me(services: Services, call: Call[None]) -> dict[str, Any]:
@@ -91,7 +91,7 @@ async def me(services: Services, call: Call[None]) -> dict[str, Any]:
     limits = {
         field.name: getattr(services.config.limits, field.name)
         for field in attrs.fields(Limits)
-        if field.name.endswith("_bytes") or field.name.startswith("device_") or field.name in _TOLD
+        if field.name.endswith("_bytes") or field.name.startswith(("device_", "user_")) or field.name in _TOLD
     }
     return {
         "user_id": device.user_id.decode(),
