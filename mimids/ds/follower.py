@@ -36,7 +36,7 @@ from mimids.store.db import Store, Tx
 from mimids.store.groups import Group
 from mimids.store.messages import NewMessage
 from mimids.store.partitions import Partition
-from mimids.values import Device
+from mimids.values import Device, DeviceRow
 from mimids.wire.declare import decode, encode
 from mimids.wire.ids import (
     MLS10,
@@ -122,7 +122,8 @@ class Following:
         self._states = states
         self._wakes = wakes
         self._contradicted = contradicted
-        self._asked: dict[MaskedPartitionKey, None] = {}  # keys that were presented to a hub, the newest last
+        # Keys that a device had us present to a hub, the newest last: what is pushed under them is wanted.
+        self._asked: dict[MaskedPartitionKey, DeviceRow] = {}
         self._messages = self._duplicates = self._gaps = self._contradictions = 0
 
     def statistics(self) -> FollowerStatistics:
@@ -140,8 +141,10 @@ class Following:
         """Store what is new of these epochs; `unasked` ones of unknown groups need an accepted Welcome."""
 
         def followed(tx: Tx, number: int, epoch: PushedEpoch) -> Group | Counter | None:
-            expected = not unasked or epoch.masked_partition_key in self._asked
-            group = self._followed_group(tx, number, epoch.group_id, expected=expected)
+            device = self._asked.get(epoch.masked_partition_key)
+            if device is not None:
+                self._take_part(tx, number, epoch.group_id, device)
+            group = self._followed_group(tx, number, epoch.group_id, expected=not unasked)
             wanted = None if group is None else self._beyond_room(tx, group, epoch)
             return group if wanted is None else wanted
 
@@ -409,7 +412,7 @@ class Following:
 
         def work(tx: Tx) -> None:
             number = providers.ensure_provider(tx, hub)
-            group = self._take_part(tx, number, group_id, device)
+            group = self._take_part(tx, number, group_id, device.row)
             for response, data in sent:
                 self._partition(tx, group, response.partition)
                 if data is not None:
@@ -427,7 +430,7 @@ class Following:
         limit = self._config.limits.receive_bytes
         found = await self.page(device, hub, request, limit_octets=limit)
         if found is None or not found[1].messages:
-            passed_on = await self.ask(hub, request.partition_key, wait_seconds=wait_seconds)
+            passed_on = await self.ask(device, hub, request.partition_key, wait_seconds=wait_seconds)
             found = await self.page(device, hub, request, limit_octets=limit)
             if found is None:
                 return passed_on
@@ -460,7 +463,9 @@ class Following:
             await self._store.write(lambda tx: participations.take_part(tx, group.id, device.row, now))
         return group.group_id, page
 
-    async def ask(self, hub: ProviderId, key: PartitionKey, *, wait_seconds: int | None = None) -> bytes:
+    async def ask(
+        self, device: Device, hub: ProviderId, key: PartitionKey, *, wait_seconds: int | None = None
+    ) -> bytes:
         """Present a key to a hub, so that we follow its partition, and store what it answers with.
 
         Returns the answer without its hints: where not even the group is known here, its suite and so the partition's
@@ -472,7 +477,7 @@ class Following:
             return partitions.find_partition(tx, providers.provider_row(tx, hub) or 0, masks)
 
         for mask in masks:
-            self._asked[mask] = None
+            self._asked[mask] = device.row
         while len(self._asked) > ASKED_KEPT:
             del self._asked[next(iter(self._asked))]
         while True:
@@ -507,14 +512,16 @@ class Following:
                 participations.leave(tx, group.id, device.row, self._clock.now())
             return group is not None
 
+        # What it had us ask for is wanted no more; where it is in other groups, that is known by now.
+        self._asked = {mask: row for mask, row in self._asked.items() if row != device.row}
         if not await self._store.write(work):
             raise UnknownGroup
 
-    def _take_part(self, tx: Tx, hub: int, group_id: GroupId, device: Device) -> Group:
+    def _take_part(self, tx: Tx, hub: int, group_id: GroupId, device: DeviceRow) -> Group:
         group = groups.find_group(tx, hub, group_id)
         if group is None:
             group = self.begin_group(tx, hub, group_id)
-        participations.take_part(tx, group.id, device.row, self._clock.now())
+        participations.take_part(tx, group.id, device, self._clock.now())
         return group
 
     # --- the job ------------------------------------------------------------------------------------------------

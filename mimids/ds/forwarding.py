@@ -132,9 +132,9 @@ class Hubs:
         """Take note of what a device has: what is below the counter that it presents."""
         self._cursors.note(device, hub, position)
 
-    async def present(self, hub: ProviderId, key: PartitionKey) -> None:
+    async def present(self, device: Device, hub: ProviderId, key: PartitionKey) -> None:
         """Present a key to another hub, so that its partition is pushed here."""
-        await self._following.ask(hub, key)
+        await self._following.ask(device, hub, key)
 
     async def receive(
         self, device: Device, hub: ProviderId, request: ReceiveRequest, *, wait_seconds: int | None = None

@@ -303,7 +303,7 @@ class _Session:
         failures = 0
         while self._watches.get(watch.key) is watch:
             try:
-                await self._streams.hubs.present(watch.hub, watch.key)
+                await self._streams.hubs.present(self._device, watch.hub, watch.key)
                 return
             except (PeerUnavailable, PeerFailed):
                 failures += 1

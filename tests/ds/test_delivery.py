@@ -164,6 +164,7 @@ async def test_a_provider_whose_last_device_left_is_not_pushed_to(tmp_path: Path
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
         alice, bob, room = device(a), device(b, "bob"), Room()
         await a.services.hub.create_group(room.creation(), alice)
+        assert await read(b, bob, room.hub, room.key) == []
         await b.services.hubs.send(bob, room.hub, room.send("hello"))
         await wait_stored(b, room.hub, bob, room.key, 1)
         await b.services.hubs.leave(bob, room.hub, room.group_id)
@@ -200,3 +201,19 @@ async def test_repeats_and_forks_reach_a_follower_as_the_hub_has_them(tmp_path: 
             assert await read(b, bob, room.hub, branch) == []
             await a.services.hub.send(room.send("on a branch", branch, epoch=1), alice)
             assert await wait_stored(b, room.hub, bob, branch, 1) == ["on a branch"]
+
+
+async def test_what_a_device_presented_the_key_of_is_no_stranger_s_push(tmp_path: Path) -> None:
+    async with federated(tmp_path, "a.example", "b.example") as (a, b):
+        alice, bob, room = device(a), device(b, "bob"), Room()
+        await a.services.hub.create_group(room.creation(), alice)
+        assert await read(b, bob, room.hub, room.key) == []  # the group is not known here yet
+        await a.services.hub.send(room.send("the first"), alice)
+        await wait_stored(b, room.hub, bob, room.key, 1)
+        assert count(b, "SELECT count(*) FROM participations WHERE left_at IS NULL") == 1
+        await b.services.hubs.leave(bob, room.hub, room.group_id)
+        following = room.new_key()
+        await a.services.hub.send(room.commit("on", following), alice)
+        await b.services.hubs.present(bob, room.hub, following)  # back again, in an epoch not known here
+        await a.services.hub.send(room.send("again", following, epoch=1), alice)
+        assert await wait_stored(b, room.hub, bob, following, 1) == ["again"]
