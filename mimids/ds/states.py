@@ -14,6 +14,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
+from threading import Lock
 from typing import Final, cast
 
 import attrs
@@ -131,6 +132,7 @@ class States:
         self._hot_octets = 0
         self._providers: OrderedDict[StateKey, frozenset[ProviderId]] = OrderedDict()
         self._memo: OrderedDict[tuple[object, ...], object] = OrderedDict()
+        self._caching = Lock()  # the writer's thread, the readers' and the workers' come here
         self._long = trio.CapacityLimiter(LONG_WORKERS)
 
     # --- judging ------------------------------------------------------------------------------------------------
@@ -324,15 +326,16 @@ class States:
         if stored is None or suite is None:
             return NotKnown(partition.epoch, group.group_id, suite)
         key = _state_key(stored)
-        found = self._hot.get(key)
+        with self._caching:
+            found = self._hot.get(key)
+            if found is not None:
+                self._hot.move_to_end(key)
         if found is None:
             tree = load(suite, stored.root_hash, partial(_fetch, tx))
             found = restore_group(
                 stored.group_context, stored.confirmation_tag, tree, reinitialized=stored.reinitialized
             )
             self._keep_hot(key, found)
-        else:
-            self._hot.move_to_end(key)
         return Derived(found) if stored.derived else Claimed(found)
 
     def save(self, tx: Tx, partition: int, knowledge: Knowledge, before: Knowledge | None = None) -> None:
@@ -412,13 +415,14 @@ class States:
         return attrs.evolve(knowledge, group=attrs.evolve(knowledge.group, pending=pending, refused=refusals)), key
 
     def _keep_hot(self, key: StateKey, group: PublicGroup) -> None:
-        if key in self._hot:
-            return
-        self._hot[key] = group
-        self._hot_octets += group.size_estimate
-        while self._hot_octets > CACHED_OCTETS and len(self._hot) > 1:
-            _, dropped = self._hot.popitem(last=False)
-            self._hot_octets -= dropped.size_estimate
+        with self._caching:
+            if key in self._hot:
+                return
+            self._hot[key] = group
+            self._hot_octets += group.size_estimate
+            while self._hot_octets > CACHED_OCTETS and len(self._hot) > 1:
+                _, dropped = self._hot.popitem(last=False)
+                self._hot_octets -= dropped.size_estimate
 
     def _remember(self, key: tuple[object, ...], found: object) -> None:
         self._memo[key] = found
