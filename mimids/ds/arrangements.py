@@ -22,6 +22,7 @@ import attrs
 import trio
 
 from mimids.config import Config
+from mimids.ds.answers import expect_nothing
 from mimids.ds.contacts import base64url, from_base64url
 from mimids.ds.ports import Clock, PeerAnswer, Peers
 from mimids.ds.rates import Rate
@@ -334,7 +335,7 @@ class Arrangements:
     async def _tell(self, known: Taken) -> bool:
         """Tell a hub that we accept; False if its terms have changed meanwhile."""
         try:
-            await self._peers.call(known.hub, "PUT", f"/ds/v1/arrangement/{known.offered_revision}")
+            expect_nothing(await self._peers.call(known.hub, "PUT", f"/ds/v1/arrangement/{known.offered_revision}"))
         except ArrangementOutdated:
             return False
         await self._store.write(partial(self._note_told, known.hub, known.offered_revision))

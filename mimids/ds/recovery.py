@@ -24,6 +24,7 @@ import trio
 
 from mimids.config import Config
 from mimids.ds import reading
+from mimids.ds.answers import expect_nothing
 from mimids.ds.backoff import Backoff
 from mimids.ds.follower import Following
 from mimids.ds.ports import Clock, Peers
@@ -311,7 +312,7 @@ class Recovery:
                 if domain in failed:
                     continue
                 try:
-                    await self._peers.call(domain, "POST", "/ds/v1/resume", encode(request))
+                    expect_nothing(await self._peers.call(domain, "POST", "/ds/v1/resume", encode(request)))
                 except (UnknownGroup, UnknownPartition, NotFollowed):
                     pass  # not ours to have any more
                 except MimiError:

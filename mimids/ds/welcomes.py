@@ -18,6 +18,7 @@ from typing import Final
 
 import trio
 
+from mimids.ds.answers import expect_nothing
 from mimids.ds.backoff import Backoff
 from mimids.ds.ports import Clock, Peers
 from mimids.ds.rules import terms_of
@@ -221,7 +222,8 @@ class Welcomes:
         if domain == self._provider:
             await self.take(domain, decode(MLSMessage, body))
         else:
-            await self._peers.call(domain, "POST", "/ds/v1/welcome", body, media_type="message/mls")
+            answer = await self._peers.call(domain, "POST", "/ds/v1/welcome", body, media_type="message/mls")
+            expect_nothing(answer)
 
     async def _settle(self, outgoing: Outgoing, state: str, outcome: str | None) -> None:
         await self._store.write(lambda tx: welcomes.settle_outgoing(tx, outgoing.id, state, outcome))

@@ -72,3 +72,24 @@ async def test_a_welcome_arrives_once_whoever_crashes_on_its_way(
             (waiting,) = await device.welcomes()
             await device.acknowledge(waiting.welcome_id)
             assert await inbox(device) == []
+
+
+async def test_a_welcome_that_something_else_answered_for_is_sent_again(mimids_session: Session) -> None:
+    """Such as a proxy that says 200 to everything while the provider behind it is away."""
+    async with staged("public", mimids_session) as stage:
+        hub, home = stage.federation[HUB], stage.federation["b.example"]
+        home.put_faults(HUB, [{"do": "garbage", "path": WELCOME}])
+        welcome = await invite(stage)
+
+        async def was_tried() -> bool:
+            tried = "SELECT 1 FROM welcomes_out WHERE provider = (SELECT id FROM providers WHERE domain = ?)"
+            return hub.read(f"{tried} AND (failures > 0 OR state = 'delivered')", [home.name]) != []
+
+        await eventually(was_tried)
+        assert await inbox(stage.devices["bob"]) == []
+        home.put_faults(HUB, [])
+
+        async def has_arrived() -> bool:
+            return await inbox(stage.devices["bob"]) == [welcome]
+
+        await eventually(has_arrived)
