@@ -14,8 +14,8 @@ from mimids.client import Arrived, Backoff, Device, NotServed, Problem, Stream
 from mimids.testing import Federation, PretendGroup, Provider, Session, open_federation
 from mimids.wire.ids import PartitionKey, ProviderId
 from mimids.wire.messages import SendRequest, SendResponse
+from tests.e2e.stage import NAMES
 
-NAMES = ("a.example", "b.example", "c.example")
 DEVICES = 20
 GROUPS = 10
 MEMBERS = 8  # of each group
@@ -23,7 +23,7 @@ BRANCHES = 3  # of each group, at most
 PAUSE_SECONDS = 0.2  # between two messages of a group, on average
 AGAIN_SECONDS = 0.1
 SETTLE_SECONDS = 40
-CONFIG = {
+CONFIG: dict[str, dict[str, int]] = {
     "limits": {"device_sends_per_second": 0},
     "federation": {"connect_seconds": 2, "answer_seconds": 4},
     "delivery": {"backoff_cap_seconds": 1},

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import attrs
 import pytest
@@ -60,10 +60,13 @@ class Stage:
 
 
 @asynccontextmanager
-async def staged(name: str, session: Session) -> AsyncIterator[Stage]:
+async def staged(
+    name: str, session: Session, *, config: Mapping[str, Mapping[str, Any]] | None = None
+) -> AsyncIterator[Stage]:
     """Give the stage of a recording, with nothing uploaded yet."""
     recording = Recording(name)
-    async with open_federation(*NAMES, config=LIFETIMES, session=session) as federation, AsyncExitStack() as stack:
+    together = {**LIFETIMES, **(config or {})}
+    async with open_federation(*NAMES, config=together, session=session) as federation, AsyncExitStack() as stack:
         opened: dict[tuple[str, str, str], Device] = {}
         devices: dict[str, Device] = {}
         for person, recorded in recording.key_packages.items():

@@ -5,12 +5,22 @@ from __future__ import annotations
 import random
 import time
 
+import attrs
 import pytest
 import trio
 
+from mimids.client import Problem, Unreachable
 from mimids.testing import Session
-from tests.e2e.chaos import HARMS, NAMES, Chaos, talking
-from tests.e2e.stage import AWAY
+from mimids.wire.messages import SendResponse
+from tests.ds.recordings import Recorded
+from tests.e2e.chaos import AGAIN_SECONDS, CONFIG, HARMS, Chaos, talking
+from tests.e2e.stage import AWAY, NAMES, Stage, staged
+from tests.e2e.test_conversations import (
+    every_branch_is_read_by_its_key_alone,
+    every_welcome_stays_until_it_is_acknowledged,
+    play,
+    upload_and_fetch,
+)
 
 pytestmark = [pytest.mark.slow, AWAY]
 
@@ -18,6 +28,8 @@ SEED = 5
 MOST_SECONDS = 120
 HARM_SECONDS = 0.6
 CALM_SECONDS = 0.3
+SHORT_SECONDS = 0.3
+PACE_SECONDS = 0.05
 SOAKS = 20
 
 
@@ -38,6 +50,48 @@ async def test_every_device_has_what_was_said_through_every_harm(mimids_session:
     assert chaos.messages > 300
     assert sum(talk.forks for talk in chaos.talks) > 3
     assert time.monotonic() - began < MOST_SECONDS
+
+
+@attrs.frozen
+class Stubborn(Stage):
+    """A stage on which everybody asks again until there is an answer that is not about the weather."""
+
+    async def offer(self, recorded: Recorded) -> SendResponse:
+        await trio.sleep(PACE_SECONDS)
+        while True:
+            try:
+                return await super().offer(recorded)
+            except Unreachable:
+                await trio.sleep(AGAIN_SECONDS)
+            except Problem as problem:
+                if not problem.passes:
+                    raise
+                await trio.sleep(AGAIN_SECONDS)
+
+
+@pytest.mark.parametrize("name", ["public", "private"])
+async def test_a_recorded_conversation_gets_the_same_verdicts_through_every_harm(
+    name: str, mimids_session: Session
+) -> None:
+    async with staged(name, mimids_session, config=CONFIG) as calm:
+        await upload_and_fetch(calm)
+        stage = Stubborn(calm.federation, calm.recording, calm.devices)
+        done = trio.Event()
+        harmed: list[str] = []
+
+        async def harm() -> None:
+            chance = random.Random(SEED)
+            while not done.is_set():
+                harmed.append(chance.choice(tuple(HARMS)))
+                await HARMS[harmed[-1]](calm.federation, calm.federation[chance.choice(NAMES)], SHORT_SECONDS)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(harm)
+            sequenced = await play(stage)
+            done.set()
+        await every_branch_is_read_by_its_key_alone(stage, sequenced)
+        await every_welcome_stays_until_it_is_acknowledged(stage, sequenced)
+    assert len(harmed) > 5
 
 
 @pytest.mark.parametrize(
