@@ -45,9 +45,7 @@ class Page:
 
     def without_messages(self) -> Page:
         """Return the same place, with nothing there."""
-        return attrs.evolve(
-            self, messages=(), kinds=frozenset(), complete=self.counter >= self.partition.next_counter
-        )
+        return attrs.evolve(self, messages=(), kinds=frozenset(), complete=self.counter >= self.partition.next_counter)
 
 
 def page(tx: Tx, partition: Partition, counter: Counter, *, limit_octets: int, handshakes_only: bool = False) -> Page:

@@ -19,7 +19,7 @@ import trio
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-RECEIVE_BYTES: Final = 32768  # at most, in one piece
+RECEIVE_BYTES: Final = 122_880  # about, in one piece: below what the allocator maps anew each time
 SLICE_BYTES: Final = 32768  # what has to leave within the time for one send
 _RESET: Final = struct.pack("ii", 1, 0)  # struct linger: on, 0 seconds
 
@@ -128,7 +128,12 @@ class Tls:
     async def receive(self) -> bytes:
         """As `Plain.receive`."""
         try:
-            return await self._drive(self.connection.read, RECEIVE_BYTES)
+            received = [await self._drive(self.connection.read, RECEIVE_BYTES)]
+            with suppress(ssl.SSLError):  # said again at the next read; OpenSSL gives one record at a time
+                while received[-1] and self._incoming.pending and sum(map(len, received)) < RECEIVE_BYTES:
+                    received.append(self.connection.read(RECEIVE_BYTES))
+            await self._flush()
+            return received[0] if len(received) == 1 else b"".join(received)
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
             return b""  # HTTP frames its messages, so a missing close_notify cuts none short
         except ssl.SSLError as error:
