@@ -22,11 +22,14 @@ import trio
 
 from bench import store_floor
 from bench.floor import cpu_seconds, echo_floor
+from bench.mls import made_up
 from mimids.client import Device
 from mimids.mls.code_points import WireFormat
 from mimids.mls.framing import MLSMessage, PublicMessage
+from mimids.mls.group_info import GroupInfo
 from mimids.mls.suites import verify_with_label
 from mimids.testing import DeviceAccount, PretendGroup, Provider, federation
+from mimids.wire.declare import decode
 from mimids.wire.ids import MLS10, PartitionKey, ProviderId
 from mimids.wire.messages import CreateGroupRequest, SendRequest, SendResult, SendStatus
 from tests.mls.signing import GROUP, Client, Room
@@ -160,6 +163,39 @@ def single_sends(in_flight: int, messages: int = 3000) -> float:
         return trio.run(send_all)
 
 
+def sends_beside_a_load(members: int = 10_000) -> tuple[float, float]:
+    """Return the 99th percentile of sends to another group while a large one is created, and how long that took."""
+    info = decode(MLSMessage, MLS10.to_bytes(2, "big") + WireFormat.GROUP_INFO.to_bytes(2, "big") + made_up(members))
+    assert isinstance(info.message, GroupInfo)
+    context = info.message.group_context
+    key = PartitionKey(secrets.token_bytes(16))
+    creation = CreateGroupRequest(context.group_id, MLS10, context.cipher_suite, key, info, None, None)
+    with federation(HUB, config=NO_RATES, links=False) as (hub,):
+        alice, group = hub.add_device("alice"), PretendGroup.at(HUB)
+        alice.ask(partial(create, group))
+        waits: list[float] = []
+
+        async def both() -> float:
+            async with alice.client() as loader, alice.client() as sender, trio.open_nursery() as nursery:
+                await sender.send(HUB, group.message(b"first"))
+
+                async def send_on() -> None:
+                    while True:
+                        began = time.perf_counter()
+                        await sender.send(HUB, group.message(secrets.token_bytes(BODY_OCTETS - 160)))
+                        waits.append(time.perf_counter() - began)
+
+                nursery.start_soon(send_on)
+                began = time.perf_counter()
+                await loader.create_group(creation)
+                took = time.perf_counter() - began
+                nursery.cancel_scope.cancel()
+            return took
+
+        took = trio.run(both)
+    return sorted(waits)[len(waits) * 99 // 100], took
+
+
 def _send(account: DeviceAccount, batches: Sequence[Sequence[SendRequest]]) -> None:
     for batch in batches:
         results = account.ask(partial(_send_one, batch))
@@ -208,6 +244,8 @@ def figures(rounds: int = 3) -> list[Figure]:
 def main() -> None:
     for figure in figures():
         print(figure)
+    p99, took = sends_beside_a_load()
+    print(f"sends while a group of 10,000 members loads for {took:.1f} s: p99 {p99 * 1000:.0f} ms (bar 50)")
 
 
 if __name__ == "__main__":
