@@ -447,7 +447,9 @@ class Following:
             if partition is None:
                 return None
             group = groups.group_by_row(tx, partition.group)
-            withheld = Rules(tx, self._states, self._clock.now(), ours=False).withheld(group, partition, device)
+            rules = Rules(tx, self._states, self._clock.now(), ours=False)
+            rules.check_reader(number, device)
+            withheld = rules.withheld(group, partition, device)
             found = reading.page(
                 tx, partition, request.counter, limit_octets=limit_octets, handshakes_only=withheld is not None
             )

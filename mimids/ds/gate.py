@@ -18,14 +18,11 @@ from mimids.ds.offered import Offered
 from mimids.ds.ports import Clock
 from mimids.ds.quotas import Budgets, octets_of
 from mimids.ds.rates import HubRates, UserRates
-from mimids.ds.rules import Rules, refused, terms_of
+from mimids.ds.rules import Rules
 from mimids.ds.states import States
 from mimids.errors import MimiError
 from mimids.mls.framing import MLSMessage
-from mimids.mls.knowledge import NotKnown
-from mimids.policy.rules import withheld
 from mimids.store import groups, messages, partitions, providers
-from mimids.store.bans import EVERY_GROUP
 from mimids.store.db import Store, Tx
 from mimids.store.groups import Group
 from mimids.store.partitions import Partition
@@ -125,16 +122,11 @@ class Gate:
     async def read(self, device: Device, hub: ProviderId) -> None:
         """Raise `PolicyRefused` where the hub banned the device's user from all its groups (6.9)."""
 
-        def look(tx: Tx) -> MimiError | None:
-            number = providers.provider_row(tx, hub) or 0
-            ours = hub == self._provider
-            terms = terms_of(tx, number, [device.user_id], EVERY_GROUP, self._clock.now(), ours=ours)
-            found = withheld(NotKnown(), terms, device)
-            return None if found is None else refused(found)
+        def look(tx: Tx) -> None:
+            rules = Rules(tx, self._states, self._clock.now(), ours=hub == self._provider)
+            rules.check_reader(providers.provider_row(tx, hub) or 0, device)
 
-        refusal = await self._store.read(look)
-        if refusal is not None:
-            raise refusal
+        await self._store.read(look)
 
     # --- judging for a hub that is not us -----------------------------------------------------------------------
 

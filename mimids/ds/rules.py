@@ -21,6 +21,7 @@ from mimids.mls.proposals import Commit, Proposal
 from mimids.policy.rules import NO_TERMS, RULES, Case, Terms, judge, withheld
 from mimids.policy.verdict import Refusal
 from mimids.store import arrangements, bans
+from mimids.store.bans import EVERY_GROUP
 from mimids.store.db import Tx
 from mimids.store.groups import Group
 from mimids.store.partitions import Partition
@@ -69,6 +70,13 @@ class Rules:
         users = {sender.user_id, *case.added, *([] if case.joining is None else [case.joining])}
         terms = terms_of(self._tx, hub, users, message.group_id or GroupId(b""), self._now, ours=self._ours)
         refusal = judge(attrs.evolve(case, terms=terms), sender)
+        if refusal is not None:
+            raise refused(refusal)
+
+    def check_reader(self, hub: int, reader: Device) -> None:
+        """Raise `PolicyRefused` where a hub banned a device's user from all its groups (6.9)."""
+        terms = terms_of(self._tx, hub, [reader.user_id], EVERY_GROUP, self._now, ours=self._ours)
+        refusal = withheld(NotKnown(), terms, reader)
         if refusal is not None:
             raise refused(refusal)
 
