@@ -179,7 +179,7 @@ async def test_state_comes_back_with_the_commits_that_led_to_it(tmp_path: Path) 
             await offer(hub, each)
         keys = {key for each in accepted for key in (each.key, each.next_key) if key is not None}
         for key in keys:
-            await b.services.following.ask(a.config.provider, key)
+            await b.services.following.ask(bob, a.config.provider, key)
         await until(lambda: _same_counters(a, b))
         before = await rows(a, states)
         async with restored(a, tmp_path / "copy", tmp_path / "again", b, c) as again:
@@ -205,7 +205,7 @@ async def test_what_only_a_member_that_joined_since_has_is_asked_of_its_provider
         for each in accepted:
             await offer(a.services.hub, each)
         for key in {key for each in accepted for key in (each.key, each.next_key) if key is not None}:
-            await b.services.following.ask(a.config.provider, key)
+            await b.services.following.ask(bob, a.config.provider, key)
         await until(lambda: _same_counters(a, b))
         async with restored(a, tmp_path / "copy", tmp_path / "again", b, c) as again:
             await freed(again)

@@ -31,6 +31,7 @@ MOST_SECONDS = 120
 SENDERS = 2  # at each provider
 FETCHERS = 3
 AWAY_SECONDS = 0.05
+FETCH_SECONDS = 0.1
 STOCK = 400  # of each of Alice's devices
 UNLIMITED = {"limits": {"device_fetches_per_minute": 0, "device_sends_per_second": 0}}
 
@@ -58,6 +59,7 @@ async def fetch_on(device: Device, card: Contact, seen: Seen) -> None:
     while True:
         if (key_package := await unless_away(device.fetch_key_package(card, SUITE), seen)) is not None:
             seen.fetched.append(key_package)
+        await trio.sleep(FETCH_SECONDS)  # a fast machine would empty the stock before the last kill
 
 
 async def unless_away(call: Awaitable[T], seen: Seen) -> T | None:
