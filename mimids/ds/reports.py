@@ -305,11 +305,13 @@ class Reports:
 
 def _nameless(report: StoredReport) -> Report:
     """Return what a report says without its reporter, whom its note may name."""
-    note = report.note
-    user = report.reporter_user
+    note, user = report.note, report.reporter_user
     if user is not None:
         written = user.decode("utf-8", "replace")
-        note = note.replace(written, "[removed]").replace(written.rpartition("/")[2], "[removed]")
+        names = "|".join(map(re.escape, (written, written.rpartition("/")[2])))
+        note = re.sub(rf"(?<!\w)(?:{names})(?!\w)", "[removed]", note)
+    elif report.by_device:
+        note = ""  # the reporter is gone: nobody here knows what the note must not say
     return Report(report.hub, report.group_id, report.accused, report.kind, note, report.evidence)
 
 

@@ -35,6 +35,7 @@ class StoredReport:
     """A report as the operator sees it; `findings` is JSON."""
 
     id: int
+    by_device: int  # 1: of one of ours, which may be gone; then `reporter_user` is not known any more
     reporter_user: UserId | None
     reporter_provider: ProviderId | None
     hub: ProviderId
@@ -88,8 +89,8 @@ def count_since(tx: Tx, device: DeviceRow | None, provider: int | None, since: M
 
 
 _COLUMNS = (
-    "r.id, u.user_id, o.domain, r.hub, r.group_id, r.accused, r.kind, r.note, r.evidence, r.received_at, r.replayed_at,"
-    " r.findings, r.passed_on_at, r.passed_on_to, r.closed_at, r.outcome"
+    "r.id, r.device IS NOT NULL, u.user_id, o.domain, r.hub, r.group_id, r.accused, r.kind, r.note, r.evidence,"
+    " r.received_at, r.replayed_at, r.findings, r.passed_on_at, r.passed_on_to, r.closed_at, r.outcome"
 )
 _JOINED = (
     f"SELECT {_COLUMNS} FROM reports r LEFT JOIN devices d ON d.id = r.device LEFT JOIN users u ON u.id = d.user"
@@ -99,7 +100,7 @@ _JOINED = (
 
 def _report(row: tuple[Any, ...]) -> StoredReport:
     values: list[Any] = [*row]
-    values[8] = _EVIDENCE.decode(row[8])
+    values[9] = _EVIDENCE.decode(row[9])
     return StoredReport(*values)
 
 

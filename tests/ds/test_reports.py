@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import trio
 
+from mimids.ds.accounts import add_device, add_user
 from mimids.ds.commands import Context, command_named
 from mimids.ds.contacts import base64url
 from mimids.ds.follower import Contradiction
@@ -204,7 +205,7 @@ async def test_a_report_is_passed_on_without_its_reporters_name(tmp_path: Path) 
     async with federated(tmp_path, A, B, clock=FakeClock(), jobs_of=("reports",)) as (hub, other):
         hub_user = await hub.services.store.write(lambda tx: _add_bob(hub, tx))
         message = encode(Room().message("see for yourself"))
-        note = f"{hub_user.user_id.decode()} says: bob was insulted"
+        note = f"{hub_user.user_id.decode()} says: bob, bobby, was insulted"
         number = await hub.services.reports.take(report(message, note=note), hub_user)
         shown = await command(hub, "report read", report=number)
         assert shown["reporter"] == "mimi://a.example/u/bob"
@@ -219,15 +220,27 @@ async def test_a_report_is_passed_on_without_its_reporters_name(tmp_path: Path) 
         there = await command(other, "report read", report=listed["id"])
         assert (there["reporter"], there["kind"], there["accused"]) == (A, "spam", "mimi://c.example/u/carol")
         assert there["evidence"][0]["message"] == base64url(message)
-        assert "bob" not in json.dumps(there)
-        assert there["note"] == "[removed] says: [removed] was insulted"
+        assert hub_user.user_id.decode() not in json.dumps(there)
+        assert there["note"] == "[removed] says: [removed], bobby, was insulted"
         with pytest.raises(Malformed):
             await command(hub, "report pass-on", report=number, provider=A)
 
 
-def _add_bob(of: Assembled, tx: Any) -> Device:
-    from mimids.ds.accounts import add_device, add_user
+async def test_the_note_of_a_reporter_who_is_gone_is_not_passed_on(tmp_path: Path) -> None:
+    async with federated(tmp_path, A, B, clock=FakeClock(), jobs_of=("reports",)) as (hub, other):
+        gone = await hub.services.store.write(lambda tx: _add_bob(hub, tx))
+        number = await hub.services.reports.take(report(note="bob says so"), gone)
+        await command(hub, "user remove", user="bob")
+        await command(hub, "report pass-on", report=number, provider=B)
 
+        async def there() -> bool:
+            return bool((await command(other, "report list"))["reports"])
+
+        await until(there)
+        assert (await command(other, "report read", report=1))["note"] == ""
+
+
+def _add_bob(of: Assembled, tx: Any) -> Device:
     provider, now = of.config.provider, of.services.clock.now()
     add_user(tx, provider, "bob", now)
     return Device(provider, local_user_id(provider, "bob"), add_device(tx, provider, "bob", "phone", now).row, "phone")
@@ -236,8 +249,8 @@ def _add_bob(of: Assembled, tx: Any) -> Device:
 async def test_who_is_away_gets_it_later_and_holds_up_nobody(tmp_path: Path) -> None:
     clock = FakeClock()
     async with federated(tmp_path, A, B, clock=clock, jobs_of=("reports",)) as (hub, other):
-        away = await hub.services.reports.take(report(note="to somebody who is away"), device(hub))
-        there = await hub.services.reports.take(report(note="to somebody who is there"), device(hub))
+        away = await hub.services.reports.take(report(note="to somebody who is away"), Follower(B))
+        there = await hub.services.reports.take(report(note="to somebody who is there"), Follower(B))
         await command(hub, "report pass-on", report=away, provider=C)
         await command(hub, "report pass-on", report=there, provider=B)
 
