@@ -28,7 +28,9 @@ from mimids.wire.messages import (
     CommitData,
     ExternalJoinRequest,
     ExternalProposalRequest,
+    GroupInfoBundle,
     GroupInfoRequest,
+    GroupInfoResponse,
     ReceiveRequest,
     SendRequest,
     SendResponse,
@@ -160,7 +162,9 @@ class Hubs:
         await self._gate.propose(device, hub, request)
         if hub == self._provider:
             return encode(await self._hub.propose(request, device))
-        return await self._pass_on(hub, "propose", encode(request))
+        answer = await self._pass_on(hub, "propose", encode(request))
+        _decode(SendResponse, answer)
+        return answer
 
     async def group_info(
         self,
@@ -180,7 +184,9 @@ class Hubs:
         if partition is not None:
             query.append("partition=" + urlsafe_b64encode(partition).rstrip(b"=").decode())
         path = "group-info" + ("?" + "&".join(query) if query else "")
-        return await self._pass_on(hub, path, encode(request))
+        answer = await self._pass_on(hub, path, encode(request))
+        _decode(GroupInfoBundle if bundle else GroupInfoResponse, answer)
+        return answer
 
     async def leave(self, device: Device, hub: ProviderId, group_id: GroupId) -> None:
         """Let a device leave a group; raise `UnknownGroup`."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import attrs
 import pytest
 
 from mimids.client import Device, Problem
 from mimids.testing import DeviceAccount, Federation, Link, PretendGroup, Provider, Session, content_of, federation
+from mimids.wire.ids import PartitionKey
+from mimids.wire.messages import CommitData, ExternalJoinRequest, ExternalProposalRequest
 
 
 @attrs.frozen
@@ -80,6 +82,26 @@ def test_what_breaks_is_the_peers_fault_and_over_when_it_is_restored(
     pair.a.restore()
     pair.send(b"after")
     assert pair.arrived == [b"before", b"after"]
+
+
+def test_garbage_of_a_hub_reaches_no_device(pair: Pair) -> None:
+    """Whatever is asked: a device is told that the hub failed."""
+    hub, group = pair.group.hub, pair.group
+    message = group.message(b"").message
+    following = CommitData(PartitionKey(bytes(16)), None, None)
+    asked: list[Callable[[Device], Awaitable[object]]] = [
+        lambda device: device.send(hub, group.message(b"")),
+        lambda device: device.send_batch(hub, [group.message(b"")]),
+        lambda device: device.receive(hub, PartitionKey(b"some other of 16")),
+        lambda device: device.group_info(hub, group.group_id),
+        lambda device: device.join(hub, ExternalJoinRequest(message, following)),
+        lambda device: device.propose(hub, ExternalProposalRequest(message, None)),
+    ]
+    pair.link.garbage()
+    for ask in asked:
+        with pytest.raises(Problem) as refused:
+            pair.bob.ask(ask)
+        assert refused.value.code == "peer-failed"
 
 
 def test_a_link_is_one_way(pair: Pair) -> None:
