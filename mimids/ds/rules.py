@@ -90,6 +90,8 @@ class Rules:
         if case.joining is not None:
             users.add(case.joining)
         own = self._sender_terms(group, sender.user_id) if isinstance(sender, Device) else NO_TERMS
+        if not users:
+            return case if own == NO_TERMS else attrs.evolve(case, terms=own)
         others = terms_of(self._tx, group.hub, users, group.group_id, self._now, ours=self._ours)
         return attrs.evolve(case, terms=Terms(own.banned | others.banned, own.muted))
 

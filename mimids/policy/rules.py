@@ -12,6 +12,7 @@ ours is not given to read.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Final, assert_never
 
 import attrs
@@ -62,14 +63,14 @@ class Case:
         """Tell whether it is an application message, which even an encrypted one shows."""
         return self.message.content_type is ContentType.APPLICATION
 
-    @property
+    @cached_property
     def added(self) -> tuple[UserId, ...]:
         """Return the users whom a public commit adds, by value or by reference, as far as it can be read."""
         bodies = (each.proposal.body for each in self.covered if isinstance(each, Covered))
         users = (user_id(body.key_package.leaf_node.credential) for body in bodies if isinstance(body, Add))
         return tuple(user for user in users if user is not None)
 
-    @property
+    @cached_property
     def joining(self) -> UserId | None:
         """Return the user who joins by this external commit."""
         public = self.message.message
