@@ -82,7 +82,10 @@ from mimids.wire.messages import (
     SendRequest,
 )
 
-_TOLD: Final = ("send_batch_messages", "receive_wait_seconds")  # and all that end in _bytes or begin with device_ or user_
+_TOLD: Final = (
+    "send_batch_messages",
+    "receive_wait_seconds",
+)  # and all that end in _bytes or begin with device_ or user_
 
 
 async def me(services: Services, call: Call[None]) -> dict[str, Any]:
