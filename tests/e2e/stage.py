@@ -49,6 +49,10 @@ class Stage:
         name: str = recorded.line.get("by") or "alice"
         return name if name in self.devices else "alice"
 
+    async def create(self) -> None:
+        """Let Alice create the group."""
+        await self.alice.create_group(self.recording.creation())
+
     async def offer(self, recorded: Recorded) -> SendResponse:
         """Let its sender's device send a message to the hub through its own provider."""
         device, request = self.devices[self.sender(recorded)], recorded.request

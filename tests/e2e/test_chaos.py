@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Awaitable, Callable
+from typing import ParamSpec, TypeVar
 
 import attrs
 import pytest
@@ -23,6 +25,9 @@ from tests.e2e.test_conversations import (
 )
 
 pytestmark = [pytest.mark.slow, AWAY]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 SEED = 5
 MOST_SECONDS = 120
@@ -56,31 +61,34 @@ async def test_every_device_has_what_was_said_through_every_harm(mimids_session:
 class Stubborn(Stage):
     """A stage on which everybody asks again until there is an answer that is not about the weather."""
 
+    async def create(self) -> None:
+        await stubbornly(super().create)
+
     async def offer(self, recorded: Recorded) -> SendResponse:
         await trio.sleep(PACE_SECONDS)
-        while True:
-            try:
-                return await super().offer(recorded)
-            except Unreachable:
-                await trio.sleep(AGAIN_SECONDS)
-            except Problem as problem:
-                if not problem.passes:
-                    raise
-                await trio.sleep(AGAIN_SECONDS)
+        return await stubbornly(super().offer, recorded)
 
 
-@pytest.mark.parametrize("name", ["public", "private"])
-async def test_a_recorded_conversation_gets_the_same_verdicts_through_every_harm(
-    name: str, mimids_session: Session
-) -> None:
-    async with staged(name, mimids_session, config=CONFIG) as calm:
+async def stubbornly(ask: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+    while True:
+        try:
+            return await ask(*args, **kwargs)
+        except Unreachable:
+            await trio.sleep(AGAIN_SECONDS)
+        except Problem as problem:
+            if not problem.passes:
+                raise
+            await trio.sleep(AGAIN_SECONDS)
+
+
+async def play_through_harm(name: str, chance: random.Random, session: Session) -> None:
+    async with staged(name, session, config=CONFIG) as calm:
         await upload_and_fetch(calm)
         stage = Stubborn(calm.federation, calm.recording, calm.devices)
         done = trio.Event()
         harmed: list[str] = []
 
         async def harm() -> None:
-            chance = random.Random(SEED)
             while not done.is_set():
                 harmed.append(chance.choice(tuple(HARMS)))
                 await HARMS[harmed[-1]](calm.federation, calm.federation[chance.choice(NAMES)], SHORT_SECONDS)
@@ -92,6 +100,13 @@ async def test_a_recorded_conversation_gets_the_same_verdicts_through_every_harm
         await every_branch_is_read_by_its_key_alone(stage, sequenced)
         await every_welcome_stays_until_it_is_acknowledged(stage, sequenced)
     assert len(harmed) > 5
+
+
+@pytest.mark.parametrize("name", ["public", "private"])
+async def test_a_recorded_conversation_gets_the_same_verdicts_through_every_harm(
+    name: str, mimids_session: Session
+) -> None:
+    await play_through_harm(name, random.Random(SEED), mimids_session)
 
 
 @pytest.mark.parametrize(
@@ -119,3 +134,10 @@ async def test_the_same_for_longer(seed: int, mimids_session: Session) -> None:
     async with talking(mimids_session, chance) as chaos:
         for _ in range(3):
             await harm_each_in_turn(chaos, chance)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(SOAKS))
+@pytest.mark.parametrize("name", ["public", "private"])
+async def test_recorded_conversations_once_more(name: str, seed: int, mimids_session: Session) -> None:
+    await play_through_harm(name, random.Random(seed), mimids_session)

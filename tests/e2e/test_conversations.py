@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ssl
-from typing import Any, cast
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar, cast
 
 import httpx
 import pytest
 
-from mimids.client import Device, Problem
+from mimids.client import Device, Problem, Unreachable
 from mimids.mls.welcome import Welcome
 from mimids.testing import Session
 from mimids.wire.ids import PartitionKey
@@ -17,6 +18,8 @@ from tests.ds.recordings import expected, fits
 from tests.e2e.stage import HUB, NAMES, SUITE, Stage, eventually, staged
 
 pytestmark = pytest.mark.slow
+
+T = TypeVar("T")
 
 Sequenced = dict[PartitionKey, list[bytes]]
 # One at the hub, and who follows; Carol is banned in a branch of the recorded policy, and gets less (test_policy.py).
@@ -42,7 +45,7 @@ async def upload_and_fetch(stage: Stage) -> None:
 async def play(stage: Stage) -> Sequenced:
     """Send everything; return what was sequenced, by partition."""
     sequenced: Sequenced = {}
-    await stage.alice.create_group(stage.recording.creation())
+    await stage.create()
     for recorded in stage.recording.messages():
         line = recorded.line
         if line.get("expect") == LOCAL_ONLY:
@@ -119,12 +122,20 @@ async def test_a_conversation_runs_between_providers_each_message_in_its_own_for
             await catch_up(stage, provider, sequenced)
 
 
+async def asked_again(ask: Callable[[], Awaitable[T]]) -> T:
+    """Return an answer also where the connection that was kept is gone: its provider was restarted since."""
+    try:
+        return await ask()
+    except Unreachable:
+        return await ask()
+
+
 async def every_branch_is_read_by_its_key_alone(stage: Stage, sequenced: Sequenced) -> None:
     for key in sequenced:
         for person in READERS[stage.recording.name]:
 
             async def all_read(device: Device = stage.devices[person], key: PartitionKey = key) -> bool:
-                got = [message.message.encoded for message in await device.receive(HUB, key)]
+                got = [message.message.encoded for message in await asked_again(lambda: device.receive(HUB, key))]
                 assert got == sequenced[key][: len(got)]
                 return len(got) == len(sequenced[key])
 
@@ -142,7 +153,7 @@ async def every_welcome_stays_until_it_is_acknowledged(stage: Stage, sequenced: 
     for device in {id(each): each for each in stage.devices.values()}.values():
 
         async def all_there(device: Any = device) -> bool:
-            found = {each.welcome.encoded for each in await device.welcomes()}
+            found = {each.welcome.encoded for each in await asked_again(device.welcomes)}
             return bool(found == by_device.get(id(device), set()))
 
         await eventually(all_there)
