@@ -15,7 +15,7 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
@@ -137,15 +137,16 @@ class Telemetry:
         """Show the numbers of a `statistics()` record as `mimids_PREFIX_FIELD`, read whenever metrics are."""
         self._watched.append((prefix, statistics))
 
-    def metrics(self) -> bytes:
-        """Return all metrics as Prometheus text."""
+    def metrics(self, peers: Sequence[tuple[str, attrs.AttrsInstance]] = ()) -> bytes:
+        """Return all metrics as Prometheus text, the numbers of a record for each of `peers` among them."""
         from prometheus_client import CollectorRegistry  # a tenth of a second that no start has to wait for
         from prometheus_client.exposition import generate_latest
         from prometheus_client.registry import Collector
 
         class Now(Collector):
             def collect(_) -> Iterator[Metric]:
-                return self._collect()
+                yield from self._collect()
+                yield from _collect_peers(peers)
 
         registry = CollectorRegistry()
         registry.register(Now())
@@ -163,6 +164,16 @@ class Telemetry:
             for field in attrs.fields(type(record)):
                 name = f"mimids_{prefix}_{field.name}"
                 yield GaugeMetricFamily(name, f"{prefix}: {field.name}", value=getattr(record, field.name))
+
+
+def _collect_peers(peers: Sequence[tuple[str, attrs.AttrsInstance]]) -> Iterator[Metric]:
+    from prometheus_client.metrics_core import GaugeMetricFamily
+
+    for field in attrs.fields(type(peers[0][1])) if peers else ():
+        family = GaugeMetricFamily(f"mimids_peer_{field.name}", f"each follower: {field.name}", labels=["peer"])
+        for name, record in peers:
+            family.add_metric([name], getattr(record, field.name))
+        yield family
 
 
 def new_telemetry(

@@ -42,6 +42,13 @@ def test_the_example_shows_every_key_and_no_other() -> None:
     assert shown == declared()
 
 
+def test_every_key_is_read_by_something() -> None:
+    """A key that nothing reads promises what does not happen."""
+    sources = [path.read_text() for path in (ROOT / "mimids").rglob("*.py") if path.name != "config.py"]
+    used = set(re.findall(r"\w+", "\n".join(sources)))
+    assert {name for names in declared().values() for name in names} - used == set()
+
+
 def test_the_example_shows_the_defaults() -> None:
     assert parse(tomllib.loads(EXAMPLE), ROOT) == parse(PROVIDER, ROOT)
 

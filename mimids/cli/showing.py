@@ -111,6 +111,8 @@ def _drawn(partition: JsonObject) -> str:
         notes.append("DETACHED")
     if partition["terminated"]:
         notes.append("TERMINATED" + (f" ({partition['why']})" if partition["why"] else ""))
+    if partition.get("live_fork"):
+        notes.append("LIVE FORK")
     if partition["held_welcomes"]:
         notes.append(f"{partition['held_welcomes']} Welcomes held")
     if partition["followers"]:

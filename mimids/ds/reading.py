@@ -109,9 +109,3 @@ def hinted(
                 found.append(hint)
                 limit_octets -= hint.octets
     return found
-
-
-def is_live_fork(tx: Tx, partition: Partition) -> bool:
-    """Tell whether two branches under this partition both carry messages (6.5)."""
-    used = [c for c in partitions.children(tx, partition.id) if not c.terminated and c.next_counter > 0]
-    return len(used) > 1

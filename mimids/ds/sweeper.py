@@ -130,5 +130,7 @@ def _try_disk(tx: Tx) -> None:
 
 
 async def run(services: Services, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-    """Sweep for ever."""
-    await Sweeper(services).run(task_status=task_status)
+    """Sweep for ever, and let metrics show what was dropped."""
+    sweeper = Sweeper(services)
+    services.telemetry.watch("sweeper", sweeper.statistics)
+    await sweeper.run(task_status=task_status)

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
+import attrs
+
+from mimids.ds.delivery import OPEN_CIRCUIT_FAILURES
 from mimids.ds.services import Services
 from mimids.errors import Busy, StorageUnavailable
 from mimids.http.endpoints import Access, Answer, Call, Endpoint, Listener, octets
+from mimids.store import overview
+from mimids.store.overview import PeerLag
 from mimids.telemetry import METRICS_TYPE
+from mimids.values import Milliseconds
+from mimids.wire.ids import ProviderId
 
 # A page in the operator's browser could name us by a domain of its own; it cannot make the browser say these.
 HOSTS: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -27,9 +35,44 @@ async def readyz(services: Services, call: Call[None]) -> bytes:
     return b"ready\n"
 
 
+@attrs.frozen
+class PeerNumbers:
+    """What metrics say of a follower, or of several together."""
+
+    behind_messages: int
+    behind_seconds: float
+    failures: int  # in a row
+    circuit_open: int  # 1: it has failed so often that it is tried only now and then
+    stuck_partitions: int
+
+
+OTHERS: Final = "others"
+
+
 async def metrics(services: Services, call: Call[None]) -> Answer[bytes]:
-    """Return all metrics."""
-    return Answer(services.telemetry.metrics())
+    """Return all metrics; followers beyond `[metrics] named_peers` are added up, those least behind."""
+    lags, now = await services.store.read(overview.peer_lags), services.clock.now()
+    numbers = [(domain, _numbers(lag, now)) for domain, lag in lags]
+    named, rest = numbers[: services.config.metrics.named_peers], numbers[services.config.metrics.named_peers :]
+    if rest:
+        named.append((ProviderId(OTHERS), _together([each for _, each in rest])))
+    return Answer(services.telemetry.metrics(named))
+
+
+def _numbers(lag: PeerLag, now: Milliseconds) -> PeerNumbers:
+    seconds = 0.0 if lag.oldest_at is None else max(0, now - lag.oldest_at) / 1000
+    return PeerNumbers(lag.messages, seconds, lag.failures, int(lag.failures >= OPEN_CIRCUIT_FAILURES), lag.stuck)
+
+
+def _together(numbers: Sequence[PeerNumbers]) -> PeerNumbers:
+    """Add up what can be, and take the largest of what cannot."""
+    return PeerNumbers(
+        sum(each.behind_messages for each in numbers),
+        max(each.behind_seconds for each in numbers),
+        max(each.failures for each in numbers),
+        sum(each.circuit_open for each in numbers),
+        sum(each.stuck_partitions for each in numbers),
+    )
 
 
 OPERATOR: Final[tuple[Endpoint, ...]] = (

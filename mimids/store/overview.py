@@ -59,6 +59,19 @@ class PeerSummary:
     welcomes_waiting: int
     welcomes_refused: int
     groups: int  # of its, that we know
+    stuck: int = 0  # partitions of ours that it follows, and whose next push no repetition mends
+    failing_since: Milliseconds | None = None
+
+
+@attrs.frozen
+class PeerLag:
+    """How far a follower of our groups is behind."""
+
+    messages: int
+    oldest_at: Milliseconds | None  # of what it is to get next
+    failures: int  # in a row
+    next_attempt_at: Milliseconds
+    stuck: int  # partitions whose next push no repetition mends
 
 
 def group_summaries(tx: Tx) -> list[GroupSummary]:
@@ -129,6 +142,21 @@ def devices_without_stock(tx: Tx, now: Milliseconds) -> tuple[int, int]:
     return (0, 0) if found is None else (found[0], found[1])
 
 
+def peer_lags(tx: Tx) -> list[tuple[ProviderId, PeerLag]]:
+    """Return how far the followers of our groups are behind, those furthest first."""
+    rows = tx.all(
+        "SELECT o.domain, coalesce(d.messages, 0) AS messages, d.oldest_at, t.failures, t.next_attempt_at,"
+        " (SELECT count(*) FROM follows f WHERE f.provider = t.provider AND f.dead_why IS NOT NULL)"
+        " FROM peers t JOIN providers o ON o.id = t.provider LEFT JOIN"
+        " (SELECT f.provider, sum(p.next_counter - f.next_counter) AS messages,"
+        "  min((SELECT m.accepted_at FROM messages m WHERE m.partition = p.id AND m.counter = f.next_counter))"
+        "  AS oldest_at FROM follows f JOIN partitions p ON p.id = f.partition"
+        "  WHERE f.next_counter < p.next_counter AND p.detached = 0 GROUP BY f.provider) d"
+        " ON d.provider = t.provider ORDER BY messages DESC, o.domain"
+    )
+    return [(row[0], PeerLag(*row[1:])) for row in rows]
+
+
 def peer_summaries(tx: Tx, ours: ProviderId) -> list[PeerSummary]:
     """Return every other provider that anything here refers to."""
     rows = tx.all(
@@ -139,7 +167,8 @@ def peer_summaries(tx: Tx, ours: ProviderId) -> list[PeerSummary]:
         " coalesce(t.failures, 0), coalesce(t.next_attempt_at, 0),"
         " (SELECT count(*) FROM welcomes_out w WHERE w.provider = o.id AND w.state IN ('held', 'due', 'offered')),"
         " (SELECT count(*) FROM welcomes_out w WHERE w.provider = o.id AND w.state = 'refused'),"
-        " (SELECT count(*) FROM groups g WHERE g.hub = o.id)"
+        " (SELECT count(*) FROM groups g WHERE g.hub = o.id),"
+        " (SELECT count(*) FROM follows f WHERE f.provider = o.id AND f.dead_why IS NOT NULL), t.failing_since"
         " FROM providers o LEFT JOIN peers t ON t.provider = o.id WHERE o.domain <> ? ORDER BY o.domain",
         (ours,),
     )

@@ -32,7 +32,9 @@ def _show_group(tx: Tx, _: Context, *, group: str, hub: str | None = None) -> Js
     all_of_it = overview.partition_summaries(tx, found.row)
     keys = {partition.row: partition.masked_key.hex() for partition in all_of_it}
     waits_for = recoveries.waited_for(tx, found.row)
-    return {**_summary(found), "waits_for": waits_for, "tree": [_partition(each, keys) for each in all_of_it]}
+    used = [each.parent for each in all_of_it if each.messages and not each.terminated]
+    tree = [{**_partition(each, keys), "live_fork": used.count(each.row) > 1} for each in all_of_it]
+    return {**_summary(found), "waits_for": waits_for, "tree": tree}
 
 
 def _release(tx: Tx, context: Context, *, group: str) -> JsonObject:
@@ -138,7 +140,7 @@ GROUPS: Final = (
         work=_show_group,
         answer=f'{{{_SUMMARY_EXAMPLE}, "waits_for": [], "tree": [{{"partition": "8c5a", "parent": null, "epoch": 0,'
         ' "messages": 1, "state": "derived", "detached": false, "terminated": false, "why": null, "group_info": true,'
-        ' "held_welcomes": 0, "followers": ["b.example"], "opened_at": 1764000000000}]}',
+        ' "held_welcomes": 0, "followers": ["b.example"], "opened_at": 1764000000000, "live_fork": false}]}',
         example="mimids group show mimi://a.example/g/1",
         writes=False,
         hints={NotFound: "`mimids group list` shows what there is"},

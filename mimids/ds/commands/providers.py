@@ -72,7 +72,9 @@ def _provider(context: Context, name: ProviderId, known: PeerSummary | None) -> 
         "follows": known.follows,
         "behind": known.behind,
         "failures": known.failures,
+        "failing_since": known.failing_since,
         "next_attempt_at": known.next_attempt_at or None,
+        "stuck": known.stuck,
         "welcomes_waiting": known.welcomes_waiting,
         "welcomes_refused": known.welcomes_refused,
     }
@@ -80,7 +82,8 @@ def _provider(context: Context, name: ProviderId, known: PeerSummary | None) -> 
 
 _EXAMPLE: Final = (
     '{"provider": "b.example", "allowed": true, "url": "https://b.example", "groups": 1, "follows": 5, "behind": 0,'
-    ' "failures": 0, "next_attempt_at": null, "welcomes_waiting": 0, "welcomes_refused": 0}'
+    ' "failures": 0, "failing_since": null, "next_attempt_at": null, "stuck": 0,'
+    ' "welcomes_waiting": 0, "welcomes_refused": 0}'
 )
 
 _ARRANGEMENT_EXAMPLE: Final = (
