@@ -158,9 +158,13 @@ async def _connect(address: Address) -> ByteStream:
     url = httpx.URL(address.url)
     port = url.port or {"https": 443, "http": 80}[url.scheme]
     stream: ByteStream = await anyio.connect_tcp(url.host, port)
-    if url.scheme == "https":
+    if url.scheme != "https":
+        return stream
+    try:
         return await TLSStream.wrap(stream, hostname=url.host, ssl_context=address.trust, standard_compatible=False)
-    return stream
+    except BaseException:  # whatever ends a handshake, anyio leaves the socket open
+        await anyio.aclose_forcefully(stream)
+        raise
 
 
 def _request(address: Address, path: str) -> Request:

@@ -42,8 +42,9 @@ def base64url(octets: bytes) -> str:
 
 
 def from_base64url(text: str) -> bytes:
-    """Read base64url without padding, in the one form that it has; raise `ValueError`."""
-    octets = urlsafe_b64decode(text.encode("ascii") + b"=" * (-len(text) % 4))
-    if base64url(octets) != text:
+    """Read base64url, with its padding or without, as encoders differ; raise `ValueError` at all else."""
+    bare = text.removesuffix("=" * (-len(text.rstrip("=")) % 4))
+    octets = urlsafe_b64decode(bare.encode("ascii") + b"=" * (-len(bare) % 4))
+    if base64url(octets) != bare:
         raise ValueError("not base64url")
     return octets

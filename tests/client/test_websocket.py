@@ -1,0 +1,59 @@
+"""What a device's WebSocket stands on: nothing is left open of a connection that never came to be."""
+
+from __future__ import annotations
+
+import ssl
+from functools import partial
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from mimids.client.connection import Address, Unreachable
+from mimids.client.websocket import open_websocket
+from mimids.wire.ids import Secret
+
+NO_TLS = b"HTTP/1.1 400 Bad Request\r\n\r\n"
+
+
+class Listener:
+    """Takes connections and answers the beginning of a handshake as told; `left` of them were hung up on."""
+
+    def __init__(self, answer: bytes | None) -> None:
+        self.left = 0
+        self._answer = answer
+
+    async def carry(self, stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        if self._answer:
+            await stream.send_all(self._answer)
+        elif self._answer is not None:
+            await stream.send_eof()
+        while True:
+            try:
+                if not await stream.receive_some():
+                    break
+            except trio.BrokenResourceError:
+                break
+        self.left += 1
+
+
+@pytest.mark.parametrize("answer", [b"", NO_TLS, None], ids=["hangs up", "speaks no TLS", "says nothing"])
+async def test_a_handshake_that_fails_leaves_no_socket_open(
+    answer: bytes | None, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    listener = Listener(answer)
+    (listening,) = await nursery.start(partial(trio.serve_tcp, host="127.0.0.1"), listener.carry, 0)
+    autojump_clock.autojump_threshold = 0.05  # sockets take part
+    address = Address(f"https://127.0.0.1:{_port(listening)}", Secret(b"token"), ssl.create_default_context(), 5.0)
+    with pytest.raises(Unreachable):
+        async with open_websocket(address, "/"):
+            raise AssertionError("there is nobody to talk to")
+    with trio.fail_after(5):  # what was raised still holds the stream, so that nobody else closes it
+        while not listener.left:
+            await trio.sleep(0.01)
+    nursery.cancel_scope.cancel()
+
+
+def _port(listening: trio.SocketListener) -> int:
+    return int(listening.socket.getsockname()[1])
