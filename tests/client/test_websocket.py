@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import trio
-from trio.testing import MockClock
+import trio.testing
 
 from mimids.client.connection import Address, Unreachable
 from mimids.client.websocket import open_websocket
@@ -17,10 +17,10 @@ NO_TLS = b"HTTP/1.1 400 Bad Request\r\n\r\n"
 
 
 class Listener:
-    """Takes connections and answers the beginning of a handshake as told; `left` of them were hung up on."""
+    """Takes connections and answers the beginning of a handshake as told; `left` is set once it is hung up on."""
 
     def __init__(self, answer: bytes | None) -> None:
-        self.left = 0
+        self.left = trio.Event()
         self._answer = answer
 
     async def carry(self, stream: trio.SocketStream) -> None:
@@ -35,12 +35,12 @@ class Listener:
                     break
             except trio.BrokenResourceError:
                 break
-        self.left += 1
+        self.left.set()
 
 
 @pytest.mark.parametrize("answer", [b"", NO_TLS, None], ids=["hangs up", "speaks no TLS", "says nothing"])
 async def test_a_handshake_that_fails_leaves_no_socket_open(
-    answer: bytes | None, nursery: trio.Nursery, autojump_clock: MockClock
+    answer: bytes | None, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
     listener = Listener(answer)
     (listening,) = await nursery.start(partial(trio.serve_tcp, host="127.0.0.1"), listener.carry, 0)
@@ -50,8 +50,7 @@ async def test_a_handshake_that_fails_leaves_no_socket_open(
         async with open_websocket(address, "/"):
             raise AssertionError("there is nobody to talk to")
     with trio.fail_after(5):  # what was raised still holds the stream, so that nobody else closes it
-        while not listener.left:
-            await trio.sleep(0.01)
+        await listener.left.wait()
     nursery.cancel_scope.cancel()
 
 

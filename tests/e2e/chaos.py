@@ -134,6 +134,13 @@ class Chaos:
             assert trio.current_time() < give_up_at, missing
             await trio.sleep(0.1)
 
+    async def wait_said(self, messages: int) -> None:
+        """Let them talk until so many messages are acknowledged, on however slow a machine."""
+        give_up_at = trio.current_time() + SETTLE_SECONDS
+        while (said := self.messages) < messages:
+            assert trio.current_time() < give_up_at, said
+            await trio.sleep(0.1)
+
     @property
     def messages(self) -> int:
         return sum(len(said) for talk in self.talks for said in talk.said.values())
