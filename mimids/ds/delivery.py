@@ -26,7 +26,7 @@ from mimids.ds import reading
 from mimids.ds.backoff import Backoff
 from mimids.ds.ports import Clock, Peers
 from mimids.ds.states import States
-from mimids.ds.wakes import DELIVERY, Wakes
+from mimids.ds.wakes import DELIVERY, Wakes, presented_topic
 from mimids.errors import (
     MimiError,
     NotFollowed,
@@ -162,8 +162,7 @@ class Delivery:
             async with self._workers:
                 while (push := await self._store.read(partial(self._next_push, peer, octets))) is not None:
                     try:
-                        answer = await self._call(peer.domain, push)
-                        peer = await self._store.write(partial(self._settle, peer, push, answer))
+                        peer = await self._push(peer, push)
                         octets = self._batch_octets
                         if push.settles_up_to is not None:
                             return  # all that was due; what came meanwhile goes in the next run
@@ -179,6 +178,21 @@ class Delivery:
             self._pushed_at[peer.provider] = trio.current_time()
             self._busy.discard(peer.provider)
             self._wakes.ring(DELIVERY)
+
+    async def _push(self, peer: PeerState, push: Push) -> PeerState:
+        """Make one request and settle it.
+
+        A follower that wants a partition no longer may have answered before it presented its key again, in a request
+        of its own that has been served by now: then it follows the partition anew.
+        """
+        topics = [presented_topic(peer.domain, epoch.partition.masked_key) for epoch in push.epochs]
+        with self._wakes.listen(*topics) as bell:
+            answer = await self._call(peer.domain, push)
+            peer = await self._store.write(partial(self._settle, peer, push, answer))
+            for topic, epoch, wanted in zip(topics, push.epochs, answer, strict=True):
+                if wanted == NO_LONGER_FOLLOWED and topic in bell.heard:
+                    await self._store.write(partial(_follow_anew, peer.provider, epoch))
+        return peer
 
     async def _call(self, domain: ProviderId, push: Push) -> tuple[Counter, ...]:
         self._requests += 1
@@ -239,7 +253,8 @@ class Delivery:
         for epoch, wanted in zip(push.epochs, answer, strict=True):
             end = epoch.counter + len(epoch.messages)
             if wanted == NO_LONGER_FOLLOWED:
-                follows.end_group(tx, peer.provider, epoch.partition.group)
+                # Of this partition, and no other: it may have presented another's key while it answered.
+                follows.end(tx, peer.provider, epoch.partition.id)
                 moved = True
                 continue
             wanted = Counter(min(wanted, end))
@@ -276,6 +291,10 @@ class Delivery:
         at = Milliseconds(self._clock.now() + int(seconds * 1000))
         now = self._clock.now()
         await self._store.write(lambda tx: peers.note_failure(tx, peer.provider, failures, at, now))
+
+
+def _follow_anew(provider: int, epoch: reading.Page, tx: Tx) -> None:
+    follows.follow(tx, provider, epoch.partition.id, next_counter=epoch.counter, needs_opening=True)
 
 
 def _bury(provider: int, partition: int, why: str, tx: Tx) -> None:

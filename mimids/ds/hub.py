@@ -21,7 +21,7 @@ from mimids.ds.rates import ProviderRates
 from mimids.ds.rules import Rules
 from mimids.ds.sequencer import Changes, Outcome, Run, check_welcome
 from mimids.ds.states import States
-from mimids.ds.wakes import DELIVERY, OUTGOING, Wakes, partition_topic
+from mimids.ds.wakes import DELIVERY, OUTGOING, Wakes, partition_topic, presented_topic
 from mimids.errors import (
     BranchTerminated,
     GroupExists,
@@ -143,6 +143,8 @@ class Hub:
 
         let, refusal = len(requests), None
         if isinstance(sender, Follower):
+            for key in {each.partition_key for each in requests}:
+                self._note_presented(sender, key.masks())
             let, refusal = self._rates.take_sends(sender, len(requests))
             sizes = [octets_of(each.message, each.commit_data) for each in requests[:let]]
             let, full = self._budgets.take(sender, sizes)
@@ -223,6 +225,7 @@ class Hub:
         its partition from then on (6.10).
         """
         masks = request.partition_key.masks()
+        self._note_presented(caller, masks)
         with self._wakes.listen(*map(partition_topic, masks)) as bell:
             answer, found = await self._store.read(lambda tx: self._receive(tx, request, caller))
             if isinstance(caller, Follower) and not found.followed:
@@ -232,6 +235,11 @@ class Hub:
                 await bell.wait_at_most(self._clock, wait_seconds)
                 answer, _ = await self._store.read(lambda tx: self._receive(tx, request, caller))
         return answer
+
+    def _note_presented(self, caller: Sender, masks: Sequence[MaskedPartitionKey]) -> None:
+        """Let a push that is under way know that its follower wants this partition, whatever it answered before."""
+        if isinstance(caller, Follower):
+            self._wakes.ring(*(presented_topic(caller.provider, mask) for mask in masks))
 
     def _receive(self, tx: Tx, request: ReceiveRequest, caller: Sender) -> tuple[bytes, _Found]:
         hub = providers.provider_row(tx, self._provider) or 0

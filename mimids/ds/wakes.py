@@ -18,7 +18,7 @@ import trio
 
 from mimids.ds.ports import Clock
 from mimids.values import DeviceRow
-from mimids.wire.ids import MaskedPartitionKey
+from mimids.wire.ids import MaskedPartitionKey, ProviderId
 
 DELIVERY: Final = "delivery"  # wakes the job that pushes
 OUTGOING: Final = "welcomes"  # wakes the job that sends Welcomes
@@ -27,6 +27,11 @@ OUTGOING: Final = "welcomes"  # wakes the job that sends Welcomes
 def partition_topic(key: MaskedPartitionKey) -> tuple[str, MaskedPartitionKey]:
     """Return the topic that wakes whoever waits for messages of a partition."""
     return ("partition", key)
+
+
+def presented_topic(provider: ProviderId, key: MaskedPartitionKey) -> tuple[str, ProviderId, MaskedPartitionKey]:
+    """Return the topic that tells that another provider presents the key of a partition."""
+    return ("presented", provider, key)
 
 
 def inbox_topic(device: DeviceRow) -> tuple[str, int]:
@@ -51,6 +56,11 @@ class Bell:
         """Wake whoever waits, now or next."""
         self._heard.add(topic)
         self._rung.set()
+
+    @property
+    def heard(self) -> frozenset[Hashable]:
+        """Return what rang since the last wait."""
+        return frozenset(self._heard)
 
     async def wait(self) -> set[Hashable]:
         """Wait until it was rung since the last wait, and return by what; what is committed later rings it again."""

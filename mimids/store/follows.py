@@ -101,12 +101,9 @@ def bury(tx: Tx, provider: int, partition: int, why: str) -> None:
     tx.execute("UPDATE follows SET dead_why = ? WHERE provider = ? AND partition = ?", (why, provider, partition))
 
 
-def end_group(tx: Tx, provider: int, group: int) -> None:
-    """Record that a follower wants nothing of a group any more; following begins anew with the next key or Welcome."""
-    tx.execute(
-        "DELETE FROM follows WHERE provider = ? AND partition IN (SELECT id FROM partitions WHERE group_ref = ?)",
-        (provider, group),
-    )
+def end(tx: Tx, provider: int, partition: int) -> None:
+    """Record that a follower wants nothing of a partition any more; following begins anew with its key or a Welcome."""
+    tx.execute("DELETE FROM follows WHERE provider = ? AND partition = ?", (provider, partition))
 
 
 def followers_of(tx: Tx, partition: int) -> list[int]:

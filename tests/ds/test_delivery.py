@@ -203,6 +203,57 @@ async def test_repeats_and_forks_reach_a_follower_as_the_hub_has_them(tmp_path: 
             assert await wait_stored(b, room.hub, bob, branch, 1) == ["on a branch"]
 
 
+class Held:
+    """The way of pushes to a provider: each waits before it arrives, or its answer before it is heard, for `go`."""
+
+    def __init__(self, caller: Assembled, target: Assembled, *, answers: bool) -> None:
+        self.waits, self.go = trio.Event(), trio.Event()
+        self._door, self._answers = caller.peers.peers[target.config.provider], answers
+        caller.peers.add(target.config.provider, self._call)
+
+    async def _call(self, called: Called) -> PeerAnswer:
+        if called.path != "/ds/v1/push":
+            return await self._door(called)
+        answer = await self._door(called) if self._answers else None
+        self.waits.set()
+        await self.go.wait()
+        return answer or await self._door(called)
+
+
+async def test_who_comes_back_while_its_provider_says_that_nobody_is_there_is_followed(tmp_path: Path) -> None:
+    async with federated(tmp_path, "a.example", "b.example") as (a, b):
+        alice, bob, room = device(a), device(b, "bob"), Room()
+        await a.services.hub.create_group(room.creation(), alice)
+        await b.services.hubs.send(bob, room.hub, room.send("here"))
+        await wait_stored(b, room.hub, bob, room.key, 1)
+        await b.services.hubs.leave(bob, room.hub, room.group_id)
+        held = Held(a, b, answers=True)
+        await a.services.hub.send(room.send("while nobody is there"), alice)
+        with trio.fail_after(20):
+            await held.waits.wait()
+        await b.services.hubs.present(bob, room.hub, room.key)
+        held.go.set()
+        await a.services.hub.send(room.send("again"), alice)
+        assert await wait_stored(b, room.hub, bob, room.key, 3) == ["here", "while nobody is there", "again"]
+
+
+async def test_who_leaves_one_epoch_and_presents_another_is_followed_there(tmp_path: Path) -> None:
+    async with federated(tmp_path, "a.example", "b.example") as (a, b):
+        alice, bob, room = device(a), device(b, "bob"), Room()
+        await a.services.hub.create_group(room.creation(), alice)
+        await b.services.hubs.send(bob, room.hub, room.send("here"))
+        await wait_stored(b, room.hub, bob, room.key, 1)
+        await b.services.hubs.leave(bob, room.hub, room.group_id)
+        held, following = Held(a, b, answers=False), room.new_key()
+        await a.services.hub.send(room.commit("on", following), alice)
+        with trio.fail_after(20):
+            await held.waits.wait()
+        await b.services.hubs.present(bob, room.hub, following)  # its group is not known to be this one
+        held.go.set()
+        await a.services.hub.send(room.send("again", following, epoch=1), alice)
+        assert await wait_stored(b, room.hub, bob, following, 1) == ["again"]
+
+
 async def test_what_a_device_presented_the_key_of_is_no_stranger_s_push(tmp_path: Path) -> None:
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
         alice, bob, room = device(a), device(b, "bob"), Room()
