@@ -57,7 +57,7 @@ CREATE TABLE messages (
     partition INTEGER NOT NULL,
     counter INTEGER NOT NULL,
     accepted_at INTEGER NOT NULL,
-    kind INTEGER NOT NULL CHECK (kind IN (1, 2, 3)),   -- application, proposal, commit (RFC 9420 section 6)
+    kind INTEGER NOT NULL CHECK (kind BETWEEN 1 AND 3),  -- application, proposal, commit (RFC 9420 section 6)
     digest BLOB NOT NULL CHECK (length(digest) = 32),  -- SHA-256 of the MLSMessage
     digest_key INTEGER NOT NULL,                   -- its first 8 octets: random keys cost an index page each, so short
     next_masked_key BLOB,                          -- commits

@@ -17,7 +17,7 @@ from mimids.mls import code_points, framing, proposals
 from mimids.mls.group_info import MLS10_ONLY
 from mimids.mls.key_package import KeyPackageIn
 from mimids.wire import codec as engine
-from mimids.wire import declare, messages
+from mimids.wire import compiled, declare, messages
 from mimids.wire.codec import OPAQUE_V, Codec, WireError
 from mimids.wire.ids import MASKED_PARTITION_KEY, MLS10, PROVIDER_ID
 from mimids.wire.messages import EncodedKeyPackage
@@ -42,12 +42,12 @@ def _values(by: Codec[Any]) -> st.SearchStrategy[Any]:
     if by in _GIVEN:
         return _GIVEN[by]
     match by:
-        case engine._Uint():
-            return st.integers(0, 256**by._size - 1)
-        case engine._Fixed():
-            return st.binary(min_size=by._size, max_size=by._size)
-        case engine._Opaque():
-            return _OCTETS.filter(lambda octets: len(octets) <= by._limit)
+        case engine.Uint():
+            return st.integers(0, 256**by.size - 1)
+        case engine.Fixed():
+            return st.binary(min_size=by.size, max_size=by.size)
+        case engine.Opaque():
+            return _OCTETS.filter(lambda octets: len(octets) <= by.limit)
         case engine._UintVector():
             item = st.integers(0, 256**by._size - 1)
             return st.lists(item, min_size=by._at_least, max_size=max(40, by._at_least)).map(tuple)
@@ -59,10 +59,10 @@ def _values(by: Codec[Any]) -> st.SearchStrategy[Any]:
             return st.none() | values(by._item)
         case engine._Nothing():
             return st.none()
-        case engine._Mapped():
+        case code_points.CodePoint():
+            return _code_points(by.cls, cast("engine.Uint", by.inner).size)
+        case engine.Mapped():
             return _mapped(by)
-        case code_points._CodePoint():
-            return _code_points(by._cls, by._size)
         case messages._Shaped():
             return values(declare.codec(KeyPackageIn)).map(lambda value: EncodedKeyPackage(value.encoded))
         case messages._Tree():
@@ -75,17 +75,16 @@ def _values(by: Codec[Any]) -> st.SearchStrategy[Any]:
             return _public_messages()
         case framing._AuthenticatedContent():
             return _public_messages().map(lambda message: message.authenticated_content())
-        case declare._Struct():
+        case declare.Struct():
             return _structs(by)
     raise NotImplementedError(f"no strategy for {type(by).__name__}")
 
 
 @st.composite
-def _mapped(draw: st.DrawFn, by: engine._Mapped[Any]) -> Any:
+def _mapped(draw: st.DrawFn, by: engine.Mapped[Any]) -> Any:
     """Draw what the inner codec reads and keep what `make` takes."""
-    inner = by._read.__self__  # type: ignore[attr-defined]  # a bound method
     try:
-        return by._make(draw(values(inner)))
+        return by.make(draw(values(by.inner)))
     except ValueError:
         assume(False)
 
@@ -96,14 +95,14 @@ def _code_points(cls: type[IntEnum], size: int) -> st.SearchStrategy[Any]:
 
 
 @st.composite
-def _structs(draw: st.DrawFn, by: declare._Struct[Any]) -> Any:
+def _structs(draw: st.DrawFn, by: declare.Struct[Any]) -> Any:
     drawn: dict[str, Any] = {}
-    for name, field in by._fields:
-        drawn[name] = draw(values(_choose(field, drawn) if isinstance(field, declare.Select) else field))
-    return by._cls(*drawn.values())
+    for name, field in by.fields:
+        drawn[name] = draw(values(_choose(field, drawn) if isinstance(field, compiled.Select) else field))
+    return by.cls(*drawn.values())
 
 
-def _choose(field: declare.Select, drawn: dict[str, Any]) -> Codec[Any]:
+def _choose(field: compiled.Select, drawn: dict[str, Any]) -> Codec[Any]:
     """Return the case of an earlier field's value; give up a value that has none."""
     try:
         return field.choose(drawn[field.on])

@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-ENGINE = ("wire.codec", "wire.varint", "wire.declare", "wire.ids")
+ENGINE = ("wire.codec", "wire.varint", "wire.compiled", "wire.declare", "wire.ids")
 PURE = ("wire", "mls", "ohttp", "policy")
 PLAIN = ("errors", "values", "config")
 # What is run by its own task, or stands for one: what one needs of another it is handed.

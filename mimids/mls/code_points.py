@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Final, Self, TypeVar
 
-from mimids.wire.codec import UINT16, Codec, Reader, WireError, vector
+from mimids.wire.codec import UINT16, Codec, Mapped, Reader, Uint, WireError, vector
 
 E = TypeVar("E", bound=IntEnum)
 
@@ -167,17 +167,12 @@ class _Members(dict[int, E]):
         raise WireError("code point not known")
 
 
-class _CodePoint(Codec[E]):
+class CodePoint(Mapped[E]):
+    """A member of `cls`, of `size` octets."""
+
     def __init__(self, cls: type[E], size: int) -> None:
-        self._cls = cls
-        self._size = size
-        self._members = _Members(cls)
-
-    def read(self, reader: Reader) -> E:
-        return self._members[reader.uint(self._size)]
-
-    def write(self, value: E, out: bytearray) -> None:
-        out += int(value).to_bytes(self._size, "big")
+        super().__init__(Uint(size), _Members(cls).__getitem__, None)
+        self.cls = cls
 
 
 class _CodePoints(Codec[tuple[E, ...]]):
@@ -194,22 +189,22 @@ class _CodePoints(Codec[tuple[E, ...]]):
 
 _VALUES: Final[Codec[tuple[int, ...]]] = vector(UINT16)
 
-EXTENSION_TYPE: Final[Codec[ExtensionType]] = _CodePoint(ExtensionType, 2)
-PROPOSAL_TYPE: Final[Codec[ProposalType]] = _CodePoint(ProposalType, 2)
-CREDENTIAL_TYPE: Final[Codec[CredentialType]] = _CodePoint(CredentialType, 2)
-COMPONENT_ID: Final[Codec[ComponentId]] = _CodePoint(ComponentId, 2)
-WIRE_FORMAT: Final[Codec[WireFormat]] = _CodePoint(WireFormat, 2)
-CONTENT_TYPE: Final[Codec[ContentType]] = _CodePoint(ContentType, 1)
-SENDER_TYPE: Final[Codec[SenderType]] = _CodePoint(SenderType, 1)
-LEAF_NODE_SOURCE: Final[Codec[LeafNodeSource]] = _CodePoint(LeafNodeSource, 1)
-NODE_TYPE: Final[Codec[NodeType]] = _CodePoint(NodeType, 1)
-PROPOSAL_OR_REF_TYPE: Final[Codec[ProposalOrRefType]] = _CodePoint(ProposalOrRefType, 1)
-PSK_TYPE: Final[Codec[PskType]] = _CodePoint(PskType, 1)
-RESUMPTION_PSK_USAGE: Final[Codec[ResumptionPskUsage]] = _CodePoint(ResumptionPskUsage, 1)
+EXTENSION_TYPE: Final[Codec[ExtensionType]] = CodePoint(ExtensionType, 2)
+PROPOSAL_TYPE: Final[Codec[ProposalType]] = CodePoint(ProposalType, 2)
+CREDENTIAL_TYPE: Final[Codec[CredentialType]] = CodePoint(CredentialType, 2)
+COMPONENT_ID: Final[Codec[ComponentId]] = CodePoint(ComponentId, 2)
+WIRE_FORMAT: Final[Codec[WireFormat]] = CodePoint(WireFormat, 2)
+CONTENT_TYPE: Final[Codec[ContentType]] = CodePoint(ContentType, 1)
+SENDER_TYPE: Final[Codec[SenderType]] = CodePoint(SenderType, 1)
+LEAF_NODE_SOURCE: Final[Codec[LeafNodeSource]] = CodePoint(LeafNodeSource, 1)
+NODE_TYPE: Final[Codec[NodeType]] = CodePoint(NodeType, 1)
+PROPOSAL_OR_REF_TYPE: Final[Codec[ProposalOrRefType]] = CodePoint(ProposalOrRefType, 1)
+PSK_TYPE: Final[Codec[PskType]] = CodePoint(PskType, 1)
+RESUMPTION_PSK_USAGE: Final[Codec[ResumptionPskUsage]] = CodePoint(ResumptionPskUsage, 1)
 EXTENSION_TYPES: Final[Codec[tuple[ExtensionType, ...]]] = _CodePoints(ExtensionType)
 PROPOSAL_TYPES: Final[Codec[tuple[ProposalType, ...]]] = _CodePoints(ProposalType)
 CREDENTIAL_TYPES: Final[Codec[tuple[CredentialType, ...]]] = _CodePoints(CredentialType)
-APP_DATA_UPDATE_OPERATION: Final[Codec[AppDataUpdateOperation]] = _CodePoint(AppDataUpdateOperation, 1)
+APP_DATA_UPDATE_OPERATION: Final[Codec[AppDataUpdateOperation]] = CodePoint(AppDataUpdateOperation, 1)
 
 # RFC 9420 section 7.2: "default" types, supported by all and not listed in capabilities.
 DEFAULT_EXTENSIONS: Final = frozenset(ExtensionType(value) for value in range(0x0001, 0x0006))

@@ -39,6 +39,7 @@ BATCH_JOBS = 512  # jobs in one transaction: those waiting, and the senders that
 BUSY_TIMEOUT_MILLISECONDS = 5000  # only another process can hold the write lock, and none should for long
 CACHED_STATEMENTS = 512  # more than there are statements in store/, so that none is ever parsed twice
 WRITER_CACHE_KIBIBYTES = 16 * 1024  # a third more commits than with 2 MiB where a file is much larger than either
+PAGE_OCTETS = 8192  # seven messages of 1 KiB to a page; 4096 octets hold three, and a batch of them costs a fifth more
 WAL_SIZE_LIMIT_OCTETS = 64 * 1024 * 1024  # what a burst may leave behind of the WAL file
 
 # Primary result codes that say the disk, not the request, is at fault. SQLITE_BUSY: another process writes.
@@ -244,6 +245,7 @@ def connect(path: Path, *, synchronous: Synchronous = "FULL", create: bool = Fal
     """Open the connection that writes; the caller is the only one, by the lock or as the store's writer."""
     connection = _connect(path, "rwc" if create else "rw")
     try:
+        connection.execute(f"PRAGMA page_size={PAGE_OCTETS}")  # of a new file; an old one keeps its own
         (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
         if mode != "wal":
             raise sqlite3.OperationalError(f"the file system of {path} does not allow a write-ahead log")
@@ -266,8 +268,8 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    # Page size and mmap stay at SQLite's defaults: 8 and 16 KiB pages and 256 MiB of mmap made no difference beyond
-    # noise to appends of 1 KiB, and an I/O error under mmap is a SIGBUS instead of a result code.
+    # mmap stays off: 256 MiB of it made no difference beyond noise to appends of 1 KiB, and an I/O error under it is a
+    # SIGBUS instead of a result code.
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={mode}",
         uri=True,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import Final, Generic, NewType, TypeVar, cast
+from typing import Any, Final, Generic, NewType, TypeVar, cast
 
 from mimids.wire import varint
 
@@ -124,68 +124,76 @@ class Codec(Generic[T]):
         """
         if isinstance(make, NewType):  # nothing to do at run time
             return cast("Codec[U]", self)
-        return _Mapped(self, make, back)
+        return Mapped(self, make, back)
 
 
-class _Mapped(Codec[U]):
-    def __init__(self, inner: Codec[T], make: Callable[[T], U], back: Callable[[U], T] | None) -> None:
-        self._read = inner.read
-        self._write = cast("Callable[[object, bytearray], None]", inner.write)
-        self._make = cast("Callable[[object], U]", make)
-        self._back = back
+class Mapped(Codec[U]):
+    """What `Codec.of` makes."""
+
+    def __init__(self, inner: Codec[Any], make: Callable[[Any], U], back: Callable[[U], Any] | None) -> None:
+        self.inner = inner
+        self.make = make
+        self.back = back
 
     def read(self, reader: Reader) -> U:
-        value = self._read(reader)
+        """Read one value and make the other of it."""
+        value = self.inner.read(reader)
         try:
-            return self._make(value)
+            return self.make(value)
         except WireError:
             raise
         except ValueError as error:
             raise WireError("value not allowed") from error
 
     def write(self, value: U, out: bytearray) -> None:
-        self._write(value if self._back is None else self._back(value), out)
+        """Append the encoding of what it was made of."""
+        self.inner.write(value if self.back is None else self.back(value), out)
 
 
-class _Uint(Codec[int]):
+class Uint(Codec[int]):
+    """`uint8` to `uint64`, by their size in octets."""
+
     def __init__(self, size: int) -> None:
-        self._size = size
+        self.size = size
 
     def read(self, reader: Reader) -> int:
-        start = reader.pos
-        stop = start + self._size
-        if stop > reader.end:
-            raise WireError("truncated")
-        reader.pos = stop
-        return int.from_bytes(reader.data[start:stop], "big")
+        """Read an integer in network order."""
+        return reader.uint(self.size)
 
     def write(self, value: int, out: bytearray) -> None:
-        out += int(value).to_bytes(self._size, "big")
+        """Append an integer; raise `OverflowError` if it is too large."""
+        out += value.to_bytes(self.size, "big")
 
 
-class _Fixed(Codec[bytes]):
+class Fixed(Codec[bytes]):
+    """`opaque x[size]`."""
+
     def __init__(self, size: int) -> None:
-        self._size = size
+        self.size = size
 
     def read(self, reader: Reader) -> bytes:
-        return reader.take(self._size)
+        """Read the octets."""
+        return reader.take(self.size)
 
     def write(self, value: bytes, out: bytearray) -> None:
-        if len(value) != self._size:
-            raise ValueError(f"{self._size} octets needed, not {len(value)}")
+        """Append the octets; raise `ValueError` unless there are as many."""
+        if len(value) != self.size:
+            raise ValueError(f"{self.size} octets needed, not {len(value)}")
         out += value
 
 
-class _Opaque(Codec[bytes]):
+class Opaque(Codec[bytes]):
+    """`opaque x<V>` of at most `limit` octets."""
+
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self.limit = limit
 
     def read(self, reader: Reader) -> bytes:
-        stop = reader.block(self._limit)
-        start, reader.pos = reader.pos, stop
-        return reader.data[start:stop]
+        """Read a length and as many octets."""
+        return reader.opaque(self.limit)
 
     def write(self, value: bytes, out: bytearray) -> None:
+        """Append the length and the octets."""
         out += varint.mls(len(value))
         out += value
 
@@ -274,22 +282,22 @@ class _Nothing(Codec[None]):
             raise ValueError("this case carries nothing")
 
 
-UINT8: Final[Codec[int]] = _Uint(1)
-UINT16: Final[Codec[int]] = _Uint(2)
-UINT32: Final[Codec[int]] = _Uint(4)
-UINT64: Final[Codec[int]] = _Uint(8)
-OPAQUE_V: Final[Codec[bytes]] = _Opaque(varint.MLS_MAX)
+UINT8: Final[Codec[int]] = Uint(1)
+UINT16: Final[Codec[int]] = Uint(2)
+UINT32: Final[Codec[int]] = Uint(4)
+UINT64: Final[Codec[int]] = Uint(8)
+OPAQUE_V: Final[Codec[bytes]] = Opaque(varint.MLS_MAX)
 NOTHING: Final[Codec[None]] = _Nothing()
 
 
 def fixed(size: int) -> Codec[bytes]:
     """`opaque x[size]`."""
-    return _Fixed(size)
+    return Fixed(size)
 
 
 def opaque(limit: int) -> Codec[bytes]:
     """`opaque x<V>` of at most `limit` octets."""
-    return _Opaque(limit)
+    return Opaque(limit)
 
 
 def vector(
@@ -299,8 +307,8 @@ def vector(
 
     Give `most` where the items are small and more of them make no sense: a megabyte of empty ones costs a second.
     """
-    if isinstance(item, _Uint) and most == varint.MLS_MAX:
-        return cast("Codec[tuple[T, ...]]", _UintVector(item._size, limit, at_least))
+    if isinstance(item, Uint) and most == varint.MLS_MAX:
+        return cast("Codec[tuple[T, ...]]", _UintVector(item.size, limit, at_least))
     return _Vector(item, limit, at_least, most)
 
 

@@ -16,29 +16,13 @@ from typing import Any, TypeVar, cast, dataclass_transform
 
 import attrs
 
-from mimids.wire.codec import NOTHING, Codec, Reader, WireError
+from mimids.wire.codec import Codec, WireError
+from mimids.wire.compiled import Field, Select, reader_of, writer_of
 
 T = TypeVar("T")
 
 _CODEC = "__wire_codec__"
 _FIELD = "wire"
-
-
-@attrs.frozen
-class Select:
-    """A field whose layout hangs on an earlier one, like `select` of RFC 8446 section 3.8."""
-
-    on: str
-    key: Callable[[Any], Any]
-    cases: Mapping[Any, Codec[Any]]
-    otherwise: Codec[Any] | None
-
-    def choose(self, value: object) -> Codec[Any]:
-        """Return the codec for this value of the earlier field; raise `WireError` if it has none."""
-        found = self.cases.get(self.key(value), self.otherwise)
-        if found is None:
-            raise WireError("no such case")
-        return found
 
 
 def wire(codec: Codec[T]) -> T:
@@ -50,7 +34,7 @@ def select(
     on: str,
     cases: Mapping[Any, Codec[Any]],
     *,
-    key: Callable[[Any], Any] = lambda value: value,
+    key: Callable[[Any], Any] | None = None,
     otherwise: Codec[Any] | None = None,
 ) -> Any:
     """Declare a field read by the codec of the case that `key(earlier field)` names."""
@@ -79,66 +63,31 @@ class Kept:
             return self._encoded
 
 
-def keep(value: Kept, encoded: bytes) -> None:
-    """Attach to a value the octets it was read from."""
-    object.__setattr__(value, "_encoded", encoded)  # frozen for everybody else
+keep: Callable[[Kept, bytes], None] = vars(Kept)["_encoded"].__set__  # frozen for everybody else
+"""Attach to a value the octets it was read from."""
 
 
-class _Struct(Codec[T]):
-    """Reads field after field; an error on the way out gathers the names it passes."""
+class Struct(Codec[T]):
+    """The codec of a `@struct` class: its fields, read and written by one function each."""
 
     def __init__(self, cls: type[T]) -> None:
-        self._cls: Callable[..., T] = cls
-        self._fields: list[tuple[str, Codec[Any] | Select]] = [
-            (field.name, field.metadata[_FIELD]) for field in attrs.fields(cast("Any", cls))
-        ]
-        self._names = [name for name, _ in self._fields]
-        # For each field how to read it; for a Select the choice, and the place of the earlier field, decide that.
-        self._plan: list[tuple[Callable[[Reader], Any], Select | None, int]] = [
-            (NOTHING.read, field, self._names.index(field.on)) if isinstance(field, Select) else (field.read, None, 0)
-            for _, field in self._fields
-        ]
-
-    def read(self, reader: Reader) -> T:
-        values: list[Any] = []
-        try:
-            for read, choice, on in self._plan:
-                if choice is not None:
-                    read = choice.choose(values[on]).read
-                values.append(read(reader))
-        except WireError as error:
-            raise error.within(self._names[len(values)]) from None
-        return self._cls(*values)
-
-    def write(self, value: T, out: bytearray) -> None:
-        for name, codec in self._fields:
-            if isinstance(codec, Select):
-                codec = codec.choose(getattr(value, codec.on))
-            codec.write(getattr(value, name), out)
+        self.cls = cls
+        self.fields: list[Field] = [(field.name, field.metadata[_FIELD]) for field in attrs.fields(cast("Any", cls))]
+        kept = issubclass(cls, Kept)
+        self.read = reader_of(cls, self.fields, keep if kept else None)  # type: ignore[method-assign, assignment]
+        self.write_fields = writer_of(self.fields)
+        self.write = _write_kept if kept else self.write_fields  # type: ignore[method-assign, assignment]
 
 
-class _KeptStruct(_Struct[T]):
-    """As `_Struct`, and the value keeps the slice it was read from."""
-
-    def read(self, reader: Reader) -> T:
-        start = reader.pos
-        value = super().read(reader)
-        keep(cast("Kept", value), reader.data[start : reader.pos])
-        return value
-
-    def write(self, value: T, out: bytearray) -> None:
-        out += cast("Kept", value).encoded
-
-    def write_fields(self, value: T, out: bytearray) -> None:
-        """Append the encoding, made from the fields."""
-        super().write(value, out)
+def _write_kept(value: Kept, out: bytearray) -> None:
+    out += value.encoded
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(wire, select))
 def struct(cls: type[T]) -> type[T]:
     """Make `cls` a frozen record whose fields are its wire layout."""
     made = attrs.frozen(cls)
-    return written_by(made, _KeptStruct(made) if issubclass(made, Kept) else _Struct(made))
+    return written_by(made, Struct(made))
 
 
 def written_by(cls: type[T], by: Codec[T]) -> type[T]:
