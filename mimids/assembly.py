@@ -28,6 +28,7 @@ from mimids.ds.ohttp_keys import OhttpKeys
 from mimids.ds.ports import Clock, Peers
 from mimids.ds.quotas import Budgets
 from mimids.ds.rates import KeptRates, ProviderRates, Rate, Rates, UserRates
+from mimids.ds.recent import Recent
 from mimids.ds.recovery import Recovery
 from mimids.ds.relay import Bounds as RelayBounds
 from mimids.ds.relay import Local, Relay
@@ -110,13 +111,13 @@ def assemble(config: Config, clock: Clock, telemetry: Telemetry, store: Store, p
 def make_services(config: Config, clock: Clock, telemetry: Telemetry, store: Store, peers: Peers) -> Services:
     """Make the services of a provider, each with its part of the configuration."""
     provider, limits = config.provider, config.limits
-    wakes, states = Wakes(), States()
+    wakes, states, recent = Wakes(), States(), Recent()
     arrangements = Arrangements(config, store, clock, peers, wakes)
     peers = ArrangedPeers(peers, arrangements)
     user_rates, provider_rates = UserRates(limits, clock), ProviderRates(limits, clock)
     budgets = Budgets(limits, clock)
     gate = Gate(provider, store, clock, states, user_rates, budgets, arrangements)
-    hub = Hub(config, store, clock, states, wakes, rates=provider_rates, budgets=budgets)
+    hub = Hub(config, store, clock, states, wakes, recent=recent, rates=provider_rates, budgets=budgets)
     ohttp_keys = OhttpKeys(
         store,
         clock,
@@ -186,6 +187,7 @@ def make_services(config: Config, clock: Clock, telemetry: Telemetry, store: Sto
         store=store,
         peers=peers,
         wakes=wakes,
+        recent=recent,
         arrangements=arrangements,
         gate=gate,
         reports=reports,
@@ -204,6 +206,7 @@ def make_services(config: Config, clock: Clock, telemetry: Telemetry, store: Sto
             peers,
             states,
             wakes,
+            recent,
             provider=provider,
             backoff=backoff,
             workers=config.delivery.workers,

@@ -25,6 +25,7 @@ import trio
 from mimids.ds import reading
 from mimids.ds.backoff import Backoff
 from mimids.ds.ports import Clock, Peers
+from mimids.ds.recent import Recent
 from mimids.ds.states import States
 from mimids.ds.wakes import DELIVERY, Wakes, presented_topic
 from mimids.errors import (
@@ -41,7 +42,6 @@ from mimids.mls.framing import MLSMessage
 from mimids.store import follows, groups, messages, partitions, peers, providers
 from mimids.store.db import Store, Tx
 from mimids.store.follows import Due
-from mimids.store.partitions import Partition
 from mimids.store.peers import PeerState
 from mimids.values import Follower, Milliseconds
 from mimids.wire.codec import OPAQUE_V
@@ -51,8 +51,10 @@ from mimids.wire.messages import GroupInfoResponse, PushResponse, ResumeRequest,
 
 EPOCHS_IN_A_PUSH: Final = 64
 IDLE_SECONDS: Final = 60.0
-SPACING_SECONDS: Final = 0.02  # between the end of one run of pushes to a follower and the next
-KEPT_PAGES: Final = 16  # read for one follower, of use to the next; at most `batch_octets` each
+SPACING_SECONDS: Final = 0.02  # between the end of one run of pushes to a follower and the next, at least
+SPACING_FOR_A_MESSAGE: Final = 0.0002  # more for each message of the run: requests cost more than what is in them
+MOST_SPACING_SECONDS: Final = 0.1
+LOOKING_SECONDS: Final = 0.005  # between two looks at who is due
 OPEN_CIRCUIT_FAILURES: Final = 5  # in a row; what metrics call an open circuit
 ONE_MESSAGE: Final = 1  # octets of a push: it holds one message at least
 
@@ -64,6 +66,11 @@ class Push:
     epochs: tuple[reading.Page, ...]
     body: bytes
     settles_up_to: int | None  # the global sequence number that is reached if all of it is accepted
+
+    @property
+    def messages(self) -> int:
+        """Return how many messages it holds."""
+        return sum(len(epoch.messages) for epoch in self.epochs)
 
 
 @attrs.frozen
@@ -86,6 +93,7 @@ class Delivery:
         peers_: Peers,
         states: States,
         wakes: Wakes,
+        recent: Recent,
         *,
         provider: ProviderId,
         backoff: Backoff,
@@ -97,13 +105,13 @@ class Delivery:
         self._peers = peers_
         self._states = states
         self._wakes = wakes
+        self._recent = recent
         self._provider = provider
         self._backoff = backoff
         self._workers = trio.CapacityLimiter(workers)
         self._batch_octets = batch_octets
         self._busy: set[int] = set()
-        self._pushed_at: dict[int, float] = {}  # in trio's time, by provider
-        self._pages: dict[tuple[int, int, int], reading.Page] = {}
+        self._next_run_at: dict[int, float] = {}  # in trio's time, by provider
         self._requests = self._messages = self._failures = 0
 
     def statistics(self) -> DeliveryStatistics:
@@ -117,14 +125,15 @@ class Delivery:
                 task_status.started()
                 while True:
                     now = self._clock.now()
-                    known = await self._store.read(_peers_with_due)
-                    waiting = [peer for peer in known if peer.provider not in self._busy]
+                    looked_at = trio.current_time()
+                    waiting = await self._store.read(partial(_peers_with_due, frozenset(self._busy)))
                     for peer in waiting:
                         if peer.next_attempt_at <= now:
                             self._busy.add(peer.provider)
                             pushing.start_soon(self._serve, peer)
                     later = [peer.next_attempt_at - now for peer in waiting if peer.next_attempt_at > now]
                     await bell.wait_at_most(self._clock, min([IDLE_SECONDS, *(ms / 1000 for ms in later)]))
+                    await trio.sleep_until(looked_at + LOOKING_SECONDS)
 
     async def resume(self, request: ResumeRequest, caller: Follower) -> None:
         """Push again from a counter on: for what the caller follows, or may have by its known state (6.10)."""
@@ -155,15 +164,16 @@ class Delivery:
 
     async def _serve(self, peer: PeerState) -> None:
         """Push until nothing is due to it or it does not answer."""
-        octets = self._batch_octets
+        octets, pushed = self._batch_octets, 0
         try:
             # Whoever was pushed to a moment ago gets what comes within the next moment in one request.
-            await trio.sleep_until(self._pushed_at.get(peer.provider, -math.inf) + SPACING_SECONDS)
+            await trio.sleep_until(self._next_run_at.get(peer.provider, -math.inf))
             async with self._workers:
                 while (push := await self._store.read(partial(self._next_push, peer, octets))) is not None:
                     try:
                         peer = await self._push(peer, push)
                         octets = self._batch_octets
+                        pushed += push.messages
                         if push.settles_up_to is not None:
                             return  # all that was due; what came meanwhile goes in the next run
                     except TooLarge as error:
@@ -175,7 +185,8 @@ class Delivery:
                         await self._put_off(peer, error)
                         return
         finally:
-            self._pushed_at[peer.provider] = trio.current_time()
+            spacing = min(SPACING_SECONDS + SPACING_FOR_A_MESSAGE * pushed, MOST_SPACING_SECONDS)
+            self._next_run_at[peer.provider] = trio.current_time() + spacing
             self._busy.discard(peer.provider)
             self._wakes.ring(DELIVERY)
 
@@ -215,7 +226,8 @@ class Delivery:
         for each in due:
             if room <= 0:
                 break
-            epoch = self._page(tx, partitions.partition_by_row(tx, each.partition), each.next_counter, room)
+            partition = partitions.partition_by_row(tx, each.partition)
+            epoch = reading.kept_page(tx, partition, each.next_counter, limit_octets=room, recent=self._recent)
             if epoch.counter > each.next_counter:
                 epoch = epoch.without_messages()
             epochs.append(epoch)
@@ -225,18 +237,6 @@ class Delivery:
             return None
         whole = len(due) < EPOCHS_IN_A_PUSH and len(epochs) == len(due) and all(epoch.complete for epoch in epochs)
         return Push(tuple(epochs), OPAQUE_V.encode(b"".join(encoded)), reached if whole else None)
-
-    def _page(self, tx: Tx, partition: Partition, counter: Counter, room: int) -> reading.Page:
-        """Return messages to push; the same for all followers that have come as far, so the last few are kept."""
-        key = (partition.id, counter, partition.next_counter)
-        found = self._pages.get(key)
-        if found is None or found.octets > room:
-            found = reading.kept_page(tx, partition, counter, limit_octets=room)
-            if found.complete:
-                self._pages[key] = found
-                while len(self._pages) > KEPT_PAGES:
-                    self._pages.pop(next(iter(self._pages)), None)
-        return found
 
     def _encode(self, tx: Tx, due: Due, epoch: reading.Page) -> bytes:
         group = groups.group_by_row(tx, due.group)
@@ -270,7 +270,7 @@ class Delivery:
             raise PeerFailed("the follower took nothing of a push")
         cursor = push.settles_up_to if whole else None
         peers.note_success(tx, peer.provider, cursor)
-        self._messages += sum(len(epoch.messages) for epoch in push.epochs)
+        self._messages += push.messages
         return attrs.evolve(peer, failures=0, cursor_seq=max(peer.cursor_seq, cursor or 0))
 
     def _follow_leads(self, tx: Tx, peer: PeerState, epoch: reading.Page) -> None:
@@ -301,7 +301,9 @@ def _bury(provider: int, partition: int, why: str, tx: Tx) -> None:
     follows.bury(tx, provider, partition, why)
 
 
-def _peers_with_due(tx: Tx) -> list[PeerState]:
+def _peers_with_due(busy: frozenset[int], tx: Tx) -> list[PeerState]:
     return [
-        peer for peer in peers.every_peer(tx) if follows.due_partitions(tx, peer.provider, peer.cursor_seq, limit=1)
+        peer
+        for peer in peers.every_peer(tx)
+        if peer.provider not in busy and follows.due_partitions(tx, peer.provider, peer.cursor_seq, limit=1)
     ]

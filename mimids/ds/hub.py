@@ -18,6 +18,7 @@ from mimids.ds.offered import Offered
 from mimids.ds.ports import Clock
 from mimids.ds.quotas import Budgets, octets_of
 from mimids.ds.rates import ProviderRates
+from mimids.ds.recent import Recent
 from mimids.ds.rules import Rules
 from mimids.ds.sequencer import Changes, Outcome, Run, check_welcome
 from mimids.ds.states import States
@@ -64,6 +65,7 @@ class Hub:
         states: States,
         wakes: Wakes,
         *,
+        recent: Recent | None = None,
         rates: ProviderRates | None = None,
         budgets: Budgets | None = None,
     ) -> None:
@@ -74,6 +76,7 @@ class Hub:
         self._clock = clock
         self._states = states
         self._wakes = wakes
+        self._recent = Recent() if recent is None else recent
         self._rates = ProviderRates(config.limits, clock) if rates is None else rates
         self._budgets = Budgets(config.limits, clock) if budgets is None else budgets
 
@@ -149,8 +152,9 @@ class Hub:
             sizes = [octets_of(each.message, each.commit_data) for each in requests[:let]]
             let, full = self._budgets.take(sender, sizes)
             refusal = full or refusal
-        offered = [Offered(each.message, each.partition_key, each.commit_data) for each in requests[:let]]
-        answers = await self._sequence(lambda run: [run.send(each, sender) for each in requests[:let]], offered)
+        allowed = requests[:let]
+        offered = [Offered(each.message, each.partition_key, each.commit_data) for each in allowed]
+        answers = await self._sequence(sender, lambda run: run.send(allowed), offered)
         return answers if refusal is None else [*answers, *[refusal] * (len(requests) - let)]
 
     async def join(self, request: ExternalJoinRequest, sender: Sender) -> SendResponse:
@@ -158,7 +162,7 @@ class Hub:
         if isinstance(sender, Follower):
             self._rates.take_join(sender)
             self._take_room(sender, octets_of(request.message, request.commit_data))
-        return await self._from_outside(request.message, sender, lambda run, _group: run.join(request, sender))
+        return await self._from_outside(request.message, sender, lambda run, _group: run.join(request))
 
     async def propose(self, request: ExternalProposalRequest, sender: Sender) -> SendResponse:
         """Sequence a proposal from outside the group (6.7)."""
@@ -170,7 +174,7 @@ class Hub:
 
         def offer(run: Run, group: Group) -> Outcome:
             tip = partitions.live_tip(run.tx, group.id) if request.partition is None else None
-            return run.propose(request, tip, sender)
+            return run.propose(request, tip)
 
         return await self._from_outside(request.message, sender, offer)
 
@@ -186,17 +190,28 @@ class Hub:
             group = self._joinable_group(run.tx, message.group_id, sender)
             return [UnknownGroup() if group is None else offer(run, group)]
 
-        (answer,) = await self._sequence(allowed, [Offered(message, None, None)])
+        (answer,) = await self._sequence(sender, allowed, [Offered(message, None, None)])
         if isinstance(answer, MimiError):
             raise answer
         return answer
 
-    async def _sequence(self, offer: Callable[[Run], list[Outcome]], offered: Sequence[Offered]) -> list[Outcome]:
+    async def _sequence(
+        self, sender: Sender, offer: Callable[[Run], list[Outcome]], offered: Sequence[Offered]
+    ) -> list[Outcome]:
         """Run one transaction's worth of sequencing, and wake whoever it concerns."""
         await self._states.prepare(self._store, self._provider, offered)
 
         def work(tx: Tx) -> tuple[list[Outcome], Changes]:
-            run = Run(tx, provider=self._provider, now=self._clock.now(), states=self._states, limits=self._limits)
+            now = self._clock.now()
+            run = Run(
+                tx,
+                sender,
+                provider=self._provider,
+                now=now,
+                states=self._states,
+                recent=self._recent,
+                limits=self._limits,
+            )
             return offer(run), run.finish()
 
         answers, changes = await self._store.write(work)
@@ -248,7 +263,9 @@ class Hub:
             raise UnknownPartition
         limit = self._limits.receive_bytes
         withheld = isinstance(caller, Device) and self._withholds(tx, partition, caller)
-        asked = reading.page(tx, partition, request.counter, limit_octets=limit, handshakes_only=withheld)
+        asked = reading.page(
+            tx, partition, request.counter, limit_octets=limit, handshakes_only=withheld, recent=self._recent
+        )
         hints: list[reading.Page] = []
         followed = True
         if isinstance(caller, Follower):
@@ -276,7 +293,14 @@ class Hub:
             if partition is None:
                 return None
             withheld = self._withholds(tx, partition, device)
-            found = reading.page(tx, partition, request.counter, limit_octets=limit_octets, handshakes_only=withheld)
+            found = reading.page(
+                tx,
+                partition,
+                request.counter,
+                limit_octets=limit_octets,
+                handshakes_only=withheld,
+                recent=self._recent,
+            )
             return groups.group_by_row(tx, partition.group).group_id, found
 
         return await self._store.read(read)

@@ -11,6 +11,7 @@ from typing import Final
 
 import attrs
 
+from mimids.ds.recent import Recent
 from mimids.errors import MessagesExpired
 from mimids.mls.code_points import ContentType
 from mimids.store import messages, partitions
@@ -21,6 +22,7 @@ from mimids.wire.ids import Counter
 from mimids.wire.messages import encode_epoch, encode_message
 
 HINTED_PARTITIONS: Final = 64  # in one answer
+_APPLICATIONS: Final = frozenset({int(ContentType.APPLICATION)})
 
 
 @attrs.frozen
@@ -48,12 +50,25 @@ class Page:
         return attrs.evolve(self, messages=(), kinds=frozenset(), complete=self.counter >= self.partition.next_counter)
 
 
-def page(tx: Tx, partition: Partition, counter: Counter, *, limit_octets: int, handshakes_only: bool = False) -> Page:
+def page(
+    tx: Tx,
+    partition: Partition,
+    counter: Counter,
+    *,
+    limit_octets: int,
+    handshakes_only: bool = False,
+    recent: Recent | None = None,
+) -> Page:
     """Return messages from `counter` on, at least one where there is one; raise `MessagesExpired` for emptied ones.
 
-    `handshakes_only` passes over application messages: a page then holds those that follow each other without one
-    between them, and begins where the first of them stands.
+    What is in `recent` is not fetched. `handshakes_only` passes over application messages: a page then holds those that
+    follow each other without one between them, and begins where the first of them stands.
     """
+    if recent is not None and not handshakes_only:
+        bodies = recent.messages(partition.id, counter, partition.next_counter, limit_octets=limit_octets)
+        if bodies:
+            end = counter + len(bodies)
+            return Page(partition, counter, tuple(bodies), _APPLICATIONS, end >= partition.next_counter)
     found = messages.messages_from(tx, partition.id, counter, limit_octets=limit_octets)
     while handshakes_only and found:
         passed = list(takewhile(_is_application, found))
@@ -77,10 +92,12 @@ def _is_application(message: StoredMessage) -> bool:
     return message.kind == ContentType.APPLICATION
 
 
-def kept_page(tx: Tx, partition: Partition, counter: Counter, *, limit_octets: int) -> Page:
+def kept_page(
+    tx: Tx, partition: Partition, counter: Counter, *, limit_octets: int, recent: Recent | None = None
+) -> Page:
     """Return messages from `counter` on, passing over those at the start that retention has emptied."""
     try:
-        return page(tx, partition, counter, limit_octets=limit_octets)
+        return page(tx, partition, counter, limit_octets=limit_octets, recent=recent)
     except MessagesExpired:
         first = messages.first_kept(tx, partition.id, counter)
         return page(tx, partition, first, limit_octets=limit_octets)

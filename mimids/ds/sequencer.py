@@ -8,7 +8,6 @@ and so they are durable, before anybody is answered.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Final
 
@@ -16,6 +15,7 @@ import attrs
 
 from mimids.config import Limits
 from mimids.ds import welcomes
+from mimids.ds.recent import Recent
 from mimids.ds.rules import Rules, is_lasting
 from mimids.ds.states import Judged, States
 from mimids.errors import (
@@ -76,49 +76,70 @@ class _Lane:
     commits: list[tuple[Counter, MaskedPartitionKey]]
     opened_here: bool
     last_seq: int = 0
+    before: dict[bytes, Accepted | None] = attrs.field(factory=dict)  # what was looked up of earlier messages
     added: dict[bytes, Accepted] = attrs.field(factory=dict)
-    followers: set[int] = attrs.field(factory=set)  # providers that are known to follow it
-    cleared: Sender | None = None  # whose application messages pass here, as far as this run can tell
+    followed: bool = False  # the sender is known to follow it
+    cleared: bool = False  # the sender's application messages pass here, as far as this run can tell
 
 
 class Run:
-    """Sequencing within one transaction."""
+    """Sequencing what one sender offers, within one transaction."""
 
-    def __init__(self, tx: Tx, *, provider: ProviderId, now: Milliseconds, states: States, limits: Limits) -> None:
+    def __init__(
+        self,
+        tx: Tx,
+        sender: Sender,
+        *,
+        provider: ProviderId,
+        now: Milliseconds,
+        states: States,
+        recent: Recent,
+        limits: Limits,
+    ) -> None:
         self.tx = tx
-        self._provider = provider
+        self._sender = sender
         self._now = now
         self._states = states
+        self._recent = recent
         self._limits = limits
         self._rules = Rules(tx, states, now, ours=True)
-        self._hub = providers.ensure_provider(tx, provider)
+        self._hub = self._sender_provider = providers.ensure_provider(tx, provider)
+        self._sender_device: int | None = None
+        if isinstance(sender, Device):
+            self._sender_device = sender.row
+        else:
+            self._sender_provider = providers.ensure_provider(tx, sender.provider)
         self._seq = messages.last_seq(tx)
         self._pending: list[NewMessage] = []
         self._proposals: list[tuple[int, ProposalRef, int, int]] = []  # of pending messages
         self._welcomes = False
         self._lanes: dict[int, _Lane] = {}
-        self._lane_of_key: dict[PartitionKey, _Lane] = {}
+        self._lane_of_key: dict[bytes, _Lane] = {}  # by raw key: it lives as long as the run
         self._groups: dict[bytes, Group] = {}
-        self._senders: dict[Sender, tuple[int, int | None]] = {}
 
     # --- the three ways in --------------------------------------------------------------------------------------
 
-    def send(self, request: SendRequest, sender: Sender) -> Outcome:
-        """Sequence a message to the partition of its key; an unknown key opens a detached one (6.5)."""
+    def send(self, requests: Sequence[SendRequest]) -> list[Outcome]:
+        """Sequence messages to the partitions of their keys; an unknown key opens a detached one (6.5)."""
+        digests = [messages.digest_of(request.message.encoded) for request in requests]
+        self._look_up(requests, digests)
+        return [self._send(request, digest) for request, digest in zip(requests, digests, strict=True)]
+
+    def _send(self, request: SendRequest, digest: bytes) -> Outcome:
         lane = None
         try:
             group = self._group(request.message)
-            lane = self._lane_of(request.partition_key, group, sender)
-            return self._take(group, lane, request.message, request.commit_data, sender)
+            lane = self._lane_of(request.partition_key, group)
+            return self._take(group, lane, request.message, digest, request.commit_data)
         except MimiError as error:
             if lane is not None:
-                self._refused(lane, request.message, error, sender)
+                self._refused(lane, request.message, error)
                 if lane.opened_here and not lane.counter and lane.partition.parent is None:
                     partitions.remove_empty(self.tx, lane.partition.id)
-                    del self._lanes[lane.partition.id], self._lane_of_key[request.partition_key]
+                    del self._lanes[lane.partition.id], self._lane_of_key[request.partition_key.reveal()]
             return error
 
-    def join(self, request: ExternalJoinRequest, sender: Sender) -> Outcome:
+    def join(self, request: ExternalJoinRequest) -> Outcome:
         """Sequence an external commit to the open partition it was made for (6.7)."""
         message = request.message.message
         try:
@@ -129,13 +150,14 @@ class Run:
             if request.commit_data.welcome_data is not None:
                 raise WelcomeMismatch("an external commit adds nobody, so it has no Welcome")
             group = self._group(request.message)
-            lane = self._lane(self._meant_by_join(group, request.message))
-            return self._take(group, lane, request.message, request.commit_data, sender)
+            digest = messages.digest_of(request.message.encoded)
+            lane = self._lane(self._meant_by_join(group, request.message, digest))
+            return self._take(group, lane, request.message, digest, request.commit_data)
         except MimiError as error:
             return error
 
-    def propose(self, request: ExternalProposalRequest, default: Partition | None, sender: Sender) -> Outcome:
-        """Sequence an external proposal to the partition it names, or to `default`, that group-info answers for."""
+    def propose(self, request: ExternalProposalRequest, default: Partition | None) -> Outcome:
+        """Sequence a proposal from outside to the partition it names, or to `default`, that group-info answers for."""
         message = request.message.message
         outside = (SenderType.EXTERNAL, SenderType.NEW_MEMBER_PROPOSAL)
         try:
@@ -152,9 +174,9 @@ class Run:
         except MimiError as error:
             return error
         try:
-            return self._take(group, lane, request.message, None, sender)
+            return self._take(group, lane, request.message, messages.digest_of(request.message.encoded), None)
         except MimiError as error:
-            self._refused(lane, request.message, error, sender)
+            self._refused(lane, request.message, error)
             return error
 
     def finish(self) -> Changes:
@@ -178,6 +200,19 @@ class Run:
         self._groups[group_id] = group
         return group
 
+    def _look_up(self, requests: Sequence[SendRequest], digests: Sequence[bytes]) -> None:
+        """Look up at once which messages of a batch are repeats."""
+        if len(requests) == 1:
+            return  # where it is taken
+        by_key: dict[bytes, list[bytes]] = {}
+        for request, digest in zip(requests, digests, strict=True):
+            by_key.setdefault(request.partition_key.reveal(), []).append(digest)
+        for raw, wanted in by_key.items():
+            found = partitions.find_partition(self.tx, self._hub, PartitionKey(raw).masks())
+            if found is not None:
+                lane = self._lane_of_key[raw] = self._lane(found)
+                lane.before = messages.find_repeats(self.tx, found.id, wanted)
+
     def _lane(self, partition: Partition, *, opened_here: bool = False) -> _Lane:
         lane = self._lanes.get(partition.id)
         if lane is None:
@@ -186,20 +221,19 @@ class Run:
             self._lanes[partition.id] = lane
         return lane
 
-    def _lane_of(self, key: PartitionKey, group: Group, sender: Sender) -> _Lane:
-        lane = self._lane_of_key.get(key)
+    def _lane_of(self, key: PartitionKey, group: Group) -> _Lane:
+        lane = self._lane_of_key.get(key.reveal())
         if lane is None:
             masks = key.masks()
             found = partitions.find_partition(self.tx, self._hub, masks)
-            lane = self._open_detached(group, masks, sender) if found is None else self._lane(found)
-            self._lane_of_key[key] = lane
+            lane = self._open_detached(group, masks) if found is None else self._lane(found)
+            self._lane_of_key[key.reveal()] = lane
         if lane.partition.group != group.id:
             raise PartitionExists("this key belongs to another group")
         return lane
 
-    def _open_detached(self, group: Group, masks: Sequence[MaskedPartitionKey], sender: Sender) -> _Lane:
-        provider, device = self._rows(sender)
-        self._within_detached(provider, device)
+    def _open_detached(self, group: Group, masks: Sequence[MaskedPartitionKey]) -> _Lane:
+        self._within_detached()
         row = partitions.add_partition(
             self.tx,
             group=group.id,
@@ -208,26 +242,25 @@ class Run:
             epoch=None,
             now=self._now,
             detached=True,
-            opener_provider=provider,
-            opener_device=device,
+            opener_provider=self._sender_provider,
+            opener_device=self._sender_device,
         )
         return self._lane(partitions.partition_by_row(self.tx, row), opened_here=True)
 
-    def _refused(self, lane: _Lane, message: MLSMessage, error: MimiError, sender: Sender) -> None:
+    def _refused(self, lane: _Lane, message: MLSMessage, error: MimiError) -> None:
         """Remember the reference of a proposal that was refused for what it says: a commit that covers it goes too."""
         public = message.message
         if not isinstance(public, PublicMessage) or public.content_type is not ContentType.PROPOSAL:
             return
         if not isinstance(error, InvalidMessage):
             here = self._states.knowledge(self.tx, groups.group_by_row(self.tx, lane.partition.group), lane.partition)
-            if not is_lasting(error, here, public, sender):
+            if not is_lasting(error, here, public, self._sender):
                 return  # of the moment, or of who brought it
         if proposals.count_refused(self.tx, lane.partition.id) < REFUSED_PROPOSALS_KEPT:
             self._states.note_refused(self.tx, lane.partition, public, error)
 
-    def _meant_by_join(self, group: Group, message: MLSMessage) -> Partition:
+    def _meant_by_join(self, group: Group, message: MLSMessage, digest: bytes) -> Partition:
         """Find the partition of an external commit: where it verifies, else the newest of unknown context (6.7)."""
-        digest = hashlib.sha256(message.encoded).digest()
         found = [
             partition
             for partition in partitions.partitions_of_epoch(self.tx, group.id, message.epoch or 0)
@@ -252,86 +285,91 @@ class Run:
     # --- one message --------------------------------------------------------------------------------------------
 
     def _take(
-        self, group: Group, lane: _Lane, message: MLSMessage, data: CommitData | None, sender: Sender
+        self, group: Group, lane: _Lane, message: MLSMessage, digest: bytes, data: CommitData | None
     ) -> SendResponse:
-        body = message.encoded
-        digest = hashlib.sha256(body).digest()
-        before = lane.added.get(digest) or messages.find_repeat(self.tx, lane.partition.id, digest)
+        before = lane.added.get(digest) or self._repeated(lane, digest)
         if before is not None:  # checked before policy and termination (6.4)
             if data is not None and before.next_masked_key not in data.next_partition_key.masks():
                 raise CommitDataDiffers
             return self._response(lane, before)
-        if lane.partition.terminated:
+        partition, framed = lane.partition, message.message
+        if partition.terminated:
             raise BranchTerminated
-        if lane.partition.epoch is not None and message.epoch != lane.partition.epoch:
-            raise WrongEpoch(epoch=lane.partition.epoch)
+        if not isinstance(framed, PrivateMessage | PublicMessage):
+            raise Malformed("not a group message")
+        if partition.epoch is not None and framed.epoch != partition.epoch:
+            raise WrongEpoch(epoch=partition.epoch)
         self._check_sizes(message, data)
-        judged, opening = self._judge(group, lane, message, data, sender)
+        judged, opening = None, None
+        if lane.cleared and isinstance(framed, PrivateMessage) and framed.content_type is ContentType.APPLICATION:
+            self._states.check_framing(message)  # beyond that, what it hangs on is as it was for the one before
+        else:
+            judged, opening = self._judge(group, lane, message, data)
 
         # Nothing below refuses.
         self._seq += 1
         accepted = Accepted(Counter(lane.counter), self._now, None if opening is None else opening.masked_key)
-        provider, device = self._rows(sender)
         self._pending.append(
             NewMessage(
-                seq=self._seq,
-                partition=lane.partition.id,
-                counter=accepted.counter,
-                accepted_at=self._now,
-                kind=message.content_type or 0,
-                digest=digest,
-                digest_key=messages.digest_key(digest),
-                next_masked_key=accepted.next_masked_key,
-                sender_provider=provider,
-                sender_device=device,
-                body=body,
-                group_info=None if data is None or data.group_info is None else data.group_info.encoded,
+                self._seq,
+                partition.id,
+                accepted.counter,
+                self._now,
+                framed.content_type,
+                digest,
+                messages.digest_key(digest),
+                accepted.next_masked_key,
+                self._sender_provider,
+                self._sender_device,
+                message.encoded,
+                None if data is None or data.group_info is None else data.group_info.encoded,
             )
         )
         lane.added[digest] = accepted
         lane.counter += 1
         lane.last_seq = self._seq
-        if isinstance(sender, Follower) and provider not in lane.followers:  # it presented the key (6.10)
-            follows.follow_with_key(self.tx, provider, lane.partition.id, lane.partition.parent)
-            lane.followers.add(provider)
+        if not lane.followed and isinstance(self._sender, Follower):  # it presented the key (6.10)
+            follows.follow_with_key(self.tx, self._sender_provider, partition.id, partition.parent)
+        lane.followed = True
         if judged is not None:
             self._note_handshake(group, lane, message, judged)
         if opening is not None and data is not None:
-            self._open(group, lane, opening, data, sender)
-        elif lane.partition.held_welcomes and not lane.opened_here:
-            release_held(self.tx, lane.partition.id)  # the branch is in use (6.11)
+            self._open(group, lane, opening, data)
+        elif partition.held_welcomes and not lane.opened_here:
+            release_held(self.tx, partition.id)  # the branch is in use (6.11)
             self._welcomes = True
             lane.partition = attrs.evolve(lane.partition, held_welcomes=0)
         return self._response(lane, accepted)
 
+    def _repeated(self, lane: _Lane, digest: bytes) -> Accepted | None:
+        """Return how a message was answered in a transaction before this one."""
+        if digest in lane.before:
+            return lane.before[digest]
+        return messages.find_repeat(self.tx, lane.partition.id, digest)
+
     def _judge(
-        self, group: Group, lane: _Lane, message: MLSMessage, data: CommitData | None, sender: Sender
-    ) -> tuple[Judged | None, _Opening | None]:
+        self, group: Group, lane: _Lane, message: MLSMessage, data: CommitData | None
+    ) -> tuple[Judged, _Opening | None]:
         """Judge a message by its fork's state and by policy; a commit also by where it leads.
 
         What a sender's application messages hang on beyond their framing is the same for all of them in one run.
         """
-        private = isinstance(message.message, PrivateMessage)
-        application = private and message.content_type is ContentType.APPLICATION
-        if application and lane.cleared is sender:
-            self._states.check_framing(message)
-            return None, None
         if self._proposals and _reads_proposals(message):
             self._flush()
         judged = self._states.judge(self.tx, group, lane.partition, message)
-        opening = None if data is None else self._check_commit(group, lane, judged, data, sender)
-        self._rules.check(group, lane.partition, judged, None if opening is None else opening.knowledge, sender)
-        if application:
-            lane.cleared = sender
+        opening = None if data is None else self._check_commit(group, lane, judged, data)
+        self._rules.check(group, lane.partition, judged, None if opening is None else opening.knowledge, self._sender)
+        private = isinstance(message.message, PrivateMessage)
+        lane.cleared = lane.cleared or (private and message.content_type is ContentType.APPLICATION)
         return judged, opening
 
     def _response(self, lane: _Lane, accepted: Accepted) -> SendResponse:
         return SendResponse(
-            counter=accepted.counter,
-            accepted_at=accepted.accepted_at,
-            partition=lane.partition.masked_key,
-            detached=int(lane.partition.detached),
-            earlier_commits=tuple([key for counter, key in lane.commits if counter < accepted.counter]),
+            accepted.counter,
+            accepted.accepted_at,
+            lane.partition.masked_key,
+            int(lane.partition.detached),
+            tuple([key for counter, key in lane.commits if counter < accepted.counter]) if lane.commits else (),
         )
 
     def _check_sizes(self, message: MLSMessage, data: CommitData | None) -> None:
@@ -346,9 +384,9 @@ class Run:
         if octets > getattr(self._limits, limit):
             raise TooLarge(limit, octets)
 
-    def _within_detached(self, provider: int, device: int | None) -> None:
-        limit = "provider_detached_partitions" if device is None else "device_detached_partitions"
-        self._within_quota(limit, partitions.count_detached(self.tx, provider, device))
+    def _within_detached(self) -> None:
+        limit = "provider_detached_partitions" if self._sender_device is None else "device_detached_partitions"
+        self._within_quota(limit, partitions.count_detached(self.tx, self._sender_provider, self._sender_device))
 
     def _within_quota(self, limit: str, used: int) -> None:
         allowed = getattr(self._limits, limit)
@@ -365,19 +403,19 @@ class Run:
         if judged.contradicts_claim:  # one that contradicts claimed state refuses nothing (6.6)
             partitions.set_state(self.tx, lane.partition.id, None)
             lane.partition = attrs.evolve(lane.partition, state=None)
-            lane.cleared = None
+            lane.cleared = False
 
     # --- commits ------------------------------------------------------------------------------------------------
 
-    def _check_commit(self, group: Group, lane: _Lane, judged: Judged, data: CommitData, sender: Sender) -> _Opening:
+    def _check_commit(self, group: Group, lane: _Lane, judged: Judged, data: CommitData) -> _Opening:
         masks = data.next_partition_key.masks()
         self._flush()
         existing = partitions.find_partition(self.tx, self._hub, masks)
         if existing is None:
-            provider, device = self._rows(sender)
             if lane.partition.detached:  # what it leads to is detached as well
-                self._within_detached(provider, device)
+                self._within_detached()
             else:
+                provider, device = self._sender_provider, self._sender_device
                 limit = "provider_branches" if device is None else "device_branches"
                 self._within_quota(limit, partitions.count_idle_branches(self.tx, group.id, provider, device))
         elif (
@@ -393,11 +431,10 @@ class Run:
         key = existing.masked_key if existing else self._states.mask(group, masks)
         return _Opening(key, existing, knowledge, judged)
 
-    def _open(self, group: Group, lane: _Lane, opening: _Opening, data: CommitData, sender: Sender) -> None:
+    def _open(self, group: Group, lane: _Lane, opening: _Opening, data: CommitData) -> None:
         """Make the partition that a commit leads to, with what is known of its state."""
         parent = lane.partition
         epoch = None if parent.epoch is None else parent.epoch + 1  # every commit adds one (6.4)
-        provider, device = self._rows(sender)
         if opening.existing is None:
             row = partitions.add_partition(
                 self.tx,
@@ -409,35 +446,38 @@ class Run:
                 parent=parent.id,
                 opened_by=self._seq,
                 detached=parent.detached,
-                opener_provider=provider,
-                opener_device=device,
+                opener_provider=self._sender_provider,
+                opener_device=self._sender_device,
             )
         else:
             row = opening.existing.id
             partitions.attach(
                 self.tx, row, parent=parent.id, opened_by=self._seq, epoch=epoch, detached=parent.detached
             )
+            for other in self._lanes.values():  # one may be below it
+                other.partition = partitions.partition_by_row(self.tx, other.partition.id)
         self._states.save(self.tx, row, opening.knowledge, opening.judged.before)
         if data.group_info is not None:
             partitions.set_group_info(self.tx, row, data.group_info.encoded)
-            self._drop_beyond_room(group, provider, device)
+            self._drop_beyond_room(group)
         first = not self._open_siblings(lane)
         lane.commits.append((Counter(lane.counter - 1), opening.masked_key))
         self._lanes.pop(row, None)
         opened = self._lane(partitions.partition_by_row(self.tx, row), opened_here=True)
-        self._lane_of_key[data.next_partition_key] = opened
-        if isinstance(sender, Follower):  # CommitData's next key counts as presented (6.10)
-            follows.follow_with_key(self.tx, provider, row, parent.id)
+        self._lane_of_key[data.next_partition_key.reveal()] = opened
+        if isinstance(self._sender, Follower):  # CommitData's next key counts as presented (6.10)
+            follows.follow_with_key(self.tx, self._sender_provider, row, parent.id)
         if data.welcome_data is not None:
             # RFC 9420 section 14: a Welcome goes out only once its commit is accepted.
             welcomes.queue(self.tx, data.welcome_data, row, held=not first, now=self._now)
             self._welcomes |= first
 
-    def _drop_beyond_room(self, group: Group, provider: int, device: int | None) -> None:
+    def _drop_beyond_room(self, group: Group) -> None:
         """Drop the oldest GroupInfos and held Welcomes of a sender's branches that carry nothing, if they are many.
 
         These go first (6.12): a commit that others took up has something in its branch, or is the sender's newest.
         """
+        provider, device = self._sender_provider, self._sender_device
         room = self._limits.provider_branch_bytes if device is None else self._limits.device_branch_bytes
         self._flush()  # or what carries messages of this run would seem to carry none
         for row, opened_by, octets in partitions.idle_group_infos(self.tx, group.id, provider, device):
@@ -453,17 +493,11 @@ class Run:
 
     # --- writing ------------------------------------------------------------------------------------------------
 
-    def _rows(self, sender: Sender) -> tuple[int, int | None]:
-        rows = self._senders.get(sender)
-        if rows is None:
-            provider = self._hub if isinstance(sender, Device) else providers.ensure_provider(self.tx, sender.provider)
-            rows = self._senders[sender] = (provider, sender.row if isinstance(sender, Device) else None)
-        return rows
-
     def _flush(self) -> None:
         if not self._pending:
             return
         messages.append(self.tx, self._pending)
+        self._recent.take(self._pending)
         proposals.add_sequenced(self.tx, self._proposals)
         self._proposals = []
         touched = {message.partition for message in self._pending}

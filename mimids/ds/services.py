@@ -18,6 +18,7 @@ from mimids.ds.keypackages import KeyPackages
 from mimids.ds.ohttp_keys import OhttpKeys
 from mimids.ds.ports import Clock, Peers
 from mimids.ds.rates import KeptRates
+from mimids.ds.recent import Recent
 from mimids.ds.recovery import Recovery
 from mimids.ds.relay import Relay
 from mimids.ds.reports import Reports
@@ -38,6 +39,7 @@ class Services:
     store: Store
     peers: Peers
     wakes: Wakes
+    recent: Recent
     arrangements: Arrangements
     gate: Gate
     rates: KeptRates

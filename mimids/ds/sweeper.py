@@ -86,6 +86,8 @@ class Sweeper:
         try:
             await due.run()
         finally:
+            if due.emptied:
+                self._services.recent.clear()
             self._messages += due.emptied
             self._partitions += due.expired
         if due.expired or now >= self._trees_swept_at + DAY_MILLISECONDS:

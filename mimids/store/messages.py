@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
 
 import attrs
 
 from mimids.store.db import Tx
 from mimids.values import Milliseconds
 from mimids.wire.ids import Counter, MaskedPartitionKey
+
+REPEATS_AT_ONCE: Final = 64
+_FIND_REPEATS: Final = (
+    "SELECT digest, counter, accepted_at, next_masked_key FROM messages"
+    f" WHERE partition = ? AND digest_key IN ({', '.join('?' * REPEATS_AT_ONCE)})"
+)
 
 
 class NewMessage(NamedTuple):
@@ -56,6 +63,11 @@ def last_seq(tx: Tx) -> int:
     return int(found[0] or 0) if found else 0
 
 
+def digest_of(body: bytes) -> bytes:
+    """Return what a message is known again by: the SHA-256 of its MLSMessage."""
+    return hashlib.sha256(body).digest()
+
+
 def digest_key(digest: bytes) -> int:
     """Return what a digest is looked up by: its first 8 octets, signed."""
     return int.from_bytes(digest[:8], "big", signed=True)
@@ -84,6 +96,19 @@ def find_repeat(tx: Tx, partition: int, digest: bytes) -> Accepted | None:
         (partition, digest_key(digest), digest),
     )
     return None if row is None else Accepted(*row)
+
+
+def find_repeats(tx: Tx, partition: int, digests: Sequence[bytes]) -> dict[bytes, Accepted | None]:
+    """Return for each of many messages what `find_repeat` does, in few statements."""
+    found: dict[bytes, Accepted | None] = dict.fromkeys(digests)
+    keys = [digest_key(digest) for digest in found]
+    for start in range(0, len(keys), REPEATS_AT_ONCE):
+        some = keys[start : start + REPEATS_AT_ONCE]
+        some += some[:1] * (REPEATS_AT_ONCE - len(some))
+        for digest, *answer in tx.all(_FIND_REPEATS, (partition, *some)):
+            if digest in found:
+                found[digest] = Accepted(*answer)
+    return found
 
 
 def commits_of(tx: Tx, partition: int) -> list[tuple[Counter, MaskedPartitionKey]]:

@@ -16,6 +16,7 @@ from mimids.config import parse
 from mimids.ds.backoff import Backoff
 from mimids.ds.delivery import Delivery, _peers_with_due
 from mimids.ds.hub import Hub
+from mimids.ds.recent import Recent
 from mimids.ds.states import States
 from mimids.ds.wakes import Wakes
 from mimids.errors import MimiError
@@ -129,8 +130,8 @@ async def rig(directory: Path, total: int) -> Rig:
     recording = Recording(connection)
     store: Any = OneConnection(recording)
     config = parse({"provider": A, "data_dir": str(directory)}, directory)
-    clock, states, wakes, room = FakeClock(), States(), Wakes(), Room()
-    hub = Hub(config, store, clock, states, wakes)
+    clock, states, wakes, room, recent = FakeClock(), States(), Wakes(), Room(), Recent(0)  # nothing from memory
+    hub = Hub(config, store, clock, states, wakes, recent=recent)
     await hub.create_group(room.creation(), ALICE)
     connection.execute("BEGIN")
     fill(connection, room, total)
@@ -138,7 +139,7 @@ async def rig(directory: Path, total: int) -> Rig:
     await hub.receive(ReceiveRequest(room.key, Counter(0)), BOB)
     backoff = Backoff(1, 1)
     delivery = Delivery(
-        store, clock, FakePeers(), states, wakes, provider=A, backoff=backoff, workers=1, batch_octets=1 << 20
+        store, clock, FakePeers(), states, wakes, recent, provider=A, backoff=backoff, workers=1, batch_octets=1 << 20
     )
     near_the_end = Counter(total // MESSAGES_OF_A_PARTITION - 10)
     connection.execute("UPDATE follows SET next_counter = ?", (near_the_end,))
@@ -157,7 +158,7 @@ async def asked(rig: Rig) -> dict[str, list[tuple[str, Any]]]:
         tx = Tx(rig.recording)  # type: ignore[arg-type]
         number = providers.provider_row(tx, B) or 0
         peer = PeerState(number, B, 0, 0, Milliseconds(0))
-        assert _peers_with_due(tx)
+        assert _peers_with_due(frozenset(), tx)
         made = rig.delivery._next_push(peer, 1 << 16, tx)
         assert made is not None
         wanted = [Counter(epoch.counter + len(epoch.messages)) for epoch in made.epochs]
