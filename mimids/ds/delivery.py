@@ -55,6 +55,7 @@ SPACING_SECONDS: Final = 0.02  # between the end of one run of pushes to a follo
 SPACING_FOR_A_MESSAGE: Final = 0.0002  # more for each message of the run: requests cost more than what is in them
 MOST_SPACING_SECONDS: Final = 0.1
 LOOKING_SECONDS: Final = 0.005  # between two looks at who is due
+LOOKING_FOR_NEWCOMERS_SECONDS: Final = 0.05  # the same while all known followers are being served
 OPEN_CIRCUIT_FAILURES: Final = 5  # in a row; what metrics call an open circuit
 ONE_MESSAGE: Final = 1  # octets of a push: it holds one message at least
 
@@ -111,6 +112,7 @@ class Delivery:
         self._workers = trio.CapacityLimiter(workers)
         self._batch_octets = batch_octets
         self._busy: set[int] = set()
+        self._freed = trio.Event()  # one of them is not any more
         self._next_run_at: dict[int, float] = {}  # in trio's time, by provider
         self._requests = self._messages = self._failures = 0
 
@@ -126,7 +128,7 @@ class Delivery:
                 while True:
                     now = self._clock.now()
                     looked_at = trio.current_time()
-                    waiting = await self._store.read(partial(_peers_with_due, frozenset(self._busy)))
+                    known, waiting = await self._store.read(partial(_peers_with_due, frozenset(self._busy)))
                     for peer in waiting:
                         if peer.next_attempt_at <= now:
                             self._busy.add(peer.provider)
@@ -134,6 +136,10 @@ class Delivery:
                     later = [peer.next_attempt_at - now for peer in waiting if peer.next_attempt_at > now]
                     await bell.wait_at_most(self._clock, min([IDLE_SECONDS, *(ms / 1000 for ms in later)]))
                     await trio.sleep_until(looked_at + LOOKING_SECONDS)
+                    self._freed = trio.Event()
+                    if known <= self._busy:
+                        with trio.move_on_at(looked_at + LOOKING_FOR_NEWCOMERS_SECONDS):
+                            await self._freed.wait()
 
     async def resume(self, request: ResumeRequest, caller: Follower) -> None:
         """Push again from a counter on: for what the caller follows, or may have by its known state (6.10)."""
@@ -188,6 +194,7 @@ class Delivery:
             spacing = min(SPACING_SECONDS + SPACING_FOR_A_MESSAGE * pushed, MOST_SPACING_SECONDS)
             self._next_run_at[peer.provider] = trio.current_time() + spacing
             self._busy.discard(peer.provider)
+            self._freed.set()
             self._wakes.ring(DELIVERY)
 
     async def _push(self, peer: PeerState, push: Push) -> PeerState:
@@ -301,9 +308,9 @@ def _bury(provider: int, partition: int, why: str, tx: Tx) -> None:
     follows.bury(tx, provider, partition, why)
 
 
-def _peers_with_due(busy: frozenset[int], tx: Tx) -> list[PeerState]:
-    return [
-        peer
-        for peer in peers.every_peer(tx)
-        if peer.provider not in busy and follows.due_partitions(tx, peer.provider, peer.cursor_seq, limit=1)
-    ]
+def _peers_with_due(busy: frozenset[int], tx: Tx) -> tuple[set[int], list[PeerState]]:
+    """Return all followers, and those that are not busy and have something due."""
+    known = peers.every_peer(tx)
+    idle = [peer for peer in known if peer.provider not in busy]
+    due = [peer for peer in idle if follows.due_partitions(tx, peer.provider, peer.cursor_seq, limit=1)]
+    return {peer.provider for peer in known}, due

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import attrs
 
 from mimids.ds.arrangements import Arrangements
-from mimids.ds.offered import Offered
+from mimids.ds.offered import Offered, offered_in
 from mimids.ds.ports import Clock
 from mimids.ds.quotas import Budgets, octets_of
 from mimids.ds.rates import HubRates, UserRates
@@ -82,8 +82,7 @@ class Gate:
         if hub == self._provider:
             return verdicts
         asked = [_Asked(each.message, each.partition_key.masks(), each.commit_data) for each in requests[:let]]
-        offered = [Offered(each.message, each.partition_key, each.commit_data) for each in requests[:let]]
-        judged = await self._judge(device, hub, asked, offered)
+        judged = await self._judge(device, hub, asked, offered_in(requests[:let]))
         return [*judged, *verdicts[let:]]
 
     async def join(self, device: Device, hub: ProviderId, request: ExternalJoinRequest) -> None:

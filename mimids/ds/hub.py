@@ -14,7 +14,7 @@ import attrs
 
 from mimids.config import Config
 from mimids.ds import reading, welcomes
-from mimids.ds.offered import Offered
+from mimids.ds.offered import Offered, offered_in
 from mimids.ds.ports import Clock
 from mimids.ds.quotas import Budgets, octets_of
 from mimids.ds.rates import ProviderRates
@@ -153,8 +153,7 @@ class Hub:
             let, full = self._budgets.take(sender, sizes)
             refusal = full or refusal
         allowed = requests[:let]
-        offered = [Offered(each.message, each.partition_key, each.commit_data) for each in allowed]
-        answers = await self._sequence(sender, lambda run: run.send(allowed), offered)
+        answers = await self._sequence(sender, lambda run: run.send(allowed), offered_in(allowed))
         return answers if refusal is None else [*answers, *[refusal] * (len(requests) - let)]
 
     async def join(self, request: ExternalJoinRequest, sender: Sender) -> SendResponse:

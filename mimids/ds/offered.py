@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import attrs
 
-from mimids.mls.framing import MLSMessage
+from mimids.mls.framing import MLSMessage, PublicMessage
 from mimids.wire.ids import PartitionKey
-from mimids.wire.messages import CommitData
+from mimids.wire.messages import CommitData, SendRequest
 
 
 @attrs.frozen
@@ -16,3 +18,12 @@ class Offered:
     message: MLSMessage
     partition_key: PartitionKey | None
     commit_data: CommitData | None
+
+
+def offered_in(requests: Sequence[SendRequest]) -> list[Offered]:
+    """Return the messages of a batch that there is something to prepare for: those in the clear."""
+    return [
+        Offered(each.message, each.partition_key, each.commit_data)
+        for each in requests
+        if isinstance(each.message.message, PublicMessage)
+    ]

@@ -77,7 +77,7 @@ class _Lane:
     opened_here: bool
     last_seq: int = 0
     before: dict[bytes, Accepted | None] = attrs.field(factory=dict)  # what was looked up of earlier messages
-    added: dict[bytes, Accepted] = attrs.field(factory=dict)
+    added: dict[bytes, tuple[SendResponse, MaskedPartitionKey | None]] = attrs.field(factory=dict)
     followed: bool = False  # the sender is known to follow it
     cleared: bool = False  # the sender's application messages pass here, as far as this run can tell
 
@@ -287,11 +287,12 @@ class Run:
     def _take(
         self, group: Group, lane: _Lane, message: MLSMessage, digest: bytes, data: CommitData | None
     ) -> SendResponse:
-        before = lane.added.get(digest) or self._repeated(lane, digest)
-        if before is not None:  # checked before policy and termination (6.4)
-            if data is not None and before.next_masked_key not in data.next_partition_key.masks():
+        repeated = lane.added.get(digest) or self._repeated(lane, digest)
+        if repeated is not None:  # checked before policy and termination (6.4)
+            response, next_masked_key = repeated
+            if data is not None and next_masked_key not in data.next_partition_key.masks():
                 raise CommitDataDiffers
-            return self._response(lane, before)
+            return response
         partition, framed = lane.partition, message.message
         if partition.terminated:
             raise BranchTerminated
@@ -308,24 +309,25 @@ class Run:
 
         # Nothing below refuses.
         self._seq += 1
-        accepted = Accepted(Counter(lane.counter), self._now, None if opening is None else opening.masked_key)
+        next_masked_key = None if opening is None else opening.masked_key
         self._pending.append(
             NewMessage(
                 self._seq,
                 partition.id,
-                accepted.counter,
+                Counter(lane.counter),
                 self._now,
                 framed.content_type,
                 digest,
                 messages.digest_key(digest),
-                accepted.next_masked_key,
+                next_masked_key,
                 self._sender_provider,
                 self._sender_device,
                 message.encoded,
                 None if data is None or data.group_info is None else data.group_info.encoded,
             )
         )
-        lane.added[digest] = accepted
+        response = self._response(lane, Counter(lane.counter), self._now)
+        lane.added[digest] = response, next_masked_key
         lane.counter += 1
         lane.last_seq = self._seq
         if not lane.followed and isinstance(self._sender, Follower):  # it presented the key (6.10)
@@ -339,13 +341,17 @@ class Run:
             release_held(self.tx, partition.id)  # the branch is in use (6.11)
             self._welcomes = True
             lane.partition = attrs.evolve(lane.partition, held_welcomes=0)
-        return self._response(lane, accepted)
+        return response
 
-    def _repeated(self, lane: _Lane, digest: bytes) -> Accepted | None:
-        """Return how a message was answered in a transaction before this one."""
+    def _repeated(self, lane: _Lane, digest: bytes) -> tuple[SendResponse, MaskedPartitionKey | None] | None:
+        """Return how a message was answered in a transaction before this one, and the partition it opened."""
         if digest in lane.before:
-            return lane.before[digest]
-        return messages.find_repeat(self.tx, lane.partition.id, digest)
+            before = lane.before[digest]
+        else:
+            before = messages.find_repeat(self.tx, lane.partition.id, digest)
+        if before is None:
+            return None
+        return self._response(lane, before.counter, before.accepted_at), before.next_masked_key
 
     def _judge(
         self, group: Group, lane: _Lane, message: MLSMessage, data: CommitData | None
@@ -363,13 +369,13 @@ class Run:
         lane.cleared = lane.cleared or (private and message.content_type is ContentType.APPLICATION)
         return judged, opening
 
-    def _response(self, lane: _Lane, accepted: Accepted) -> SendResponse:
+    def _response(self, lane: _Lane, counter: Counter, accepted_at: Milliseconds) -> SendResponse:
         return SendResponse(
-            accepted.counter,
-            accepted.accepted_at,
+            counter,
+            accepted_at,
             lane.partition.masked_key,
             int(lane.partition.detached),
-            tuple([key for counter, key in lane.commits if counter < accepted.counter]) if lane.commits else (),
+            tuple([key for at, key in lane.commits if at < counter]) if lane.commits else (),
         )
 
     def _check_sizes(self, message: MLSMessage, data: CommitData | None) -> None:

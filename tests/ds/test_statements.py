@@ -158,7 +158,7 @@ async def asked(rig: Rig) -> dict[str, list[tuple[str, Any]]]:
         tx = Tx(rig.recording)  # type: ignore[arg-type]
         number = providers.provider_row(tx, B) or 0
         peer = PeerState(number, B, 0, 0, Milliseconds(0))
-        assert _peers_with_due(frozenset(), tx)
+        assert _peers_with_due(frozenset(), tx)[1]
         made = rig.delivery._next_push(peer, 1 << 16, tx)
         assert made is not None
         wanted = [Counter(epoch.counter + len(epoch.messages)) for epoch in made.epochs]
