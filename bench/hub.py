@@ -38,9 +38,9 @@ HUB: Final = ProviderId("a.example")
 NO_RATES: Final = {
     "limits": {"device_sends_per_second": 0, "user_sends_per_second": 0, "device_requests_per_minute": 0}
 }
-BATCH: Final = 256
-BATCHES: Final = 60
-WARM_UP_BATCHES: Final = 4
+BATCH: Final = 1024
+BATCHES: Final = 24
+WARM_UP_BATCHES: Final = 2
 BODY_OCTETS: Final = 1024
 
 
@@ -98,7 +98,7 @@ async def _send_one(batch: Sequence[SendRequest], device: Device) -> tuple[SendR
     return await device.send_batch(HUB, batch)
 
 
-def signed_proposals(batches: int = 12) -> float:
+def signed_proposals(batches: int = 4) -> float:
     """Return signed proposals for each CPU second of a hub, all judged in a state that is known."""
     with federation(HUB, config=NO_RATES, links=False) as (hub,):
         alice = hub.add_device("alice")

@@ -153,7 +153,7 @@ class Limits:
     frame_bytes: int = key(4_194_304)
     ohttp_bytes: int = key(1_048_576)
     report_bytes: int = key(1_048_576)
-    send_batch_messages: int = key(256)
+    send_batch_messages: int = key(1024)
     receive_wait_seconds: int = key(60, at_least=0)
     body_seconds: int = key(60)
     # rates

@@ -44,10 +44,15 @@ from mimids.store.db import Store, Tx
 from mimids.store.follows import Due
 from mimids.store.peers import PeerState
 from mimids.values import Follower, Milliseconds
-from mimids.wire.codec import OPAQUE_V
 from mimids.wire.declare import decode
 from mimids.wire.ids import NO_LONGER_FOLLOWED, Counter, ProviderId
-from mimids.wire.messages import GroupInfoResponse, PushResponse, ResumeRequest, encode_pushed_epoch
+from mimids.wire.messages import (
+    GroupInfoResponse,
+    PushResponse,
+    ResumeRequest,
+    encode_push_request,
+    pushed_epoch_parts,
+)
 
 EPOCHS_IN_A_PUSH: Final = 64
 IDLE_SECONDS: Final = 60.0
@@ -228,7 +233,7 @@ class Delivery:
         reached = messages.last_seq(tx)
         due = follows.due_partitions(tx, peer.provider, peer.cursor_seq, limit=EPOCHS_IN_A_PUSH)
         epochs: list[reading.Page] = []
-        encoded: list[bytes] = []
+        parts: list[list[bytes]] = []
         room = octets
         for each in due:
             if room <= 0:
@@ -238,20 +243,20 @@ class Delivery:
             if epoch.counter > each.next_counter:
                 epoch = epoch.without_messages()
             epochs.append(epoch)
-            encoded.append(self._encode(tx, each, epoch))
-            room -= len(encoded[-1])
+            parts.append(self._parts(tx, each, epoch))
+            room -= sum(map(len, parts[-1]))
         if not epochs:
             return None
         whole = len(due) < EPOCHS_IN_A_PUSH and len(epochs) == len(due) and all(epoch.complete for epoch in epochs)
-        return Push(tuple(epochs), OPAQUE_V.encode(b"".join(encoded)), reached if whole else None)
+        return Push(tuple(epochs), encode_push_request(parts), reached if whole else None)
 
-    def _encode(self, tx: Tx, due: Due, epoch: reading.Page) -> bytes:
+    def _parts(self, tx: Tx, due: Due, epoch: reading.Page) -> list[bytes]:
         group = groups.group_by_row(tx, due.group)
         opening = None
         if due.needs_opening and (stored := partitions.group_info_of(tx, due.partition)) is not None:
             info = decode(MLSMessage, stored)
             opening = GroupInfoResponse(info, self._states.inferred_tree(tx, group, epoch.partition, info))
-        return encode_pushed_epoch(group.group_id, due.masked_key, epoch.counter, opening, epoch.epoch)
+        return pushed_epoch_parts(group.group_id, due.masked_key, epoch.counter, opening, epoch.messages)
 
     def _settle(self, peer: PeerState, push: Push, answer: Sequence[Counter], tx: Tx) -> PeerState:
         """Write what the follower answered; raise `PeerFailed` if it did not come forward at all."""

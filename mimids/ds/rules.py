@@ -57,10 +57,12 @@ class Rules:
         """Raise `PolicyRefused` where a rule is broken for certain; `ahead` is where a commit leads."""
         if isinstance(sender, Follower) and isinstance(judged.message.message, PrivateMessage):
             return  # neither the sender nor the content is known: no rule could speak
-        case = Case(
-            judged.message, judged.judgement.knowledge, ahead, self._states.covered(self._tx, partition, judged)
-        )
-        refusal = judge(self._with_terms(case, group, sender), sender)
+        covered = self._states.covered(self._tx, partition, judged)
+        case = Case(judged.message, judged.judgement.knowledge, ahead, covered)
+        terms = self._terms(case, group, sender)
+        if terms != NO_TERMS:
+            case = attrs.evolve(case, terms=terms)
+        refusal = judge(case, sender)
         if refusal is not None:
             raise refused(refusal)
 
@@ -85,15 +87,15 @@ class Rules:
         here = self._states.knowledge(self._tx, group, partition)
         return withheld(here, self._sender_terms(group, reader.user_id), reader)
 
-    def _with_terms(self, case: Case, group: Group, sender: Sender) -> Case:
+    def _terms(self, case: Case, group: Group, sender: Sender) -> Terms:
         users = set(case.added)
         if case.joining is not None:
             users.add(case.joining)
         own = self._sender_terms(group, sender.user_id) if isinstance(sender, Device) else NO_TERMS
         if not users:
-            return case if own == NO_TERMS else attrs.evolve(case, terms=own)
+            return own
         others = terms_of(self._tx, group.hub, users, group.group_id, self._now, ours=self._ours)
-        return attrs.evolve(case, terms=Terms(own.banned | others.banned, own.muted))
+        return Terms(own.banned | others.banned, own.muted)
 
     def _sender_terms(self, group: Group, user: UserId) -> Terms:
         key = (user, group.id)

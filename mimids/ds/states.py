@@ -13,7 +13,7 @@ import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 from threading import Lock
 from typing import Final, cast
 
@@ -431,8 +431,12 @@ class States:
 
 
 def _state_key(stored: StoredState) -> StateKey:
-    context = hashlib.sha256(stored.group_context).digest()
-    return stored.root_hash, context, stored.confirmation_tag, stored.reinitialized
+    return stored.root_hash, _digest(stored.group_context), stored.confirmation_tag, stored.reinitialized
+
+
+@lru_cache(maxsize=64)
+def _digest(group_context: bytes) -> bytes:
+    return hashlib.sha256(group_context).digest()
 
 
 def _is_long(message: MLSMessage) -> bool:

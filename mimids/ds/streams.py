@@ -41,7 +41,7 @@ from mimids.wire.messages import (
     Stock,
     Withdraw,
     encode_messages_frame,
-    encode_pushed_epoch,
+    pushed_epoch_parts,
 )
 
 PRESENTED_KEYS: Final = 4096  # by one stream
@@ -293,7 +293,7 @@ class _Session:
         group_id, page = found
         if not page.messages:
             return False
-        epoch = encode_pushed_epoch(group_id, page.partition.masked_key, page.counter, None, page.epoch)
+        epoch = pushed_epoch_parts(group_id, page.partition.masked_key, page.counter, None, page.messages)
         await self._write(encode_messages_frame(watch.hub, epoch))
         watch.counter = Counter(page.counter + len(page.messages))
         return not page.complete

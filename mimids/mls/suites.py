@@ -21,6 +21,8 @@ from mimids.wire.ids import CipherSuite, KeyPackageRef
 
 _KEYS_REMEMBERED: Final = 4096  # parsed signature keys; a member's next message finds its key parsed
 
+_HASHES: Final = {32: hashlib.sha256, 48: hashlib.sha384, 64: hashlib.sha512}
+
 _PublicKey = ed25519.Ed25519PublicKey | ed448.Ed448PublicKey | ec.EllipticCurvePublicKey
 
 
@@ -38,7 +40,7 @@ class Suite:
 
     def hash(self, data: bytes) -> bytes:
         """Return Hash(data), `hash_size` octets."""
-        return hashlib.new(self.hash_name, data).digest()
+        return _HASHES[self.hash_size](data).digest()
 
     def hpke_key_fits(self, key: bytes) -> bool:
         """Tell whether `key` can be an HPKEPublicKey: size and, for NIST curves, a point (RFC 9180 section 7.1.4)."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import Final, assert_never
+from typing import Final
 
 import attrs
 
@@ -241,8 +241,9 @@ class Rule:
     needs: tuple[Need, ...]
     lasting: bool = False
 
-    def _refusal(self, facts: Found) -> Refusal | None:
-        return None if not facts else Refusal(self.name, self.section, self.text, facts, self.lasting)
+    def refusal(self, facts: tuple[Fact, ...]) -> Refusal:
+        """Return the refusal that these facts are."""
+        return Refusal(self.name, self.section, self.text, facts, self.lasting)
 
 
 @attrs.frozen(kw_only=True)
@@ -348,6 +349,10 @@ RULES: Final[tuple[MessageRule | SenderRule | ReaderRule, ...]] = (
     ),
 )
 
+_MESSAGE_RULES: Final = tuple(rule for rule in RULES if isinstance(rule, MessageRule))
+_SENDER_RULES: Final = tuple(rule for rule in RULES if isinstance(rule, SenderRule))
+_READER_RULES: Final = tuple(rule for rule in RULES if isinstance(rule, ReaderRule))
+
 
 def judge(case: Case, sender: Sender) -> Refusal | None:
     """Return why a message is refused, or None: then policy has nothing to say, which is not a yes."""
@@ -356,20 +361,18 @@ def judge(case: Case, sender: Sender) -> Refusal | None:
 
 def refusals(case: Case, sender: Sender) -> Iterator[Refusal]:
     """Yield every refusal, in the order of the table."""
-    for rule in RULES:
-        if isinstance(rule, MessageRule):
-            found = rule._refusal(rule.check(case))
-        elif isinstance(rule, SenderRule):
-            found = rule._refusal(rule.check(case, sender)) if isinstance(sender, Device) else None
-        elif isinstance(rule, ReaderRule):
-            found = None
-        else:
-            assert_never(rule)
-        if found is not None:
-            yield found
+    for rule in _MESSAGE_RULES:
+        if found := rule.check(case):
+            yield rule.refusal(found)
+    if isinstance(sender, Device):
+        for about_sender in _SENDER_RULES:
+            if found := about_sender.check(case, sender):
+                yield about_sender.refusal(found)
 
 
 def withheld(here: Knowledge, terms: Terms, reader: Device) -> Refusal | None:
     """Return why a device gets no application messages of a partition in this state, or None."""
-    found = (rule._refusal(rule.check(here, terms, reader)) for rule in RULES if isinstance(rule, ReaderRule))
-    return next((refusal for refusal in found if refusal is not None), None)
+    for rule in _READER_RULES:
+        if found := rule.check(here, terms, reader):
+            return rule.refusal(found)
+    return None

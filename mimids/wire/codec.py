@@ -197,6 +197,10 @@ class Opaque(Codec[bytes]):
         out += varint.mls(len(value))
         out += value
 
+    def encode(self, value: bytes) -> bytes:
+        """Return the length and the octets; in one step, for it may be large."""
+        return varint.mls(len(value)) + value
+
 
 class _Vector(Codec[tuple[T, ...]]):
     def __init__(self, item: Codec[T], limit: int, at_least: int, most: int) -> None:

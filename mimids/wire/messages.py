@@ -7,7 +7,7 @@ byte. A ratchet tree travels as its octets; `mls.tree` reads them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from typing import Final, NewType, TypeVar
 
@@ -363,18 +363,19 @@ class PushedEpoch:
     epoch: Epoch = wire(codec(Epoch))
 
 
-def encode_pushed_epoch(
+def pushed_epoch_parts(
     group_id: GroupId,
     masked_partition_key: MaskedPartitionKey,
     counter: Counter,
     opening: GroupInfoResponse | None,
-    epoch: bytes,
-) -> bytes:
-    """Return a `PushedEpoch` made of an encoded `Epoch`."""
-    out = bytearray(OPAQUE_V.encode(group_id) + OPAQUE_V.encode(masked_partition_key))
-    COUNTER.write(counter, out)
-    optional(codec(GroupInfoResponse)).write(opening, out)
-    return bytes(out) + epoch
+    messages: Sequence[bytes],
+) -> list[bytes]:
+    """Return the parts of a `PushedEpoch` made of encoded `Message`s, to be joined with what is round it, once."""
+    head = bytearray(OPAQUE_V.encode(group_id) + OPAQUE_V.encode(masked_partition_key))
+    COUNTER.write(counter, head)
+    optional(codec(GroupInfoResponse)).write(opening, head)
+    head += varint.mls(sum(map(len, messages)))
+    return [bytes(head), *messages]
 
 
 @struct
@@ -382,6 +383,12 @@ class PushRequest:
     """Many epochs in one request."""
 
     epochs: tuple[PushedEpoch, ...] = wire(vector(codec(PushedEpoch)))
+
+
+def encode_push_request(epochs: Iterable[Sequence[bytes]]) -> bytes:
+    """Return a `PushRequest` made of the parts of its epochs."""
+    parts = [part for epoch in epochs for part in epoch]
+    return b"".join([varint.mls(sum(map(len, parts))), *parts])
 
 
 @struct
@@ -524,9 +531,9 @@ class Stock:
     left: int = wire(UINT32)
 
 
-def encode_messages_frame(hub: ProviderId, pushed_epoch: bytes) -> bytes:
-    """Return a `Frame` of type `messages` made of an encoded `PushedEpoch`."""
-    return _MESSAGES_HEAD + OPAQUE_V.encode(hub.encode()) + pushed_epoch
+def encode_messages_frame(hub: ProviderId, pushed_epoch: Sequence[bytes]) -> bytes:
+    """Return a `Frame` of type `messages` made of the parts of a `PushedEpoch`."""
+    return b"".join([_MESSAGES_HEAD, OPAQUE_V.encode(hub.encode()), *pushed_epoch])
 
 
 _MESSAGES_HEAD: Final = bytes(4) + bytes([FrameType.MESSAGES])
