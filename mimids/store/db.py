@@ -36,6 +36,7 @@ Synchronous = Literal["FULL", "NORMAL"]
 
 WAITING_WRITES = 256  # jobs between `write` and the writer; then `write` waits for room
 BATCH_JOBS = 512  # jobs in one transaction: those waiting, and the senders that waited for room
+GATHERING_PASSES = 4  # of the event loop, where fewer wait than were committed last: what has arrived comes along
 BUSY_TIMEOUT_MILLISECONDS = 5000  # only another process can hold the write lock, and none should for long
 CACHED_STATEMENTS = 512  # more than there are statements in store/, so that none is ever parsed twice
 WRITER_CACHE_KIBIBYTES = 16 * 1024  # a third more commits than with 2 MiB where a file is much larger than either
@@ -158,15 +159,19 @@ class Store:
         batch: list[_Job] = []
         try:
             async for job in self._waiting:
-                batch = [job, *islice(self._waiting_nowait(), BATCH_JOBS - 1)]
+                jobs, batch = len(batch), [job]
+                if 1 + self._arrivals.statistics().current_buffer_used < jobs:
+                    for _ in range(GATHERING_PASSES):
+                        await trio.lowlevel.checkpoint()
+                batch += islice(self._waiting_nowait(), BATCH_JOBS - 1)
                 answers = await self._writer.run(partial(_commit, [job.work for job in batch], self._faults))
                 self._count(answers)
                 for job, answer in zip(batch, answers, strict=True):
                     job.settle(answer)
-                batch = []
         finally:
             for job in [*batch, *self._waiting_nowait()]:
-                job.settle(outcome.Error(ShuttingDown()))
+                if job.answer is None:
+                    job.settle(outcome.Error(ShuttingDown()))
             self._waiting.close()
 
     def statistics(self) -> StoreStatistics:
