@@ -93,18 +93,20 @@ def certificate_fault(credential: Credential, signature_key: bytes) -> Fault | N
     certificate = _certificate(chain[0].cert_data)
     if certificate is None:
         return Fault("the end-entity certificate does not parse", "RFC 9420 section 5.3")
-    if _key_octets(certificate) != signature_key:
+    if signature_key not in _key_octets(certificate):
         return Fault("the certificate's key is not the leaf's signature key", "RFC 9420 section 5.3")
     return None
 
 
-def _key_octets(certificate: x509.Certificate) -> bytes | None:
+def _key_octets(certificate: x509.Certificate) -> tuple[bytes, ...]:
+    """Return the certificate's key as a leaf may have it, see `Suite.signature_key_fits`; () if no suite has such."""
     try:
         key = certificate.public_key()
     except (ValueError, UnsupportedAlgorithm):  # a key of a kind that no suite has
-        return None
+        return ()
     if isinstance(key, ed25519.Ed25519PublicKey | ed448.Ed448PublicKey):
-        return key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+        return (key.public_bytes(Encoding.Raw, PublicFormat.Raw),)
     if isinstance(key, ec.EllipticCurvePublicKey):
-        return key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
-    return None
+        formats = (PublicFormat.UncompressedPoint, PublicFormat.CompressedPoint)
+        return tuple(key.public_bytes(Encoding.X962, each) for each in formats)
+    return ()

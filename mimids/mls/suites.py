@@ -36,7 +36,7 @@ class Suite:
     hash_size: int  # KDF.Nh, and the size of MACs, tree hashes and transcript hashes
     scheme: str
     hpke_key_size: int  # of a public key, and of a KEM output: they are one format in all seven
-    signature_key_size: int
+    signature_key_size: int  # of a point of a NIST curve: uncompressed
 
     def hash(self, data: bytes) -> bytes:
         """Return Hash(data), `hash_size` octets."""
@@ -50,8 +50,11 @@ class Suite:
         return self.scheme not in _CURVES or _parsed(self.scheme, key) is not None
 
     def signature_key_fits(self, key: bytes) -> bool:
-        """Tell whether `key` is a SignaturePublicKey (RFC 9420 section 5.1.1): size and, for NIST curves, a point."""
-        return len(key) == self.signature_key_size and _public_key(self.scheme, key) is not None
+        """Tell whether `key` is a SignaturePublicKey (RFC 9420 section 5.1.1): size and, for NIST curves, a point.
+
+        ts-mls (1.6.4) makes its points compressed, against that section; they are the same keys, and taken too.
+        """
+        return len(key) <= self.signature_key_size and _public_key(self.scheme, key) is not None
 
 
 def _suite(code: int, name: str, hash_size: int, scheme: str, hpke: int, signature: int) -> Suite:
@@ -114,8 +117,6 @@ def _parsed(scheme: str, key: bytes) -> _PublicKey | None:
             return ed25519.Ed25519PublicKey.from_public_bytes(key)
         if scheme == "Ed448":
             return ed448.Ed448PublicKey.from_public_bytes(key)
-        if key[:1] != b"\x04":  # RFC 8446 section 4.2.8.2: uncompressed only
-            return None
         return ec.EllipticCurvePublicKey.from_encoded_point(_CURVES[scheme][0], key)
     except ValueError:
         return None
@@ -126,9 +127,7 @@ def verify_with_label(suite: Suite, key: bytes, label: bytes, content: bytes, si
 
     False also for a key or signature of the wrong shape. About 0.15 ms for Ed25519.
     """
-    if len(key) != suite.signature_key_size:
-        return False
-    public = _public_key(suite.scheme, key)
+    public = _public_key(suite.scheme, key) if len(key) <= suite.signature_key_size else None
     if public is None:
         return False
     try:

@@ -52,6 +52,12 @@ class Signer:
             public = ed448.Ed448PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
         return cls(suite, private, SignaturePublicKey(public))
 
+    @property
+    def compressed(self) -> SignaturePublicKey:
+        """Return the public key as ts-mls makes it where it is a point of a NIST curve."""
+        half = len(self.public) // 2
+        return SignaturePublicKey(bytes([2 + self.public[-1] % 2]) + self.public[1 : 1 + half])
+
     def sign(self, label: bytes, content: bytes) -> bytes:
         """SignWithLabel."""
         return sign_with_label(self.suite, self.private, label, content)

@@ -99,6 +99,8 @@ def test_an_x509_credential_of_any_suite_names_the_user_in_its_certificate(code:
     credential = x509_credential(certificate(private_key(code), BOB), b"what issued it")
     assert user_id(credential) == BOB.encode()
     assert certificate_fault(credential, one.public) is None
+    if one.suite.scheme.startswith("P-"):
+        assert certificate_fault(credential, one.compressed) is None
 
     capabilities = Capabilities((MLS10,), (one.suite.code,), (), (), (CredentialType.X509,))
     key_package(one, leaf_node(one, credential=credential, capabilities=capabilities)).validate(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import pytest
 
 from mimids.mls.code_points import ComponentId, CredentialType, ExtensionType, LeafNodeSource
@@ -64,9 +65,16 @@ def test_signatures_and_keys_that_are_wrong_are_refused(code: int, spoil: Any, r
 
 
 @pytest.mark.parametrize("code", [2, 5, 7])
+def test_a_point_of_a_nist_curve_is_a_signature_key_compressed_too(code: int) -> None:
+    one = attrs.evolve(Signer.of(code), public=Signer.of(code).compressed)
+    assert key_package(one).validate(NOW, max_lifetime_s=YEAR).wire.leaf_node.signature_key == one.public
+    assert not SUITES[code].hpke_key_fits(one.public)  # RFC 9180 section 7.1.1, and so does ts-mls
+
+
+@pytest.mark.parametrize("code", [2, 5, 7])
 def test_a_point_that_is_not_on_the_curve_is_no_key(code: int) -> None:
     size = SUITES[code].signature_key_size
-    for octets in (b"\x04" + bytes(size - 1), b"\x05" + bytes(size - 1), bytes(size)):
+    for octets in (b"\x04" + bytes(size - 1), b"\x05" + bytes(size - 1), bytes(size), b"\x02" + b"\xff" * (size // 2)):
         assert not SUITES[code].signature_key_fits(SignaturePublicKey(octets))
         assert not SUITES[code].hpke_key_fits(octets)
     assert SUITES[code].hpke_key_fits(hpke_key(SUITES[code], 1))
