@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Final
 
 from mimids.mls.code_points import (
@@ -26,7 +27,7 @@ from mimids.mls.leaf_node import (
     signed_part,
 )
 from mimids.mls.suites import Suite, suite_of, verify_with_label
-from mimids.wire.codec import OPAQUE_V, UINT32, UINT64, Codec, vector
+from mimids.wire.codec import OPAQUE_V, UINT32, UINT64, Codec, WireError, vector
 from mimids.wire.declare import Kept, codec, decode, struct, wire
 from mimids.wire.ids import CIPHER_SUITE, GROUP_ID, MLS10, PROTOCOL_VERSION, CipherSuite, GroupId, ProtocolVersion
 
@@ -74,9 +75,20 @@ def required_capabilities(extensions: tuple[Extension, ...]) -> RequiredCapabili
 
 
 def external_senders(extensions: tuple[Extension, ...]) -> tuple[ExternalSender, ...]:
-    """Return the external_senders among these extensions, () if there are none; `WireError` if they do not parse."""
+    """Return the external_senders among these extensions, () if there are none; `WireError` if they do not parse.
+
+    ts-mls (1.6.4) writes one ExternalSender without the length of the vector, against RFC 9420 section 12.1.8.1, and
+    takes no other form; what can be read so is no vector, since something follows the key.
+    """
     data = extension_data(extensions, ExtensionType.EXTERNAL_SENDERS)
-    return () if data is None else EXTERNAL_SENDERS.decode(data)
+    if data is None:
+        return ()
+    try:
+        return EXTERNAL_SENDERS.decode(data)
+    except WireError:
+        with contextlib.suppress(WireError):
+            return (decode(ExternalSender, data),)
+        raise
 
 
 @struct

@@ -66,6 +66,18 @@ def test_external_pub_is_read_with_its_length_or_as_ts_mls_writes_it() -> None:
     assert recorded("public", "group_info_no_external_pub").external_pub() is None
 
 
+def test_external_senders_are_a_vector_or_the_one_that_ts_mls_writes() -> None:
+    sender = ExternalSender(SignaturePublicKey(bytes(32)), Credential(CredentialType.BASIC, b"mimi://a.example/u/bot"))
+    for data, expected in (
+        (EXTERNAL_SENDERS.encode(()), ()),
+        (EXTERNAL_SENDERS.encode((sender, sender)), (sender, sender)),
+        (encode(sender), (sender,)),
+    ):
+        assert external_senders((Extension(ExtensionType.EXTERNAL_SENDERS, data),)) == expected
+    with pytest.raises(WireError):
+        external_senders((Extension(ExtensionType.EXTERNAL_SENDERS, encode(sender)[:-1]),))
+
+
 def test_a_broken_ratchet_tree_is_a_wire_error() -> None:
     info = recorded("public", "group_info_epoch0")
     with pytest.raises(WireError):
