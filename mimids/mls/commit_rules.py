@@ -81,6 +81,7 @@ def check_commit(
             )
     if commit.path is not None:
         _check_path(commit.path, committer.index, group)
+    _check_committer_supports(known, group, committer.index, commit.path)
     missing = [Missing(PROPOSAL, item.hex()) for item in items if not isinstance(item, Covered)]
     missing += [Missing(PROPOSAL_TYPE, f"0x{code:04x}") for code in unknown_types(known)]
     if missing:
@@ -103,6 +104,22 @@ def _check_path(path: UpdatePath, index: int | None, group: PublicGroup) -> None
     if index is not None and replaced is not None:
         check_leaf(path.leaf_node, group.suite, group.group_id, index)
         check_successor(path.leaf_node, replaced)
+
+
+def _check_committer_supports(
+    known: tuple[Covered, ...], group: PublicGroup, index: int | None, path: UpdatePath | None
+) -> None:
+    """Check that a committer supports the types that nobody here knows (RFC 9420 section 12.2).
+
+    Of other members that is not certain: such a proposal could remove them, and then they need not.
+    """
+    leaf = None if index is None else group.tree.leaf(index)
+    if leaf is None:
+        return
+    leaves = (leaf,) if path is None else (leaf, path.leaf_node)
+    supported = {int(each) for one in leaves for each in one.capabilities.proposals}
+    if not supported.issuperset(unknown_types(known)):
+        broken(PROPOSAL_SUPPORT, "the committer does not support a proposal type that it commits")
 
 
 class _Application:

@@ -271,6 +271,9 @@ def test_what_is_not_known_is_named_and_refuses_nothing() -> None:
     assert missing(check(group, message)) == (Missing(verdict.PROPOSAL_TYPE, "0xf0f2"),)
     message, _ = room.commit(0, by_value(component(0xFF01, b"?")), path=False)
     assert missing(check(group, message)) == (Missing(verdict.COMPONENT, "0xff01"),)
+    _, wider = room.commit(0, by_value(Add(Client.of(61, proposals=()).key_package())))
+    message, _ = wider.commit(0, by_value(b"it may remove whoever does not support it"))
+    assert missing(check(open_group(wider.info()), message)) == (Missing(verdict.PROPOSAL_TYPE, "0xf0f2"),)
     message, _ = room.commit(Client.of(60), init(room), by_value(b"whatever"))
     assert missing(check(group, message)) == (Missing(verdict.PROPOSAL_TYPE, "0xf0f2"),)
 

@@ -18,6 +18,7 @@ from mimids.mls.code_points import (
     ExtensionType,
     LeafNodeSource,
     NodeType,
+    ProposalOrRefType,
     ProposalType,
     PskType,
     ResumptionPskUsage,
@@ -44,6 +45,8 @@ from mimids.mls.proposals import (
     HpkeCiphertext,
     PreSharedKey,
     PreSharedKeyId,
+    Proposal,
+    ProposalOrRef,
     ReInit,
     Remove,
     ResumptionPsk,
@@ -584,6 +587,11 @@ def a_type_that_a_member_does_not_support() -> Invalid | None:
     _, here = here.commit(0, by_value(Add(bare.key_package())))
     group, items = pending(here, here.propose(2, SELF))
     return said(group, here.commit(0, *items)[0])
+
+
+@breaks(verdict.PROPOSAL_SUPPORT)
+def an_unknown_type_that_the_committer_does_not_support() -> Invalid | None:
+    return committed(room(), ProposalOrRef(ProposalOrRefType.PROPOSAL, Proposal(ProposalType(0xF0F3), b"")))
 
 
 @breaks(verdict.EXTERNAL_COMMIT_INIT)
