@@ -20,6 +20,7 @@ from mimids.mls.framing import MLSMessage, PublicMessage
 from mimids.mls.group_info import GroupInfo
 from mimids.mls.leaf_node import extension_data
 from mimids.mls.opening import open_group
+from mimids.mls.parameters import check_unique
 from mimids.mls.proposals import Commit, ProposalRef
 from mimids.mls.public_group import MAX_REFUSED, NO_REFUSED, PublicGroup, Valid, Verdict
 from mimids.mls.suites import Suite
@@ -240,6 +241,7 @@ def _check_identity(knowledge: NotKnown, info: GroupInfo) -> None:
 
 
 def _check_agrees(group: PublicGroup, info: GroupInfo) -> None:
+    check_unique(info.extensions)
     if info.group_context.encoded != group.context.encoded:
         broken(GROUP_INFO_CONTRADICTS)
     if info.confirmation_tag != group.confirmation_tag:

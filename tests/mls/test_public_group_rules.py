@@ -804,6 +804,12 @@ def info_with_another_tag() -> Invalid | None:
     return claimed_after(room(), lambda after: after.info(confirmation_tag=bytes(32)))
 
 
+@breaks(verdict.DUPLICATE_EXTENSION)
+def info_of_a_known_state_with_an_extension_twice() -> Invalid | None:
+    extension = Extension(ExtensionType(0xF0F1), b"")
+    return claimed_after(room(), lambda after: after.info(extension, extension))
+
+
 @breaks(verdict.GROUP_INFO_CONTRADICTS)
 def info_of_another_state() -> Invalid | None:
     def other(after: Room) -> GroupInfo:
