@@ -14,6 +14,7 @@ from mimids.mls.framing import MLSMessage, PublicMessage
 from mimids.mls.group_info import GroupInfo
 from mimids.mls.key_package import KeyPackageIn
 from mimids.mls.leaf_node import extension_data
+from mimids.mls.suites import SUITES
 from mimids.mls.welcome import Welcome
 from mimids.wire.codec import WireError
 from mimids.wire.declare import decode
@@ -92,9 +93,15 @@ class Recording:
         self.key_packages = {line["name"]: RecordedKeyPackage.of(line) for line in self.lines if _is_key_package(line)}
         self._homes = {recorded.ref: recorded.provider for recorded in self.key_packages.values()}
         self._encrypted = name == "private"
+        self._created = next(line for line in self.lines if line["kind"] == "group_created")
+
+    @property
+    def mask_size(self) -> int:
+        """Return the size of the group suite's hash, by which partition keys are masked."""
+        return SUITES[self._created["ciphersuite"]].hash_size
 
     def creation(self) -> CreateGroupRequest:
-        line = next(line for line in self.lines if line["kind"] == "group_created")
+        line = self._created
         key = line.get("state", line)["partition_key"]
         return CreateGroupRequest(
             GroupId(bytes.fromhex(line["group_id"])),
@@ -125,7 +132,7 @@ class Recording:
         if isinstance(message.message, PublicMessage):
             sender = message.message.content.sender.sender_type
         if sender in (SenderType.NEW_MEMBER_PROPOSAL, SenderType.EXTERNAL):
-            return ExternalProposalRequest(message, key.mask(32))
+            return ExternalProposalRequest(message, key.mask(self.mask_size))
         if message.content_type is not ContentType.COMMIT:
             return SendRequest(message, key, None)
         data = self._commit_data(line, joins=sender is SenderType.NEW_MEMBER_COMMIT)
@@ -197,5 +204,7 @@ def fits(line: Line, error: MimiError) -> bool:
         "Add in an external": "external-commit",
         "wrong length": "length",
         "identity": "credential-successor",
+        "branch": "wrong-branch",
     }
-    return any(sign in why and word in said for sign, word in words.items())
+    section = error.members.get("section")
+    return f"({section})" in why or any(sign in why and word in said for sign, word in words.items())

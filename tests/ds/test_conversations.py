@@ -31,7 +31,8 @@ from tests.ds.recordings import Recorded, Recording, expected, fits
 
 A = ProviderId("a.example")
 ALICE = Device(A, local_user_id(A, "alice"), DeviceRow(1), "1")
-NAMES = ("public", "private", "policy")
+STORIES = ("public", "private", "policy", "policy-private", "rules", "rooms")
+NAMES = (*STORIES, "suite-2", "suite-5", "suite-6", "suite-7")
 
 
 @asynccontextmanager
@@ -77,7 +78,7 @@ async def test_each_message_is_sequenced_in_its_own_fork_or_refused_for_what_is_
                 assert by_policy == (recorded.line["expect"] == "reject_policy"), recorded.name
                 continue
             answer = await offer(hub, recorded)
-            assert answer.partition == recorded.key.mask(32), recorded.name
+            assert answer.partition == recorded.key.mask(recording.mask_size), recorded.name
             assert answer.detached == 0, recorded.name
             messages = sequenced.setdefault(recorded.key, [])
             assert answer.counter == len(messages), recorded.name

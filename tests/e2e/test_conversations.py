@@ -23,7 +23,8 @@ T = TypeVar("T")
 
 Sequenced = dict[PartitionKey, list[bytes]]
 # One at the hub, and who follows; Carol is banned in a branch of the recorded policy, and gets less (test_policy.py).
-READERS = {name: ("alice", "bob", "carol") for name in ("public", "private")} | {"policy": ("alice", "bob")}
+READERS: dict[str, tuple[str, ...]] = {name: ("alice", "bob", "carol") for name in ("public", "private")}
+READERS |= {name: ("alice", "bob") for name in ("policy", "policy-private", "rules", "rooms")}
 LOCAL_ONLY = "reject_policy_local_only"
 
 
@@ -109,7 +110,7 @@ def welcomes(stage: Stage, sequenced: Sequenced) -> dict[str, set[bytes]]:
     return wanted
 
 
-@pytest.mark.parametrize("name", ["public", "private", "policy"])
+@pytest.mark.parametrize("name", ["public", "private", "policy", "policy-private", "rules", "rooms"])
 async def test_a_conversation_runs_between_providers_each_message_in_its_own_fork(
     name: str, mimids_session: Session
 ) -> None:
