@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Final
 
 from mimids.mls.code_points import ContentType, SenderType
-from mimids.mls.commit_rules import check_commit
+from mimids.mls.commit_rules import check_commit, check_path
 from mimids.mls.framing import AuthenticatedContent, MLSMessage, PrivateMessage, PublicMessage, Sender
 from mimids.mls.list_rules import Covered, check_list
-from mimids.mls.proposal_rules import check_alone, check_demands, check_in_group
+from mimids.mls.proposal_rules import check_alone, check_demands, check_in_group, check_in_suite
 from mimids.mls.proposals import Add, Commit, Proposal, ProposalOrRef, ProposalRef, SelfRemove
 from mimids.mls.public_group import PublicGroup, Valid, Verdict
 from mimids.mls.suites import Suite, suite_of
@@ -150,10 +150,28 @@ def check_without_state(message: MLSMessage) -> None:
             if suite is None or not public.authenticated_content().verifies(suite, _own_key(content), b""):
                 broken(SIGNATURE)
     elif isinstance(content, Commit):
-        by_value = tuple(Covered(each.value, sender) for each in content.proposals if isinstance(each.value, Proposal))
+        by_value = tuple(Covered(each, sender) for each in _by_value(content))
         check_list(by_value, sender, content)
         for each in by_value:
             check_alone(each.proposal, sender)
+
+
+def check_in_any_epoch(public: PublicMessage, suite: Suite) -> None:
+    """Check what holds in every epoch of the message's group, whose suite this is; raise `RuleError`."""
+    check_tags(public, suite)
+    sender, content = public.content.sender, public.content.content
+    for each in _by_value(content):
+        check_in_suite(each, sender, suite, public.group_id)
+    if isinstance(content, Commit) and content.path is not None:
+        check_path(content.path, sender.index, suite, public.group_id)
+
+
+def _by_value(content: bytes | Proposal | Commit) -> tuple[Proposal, ...]:
+    """Return the proposal that a message is, or those that a commit carries."""
+    if isinstance(content, Proposal):
+        return (content,)
+    items = content.proposals if isinstance(content, Commit) else ()
+    return tuple(each.value for each in items if isinstance(each.value, Proposal))
 
 
 def check_place(message: MLSMessage, group_id: bytes | None, epoch: int | None) -> None:

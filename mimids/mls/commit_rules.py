@@ -31,6 +31,7 @@ from mimids.mls.proposals import (
     UpdatePath,
 )
 from mimids.mls.public_group import PublicGroup, Valid, Verdict
+from mimids.mls.suites import Suite
 from mimids.mls.tree_math import position
 from mimids.mls.verdict import (
     ALREADY_MEMBER,
@@ -80,7 +81,10 @@ def check_commit(
                 each.proposal, committer, group.tree, group.parameters, group_id=group.group_id, epoch=group.epoch
             )
     if commit.path is not None:
-        _check_path(commit.path, committer.index, group)
+        check_path(commit.path, committer.index, group.suite, group.group_id)
+        replaced = None if committer.index is None else group.tree.leaf(committer.index)
+        if replaced is not None:
+            check_successor(commit.path.leaf_node, replaced)
     _check_committer_supports(known, group, committer.index, commit.path)
     missing = [Missing(PROPOSAL, item.hex()) for item in items if not isinstance(item, Covered)]
     missing += [Missing(PROPOSAL_TYPE, f"0x{code:04x}") for code in unknown_types(known)]
@@ -89,21 +93,19 @@ def check_commit(
     return _Application(group, authenticated, commit, known).verdict()
 
 
-def _check_path(path: UpdatePath, index: int | None, group: PublicGroup) -> None:
-    """Check what of a path holds whatever the proposals are; `index` is None in an external commit."""
+def check_path(path: UpdatePath, index: int | None, suite: Suite, group_id: bytes) -> None:
+    """Check what of a path holds in any epoch of a group; `index` is None in an external commit."""
     if path.leaf_node.leaf_node_source is not LeafNodeSource.COMMIT:
         broken(LEAF_SOURCE)
     keys = {path.leaf_node.encryption_key}
     for node in path.nodes:
-        if not group.suite.hpke_key_fits(node.encryption_key):
+        if not suite.hpke_key_fits(node.encryption_key):
             broken(PATH_KEY)
         keys.add(node.encryption_key)
     if len(keys) != len(path.nodes) + 1:
         broken(PATH_KEY_REUSED)
-    replaced = None if index is None else group.tree.leaf(index)
-    if index is not None and replaced is not None:
-        check_leaf(path.leaf_node, group.suite, group.group_id, index)
-        check_successor(path.leaf_node, replaced)
+    if index is not None:
+        check_leaf(path.leaf_node, suite, group_id, index)
 
 
 def _check_committer_supports(

@@ -3,8 +3,8 @@
 Derived follows from the creation's GroupInfo through commits that were seen whole, and whoever contradicts it is
 refused. Claimed is a member's signed word after a change that was not seen: it verifies in itself, and a message that
 contradicts it refuses nothing, since the claim may be what is wrong; the state falls back to unknown. The epoch is
-known without the state: every commit adds one. What holds in any state (checks.check_without_state), group and
-epoch, and references that were refused here refuse always.
+known without the state: every commit adds one. What holds in any state (checks.check_without_state) or
+epoch (checks.check_in_any_epoch), group and epoch, and references that were refused here refuse always.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 import attrs
 
-from mimids.mls.checks import check, check_place, check_tags, check_without_state, record
+from mimids.mls.checks import check, check_in_any_epoch, check_place, check_without_state, record
 from mimids.mls.code_points import ContentType, ExtensionType
 from mimids.mls.framing import MLSMessage, PublicMessage
 from mimids.mls.group_info import GroupInfo
@@ -185,7 +185,7 @@ def _check_firm(unknown: NotKnown, message: MLSMessage) -> None:
     if not isinstance(public, PublicMessage):
         return
     if unknown.suite is not None:
-        check_tags(public, unknown.suite)
+        check_in_any_epoch(public, unknown.suite)
     if isinstance(public.content.content, Commit):
         for item in public.content.content.proposals:
             if isinstance(item.value, bytes) and item.value in unknown.refused:

@@ -1,8 +1,9 @@
 """Rules for one proposal (RFC 9420 section 12.1, draft-ietf-mls-extensions): by itself, and in its group.
 
-`check_alone` needs nothing but the proposal, so it holds in any state. `check_in_group` needs the group's: what
-depends on the rest of a commit's list (a Remove can make room, new extensions can change the demands) is left to it,
-with one exception that RFC 9420 section 12.1.1 makes: an Add is judged by the demands in force when it arrives.
+`check_alone` needs nothing but the proposal, and `check_in_suite` besides what no epoch of a group changes, so both
+hold in any state. `check_in_group` needs the group's: what depends on the rest of a commit's list (a Remove can make
+room, new extensions can change the demands) is left to it, with one exception that RFC 9420 section 12.1.1 makes: an
+Add is judged by the demands in force when it arrives.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ from mimids.mls.verdict import (
     SELF_REMOVE_SENDER,
     broken,
 )
-from mimids.wire.ids import MLS10, CipherSuite
+from mimids.wire.ids import MLS10
 
 
 def check_alone(proposal: Proposal, sender: Sender) -> None:
@@ -86,27 +87,39 @@ def check_alone(proposal: Proposal, sender: Sender) -> None:
         check_unique(body.extensions)
 
 
-def check_in_group(
-    proposal: Proposal, sender: Sender, tree: RatchetTree, parameters: Parameters, *, group_id: bytes, epoch: int
-) -> None:
-    """Check what needs the state of the epoch, and only that."""
+def check_in_suite(proposal: Proposal, sender: Sender, suite: Suite, group_id: bytes) -> None:
+    """Check what needs the group's suite and id, and no state."""
     body = proposal.body
-    suite = tree.suite
     if isinstance(body, Add):
-        check_add_suite(body, suite.code)
-    elif isinstance(body, Update):
-        check_update(body.leaf_node, sender.index, tree, group_id)
-    elif isinstance(body, Remove):
-        if tree.leaf(body.removed) is None:
-            broken(REMOVE_BLANK)
+        if body.key_package.version != MLS10 or body.key_package.cipher_suite != suite.code:
+            broken(KEY_PACKAGE_GROUP)  # RFC 9420 section 10.1
+    elif isinstance(body, Update) and sender.index is not None:
+        check_leaf(body.leaf_node, suite, group_id, sender.index)
     elif isinstance(body, PreSharedKey):
-        _check_psk(body, suite, epoch)
+        if len(body.psk.psk_nonce) != suite.hash_size:
+            broken(PSK_NONCE)
     elif isinstance(body, ExternalInit):
         if not suite.hpke_key_fits(body.kem_output):  # RFC 9180: a KEM output is an encoded public key
             broken(KEM_OUTPUT)
     elif isinstance(body, GroupContextExtensions):
         parameters_of(body.extensions, suite)
-        check_dictionary_kept(body, parameters)
+
+
+def check_in_group(
+    proposal: Proposal, sender: Sender, tree: RatchetTree, parameters: Parameters, *, group_id: bytes, epoch: int
+) -> None:
+    """Check what needs the group's suite and id, or the state of the epoch, and only that."""
+    check_in_suite(proposal, sender, tree.suite, group_id)
+    body = proposal.body
+    if isinstance(body, Update):
+        _check_update(body.leaf_node, sender.index, tree)
+    elif isinstance(body, Remove):
+        if tree.leaf(body.removed) is None:
+            broken(REMOVE_BLANK)
+    elif isinstance(body, PreSharedKey):
+        _check_psk_usage(body, epoch)
+    elif isinstance(body, GroupContextExtensions):
+        _check_dictionary_kept(body, parameters)
 
 
 def check_demands(proposal: Proposal, parameters: Parameters) -> None:
@@ -117,18 +130,11 @@ def check_demands(proposal: Proposal, parameters: Parameters) -> None:
         check_required(parameters, support_of(leaf.capabilities, leaf.credential.credential_type))
 
 
-def check_add_suite(add: Add, suite: CipherSuite) -> None:
-    """Check that a KeyPackage is of the group's version and suite (RFC 9420 section 10.1)."""
-    if add.key_package.version != MLS10 or add.key_package.cipher_suite != suite:
-        broken(KEY_PACKAGE_GROUP)
-
-
-def check_update(leaf: LeafNode, index: int | None, tree: RatchetTree, group_id: bytes) -> None:
-    """Check the leaf of an Update (RFC 9420 section 7.3)."""
+def _check_update(leaf: LeafNode, index: int | None, tree: RatchetTree) -> None:
+    """Check whose leaf an Update replaces (RFC 9420 section 7.3)."""
     current = None if index is None else tree.leaf(index)
-    if index is None or current is None:
+    if current is None:
         broken(REMOVE_BLANK, "the leaf to update is blank or outside the tree", section="RFC 9420 section 12.1.2")
-    check_leaf(leaf, tree.suite, group_id, index)
     check_successor(leaf, current)
 
 
@@ -159,16 +165,14 @@ def _identifier(credential: Credential) -> bytes | None:
     return user
 
 
-def _check_psk(body: PreSharedKey, suite: Suite, epoch: int) -> None:
-    if len(body.psk.psk_nonce) != suite.hash_size:
-        broken(PSK_NONCE)
+def _check_psk_usage(body: PreSharedKey, epoch: int) -> None:
     psk = body.psk.psk
     # Sections 11.2 and 11.3: a reinitialized or branched group uses such a PSK in the commit that opens epoch 1.
     if epoch != 0 and isinstance(psk, ResumptionPsk) and psk.usage is not ResumptionPskUsage.APPLICATION:
         broken(PSK_USAGE)
 
 
-def check_dictionary_kept(body: GroupContextExtensions, parameters: Parameters) -> None:
+def _check_dictionary_kept(body: GroupContextExtensions, parameters: Parameters) -> None:
     """Check that the dictionary stays where it is for AppDataUpdate only (draft-ietf-mls-extensions)."""
     if not parameters.dictionary_is_kept:
         return

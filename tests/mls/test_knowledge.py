@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mimids.mls import verdict
-from mimids.mls.code_points import ContentType, SenderType, WireFormat
+from mimids.mls.code_points import ContentType, LeafNodeSource, PskType, SenderType, WireFormat
 from mimids.mls.framing import MLSMessage, PrivateMessage, Sender
 from mimids.mls.knowledge import (
     Claimed,
@@ -23,7 +23,7 @@ from mimids.mls.knowledge import (
     with_group_info,
 )
 from mimids.mls.opening import open_group
-from mimids.mls.proposals import Add, ExternalInit, Remove, SelfRemove
+from mimids.mls.proposals import Add, ExternalInit, PreSharedKey, PreSharedKeyId, Remove, SelfRemove, UpdatePath
 from mimids.mls.public_group import Valid
 from mimids.mls.verdict import Invalid, Missing, RuleError, Unknown
 from mimids.wire.ids import MLS10, GroupId
@@ -209,6 +209,10 @@ def of_another_group(room: Room) -> MLSMessage:
     return room.commit(1)[0]
 
 
+def with_unsigned_leaf(path: UpdatePath) -> UpdatePath:
+    return replace(path, leaf_node=replace(path.leaf_node, signature=bytes(64)))
+
+
 FIRM: dict[str, Callable[[Room], MLSMessage]] = {
     "wrong-epoch": lambda room: room.commit(1)[1].commit(1)[0],
     "wrong-group": of_another_group,
@@ -219,6 +223,13 @@ FIRM: dict[str, Callable[[Room], MLSMessage]] = {
     "own-remove": lambda room: room.commit(1, by_value(Remove(1)))[0],
     "key-package": lambda room: room.propose(1, Add(replace(Client.of(30).key_package(), signature=bytes(64)))),
     "confirmation-tag-length": lambda room: room.commit(1, tag=b"")[0],
+    "leaf-signature": lambda room: room.commit(1, change_path=with_unsigned_leaf)[0],
+    "leaf-source": lambda room: room.commit(1, change_leaf={"leaf_node_source": LeafNodeSource.UPDATE, "origin": None})[
+        0
+    ],
+    "key-package-group": lambda room: room.propose(1, Add(Client.of(30, suite=3).key_package())),
+    "psk-nonce": lambda room: room.propose(1, PreSharedKey(PreSharedKeyId(PskType.EXTERNAL, b"psk", b"short"))),
+    "kem-output": lambda room: room.commit(Client.of(30), by_value(ExternalInit(b"short")))[0],
 }
 
 
