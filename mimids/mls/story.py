@@ -142,7 +142,8 @@ class Story:
         if opens is not None:
             self._partitions[opens] = following
         elif _partition_key(line) is None and line.get("expect", "accept") == "accept":
-            self._partitions[f"{_named_by_epoch(following)} after {key}"] = following
+            number = len(self._partitions)  # two commits in one partition open two
+            self._partitions[f"{_named_by_epoch(following)}, {number}"] = following
         return verdict, following, differs + state_differences(following, expected)
 
     def _partition_by_epoch(self, sent: MLSMessage) -> str:
