@@ -144,8 +144,8 @@ def dictionary_of(extensions: tuple[Extension, ...]) -> AppDataDictionary | None
 def apply_update(component_id: int, data: bytes | None, updates: tuple[bytes, ...]) -> bytes | None:
     """Return what a component's data becomes by the updates (one or more) of one commit, in its order.
 
-    None where nobody here knows the component. `Invalid` where the updates are wrong for certain: they do not parse,
-    or do not fit the data. `data` is None where the component has none yet.
+    None where nobody here knows the component, or what the updates together do. `Invalid` where they are wrong for
+    certain: they do not parse, or do not fit the data. `data` is None where the component has none yet.
     """
     if component_id == ComponentId.ROLES_LIST:
         for update in updates:
@@ -154,8 +154,13 @@ def apply_update(component_id: int, data: bytes | None, updates: tuple[bytes, ..
     if component_id == ComponentId.PARTICIPANT_LIST:
         current = ParticipantList(()) if data is None else _parse(ParticipantList, data, _PARTICIPANTS)
         touched: set[bytes] = set()
-        for update in updates:
-            current = _update_participants(current, _parse(ParticipantListUpdate, update, _PARTICIPANTS), touched)
+        parsed = [_parse(ParticipantListUpdate, update, _PARTICIPANTS) for update in updates]
+        shifted = False
+        for each in parsed:
+            if shifted and (each.changed_role_participants or each.removed_indices):
+                return None  # the draft does not say whether indices count before or after an earlier removal
+            current = _update_participants(current, each, touched)
+            shifted = shifted or bool(each.removed_indices)
         return encode(current)
     return None
 

@@ -134,6 +134,15 @@ def test_updates_of_one_commit_build_on_each_other() -> None:
     assert after == encode(ParticipantList(pairs(alice=4, bob=3)))
 
 
+def test_what_indices_mean_after_an_earlier_removal_is_not_known() -> None:
+    before = encode(ParticipantList(pairs(alice=4, bob=3)))
+    for later in (update({1: 2}), update(removed=(1,))):
+        assert apply_update(ComponentId.PARTICIPANT_LIST, before, (update(removed=(0,)), later)) is None
+    in_turn = (update({1: 2}), update(removed=(0,)), update(added=pairs(carol=3)))
+    after = apply_update(ComponentId.PARTICIPANT_LIST, before, in_turn)
+    assert after == encode(ParticipantList(pairs(bob=2, carol=3)))
+
+
 @pytest.mark.parametrize(
     ("updates", "reason"),
     [
