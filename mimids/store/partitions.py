@@ -7,7 +7,7 @@ key opened, and all below it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Final
 
 import attrs
 
@@ -15,6 +15,8 @@ from mimids.store import trees
 from mimids.store.db import Tx
 from mimids.values import Milliseconds
 from mimids.wire.ids import Counter, GroupId, MaskedPartitionKey
+
+LAST_EPOCH: Final = (1 << 63) - 1  # that a row holds
 
 
 @attrs.frozen
@@ -87,9 +89,14 @@ def partitions_of_epoch(tx: Tx, group: int, epoch: int) -> list[Partition]:
     rows = tx.all(
         f"SELECT {_COLUMNS} FROM partitions WHERE group_ref = ? AND epoch = ? UNION ALL"
         f" SELECT {_COLUMNS} FROM partitions WHERE group_ref = ? AND epoch IS NULL ORDER BY 1 DESC LIMIT 256",
-        (group, epoch, group),
+        (group, min(epoch, LAST_EPOCH), group),
     )
     return [_partition(row) for row in rows]
+
+
+def _held(epoch: int | None) -> int | None:
+    """Return an epoch as a row holds it: SQLite's integers end below the wire's, where no count of commits comes."""
+    return None if epoch is None else min(epoch, LAST_EPOCH)
 
 
 def partitions_of_group(tx: Tx, group: int) -> list[Partition]:
@@ -160,7 +167,7 @@ def add_partition(
     return tx.insert(
         "INSERT INTO partitions (group_ref, hub, masked_key, parent, opened_by, detached, epoch, opener_provider,"
         " opener_device, opened_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (group, hub, masked_key, parent, opened_by, detached, epoch, opener_provider, opener_device, now),
+        (group, hub, masked_key, parent, opened_by, detached, _held(epoch), opener_provider, opener_device, now),
     )
 
 
@@ -172,13 +179,14 @@ def remove_empty(tx: Tx, partition: int) -> None:
 def attach(tx: Tx, partition: int, *, parent: int, opened_by: int, epoch: int | None, detached: bool) -> None:
     """Let a commit lead to a detached partition; all below it gets epochs, and is attached if the parent is."""
     tx.execute(
-        "UPDATE partitions SET parent = ?, opened_by = ?, epoch = ? WHERE id = ?", (parent, opened_by, epoch, partition)
+        "UPDATE partitions SET parent = ?, opened_by = ?, epoch = ? WHERE id = ?",
+        (parent, opened_by, _held(epoch), partition),
     )
     tx.execute(
         "WITH RECURSIVE below(id, epoch) AS (SELECT id, epoch FROM partitions WHERE id = ?"
-        " UNION ALL SELECT p.id, below.epoch + 1 FROM partitions p JOIN below ON p.parent = below.id)"
+        " UNION ALL SELECT p.id, min(below.epoch + 1, ?) FROM partitions p JOIN below ON p.parent = below.id)"
         " UPDATE partitions SET detached = ?, epoch = below.epoch FROM below WHERE partitions.id = below.id",
-        (partition, detached),
+        (partition, LAST_EPOCH, detached),
     )
 
 
@@ -198,7 +206,7 @@ def set_state(tx: Tx, partition: int, state: StoredState | None) -> None:
 
 def learn_epoch(tx: Tx, partition: int, epoch: int) -> None:
     """Record the epoch of a partition where it was not known."""
-    tx.execute("UPDATE partitions SET epoch = ? WHERE id = ? AND epoch IS NULL", (epoch, partition))
+    tx.execute("UPDATE partitions SET epoch = ? WHERE id = ? AND epoch IS NULL", (_held(epoch), partition))
 
 
 def set_group_info(tx: Tx, partition: int, group_info: bytes | None) -> None:

@@ -175,6 +175,16 @@ async def test_evidence_is_held_against_what_is_stored_and_nobody_is_called(tmp_
         assert [base64url(each) for each in evidence] == [each["message"] for each in shown[:4]]
 
 
+async def test_evidence_of_an_epoch_beyond_what_a_row_holds_is_looked_at_too(tmp_path: Path) -> None:
+    room = Room("1")
+    async with federated(tmp_path, A, clock=FakeClock(), jobs_of=("reports",)) as (hub,):
+        await hub.services.hub.create_group(room.creation(), device(hub))
+        evidence = encode(room.message("from the far end", epoch=(1 << 64) - 1))
+        number = await hub.services.reports.take(report(evidence), device(hub))
+        (shown,) = (await replayed(hub, number))["evidence"]
+        assert (shown["epoch"], shown["partition"], shown["verdict"]) == ((1 << 64) - 1, None, "unknown")
+
+
 async def test_the_job_rests_after_each_piece_of_evidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, asked = FakeClock(), list[int]()
 

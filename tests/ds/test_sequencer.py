@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import pytest
@@ -22,9 +22,10 @@ from mimids.ds.hub import Hub
 from mimids.ds.states import States
 from mimids.ds.wakes import Wakes
 from mimids.errors import BranchTerminated, MimiError, PartitionExists, UnknownPartition
-from mimids.mls.code_points import WireFormat
+from mimids.mls import framing
+from mimids.mls.code_points import SenderType, WireFormat
 from mimids.mls.framing import MLSMessage
-from mimids.mls.proposals import ExternalInit
+from mimids.mls.proposals import ExternalInit, Remove
 from mimids.store import partitions
 from mimids.store.db import Store, Tx, connect, open_store
 from mimids.store.migrate import migrate
@@ -35,6 +36,7 @@ from mimids.wire.messages import (
     CommitData,
     CreateGroupRequest,
     ExternalJoinRequest,
+    ExternalProposalRequest,
     ReceiveRequest,
     ReceiveResponse,
     SendRequest,
@@ -259,6 +261,29 @@ class HubAndModel(RuleBasedStateMachine):
 
 HubAndModel.TestCase.settings = settings(stateful_step_count=40, max_examples=40, deadline=None)
 TestHubAndModel = HubAndModel.TestCase
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("epoch", [(1 << 63) - 2, (1 << 63) - 1, 1 << 63, (1 << 64) - 1])
+async def test_an_epoch_that_a_row_can_hardly_hold_is_no_fault(epoch: int, known: bool, tmp_path: Path) -> None:
+    room, newcomer = signing.Room.create(signing.Client.of(1)), signing.Client.of(2)
+    room.epoch, room.confirmed = epoch, bytes(32)
+    info = MLSMessage(MLS10, WireFormat.GROUP_INFO, room.info()) if known else None
+    key, apart = Room.new_key(), Room.new_key()
+    commit, _ = room.commit(0)
+    join, _ = room.commit(newcomer, signing.by_value(ExternalInit(bytes(32))))
+    proposal = room.propose(framing.Sender(SenderType.EXTERNAL, 0), Remove(0), by=newcomer.signer)
+    async with running_hub(tmp_path) as hub:
+        creation = CreateGroupRequest(room.group_id, MLS10, room.suite.code, key, info, None, None)
+        await hub.create_group(creation, ALICE)
+        await hub.send(Room().commit("in a partition apart", Room.new_key(), apart), ALICE)
+        for ask, request in (
+            (hub.propose, ExternalProposalRequest(proposal, None)),
+            (hub.send, SendRequest(commit, key, CommitData(apart, None, None))),
+            (hub.join, ExternalJoinRequest(join, CommitData(Room.new_key(), None, None))),
+        ):
+            with suppress(MimiError):
+                await cast("Any", ask)(request, ALICE)
 
 
 # --- many at once -------------------------------------------------------------------------------------------------
