@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import attrs
 
@@ -11,6 +12,8 @@ from mimids.store.db import Tx
 from mimids.values import DeviceRow, Milliseconds
 from mimids.wire.codec import vector
 from mimids.wire.ids import KEY_PACKAGE_REF, KeyPackageRef
+
+LAST_ROW: Final = (1 << 63) - 1  # a welcome_id may be any uint64
 
 _REFS = vector(KEY_PACKAGE_REF)
 
@@ -249,6 +252,8 @@ def inbox_of(tx: Tx, device: DeviceRow, *, after: int = 0, limit: int = 100) -> 
 
 def acknowledge(tx: Tx, device: DeviceRow, row: int, now: Milliseconds) -> bool:
     """Take a Welcome out of a device's inbox; False if it is not there."""
+    if row > LAST_ROW:
+        return False
     changed = tx.execute(
         "UPDATE inbox SET acknowledged_at = ? WHERE id = ? AND device = ? AND acknowledged_at IS NULL",
         (now, row, device),
