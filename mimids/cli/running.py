@@ -56,6 +56,7 @@ def run(config: Config, command: Command, given: Mapping[str, object]) -> JsonOb
 
 def _run_here(config: Config, command: Command, given: Mapping[str, object]) -> JsonObject:
     context = Context.of(config, Milliseconds(time.time_ns() // 1_000_000))
+    given = command.given(given)
     if not command.writes:
         with read_here(config.database) as tx:
             return command.run(tx, context, given)

@@ -85,6 +85,7 @@ def json_object(read: Callable[[dict[str, Any]], T], schema: str, example: str) 
         value = json.loads(octets)
         if not isinstance(value, dict):
             raise ValueError("not an object")
+        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text: no row could hold it
         try:
             return read(value)
         except (KeyError, TypeError, AttributeError) as error:  # all that another type than the wanted one raises

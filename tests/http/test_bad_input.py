@@ -292,8 +292,9 @@ def test_json_that_is_another_is_malformed(row: Endpoint, value: object) -> None
             if (bad != GARBAGE["json"] and bad != b"{}") or row.name != "operator":
                 assert (await world.ask(row, bad)).problem == "malformed", bad
         for name in good:
-            answered = await world.ask(row, json.dumps(good | {name: [value]}).encode())
-            assert answered.problem == "malformed", name
+            for changed in ([value], "\ud800"):
+                answered = await world.ask(row, json.dumps(good | {name: changed}).encode())
+                assert answered.problem == "malformed", name
 
     in_world(test)
 

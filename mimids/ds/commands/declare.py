@@ -7,9 +7,10 @@ is done whole or not at all; what has to follow its commit within a running serv
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import attrs
 
@@ -21,6 +22,8 @@ from mimids.values import Milliseconds
 
 JsonObject = dict[str, Any]
 Hints = Mapping[type[MimiError], str]
+
+_NO_TEXT: Final = re.compile("[\0\ud800-\udfff]")  # surrogates stand for octets of a shell that are no UTF-8
 
 
 class Kind(Enum):
@@ -86,8 +89,8 @@ class Argument:
             raise Malformed(f"{self.name}: a {self.kind.value} is wanted")
         if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
             raise Malformed(f"{self.name}: too large a number")
-        if isinstance(value, str) and "\0" in value:
-            raise Malformed(f"{self.name}: a zero octet is in it")
+        if isinstance(value, str) and _NO_TEXT.search(value):
+            raise Malformed(f"{self.name}: a zero octet is in it, or what is no UTF-8")
         if self.choices and value not in self.choices:
             raise Malformed(f"{self.name}: one of {', '.join(self.choices)} is wanted")
         return value
