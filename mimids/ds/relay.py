@@ -58,6 +58,7 @@ class Relayed:
     status: int
     media_type: str
     body: bytes = attrs.field(repr=False)
+    retry_after: str = ""  # of a problem
 
 
 @attrs.frozen(kw_only=True)
@@ -114,11 +115,11 @@ class Relay:
         answer = await self._exchange(provider, "POST", message, REQUEST_TYPE)
         status, media_type = _status(answer), _media_type(answer.headers)
         sealed = status == 200 and media_type == RESPONSE_TYPE
-        if not sealed and not (status >= 400 and media_type == PROBLEM_JSON):
+        if not sealed and not (400 <= status <= 599 and media_type == PROBLEM_JSON):
             raise PeerUnavailable if status >= 500 else PeerFailed("not the answer of a gateway")
         if status in KEY_PROBLEM_STATUSES:
             self._keys.pop(provider, None)  # it may have rotated early: whoever asks now gets its newest
-        return Relayed(status, media_type, answer.body)
+        return Relayed(status, media_type, answer.body, "" if sealed else answer.headers.get("retry-after", ""))
 
     async def ohttp_keys(self, device: DeviceRow, provider: ProviderId) -> KeysAnswer:
         """Return a provider's key configurations with their signature, as it gave them; `max_age` is what is left.

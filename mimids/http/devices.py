@@ -130,11 +130,10 @@ async def relay(services: Services, call: Call[bytes]) -> Answer[bytes]:
     """Pass a sealed request on; the answer is the gateway's own, its problem documents too."""
     services.gate.fetch(_device(call))
     relayed = await services.relay.forward(_device(call).row, _provider(call), call.body)
-    return Answer(
-        relayed.body,
-        status=HTTPStatus(relayed.status),
-        headers={"Content-Type": relayed.media_type, "Cache-Control": "no-store"},
-    )
+    headers = {"Content-Type": relayed.media_type, "Cache-Control": "no-store"}
+    if relayed.retry_after:
+        headers["Retry-After"] = relayed.retry_after
+    return Answer(relayed.body, status=relayed.status, headers=headers)
 
 
 async def issue_contact_token(services: Services, call: Call[tokens.Terms]) -> dict[str, Any]:

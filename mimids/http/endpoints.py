@@ -119,7 +119,7 @@ class Answer(Generic[T]):
     """An answer with headers or a status of its own; most handlers return the bare value."""
 
     body: T
-    status: HTTPStatus | None = None
+    status: int | None = None  # what another server answered may be in no list
     headers: Mapping[str, str] = attrs.field(factory=dict)
 
 

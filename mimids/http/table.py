@@ -208,7 +208,7 @@ class Table:
         if not isinstance(answer, Answer):
             answer = Answer(answer)
         headers = [(name.lower().encode(), value.encode()) for name, value in answer.headers.items()]
-        status = (answer.status or endpoint.status).value
+        status = int(answer.status or endpoint.status)
         if endpoint.answer is None:
             return Reply(status, headers)
         if not any(name == b"content-type" for name, _ in headers):

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import trio
 import trio.testing
@@ -19,9 +21,13 @@ from mimids.errors import (
     RateLimited,
     TooLarge,
 )
+from mimids.http.devices import DEVICES
 from mimids.values import DeviceRow
 from mimids.wire.ids import ProviderId
+from tests.doubles import Called
 from tests.ds.rig import UNLIMITED, ManualClock
+from tests.http.inmemory import InMemory
+from tests.provider import Authority, assembled
 
 A, B, C = ProviderId("a.example"), ProviderId("b.example"), ProviderId("c.example")
 PHONE, LAPTOP = DeviceRow(1), DeviceRow(2)
@@ -159,6 +165,25 @@ async def test_a_gateways_problem_is_passed_on(status: int) -> None:
     assert got == Relayed(status, "application/problem+json", b"{}")
 
 
+@pytest.mark.parametrize("status", [420, 429, 499, 503, 599])
+async def test_a_device_gets_a_gateways_problem_with_the_status_that_it_has(status: int, tmp_path: Path) -> None:
+    async def gateway(_: Called) -> PeerAnswer:
+        answer = problem(status)
+        return attrs.evolve(answer, headers={**answer.headers, "retry-after": "17", "set-cookie": "a=b"})
+
+    async with assembled(Authority(tmp_path).config(federation={"allow": [B]})) as provider:
+        provider.peers.add(B, gateway)
+        token = await provider.add_device()
+        got = await InMemory(provider.app(DEVICES)).ask(
+            "POST",
+            f"/client/v1/providers/{B}/ohttp",
+            b"x",
+            {"authorization": f"Bearer {token}", "content-type": "message/ohttp-req"},
+        )
+        assert (got.status, got.headers["retry-after"], got.body) == (status, "17", b"{}")
+        assert "set-cookie" not in got.headers
+
+
 @pytest.mark.parametrize(
     ("headers", "error"),
     [
@@ -168,6 +193,7 @@ async def test_a_gateways_problem_is_passed_on(status: int) -> None:
         ({"content-type": "application/problem+json"}, PeerFailed),
         ({":status": "404", "content-type": "text/html"}, PeerFailed),
         ({":status": "502", "content-type": "text/html"}, PeerUnavailable),
+        ({":status": "600", "content-type": "application/problem+json"}, PeerUnavailable),
     ],
 )
 async def test_what_is_no_answer_of_a_gateway_is_not_passed_on(
