@@ -131,10 +131,21 @@ class Device:
         await self._connection.exchange("DELETE", "key-packages")
 
     async def issue_token(
-        self, scheme: str, *, label: str = "", expires_at: int | None = None, uses: int | None = None
+        self,
+        scheme: str,
+        *,
+        label: str = "",
+        expires_at: int | None = None,
+        uses: int | None = None,
+        rate: tuple[int, int] | None = None,
     ) -> Token:
-        """Issue a token (`shared` or `unique`) for this user's KeyPackages; `expires_at` is in ms since the epoch."""
+        """Issue a token (`shared` or `unique`) for this user's KeyPackages.
+
+        `expires_at` is in ms since the epoch, `rate` so many KeyPackages in each so many seconds.
+        """
+        claims, seconds = rate or (None, None)
         terms = {"scheme": scheme, "label": label, "expires_at": expires_at, "uses": uses}
+        terms |= {"rate_claims": claims, "rate_seconds": seconds}
         answer = await self._connection.exchange_json("POST", "contact-tokens", terms)
         text = answer["bearer_token"]
         return Token(answer["id"], BearerToken(urlsafe_b64decode(text + "=" * (-len(text) % 4))))

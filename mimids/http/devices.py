@@ -66,7 +66,7 @@ from mimids.http.public import keys_answer
 from mimids.mls.framing import MLSMessage
 from mimids.store.db import Tx
 from mimids.store.key_packages import StockRow
-from mimids.values import Device, Milliseconds, TokenId
+from mimids.values import Device, TokenId
 from mimids.wire.declare import decode
 from mimids.wire.ids import GroupId, ProviderId, provider_id
 from mimids.wire.messages import (
@@ -276,12 +276,12 @@ def _stock(rows: Iterable[StockRow]) -> list[dict[str, Any]]:
 def _terms(members: dict[str, Any]) -> tokens.Terms:
     """Read what a contact token is to be; unknown members are ignored."""
     scheme, label = members["scheme"], members.get("label") or ""
-    expires_at, uses = members.get("expires_at"), members.get("uses")
+    numbers = {name: members.get(name) for name in ("expires_at", "uses", "rate_claims", "rate_seconds")}
     if not isinstance(scheme, str) or not isinstance(label, str):
         raise TypeError
-    if any(type(each) not in (int, type(None)) for each in (expires_at, uses)):
+    if any(type(each) not in (int, type(None)) for each in numbers.values()):
         raise TypeError
-    return tokens.Terms(scheme, label, None if expires_at is None else Milliseconds(expires_at), uses)
+    return tokens.Terms(scheme, label, **numbers)
 
 
 def _row(
@@ -376,8 +376,10 @@ DEVICES: Final[tuple[Endpoint, ...]] = (
         issue_contact_token,
         json_object(
             _terms,
-            '{"scheme": "shared" or "unique", "label", "expires_at": ms since the epoch, "uses"}; scheme is needed',
-            '{"scheme":"unique","label":"Carol","expires_at":1924992000000,"uses":10}',
+            '{"scheme": "shared" or "unique", "label", "expires_at": ms since the epoch, "uses", "rate_claims",'
+            ' "rate_seconds"}; scheme is needed, and a rate is so many KeyPackages in each so many seconds',
+            '{"scheme":"unique","label":"Carol","expires_at":1924992000000,"uses":10,"rate_claims":2,'
+            '"rate_seconds":3600}',
         ),
         json_answer(
             '{"id", "bearer_token": base64url}',

@@ -54,6 +54,8 @@ class TokenRecord:
     created_at: Milliseconds
     expires_at: Milliseconds | None
     uses_left: int | None
+    rate_claims: int | None
+    rate_seconds: int | None
     warned_at: Milliseconds | None
 
 
@@ -116,8 +118,8 @@ def end(tx: Tx, user: UserRow, token: TokenId, state: str, now: Milliseconds) ->
 def tokens_of(tx: Tx, user: UserRow) -> list[TokenRecord]:
     """Return a user's tokens, in the order they were issued."""
     rows = tx.all(
-        "SELECT id, scheme, label, state, created_at, expires_at, uses_left, warned_at FROM tokens"
-        " WHERE user = ? ORDER BY id",
+        "SELECT id, scheme, label, state, created_at, expires_at, uses_left, rate_claims, rate_seconds, warned_at"
+        " FROM tokens WHERE user = ? ORDER BY id",
         (user,),
     )
     return [TokenRecord(*row) for row in rows]

@@ -95,6 +95,15 @@ def test_a_token_is_shown_once_and_stored_as_a_hash(config: Config) -> None:
     assert issued["bearer_token"].encode() not in written
 
 
+def test_a_token_can_have_a_rate(config: Config) -> None:
+    answer(config, "user", "add", "alice")
+    command = ["token", "issue", "alice", "--scheme", "shared", "--rate-claims", "5"]
+    assert "a rate is so many claims in so many seconds" in invoke(config, *command).stderr
+    answer(config, *command, "--rate-seconds", "3600")
+    (listed,) = answer(config, "token", "list", "alice")["tokens"]
+    assert (listed["rate_claims"], listed["rate_seconds"]) == (5, 3600)
+
+
 def test_a_card_can_carry_a_token_that_was_issued_before(config: Config) -> None:
     answer(config, "user", "add", "alice")
     issued = answer(config, "token", "issue", "alice", "--scheme", "unique")

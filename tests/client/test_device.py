@@ -19,7 +19,7 @@ A = ProviderId("a.example")
 async def talk(url: str, token: str, trust: Path) -> None:
     async with open_device(url, token, trust=trust) as device:
         assert (await device.me())["user_id"] == "mimi://a.example/u/alice"
-        issued = await device.issue_token("unique", label="for bob", uses=3)
+        issued = await device.issue_token("unique", label="for bob", uses=3, rate=(2, 3600))
         assert len(issued.bearer_token.reveal()) == 32
         await device.revoke_token(issued.id)
         assert (await device.upload([], replace=True)).accepted == 0
@@ -29,6 +29,7 @@ async def talk(url: str, token: str, trust: Path) -> None:
             (device.receive(A, PartitionKey(bytes(16))), "unknown-partition"),
             (device.group_info(A, GroupId(b"nothing")), "unknown-group"),
             (device.revoke_token(99), "not-found"),
+            (device.issue_token("shared", rate=(0, 3600)), "malformed"),
         ):
             with pytest.raises(Problem) as refused:
                 await call

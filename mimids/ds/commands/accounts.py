@@ -59,10 +59,13 @@ def _issue_token(
     label: str = "",
     expires_at: int | None = None,
     uses: int | None = None,
+    rate_claims: int | None = None,
+    rate_seconds: int | None = None,
 ) -> JsonObject:
     row, _ = accounts.find_user(tx, context.config.provider, user)
     ends = None if expires_at is None else Milliseconds(expires_at)
-    issued = tokens.issue(tx, row, tokens.Terms(scheme, label, ends, uses), context.now)
+    terms = tokens.Terms(scheme, label, ends, uses, rate_claims, rate_seconds)
+    issued = tokens.issue(tx, row, terms, context.now)
     return {"id": issued.id, "bearer_token": base64url(issued.bearer_token.reveal())}
 
 
@@ -78,6 +81,8 @@ def _list_tokens(tx: Tx, context: Context, *, user: str) -> JsonObject:
                 "created_at": token.created_at,
                 "expires_at": token.expires_at,
                 "uses_left": token.uses_left,
+                "rate_claims": token.rate_claims,
+                "rate_seconds": token.rate_seconds,
                 "warned_at": token.warned_at,
             }
             for token in tokens.list_tokens(tx, row)
@@ -165,6 +170,12 @@ ACCOUNTS: Final = (
             Argument("label", "what it is for, to find it again", "bob", required=False, flag="--label"),
             Argument("expires_at", "when it ends", 1_764_000_000_000, Kind.TIME, required=False, flag="--expires"),
             Argument("uses", "how many KeyPackages it unlocks", 20, Kind.NUMBER, required=False, flag="--uses"),
+            Argument(
+                "rate_claims", "how many of them in one period", 5, Kind.NUMBER, required=False, flag="--rate-claims"
+            ),
+            Argument(
+                "rate_seconds", "that period, in seconds", 3600, Kind.NUMBER, required=False, flag="--rate-seconds"
+            ),
         ),
         work=_issue_token,
         answer='{"id": 1, "bearer_token": "c3VubnkgZGF5cw"}',
@@ -177,7 +188,7 @@ ACCOUNTS: Final = (
         arguments=(USER,),
         work=_list_tokens,
         answer='{"tokens": [{"id": 1, "scheme": "unique", "label": "bob", "state": "live", "created_at": 1764000000000,'
-        ' "expires_at": null, "uses_left": null, "warned_at": null}]}',
+        ' "expires_at": null, "uses_left": null, "rate_claims": null, "rate_seconds": null, "warned_at": null}]}',
         example="mimids token list alice",
         writes=False,
         hints=NO_USER,
