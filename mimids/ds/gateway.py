@@ -12,9 +12,8 @@ Date refuses it. An encapsulated key belongs to the request it first came with. 
 from __future__ import annotations
 
 import secrets
-from calendar import timegm
 from collections.abc import Callable, Mapping
-from email.utils import formatdate, parsedate
+from email.utils import formatdate
 from functools import lru_cache
 from typing import Final
 
@@ -36,6 +35,7 @@ from mimids.errors import (
     UnsupportedMediaType,
 )
 from mimids.ohttp import bhttp
+from mimids.ohttp.date import read_date
 from mimids.ohttp.gateway import Opened, open_request, read_request
 from mimids.ohttp.hpke import PrivateKey
 from mimids.ohttp.padding import pad_response
@@ -278,11 +278,8 @@ def _http_date(seconds: int) -> bytes:
 
 @lru_cache(maxsize=64)
 def _parse_date(value: bytes | None) -> Milliseconds:
-    """Read an HTTP-date in any of its three forms (RFC 9110 section 5.6.7); raise `OhttpDate`."""
-    try:
-        parsed = parsedate((value or b"").decode("ascii"))
-        if parsed is None:
-            raise OhttpDate
-        return Milliseconds(timegm(parsed) * 1000)
-    except (ValueError, OverflowError) as error:
-        raise OhttpDate from error
+    """Read an HTTP-date; raise `OhttpDate`."""
+    seconds = read_date(value)
+    if seconds is None:
+        raise OhttpDate
+    return Milliseconds(seconds * 1000)

@@ -131,6 +131,16 @@ async def test_all_three_forms_of_a_date_are_read(path: Path, form: bytes) -> No
         assert problem_type(response) == (403, "key-package-refused")
 
 
+@pytest.mark.parametrize(
+    "form", [b"Sun, 10 Jan 2027 08:00:00 +0500", b", ".join([b"Sun, 10 Jan 2027 08:00:00 GMT"] * 2)]
+)
+async def test_what_is_nearly_a_date_is_none(path: Path, form: bytes) -> None:
+    async with running(path, ManualClock(1_799_568_000)) as rig:
+        fields = ((b"content-type", b"application/mimi-ds"), (b"date", form))
+        response = await answer(rig, *rig.encapsulate(encode(ask(WRONG)), fields=fields))
+        assert problem_type(response) == (400, "https://iana.org/assignments/http-problem-types#date")
+
+
 async def test_refusals_of_a_token_are_the_same_bytes_whoever_is_asked_for(path: Path) -> None:
     async with running(path) as rig:
         token = await rig.stocked(1)
