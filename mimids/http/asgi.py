@@ -51,9 +51,12 @@ def request(scope: Scope, receive: Receive) -> Request:
             raise StreamClosed  # half a body is none
         return message.get("body", b""), message.get("more_body", False)
 
+    path: bytes = scope["raw_path"]
+    if not path.startswith(b"/"):  # the absolute form: RFC 9112 section 3.2.2, MUST
+        path = b"/" + path.partition(b"://")[2].partition(b"/")[2]
     return Request(
         scope.get("method", "GET"),
-        scope["raw_path"],
+        path,
         scope["query_string"],
         headers,
         connection_info(scope).names,

@@ -157,11 +157,18 @@ async def test_parts_in_braces_are_decoded_and_unknown_query_keys_ignored(rig: R
 
 
 @pytest.mark.parametrize(
-    "target", ["/", "/nope", "/echo/", "/groups//items/1", "/groups/%ff/items/1", "//echo", "/%65cho"]
+    "target", ["/", "/nope", "/echo/", "/groups//items/1", "/groups/%ff/items/1", "//echo", "/%65cho", "http://echo"]
 )
 async def test_a_path_that_is_not_there_is_not_found(rig: Rig, target: str) -> None:
     answer = await rig.ask("POST", target)
     assert (answer.status, answer.problem) == (404, "not-found")
+
+
+async def test_a_target_may_be_a_whole_uri(rig: Rig) -> None:
+    answer = await rig.ask("GET", "https://a.example:8443/groups/g/items/i?bundle")
+    assert answer.status == 200
+    (call,) = rig.handlers.calls
+    assert (call.path, call.query) == ({"group": "g", "item": "i"}, {"bundle": ""})
 
 
 async def test_another_method_is_told_which_are_allowed(rig: Rig) -> None:
