@@ -17,7 +17,7 @@ from mimids.store.db import Tx, connect_to_read, read_here
 from mimids.values import Milliseconds
 
 MARK: Final = "backup_made_at"
-_STEP_PAGES: Final = 2048
+_STEP_PAGES: Final = 1024
 
 Progress = Callable[[int, int], None]  # pages done, pages in all
 
