@@ -2,7 +2,7 @@
 # Wanted on the machine: make, and Python 3.11 or newer with venv. Nothing outside this directory is written.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test lint types check format bench soak floors lock clean
+.PHONY: help setup run demo test lint types check format bench soak screenshots floors lock clean
 
 # The first that is new enough, wherever it is; `make PYTHON=/path/to/python ...` decides otherwise.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
@@ -43,6 +43,9 @@ bench: setup ## Measure, in ratios against floors of the same run
 
 soak: setup ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m soak $(ARGS)
+
+screenshots: setup ## Take the pictures of the console that docs/ shows; wants Chromium
+	MIMIDS_SCREENSHOTS=docs/console $(BIN)/python -m pytest tests/e2e/test_console.py
 
 floors: ## Run the tests with each dependency at its floor
 	$(MAKE) test VENV=.venv-floors PINS="--floors"

@@ -42,6 +42,7 @@ from mimids.ds.welcomes import Welcomes
 from mimids.http.asgi import application
 from mimids.http.authentication import Doorkeeper, may_federate
 from mimids.http.connection import ASGIApp, Limits
+from mimids.http.console.endpoints import CONSOLE
 from mimids.http.devices import DEVICES
 from mimids.http.endpoints import Access, Endpoint, Listener
 from mimids.http.operator import HOSTS, OPERATOR
@@ -285,7 +286,7 @@ def _doors(services: Services) -> dict[str, Door]:
     pair = Pair(tls.certificate, tls.private_key)
     trust = Trust(tls.trust, {name: peer.trust for name, peer in config.providers.items() if peer.trust is not None})
     client_tls = None if listen.client_is_plain else ServerTls(pair)
-    operator = [row for row in OPERATOR if row.name != "metrics" or config.metrics.enabled]
+    operator = [row for row in (*OPERATOR, *CONSOLE) if row.name != "metrics" or config.metrics.enabled]
     public, client, loopback = Listener.PUBLIC.value, Listener.CLIENT.value, Listener.OPERATOR.value
     return {
         public: Door(

@@ -133,6 +133,10 @@ class Telemetry:
         if self._unlinkable and time.monotonic() - self._counted_since >= COUNT_SECONDS:
             self.tell_counts()
 
+    def requests(self) -> Counter[tuple[str, str]]:
+        """Return how many requests were answered since the start, by route and code."""
+        return Counter(self._requests)
+
     def watch(self, prefix: str, statistics: Callable[[], attrs.AttrsInstance]) -> None:
         """Show the numbers of a `statistics()` record as `mimids_PREFIX_FIELD`, read whenever metrics are."""
         self._watched.append((prefix, statistics))

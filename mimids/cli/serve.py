@@ -92,6 +92,7 @@ def _announce(config: Config, bound: Bound, *, dev: bool) -> None:
     click.echo(f"  public    {config.listen.public_url} at {where['public']}")
     click.echo(f"  client    {'' if where['client'].startswith('unix:') else scheme + '://'}{where['client']}")
     click.echo(f"  operator  http://{where['operator']}")
+    click.echo(f"  console   http://{where['operator']}/console")
     if dev:
         click.echo("\nThrow-away certificates and data are in ./mimids-dev/. To try next, in another terminal:")
         click.echo("  mimids user add alice")

@@ -45,7 +45,7 @@ async def directory(services: Services, call: Call[None]) -> Answer[dict[str, An
         raise Busy("still starting")
     body = {
         "provider": config.provider,
-        "version": _version(),
+        "version": installed_version(),
         "endpoints": {row.name: config.listen.public_url + row.path for row in (*PUBLIC, *PROVIDERS)},
         "ohttp_identity": base64url(identity),
         "cipher_suites": sorted(SUITES),
@@ -71,7 +71,8 @@ def keys_answer(keys: KeysAnswer) -> Answer[bytes]:
     return Answer(keys.body, headers=headers)
 
 
-def _version() -> str:
+def installed_version() -> str:
+    """Return the version of the package."""
     try:
         return version("mimids")
     except PackageNotFoundError:  # run from a source tree that was never installed

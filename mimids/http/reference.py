@@ -28,6 +28,7 @@ from mimids.errors import (
     UnsupportedMediaType,
     every_error,
 )
+from mimids.http.console.endpoints import CONSOLE
 from mimids.http.devices import DEVICES
 from mimids.http.endpoints import Access, Body, Endpoint
 from mimids.http.operator import OPERATOR
@@ -38,7 +39,7 @@ SECTIONS: Final[tuple[tuple[str, tuple[Endpoint, ...]], ...]] = (
     ("Public", PUBLIC),
     ("Between providers", PROVIDERS),
     ("From the provider's own devices", DEVICES),
-    ("Operator", OPERATOR),
+    ("Operator", (*OPERATOR, *CONSOLE)),
 )
 
 _OF_ACCESS: Final[dict[Access, tuple[type[MimiError], ...]]] = {

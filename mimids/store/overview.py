@@ -64,6 +64,17 @@ class PeerSummary:
 
 
 @attrs.frozen
+class SuiteStock:
+    """KeyPackages of one suite that could be handed out: how many there are, and of how many devices."""
+
+    cipher_suite: CipherSuite
+    ordinary: int
+    devices: int  # that have any, last resorts included
+    low: int  # of these, with fewer ordinary ones than it takes to be asked for more
+    last_resort_only: int  # of these, with nothing else
+
+
+@attrs.frozen
 class PeerLag:
     """How far a follower of our groups is behind."""
 
@@ -74,17 +85,24 @@ class PeerLag:
     stuck: int  # partitions whose next push no repetition mends
 
 
+_GROUPS = (
+    "SELECT g.id, h.domain, g.group_id, g.cipher_suite, g.created_at, max(p.epoch), count(p.id),"
+    " coalesce(sum(p.detached), 0), coalesce(sum(p.next_counter), 0),"
+    " (SELECT count(*) FROM (SELECT 1 FROM partitions b WHERE b.group_ref = g.id AND b.parent IS NOT NULL"
+    "  AND b.terminated_by IS NULL AND b.next_counter > 0 GROUP BY b.parent HAVING count(*) > 1))"
+    " FROM groups g JOIN providers h ON h.id = g.hub LEFT JOIN partitions p ON p.group_ref = g.id"
+)
+
+
 def group_summaries(tx: Tx) -> list[GroupSummary]:
     """Return all groups, hosted and followed, oldest first."""
-    rows = tx.all(
-        "SELECT g.id, h.domain, g.group_id, g.cipher_suite, g.created_at, max(p.epoch), count(p.id),"
-        " coalesce(sum(p.detached), 0), coalesce(sum(p.next_counter), 0),"
-        " (SELECT count(*) FROM (SELECT 1 FROM partitions b WHERE b.group_ref = g.id AND b.parent IS NOT NULL"
-        "  AND b.terminated_by IS NULL AND b.next_counter > 0 GROUP BY b.parent HAVING count(*) > 1))"
-        " FROM groups g JOIN providers h ON h.id = g.hub LEFT JOIN partitions p ON p.group_ref = g.id"
-        " GROUP BY g.id ORDER BY g.id"
-    )
-    return [GroupSummary(*row) for row in rows]
+    return [GroupSummary(*row) for row in tx.all(f"{_GROUPS} GROUP BY g.id ORDER BY g.id")]
+
+
+def group_summary(tx: Tx, hub: ProviderId, group_id: GroupId) -> GroupSummary | None:
+    """Return one group."""
+    row = tx.one(f"{_GROUPS} WHERE h.domain = ? AND g.group_id = ? GROUP BY g.id", (hub, group_id))
+    return None if row is None else GroupSummary(*row)
 
 
 def partition_summaries(tx: Tx, group: int) -> list[PartitionSummary]:
@@ -140,6 +158,18 @@ def devices_without_stock(tx: Tx, now: Milliseconds) -> tuple[int, int]:
         (now,),
     )
     return (0, 0) if found is None else (found[0], found[1])
+
+
+def stock_by_suite(tx: Tx, now: Milliseconds, *, low: int) -> list[SuiteStock]:
+    """Return what could be handed out of each cipher suite."""
+    rows = tx.all(
+        "SELECT cipher_suite, sum(ordinary), count(*), count(*) FILTER (WHERE ordinary < ?2),"
+        " count(*) FILTER (WHERE ordinary = 0)"
+        " FROM (SELECT cipher_suite, device, count(*) FILTER (WHERE last_resort = 0) AS ordinary FROM key_packages"
+        "  WHERE expires_at > ?1 GROUP BY cipher_suite, device) GROUP BY cipher_suite ORDER BY cipher_suite",
+        (now, low),
+    )
+    return [SuiteStock(*row) for row in rows]
 
 
 def peer_lags(tx: Tx) -> list[tuple[ProviderId, PeerLag]]:

@@ -73,3 +73,9 @@ def waited_for(tx: Tx, group: int) -> list[str]:
         (group,),
     )
     return [row[0] for row in rows]
+
+
+def held_groups(tx: Tx) -> int:
+    """Count the groups that wait for somebody."""
+    row = tx.one("SELECT count(DISTINCT group_ref) FROM recoveries WHERE answered = 0 AND group_ref > 0")
+    return int(row[0]) if row else 0

@@ -14,6 +14,7 @@ from mimids.errors import Malformed, NotFound
 from mimids.store import overview, partitions, recoveries
 from mimids.store.db import Tx
 from mimids.store.overview import GroupSummary, PartitionSummary
+from mimids.wire.ids import GroupId
 
 _KEY_DIGITS: Final = 6  # of a masked key, at least, to name a partition
 
@@ -83,7 +84,7 @@ def _is_named(partition: PartitionSummary, written: str) -> bool:
 def _summary(group: GroupSummary) -> JsonObject:
     return {
         "group_id": base64url(group.group_id),
-        "name": group.group_id.decode() if _is_text(group.group_id) else None,
+        "name": group_name(group.group_id),
         "hub": group.hub,
         "cipher_suite": group.cipher_suite,
         "created_at": group.created_at,
@@ -112,11 +113,13 @@ def _partition(partition: PartitionSummary, keys: dict[int, str]) -> JsonObject:
     }
 
 
-def _is_text(octets: bytes) -> bool:
+def group_name(group_id: GroupId) -> str | None:
+    """Return a group's id where it is text that people can read."""
     try:
-        return octets.decode().isprintable()
+        name = group_id.decode()
     except UnicodeDecodeError:
-        return False
+        return None
+    return name if name.isprintable() else None
 
 
 _SUMMARY_EXAMPLE: Final = (

@@ -1,0 +1,94 @@
+"""The console's endpoints: each reads what its page shows at one moment of the database."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mimids.ds.contacts import from_base64url
+from mimids.ds.services import Services
+from mimids.errors import Malformed, NotFound
+from mimids.http.console import pages
+from mimids.http.console.markup import Markup
+from mimids.http.endpoints import Access, Answer, Call, Endpoint, Listener, octets
+from mimids.http.public import installed_version
+from mimids.store import overview, recoveries, reports
+from mimids.store.db import Tx
+from mimids.wire.ids import GroupId, ProviderId
+
+HTML: Final = "text/html; charset=utf-8"
+REPORTS: Final = 50
+
+
+async def console(services: Services, call: Call[None]) -> Answer[bytes]:
+    """Show what needs the operator, and all groups, providers, stock, reports and refusals."""
+    config, now = services.config, services.clock.now()
+
+    def read(tx: Tx) -> Markup:
+        devices, without_stock = overview.devices_without_stock(tx, now)
+        return pages.overview_page(
+            pages.Overview(
+                config.provider,
+                installed_version(),
+                now,
+                services.store.statistics().writable,
+                overview.group_summaries(tx),
+                overview.peer_summaries(tx, config.provider),
+                overview.stock_by_suite(tx, now, low=config.key_packages.low_stock_packages),
+                devices,
+                without_stock,
+                recoveries.held_groups(tx),
+                reports.newest(tx, closed=False, limit=REPORTS),
+                services.telemetry.requests(),
+            )
+        )
+
+    return _answer(await services.store.read(read))
+
+
+async def console_group(services: Services, call: Call[None]) -> Answer[bytes]:
+    """Draw one group's partitions."""
+    provider, now = services.config.provider, services.clock.now()
+    try:
+        group_id = GroupId(from_base64url(call.path["group_id"]))
+    except ValueError:
+        raise Malformed("the group id is not base64url") from None
+
+    def read(tx: Tx) -> Markup:
+        group = overview.group_summary(tx, ProviderId(call.path["provider"]), group_id)
+        if group is None:
+            raise NotFound("no such group")
+        partitions = overview.partition_summaries(tx, group.row)
+        waits_for = recoveries.waited_for(tx, group.row)
+        return pages.group_page(provider, installed_version(), now, group, partitions, waits_for)
+
+    return _answer(await services.store.read(read))
+
+
+def _answer(page: Markup) -> Answer[bytes]:
+    return Answer(page.encode(), headers=pages.HEADERS)
+
+
+CONSOLE: Final[tuple[Endpoint, ...]] = (
+    Endpoint(
+        name="console",
+        listener=Listener.OPERATOR,
+        method="GET",
+        path="/console",
+        access=Access.ANYONE,
+        request=None,
+        answer=octets(HTML),
+        handler=console,
+        summary="a page for people: what needs the operator, groups, providers, stock, reports, refusals",
+    ),
+    Endpoint(
+        name="console-group",
+        listener=Listener.OPERATOR,
+        method="GET",
+        path="/console/groups/{provider}/{group_id}",
+        access=Access.ANYONE,
+        request=None,
+        answer=octets(HTML),
+        handler=console_group,
+        summary="a group's partitions drawn; the hub, and the group id in base64url",
+    ),
+)
