@@ -62,9 +62,10 @@ def _development() -> Config:
         public_url=f"https://localhost:{public}",
         note="Written anew by each `mimids serve --dev`.",
     )
-    trust = Path(AUTHORITY[0]) if (DEV_DIRECTORY / AUTHORITY[0]).exists() else make_pair(DEV_DIRECTORY, plan)
+    if not (DEV_DIRECTORY / AUTHORITY[0]).exists():
+        make_pair(DEV_DIRECTORY, plan)
     path.unlink(missing_ok=True)
-    write_configuration(DEV_DIRECTORY, plan, trust)
+    write_configuration(DEV_DIRECTORY, plan)
     config = load(path)
     bring_up(config)
     return config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -14,7 +15,7 @@ from mimids.cli.certificates import new_authority, read_authority, write_new
 from mimids.cli.places import CONFIG_FILE, config_option, example, json_option, load_config, socket_fits
 from mimids.cli.refusals import Refused, or_refused
 from mimids.cli.showing import show
-from mimids.config import Config, load
+from mimids.config import Config, load, parse
 from mimids.store import lock
 from mimids.store import migrate as migrations
 from mimids.wire.ids import ProviderId, provider_id
@@ -44,7 +45,7 @@ class Plan:
 def make_provider(directory: Path, plan: Plan) -> Config:
     """Make a directory with configuration, certificates and an empty database; return the configuration.
 
-    Nothing that is there is replaced: raises `Refused`.
+    Nothing that is there is replaced: raises `Refused`, or `ConfigError` where the plan is none, with nothing made.
     """
     path = directory / CONFIG_FILE
     if path.exists():
@@ -53,9 +54,10 @@ def make_provider(directory: Path, plan: Plan) -> Config:
         )
     if not socket_fits(directory / DATA / "operator.sock"):
         raise Refused(f"a socket within {directory.absolute()} would have too long a path", "choose a shorter one")
+    parse(tomllib.loads(_configuration(plan)), directory)
     directory.mkdir(parents=True, exist_ok=True)
-    trust = make_pair(directory, plan)
-    write_configuration(directory, plan, trust)
+    make_pair(directory, plan)
+    write_configuration(directory, plan)
     config = load(path)
     bring_up(config)
     return config
@@ -68,24 +70,25 @@ def bring_up(config: Config) -> list[migrations.Migration]:
         return migrations.migrate(config.database)
 
 
-def make_pair(directory: Path, plan: Plan) -> Path | None:
-    """Issue the provider's pair where it has none; return what file others are trusted by, None for the system's."""
+def make_pair(directory: Path, plan: Plan) -> None:
+    """Issue the provider's pair where it has none."""
     if plan.certificate is not None:
-        return plan.authority
+        return
     if plan.authority is None:
         authority = new_authority(f"{plan.provider} (own authority)")
         authority.write(*(directory / name for name in AUTHORITY))
-        trust = Path(AUTHORITY[0])
     else:
         authority = read_authority(plan.authority, plan.authority.with_suffix(".key"))
-        trust = plan.authority.absolute()
     pair = authority.issue([plan.provider], ["127.0.0.1", "::1"])
     pair.write(directory / f"{plan.provider}.pem", directory / f"{plan.provider}.key")
-    return trust
 
 
-def write_configuration(directory: Path, plan: Plan, trust: Path | None) -> None:
+def write_configuration(directory: Path, plan: Plan) -> None:
     """Write the file; raise `FileExistsError` rather than replace one."""
+    write_new(directory / CONFIG_FILE, _configuration(plan).encode())
+
+
+def _configuration(plan: Plan) -> str:
     lines = [
         f"# {plan.note}",
         f'provider = "{plan.provider}"',
@@ -101,12 +104,15 @@ def write_configuration(directory: Path, plan: Plan, trust: Path | None) -> None
     ]
     if plan.certificate is not None and plan.private_key is not None:
         lines += [f'certificate = "{plan.certificate.absolute()}"', f'private_key = "{plan.private_key.absolute()}"']
+    trust = Path(AUTHORITY[0]) if plan.certificate is None else None  # None: the system's authorities
+    if plan.authority is not None:
+        trust = plan.authority.absolute()
     if trust is not None:
         lines.append(f'trust = "{trust}"                # who vouches for other providers')
     lines += ["", "[federation]", f"allow = [{', '.join(_quoted(plan.allow))}]"]
     for name, url in plan.peers:
         lines += ["", f'[providers."{name}"]', f'url = "{url}"']
-    write_new(directory / CONFIG_FILE, "\n".join([*lines, plan.further]).encode())
+    return "\n".join([*lines, plan.further])
 
 
 def _quoted(names: Sequence[str]) -> list[str]:
@@ -203,9 +209,14 @@ def init(
         config: Config = or_refused(lambda: make_provider(directory, plan))
     except ValueError as error:
         raise Refused(str(error)) from error
+    from mimids.cli.check.certificates import certificates  # which nothing else here needs
+
     file = directory / CONFIG_FILE
     answer = {"provider": config.provider, "config": str(file), "certificate": str(config.tls.certificate)}
     show("init", answer, as_json=as_json)
+    for finding in certificates(config):
+        if finding.mend is not None:
+            click.echo(f"mimids: {finding.what}\n  {finding.mend}", err=True)
     if not as_json:
         click.echo(f"\nTo try next:\n  mimids check --config {file}\n  mimids serve --config {file}")
         click.echo(f"  mimids user add alice --config {file}")

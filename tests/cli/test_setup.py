@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import stat
@@ -101,6 +102,28 @@ def test_a_pair_that_is_there_already_is_used(tmp_path: Path) -> None:
     assert config.tls.presented == pair
     assert config.tls.trust is None
     assert [path.name for path in sorted((tmp_path / "a").iterdir())] == ["data", "mimids.toml"]
+
+
+def test_a_pair_that_will_not_do_is_used_and_said_to_be_none(tmp_path: Path) -> None:
+    pair, authority = (tmp_path / "own.pem", tmp_path / "own.key"), new_authority("somebody")
+    authority.issue(["b.example"]).write(*pair)
+    authority.write(tmp_path / "ca.pem", tmp_path / "ca.key")
+    with contextlib.chdir(tmp_path):
+        made = invoke("init", "a", "--provider", "a.example", "--certificate", "own.pem", "--private-key", "own.key",
+                      "--ca", "ca.pem")  # fmt: skip
+    assert made.exit_code == 0
+    assert "names b.example, not a.example" in made.stderr
+    assert load(tmp_path / "a" / "mimids.toml").tls.trust == tmp_path / "ca.pem"
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--public", "nonsense"), ("--operator", "0.0.0.0:1"), ("--allow", "B.example"), ("--public-url", 'a"b')],
+)
+def test_what_no_configuration_takes_is_refused_with_nothing_made(tmp_path: Path, option: str, value: str) -> None:
+    refused = invoke("init", tmp_path / "a", "--provider", "a.example", option, value)
+    assert refused.exit_code == 1
+    assert not (tmp_path / "a").exists()
 
 
 def test_nothing_that_is_there_is_replaced(tmp_path: Path) -> None:
