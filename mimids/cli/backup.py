@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 import sqlite3
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
 from mimids.cli.places import config_option, example, json_option, load_config, require_database
+from mimids.cli.progress import Progress, bar, seconds
 from mimids.cli.refusals import Refused, or_refused
 from mimids.cli.showing import show
 from mimids.config import Config
@@ -22,11 +20,12 @@ from mimids.ds.commands import Context, JsonObject
 from mimids.ohttp.keyring import Schedule
 from mimids.store import arrangements, key_packages, lock, migrate, recoveries
 from mimids.store import backup as backups
-from mimids.store.backup import NotABackup, Progress
+from mimids.store.backup import NotABackup
 from mimids.store.db import Tx, connect, write_here
 from mimids.values import Milliseconds
 
 DAY_SECONDS = 86_400
+_PIECE_OCTETS = 1024 * 1024
 
 
 @example("mimids backup /var/backups/mimids-monday.sqlite3")
@@ -42,8 +41,12 @@ def backup(file: Path, config_file: Path | None, as_json: bool) -> None:
     """
     config = load_config(config_file)
     require_database(config)
+    if file.exists():
+        raise Refused(f"there is a file {file} already", "choose another name: a backup replaces nothing")
+    if not file.parent.is_dir():
+        raise Refused(f"there is no directory {file.parent}", "make it, or choose another")
     try:
-        with _bar("copying", quiet=as_json) as progress:
+        with bar("copying", quiet=as_json) as progress:
             or_refused(lambda: backups.copy(config.database, file, _now(), progress))
     except sqlite3.Error as error:
         raise Refused(f"the copy failed: {error}", "nothing of it was kept; is there room for it?") from error
@@ -65,15 +68,16 @@ def restore(file: Path, replace: bool, config_file: Path | None, as_json: bool) 
     waits for; `mimids group release` ends the wait for one that will never answer.
     """
     config = load_config(config_file)
-    answer: JsonObject = or_refused(lambda: _restore(config, file, replace=replace))
+    answer: JsonObject = or_refused(lambda: _restore(config, file, replace=replace, quiet=as_json))
     show("restore", answer, as_json=as_json)
     if not as_json:
         click.echo("Devices have to upload KeyPackages again: `mimids check` counts those that have not.")
 
 
-def _restore(config: Config, file: Path, *, replace: bool) -> JsonObject:
+def _restore(config: Config, file: Path, *, replace: bool, quiet: bool) -> JsonObject:
     try:
-        moment = backups.check(file)
+        with seconds(f"reading {file}", quiet=quiet):
+            moment = backups.check(file)
     except NotABackup as error:
         raise Refused(str(error)) from error
     path = config.database
@@ -82,13 +86,16 @@ def _restore(config: Config, file: Path, *, replace: bool) -> JsonObject:
     config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with lock.hold(config.data_dir):
         coming = path.with_name(f".{path.name}.restored")
-        coming.unlink(missing_ok=True)
-        shutil.copy2(file, coming)
-        coming.chmod(0o600)
-        migrate.migrate(coming)
-        retired, key_id, held = write_here(coming, lambda tx: _make_present(tx, config))
-        aside = _put_aside(path) if path.exists() else None
-        coming.rename(path)
+        try:
+            with bar("copying", quiet=quiet) as progress:
+                _copy(file, coming, progress)
+            with seconds("migrating", quiet=quiet):
+                migrate.migrate(coming)
+            retired, key_id, held = write_here(coming, lambda tx: _make_present(tx, config))
+            aside = _put_aside(path) if path.exists() else None
+            coming.rename(path)
+        finally:
+            coming.unlink(missing_ok=True)
     return {
         "database": str(path),
         "made_at": moment,
@@ -97,6 +104,16 @@ def _restore(config: Config, file: Path, *, replace: bool) -> JsonObject:
         "groups_held": held,
         "put_aside": None if aside is None else str(aside),
     }
+
+
+def _copy(source: Path, target: Path, progress: Progress) -> None:
+    """Copy a file that nobody uses, for its owner only."""
+    target.unlink(missing_ok=True)
+    total = source.stat().st_size
+    with source.open("rb") as reading, open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
+        while piece := reading.read(_PIECE_OCTETS):
+            out.write(piece)
+            progress(reading.tell(), total)
 
 
 def _make_present(tx: Tx, config: Config) -> tuple[int, int, int]:
@@ -121,13 +138,3 @@ def _put_aside(path: Path) -> Path:
 
 def _now() -> Milliseconds:
     return Milliseconds(time.time_ns() // 1_000_000)
-
-
-@contextmanager
-def _bar(label: str, *, quiet: bool) -> Iterator[Progress]:
-    """Show how far something has come, where somebody looks."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda done, total: None
-        return
-    with click.progressbar(length=1000, label=label, file=sys.stderr) as bar:
-        yield lambda done, total: bar.update(done * 1000 // max(total, 1) - bar.pos)

@@ -13,6 +13,7 @@ import click
 
 from mimids.cli.certificates import new_authority, read_authority, write_new
 from mimids.cli.places import CONFIG_FILE, config_option, example, json_option, load_config, socket_fits
+from mimids.cli.progress import seconds
 from mimids.cli.refusals import Refused, or_refused
 from mimids.cli.showing import show
 from mimids.config import Config, load, parse
@@ -236,7 +237,8 @@ def _asked_domain(value: str) -> ProviderId:
 def migrate(config_file: Path | None, as_json: bool) -> None:
     """Make the database, or bring it up to this version."""
     config = load_config(config_file)
-    applied = or_refused(lambda: bring_up(config))
+    with seconds("migrating", quiet=as_json):
+        applied = or_refused(lambda: bring_up(config))
     answer = {"database": str(config.database), "applied": [f"{each.version:04}_{each.name}" for each in applied]}
     if as_json:
         show("migrate", answer, as_json=True)

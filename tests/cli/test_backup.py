@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sqlite3
 import stat
@@ -13,6 +14,7 @@ from click.testing import CliRunner, Result
 from mimids.cli.main import main
 from mimids.config import Config
 from mimids.store import backup
+from mimids.store import migrate as migrate_module
 from mimids.store.db import read_here, write_here
 from mimids.store.migrate import migrate
 from mimids.store.ohttp import put_setting
@@ -135,6 +137,30 @@ def test_what_is_no_backup_is_refused(tmp_path: Path) -> None:
     refused = invoke(config, "restore", config.database, "--replace")
     assert "was not made by" in refused.stderr
     assert config.database.exists()
+
+
+def test_a_backup_replaces_nothing_and_makes_no_directory(tmp_path: Path) -> None:
+    config = provider(tmp_path)
+    (tmp_path / "there").write_text("mine")
+    assert "a backup replaces nothing" in invoke(config, "backup", tmp_path / "there").stderr
+    assert (tmp_path / "there").read_text() == "mine"
+    assert f"there is no directory {tmp_path}/nowhere" in invoke(config, "backup", tmp_path / "nowhere" / "b").stderr
+
+
+def test_a_restore_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = provider(tmp_path)
+    assert invoke(config, "backup", tmp_path / "copy").exit_code == 0
+    before = config.database.read_bytes()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "somewhere")
+
+    monkeypatch.setattr(migrate_module, "migrate", full)
+    failed = invoke(config, "restore", tmp_path / "copy", "--replace")
+    assert (failed.exit_code, "No space left" in failed.stderr) == (1, True)
+    assert config.database.read_bytes() == before
+    assert not list(config.data_dir.glob("*restored*"))
+    assert not list(config.data_dir.glob("*before*"))
 
 
 @pytest.mark.slow

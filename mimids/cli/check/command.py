@@ -41,7 +41,8 @@ def check(config_file: Path | None, as_json: bool, no_peers: bool) -> None:
         members = [{**attrs.asdict(each), "state": each.state.value} for each in found]
         show("check", {"ok": not counts[State.WRONG], "findings": members}, as_json=True)
     else:
-        click.echo(f"\n{counts[State.WRONG]} wrong, {counts[State.WARNING]} warnings, {counts[State.OK]} in order")
+        warnings = f"{counts[State.WARNING]} warning{'' if counts[State.WARNING] == 1 else 's'}"
+        click.echo(f"\n{counts[State.WRONG]} wrong, {warnings}, {counts[State.OK]} in order")
     sys.exit(REFUSED if counts[State.WRONG] else 0)
 
 

@@ -13,6 +13,7 @@ from typing import Final
 
 from mimids.cli.check.finding import Finding, ok, warning, wrong
 from mimids.cli.places import socket_fits
+from mimids.cli.progress import seconds
 from mimids.config import Config, ConfigError
 from mimids.config_keys import TcpAddress
 from mimids.ds import ohttp_keys
@@ -117,7 +118,7 @@ def _database(config: Config) -> Iterator[Finding]:
 
 def _integrity(config: Config) -> Finding:
     """Read the whole file: pages, indexes, references."""
-    with closing(connect_to_read(config.database)) as connection:
+    with closing(connect_to_read(config.database)) as connection, seconds(f"reading {config.database}"):
         faults = [row[0] for row in connection.execute("PRAGMA integrity_check(3)") if row[0] != "ok"]
         faults += [f"{row[0]} refers to nothing" for row in connection.execute("PRAGMA foreign_key_check").fetchmany(3)]
     if faults:
