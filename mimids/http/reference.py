@@ -1,6 +1,6 @@
-"""The reference in docs/http.md, printed from the endpoint table and the tree of errors; a test compares.
+"""What docs/ has of endpoints, problems, structures and metrics, printed from the code; a test compares.
 
-`python -m mimids.http.reference docs/http.md` writes it anew between its markers.
+`python -m mimids.http.reference docs/http.md docs/wire.md docs/metrics.md` writes it anew between its markers.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -34,6 +34,7 @@ from mimids.http.endpoints import Access, Body, Endpoint
 from mimids.http.operator import OPERATOR
 from mimids.http.providers import PROVIDERS
 from mimids.http.public import PUBLIC
+from mimids.http.wire_reference import structures
 
 SECTIONS: Final[tuple[tuple[str, tuple[Endpoint, ...]], ...]] = (
     ("Public", PUBLIC),
@@ -81,13 +82,21 @@ def problem_table() -> str:
     return "\n".join(rows) + "\n"
 
 
+_PRINTED: Final[Mapping[str, Callable[[], str]]] = {
+    "endpoints": endpoint_tables,
+    "problems": problem_table,
+    "structures": structures,
+}
+
+
 def written(text: str) -> str:
     """Return a document with what stands between its markers made anew."""
-    for name, content in (("endpoints", endpoint_tables()), ("problems", problem_table())):
+    for name, content in _PRINTED.items():
         begin, end = re.search(rf"<!-- {name}: .*-->\n", text), text.find(f"<!-- /{name} -->")
-        if begin is None or end < begin.end():
-            raise ValueError(f"the document needs a pair of {name} markers")
-        text = f"{text[: begin.end()]}\n{content}\n{text[end:]}"
+        if begin is not None:
+            if end < begin.end():
+                raise ValueError(f"the {name} markers are a pair")
+            text = f"{text[: begin.end()]}\n{content()}\n{text[end:]}"
     return text
 
 
@@ -122,5 +131,5 @@ def every_endpoint() -> Iterable[Endpoint]:
 
 
 if __name__ == "__main__":
-    path = Path(sys.argv[1])
-    path.write_text(written(path.read_text(encoding="utf-8")), encoding="utf-8")
+    for path in map(Path, sys.argv[1:]):
+        path.write_text(written(path.read_text(encoding="utf-8")), encoding="utf-8")

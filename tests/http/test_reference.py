@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,21 +9,40 @@ import pytest
 from mimids.errors import every_error
 from mimids.http.endpoints import JSON, Endpoint
 from mimids.http.reference import every_endpoint, problems_of, written
+from mimids.http.wire_reference import structures
 
-DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "http.md"
+DOCS = Path(__file__).parent.parent.parent / "docs"
+DOCUMENTS = {"http.md": ("endpoints", "problems"), "wire.md": ("structures",)}
 ROWS = tuple(every_endpoint())
 
 
-def test_the_reference_is_what_the_code_prints() -> None:
-    text = DOCUMENT.read_text(encoding="utf-8")
-    assert text == written(text), "run `python -m mimids.http.reference docs/http.md`"
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_the_reference_is_what_the_code_prints(name: str) -> None:
+    text = (DOCS / name).read_text(encoding="utf-8")
+    assert all(f"<!-- {marker}: " in text for marker in DOCUMENTS[name])
+    assert text == written(text), f"run `python -m mimids.http.reference docs/{name}`"
 
 
 def test_the_test_above_can_fail() -> None:
-    text = DOCUMENT.read_text(encoding="utf-8")
+    text = (DOCS / "http.md").read_text(encoding="utf-8")
     assert written(text.replace("`peer-failed` | 502", "`peer-failed` | 503")) == text
     with pytest.raises(ValueError, match="endpoints"):
-        written("no markers")
+        written(text.replace("<!-- /endpoints -->", ""))
+
+
+def test_a_structure_is_printed_as_the_design_writes_it() -> None:
+    assert """struct {
+  PartitionKey next_partition_key;
+  optional<MLSMessage> group_info;
+  optional<WelcomeData> welcome_data;
+} CommitData;
+""" in structures()
+    assert "  KeyPackageRef key_package_refs<V>;\n" in structures()
+    assert "  select (SendRequest.message.content_type) {\n    case application: struct {};\n" in structures()
+    assert "enum { ok(0), refused(1), exhausted(2), (255) } KeyPackageStatus;\n" in structures()
+    printed = set(re.findall(r"^\} (\w+);", structures(), re.MULTILINE))
+    named = {row.request.schema for row in ROWS if row.request} | {row.answer.schema for row in ROWS if row.answer}
+    assert {name for name in named if re.fullmatch("[A-Z][A-Za-z]+(Request|Response)", name)} <= printed
 
 
 def test_names_and_places_are_unique() -> None:
