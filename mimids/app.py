@@ -204,6 +204,8 @@ async def run(
                     await start(job, working)
                 async with trio.open_nursery() as listening:
                     bound = [await start(job, listening) for job in _of(jobs, Stage.LISTEN)]
+                    for each in bound:
+                        telemetry.watch("listener", each.statistics, listener=each.name)
                     task_status.started(Bound({each.name: each.address for each in bound}, provider))
                     await stop.wait()
                     provider.services.wakes.end()

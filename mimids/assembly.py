@@ -102,7 +102,7 @@ def assemble(config: Config, clock: Clock, telemetry: Telemetry, store: Store, p
         "delivery": services.delivery.statistics,
         "following": services.following.statistics,
         "recovery": services.recovery.statistics,
-        "wakes": services.wakes.statistics,
+        "streams": services.streams.statistics,
     }
     for name, statistics in watched.items():
         telemetry.watch(name, statistics)

@@ -15,13 +15,14 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
 
 import attrs
 
+from mimids.metrics import METRICS, Kind
 from mimids.wire.ids import ProviderId
 
 if TYPE_CHECKING:
@@ -88,6 +89,15 @@ class Log:
             self._to.flush()
 
 
+@attrs.frozen
+class Reading:
+    """Numbers at one moment: each field is `mimids_PREFIX_FIELD`, where `metrics.METRICS` has that."""
+
+    prefix: str
+    numbers: attrs.AttrsInstance
+    labels: Mapping[str, str] = attrs.field(factory=dict)
+
+
 class Telemetry:
     """Where one provider says what it does."""
 
@@ -97,7 +107,7 @@ class Telemetry:
         self._requests: Counter[tuple[str, str]] = Counter()
         self._unlinkable: Counter[tuple[str, str]] = Counter()
         self._counted_since = time.monotonic()
-        self._watched: list[tuple[str, Callable[[], attrs.AttrsInstance]]] = []
+        self._watched: list[tuple[str, Callable[[], attrs.AttrsInstance], Mapping[str, str]]] = []
 
     def request(
         self, route: str, code: str, *, id_: str, peer: ProviderId | None, received: int, sent: int, milliseconds: float
@@ -137,47 +147,39 @@ class Telemetry:
         """Return how many requests were answered since the start, by route and code."""
         return Counter(self._requests)
 
-    def watch(self, prefix: str, statistics: Callable[[], attrs.AttrsInstance]) -> None:
-        """Show the numbers of a `statistics()` record as `mimids_PREFIX_FIELD`, read whenever metrics are."""
-        self._watched.append((prefix, statistics))
+    def watch(self, prefix: str, statistics: Callable[[], attrs.AttrsInstance], **labels: str) -> None:
+        """Show the numbers of a `statistics()` record, read whenever metrics are, as `Reading` does."""
+        self._watched.append((prefix, statistics, labels))
 
-    def metrics(self, peers: Sequence[tuple[str, attrs.AttrsInstance]] = ()) -> bytes:
-        """Return all metrics as Prometheus text, the numbers of a record for each of `peers` among them."""
+    def metrics(self, readings: Sequence[Reading] = ()) -> bytes:
+        """Return all metrics as Prometheus text, those of `readings` among them."""
         from prometheus_client import CollectorRegistry  # a tenth of a second that no start has to wait for
         from prometheus_client.exposition import generate_latest
         from prometheus_client.registry import Collector
 
         class Now(Collector):
             def collect(_) -> Iterator[Metric]:
-                yield from self._collect()
-                yield from _collect_peers(peers)
+                return self._collect(readings)
 
         registry = CollectorRegistry()
         registry.register(Now())
         return generate_latest(registry)
 
-    def _collect(self) -> Iterator[Metric]:
+    def _collect(self, readings: Sequence[Reading]) -> Iterator[Metric]:
         from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
 
-        requests = CounterMetricFamily("mimids_requests", "Requests answered", labels=["route", "code"])
-        for labels, count in self._requests.items():
-            requests.add_metric(labels, count)
-        yield requests
-        for prefix, statistics in self._watched:
-            record = statistics()
-            for field in attrs.fields(type(record)):
-                name = f"mimids_{prefix}_{field.name}"
-                yield GaugeMetricFamily(name, f"{prefix}: {field.name}", value=getattr(record, field.name))
-
-
-def _collect_peers(peers: Sequence[tuple[str, attrs.AttrsInstance]]) -> Iterator[Metric]:
-    from prometheus_client.metrics_core import GaugeMetricFamily
-
-    for field in attrs.fields(type(peers[0][1])) if peers else ():
-        family = GaugeMetricFamily(f"mimids_peer_{field.name}", f"each follower: {field.name}", labels=["peer"])
-        for name, record in peers:
-            family.add_metric([name], getattr(record, field.name))
-        yield family
+        samples: dict[str, list[tuple[tuple[str, ...], float]]] = {"mimids_requests": [*self._requests.items()]}
+        watched = (Reading(prefix, statistics(), labels) for prefix, statistics, labels in self._watched)
+        for reading in (*watched, *readings):
+            for field in attrs.fields(type(reading.numbers)):
+                values = samples.setdefault(f"mimids_{reading.prefix}_{field.name}", [])
+                values.append((tuple(reading.labels.values()), getattr(reading.numbers, field.name)))
+        for family, metric in METRICS.items():
+            kind = CounterMetricFamily if metric.kind is Kind.COUNTER else GaugeMetricFamily
+            shown = kind(family, metric.what, labels=metric.labels)
+            for labels, value in samples.get(family, ()):
+                shown.add_metric(labels, value)
+            yield shown
 
 
 def new_telemetry(

@@ -114,7 +114,7 @@ async def test_a_renewal_seen_half_done_is_tried_again(authority: Authority) -> 
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
 async def test_a_job_that_ends_by_itself_is_a_crash(authority: Authority, job: app.Job) -> None:
     async def end(provider: object, *, task_status: trio.TaskStatus[Any]) -> None:
-        started: Any = attrs.make_class("Address", ["name", "address"])("x", "y")
+        started: Any = attrs.make_class("Bound", ["name", "address", "statistics"])("x", "y", None)
         task_status.started(started)
         await trio.sleep(0.05)
 

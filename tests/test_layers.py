@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 
 ENGINE = ("wire.codec", "wire.varint", "wire.compiled", "wire.declare", "wire.ids")
 PURE = ("wire", "mls", "ohttp", "policy")
-PLAIN = ("errors", "values", "config")
+PLAIN = ("errors", "values", "config", "metrics")
 # What is run by its own task, or stands for one: what one needs of another it is handed.
 JOBS = ("keypackages", "tokens", "gateway", "relay", "sequencer", "delivery", "follower", "welcomes")
 BETWEEN_JOBS = {("sequencer", "welcomes")}  # a commit and its Welcomes' rows are one write
@@ -38,7 +38,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "policy": ("policy", "mls", "values", *ENGINE),
     "store.db": ("store", "values", "errors"),
     "store": ("store", "values", "errors", *ENGINE),
-    "telemetry": ("values", "config", *ENGINE),
+    "telemetry": ("values", "config", "metrics", *ENGINE),
+    "metrics": (),
     "ds.ports": ("values", "wire"),
     "ds": (*PURE, *PLAIN, "store", "telemetry", "ds"),
     "http": (*PURE, *PLAIN, "store", "telemetry", "ds", "http"),

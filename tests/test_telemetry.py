@@ -97,8 +97,9 @@ def test_requests_that_nothing_may_be_linked_to_are_counted_together(monkeypatch
 
 @attrs.frozen
 class Queue:
-    waiting: int
+    waiting_writes: int
     writable: bool
+    of_no_use: int = 7
 
 
 def test_metrics_are_read_from_the_records_of_whatever_queues() -> None:
@@ -108,6 +109,7 @@ def test_metrics_are_read_from_the_records_of_whatever_queues() -> None:
     made.request_unlinkable("relay", "ok")
     text = made.metrics().decode()
     assert 'mimids_requests_total{code="ok",route="relay"} 2.0' in text
-    assert "mimids_store_waiting 3.0" in text
+    assert "mimids_store_waiting_writes 3.0" in text
+    assert "of_no_use" not in text, "what decides nothing is not shown"
     assert "mimids_store_writable 1.0" in text
     assert made.metrics() == text.encode()

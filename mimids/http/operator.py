@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 import attrs
+import trio
+from cryptography.x509 import load_pem_x509_certificates
 
+from mimids.config import Config
 from mimids.ds.delivery import OPEN_CIRCUIT_FAILURES
 from mimids.ds.services import Services
 from mimids.errors import Busy, StorageUnavailable
 from mimids.http.endpoints import Access, Answer, Call, Endpoint, Listener, octets
-from mimids.store import overview
+from mimids.store import overview, reports
+from mimids.store.db import Tx
 from mimids.store.overview import PeerLag
-from mimids.telemetry import METRICS_TYPE
+from mimids.telemetry import METRICS_TYPE, Reading
 from mimids.values import Milliseconds
 from mimids.wire.ids import ProviderId
 
@@ -46,17 +52,71 @@ class PeerNumbers:
     stuck_partitions: int
 
 
+@attrs.frozen
+class StockNumbers:
+    """Devices, and how many of them could not be added to a group."""
+
+    devices: int
+    devices_empty: int
+
+
+@attrs.frozen
+class ReportNumbers:
+    """What waits for the operator."""
+
+    open: int
+
+
+@attrs.frozen
+class DiskNumbers:
+    """Room, and what the database takes."""
+
+    free_bytes: int
+    database_bytes: int
+
+
+@attrs.frozen
+class CertificateNumbers:
+    """When the pair that is served ends, in seconds since the epoch."""
+
+    expires_seconds: float
+
+
 OTHERS: Final = "others"
 
 
 async def metrics(services: Services, call: Call[None]) -> Answer[bytes]:
     """Return all metrics; followers beyond `[metrics] named_peers` are added up, those least behind."""
-    lags, now = await services.store.read(overview.peer_lags), services.clock.now()
-    numbers = [(domain, _numbers(lag, now)) for domain, lag in lags]
-    named, rest = numbers[: services.config.metrics.named_peers], numbers[services.config.metrics.named_peers :]
-    if rest:
-        named.append((ProviderId(OTHERS), _together([each for _, each in rest])))
-    return Answer(services.telemetry.metrics(named))
+    config, now = services.config, services.clock.now()
+
+    def read(tx: Tx) -> list[Reading]:
+        numbers = [(domain, _numbers(lag, now)) for domain, lag in overview.peer_lags(tx)]
+        named, rest = numbers[: config.metrics.named_peers], numbers[config.metrics.named_peers :]
+        if rest:
+            named.append((ProviderId(OTHERS), _together([each for _, each in rest])))
+        return [
+            *(Reading("peer", each, {"peer": domain}) for domain, each in named),
+            Reading("stock", StockNumbers(*overview.devices_without_stock(tx, now))),
+            Reading("reports", ReportNumbers(reports.count_open(tx))),
+        ]
+
+    of_database = await services.store.read(read)
+    of_machine = await trio.to_thread.run_sync(_of_machine, config)
+    return Answer(services.telemetry.metrics([*of_database, *of_machine]))
+
+
+def _of_machine(config: Config) -> list[Reading]:
+    """Return what its files say; one that cannot be read says nothing."""
+    found = []
+    with suppress(OSError):
+        log = config.database.with_name(f"{config.database.name}-wal")
+        size = sum(path.stat().st_size for path in (config.database, log) if path.exists())
+        found.append(Reading("disk", DiskNumbers(shutil.disk_usage(config.data_dir).free, size)))
+    with suppress(OSError, ValueError):
+        chain = load_pem_x509_certificates(config.tls.certificate.read_bytes())
+        ends = min(each.not_valid_after_utc for each in chain)
+        found.append(Reading("certificate", CertificateNumbers(ends.timestamp())))
+    return found
 
 
 def _numbers(lag: PeerLag, now: Milliseconds) -> PeerNumbers:

@@ -35,6 +35,7 @@ from mimids.http.operator import OPERATOR
 from mimids.http.providers import PROVIDERS
 from mimids.http.public import PUBLIC
 from mimids.http.wire_reference import structures
+from mimids.metrics import catalogue
 
 SECTIONS: Final[tuple[tuple[str, tuple[Endpoint, ...]], ...]] = (
     ("Public", PUBLIC),
@@ -86,6 +87,7 @@ _PRINTED: Final[Mapping[str, Callable[[], str]]] = {
     "endpoints": endpoint_tables,
     "problems": problem_table,
     "structures": structures,
+    "metrics": catalogue,
 }
 
 

@@ -116,6 +116,12 @@ def newest(tx: Tx, *, closed: bool, limit: int) -> list[StoredReport]:
     return [_report(row) for row in rows]
 
 
+def count_open(tx: Tx) -> int:
+    """Count the reports that nobody has closed."""
+    row = tx.one("SELECT count(*) FROM reports WHERE closed_at IS NULL")
+    return int(row[0]) if row else 0
+
+
 def next_to_replay(tx: Tx) -> StoredReport | None:
     """Return the oldest report whose evidence was not looked at."""
     row = tx.one(f"{_JOINED} WHERE r.replayed_at IS NULL ORDER BY r.id LIMIT 1")

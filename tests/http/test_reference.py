@@ -12,7 +12,7 @@ from mimids.http.reference import every_endpoint, problems_of, written
 from mimids.http.wire_reference import structures
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
-DOCUMENTS = {"http.md": ("endpoints", "problems"), "wire.md": ("structures",)}
+DOCUMENTS = {"http.md": ("endpoints", "problems"), "wire.md": ("structures",), "metrics.md": ("metrics",)}
 ROWS = tuple(every_endpoint())
 
 

@@ -1,0 +1,51 @@
+"""Metrics: those that are shown are those of the catalogue, and what watches them knows no others."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from mimids.metrics import METRICS
+from mimids.testing import PretendGroup, Session, federation
+
+EXAMPLES = Path(__file__).parent.parent / "examples" / "prometheus"
+NAMES = {metric.name(family) for family, metric in METRICS.items()}
+
+
+def test_a_provider_shows_every_metric_and_no_other(mimids_session: Session) -> None:
+    with federation("a.example", "b.example", session=mimids_session, links=False) as [a, b]:
+        group = PretendGroup.at(a.name)
+        a.add_device("alice").ask(lambda device: device.create_group(group.creation()))
+        b.add_device("bob").ask(lambda device: device.send(group.hub, group.message(b"hello")))
+        shown = a.metrics()
+    assert {name.partition("{")[0] for name in shown} == NAMES
+    assert shown["mimids_stock_devices"] == shown["mimids_stock_devices_empty"] == 1
+    assert shown['mimids_listener_open{listener="operator"}'] == 1
+    assert shown["mimids_disk_database_bytes"] > 100_000 < shown["mimids_disk_free_bytes"]
+    assert shown["mimids_certificate_expires_seconds"] > 1_700_000_000
+
+
+@pytest.mark.parametrize("name", ["alerts.yml", "grafana-dashboard.json"])
+def test_what_watches_knows_only_metrics_that_there_are(name: str) -> None:
+    watched = set(re.findall(r"mimids_\w+", (EXAMPLES / name).read_text()))
+    assert watched
+    assert watched <= NAMES
+
+
+def test_the_dashboard_shows_all_that_changes_and_says_what_for() -> None:
+    dashboard = json.loads((EXAMPLES / "grafana-dashboard.json").read_text())
+    assert all(panel["description"] and panel["title"] for panel in dashboard["panels"])
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+    text = json.dumps(dashboard["panels"])
+    unseen = {name for name in NAMES if name not in text}
+    # Of these the panel beside them says enough: failures in a row are behind, contradictions are an alert.
+    assert unseen == {
+        "mimids_store_storage_failures_total",
+        "mimids_listener_failed_total",
+        "mimids_peer_failures",
+        "mimids_peer_circuit_open",
+        "mimids_following_contradictions_total",
+    }
