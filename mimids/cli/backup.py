@@ -45,12 +45,16 @@ def backup(file: Path, config_file: Path | None, as_json: bool) -> None:
         raise Refused(f"there is a file {file} already", "choose another name: a backup replaces nothing")
     if not file.parent.is_dir():
         raise Refused(f"there is no directory {file.parent}", "make it, or choose another")
+    with bar("copying", quiet=as_json) as progress:
+        or_refused(lambda: _copy_database(config, file, progress))
+    show("backup", {"backup": str(file), "octets": file.stat().st_size}, as_json=as_json)
+
+
+def _copy_database(config: Config, file: Path, progress: Progress) -> None:
     try:
-        with bar("copying", quiet=as_json) as progress:
-            or_refused(lambda: backups.copy(config.database, file, _now(), progress))
+        backups.copy(config.database, file, _now(), progress)
     except sqlite3.Error as error:
         raise Refused(f"the copy failed: {error}", "nothing of it was kept; is there room for it?") from error
-    show("backup", {"backup": str(file), "octets": file.stat().st_size}, as_json=as_json)
 
 
 @example("mimids restore /var/backups/mimids-monday.sqlite3", "mimids restore --replace mimids-monday.sqlite3")

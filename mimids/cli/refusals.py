@@ -9,7 +9,7 @@ from typing import IO, Any, Final
 import click
 
 from mimids.config import ConfigError
-from mimids.errors import MimiError
+from mimids.errors import MimiError, StorageUnavailable
 from mimids.ohttp.at_rest import KeyUnavailable
 from mimids.store.lock import Locked
 from mimids.store.migrate import SchemaRefused
@@ -47,6 +47,8 @@ def or_refused(do: Callable[[], Any]) -> Any:
         raise Refused(
             str(error), "try again when it has ended; commands reach a running server by its socket"
         ) from error
+    except StorageUnavailable as error:
+        raise Refused(str(error), "make room on the disk of data_dir: `mimids check` says how much there is") from error
     except MimiError as error:
         raise Refused(str(error)) from error
     except sqlite3.OperationalError as error:

@@ -177,3 +177,15 @@ def test_a_running_server_is_copied_and_not_replaced(tmp_path: Path) -> None:
             "mimi://a.example/u/alice"
         ]
     assert count(config.database, "ohttp_keys") == 1
+
+
+def test_a_copy_that_finds_no_room_says_so_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = provider(tmp_path)
+
+    def full(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(backup, "copy", full)
+    failed = invoke(config, "backup", tmp_path / "copy")
+    assert failed.exit_code == 1
+    assert "the copy failed: database or disk is full\n  nothing of it was kept" in failed.stderr
