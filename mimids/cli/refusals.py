@@ -53,6 +53,12 @@ def or_refused(do: Callable[[], Any]) -> Any:
         raise Refused(str(error)) from error
     except sqlite3.OperationalError as error:
         raise Refused(f"the database: {error}", "`mimids check` says more") from error
+    except sqlite3.DatabaseError as error:
+        if type(error) is not sqlite3.DatabaseError:
+            raise  # ours: a statement that is wrong
+        raise Refused(
+            f"the database: {error}", "`mimids check` says more; keep the file, and restore a backup"
+        ) from error
     except OSError as error:
         what = f"{error.filename}: " if error.filename else ""
         raise Refused(f"{what}{error.strerror or error}") from error

@@ -139,6 +139,21 @@ def test_a_damaged_database_is_found(tmp_path: Path) -> None:
     assert "devices refers to nothing" in faults["database"][0]["what"]
 
 
+@pytest.mark.parametrize("keep", [5000, 40_000, 200_000])
+def test_a_torn_database_is_found_and_no_command_ends_in_a_traceback(tmp_path: Path, keep: int) -> None:
+    config = provider(tmp_path)
+    with config.database.open("r+b") as file:
+        file.truncate(keep)
+    code, faults = checked(config)
+    assert code == 1
+    assert "restore the newest backup" in faults["database"][0]["mend"]
+    file_ = config.tls.certificate.parent / "mimids.toml"
+    for command in (["user", "list"], ["user", "add", "alice"], ["migrate"], ["serve"], ["group", "list"]):
+        ended = CliRunner().invoke(main, [*command, "--config", str(file_)])
+        assert isinstance(ended.exception, SystemExit), ended.exception
+        assert ended.exit_code == 1
+
+
 def test_a_clock_that_is_behind_its_own_database_is_found(tmp_path: Path) -> None:
     config = provider(tmp_path)
     with sqlite3.connect(config.database) as connection:

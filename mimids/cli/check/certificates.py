@@ -55,7 +55,11 @@ def _pair(
     names = dns_names(leaf.public_bytes(Encoding.DER))
     if config.provider not in names:
         found = ", ".join(sorted(names)) or "no domain"
-        yield wrong(check, f"{certificate} names {found}, not {config.provider}", "get one with this dNSName in it")
+        yield wrong(
+            check,
+            f"{certificate} names {found}, not {config.provider}",
+            "get one with this dNSName in it; wildcards do not count",
+        )
     yield _validity(check, certificate, chain)
     if server:
         yield from _purpose(check, certificate, client=False)

@@ -31,6 +31,7 @@ DISK_WRONG: Final = 100 * MIB
 DISK_WARNING: Final = 1024 * MIB
 CLOCK_SECONDS: Final = 300  # a message from further in the future says that this clock, or an earlier one, is off
 DAY_SECONDS: Final = 86_400
+_DAMAGED: Final = "stop the server, keep the file, and restore the newest backup"
 
 
 def here(config: Config) -> Iterator[Finding]:
@@ -107,13 +108,14 @@ def _database(config: Config) -> Iterator[Finding]:
         return
     try:
         waiting = migrate.pending(path)
+        if waiting:
+            yield wrong("database", f"{len(waiting)} migrations are due", "make a backup, then run `mimids migrate`")
+        else:
+            yield _integrity(config)
     except SchemaRefused as error:
         yield wrong("database", str(error), "install the mimids that wrote it, or restore a backup")
-        return
-    if waiting:
-        yield wrong("database", f"{len(waiting)} migrations are due", "make a backup, then run `mimids migrate`")
-        return
-    yield _integrity(config)
+    except sqlite3.DatabaseError as error:
+        yield wrong("database", f"{path} cannot be read: {error}", _DAMAGED)
 
 
 def _integrity(config: Config) -> Finding:
@@ -122,8 +124,7 @@ def _integrity(config: Config) -> Finding:
         faults = [row[0] for row in connection.execute("PRAGMA integrity_check(3)") if row[0] != "ok"]
         faults += [f"{row[0]} refers to nothing" for row in connection.execute("PRAGMA foreign_key_check").fetchmany(3)]
     if faults:
-        mend = "stop the server, keep the file, and restore the newest backup"
-        return wrong("database", f"{config.database} is damaged: {'; '.join(faults)}", mend)
+        return wrong("database", f"{config.database} is damaged: {'; '.join(faults)}", _DAMAGED)
     return ok("database", f"{config.database} is whole, {config.database.stat().st_size // 1024:,} KiB")
 
 
