@@ -17,7 +17,7 @@ from mimids.mls.framing import MLS_MESSAGE
 from mimids.wire import codec as engine
 from mimids.wire import messages, varint
 from mimids.wire.codec import NOTHING, Codec
-from mimids.wire.declare import Select
+from mimids.wire.compiled import Select
 from mimids.wire.ids import MASKED_PARTITION_KEY, PARTITION_KEY, PROVIDER_ID
 
 _OPAQUE: Final = "opaque"
@@ -77,13 +77,13 @@ def _declared(codec: Codec[Any], name: str, annotation: str) -> tuple[str, str]:
     if isinstance(codec, engine._Optional):
         return f"optional<{_type(codec._item)}> {name}", ""
     if isinstance(codec, engine._Vector | engine._UintVector):
-        item = codec._item if isinstance(codec, engine._Vector) else engine._Uint(codec._size)
+        item = codec._item if isinstance(codec, engine._Vector) else engine.Uint(codec._size)
         kind = _type(item)
         return f"{_ITEM.findall(annotation)[0] if kind == _OPAQUE else kind} {name}<V>", ""
     kind = _type(codec)
     if kind != _OPAQUE:
         return f"{kind} {name}", ""
-    limit = getattr(_innermost(codec), "_limit", varint.MLS_MAX)
+    limit = getattr(_innermost(codec), "limit", varint.MLS_MAX)
     return f"opaque {name}<V>", "" if limit == varint.MLS_MAX else f"at most {limit} octets"
 
 
@@ -92,11 +92,11 @@ def _type(codec: Codec[Any]) -> str:
         if codec is known:
             return name
     inner = _innermost(codec)
-    if isinstance(codec, engine._Mapped) and inspect.isclass(codec._make) and issubclass(codec._make, IntEnum):
-        return codec._make.__name__
-    if isinstance(inner, engine._Uint):
-        return f"uint{8 * inner._size}"
-    if isinstance(inner, engine._Opaque):
+    if isinstance(codec, engine.Mapped) and inspect.isclass(codec.make) and issubclass(codec.make, IntEnum):
+        return codec.make.__name__
+    if isinstance(inner, engine.Uint):
+        return f"uint{8 * inner.size}"
+    if isinstance(inner, engine.Opaque):
         return _OPAQUE
     for kind in vars(messages).values():
         if getattr(kind, "__wire_codec__", None) is inner:
@@ -105,8 +105,8 @@ def _type(codec: Codec[Any]) -> str:
 
 
 def _innermost(codec: Codec[Any]) -> Codec[Any]:
-    while isinstance(codec, engine._Mapped):
-        codec = codec._read.__self__  # type: ignore[attr-defined]
+    while isinstance(codec, engine.Mapped):
+        codec = codec.inner
     return codec
 
 
