@@ -3,8 +3,9 @@
 Life of an outgoing Welcome, one row for each provider: *held* until its branch is used (the Welcome of a later
 commit), *due*, *offered* once the provider accepted references of it, then *delivered*, *refused* for good,
 *cancelled* with its branch, or *expired*. The row is written in the commit's own transaction; the job takes what is
-due, asks (welcome/init), pushes, and settles the row. A provider that does not answer puts its own rows off and holds
-up nobody else. After a restart the rows are all there is.
+due, asks (welcome/init), pushes, and settles the row. A provider that does not answer, or refuses for a reason that may
+pass, puts its own rows off and holds up nobody else. One that has forgotten what it said yes to is asked again: it may
+have been restored. After a restart the rows are all there is.
 
 An incoming Welcome goes into the inbox of each device that a reference was accepted for, and leaves it only when that
 device acknowledges.
@@ -24,12 +25,12 @@ from mimids.ds.ports import Clock, Peers
 from mimids.ds.rules import terms_of
 from mimids.ds.wakes import DELIVERY, OUTGOING, Wakes, inbox_topic
 from mimids.errors import (
-    ArrangementRequired,
     Malformed,
     MimiError,
     PeerFailed,
-    PeerUnavailable,
-    ProviderNotAllowed,
+    StorageUnavailable,
+    TooLarge,
+    UnsupportedMediaType,
     WelcomeNotExpected,
 )
 from mimids.mls.framing import MLSMessage
@@ -43,8 +44,8 @@ from mimids.wire.declare import decode, encode
 from mimids.wire.ids import KeyPackageRef, ProviderId
 from mimids.wire.messages import WelcomeData, WelcomeInitRequest, WelcomeInitResponse
 
-BATCH: Final = 100
 IDLE_SECONDS: Final = 60.0  # a lost ring costs no more than this
+_FOR_GOOD: Final = (Malformed, TooLarge, UnsupportedMediaType, WelcomeNotExpected)  # no repetition will mend these
 
 
 def queue(tx: Tx, data: WelcomeData, partition: int, *, held: bool, now: Milliseconds) -> None:
@@ -171,18 +172,18 @@ class Welcomes:
         try:
             async with self._workers:
                 now = self._clock.now()
-                domain, due = await self._store.read(
-                    lambda tx: (providers.domain_of(tx, number), welcomes.due_outgoing(tx, number, now, limit=BATCH))
-                )
-                for outgoing in due:
+                domain = await self._store.read(lambda tx: providers.domain_of(tx, number))
+                while outgoing := await self._store.read(lambda tx: welcomes.next_due(tx, number, now)):
                     if not await self._attempt(domain, outgoing):
                         break  # it does not answer: its other Welcomes wait for their own turn
+        except StorageUnavailable:  # our own disk takes no word of it, so that all of it stays due
+            await self._clock.sleep(self._backoff.seconds(1))
         finally:
             self._busy.discard(number)
             self._wakes.ring(OUTGOING)
 
     async def _attempt(self, domain: ProviderId, outgoing: Outgoing) -> bool:
-        """Offer and deliver one Welcome; False if the provider did not answer."""
+        """Offer and deliver one Welcome; False if the provider did not answer, or may do better later."""
         try:
             if outgoing.state == "due":
                 offer = WelcomeInitRequest(outgoing.refs)
@@ -191,14 +192,19 @@ class Welcomes:
                     await self._settle(outgoing, "refused", "none of its KeyPackages was accepted")
                     return True
                 await self._settle(outgoing, "offered", None)
-            body = await self._store.read(lambda tx: welcomes.welcome_body(tx, outgoing.welcome))
+            body = await self._store.read(lambda tx: welcomes.offered_body(tx, outgoing.id))
+            if body is None:
+                return True  # its branch was ended meanwhile, or it took too long
             await self._deliver(domain, body)
-        except (PeerUnavailable, PeerFailed, ProviderNotAllowed, ArrangementRequired) as error:
+        except _FOR_GOOD as error:
+            forgotten = isinstance(error, WelcomeNotExpected) and outgoing.state == "offered"
+            await self._settle(outgoing, "due" if forgotten else "refused", error.code)
+            return True
+        except StorageUnavailable:
+            raise
+        except MimiError as error:
             await self._put_off(outgoing, error)
             return False
-        except MimiError as error:
-            await self._settle(outgoing, "refused", error.code)  # no repetition will mend it
-            return True
         await self._store.write(partial(self._delivered, outgoing))
         self._wakes.ring(DELIVERY)
         return True

@@ -25,7 +25,6 @@ class Outgoing:
     id: int
     provider: int
     partition: int
-    welcome: int
     refs: tuple[KeyPackageRef, ...]
     state: str
     failures: int
@@ -49,12 +48,13 @@ def keep_welcome(tx: Tx, body: bytes, now: Milliseconds) -> int:
     return tx.insert("INSERT INTO welcomes (digest, body, stored_at) VALUES (?, ?, ?)", (digest, body, now))
 
 
-def welcome_body(tx: Tx, welcome: int) -> bytes:
-    """Return a stored Welcome (MLSMessage)."""
-    found = tx.one("SELECT body FROM welcomes WHERE id = ?", (welcome,))
-    if found is None:
-        raise LookupError("no such Welcome")
-    return bytes(found[0])
+def offered_body(tx: Tx, row: int) -> bytes | None:
+    """Return a Welcome (MLSMessage) that its provider said yes to; None if it is not to be sent any more."""
+    query = (
+        "SELECT body FROM welcomes_out o JOIN welcomes ON welcomes.id = o.welcome WHERE o.id = ? AND state = 'offered'"
+    )
+    found = tx.one(query, (row,))
+    return None if found is None else found[0]
 
 
 def add_outgoing(
@@ -165,15 +165,15 @@ def due_providers(tx: Tx, now: Milliseconds) -> list[int]:
     return [row[0] for row in rows]
 
 
-def due_outgoing(tx: Tx, provider: int, now: Milliseconds, *, limit: int) -> list[Outgoing]:
-    """Return Welcomes for one provider whose next attempt has come, oldest attempt first."""
-    rows = tx.all(
-        "SELECT id, provider, partition, welcome, refs, state, failures FROM welcomes_out"
+def next_due(tx: Tx, provider: int, now: Milliseconds) -> Outgoing | None:
+    """Return the Welcome for one provider whose attempt comes next, None if none is due."""
+    row = tx.one(
+        "SELECT id, provider, partition, refs, state, failures FROM welcomes_out"
         " WHERE state IN ('due', 'offered') AND next_attempt_at <= ? AND provider = ?"
-        " ORDER BY next_attempt_at, id LIMIT ?",
-        (now, provider, limit),
+        " ORDER BY next_attempt_at, id LIMIT 1",
+        (now, provider),
     )
-    return [Outgoing(row[0], row[1], row[2], row[3], _REFS.decode(row[4]), row[5], row[6]) for row in rows]
+    return None if row is None else Outgoing(row[0], row[1], row[2], _REFS.decode(row[3]), row[4], row[5])
 
 
 def next_outgoing_at(tx: Tx) -> Milliseconds | None:
@@ -183,8 +183,15 @@ def next_outgoing_at(tx: Tx) -> Milliseconds | None:
 
 
 def settle_outgoing(tx: Tx, row: int, state: str, outcome: str | None) -> None:
-    """Record what became of an attempt; `outcome` is for the operator."""
-    tx.execute("UPDATE welcomes_out SET state = ?, outcome = ? WHERE id = ?", (state, outcome, row))
+    """Record what became of an attempt; `outcome` is for the operator.
+
+    What was cancelled or given up on meanwhile stays so, unless it has arrived.
+    """
+    tx.execute(
+        "UPDATE welcomes_out SET state = ?1, outcome = ?2"
+        " WHERE id = ?3 AND (state IN ('due', 'offered') OR ?1 = 'delivered')",
+        (state, outcome, row),
+    )
 
 
 def put_off(tx: Tx, row: int, failures: int, next_attempt_at: Milliseconds, outcome: str) -> None:
