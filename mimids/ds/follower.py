@@ -499,8 +499,8 @@ class Following:
                 PushedEpoch(group.group_id, hint.masked_partition_key, Counter(0), None, hint.epoch)
                 for hint in received.hints
             ]
-            await self.take(hub, epochs, unasked=False)
-            if len(answer.body) < LONG_ANSWER_OCTETS:
+            wanted = (await self.take(hub, epochs, unasked=False))[0]
+            if len(answer.body) < LONG_ANSWER_OCTETS or wanted in (counter, NO_LONGER_FOLLOWED):
                 return encode(ReceiveResponse(received.epoch, ()))
             wait_seconds = None  # there may be more than one answer could hold
 

@@ -268,3 +268,25 @@ async def test_what_a_device_presented_the_key_of_is_no_stranger_s_push(tmp_path
         await b.services.hubs.present(bob, room.hub, following)  # back again, in an epoch not known here
         await a.services.hub.send(room.send("again", following, epoch=1), alice)
         assert await wait_stored(b, room.hub, bob, following, 1) == ["again"]
+
+
+async def test_who_leaves_while_a_long_backlog_is_asked_for_ends_the_asking(tmp_path: Path) -> None:
+    async with federated(tmp_path, "a.example", "b.example") as (a, b):
+        alice, bob, room = device(a), device(b, "bob"), Room()
+        await a.services.hub.create_group(room.creation(), alice)
+        await b.services.hubs.send(bob, room.hub, room.send("here"))
+        await wait_stored(b, room.hub, bob, room.key, 1)
+        a.peers.peers.pop(b.config.provider)
+        await a.services.hub.send_batch([room.send(f"{n}".ljust(1000)) for n in range(200)], alice)
+        door, asked = b.peers.peers[room.hub], 0
+
+        async def leaves_meanwhile(called: Called) -> PeerAnswer:
+            nonlocal asked
+            asked += 1
+            await b.services.hubs.leave(bob, room.hub, room.group_id)
+            return await door(called)
+
+        b.peers.add(room.hub, leaves_meanwhile)
+        with trio.fail_after(20):
+            await b.services.hubs.present(bob, room.hub, room.key)
+        assert asked == 1
