@@ -434,6 +434,7 @@ class Following:
             found = await self.page(device, hub, request, limit_octets=limit)
             if found is None:
                 return passed_on
+        await self._note_reader(device, found[1].partition)
         return encode_receive_response(found[1].epoch, ())
 
     async def page(
@@ -441,7 +442,7 @@ class Following:
     ) -> tuple[GroupId, reading.Page] | None:
         """Return what is here of a partition from a counter on, and its group; None if it is not known here."""
 
-        def read(tx: Tx) -> tuple[Group, reading.Page, bool] | None:
+        def read(tx: Tx) -> tuple[GroupId, reading.Page] | None:
             number = providers.provider_row(tx, hub) or 0
             partition = partitions.find_partition(tx, number, request.partition_key.masks())
             if partition is None:
@@ -453,17 +454,15 @@ class Following:
             found = reading.page(
                 tx, partition, request.counter, limit_octets=limit_octets, handshakes_only=withheld is not None
             )
-            takes_part = participations.takes_part(tx, partition.group, device.row)
-            return group, found, takes_part
+            return group.group_id, found
 
-        found = await self._store.read(read)
-        if found is None:
-            return None
-        group, page, takes_part = found
-        if not takes_part:  # it presented a key
-            now = self._clock.now()
-            await self._store.write(lambda tx: participations.take_part(tx, group.id, device.row, now))
-        return group.group_id, page
+        return await self._store.read(read)
+
+    async def _note_reader(self, device: Device, partition: Partition) -> None:
+        """Record that a device presented the key of a partition: it takes part in the group, again if it had left."""
+        group, now = partition.group, self._clock.now()
+        if not await self._store.read(lambda tx: participations.takes_part(tx, group, device.row)):
+            await self._store.write(lambda tx: participations.take_part(tx, group, device.row, now))
 
     async def ask(
         self, device: Device, hub: ProviderId, key: PartitionKey, *, wait_seconds: int | None = None

@@ -34,6 +34,8 @@ from mimids.wire.messages import (
     Withdraw,
 )
 from tests.ds.federation import Room, device, federated, said
+from tests.ds.test_delivery import count
+from tests.ds.test_retention import until
 from tests.provider import Assembled
 from tests.vectors import load_lines
 
@@ -238,3 +240,27 @@ async def test_a_device_has_a_bounded_number_of_streams(tmp_path: Path) -> None:
             with pytest.raises(QuotaExceeded):
                 await a.services.streams.serve(alice, Wire())
         assert a.services.streams.statistics().open == 0
+
+
+async def test_a_stream_that_is_open_takes_nobody_back_into_a_group_that_was_left(tmp_path: Path) -> None:
+    async with federated(tmp_path, "a.example", "b.example") as (a, b):
+        alice, bob, ben, room = device(a), device(b, "bob"), device(b, "ben", 2), Room()
+        await a.services.hub.create_group(room.creation(), alice)
+        await b.services.hubs.send(ben, room.hub, room.send("Ben is here"))
+        async with streaming(b, bob) as wire:
+            await wire.say(FrameType.PRESENT, present(room.hub, (room.key, 0)))
+            assert await heard(wire) == (0, ["Ben is here"])
+            await b.services.hubs.leave(bob, room.hub, room.group_id)
+            await a.services.hub.send(room.send("Bob is not"), alice)
+            assert await heard(wire) == (1, ["Bob is not"])  # who leaves goes on receiving until it is sequenced (6.11)
+            assert count(b, "SELECT count(*) FROM participations WHERE left_at IS NULL") == 1
+            await b.services.hubs.leave(ben, room.hub, room.group_id)
+            await a.services.hub.send(room.send("nobody is"), alice)
+            await until(lambda: _empty(a, "follows"))
+            await wire.say(FrameType.PRESENT, present(room.hub, (room.key, 2)))  # and whoever presents a key is in
+            assert await heard(wire) == (2, ["nobody is"])
+            assert count(b, "SELECT count(*) FROM participations WHERE left_at IS NULL") == 1
+
+
+async def _empty(provider: Assembled, table: str) -> bool:
+    return count(provider, f"SELECT count(*) FROM {table}") == 0  # noqa: S608  # a name of ours
