@@ -36,11 +36,11 @@ class Cursors:
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self._shown: dict[_Place, Counter] = {}
+        self._shown: dict[_Place, tuple[Counter, Milliseconds]] = {}
 
     def note(self, device: Device, hub: ProviderId, request: ReceiveRequest) -> None:
         """Take note that a device asks from a counter on: it has what is earlier."""
-        self._shown[device.row, hub, request.partition_key.masks()] = request.counter
+        self._shown[device.row, hub, request.partition_key.masks()] = request.counter, self._clock.now()
         if len(self._shown) > HELD_AT_MOST:
             del self._shown[next(iter(self._shown))]
 
@@ -57,14 +57,13 @@ class Cursors:
 
     async def save(self) -> None:
         """Store what was noted; a disk that takes nothing costs no more than the memory of it."""
-        now = self._clock.now()
         while self._shown:
             page = [self._shown.popitem() for _ in range(min(PAGE, len(self._shown)))]
 
             with suppress(MimiError):
-                await self._store.write(partial(_save, page, now))
+                await self._store.write(partial(_save, page))
 
 
-def _save(page: Sequence[tuple[_Place, Counter]], now: Milliseconds, tx: Tx) -> None:
+def _save(page: Sequence[tuple[_Place, tuple[Counter, Milliseconds]]], tx: Tx) -> None:
     rows = {hub: providers.provider_row(tx, hub) or 0 for (_, hub, _), _ in page}
-    cursors.note(tx, [Shown(device, rows[hub], masks, counter, now) for (device, hub, masks), counter in page])
+    cursors.note(tx, [Shown(device, rows[hub], masks, *shown) for (device, hub, masks), shown in page])

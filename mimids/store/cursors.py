@@ -52,11 +52,11 @@ def note(tx: Tx, shown: Iterable[Shown]) -> None:
 
 
 def cursors_of_group(tx: Tx, group: int) -> list[DeviceCursor]:
-    """Return the positions in a group's partitions, but of devices that have left it."""
+    """Return the positions in a group's partitions, but those that a device presented before it left the group."""
     rows = tx.all(
         "SELECT c.device, c.partition, c.next_counter, c.seen_at FROM partitions p"
         " JOIN device_cursors c ON c.partition = p.id WHERE p.group_ref = ?1 AND NOT EXISTS"
-        " (SELECT 1 FROM participations t WHERE t.group_ref = ?1 AND t.device = c.device AND t.left_at IS NOT NULL)",
+        " (SELECT 1 FROM participations t WHERE t.group_ref = ?1 AND t.device = c.device AND t.left_at >= c.seen_at)",
         (group,),
     )
     return [DeviceCursor(*row) for row in rows]

@@ -37,7 +37,7 @@ def leave(tx: Tx, group: int, device: DeviceRow, now: Milliseconds) -> None:
     """Record that a device wants nothing of this group any more."""
     tx.execute(
         "INSERT INTO participations (group_ref, device, joined_at, left_at) VALUES (?1, ?2, ?3, ?3)"
-        " ON CONFLICT DO UPDATE SET left_at = excluded.left_at WHERE left_at IS NULL",
+        " ON CONFLICT DO UPDATE SET left_at = excluded.left_at",
         (group, device, now),
     )
 

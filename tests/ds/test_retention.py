@@ -101,6 +101,24 @@ async def test_a_message_that_nobody_waits_for_goes_after_a_month_and_a_repeat_g
         assert (await hub.send(room.send("5"), alice)).counter == 5
 
 
+async def test_who_has_left_is_not_waited_for_until_it_comes_back(tmp_path: Path) -> None:
+    async with provider(tmp_path) as (running, clock):
+        services, alice, room = running.services, device(running), Room()
+        await services.hub.create_group(room.creation(), alice)
+        for n in range(2):
+            await services.hub.send(room.send(f"{n}"), alice)
+            services.hubs.note(alice, room.hub, ReceiveRequest(room.key, Counter(n)))
+            await services.hubs.leave(alice, room.hub, room.group_id)
+            clock.advance(40 * DAY)
+            await sweep(running)
+            assert await bodies(running, room.key) == [False] * (n + 1)
+        await services.hub.send(room.send("welcome back"), alice)
+        await shows(running, alice, room, room.key, 2)
+        clock.advance(40 * DAY)
+        await sweep(running)
+        assert await bodies(running, room.key) == [False, False, True]
+
+
 async def test_what_a_device_waits_for_is_kept_until_it_was_silent_for_a_year(tmp_path: Path) -> None:
     async with provider(tmp_path) as (running, clock):
         hub, alice, room = running.services.hub, device(running), Room()
