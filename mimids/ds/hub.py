@@ -40,7 +40,7 @@ from mimids.store.groups import Group
 from mimids.store.partitions import Partition
 from mimids.values import Device, Follower, Sender
 from mimids.wire.declare import decode, encode
-from mimids.wire.ids import GroupId, MaskedPartitionKey, ProviderId
+from mimids.wire.ids import Counter, GroupId, MaskedPartitionKey, ProviderId
 from mimids.wire.messages import (
     CreateGroupRequest,
     ExternalJoinRequest,
@@ -236,14 +236,15 @@ class Hub:
         """Return a `ReceiveResponse`: the partition's messages from the counter on, and for followers hints.
 
         With nothing there it waits for something new, at most `wait_seconds`. A follower that presents a key follows
-        its partition from then on (6.10).
+        its partition from then on (6.10), and one that asks for what it was pushed before has lost it: it is pushed
+        again.
         """
         masks = request.partition_key.masks()
         self._note_presented(caller, masks)
         with self._wakes.listen(*map(partition_topic, masks)) as bell:
             answer, found = await self._store.read(lambda tx: self._receive(tx, request, caller))
             if isinstance(caller, Follower) and not found.followed:
-                await self._store.write(lambda tx: self._follow(tx, caller, found.partition))
+                await self._store.write(lambda tx: self._follow(tx, caller, found.partition, request.counter))
                 self._wakes.ring(DELIVERY)
             if found.empty and wait_seconds > 0:
                 await bell.wait_at_most(self._clock, wait_seconds)
@@ -269,7 +270,8 @@ class Hub:
         followed = True
         if isinstance(caller, Follower):
             follower = providers.provider_row(tx, caller.provider)
-            followed = follower is not None and follows.follows_partition(tx, follower, partition.id)
+            reached = follows.reached(tx, follower or 0, partition.id)
+            followed = reached is not None and reached <= request.counter
             group = groups.group_by_row(tx, partition.group)
             if asked.complete and (self._config.group.hints_encrypted or not group.encrypted_handshakes):
                 hints = reading.hinted(
@@ -309,9 +311,12 @@ class Hub:
         rules = Rules(tx, self._states, self._clock.now(), ours=True)
         return rules.withheld(groups.group_by_row(tx, partition.group), partition, device) is not None
 
-    def _follow(self, tx: Tx, caller: Follower, partition: Partition) -> None:
+    def _follow(self, tx: Tx, caller: Follower, partition: Partition, counter: Counter) -> None:
         number = providers.ensure_provider(tx, caller.provider)
+        if not counter:
+            follows.end(tx, number, partition.id)  # it has nothing of it: it begins anew, with an opening if need be
         follows.follow_with_key(tx, number, partition.id, partition.parent)
+        follows.resume(tx, number, partition.id, counter)
 
     async def group_info(
         self, group_id: GroupId, caller: Sender, *, partition: MaskedPartitionKey | None = None
@@ -350,5 +355,5 @@ class Hub:
 @attrs.frozen
 class _Found:
     partition: Partition
-    followed: bool
+    followed: bool  # from where it asks, or from an earlier message on
     empty: bool

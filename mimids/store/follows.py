@@ -44,8 +44,13 @@ def follow_with_key(tx: Tx, provider: int, partition: int, parent: int | None) -
 
 def follows_partition(tx: Tx, provider: int, partition: int) -> bool:
     """Tell whether a provider follows a partition now."""
-    query = "SELECT 1 FROM follows WHERE provider = ? AND partition = ?"
-    return tx.one(query, (provider, partition)) is not None
+    return reached(tx, provider, partition) is not None
+
+
+def reached(tx: Tx, provider: int, partition: int) -> Counter | None:
+    """Return what is to be sent next to a provider of a partition, None if it does not follow it."""
+    found = tx.one("SELECT next_counter FROM follows WHERE provider = ? AND partition = ?", (provider, partition))
+    return None if found is None else Counter(found[0])
 
 
 def follows_group(tx: Tx, provider: int, group: int) -> bool:

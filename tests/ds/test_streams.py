@@ -264,3 +264,28 @@ async def test_a_stream_that_is_open_takes_nobody_back_into_a_group_that_was_lef
 
 async def _empty(provider: Assembled, table: str) -> bool:
     return count(provider, f"SELECT count(*) FROM {table}") == 0  # noqa: S608  # a name of ours
+
+
+async def test_a_partition_that_a_provider_has_lost_comes_again_by_its_key(tmp_path: Path) -> None:
+    """It was restored from a backup of a time before the group, or dropped what no device of its took up for long."""
+    async with federated(tmp_path, "a.example", "b.example") as (a, b):
+        alice, bob, room = device(a), device(b, "bob"), Room()
+        await a.services.hub.create_group(room.creation(), alice)
+        await b.services.hubs.send(bob, room.hub, room.send("zero"))
+        await a.services.hub.send(room.send("one"), alice)
+        await until(lambda: _reached(a, 2))
+
+        def forget(tx: Tx) -> None:
+            for table in ("messages", "device_cursors", "participations", "partitions", "groups"):
+                tx.execute(f"DELETE FROM {table}")  # noqa: S608  # names of ours
+
+        await b.services.store.write(forget)
+        async with streaming(b, bob) as wire:
+            await wire.say(FrameType.PRESENT, present(room.hub, (room.key, 0)))
+            assert await heard(wire) == (0, ["zero", "one"])
+            await a.services.hub.send(room.send("two"), alice)
+            assert await heard(wire) == (2, ["two"])
+
+
+async def _reached(hub: Assembled, counter: int) -> bool:
+    return count(hub, "SELECT next_counter FROM follows") == counter
