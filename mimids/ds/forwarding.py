@@ -7,7 +7,8 @@ on encodes to the very bytes that were received; what comes back is checked for 
 from __future__ import annotations
 
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 from mimids.ds import reading
@@ -136,7 +137,7 @@ class Hubs:
 
     async def present(self, device: Device, hub: ProviderId, key: PartitionKey) -> None:
         """Present a key to another hub, so that its partition is pushed here."""
-        await self._following.ask(device, hub, key)
+        await self._once_accepted(hub, partial(self._following.ask, device, hub, key))
 
     async def receive(
         self, device: Device, hub: ProviderId, request: ReceiveRequest, *, wait_seconds: int | None = None
@@ -146,7 +147,8 @@ class Hubs:
         if hub == self._provider:
             return await self._hub.receive(request, device, wait_seconds=wait_seconds or 0)
         await self._gate.read(device, hub)
-        return await self._following.receive(device, hub, request, wait_seconds=wait_seconds)
+        receive = partial(self._following.receive, device, hub, request, wait_seconds=wait_seconds)
+        return await self._once_accepted(hub, receive)
 
     async def join(self, device: Device, hub: ProviderId, request: ExternalJoinRequest) -> bytes:
         """Sequence an external commit; return a SendResponse."""
@@ -203,13 +205,16 @@ class Hubs:
             await self._following.note_sent(device, hub, group_id, responses)
 
     async def _pass_on(self, hub: ProviderId, path: str, body: bytes) -> bytes:
+        return (await self._once_accepted(hub, partial(self._peers.call, hub, "POST", f"/ds/v1/{path}", body))).body
+
+    async def _once_accepted(self, hub: ProviderId, ask: Callable[[], Awaitable[T]]) -> T:
         """Ask a hub; one that wants its terms accepted first is asked again once they are (6.9)."""
         try:
-            return (await self._peers.call(hub, "POST", f"/ds/v1/{path}", body)).body
+            return await ask()
         except ArrangementRequired:
             if not await self._arrangements.renew(hub):
                 raise
-            return (await self._peers.call(hub, "POST", f"/ds/v1/{path}", body)).body
+            return await ask()
 
 
 def _decode(cls: type[T], answer: bytes) -> T:

@@ -37,7 +37,7 @@ from mimids.wire.declare import decode, encode
 from mimids.wire.ids import MLS10, CipherSuite, Counter, GroupId, KeyPackageRef, ProviderId, UserId
 from mimids.wire.messages import GroupInfoRequest, ReceiveRequest, SendRequest, WelcomeInitRequest, WelcomeInitResponse
 from tests.doubles import Called, FakeClock
-from tests.ds.federation import PROPOSAL, Room, device, federated, read
+from tests.ds.federation import PROPOSAL, Room, device, federated, read, wait_stored
 from tests.provider import Assembled
 
 A, B = ProviderId("a.example"), ProviderId("b.example")
@@ -263,6 +263,20 @@ async def test_terms_that_must_be_accepted_are_and_then_the_request_is_made_agai
             await peers.call(A, "POST", "/ds/v1/send", encode(room.send("too late")))
         assert wanted.value.members["revision"] == 2
         await follower.services.hubs.send(bob(follower), A, room.send("too late"))  # which accepts, and asks again
+
+
+@pytest.mark.parametrize("way", ["receive", "present"])
+async def test_terms_that_must_be_accepted_are_before_a_key_is_presented(way: str, tmp_path: Path) -> None:
+    """The first thing that the provider of somebody who was added asks of a hub."""
+    async with federated(tmp_path, A, B, arrangement={"required": True}) as (hub, follower):
+        room = Room()
+        await hub.services.hub.create_group(room.creation(), device(hub))
+        await hub.services.hub.send(room.send("hello"), device(hub))
+        if way == "receive":
+            assert await read(follower, bob(follower), A, room.key) == ["hello"]
+        else:
+            await follower.services.hubs.present(bob(follower), A, room.key)
+        assert await wait_stored(follower, A, bob(follower), room.key, 1) == ["hello"]
 
 
 async def test_an_old_revision_is_not_taken_for_the_current_one(tmp_path: Path) -> None:
