@@ -140,13 +140,12 @@ class Following:
     async def take(self, hub: ProviderId, epochs: Sequence[PushedEpoch], *, unasked: bool) -> list[Counter]:
         """Store what is new of these epochs; `unasked` ones of unknown groups need an accepted Welcome."""
 
-        def followed(tx: Tx, number: int, epoch: PushedEpoch) -> Group | Counter | None:
+        def followed(tx: Tx, number: int, epoch: PushedEpoch) -> Group | None:
             device = self._asked.get(epoch.masked_partition_key)
             if device is not None:
                 self._take_part(tx, number, epoch.group_id, device)
             group = self._followed_group(tx, number, epoch.group_id, expected=not unasked)
-            wanted = None if group is None else self._beyond_room(tx, group, epoch)
-            return group if wanted is None else wanted
+            return None if group is None or self._is_beyond_room(tx, group, epoch) else group
 
         return await self._take(hub, epochs, followed)
 
@@ -154,9 +153,9 @@ class Following:
         self,
         hub: ProviderId,
         epochs: Sequence[PushedEpoch],
-        group_of: Callable[[Tx, int, PushedEpoch], Group | Counter | None],
+        group_of: Callable[[Tx, int, PushedEpoch], Group | None],
     ) -> list[Counter]:
-        """Store what is new in the group that `group_of` says; instead of a group it may say the counter wanted."""
+        """Store what is new in the group that `group_of` says; where it says none, nothing is wanted."""
         await self._prepare(hub, epochs)
 
         def work(tx: Tx) -> _Taken:
@@ -164,10 +163,8 @@ class Following:
             number = providers.ensure_provider(tx, hub)
             for epoch in epochs:
                 group = group_of(tx, number, epoch)
-                if isinstance(group, Group):
-                    taken.counters.append(self._take_epoch(tx, hub, group, epoch, taken))
-                else:
-                    taken.counters.append(NO_LONGER_FOLLOWED if group is None else group)
+                wanted = NO_LONGER_FOLLOWED if group is None else self._take_epoch(tx, hub, group, epoch, taken)
+                taken.counters.append(wanted)
             return taken
 
         taken = await self._store.write(work)
@@ -211,10 +208,14 @@ class Following:
         ours = participations.participants(tx, group.id)
         return None if ours.left and not ours.present else group
 
-    def _beyond_room(self, tx: Tx, group: Group, epoch: PushedEpoch) -> Counter | None:
-        """Return the counter wanted next where a hub has pushed enough of groups that no device of ours takes up."""
+    def _is_beyond_room(self, tx: Tx, group: Group, epoch: PushedEpoch) -> bool:
+        """Tell whether a hub has pushed enough of groups that no device of ours takes up; count this if it has not.
+
+        Then a partition is not followed until a device comes and presents its key: while the hub had to ask again
+        and again whether there is room, everything else that it has for us would wait.
+        """
         if participations.participants(tx, group.id).present:
-            return None
+            return False
         known = partitions.find_partition(tx, group.hub, [epoch.masked_partition_key])
         counter = Counter(0) if known is None else known.next_counter
         octets = sum(
@@ -225,9 +226,9 @@ class Following:
         if epoch.opening is not None and (known is None or known.state is None):
             octets += len(epoch.opening.group_info.encoded)
         if groups.unmatched_bytes(tx, group.hub) + octets > self._config.limits.provider_unmatched_bytes:
-            return counter
+            return True
         groups.add_unmatched(tx, group.id, octets)
-        return None
+        return False
 
     def begin_group(self, tx: Tx, hub: int, group_id: GroupId) -> Group:
         """Add a group of which nothing is known yet but its id."""

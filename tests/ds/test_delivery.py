@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from mimids.ds.ports import PeerAnswer
 from mimids.errors import NotFollowed, PeerUnavailable, UnknownPartition
@@ -22,8 +23,9 @@ from mimids.wire.messages import (
     ResumeRequest,
     SendRequest,
 )
-from tests.doubles import Called
+from tests.doubles import Called, FakeClock
 from tests.ds.federation import Room, device, federated, read, wait_stored
+from tests.ds.test_welcomes import hand_out, invite, reaches
 from tests.provider import Assembled
 
 
@@ -290,3 +292,25 @@ async def test_who_leaves_while_a_long_backlog_is_asked_for_ends_the_asking(tmp_
         with trio.fail_after(20):
             await b.services.hubs.present(bob, room.hub, room.key)
         assert asked == 1
+
+
+async def test_whoever_does_not_come_for_a_group_holds_up_no_other_group(tmp_path: Path) -> None:
+    clock = FakeClock()  # stands still: nothing that is put off comes again
+    names = ("a.example", "b.example")
+    async with federated(tmp_path, *names, clock=clock, limits={"provider_unmatched_bytes": 5000}) as (a, b):
+        alice, bob, ben = device(a), device(b, "bob"), device(b, "ben", 2)
+        room, other = Room(), Room("other")
+        await hand_out(b)
+        key = await invite(a, room)
+        await reaches(a, "delivered")
+        await a.services.hub.create_group(other.creation(), alice)
+        assert await read(b, ben, other.hub, other.key) == []
+        said = [f"{n}".ljust(2000) for n in range(5)]
+        for text in said:
+            await a.services.hub.send(room.send(text, key, epoch=1), alice)
+        await trio.testing.wait_all_tasks_blocked(0.2)  # pushed as far as there is room
+        await a.services.hub.send_batch([other.send(text) for text in said], alice)
+        assert await wait_stored(b, other.hub, ben, other.key, 5) == said
+        assert count(b, "SELECT unmatched_bytes FROM groups ORDER BY id LIMIT 1") <= 5000
+        await b.services.hubs.present(bob, room.hub, key)  # here he comes
+        assert await wait_stored(b, room.hub, bob, key, 5) == said
