@@ -148,7 +148,7 @@ class Recovery:
                 if partition.masked_key not in known and stored is not None:
                     info = decode(MLSMessage, stored)
                     opening = GroupInfoResponse(info, self._states.inferred_tree(tx, group, partition, info))
-                    room -= len(stored)
+                    room -= len(encode(opening))
                 epoch = decode(Epoch, page.epoch)
                 epochs.append(PushedEpoch(group.group_id, partition.masked_key, page.counter, opening, epoch))
                 room -= page.octets

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import attrs
@@ -14,17 +15,24 @@ import trio
 from mimids.config import Config
 from mimids.ds.ports import PeerAnswer
 from mimids.errors import MethodNotAllowed, PeerUnavailable, Recovering, UnknownGroup
+from mimids.mls.code_points import WireFormat
+from mimids.mls.framing import MLSMessage
+from mimids.mls.proposals import Add
 from mimids.store import backup, recoveries
 from mimids.store.db import Tx, write_here
 from mimids.values import Follower, Milliseconds
 from mimids.wire.declare import decode, encode
-from mimids.wire.ids import Counter, GroupId, ProviderId
+from mimids.wire.ids import MLS10, CipherSuite, Counter, GroupId, MaskedPartitionKey, ProviderId
 from mimids.wire.messages import (
+    CommitData,
+    CreateGroupRequest,
     HeldGroupsRequest,
+    KnownPartition,
     PushRequest,
     PushResponse,
     ReceiveRequest,
     RecoverRequest,
+    SendRequest,
     SendResponse,
 )
 from tests.doubles import Called
@@ -32,7 +40,11 @@ from tests.ds.federation import Room, _door, device, federated, read, wait_store
 from tests.ds.recordings import Recording, expected
 from tests.ds.test_conversations import offer
 from tests.ds.test_retention import bodies, commit_at, rows, until
+from tests.mls.signing import GROUP, Client, by_value
+from tests.mls.signing import Room as SignedRoom
 from tests.provider import Assembled, assembled
+
+SUITE = CipherSuite(1)
 
 
 def make_backup(running: Assembled, to: Path) -> None:
@@ -290,3 +302,34 @@ async def test_as_follower_it_gets_again_what_was_pushed_since(tmp_path: Path) -
             assert await bodies(again, room.key) == [True] * 4
             with pytest.raises(PeerUnavailable):  # nothing else is asked for in its name
                 await again.services.peers.call(ProviderId("c.example"), "POST", "/ds/v1/resume")
+
+
+async def test_an_answer_is_bounded_with_the_trees_in_it(tmp_path: Path) -> None:
+    """A hub reads no answer without end: of a large group, one with the trees of many epochs would never be read."""
+    limit = 30_000
+    async with federated(tmp_path, "a.example", "b.example", limits={"receive_bytes": limit}) as (a, b):
+        alice, bob = device(a), device(b, "bob")
+        keys = [Room.new_key() for _ in range(12)]
+        clients = [Client.of(seed, f"user{seed}@{'ab'[seed % 2]}.example") for seed in range(1, 31)]
+        group = SignedRoom.create(clients[0])
+        message, group = group.commit(0, *[by_value(Add(each.key_package())) for each in clients[1:]])
+        info = decode(MLSMessage, encode(MLSMessage(MLS10, WireFormat.GROUP_INFO, group.info())))
+        await a.services.hub.create_group(CreateGroupRequest(GROUP, MLS10, SUITE, keys[0], info, None, None), alice)
+        await b.services.following.ask(bob, a.config.provider, keys[0])
+        for key, following in pairwise(keys):
+            message, group = group.commit(0)
+            info = decode(MLSMessage, encode(MLSMessage(MLS10, WireFormat.GROUP_INFO, group.info(tree=False))))
+            data = CommitData(following, info, None)
+            await a.services.hub.send(SendRequest(decode(MLSMessage, encode(message)), key, data), alice)
+        await until(lambda: _same_counters(a, b))
+        hub, known, answers = Follower(a.config.provider), dict[MaskedPartitionKey, Counter](), 0
+        while epochs := (answer := await b.services.recovery.beyond(hub, _request(known))).epochs:
+            assert len(encode(answer)) < 2 * limit
+            known |= {each.masked_partition_key: Counter(each.counter + len(each.epoch.messages)) for each in epochs}
+            answers += 1
+        assert len(known) == len(keys) - 1
+        assert answers > 2
+
+
+def _request(known: dict[MaskedPartitionKey, Counter]) -> RecoverRequest:
+    return RecoverRequest(GROUP, tuple(KnownPartition(key, counter) for key, counter in known.items()))
