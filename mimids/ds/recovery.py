@@ -36,6 +36,7 @@ from mimids.errors import (
     NotFollowed,
     NotFound,
     PeerFailed,
+    PeerUnavailable,
     UnknownGroup,
     UnknownPartition,
 )
@@ -182,15 +183,21 @@ class Recovery:
                 mine = [group for whom, group in pending if whom == provider]
                 if not mine:
                     return
-                try:
-                    for group in mine:
+                error: MimiError | None = None
+                for group in mine:
+                    try:
                         await self._ask_about(domain, provider, group)
+                    except MimiError as refusal:  # about this group; about others it may do better
+                        error = refusal
+                        if isinstance(refusal, PeerUnavailable):
+                            break
+                if error is None:
                     failures = 0
-                except MimiError as error:
-                    failures += 1
-                    asked = error.members.get("retry_after")
-                    seconds = self._backoff.seconds(failures, asked if isinstance(asked, int | float) else None)
-                    await self._clock.sleep(seconds)
+                    continue
+                failures += 1
+                asked = error.members.get("retry_after")
+                seconds = self._backoff.seconds(failures, asked if isinstance(asked, int | float) else None)
+                await self._clock.sleep(seconds)
         finally:
             self._busy.discard(provider)
             self._wakes.ring(TOPIC)

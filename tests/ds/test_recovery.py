@@ -156,6 +156,35 @@ async def test_a_group_is_held_while_a_follower_is_away_and_others_are_not(tmp_p
                 tasks.cancel_scope.cancel()
 
 
+async def test_what_a_provider_answers_nonsense_about_holds_no_other_group(tmp_path: Path) -> None:
+    async with federated(tmp_path, "a.example", "b.example") as (a, b):
+        alice, bob, room, other = device(a), device(b, "bob"), Room(), Room("other")
+        for each in (room, other):
+            await a.services.hub.create_group(each.creation(), alice)
+            await b.services.hubs.send(bob, room.hub, each.send("0"))
+        make_backup(a, tmp_path / "copy")
+        await b.services.hubs.send(bob, room.hub, other.send("1"))
+        await wait_stored(b, room.hub, bob, other.key, 2)
+        door = _door(b, a.config.provider)
+
+        async def about_other(called: Called) -> PeerAnswer:
+            if called.path == "/ds/v1/recover" and decode(RecoverRequest, called.body).group_id == room.group_id:
+                return PeerAnswer(b"nonsense", {})
+            return await door(called)
+
+        async with restored(a, tmp_path / "copy", tmp_path / "again", jobs=False) as again:
+            again.peers.add("b.example", about_other)
+            async with trio.open_nursery() as tasks:
+                await tasks.start(again.services.recovery.run)
+                free = "SELECT 1 FROM groups g WHERE group_id = ? AND NOT EXISTS (SELECT 1 FROM recoveries"
+                free += " WHERE group_ref = g.id AND answered = 0)"
+                await until(lambda: rows(again, free, other.group_id))
+                assert (await again.services.hub.send(other.send("2"), alice)).counter == 2
+                with pytest.raises(Recovering):
+                    await again.services.hub.send(room.send("1"), alice)
+                tasks.cancel_scope.cancel()
+
+
 async def test_a_group_that_was_made_since_the_backup_comes_back(tmp_path: Path) -> None:
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
         make_backup(a, tmp_path / "copy")
