@@ -124,7 +124,7 @@ def _make_present(tx: Tx, config: Config) -> tuple[int, int, int]:
     """Make up for what the backup cannot know (DESIGN 6.12); return what was dropped, the new key, and groups held."""
     context = Context.of(config, _now())
     schedule = Schedule(config.ohttp.rotate_days * DAY_SECONDS, config.ohttp.grace_days * DAY_SECONDS)
-    retired = key_packages.retire_unclaimed(tx)
+    retired = key_packages.retire_unclaimed(tx, context.now)
     key_id = ohttp_keys.rotate(tx, schedule, context.operator_key, context.now // 1000, retire_others=True)
     held = recoveries.begin(tx, config.provider, {*config.federation.allow, *config.providers})
     arrangements.outrun_revisions(tx)

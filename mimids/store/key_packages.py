@@ -113,8 +113,15 @@ def drop_stock_but(tx: Tx, device: DeviceRow, keep: set[int]) -> int:
     return len(rows)
 
 
-def retire_unclaimed(tx: Tx) -> int:
-    """Take everything out of stock: after a restore, any of it may have been handed out since the backup."""
+def retire_unclaimed(tx: Tx, now: Milliseconds) -> int:
+    """Take everything out of stock: after a restore, any of it may have been handed out since the backup.
+
+    So any of it may have a Welcome on its way here.
+    """
+    tx.execute(
+        "UPDATE key_package_refs SET claimed_at = ? WHERE claimed_at IS NULL AND id IN (SELECT id FROM key_packages)",
+        (now,),
+    )
     return tx.execute("DELETE FROM key_packages")
 
 

@@ -361,11 +361,14 @@ async def test_sweeping_drops_what_expired_and_keeps_the_rest(path: Path) -> Non
         assert await rig.left() == 1
 
 
-async def test_after_a_restore_nothing_that_was_in_stock_goes_out(path: Path) -> None:
+async def test_after_a_restore_nothing_that_was_in_stock_goes_out_and_its_welcomes_come_in(path: Path) -> None:
     async with running(path) as rig:
         token = await rig.stocked(3)
-        assert await rig.store.write(rows.retire_unclaimed) == 3
+        refs = [row[0] for row in await rig.store.read(lambda tx: tx.all("SELECT ref FROM key_package_refs"))]
+        assert await rig.store.write(partial(rows.retire_unclaimed, now=rig.clock.now())) == 3
         assert await claim(rig, ask(token)) == [KeyPackagesExhausted]
+        found = [await rig.store.read(partial(rows.device_of_ref, ref=ref)) for ref in refs]
+        assert found == [DeviceRow(1)] * 3, "it may have been handed out since the backup"
 
 
 # --- against a model --------------------------------------------------------------------------------------------
