@@ -9,6 +9,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
+import anyio
 import attrs
 import httpx
 
@@ -85,6 +86,20 @@ class Reply:
     body: bytes
 
 
+class _Handshake:
+    """What httpx tells of a request: closes the socket of a TLS handshake that is cancelled, as httpcore does not."""
+
+    def __init__(self) -> None:
+        self._stream: Any = None  # httpcore's, before TLS
+
+    async def __call__(self, event: str, info: Mapping[str, Any]) -> None:
+        if event == "connection.connect_tcp.complete":
+            self._stream = info["return_value"]
+        elif event == "connection.start_tls.failed":
+            with anyio.CancelScope(shield=True):
+                await self._stream.aclose()
+
+
 class Connection:
     """The way to one provider's client listener, for one device."""
 
@@ -127,6 +142,7 @@ class Connection:
                 content=body,
                 headers=headers,
                 timeout=self._timeout_seconds + wait_seconds,
+                extensions={"trace": _Handshake()},
             )
         except httpx.TransportError as error:
             raise Unreachable(str(error) or type(error).__name__) from error

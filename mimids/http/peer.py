@@ -54,6 +54,29 @@ class PeerStatistics:
     unavailable: int
 
 
+class _BeforeTls(httpcore.AsyncNetworkStream):
+    """A connection before its TLS handshake; httpcore would leave it open where that is cancelled."""
+
+    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+        self._stream = stream
+
+    async def start_tls(
+        self,
+        ssl_context: SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109  # httpcore says so
+    ) -> httpcore.AsyncNetworkStream:
+        try:
+            return await self._stream.start_tls(ssl_context, server_hostname, timeout)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await self.aclose()
+            raise
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
 class _Dialler(httpcore.AsyncNetworkBackend):
     """Connects to a provider by its name: where its url says, else to port 443 of what the name resolves to."""
 
@@ -69,6 +92,14 @@ class _Dialler(httpcore.AsyncNetworkBackend):
         timeout: float | None = None,  # noqa: ASYNC109  # httpcore says so
         local_address: str | None = None,
         socket_options: Any = None,
+    ) -> httpcore.AsyncNetworkStream:
+        return _BeforeTls(await self._connect(host, port, timeout))
+
+    async def _connect(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None,  # noqa: ASYNC109  # as above
     ) -> httpcore.AsyncNetworkStream:
         url = self._urls.get(ProviderId(host))
         if url is not None and url.hostname is not None:

@@ -241,6 +241,28 @@ async def test_nobody_there_is_unavailable(world: World) -> None:
                 await peers.call(B, "POST", "/x")
 
 
+async def test_a_call_that_is_cancelled_in_its_handshake_leaves_no_socket_open(world: World) -> None:
+    greeted, left = trio.Event(), trio.Event()
+
+    async def say_nothing(stream: trio.SocketStream) -> None:
+        while await stream.receive_some():
+            greeted.set()
+        left.set()
+
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    url = f"https://127.0.0.1:{listener.socket.getsockname()[1]}"
+    async with trio.open_nursery() as listening, world.peers(url) as peers:
+        listening.start_soon(trio.serve_listeners, say_nothing, [listener])
+        async with trio.open_nursery() as calling:
+            calling.start_soon(peers.call, B, "POST", "/x")
+            with trio.fail_after(10):
+                await greeted.wait()
+            calling.cancel_scope.cancel()
+        with trio.fail_after(10):
+            await left.wait()
+        listening.cancel_scope.cancel()
+
+
 async def test_a_connection_that_went_stale_is_made_anew_but_not_for_the_relay(world: World) -> None:
     cut = 0
 
