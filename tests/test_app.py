@@ -245,7 +245,7 @@ def test_an_idle_server_ends_at_once_and_gives_back_the_lock(tmp_path: Path) -> 
         began = time.monotonic()
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=10) == 0
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 6, "it waits for no drain, which would last eight"
         assert lock.holder(data_dir) is None
         assert not (data_dir / "operator.sock").exists()
 
