@@ -26,7 +26,7 @@ from mimids.ds import reading
 from mimids.ds.ports import Clock, Peers
 from mimids.ds.rules import Rules
 from mimids.ds.states import Judged, States
-from mimids.ds.wakes import Wakes, partition_topic
+from mimids.ds.wakes import Wakes, commit, partition_topic
 from mimids.errors import InvalidMessage, MimiError, PeerFailed, UnknownGroup, WrongBranch
 from mimids.mls.code_points import ContentType
 from mimids.mls.framing import PrivateMessage
@@ -167,7 +167,7 @@ class Following:
                 taken.counters.append(wanted)
             return taken
 
-        taken = await self._store.write(work)
+        taken = await commit(self._store, work)
         self._messages += taken.messages
         self._duplicates += taken.duplicates
         self._gaps += taken.gaps

@@ -22,7 +22,7 @@ from mimids.ds.recent import Recent
 from mimids.ds.rules import Rules
 from mimids.ds.sequencer import Changes, Outcome, Run, check_welcome
 from mimids.ds.states import States
-from mimids.ds.wakes import DELIVERY, OUTGOING, Wakes, partition_topic, presented_topic
+from mimids.ds.wakes import DELIVERY, OUTGOING, Wakes, commit, partition_topic, presented_topic
 from mimids.errors import (
     BranchTerminated,
     GroupExists,
@@ -127,7 +127,7 @@ class Hub:
                 welcomes.queue(tx, request.welcome_data, row, held=False, now=now)
             return None
 
-        refusal = await self._store.write(create)
+        refusal = await commit(self._store, create)
         if refusal is not None:
             raise refusal
         self._wakes.ring(OUTGOING)
@@ -213,7 +213,7 @@ class Hub:
             )
             return offer(run), run.finish()
 
-        answers, changes = await self._store.write(work)
+        answers, changes = await commit(self._store, work)
         self._wakes.ring(*map(partition_topic, changes.partitions))
         if changes.partitions:
             self._wakes.ring(DELIVERY)
@@ -244,7 +244,7 @@ class Hub:
         with self._wakes.listen(*map(partition_topic, masks)) as bell:
             answer, found = await self._store.read(lambda tx: self._receive(tx, request, caller))
             if isinstance(caller, Follower) and not found.followed:
-                await self._store.write(lambda tx: self._follow(tx, caller, found.partition, request.counter))
+                await commit(self._store, lambda tx: self._follow(tx, caller, found.partition, request.counter))
                 self._wakes.ring(DELIVERY)
             if found.empty and wait_seconds > 0:
                 await bell.wait_at_most(self._clock, wait_seconds)

@@ -1,6 +1,7 @@
 """Wake-ups: whoever commits rings, whoever waits looks again.
 
-The rows are the truth and a ring may be lost with the process, so a waiter always looks before it waits:
+The rows are the truth and a ring may be lost with the process, so a waiter always looks before it waits. It is not lost
+with whoever rings: `commit` comes back though its caller was cancelled, as a handler is whose client hangs up.
 
     with wakes.listen(topic) as bell:
         while not (found := await look()):
@@ -9,16 +10,19 @@ The rows are the truth and a ring may be lost with the process, so a waiter alwa
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, TypeVar
 
 import attrs
 import trio
 
 from mimids.ds.ports import Clock
+from mimids.store.db import Store, Tx
 from mimids.values import DeviceRow
 from mimids.wire.ids import MaskedPartitionKey, ProviderId
+
+T = TypeVar("T")
 
 DELIVERY: Final = "delivery"  # wakes the job that pushes
 OUTGOING: Final = "welcomes"  # wakes the job that sends Welcomes
@@ -42,6 +46,12 @@ def inbox_topic(device: DeviceRow) -> tuple[str, int]:
 def stock_topic(device: DeviceRow) -> tuple[str, int]:
     """Return the topic that wakes a device's streams when its stock is low."""
     return ("stock", device)
+
+
+async def commit(store: Store, work: Callable[[Tx], T]) -> T:
+    """Write as `Store.write` does, and wait for it, cancelled or not: what is committed is to be rung for."""
+    with trio.CancelScope(shield=True):
+        return await store.write(work)
 
 
 class Bell:

@@ -23,7 +23,7 @@ from mimids.ds.answers import expect_nothing
 from mimids.ds.backoff import Backoff
 from mimids.ds.ports import Clock, Peers
 from mimids.ds.rules import terms_of
-from mimids.ds.wakes import DELIVERY, OUTGOING, Wakes, inbox_topic
+from mimids.ds.wakes import DELIVERY, OUTGOING, Wakes, commit, inbox_topic
 from mimids.errors import (
     Malformed,
     MimiError,
@@ -132,7 +132,7 @@ class Welcomes:
                 key_packages.note_welcome(tx, ref)
             return set(devices.values())
 
-        for device in await self._store.write(put):
+        for device in await commit(self._store, put):
             self._wakes.ring(inbox_topic(device))
 
     def _bans(self, tx: Tx, number: int, hub: ProviderId, device: DeviceRow) -> bool:

@@ -11,6 +11,7 @@ import trio
 import trio.testing
 
 from mimids.ds.ports import PeerAnswer
+from mimids.ds.wakes import inbox_topic, partition_topic
 from mimids.errors import NotFollowed, PeerUnavailable, UnknownPartition
 from mimids.values import Follower
 from mimids.wire.declare import encode
@@ -22,10 +23,11 @@ from mimids.wire.messages import (
     PushRequest,
     ResumeRequest,
     SendRequest,
+    WelcomeInitRequest,
 )
 from tests.doubles import Called, FakeClock
 from tests.ds.federation import Room, device, federated, read, wait_stored
-from tests.ds.test_welcomes import hand_out, invite, reaches
+from tests.ds.test_welcomes import REF, hand_out, invite, reaches, welcome_to
 from tests.provider import Assembled
 
 
@@ -314,3 +316,32 @@ async def test_whoever_does_not_come_for_a_group_holds_up_no_other_group(tmp_pat
         assert count(b, "SELECT unmatched_bytes FROM groups ORDER BY id LIMIT 1") <= 5000
         await b.services.hubs.present(bob, room.hub, key)  # here he comes
         assert await wait_stored(b, room.hub, bob, key, 5) == said
+
+
+@pytest.mark.parametrize("what", ["a message", "a push", "a Welcome"])
+async def test_who_waits_is_woken_though_whoever_brings_it_hangs_up(what: str, tmp_path: Path) -> None:
+    async with federated(tmp_path, "a.example", "b.example", jobs_of=()) as (a, b):
+        alice, bob, room = device(a), device(b, "bob"), Room()
+        await a.services.hub.create_group(room.creation(), alice)
+        await b.services.hubs.send(bob, room.hub, room.send("zero"))
+        await hand_out(b)
+        await b.services.welcomes.init(room.hub, WelcomeInitRequest((REF,)))
+        topic = inbox_topic(bob.row) if what == "a Welcome" else partition_topic(room.key.mask(32))
+        token, hanging_up = trio.lowlevel.current_trio_token(), trio.CancelScope()
+        receiver = a if what == "a message" else b
+
+        def hang_up(point: str) -> None:
+            if point == "before_commit":
+                token.run_sync_soon(hanging_up.cancel)
+
+        receiver.services.store._faults = hang_up
+        with receiver.services.wakes.listen(topic) as bell:
+            with hanging_up:
+                if what == "a message":
+                    await a.services.hub.send(room.send("one"), alice)
+                elif what == "a push":
+                    await b.services.following.take_push(room.hub, push(room, 0, "zero"))
+                else:
+                    await b.services.welcomes.take(room.hub, welcome_to(REF))
+            with trio.fail_after(20):
+                assert await bell.wait() == {topic}
