@@ -27,7 +27,7 @@ from mimids.ds.backoff import Backoff
 from mimids.ds.ports import Clock, Peers
 from mimids.ds.recent import Recent
 from mimids.ds.states import States
-from mimids.ds.wakes import DELIVERY, Wakes, presented_topic
+from mimids.ds.wakes import DELIVERY, Wakes, commit, presented_topic
 from mimids.errors import (
     MimiError,
     NotFollowed,
@@ -166,7 +166,7 @@ class Delivery:
             peers.try_soon(tx, number)
             return None
 
-        refusal = await self._store.write(rewind)
+        refusal = await commit(self._store, rewind)
         if refusal is not None:
             raise refusal
         self._wakes.ring(DELIVERY)

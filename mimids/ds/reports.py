@@ -26,7 +26,7 @@ from mimids.ds.follower import Contradiction
 from mimids.ds.ports import Clock, Peers
 from mimids.ds.rules import Rules
 from mimids.ds.states import Judged, States
-from mimids.ds.wakes import Wakes
+from mimids.ds.wakes import Wakes, commit
 from mimids.errors import Malformed, MimiError, QuotaExceeded, StorageUnavailable
 from mimids.mls.code_points import ContentType
 from mimids.mls.framing import MLSMessage, PrivateMessage, PublicMessage
@@ -171,7 +171,7 @@ class Reports:
 
         if await self._store.read(names_a_partition):
             raise Malformed("a partition key has no place in a report")
-        answer = await self._store.write(work)
+        answer = await commit(self._store, work)
         if isinstance(answer, MimiError):
             raise answer
         row, is_new = answer

@@ -52,6 +52,7 @@ async def commit(store: Store, work: Callable[[Tx], T]) -> T:
     """Write as `Store.write` does, and wait for it, cancelled or not: what is committed is to be rung for."""
     with trio.CancelScope(shield=True):
         return await store.write(work)
+    raise AssertionError("nobody cancels this scope")
 
 
 class Bell:
