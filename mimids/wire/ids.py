@@ -26,6 +26,7 @@ NO_LONGER_FOLLOWED: Final = Counter(0xFFFF_FFFF)  # in PushResponse
 
 _MASKS: Final = (hashlib.sha256, hashlib.sha384, hashlib.sha512)
 _LABEL: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")  # resolvers take a name that ends in one for an IPv4 address
 
 
 class Secret:
@@ -59,8 +60,8 @@ class PartitionKey(Secret):
     def from_hex(cls, text: str) -> Self:
         """Return the key written as 32 hex digits; raise `ValueError` otherwise."""
         octets = bytes.fromhex(text)
-        if len(octets) != cls.SIZE:
-            raise ValueError("a partition key has 16 octets")
+        if len(octets) != cls.SIZE or len(text) != 2 * cls.SIZE:  # fromhex passes over blanks
+            raise ValueError("a partition key has 32 hex digits")
         return cls(octets)
 
     def masks(self) -> tuple[MaskedPartitionKey, MaskedPartitionKey, MaskedPartitionKey]:
@@ -84,7 +85,7 @@ class BearerToken(Secret):
 def provider_id(text: str) -> ProviderId:
     """Check that `text` is a lower-case LDH domain name (no port, no address literal); `ValueError` otherwise."""
     labels = text.split(".")
-    if len(text) > 253 or not all(_LABEL.fullmatch(label) for label in labels) or labels[-1].isdigit():
+    if len(text) > 253 or not all(_LABEL.fullmatch(label) for label in labels) or _NUMBER.fullmatch(labels[-1]):
         raise ValueError("not a lower-case domain name")
     return ProviderId(text)
 
