@@ -1,16 +1,21 @@
 """Hypothesis strategies made from the declarations: a struct's field list says what its values are.
 
-`values(codec)` draws values of any codec of ours; the `check_...` functions are the properties that hold for each of
-them, written once.
+`declared(package)` finds them, `values(codec)` draws values of any codec of ours, and the `check_...` functions are the
+properties that hold for each of them, written once.
 """
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+from collections.abc import Iterator
 from enum import IntEnum
+from functools import cache
+from types import ModuleType
 from typing import Any, TypeVar, cast
 
 import attrs
-from hypothesis import assume
+from hypothesis import assume, settings
 from hypothesis import strategies as st
 
 from mimids.mls import code_points, framing, proposals
@@ -21,11 +26,21 @@ from mimids.wire import compiled, declare, messages
 from mimids.wire.codec import OPAQUE_V, Codec, WireError
 from mimids.wire.ids import MASKED_PARTITION_KEY, MLS10, PROVIDER_ID
 from mimids.wire.messages import EncodedKeyPackage
+from mimids.wire.varint import MLS_MAX
 
 T = TypeVar("T")
 
-# Short ones, and some around 64 octets, where the length takes a second octet.
-_OCTETS = st.one_of(st.binary(max_size=4), st.binary(max_size=4).map(lambda tail: bytes(62) + tail))
+a_few = settings(max_examples=max(20, (settings.default or settings()).max_examples // 5))
+"""For a property that is looked at in many codecs."""
+
+
+def _octets(most: int) -> st.SearchStrategy[bytes]:
+    """Draw short ones, and some around 64 octets, where the length takes a second octet."""
+    short = st.binary(max_size=min(4, most))
+    return short if most < 62 else short | st.binary(max_size=min(4, most - 62)).map(lambda tail: bytes(62) + tail)
+
+
+_OCTETS = _octets(MLS_MAX)
 _GIVEN: dict[Codec[Any], st.SearchStrategy[Any]] = {
     MLS10_ONLY: st.just(MLS10),
     MASKED_PARTITION_KEY: st.sampled_from((32, 48, 64)).flatmap(lambda size: st.binary(min_size=size, max_size=size)),
@@ -33,8 +48,24 @@ _GIVEN: dict[Codec[Any], st.SearchStrategy[Any]] = {
 }
 
 
+def declared(package: ModuleType) -> Iterator[tuple[str, Codec[Any]]]:
+    """Yield what a package's modules declare, each by its name: structs, and codecs that have a name of their own."""
+    for found in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        module = importlib.import_module(found.name)
+        for name, thing in vars(module).items():
+            if isinstance(thing, type) and thing.__module__ == found.name and declare._CODEC in vars(thing):
+                yield name, declare.codec(thing)
+            elif isinstance(thing, Codec):
+                yield name, thing
+
+
 def values(by: Codec[T]) -> st.SearchStrategy[T]:
     """Draw values that `by` reads and writes."""
+    return _deferred(by)
+
+
+@cache  # making a strategy takes longer than drawing from it
+def _deferred(by: Codec[Any]) -> st.SearchStrategy[Any]:
     return st.deferred(lambda: _values(by))
 
 
@@ -47,7 +78,7 @@ def _values(by: Codec[Any]) -> st.SearchStrategy[Any]:
         case engine.Fixed():
             return st.binary(min_size=by.size, max_size=by.size)
         case engine.Opaque():
-            return _OCTETS.filter(lambda octets: len(octets) <= by.limit)
+            return _octets(by.limit)
         case engine._UintVector():
             item = st.integers(0, 256**by._size - 1)
             return st.lists(item, min_size=by._at_least, max_size=max(40, by._at_least)).map(tuple)
@@ -61,6 +92,8 @@ def _values(by: Codec[Any]) -> st.SearchStrategy[Any]:
             return st.none()
         case code_points.CodePoint():
             return _code_points(by.cls, cast("engine.Uint", by.inner).size)
+        case engine.Mapped(make=type() as cls) if issubclass(cls, IntEnum):
+            return st.sampled_from(list(cls))
         case engine.Mapped():
             return _mapped(by)
         case messages._Shaped():
@@ -97,8 +130,12 @@ def _code_points(cls: type[IntEnum], size: int) -> st.SearchStrategy[Any]:
 @st.composite
 def _structs(draw: st.DrawFn, by: declare.Struct[Any]) -> Any:
     drawn: dict[str, Any] = {}
+    hung_on = {field.on for _, field in by.fields if isinstance(field, compiled.Select)}
     for name, field in by.fields:
-        drawn[name] = draw(values(_choose(field, drawn) if isinstance(field, compiled.Select) else field))
+        if field is framing.MLS_MESSAGE and name in hung_on:
+            drawn[name] = draw(_framed())
+        else:
+            drawn[name] = draw(values(_choose(field, drawn) if isinstance(field, compiled.Select) else field))
     return by.cls(*drawn.values())
 
 
@@ -109,6 +146,18 @@ def _choose(field: compiled.Select, drawn: dict[str, Any]) -> Codec[Any]:
     except WireError:
         assume(False)
         raise
+
+
+@cache
+def _framed() -> st.SearchStrategy[framing.MLSMessage]:
+    """Draw messages with a content type; other kinds of MLSMessage have no case where something hangs on it."""
+    public = values(declare.codec(framing.PublicMessage)).map(
+        lambda message: framing.MLSMessage(MLS10, code_points.WireFormat.PUBLIC_MESSAGE, message)
+    )
+    private = values(declare.codec(framing.PrivateMessage)).map(
+        lambda message: framing.MLSMessage(MLS10, code_points.WireFormat.PRIVATE_MESSAGE, message)
+    )
+    return public | private
 
 
 @st.composite

@@ -1,0 +1,60 @@
+"""Every declared structure and every codec with a name, by its declaration: whoever declares one has these tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import mimids.mls
+import mimids.ohttp
+import mimids.wire
+from mimids.ohttp.config import KEY_CONFIG
+from mimids.wire.codec import Codec
+from tests.strategies import a_few, check_no_other_length, check_round_trip, check_total, declared, values
+
+
+def _everything() -> dict[Codec[Any], str]:
+    found: dict[Codec[Any], str] = {}
+    for package in (mimids.wire, mimids.mls, mimids.ohttp):
+        for name, by in declared(package):
+            found.setdefault(by, name)  # the first of its names: many are imported
+    del found[KEY_CONFIG]  # which has a notation of its own; tests/ohttp/test_config.py draws it
+    return found
+
+
+EVERYTHING = _everything()
+every_codec = pytest.mark.parametrize("by", EVERYTHING.keys(), ids=EVERYTHING.values())
+
+
+def test_the_list_is_not_empty() -> None:
+    assert len(EVERYTHING) > 120
+    assert {"SendRequest", "LeafNode", "StoredKey", "PROVIDER_ID", "EXTENSIONS"} <= set(EVERYTHING.values())
+
+
+@every_codec
+@a_few
+@given(data=st.data())
+def test_a_value_has_one_encoding_and_no_other_length_is_read(by: Codec[Any], data: st.DataObject) -> None:
+    encoded = check_round_trip(by, data.draw(values(by)))
+    check_no_other_length(by, encoded)
+
+
+@every_codec
+@a_few
+@given(octets=st.binary(max_size=80))
+def test_random_octets_are_a_value_or_a_wire_error(by: Codec[Any], octets: bytes) -> None:
+    check_total(by, octets)
+
+
+@every_codec
+@a_few
+@given(data=st.data())
+def test_a_damaged_encoding_is_a_value_or_a_wire_error(by: Codec[Any], data: st.DataObject) -> None:
+    encoded = bytearray(by.encode(data.draw(values(by))))
+    if encoded:
+        at = data.draw(st.integers(0, len(encoded) - 1))
+        encoded[at] ^= data.draw(st.integers(1, 255))
+        check_total(by, bytes(encoded))
