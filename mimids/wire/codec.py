@@ -256,7 +256,10 @@ class _UintVector(Codec[tuple[int, ...]]):
 
     def write(self, value: tuple[int, ...], out: bytearray) -> None:
         out += varint.mls(len(value) * self._size)
-        out += struct.pack(f">{len(value)}{self._letter}", *value)
+        try:
+            out += struct.pack(f">{len(value)}{self._letter}", *value)
+        except struct.error:
+            raise OverflowError(f"an item is no unsigned integer of {self._size} octets") from None
 
 
 class _Optional(Codec["T | None"]):

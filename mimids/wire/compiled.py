@@ -89,6 +89,8 @@ def writer_of(fields: Sequence[Field]) -> Callable[[Any, bytearray], None]:
 def _reading(field: Codec[Any] | Select, at: int, names: Sequence[str], scope: dict[str, Any]) -> Iterator[str]:
     """Yield the steps that read a field into its variable, from `pos` on."""
     if isinstance(field, Select):
+        if field.on not in names[:at]:
+            raise ValueError(f"{names[at]} hangs on {field.on}, which does not stand before it")
         scope[f"choose_{at}"], scope[f"key_{at}"] = field.choose, field.key
         scope[f"reads_{at}"] = {value: case.read for value, case in field.cases.items()}
         on = f"v{names.index(field.on)}"
@@ -96,8 +98,9 @@ def _reading(field: Codec[Any] | Select, at: int, names: Sequence[str], scope: d
         yield from _call(f"(reads_{at}.get({value}) or choose_{at}({on}).read)", at)
     elif isinstance(field, Mapped):
         yield from _reading(field.inner, at, names, scope)
-        scope[f"make_{at}"] = field.make
-        yield f"v{at} = make_{at}(v{at})"
+        make = f"make_{len(scope)}"  # the inner one may be mapped too
+        scope[make] = field.make
+        yield f"v{at} = {make}(v{at})"
     elif isinstance(field, Uint | Fixed):
         yield f"if pos + {field.size} > end: raise WireError('truncated')"
         if isinstance(field, Fixed):
@@ -130,11 +133,12 @@ def _writing(field: Codec[Any] | Select, at: int, scope: dict[str, Any]) -> Iter
         yield f"choose_{at}(value.{field.on}).write(v, out)"
     elif isinstance(field, Mapped):
         if field.back is not None:
-            scope[f"back_{at}"] = field.back
-            yield f"v = back_{at}(v)"
+            back = f"back_{len(scope)}"
+            scope[back] = field.back
+            yield f"v = {back}(v)"
         yield from _writing(field.inner, at, scope)
     elif isinstance(field, Uint):
-        yield "out.append(v)" if field.size == 1 else f"out += v.to_bytes({field.size}, 'big')"
+        yield f"out += v.to_bytes({field.size}, 'big')"
     elif isinstance(field, Opaque):
         yield "if len(v) < 0x40: out.append(len(v))"
         yield "else: out += length(len(v))"
