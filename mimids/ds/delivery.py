@@ -33,6 +33,7 @@ from mimids.errors import (
     NotFollowed,
     PeerFailed,
     PeerUnavailable,
+    StorageUnavailable,
     TooLarge,
     UnknownGroup,
     UnknownPartition,
@@ -192,9 +193,13 @@ class Delivery:
                             why = f"{error.code}: {error}"
                             await self._store.write(partial(_bury, peer.provider, push.epochs[0].partition.id, why))
                         octets = ONE_MESSAGE
+                    except StorageUnavailable:
+                        raise
                     except MimiError as error:
                         await self._put_off(peer, error)
                         return
+        except StorageUnavailable:  # of our own disk: nothing of this was noted, and it stays due
+            await self._clock.sleep(self._backoff.seconds(1))
         finally:
             spacing = min(SPACING_SECONDS + SPACING_FOR_A_MESSAGE * pushed, MOST_SPACING_SECONDS)
             self._next_run_at[peer.provider] = trio.current_time() + spacing

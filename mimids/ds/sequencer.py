@@ -112,6 +112,7 @@ class Run:
         self._seq = messages.last_seq(tx)
         self._pending: list[NewMessage] = []
         self._proposals: list[tuple[int, ProposalRef, int, int]] = []  # of pending messages
+        self._changed: set[MaskedPartitionKey] = set()
         self._welcomes = False
         self._lanes: dict[int, _Lane] = {}
         self._lane_of_key: dict[bytes, _Lane] = {}  # by raw key: it lives as long as the run
@@ -174,7 +175,8 @@ class Run:
         except MimiError as error:
             return error
         try:
-            return self._take(group, lane, request.message, messages.digest_of(request.message.encoded), None)
+            digest = messages.digest_of(request.message.encoded)
+            return self._take(group, lane, request.message, digest, None, has_key=False)
         except MimiError as error:
             self._refused(lane, request.message, error)
             return error
@@ -182,8 +184,7 @@ class Run:
     def finish(self) -> Changes:
         """Write what was accepted, and say what is to do once it is committed."""
         self._flush()
-        keys = frozenset(lane.partition.masked_key for lane in self._lanes.values() if lane.added)
-        return Changes(keys, self._welcomes)
+        return Changes(frozenset(self._changed), self._welcomes)
 
     # --- partitions ---------------------------------------------------------------------------------------------
 
@@ -285,7 +286,14 @@ class Run:
     # --- one message --------------------------------------------------------------------------------------------
 
     def _take(
-        self, group: Group, lane: _Lane, message: MLSMessage, digest: bytes, data: CommitData | None
+        self,
+        group: Group,
+        lane: _Lane,
+        message: MLSMessage,
+        digest: bytes,
+        data: CommitData | None,
+        *,
+        has_key: bool = True,
     ) -> SendResponse:
         repeated = lane.added.get(digest) or self._repeated(lane, digest)
         if repeated is not None:  # checked before policy and termination (6.4)
@@ -330,7 +338,7 @@ class Run:
         lane.added[digest] = response, next_masked_key
         lane.counter += 1
         lane.last_seq = self._seq
-        if not lane.followed and isinstance(self._sender, Follower):  # it presented the key (6.10)
+        if has_key and not lane.followed and isinstance(self._sender, Follower):  # it presented the key (6.10)
             follows.follow_with_key(self.tx, self._sender_provider, partition.id, partition.parent)
         lane.followed = True
         if judged is not None:
@@ -510,6 +518,7 @@ class Run:
         self._pending = []
         for row in touched:
             lane = self._lanes[row]
+            self._changed.add(lane.partition.masked_key)
             partitions.advance(self.tx, row, next_counter=Counter(lane.counter), last_seq=lane.last_seq)
 
 

@@ -36,10 +36,10 @@ NAMES = (*STORIES, "suite-2", "suite-5", "suite-6", "suite-7")
 
 
 @asynccontextmanager
-async def running_hub(directory: Path) -> AsyncIterator[Hub]:
+async def running_hub(directory: Path, **sections: dict[str, str]) -> AsyncIterator[Hub]:
     database = directory / "mimids.sqlite3"
     migrate(database)
-    config = parse({"provider": A, "data_dir": str(directory)}, directory)
+    config = parse({"provider": A, "data_dir": str(directory), **sections}, directory)
     async with open_store(database) as store, trio.open_nursery() as jobs:
         await jobs.start(store.run)
         yield Hub(config, store, FakeClock(), States(), Wakes())

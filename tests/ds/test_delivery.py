@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 import trio
 import trio.testing
 
+from mimids.ds.backoff import Backoff
+from mimids.ds.delivery import Delivery
 from mimids.ds.ports import PeerAnswer
+from mimids.ds.recent import Recent
+from mimids.ds.states import States
 from mimids.ds.wakes import inbox_topic, partition_topic
-from mimids.errors import NotFollowed, PeerUnavailable, UnknownPartition
+from mimids.errors import NotFollowed, PeerUnavailable, StorageUnavailable, UnknownPartition
+from mimids.store.db import Store, Tx
 from mimids.values import Follower
 from mimids.wire.declare import encode
 from mimids.wire.ids import NO_LONGER_FOLLOWED, Counter, MaskedPartitionKey, PartitionKey
@@ -29,6 +36,8 @@ from tests.doubles import Called, FakeClock
 from tests.ds.federation import Room, device, federated, read, wait_stored
 from tests.ds.test_welcomes import REF, hand_out, invite, reaches, welcome_to
 from tests.provider import Assembled
+
+T = TypeVar("T")
 
 
 async def test_what_a_follower_presented_the_key_of_is_pushed_to_it(tmp_path: Path) -> None:
@@ -205,6 +214,48 @@ async def test_repeats_and_forks_reach_a_follower_as_the_hub_has_them(tmp_path: 
             assert await read(b, bob, room.hub, branch) == []
             await a.services.hub.send(room.send("on a branch", branch, epoch=1), alice)
             assert await wait_stored(b, room.hub, bob, branch, 1) == ["on a branch"]
+
+
+class Full:
+    """A store whose disk takes nothing until there is room again."""
+
+    def __init__(self, store: Store) -> None:
+        self._store, self.room, self.refused = store, trio.Event(), trio.Event()
+        self.read = store.read
+
+    async def write(self, work: Callable[[Tx], T]) -> T:
+        if not self.room.is_set():
+            self.refused.set()
+            raise StorageUnavailable
+        return await self._store.write(work)
+
+
+async def test_a_full_disk_puts_pushes_off_and_ends_nothing(tmp_path: Path, nursery: trio.Nursery) -> None:
+    async with federated(tmp_path, "a.example", "b.example", jobs_of=()) as (a, b):
+        alice, bob, room = device(a), device(b, "bob"), Room()
+        await a.services.hub.create_group(room.creation(), alice)
+        await b.services.hubs.send(bob, room.hub, room.send("here"))
+        store: Any = Full(a.services.store)
+        delivery = Delivery(
+            store,
+            a.services.clock,
+            a.services.peers,
+            States(),
+            a.services.wakes,
+            Recent(),
+            provider=a.config.provider,
+            backoff=Backoff(0.01, 0.01),
+            workers=1,
+            batch_octets=1 << 20,
+        )
+        await nursery.start(delivery.run)
+        with trio.fail_after(20):
+            await store.refused.wait()
+            await wait_stored(b, room.hub, bob, room.key, 1)  # what was pushed is there, though it was not noted here
+            store.room.set()
+            await a.services.hub.send(room.send("and there"), alice)
+            assert await wait_stored(b, room.hub, bob, room.key, 2) == ["here", "and there"]
+        nursery.cancel_scope.cancel()
 
 
 class Held:

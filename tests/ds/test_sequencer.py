@@ -25,7 +25,7 @@ from mimids.errors import BranchTerminated, MimiError, PartitionExists, UnknownP
 from mimids.mls import framing
 from mimids.mls.code_points import SenderType, WireFormat
 from mimids.mls.framing import MLSMessage
-from mimids.mls.proposals import ExternalInit, Remove
+from mimids.mls.proposals import Add, ExternalInit, Remove
 from mimids.store import partitions
 from mimids.store.db import Store, Tx, connect, open_store
 from mimids.store.migrate import migrate
@@ -284,6 +284,20 @@ async def test_an_epoch_that_a_row_can_hardly_hold_is_no_fault(epoch: int, known
         ):
             with suppress(MimiError):
                 await cast("Any", ask)(request, ALICE)
+
+
+async def test_who_proposes_from_outside_has_no_key_and_is_pushed_nothing(tmp_path: Path) -> None:
+    room, newcomer, stranger = signing.Room.create(signing.Client.of(1)), signing.Client.of(2), SENDERS[1]
+    info, key = MLSMessage(MLS10, WireFormat.GROUP_INFO, room.info()), Room.new_key()
+    add = room.propose(
+        framing.Sender(SenderType.NEW_MEMBER_PROPOSAL, None), Add(newcomer.key_package()), by=newcomer.signer
+    )
+    async with running_hub(tmp_path, group={"external_joins": "open"}) as hub:
+        creation = CreateGroupRequest(room.group_id, MLS10, room.suite.code, key, info, None, None)
+        await hub.create_group(creation, ALICE)
+        assert (await hub.propose(ExternalProposalRequest(add, None), stranger)).counter == 0
+        followed = await hub._store.read(lambda tx: tx.all("SELECT * FROM follows"))
+        assert followed == []
 
 
 # --- many at once -------------------------------------------------------------------------------------------------
