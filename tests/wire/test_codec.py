@@ -39,7 +39,7 @@ EVERY: dict[str, Codec[Any]] = {
     "fixed": fixed(5),
     "opaque": opaque(64),
     "enum": LIGHT,
-    "mapped": TEXT,
+    "mapped": opaque(80).of(bytes.hex, bytes.fromhex),
     "uint8s": vector(UINT8),
     "uint32s": vector(UINT32),
     "two uint16s": vector(UINT16, at_least=2),

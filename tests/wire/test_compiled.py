@@ -132,7 +132,7 @@ STRUCTS |= {
         "Numbered", {"on": wire(UINT8), "body": select("on", dict.fromkeys(range(160), UINT16) | CASES)}
     ),
     "select with a key": declared("Keyed", selected(key=lambda kind: Kind((kind + 1) % 4))),
-    "select with a key for some": declared("Some", selected(key=lambda kind: Kind.NUMBER if kind > 1 else None)),
+    "select with a key for some": declared("Some", selected(key=lambda kind: Kind.NUMBER if kind > 0 else None)),
     "select otherwise": declared("Other", {"on": wire(UINT8), "body": select("on", {0: UINT16}, otherwise=OPAQUE_V)}),
     "select otherwise with a key": declared(
         "OtherKeyed",
