@@ -7,7 +7,7 @@ on encodes to the very bytes that were received; what comes back is checked for 
 from __future__ import annotations
 
 from base64 import urlsafe_b64encode
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -37,6 +37,7 @@ from mimids.wire.messages import (
     SendResponse,
     SendResult,
     SendStatus,
+    encode_send_results,
 )
 
 T = TypeVar("T")
@@ -53,6 +54,11 @@ def send_results(
         else SendResult(SendStatus.ACCEPTED, outcome)
         for outcome in outcomes
     )
+
+
+def encode_results(outcomes: Iterable[SendResponse | MimiError], problem: Callable[[MimiError], bytes]) -> bytes:
+    """Return `SendResult results<V>`, as `send_results` would encode."""
+    return encode_send_results(problem(each) if isinstance(each, MimiError) else each for each in outcomes)
 
 
 class Hubs:
@@ -95,7 +101,13 @@ class Hubs:
 
     async def send_batch(self, device: Device, hub: ProviderId, requests: Sequence[SendRequest]) -> bytes:
         """Sequence messages in order; return `SendResult results<V>`."""
-        return SEND_RESULTS.encode(await self.results(device, hub, requests))
+        if hub != self._provider:
+            return SEND_RESULTS.encode(await self.results(device, hub, requests))
+        verdicts = await self._gate.send(device, hub, requests)
+        let = [request for request, refusal in zip(requests, verdicts, strict=True) if refusal is None]
+        outcomes = iter(await self._hub.send_batch(let, device) if let else ())
+        merged = [next(outcomes) if refusal is None else refusal for refusal in verdicts]
+        return encode_results(merged, self._problem)
 
     async def results(self, device: Device, hub: ProviderId, requests: Sequence[SendRequest]) -> tuple[SendResult, ...]:
         """Sequence messages in order; return a result for each."""

@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from mimids.ds import contacts
-from mimids.ds.forwarding import send_results
+from mimids.ds.forwarding import encode_results
 from mimids.ds.reports import Report
 from mimids.ds.services import Services
 from mimids.errors import (
@@ -58,7 +58,6 @@ from mimids.wire.declare import encode
 from mimids.wire.ids import MaskedPartitionKey
 from mimids.wire.messages import (
     SEND_REQUESTS,
-    SEND_RESULTS,
     ExternalJoinRequest,
     ExternalProposalRequest,
     GroupInfoRequest,
@@ -119,7 +118,7 @@ async def send(services: Services, call: Call[SendRequest]) -> SendResponse:
 
 async def send_batch(services: Services, call: Call[tuple[SendRequest, ...]]) -> bytes:
     """Sequence messages in order, one commit to disk."""
-    return SEND_RESULTS.encode(send_results(await services.hub.send_batch(call.body, _follower(call)), document))
+    return encode_results(await services.hub.send_batch(call.body, _follower(call)), document)
 
 
 async def receive(services: Services, call: Call[ReceiveRequest]) -> bytes:

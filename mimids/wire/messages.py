@@ -208,6 +208,19 @@ SEND_REQUESTS: Final = vector(codec(SendRequest))  # /ds/v1/send-batch
 SEND_RESULTS: Final = vector(codec(SendResult))
 
 
+def encode_send_results(outcomes: Iterable[SendResponse | bytes]) -> bytes:
+    """Return `SendResult results<V>` for outcomes that are SendResponses or the JSON of problems."""
+    out, write = bytearray(), codec(SendResponse).write
+    for outcome in outcomes:
+        if isinstance(outcome, SendResponse):
+            out.append(SendStatus.ACCEPTED)
+            write(outcome, out)
+        else:
+            out.append(SendStatus.REFUSED)
+            out += OPAQUE_V.encode(outcome)
+    return OPAQUE_V.encode(bytes(out))
+
+
 # --- receiving --------------------------------------------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ from mimids.wire.codec import WireError
 from mimids.wire.declare import Struct, codec, decode, encode
 from mimids.wire.ids import Counter, GroupId, MaskedPartitionKey
 from mimids.wire.messages import (
+    SEND_RESULTS,
     CommitData,
     CommitHint,
     CreateGroupRequest,
@@ -45,6 +46,7 @@ from mimids.wire.messages import (
     encode_messages_frame,
     encode_push_request,
     encode_receive_response,
+    encode_send_results,
     pushed_epoch_parts,
 )
 from tests.strategies import a_few, declared, values
@@ -309,6 +311,12 @@ def test_and_what_the_struct_itself_is_written_as(cls: type[Any], data: st.DataO
 def test_so_is_a_frame_of_messages(body: Messages) -> None:
     frame = Frame(0, FrameType.MESSAGES, body)
     assert assembled(frame) == encode(frame)
+
+
+@a_few
+@given(st.lists(values(codec(SendResult)), max_size=4))
+def test_so_are_the_results_of_a_batch(results: list[SendResult]) -> None:
+    assert encode_send_results([each.outcome for each in results]) == SEND_RESULTS.encode(tuple(results))
 
 
 @pytest.mark.parametrize(
