@@ -137,7 +137,9 @@ class Recovery:
                 raise UnknownGroup
             epochs: list[PushedEpoch] = []
             room = self._config.limits.receive_bytes
-            for partition in partitions.partitions_of_group(tx, group.id):
+            # Epoch after epoch, in whatever order they came here: a state is known from the one before.
+            held = partitions.partitions_of_group(tx, group.id)
+            for partition in sorted(held, key=lambda each: (each.epoch is None, each.epoch or 0, each.id)):
                 counter = known.get(partition.masked_key, Counter(0))
                 if partition.next_counter <= counter or room <= 0 or len(epochs) == EPOCHS_IN_AN_ANSWER:
                     continue
