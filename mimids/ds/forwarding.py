@@ -7,7 +7,7 @@ on encodes to the very bytes that were received; what comes back is checked for 
 from __future__ import annotations
 
 from base64 import urlsafe_b64encode
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -44,21 +44,11 @@ T = TypeVar("T")
 Sent = SendRequest | ExternalJoinRequest
 
 
-def send_results(
-    outcomes: Sequence[SendResponse | MimiError], problem: Callable[[MimiError], bytes]
-) -> tuple[SendResult, ...]:
-    """Return a result for each outcome, with the JSON of each refusal in its place."""
-    return tuple(
-        SendResult(SendStatus.REFUSED, problem(outcome))
-        if isinstance(outcome, MimiError)
-        else SendResult(SendStatus.ACCEPTED, outcome)
-        for outcome in outcomes
-    )
-
-
-def encode_results(outcomes: Iterable[SendResponse | MimiError], problem: Callable[[MimiError], bytes]) -> bytes:
-    """Return `SendResult results<V>`, as `send_results` would encode."""
-    return encode_send_results(problem(each) if isinstance(each, MimiError) else each for each in outcomes)
+def told(
+    outcomes: Iterable[SendResponse | MimiError], problem: Callable[[MimiError], bytes]
+) -> list[SendResponse | bytes]:
+    """Return what a sender is told of each message: its answer, or the JSON of its problem."""
+    return [problem(outcome) if isinstance(outcome, MimiError) else outcome for outcome in outcomes]
 
 
 class Hubs:
@@ -101,39 +91,43 @@ class Hubs:
 
     async def send_batch(self, device: Device, hub: ProviderId, requests: Sequence[SendRequest]) -> bytes:
         """Sequence messages in order; return `SendResult results<V>`."""
-        if hub != self._provider:
-            return SEND_RESULTS.encode(await self.results(device, hub, requests))
-        verdicts = await self._gate.send(device, hub, requests)
-        let = [request for request, refusal in zip(requests, verdicts, strict=True) if refusal is None]
-        outcomes = iter(await self._hub.send_batch(let, device) if let else ())
-        merged = [next(outcomes) if refusal is None else refusal for refusal in verdicts]
-        return encode_results(merged, self._problem)
+        return encode_send_results(await self._send(device, hub, requests))
 
     async def results(self, device: Device, hub: ProviderId, requests: Sequence[SendRequest]) -> tuple[SendResult, ...]:
         """Sequence messages in order; return a result for each."""
+        return tuple(
+            SendResult(SendStatus.REFUSED if isinstance(each, bytes) else SendStatus.ACCEPTED, each)
+            for each in await self._send(device, hub, requests)
+        )
+
+    async def _send(
+        self, device: Device, hub: ProviderId, requests: Sequence[SendRequest]
+    ) -> list[SendResponse | bytes]:
+        """Sequence what the gate lets pass; return what the device is told of each message."""
         verdicts = await self._gate.send(device, hub, requests)
         let = [request for request, refusal in zip(requests, verdicts, strict=True) if refusal is None]
-        results = iter(await self._results(device, hub, let) if let else ())
-        refused = (None if each is None else SendResult(SendStatus.REFUSED, self._problem(each)) for each in verdicts)
-        return tuple(next(results) if each is None else each for each in refused)
+        answers: Iterator[SendResponse | bytes] = iter(())
+        if let and hub == self._provider:
+            answers = iter(told(await self._hub.send_batch(let, device), self._problem))
+        elif let:
+            answers = iter(await self._send_on(device, hub, let))
+        return [next(answers) if refusal is None else self._problem(refusal) for refusal in verdicts]
 
-    async def _results(
+    async def _send_on(
         self, device: Device, hub: ProviderId, requests: Sequence[SendRequest]
-    ) -> tuple[SendResult, ...]:
-        if hub == self._provider:
-            return send_results(await self._hub.send_batch(requests, device), self._problem)
+    ) -> list[SendResponse | bytes]:
         answer = await self._pass_on(hub, "send-batch", SEND_REQUESTS.encode(tuple(requests)))
         try:
-            results = SEND_RESULTS.decode(answer)
+            outcomes = [result.outcome for result in SEND_RESULTS.decode(answer)]
             sent = [
-                (request, result.outcome)
-                for request, result in zip(requests, results, strict=True)
-                if isinstance(result.outcome, SendResponse)
+                (request, outcome)
+                for request, outcome in zip(requests, outcomes, strict=True)
+                if isinstance(outcome, SendResponse)
             ]
         except ValueError as error:
             raise PeerFailed("not one SendResult for each SendRequest") from error
         await self._note(device, hub, sent)
-        return results
+        return outcomes
 
     async def page(
         self, device: Device, hub: ProviderId, request: ReceiveRequest, *, limit_octets: int

@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from mimids.ds import contacts
-from mimids.ds.forwarding import encode_results
+from mimids.ds.forwarding import told
 from mimids.ds.reports import Report
 from mimids.ds.services import Services
 from mimids.errors import (
@@ -73,6 +73,7 @@ from mimids.wire.messages import (
     SendResponse,
     WelcomeInitRequest,
     WelcomeInitResponse,
+    encode_send_results,
 )
 
 REVISION_DIGITS: Final = 19
@@ -118,7 +119,7 @@ async def send(services: Services, call: Call[SendRequest]) -> SendResponse:
 
 async def send_batch(services: Services, call: Call[tuple[SendRequest, ...]]) -> bytes:
     """Sequence messages in order, one commit to disk."""
-    return encode_results(await services.hub.send_batch(call.body, _follower(call)), document)
+    return encode_send_results(told(await services.hub.send_batch(call.body, _follower(call)), document))
 
 
 async def receive(services: Services, call: Call[ReceiveRequest]) -> bytes:

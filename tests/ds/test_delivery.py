@@ -20,7 +20,7 @@ from mimids.ds.states import States
 from mimids.ds.wakes import inbox_topic, partition_topic
 from mimids.errors import NotFollowed, PeerUnavailable, StorageUnavailable, UnknownPartition
 from mimids.store.db import Store, Tx
-from mimids.values import Follower
+from mimids.values import Device, Follower
 from mimids.wire.declare import encode
 from mimids.wire.ids import NO_LONGER_FOLLOWED, Counter, MaskedPartitionKey, PartitionKey
 from mimids.wire.messages import (
@@ -40,6 +40,15 @@ from tests.provider import Assembled
 T = TypeVar("T")
 
 
+async def talking(a: Assembled, b: Assembled) -> tuple[Device, Device, Room]:
+    """Let Alice make a group at her provider, and Bob, at his, send its first message and get it."""
+    alice, bob, room = device(a), device(b, "bob"), Room()
+    await a.services.hub.create_group(room.creation(), alice)
+    await b.services.hubs.send(bob, room.hub, room.send("here"))
+    await wait_stored(b, room.hub, bob, room.key, 1)
+    return alice, bob, room
+
+
 async def test_what_a_follower_presented_the_key_of_is_pushed_to_it(tmp_path: Path) -> None:
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
         alice, bob, room = device(a), device(b, "bob"), Room()
@@ -53,10 +62,7 @@ async def test_what_a_follower_presented_the_key_of_is_pushed_to_it(tmp_path: Pa
 
 async def test_a_long_absence_is_made_up_in_few_requests(tmp_path: Path) -> None:
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
-        alice, bob, room = device(a), device(b, "bob"), Room()
-        await a.services.hub.create_group(room.creation(), alice)
-        await b.services.hubs.send(bob, room.hub, room.send("here"))
-        await wait_stored(b, room.hub, bob, room.key, 1)
+        alice, bob, room = await talking(a, b)
         door = a.peers.peers.pop(b.config.provider)
         for start in range(0, 10_000, 250):
             batch = [room.send(f"number {start + n}") for n in range(250)]
@@ -277,10 +283,7 @@ class Held:
 
 async def test_who_comes_back_while_its_provider_says_that_nobody_is_there_is_followed(tmp_path: Path) -> None:
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
-        alice, bob, room = device(a), device(b, "bob"), Room()
-        await a.services.hub.create_group(room.creation(), alice)
-        await b.services.hubs.send(bob, room.hub, room.send("here"))
-        await wait_stored(b, room.hub, bob, room.key, 1)
+        alice, bob, room = await talking(a, b)
         await b.services.hubs.leave(bob, room.hub, room.group_id)
         held = Held(a, b, answers=True)
         await a.services.hub.send(room.send("while nobody is there"), alice)
@@ -294,10 +297,7 @@ async def test_who_comes_back_while_its_provider_says_that_nobody_is_there_is_fo
 
 async def test_who_leaves_one_epoch_and_presents_another_is_followed_there(tmp_path: Path) -> None:
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
-        alice, bob, room = device(a), device(b, "bob"), Room()
-        await a.services.hub.create_group(room.creation(), alice)
-        await b.services.hubs.send(bob, room.hub, room.send("here"))
-        await wait_stored(b, room.hub, bob, room.key, 1)
+        alice, bob, room = await talking(a, b)
         await b.services.hubs.leave(bob, room.hub, room.group_id)
         held, following = Held(a, b, answers=False), room.new_key()
         await a.services.hub.send(room.commit("on", following), alice)
@@ -327,10 +327,7 @@ async def test_what_a_device_presented_the_key_of_is_no_stranger_s_push(tmp_path
 
 async def test_who_leaves_while_a_long_backlog_is_asked_for_ends_the_asking(tmp_path: Path) -> None:
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
-        alice, bob, room = device(a), device(b, "bob"), Room()
-        await a.services.hub.create_group(room.creation(), alice)
-        await b.services.hubs.send(bob, room.hub, room.send("here"))
-        await wait_stored(b, room.hub, bob, room.key, 1)
+        alice, bob, room = await talking(a, b)
         a.peers.peers.pop(b.config.provider)
         await a.services.hub.send_batch([room.send(f"{n}".ljust(1000)) for n in range(200)], alice)
         door, asked = b.peers.peers[room.hub], 0
