@@ -32,10 +32,12 @@ from mimids.errors import (
     WelcomeMismatch,
     WrongEpoch,
 )
+from mimids.mls.checks import check_framing
 from mimids.mls.code_points import ContentType, SenderType
 from mimids.mls.framing import MLSMessage, PrivateMessage, PublicMessage
 from mimids.mls.knowledge import Knowledge
 from mimids.mls.proposals import Proposal, ProposalRef, SelfRemove
+from mimids.mls.verdict import RuleError
 from mimids.mls.welcome import Welcome
 from mimids.store import follows, groups, messages, partitions, proposals, providers
 from mimids.store.db import Tx
@@ -44,7 +46,7 @@ from mimids.store.messages import Accepted, NewMessage
 from mimids.store.partitions import Partition
 from mimids.store.welcomes import drop_held, release_held
 from mimids.values import Device, Follower, Milliseconds, Sender
-from mimids.wire.ids import Counter, MaskedPartitionKey, PartitionKey, ProviderId
+from mimids.wire.ids import Counter, GroupId, MaskedPartitionKey, PartitionKey, ProviderId
 from mimids.wire.messages import (
     CommitData,
     ExternalJoinRequest,
@@ -79,7 +81,7 @@ class _Lane:
     before: dict[bytes, Accepted | None] = attrs.field(factory=dict)  # what was looked up of earlier messages
     added: dict[bytes, tuple[SendResponse, MaskedPartitionKey | None]] = attrs.field(factory=dict)
     followed: bool = False  # the sender is known to follow it
-    cleared: bool = False  # the sender's application messages pass here, as far as this run can tell
+    cleared: GroupId | None = None  # its group's, once an application message of the sender has passed here
 
 
 class Run:
@@ -124,7 +126,10 @@ class Run:
         """Sequence messages to the partitions of their keys; an unknown key opens a detached one (6.5)."""
         digests = [messages.digest_of(request.message.encoded) for request in requests]
         self._look_up(requests, digests)
-        return [self._send(request, digest) for request, digest in zip(requests, digests, strict=True)]
+        return [
+            self._take_alike(request, digest) or self._send(request, digest)
+            for request, digest in zip(requests, digests, strict=True)
+        ]
 
     def _send(self, request: SendRequest, digest: bytes) -> Outcome:
         lane = None
@@ -309,46 +314,87 @@ class Run:
         if partition.epoch is not None and framed.epoch != partition.epoch:
             raise WrongEpoch(epoch=partition.epoch)
         self._check_sizes(message, data)
-        judged, opening = None, None
-        if lane.cleared and isinstance(framed, PrivateMessage) and framed.content_type is ContentType.APPLICATION:
-            self._states.check_framing(message)  # beyond that, what it hangs on is as it was for the one before
-        else:
-            judged, opening = self._judge(group, lane, message, data)
+        judged, opening = self._judge(group, lane, message, data)
 
         # Nothing below refuses.
-        self._seq += 1
-        next_masked_key = None if opening is None else opening.masked_key
-        self._pending.append(
-            NewMessage(
-                self._seq,
-                partition.id,
-                Counter(lane.counter),
-                self._now,
-                framed.content_type,
-                digest,
-                messages.digest_key(digest),
-                next_masked_key,
-                self._sender_provider,
-                self._sender_device,
-                message.encoded,
-                None if data is None or data.group_info is None else data.group_info.encoded,
-            )
+        response = self._append(
+            lane,
+            message.encoded,
+            digest,
+            kind=framed.content_type,
+            next_masked_key=None if opening is None else opening.masked_key,
+            group_info=None if data is None or data.group_info is None else data.group_info.encoded,
         )
-        response = self._response(lane, Counter(lane.counter), self._now)
-        lane.added[digest] = response, next_masked_key
-        lane.counter += 1
-        lane.last_seq = self._seq
         if has_key and not lane.followed and isinstance(self._sender, Follower):  # it presented the key (6.10)
             follows.follow_with_key(self.tx, self._sender_provider, partition.id, partition.parent)
         lane.followed = True
-        if judged is not None:
-            self._note_handshake(group, lane, message, judged)
+        if framed.content_type is ContentType.APPLICATION:
+            lane.cleared = group.group_id
+        self._note_handshake(group, lane, message, judged)
         if opening is not None and data is not None:
             self._open(group, lane, opening, data)
         elif partition.held_welcomes and not lane.opened_here:
             release_held(self.tx, partition.id)  # the branch is in use (6.11)
             self._welcomes = True
             lane.partition = attrs.evolve(lane.partition, held_welcomes=0)
+        return response
+
+    def _take_alike(self, request: SendRequest, digest: bytes) -> SendResponse | None:
+        """Take an application message that hangs on what one before it did, as nearly all of a batch do.
+
+        Returns None for any other, and where one would be refused or is a repeat: `_send` knows what to answer.
+        """
+        lane = self._lane_of_key.get(request.partition_key.reveal())
+        message, framed = request.message, request.message.message
+        if (
+            lane is None
+            or not isinstance(framed, PrivateMessage)
+            or framed.content_type is not ContentType.APPLICATION
+            or framed.group_id != lane.cleared
+            or lane.partition.epoch not in (framed.epoch, None)
+            or digest in lane.added
+            or self._repeated(lane, digest) is not None
+        ):
+            return None
+        try:
+            check_framing(message)
+            self._check_sizes(message, None)
+        except (RuleError, TooLarge):
+            return None
+        return self._append(lane, message.encoded, digest)
+
+    def _append(
+        self,
+        lane: _Lane,
+        body: bytes,
+        digest: bytes,
+        *,
+        kind: ContentType = ContentType.APPLICATION,
+        next_masked_key: MaskedPartitionKey | None = None,
+        group_info: bytes | None = None,
+    ) -> SendResponse:
+        """Give a message its place; it is written with those beside it."""
+        self._seq = lane.last_seq = seq = self._seq + 1
+        counter = Counter(lane.counter)
+        lane.counter += 1
+        self._pending.append(
+            NewMessage(
+                seq,
+                lane.partition.id,
+                counter,
+                self._now,
+                kind,
+                digest,
+                messages.digest_key(digest),
+                next_masked_key,
+                self._sender_provider,
+                self._sender_device,
+                body,
+                group_info,
+            )
+        )
+        response = self._response(lane, counter, self._now)
+        lane.added[digest] = response, next_masked_key
         return response
 
     def _repeated(self, lane: _Lane, digest: bytes) -> tuple[SendResponse, MaskedPartitionKey | None] | None:
@@ -364,17 +410,12 @@ class Run:
     def _judge(
         self, group: Group, lane: _Lane, message: MLSMessage, data: CommitData | None
     ) -> tuple[Judged, _Opening | None]:
-        """Judge a message by its fork's state and by policy; a commit also by where it leads.
-
-        What a sender's application messages hang on beyond their framing is the same for all of them in one run.
-        """
+        """Judge a message by its fork's state and by policy; a commit also by where it leads."""
         if self._proposals and _reads_proposals(message):
             self._flush()
         judged = self._states.judge(self.tx, group, lane.partition, message)
         opening = None if data is None else self._check_commit(group, lane, judged, data)
         self._rules.check(group, lane.partition, judged, None if opening is None else opening.knowledge, self._sender)
-        private = isinstance(message.message, PrivateMessage)
-        lane.cleared = lane.cleared or (private and message.content_type is ContentType.APPLICATION)
         return judged, opening
 
     def _response(self, lane: _Lane, counter: Counter, accepted_at: Milliseconds) -> SendResponse:
@@ -417,7 +458,7 @@ class Run:
         if judged.contradicts_claim:  # one that contradicts claimed state refuses nothing (6.6)
             partitions.set_state(self.tx, lane.partition.id, None)
             lane.partition = attrs.evolve(lane.partition, state=None)
-            lane.cleared = False
+            lane.cleared = None
 
     # --- commits ------------------------------------------------------------------------------------------------
 

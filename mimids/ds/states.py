@@ -29,7 +29,7 @@ from mimids.errors import (
     RatchetTreeNeeded,
     WrongBranch,
 )
-from mimids.mls.checks import check_framing, covered_proposals, signature_fits
+from mimids.mls.checks import covered_proposals, signature_fits
 from mimids.mls.code_points import ContentType, ExtensionType
 from mimids.mls.framing import MLSMessage, PublicMessage
 from mimids.mls.group_info import GroupInfo
@@ -147,13 +147,6 @@ class States:
                 raise WrongBranch
             raise refused(verdict)
         return judged
-
-    def check_framing(self, message: MLSMessage) -> None:
-        """Check what shows on a message alone; raise `InvalidMessage`."""
-        try:
-            check_framing(message)
-        except RuleError as error:
-            raise refused(error.invalid) from None
 
     def after_commit(self, judged: Judged, group_info: MLSMessage | None) -> Knowledge:
         """Return what is known of the partition that a commit opens.
