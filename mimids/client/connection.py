@@ -17,6 +17,7 @@ from mimids.wire.ids import Secret
 
 MIMI_DS: Final = "application/mimi-ds"
 TIMEOUT_SECONDS: Final = 30.0
+CONNECTIONS: Final = 100  # at a time, all kept for the next request: a handshake costs more than most requests
 
 
 class Unreachable(Exception):
@@ -113,6 +114,7 @@ class Connection:
             verify=trust,
             trust_env=False,
             timeout=timeout_seconds,
+            limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
             headers={"Authorization": f"Bearer {token.reveal().decode()}"},
         )
         self._timeout_seconds = timeout_seconds
