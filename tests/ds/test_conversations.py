@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -36,7 +36,7 @@ NAMES = (*STORIES, "suite-2", "suite-5", "suite-6", "suite-7")
 
 
 @asynccontextmanager
-async def running_hub(directory: Path, **sections: dict[str, str]) -> AsyncIterator[Hub]:
+async def running_hub(directory: Path, **sections: Mapping[str, object]) -> AsyncIterator[Hub]:
     database = directory / "mimids.sqlite3"
     migrate(database)
     config = parse({"provider": A, "data_dir": str(directory), **sections}, directory)

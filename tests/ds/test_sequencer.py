@@ -19,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from mimids.config import parse
 from mimids.ds import branches
 from mimids.ds.hub import Hub
+from mimids.ds.sequencer import Outcome
 from mimids.ds.states import States
 from mimids.ds.wakes import Wakes
 from mimids.errors import BranchTerminated, MimiError, PartitionExists, UnknownPartition
@@ -31,7 +32,7 @@ from mimids.store.db import Store, Tx, connect, open_store
 from mimids.store.migrate import migrate
 from mimids.values import Device, DeviceRow, Follower, Milliseconds, Sender
 from mimids.wire.declare import decode
-from mimids.wire.ids import MLS10, Counter, PartitionKey, ProviderId, local_user_id
+from mimids.wire.ids import MLS10, Counter, GroupId, PartitionKey, ProviderId, local_user_id
 from mimids.wire.messages import (
     CommitData,
     CreateGroupRequest,
@@ -298,6 +299,81 @@ async def test_who_proposes_from_outside_has_no_key_and_is_pushed_nothing(tmp_pa
         assert (await hub.propose(ExternalProposalRequest(add, None), stranger)).counter == 0
         followed = await hub._store.read(lambda tx: tx.all("SELECT * FROM follows"))
         assert followed == []
+
+
+# --- batches ----------------------------------------------------------------------------------------------------
+
+
+def mixture(dice: random.Random, known: GroupId) -> tuple[list[Room], list[SendRequest]]:
+    """Return groups, and what may be in a batch for them: mostly messages like the one before, and all that is not."""
+    rooms = [Room("one"), Room("two")]
+    rooms[1].group_id = known
+    keys = [rooms[0].key, rooms[1].key, Room.new_key(), Room.new_key()]
+    leads = [(keys[0], Room.new_key()), (keys[0], keys[2]), (keys[1], Room.new_key()), (keys[3], Room.new_key())]
+    keys += [following for _, following in leads]
+    requests: list[SendRequest] = []
+    while len(requests) < 200:
+        room = dice.choice(rooms)
+        key = dice.choice((room.key, dice.choice(keys)))
+        for _ in range(dice.randrange(12)):
+            requests.append(room.send(f"{dice.randrange(500)}", key, epoch=int(key not in keys[:4])))
+        odd = dice.choice(("repeat", "epoch", "group", "size", "framing", "commit"))
+        if odd == "repeat" and requests:
+            requests.append(dice.choice(requests))
+        elif odd == "epoch":
+            requests.append(rooms[1].send("of another epoch", epoch=7))
+        elif odd == "group":
+            requests.append(Room("nowhere").send("to a group that there is not", key))
+        elif odd == "size":
+            requests.append(room.send("x" * 1000, key))
+        elif odd == "framing":
+            message = room.message(f"{dice.randrange(500)}").message
+            assert isinstance(message, framing.PrivateMessage)
+            short = replace(message, encrypted_sender_data=bytes(27))
+            requests.append(SendRequest(MLSMessage(MLS10, WireFormat.PRIVATE_MESSAGE, short), key, None))
+        elif odd == "commit":
+            committed, following = dice.choice(leads)
+            requests.append(room.commit("commit", following, committed))
+    return rooms, requests
+
+
+@pytest.mark.parametrize("sender", SENDERS[:2], ids=["device", "follower"])
+@pytest.mark.parametrize("seed", range(10))
+async def test_a_batch_is_answered_as_its_messages_would_be_one_by_one(
+    seed: int, sender: Sender, tmp_path: Path
+) -> None:
+    dice, state = random.Random(seed), signing.Room.create(signing.Client.of(1))
+    rooms, requests = mixture(dice, state.group_id)
+    limits = {"message_bytes": 500, "provider_sends_per_second": 0}
+    for each in ("one by one", "in batches"):
+        (tmp_path / each).mkdir()
+    async with (
+        running_hub(tmp_path / "one by one", limits=limits) as plain,
+        running_hub(tmp_path / "in batches", limits=limits) as batched,
+    ):
+        for room, info in zip(rooms, (None, MLSMessage(MLS10, WireFormat.GROUP_INFO, state.info())), strict=True):
+            creation = replace(room.creation(), group_info=info)
+            await plain.create_group(creation, ALICE)
+            await batched.create_group(creation, ALICE)
+        singly = [outcome for each in requests for outcome in await plain.send_batch([each], sender)]
+        together: list[Outcome] = []
+        while len(together) < len(requests):
+            some = requests[len(together) : len(together) + dice.randint(1, 100)]
+            together += await batched.send_batch(some, sender)
+        assert list(map(told, together)) == list(map(told, singly))
+        assert {told(each) for each in singly if isinstance(each, MimiError)} >= {
+            "wrong-epoch",
+            "too-large",
+            "invalid-message",
+        }
+        stored = "SELECT partition, counter, kind, digest, digest_key, body, next_masked_key FROM messages ORDER BY seq"
+        assert await batched._store.read(lambda tx: tx.all(stored)) == await plain._store.read(
+            lambda tx: tx.all(stored)
+        )
+
+
+def told(outcome: Outcome) -> object:
+    return outcome.code if isinstance(outcome, MimiError) else outcome
 
 
 # --- many at once -------------------------------------------------------------------------------------------------

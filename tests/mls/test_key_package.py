@@ -198,6 +198,6 @@ def test_tampered_key_packages_are_judged_as_recorded() -> None:
         ),
         "key_package_lacks_required_capability": ("accept_upload", "accepted"),
         # The recording only wrote 2 where it said 1: X25519 and Ed25519 keys under a suite of P-256, which its
-        # capabilities lack. Both signatures verify under suite 1 alone, so upload refuses what it would accept.
+        # capabilities lack. Both signatures verify under suites 1 and 3 alone, so upload refuses what it would accept.
         "key_package_other_suite": ("accept_upload", "the init key does not fit the suite (RFC 9420 section 5.1.1)"),
     }
