@@ -17,7 +17,7 @@ from mimids.wire.ids import Secret
 
 MIMI_DS: Final = "application/mimi-ds"
 TIMEOUT_SECONDS: Final = 30.0
-CONNECTIONS: Final = 100  # at a time, all kept for the next request: a handshake costs more than most requests
+CONNECTIONS: Final = 100  # at a time; as many are kept for the next requests, where httpx would keep 20
 
 
 class Unreachable(Exception):
@@ -114,7 +114,7 @@ class Connection:
             verify=trust,
             trust_env=False,
             timeout=timeout_seconds,
-            limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
+            limits=httpx.Limits(max_connections=CONNECTIONS),
             headers={"Authorization": f"Bearer {token.reveal().decode()}"},
         )
         self._timeout_seconds = timeout_seconds

@@ -21,7 +21,7 @@ from mimids.mls.code_points import ContentType
 from mimids.store.messages import NewMessage
 from mimids.wire.ids import Counter
 
-OCTETS: Final = 16 * 1024 * 1024
+OCTETS: Final = 16 * 1024 * 1024  # a follower slower than its senders stays within it for seconds
 
 
 @attrs.frozen

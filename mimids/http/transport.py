@@ -19,7 +19,7 @@ import trio
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-RECEIVE_BYTES: Final = 491_520  # about, in one piece: a large body takes few turns of the loop
+RECEIVE_BYTES: Final = 491_520  # about, in one piece, so that a large body takes few turns of the loop
 SLICE_BYTES: Final = 32768  # what has to leave within the time for one send
 _RESET: Final = struct.pack("ii", 1, 0)  # struct linger: on, 0 seconds
 

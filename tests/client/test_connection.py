@@ -1,12 +1,13 @@
-"""What a device's requests stand on: nothing is left open of a connection that never came to be."""
+"""What a device's requests stand on: connections are kept for the next, and none that never came to be is left open."""
 
 from __future__ import annotations
 
 import socket
 import ssl
 from contextlib import closing, suppress
-from threading import Event, Thread
-from typing import Literal
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Barrier, Event, Thread
+from typing import Any, Literal
 
 import anyio
 import anyio.to_thread
@@ -48,3 +49,45 @@ def test_a_request_that_is_cancelled_in_its_handshake_leaves_no_socket_open(
         await connection.close()
 
     anyio.run(ask, backend=backend)
+
+
+AT_ONCE = 50
+
+
+class Counting(ThreadingHTTPServer):
+    """Answers requests when there are `AT_ONCE` of them, and counts connections."""
+
+    request_queue_size = AT_ONCE
+    daemon_threads = True
+    taken = 0
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        self.taken += 1
+        return super().get_request()
+
+
+class Answer(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    together = Barrier(AT_ONCE)
+
+    def do_GET(self) -> None:
+        self.together.wait(10)
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+async def test_requests_at_once_have_a_connection_each_and_the_next_ones_the_same() -> None:
+    with Counting(("127.0.0.1", 0), Answer) as provider:
+        Thread(target=provider.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{provider.server_address[1]}"
+        connection = Connection(url, Secret(b"token"), ssl.create_default_context(), timeout_seconds=30)
+        for _ in range(3):
+            async with anyio.create_task_group() as asking:
+                for _ in range(AT_ONCE):
+                    asking.start_soon(connection.exchange, "GET", "me")
+        await connection.close()
+        provider.shutdown()
+    assert provider.taken == AT_ONCE

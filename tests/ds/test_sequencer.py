@@ -32,7 +32,7 @@ from mimids.store.db import Store, Tx, connect, open_store
 from mimids.store.migrate import migrate
 from mimids.values import Device, DeviceRow, Follower, Milliseconds, Sender
 from mimids.wire.declare import decode
-from mimids.wire.ids import MLS10, Counter, GroupId, PartitionKey, ProviderId, local_user_id
+from mimids.wire.ids import MLS10, Counter, PartitionKey, ProviderId, local_user_id
 from mimids.wire.messages import (
     CommitData,
     CreateGroupRequest,
@@ -304,20 +304,23 @@ async def test_who_proposes_from_outside_has_no_key_and_is_pushed_nothing(tmp_pa
 # --- batches ----------------------------------------------------------------------------------------------------
 
 
-def mixture(dice: random.Random, known: GroupId) -> tuple[list[Room], list[SendRequest]]:
-    """Return groups, and what may be in a batch for them: mostly messages like the one before, and all that is not."""
+def mixture(dice: random.Random, info: MLSMessage) -> tuple[list[Room], list[SendRequest]]:
+    """Return two groups, the second that of `info`, and what may be in a batch for them.
+
+    That is mostly messages like the one before, and among them all that is not.
+    """
     rooms = [Room("one"), Room("two")]
-    rooms[1].group_id = known
+    rooms[1].group_id = info.group_id or rooms[1].group_id
     keys = [rooms[0].key, rooms[1].key, Room.new_key(), Room.new_key()]
     leads = [(keys[0], Room.new_key()), (keys[0], keys[2]), (keys[1], Room.new_key()), (keys[3], Room.new_key())]
     keys += [following for _, following in leads]
     requests: list[SendRequest] = []
-    while len(requests) < 200:
+    odds = ("repeat", "epoch", "group", "size", "framing", "commit", "no message")
+    for odd in dice.sample(odds, 5 * len(odds), counts=[5] * len(odds)):
         room = dice.choice(rooms)
         key = dice.choice((room.key, dice.choice(keys)))
         for _ in range(dice.randrange(12)):
             requests.append(room.send(f"{dice.randrange(500)}", key, epoch=int(key not in keys[:4])))
-        odd = dice.choice(("repeat", "epoch", "group", "size", "framing", "commit"))
         if odd == "repeat" and requests:
             requests.append(dice.choice(requests))
         elif odd == "epoch":
@@ -334,25 +337,25 @@ def mixture(dice: random.Random, known: GroupId) -> tuple[list[Room], list[SendR
         elif odd == "commit":
             committed, following = dice.choice(leads)
             requests.append(room.commit("commit", following, committed))
+        elif odd == "no message":
+            requests.append(SendRequest(info, rooms[1].key, None))
     return rooms, requests
 
 
 @pytest.mark.parametrize("sender", SENDERS[:2], ids=["device", "follower"])
 @pytest.mark.parametrize("seed", range(10))
 async def test_a_batch_is_answered_as_its_messages_would_be_one_by_one(
-    seed: int, sender: Sender, tmp_path: Path
+    seed: int, sender: Sender, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    dice, state = random.Random(seed), signing.Room.create(signing.Client.of(1))
-    rooms, requests = mixture(dice, state.group_id)
+    dice, known = random.Random(seed), signing.Room.create(signing.Client.of(1))
+    info = MLSMessage(MLS10, WireFormat.GROUP_INFO, known.info())
+    rooms, requests = mixture(dice, info)
     limits = {"message_bytes": 500, "provider_sends_per_second": 0}
-    for each in ("one by one", "in batches"):
-        (tmp_path / each).mkdir()
     async with (
-        running_hub(tmp_path / "one by one", limits=limits) as plain,
-        running_hub(tmp_path / "in batches", limits=limits) as batched,
+        running_hub(tmp_path_factory.mktemp("singly"), limits=limits) as plain,
+        running_hub(tmp_path_factory.mktemp("together"), limits=limits) as batched,
     ):
-        for room, info in zip(rooms, (None, MLSMessage(MLS10, WireFormat.GROUP_INFO, state.info())), strict=True):
-            creation = replace(room.creation(), group_info=info)
+        for creation in (rooms[0].creation(), replace(rooms[1].creation(), group_info=info)):
             await plain.create_group(creation, ALICE)
             await batched.create_group(creation, ALICE)
         singly = [outcome for each in requests for outcome in await plain.send_batch([each], sender)]
@@ -360,20 +363,18 @@ async def test_a_batch_is_answered_as_its_messages_would_be_one_by_one(
         while len(together) < len(requests):
             some = requests[len(together) : len(together) + dice.randint(1, 100)]
             together += await batched.send_batch(some, sender)
-        assert list(map(told, together)) == list(map(told, singly))
-        assert {told(each) for each in singly if isinstance(each, MimiError)} >= {
-            "wrong-epoch",
-            "too-large",
-            "invalid-message",
-        }
-        stored = "SELECT partition, counter, kind, digest, digest_key, body, next_masked_key FROM messages ORDER BY seq"
-        assert await batched._store.read(lambda tx: tx.all(stored)) == await plain._store.read(
-            lambda tx: tx.all(stored)
-        )
+        assert list(map(answer_or_code, together)) == list(map(answer_or_code, singly))
+        refusals = {each.code for each in singly if isinstance(each, MimiError)}
+        assert refusals >= {"wrong-epoch", "too-large", "invalid-message", "malformed"}
+        assert await batched._store.read(stored) == await plain._store.read(stored)
 
 
-def told(outcome: Outcome) -> object:
+def answer_or_code(outcome: Outcome) -> SendResponse | str:
     return outcome.code if isinstance(outcome, MimiError) else outcome
+
+
+def stored(tx: Tx) -> list[tuple[object, ...]]:
+    return tx.all("SELECT partition, counter, kind, digest, digest_key, body, next_masked_key FROM messages")
 
 
 # --- many at once -------------------------------------------------------------------------------------------------
