@@ -35,7 +35,7 @@ from mimids.testing import Provider, federation
 from mimids.wire.declare import encode
 from mimids.wire.ids import MLS10, BearerToken, CipherSuite, UserId
 from mimids.wire.messages import KeyPackageRequest
-from tests.mls.makers import Signer, key_package, leaf_node
+from tests.support.mls_makers import Signer, key_package, leaf_node
 
 FETCHES: Final = 2000
 WARM_UP: Final = 200

@@ -32,7 +32,7 @@ from mimids.testing import DeviceAccount, PretendGroup, Provider, federation
 from mimids.wire.declare import decode
 from mimids.wire.ids import MLS10, PartitionKey, ProviderId
 from mimids.wire.messages import CreateGroupRequest, SendRequest, SendResult, SendStatus
-from tests.mls.signing import GROUP, Client, Room
+from tests.support.signing import GROUP, Client, Room
 
 HUB: Final = ProviderId("a.example")
 NO_RATES: Final = {

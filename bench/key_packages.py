@@ -24,22 +24,22 @@ from pathlib import Path
 import trio
 
 from bench.ohttp import PRIVATE, hpke_alone
-from mimids.ds.accounts import add_device, add_user, find_user
 from mimids.ds.clock import SystemClock
-from mimids.ds.gateway import Bounds, Gateway
-from mimids.ds.keypackages import KeyPackages, Rules
-from mimids.ds.rates import Rate
-from mimids.ds.tokens import AbuseRule, Terms, Tokens, issue
-from mimids.http.problems import document
+from mimids.ds.devices.accounts import add_device, add_user, find_user
+from mimids.ds.key_packages.gateway import Gateway, GatewayBounds
+from mimids.ds.key_packages.stock import KeyPackageStock, StockRules
+from mimids.ds.key_packages.tokens import AbuseRule, Tokens, TokenTerms, issue
+from mimids.ds.limits.rates import Rate
+from mimids.http.api.problems import document
 from mimids.ohttp import bhttp
 from mimids.ohttp.client import encapsulate
 from mimids.ohttp.config import key_config
 from mimids.ohttp.hpke import Aead
 from mimids.ohttp.padding import pad_request
 from mimids.store import key_packages
-from mimids.store.db import Tx, connect, open_store
+from mimids.store.engine.migrate import migrate
+from mimids.store.engine.store import Tx, connect, open_store
 from mimids.store.key_packages import NewKeyPackage
-from mimids.store.migrate import migrate
 from mimids.values import Milliseconds
 from mimids.wire.declare import encode
 from mimids.wire.ids import MLS10, BearerToken, CipherSuite, KeyPackageRef, ProviderId, local_user_id
@@ -65,9 +65,9 @@ async def measure(directory: Path, *, requests: int, rounds: int, in_flight: int
     async with open_store(path) as store, trio.open_nursery() as jobs:
         await jobs.start(store.run)
         token = await store.write(partial(_stock, requests * (rounds + 1), clock.now()))
-        rules = Rules(max_lifetime_seconds=1)
-        stock = KeyPackages(store, clock, Tokens(AbuseRule(claims=1 << 30)), rules)
-        bounds = Bounds(replay_rows=1 << 40, rate=Rate("none", 0, 0))
+        rules = StockRules(max_lifetime_seconds=1)
+        stock = KeyPackageStock(store, clock, Tokens(AbuseRule(claims=1 << 30)), rules)
+        bounds = GatewayBounds(replay_rows=1 << 40, rate=Rate("none", 0, 0))
         gateway = Gateway(store, clock, lambda: {1: PRIVATE}, stock, document, bounds)
         body = os.urandom(BODY_OCTETS)
 
@@ -99,7 +99,7 @@ def _stock(packages: int, now: Milliseconds, tx: Tx) -> BearerToken:
             body=os.urandom(PACKAGE_OCTETS),
         )
         key_packages.insert(tx, package)
-    return issue(tx, find_user(tx, PROVIDER, "bob")[0], Terms("shared"), now).bearer_token
+    return issue(tx, find_user(tx, PROVIDER, "bob")[0], TokenTerms("shared"), now).bearer_token
 
 
 def _sealed(token: BearerToken, now: Milliseconds) -> bytes:

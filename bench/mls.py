@@ -29,7 +29,6 @@ import attrs
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from mimids.mls import suites
-from mimids.mls.checks import apply
 from mimids.mls.code_points import CredentialType, ExtensionType, LeafNodeSource, NodeType
 from mimids.mls.framing import MLS_MESSAGE, MLSMessage, PublicMessage
 from mimids.mls.group_info import GroupContext, GroupInfo
@@ -47,9 +46,10 @@ from mimids.mls.leaf_node import (
 from mimids.mls.opening import open_group
 from mimids.mls.proposals import Commit
 from mimids.mls.public_group import PublicGroup
+from mimids.mls.rules.checks import apply
 from mimids.mls.suites import SUITES, Suite, verify_with_label
-from mimids.mls.tree import RatchetTree
-from mimids.mls.tree_rows import changed_nodes
+from mimids.mls.tree.ratchet_tree import RatchetTree
+from mimids.mls.tree.rows import changed_nodes
 from mimids.wire.declare import decode
 from mimids.wire.ids import MLS10, GroupId
 from mimids.wire.varint import read_mls

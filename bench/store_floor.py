@@ -20,7 +20,7 @@ from pathlib import Path
 import attrs
 import trio
 
-from mimids.store.db import Store, Tx, connect, open_store
+from mimids.store.engine.store import Store, Tx, connect, open_store
 
 BODY_OCTETS = 1024
 WARM_UP_MESSAGES = 1000

@@ -13,7 +13,7 @@ CREATE TABLE groups (
     creation_digest BLOB,                    -- of the CreateGroupRequest, at the hub: a repeat is recognised
     creator_device INTEGER,                  -- no reference: the group outlives the device
     created_at INTEGER NOT NULL,
-    encrypted_handshakes INTEGER NOT NULL DEFAULT 0,   -- a PrivateMessage handshake was seen: no hints (6.10)
+    encrypted_handshakes INTEGER NOT NULL DEFAULT 0,   -- a PrivateMessage handshake was seen: no hints (semantics: following-and-delivery)
     UNIQUE (hub, group_id)
 ) STRICT;
 
@@ -37,7 +37,7 @@ CREATE TABLE partitions (
     terminated_by INTEGER,                         -- the partition whose termination ended this one too, maybe itself
     terminated_at INTEGER,                         -- on that partition only
     terminated_why TEXT,
-    held_welcomes INTEGER NOT NULL DEFAULT 0,      -- Welcomes of its commit that wait for a message here (6.11)
+    held_welcomes INTEGER NOT NULL DEFAULT 0,      -- Welcomes of its commit that wait for a message here (semantics: welcomes-and-leaving)
     opener_provider INTEGER,                       -- whose quota it counts against
     opener_device INTEGER,
     opened_at INTEGER NOT NULL,

@@ -3,7 +3,7 @@
 ALTER TABLE partitions ADD COLUMN kept_from INTEGER NOT NULL DEFAULT 0;      -- no message below this counter has a body
 ALTER TABLE groups ADD COLUMN unmatched_bytes INTEGER NOT NULL DEFAULT 0;    -- pushed before any device of ours took part
 ALTER TABLE peers ADD COLUMN failing_since INTEGER;                          -- since when it does not answer; NULL: it does
-ALTER TABLE follows ADD COLUMN dead_why TEXT;                                -- no repetition mends it: the operator's turn
+ALTER TABLE follows ADD COLUMN suspended_reason TEXT;                                -- no repetition mends it: the operator's turn
 
 -- How far each device of ours has come in each partition whose key it presented: it has what is below next_counter.
 CREATE TABLE device_cursors (
@@ -25,7 +25,7 @@ CREATE INDEX detached_partitions ON partitions (opener_provider, opener_device)
 CREATE INDEX detached_by_age ON partitions (opened_at) WHERE detached = 1;
 CREATE INDEX groups_of_creator ON groups (creator_device) WHERE creator_device IS NOT NULL;
 CREATE INDEX unmatched_groups ON groups (hub, created_at) WHERE unmatched_bytes > 0;
-CREATE INDEX follows_dead ON follows (provider) WHERE dead_why IS NOT NULL;
+CREATE INDEX follows_suspended ON follows (provider) WHERE suspended_reason IS NOT NULL;
 
 -- Whatever refers to a Welcome, so that one that nothing refers to is found, and what is over.
 CREATE INDEX welcomes_out_of_welcome ON welcomes_out (welcome);

@@ -1,4 +1,4 @@
-"""One provider: the nursery tree, written once; shutdown is the same text read upward (DESIGN section 7).
+"""One provider: the nursery tree, written once; shutdown is the same text read upward (architecture: tasks).
 
 Each child is a named job. A job that fails, or ends before it should, ends the process: the nurseries close around it,
 the store and the connections to peers within a bounded, shielded time of their own.
@@ -22,19 +22,19 @@ from typing import Any, Final
 import attrs
 import trio
 
-from mimids.assembly import SOCKET, Provider, assemble
+from mimids.assembly import SOCKET, AssembledProvider, assemble
 from mimids.config import Config, ConfigError
-from mimids.ds import sweeper
 from mimids.ds.clock import SystemClock
 from mimids.ds.ports import Clock
-from mimids.http import certificates
-from mimids.http.endpoints import Listener
-from mimids.http.peer import HttpPeers, open_peers
-from mimids.http.server import serve as listen
-from mimids.http.tls import CertificateFileError
-from mimids.store import lock
-from mimids.store.db import open_store
-from mimids.store.migrate import pending
+from mimids.ds.upkeep import sweeper
+from mimids.http.api.endpoints import Listener
+from mimids.http.peers.calls import HttpPeers, open_peers
+from mimids.http.server import certificates
+from mimids.http.server.listener import serve as listen
+from mimids.http.server.tls import CertificateFileError
+from mimids.store.engine import lock
+from mimids.store.engine.migrate import pending
+from mimids.store.engine.store import open_store
 from mimids.telemetry import Telemetry, new_telemetry
 
 EXIT_OK: Final = 0
@@ -71,47 +71,47 @@ class Job:
     run: Callable[..., Awaitable[None]]
 
 
-async def _write(provider: Provider, *, task_status: trio.TaskStatus[None]) -> None:
+async def _write(provider: AssembledProvider, *, task_status: trio.TaskStatus[None]) -> None:
     await provider.services.store.run(task_status=task_status)
 
 
-async def _keep_ohttp_keys(provider: Provider, *, task_status: trio.TaskStatus[None]) -> None:
+async def _keep_ohttp_keys(provider: AssembledProvider, *, task_status: trio.TaskStatus[None]) -> None:
     await provider.services.ohttp_keys.run(task_status=task_status)
 
 
-async def _send_welcomes(provider: Provider, *, task_status: trio.TaskStatus[None]) -> None:
+async def _send_welcomes(provider: AssembledProvider, *, task_status: trio.TaskStatus[None]) -> None:
     await provider.services.welcomes.run(task_status=task_status)
 
 
-async def _deliver(provider: Provider, *, task_status: trio.TaskStatus[None]) -> None:
+async def _deliver(provider: AssembledProvider, *, task_status: trio.TaskStatus[None]) -> None:
     await provider.services.delivery.run(task_status=task_status)
 
 
-async def _sync(provider: Provider, *, task_status: trio.TaskStatus[None]) -> None:
+async def _sync(provider: AssembledProvider, *, task_status: trio.TaskStatus[None]) -> None:
     await provider.services.following.run(task_status=task_status)
 
 
-async def _keep_arrangements(provider: Provider, *, task_status: trio.TaskStatus[None]) -> None:
+async def _keep_arrangements(provider: AssembledProvider, *, task_status: trio.TaskStatus[None]) -> None:
     await provider.services.arrangements.run(task_status=task_status)
 
 
-async def _keep_rates(provider: Provider, *, task_status: trio.TaskStatus[None]) -> None:
+async def _keep_rates(provider: AssembledProvider, *, task_status: trio.TaskStatus[None]) -> None:
     await provider.services.rates.run(task_status=task_status)
 
 
-async def _recover(provider: Provider, *, task_status: trio.TaskStatus[None]) -> None:
+async def _recover(provider: AssembledProvider, *, task_status: trio.TaskStatus[None]) -> None:
     await provider.services.recovery.run(task_status=task_status)
 
 
-async def _keep_cursors(provider: Provider, *, task_status: trio.TaskStatus[None]) -> None:
+async def _keep_cursors(provider: AssembledProvider, *, task_status: trio.TaskStatus[None]) -> None:
     await provider.services.cursors.run(task_status=task_status)
 
 
-async def _look_at_reports(provider: Provider, *, task_status: trio.TaskStatus[None]) -> None:
+async def _look_at_reports(provider: AssembledProvider, *, task_status: trio.TaskStatus[None]) -> None:
     await provider.services.reports.run(task_status=task_status)
 
 
-async def _watch_certificates(provider: Provider, *, task_status: trio.TaskStatus[None]) -> None:
+async def _watch_certificates(provider: AssembledProvider, *, task_status: trio.TaskStatus[None]) -> None:
     services = provider.services
     await certificates.watch(
         certificates.watched_files(services.config),
@@ -123,17 +123,17 @@ async def _watch_certificates(provider: Provider, *, task_status: trio.TaskStatu
     )
 
 
-async def _sweep(provider: Provider, *, task_status: trio.TaskStatus[None]) -> None:
+async def _sweep(provider: AssembledProvider, *, task_status: trio.TaskStatus[None]) -> None:
     await sweeper.run(provider.services, task_status=task_status)
 
 
 def _listen(name: str) -> Callable[..., Awaitable[None]]:
-    async def run(provider: Provider, *, task_status: trio.TaskStatus[Any]) -> None:
+    async def run(provider: AssembledProvider, *, task_status: trio.TaskStatus[Any]) -> None:
         services = provider.services
-        door = provider.doors[name]
+        spec = provider.listeners[name]
         await listen(
-            door.app,
-            door.bind,
+            spec.app,
+            spec.bind,
             drain=provider.drain,
             drain_seconds=services.config.listen.drain_seconds,
             log=services.telemetry.logger,
@@ -167,11 +167,11 @@ OpenPeers = Callable[[Config, Clock], AbstractAsyncContextManager[HttpPeers]]
 
 
 @attrs.frozen
-class Bound:
+class ServingProvider:
     """A provider that serves: the addresses that were taken, by listener (`public`, `client`, `operator`, ...)."""
 
     addresses: Mapping[str, str]
-    provider: Provider
+    provider: AssembledProvider
 
 
 async def run(
@@ -183,7 +183,7 @@ async def run(
     jobs: tuple[Job, ...] = JOBS,
     open_peers: OpenPeers = open_peers,
     on_crash: Callable[[JobCrashed], None] = lambda crash: None,
-    task_status: trio.TaskStatus[Bound] = trio.TASK_STATUS_IGNORED,
+    task_status: trio.TaskStatus[ServingProvider] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run a provider on its migrated database until `stop` is set, and drain then; or until cancelled.
 
@@ -209,9 +209,9 @@ async def run(
                     bound = [await start(job, listening) for job in _of(jobs, Stage.LISTEN)]
                     for each in bound:
                         telemetry.watch("listener", each.statistics, listener=each.name)
-                    task_status.started(Bound({each.name: each.address for each in bound}, provider))
+                    task_status.started(ServingProvider({each.name: each.address for each in bound}, provider))
                     await stop.wait()
-                    provider.services.wakes.end()
+                    provider.services.notifier.end()
                     provider.drain.set()
                 working.cancel_scope.cancel(reason="listeners closed")
             writing.cancel_scope.cancel(reason="jobs ended")
@@ -223,7 +223,7 @@ def _of(jobs: tuple[Job, ...], stage: Stage) -> Iterator[Job]:
 
 
 async def _guarded(
-    job: Job, provider: Provider, on_crash: Callable[[JobCrashed], None], *, task_status: trio.TaskStatus[Any]
+    job: Job, provider: AssembledProvider, on_crash: Callable[[JobCrashed], None], *, task_status: trio.TaskStatus[Any]
 ) -> None:
     """Run a job; its failure gets its name, and is in the log before anything hangs on it."""
     try:
@@ -246,7 +246,7 @@ def serve(
     clock: Clock | None = None,
     jobs: tuple[Job, ...] = JOBS,
     open_peers: OpenPeers = open_peers,
-    on_ready: Callable[[Bound], None] = lambda bound: None,
+    on_ready: Callable[[ServingProvider], None] = lambda bound: None,
 ) -> int:
     """Be the process of `mimids serve`: run a provider until SIGTERM or SIGINT; return the exit code.
 
@@ -265,7 +265,7 @@ def serve(
         return EXIT_REFUSED
 
 
-def _run_here(provider: Callable[..., Awaitable[None]], on_ready: Callable[[Bound], None]) -> int:
+def _run_here(provider: Callable[..., Awaitable[None]], on_ready: Callable[[ServingProvider], None]) -> int:
     code = EXIT_OK
     try:
         trio.run(_until_signalled, provider, on_ready)
@@ -280,7 +280,9 @@ def _run_here(provider: Callable[..., Awaitable[None]], on_ready: Callable[[Boun
     return code
 
 
-async def _until_signalled(provider: Callable[..., Awaitable[None]], on_ready: Callable[[Bound], None]) -> None:
+async def _until_signalled(
+    provider: Callable[..., Awaitable[None]], on_ready: Callable[[ServingProvider], None]
+) -> None:
     stop = trio.Event()
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
@@ -291,7 +293,7 @@ async def _until_signalled(provider: Callable[..., Awaitable[None]], on_ready: C
                 await anext(signals)
                 nursery.cancel_scope.cancel(reason="signalled twice")
 
-            async def provide(*, task_status: trio.TaskStatus[Bound]) -> None:
+            async def provide(*, task_status: trio.TaskStatus[ServingProvider]) -> None:
                 await provider(stop=stop, on_crash=_end_soon, task_status=task_status)
                 nursery.cancel_scope.cancel(reason="ended")
 

@@ -10,53 +10,52 @@ import attrs
 import trio
 
 from mimids.config import Config
-from mimids.ds.accounts import Devices
-from mimids.ds.arrangements import HEADER, ArrangedPeers, Arrangements
 from mimids.ds.backoff import Backoff
-from mimids.ds.claims import Abuse, LowStock
 from mimids.ds.commands import Context
-from mimids.ds.cursors import Cursors
-from mimids.ds.delivery import Delivery
-from mimids.ds.follower import Contradiction, Following
-from mimids.ds.forwarding import Hubs
-from mimids.ds.gate import Gate
-from mimids.ds.gateway import Bounds as GatewayBounds
-from mimids.ds.gateway import Gateway
-from mimids.ds.hub import Hub
-from mimids.ds.keypackages import KeyPackages, Rules
-from mimids.ds.ohttp_keys import OhttpKeys
+from mimids.ds.devices.accounts import Devices
+from mimids.ds.devices.gate import Gate
+from mimids.ds.devices.hub_router import HubRouter
+from mimids.ds.devices.streams import Streams
+from mimids.ds.following.cursors import Cursors
+from mimids.ds.following.delivery import Delivery
+from mimids.ds.following.following import Following
+from mimids.ds.following.recovery import Recovery
+from mimids.ds.following.welcomes import Welcomes
+from mimids.ds.groups.contradiction import Contradiction
+from mimids.ds.groups.hub import LocalHub
+from mimids.ds.groups.recent import Recent
+from mimids.ds.groups.states import States
+from mimids.ds.key_packages.claims import Abuse, LowStock
+from mimids.ds.key_packages.gateway import Gateway, GatewayBounds
+from mimids.ds.key_packages.gateway_keys import OhttpKeys
+from mimids.ds.key_packages.relay import Local, Relay, RelayBounds
+from mimids.ds.key_packages.stock import KeyPackageStock, StockRules
+from mimids.ds.key_packages.tokens import AbuseRule, Tokens
+from mimids.ds.limits.budgets import Budgets
+from mimids.ds.limits.rates import KeptRates, ProviderRates, Rate, Rates, UserRates
+from mimids.ds.notifier import Notifier, stock_topic
 from mimids.ds.ports import Clock, Peers
-from mimids.ds.quotas import Budgets
-from mimids.ds.rates import KeptRates, ProviderRates, Rate, Rates, UserRates
-from mimids.ds.recent import Recent
-from mimids.ds.recovery import Recovery
-from mimids.ds.relay import Bounds as RelayBounds
-from mimids.ds.relay import Local, Relay
-from mimids.ds.reports import Reports
 from mimids.ds.services import Services
-from mimids.ds.states import States
-from mimids.ds.streams import Streams
-from mimids.ds.tokens import AbuseRule, Tokens
-from mimids.ds.wakes import Wakes, stock_topic
-from mimids.ds.welcomes import Welcomes
-from mimids.http.asgi import application
-from mimids.http.authentication import Doorkeeper, may_federate
-from mimids.http.connection import ASGIApp, Limits
+from mimids.ds.terms.arrangements import HEADER, ArrangedPeers, Arrangements
+from mimids.ds.terms.reports import Reports
+from mimids.http.api.admission import Authenticator
+from mimids.http.api.asgi import application
+from mimids.http.api.devices import DEVICES
+from mimids.http.api.endpoints import Access, Endpoint, Listener
+from mimids.http.api.operator import HOSTS, OPERATOR
+from mimids.http.api.operator_socket import OPERATOR_SOCKET
+from mimids.http.api.problems import document
+from mimids.http.api.providers import PROVIDERS
+from mimids.http.api.public import PUBLIC
+from mimids.http.api.table import Admit, Table
 from mimids.http.console.endpoints import CONSOLE
-from mimids.http.devices import DEVICES
-from mimids.http.endpoints import Access, Endpoint, Listener
-from mimids.http.operator import HOSTS, OPERATOR
-from mimids.http.operator_socket import OPERATOR_SOCKET
-from mimids.http.peer import HttpPeers
-from mimids.http.problems import document
-from mimids.http.providers import PROVIDERS
-from mimids.http.public import PUBLIC
-from mimids.http.server import Bind
-from mimids.http.table import Admit, Table
-from mimids.http.tls import Pair, ServerTls, Trust
+from mimids.http.peers.calls import HttpPeers
+from mimids.http.server.connection import ASGIApp, ConnectionLimits
+from mimids.http.server.listener import Bind
+from mimids.http.server.tls import Pair, ServerTls, Trust
 from mimids.ohttp.keyring import Schedule
 from mimids.store.accounts import device_exists
-from mimids.store.db import Store
+from mimids.store.engine.store import Store
 from mimids.telemetry import Telemetry
 from mimids.values import Caller, Device, Follower
 from mimids.wire.ids import ProviderId
@@ -67,7 +66,7 @@ PROXY_MODE: Final = 0o660  # of the client listener's Unix socket: a proxy is an
 
 
 @attrs.frozen
-class Door:
+class ListenerSpec:
     """A listener that is to be opened: where, and what answers there."""
 
     bind: Bind
@@ -75,23 +74,23 @@ class Door:
 
 
 @attrs.frozen
-class Provider:
+class AssembledProvider:
     """All of a provider; `drain` is set at shutdown."""
 
     services: Services
-    doors: Mapping[str, Door]
+    listeners: Mapping[str, ListenerSpec]
     peers: HttpPeers
     drain: trio.Event = attrs.field(factory=trio.Event)
 
     async def reload_certificates(self) -> None:
         """Take up renewed files; raise `CertificateFileError`, with the old ones in use where it stands."""
-        for door in self.doors.values():
-            if door.bind.tls is not None:
-                door.bind.tls.reload()
+        for spec in self.listeners.values():
+            if spec.bind.tls is not None:
+                spec.bind.tls.reload()
         await self.peers.reload()
 
 
-def assemble(config: Config, clock: Clock, telemetry: Telemetry, store: Store, peers: HttpPeers) -> Provider:
+def assemble(config: Config, clock: Clock, telemetry: Telemetry, store: Store, peers: HttpPeers) -> AssembledProvider:
     """Put a provider together; raise `CertificateFileError` or `ConfigError` where a file does not do."""
     services = make_services(config, clock, telemetry, store, peers)
     watched: dict[str, Callable[[], attrs.AttrsInstance]] = {
@@ -106,19 +105,19 @@ def assemble(config: Config, clock: Clock, telemetry: Telemetry, store: Store, p
     }
     for name, statistics in watched.items():
         telemetry.watch(name, statistics)
-    return Provider(services, _doors(services), peers)
+    return AssembledProvider(services, _listener_specs(services), peers)
 
 
 def make_services(config: Config, clock: Clock, telemetry: Telemetry, store: Store, peers: Peers) -> Services:
     """Make the services of a provider, each with its part of the configuration."""
     provider, limits = config.provider, config.limits
-    wakes, states, recent = Wakes(), States(), Recent()
-    arrangements = Arrangements(config, store, clock, peers, wakes)
+    notifier, states, recent = Notifier(), States(), Recent()
+    arrangements = Arrangements(config, store, clock, peers, notifier)
     peers = ArrangedPeers(peers, arrangements)
     user_rates, provider_rates = UserRates(limits, clock), ProviderRates(limits, clock)
     budgets = Budgets(limits, clock)
     gate = Gate(provider, store, clock, states, user_rates, budgets, arrangements)
-    hub = Hub(config, store, clock, states, wakes, recent=recent, rates=provider_rates, budgets=budgets)
+    hub = LocalHub(config, store, clock, states, notifier, recent=recent, rates=provider_rates, budgets=budgets)
     ohttp_keys = OhttpKeys(
         store,
         clock,
@@ -127,18 +126,18 @@ def make_services(config: Config, clock: Clock, telemetry: Telemetry, store: Sto
         Context.of(config, clock.now()).operator_key,
     )
     tokens = config.tokens
-    key_packages = KeyPackages(
+    key_packages = KeyPackageStock(
         store,
         clock,
         Tokens(AbuseRule(tokens.abuse, tokens.abuse_claims, tokens.abuse_window_hours * 3600)),
-        Rules(
+        StockRules(
             max_lifetime_seconds=config.key_packages.max_lifetime_days * DAY_SECONDS,
             low_stock=config.key_packages.low_stock_packages,
             device_packages=config.key_packages.device_packages,
             package_octets=limits.key_package_bytes,
             bundle_requests=config.ohttp.bundle_max_requests,
         ),
-        on_low=partial(_tell_of_low_stock, telemetry, wakes),
+        on_low=partial(_tell_of_low_stock, telemetry, notifier),
         on_abuse=partial(_tell_of_abuse, telemetry),
     )
     gateway = Gateway(
@@ -159,7 +158,7 @@ def make_services(config: Config, clock: Clock, telemetry: Telemetry, store: Sto
         peers,
         clock,
         Local(provider=provider, answer=gateway.answer, keys=ohttp_keys.served),
-        partial(may_federate, config.federation, provider),
+        partial(config.federation.allows, us=provider),
         RelayBounds(
             octets=limits.ohttp_bytes,
             seconds=config.federation.answer_seconds,
@@ -170,13 +169,15 @@ def make_services(config: Config, clock: Clock, telemetry: Telemetry, store: Sto
         ),
     )
     backoff = Backoff(config.delivery.backoff_first_seconds, config.delivery.backoff_cap_seconds)
-    reports = Reports(config, store, clock, peers, wakes, states)
+    reports = Reports(config, store, clock, peers, notifier, states)
     following = Following(
-        config, store, clock, peers, states, wakes, contradicted=partial(_tell_of_contradiction, telemetry, reports)
+        config, store, clock, peers, states, notifier, contradicted=partial(_tell_of_contradiction, telemetry, reports)
     )
     cursors = Cursors(store, clock)
-    hubs = Hubs(provider, hub, following, peers, gate, arrangements, cursors, document)
-    welcomes = Welcomes(store, clock, peers, wakes, provider=provider, backoff=backoff, workers=config.delivery.workers)
+    hub_router = HubRouter(provider, hub, following, peers, gate, arrangements, cursors, document)
+    welcomes = Welcomes(
+        store, clock, peers, notifier, provider=provider, backoff=backoff, workers=config.delivery.workers
+    )
 
     async def is_known(device: Device) -> bool:
         return await store.read(lambda tx: device_exists(tx, device.row))
@@ -187,7 +188,7 @@ def make_services(config: Config, clock: Clock, telemetry: Telemetry, store: Sto
         telemetry=telemetry,
         store=store,
         peers=peers,
-        wakes=wakes,
+        notifier=notifier,
         recent=recent,
         arrangements=arrangements,
         gate=gate,
@@ -200,13 +201,13 @@ def make_services(config: Config, clock: Clock, telemetry: Telemetry, store: Sto
         gateway=gateway,
         relay=relay,
         hub=hub,
-        hubs=hubs,
+        hub_router=hub_router,
         delivery=Delivery(
             store,
             clock,
             peers,
             states,
-            wakes,
+            notifier,
             recent,
             provider=provider,
             backoff=backoff,
@@ -214,13 +215,13 @@ def make_services(config: Config, clock: Clock, telemetry: Telemetry, store: Sto
             batch_octets=config.delivery.batch_bytes,
         ),
         following=following,
-        recovery=Recovery(config, store, clock, peers, states, wakes, following, backoff=backoff),
+        recovery=Recovery(config, store, clock, peers, states, notifier, following, backoff=backoff),
         welcomes=welcomes,
         streams=Streams(
-            hubs,
+            hub_router,
             welcomes,
             key_packages,
-            wakes,
+            notifier,
             clock,
             backoff=backoff,
             problem=document,
@@ -251,12 +252,12 @@ def make_app(services: Services, endpoints: Iterable[Endpoint], *, hosts: frozen
 
 def _admission(services: Services) -> Admit:
     config = services.config
-    keeper = Doorkeeper(config.provider, config.federation, services.devices.authenticate)
+    authenticator = Authenticator(config.provider, config.federation, services.devices.authenticate)
     per_minute = config.limits.device_requests_per_minute
     rates = Rates(Rate("device_requests_per_minute", per_minute / 60, per_minute))
 
     async def admit(access: Access, headers: Mapping[str, str], names: frozenset[ProviderId] | None) -> Caller:
-        caller = await keeper.admit(access, headers, names)
+        caller = await authenticator.admit(access, headers, names)
         if isinstance(caller, Device):
             rates.take(caller.row, services.clock.now())
         elif isinstance(caller, Follower):
@@ -267,7 +268,7 @@ def _admission(services: Services) -> Admit:
 
 
 def _stamp(arrangements: Arrangements, caller: Caller) -> Sequence[tuple[bytes, bytes]]:
-    """Name the current revision of a provider's terms on every answer to it (DESIGN 6.9)."""
+    """Name the current revision of a provider's terms on every answer to it (semantics: terms-and-reports)."""
     revision = arrangements.revision(caller.provider) if isinstance(caller, Follower) else None
     return () if revision is None else ((HEADER.encode(), b"%d" % revision),)
 
@@ -277,10 +278,10 @@ def _demand(arrangements: Arrangements, caller: Caller, endpoint: Endpoint) -> N
         arrangements.require(caller.provider)
 
 
-def _doors(services: Services) -> dict[str, Door]:
+def _listener_specs(services: Services) -> dict[str, ListenerSpec]:
     config = services.config
     listen, tls = config.listen, config.tls
-    limits = Limits(
+    limits = ConnectionLimits(
         connections=listen.connections, message_bytes=config.limits.frame_bytes, send_seconds=listen.stall_seconds
     )
     pair = Pair(tls.certificate, tls.private_key)
@@ -289,20 +290,24 @@ def _doors(services: Services) -> dict[str, Door]:
     operator = [row for row in (*OPERATOR, *CONSOLE) if row.name != "metrics" or config.metrics.enabled]
     public, client, loopback = Listener.PUBLIC.value, Listener.CLIENT.value, Listener.OPERATOR.value
     return {
-        public: Door(
+        public: ListenerSpec(
             Bind(public, str(listen.public), ServerTls(pair, clients=trust), limits),
             make_app(services, (*PUBLIC, *PROVIDERS)),
         ),
-        client: Door(
+        client: ListenerSpec(
             Bind(client, str(listen.client), client_tls, limits, unix_mode=PROXY_MODE), make_app(services, DEVICES)
         ),
-        loopback: Door(Bind(loopback, str(listen.operator), None, limits), make_app(services, operator, hosts=HOSTS)),
-        SOCKET: Door(Bind(SOCKET, f"unix:{config.operator_socket}", None, limits), make_app(services, OPERATOR_SOCKET)),
+        loopback: ListenerSpec(
+            Bind(loopback, str(listen.operator), None, limits), make_app(services, operator, hosts=HOSTS)
+        ),
+        SOCKET: ListenerSpec(
+            Bind(SOCKET, f"unix:{config.operator_socket}", None, limits), make_app(services, OPERATOR_SOCKET)
+        ),
     }
 
 
-def _tell_of_low_stock(telemetry: Telemetry, wakes: Wakes, low: LowStock) -> None:
-    wakes.ring(stock_topic(low.device))
+def _tell_of_low_stock(telemetry: Telemetry, notifier: Notifier, low: LowStock) -> None:
+    notifier.notify(stock_topic(low.device))
     telemetry.log.info("low stock", version=low.version, cipher_suite=low.cipher_suite, left=low.left)
 
 

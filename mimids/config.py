@@ -28,7 +28,7 @@ class ConfigError(Exception):
 
 
 @attrs.frozen(kw_only=True)
-class Listen:
+class ListenSettings:
     """Where it listens, and how it ends."""
 
     public: TcpAddress = key("127.0.0.1:8443")
@@ -48,7 +48,7 @@ class Listen:
 
 
 @attrs.frozen(kw_only=True)
-class Tls:
+class TlsSettings:
     """Certificates; the files are watched and read again on renewal."""
 
     certificate: Path = key("{provider}.pem")
@@ -65,7 +65,7 @@ class Tls:
 
 
 @attrs.frozen(kw_only=True)
-class Federation:
+class FederationSettings:
     """Which other providers are dealt with."""
 
     mode: Literal["allow-list", "open"] = key("allow-list")
@@ -73,9 +73,13 @@ class Federation:
     connect_seconds: int = key(10)
     answer_seconds: int = key(30)
 
+    def allows(self, provider: ProviderId, *, us: ProviderId) -> bool:
+        """Tell whether we deal with `provider` at all, in either direction; never with one that claims to be us."""
+        return provider != us and (self.mode == "open" or provider in self.allow)
+
 
 @attrs.frozen(kw_only=True)
-class Peer:
+class PeerSettings:
     """What is special about one other provider: `[providers."b.example"]`."""
 
     url: Url | None = key(None)
@@ -83,7 +87,7 @@ class Peer:
 
 
 @attrs.frozen(kw_only=True)
-class KeyPackages:
+class KeyPackageSettings:
     """Stock of KeyPackages."""
 
     max_lifetime_days: int = key(366)
@@ -92,7 +96,7 @@ class KeyPackages:
 
 
 @attrs.frozen(kw_only=True)
-class Tokens:
+class TokenSettings:
     """Claims with a bearer token that end in no Welcome."""
 
     abuse: Literal["warn", "revoke", "off"] = key("warn")
@@ -101,7 +105,7 @@ class Tokens:
 
 
 @attrs.frozen(kw_only=True)
-class Ohttp:
+class OhttpSettings:
     """The gateway's keys and its memory of requests."""
 
     rotate_days: int = key(30)
@@ -113,7 +117,7 @@ class Ohttp:
 
 
 @attrs.frozen(kw_only=True)
-class Group:
+class GroupSettings:
     """Groups that this provider hosts."""
 
     external_joins: Literal["open", "followers", "off"] = key("followers")
@@ -123,14 +127,14 @@ class Group:
 
 
 @attrs.frozen(kw_only=True)
-class WelcomeHold:
+class WelcomeSettings:
     """Welcomes that wait for their commit's branch to be taken up."""
 
     hold_days: int = key(7)
 
 
 @attrs.frozen(kw_only=True)
-class Arrangement:
+class ArrangementSettings:
     """The terms between a hub and its followers."""
 
     required: bool = key(False)
@@ -197,7 +201,7 @@ class Limits:
 
 
 @attrs.frozen(kw_only=True)
-class Retention:
+class RetentionSettings:
     """How long things are kept; the newest partitions of a group and their state never expire."""
 
     message_days: int = key(365)
@@ -210,7 +214,7 @@ class Retention:
 
 
 @attrs.frozen(kw_only=True)
-class Delivery:
+class DeliverySettings:
     """Pushing to followers, and asking hubs that are followed."""
 
     workers: int = key(8)
@@ -220,7 +224,7 @@ class Delivery:
 
 
 @attrs.frozen(kw_only=True)
-class Log:
+class LogSettings:
     """The log, on standard error."""
 
     format: Literal["text", "json"] = key("text")
@@ -228,7 +232,7 @@ class Log:
 
 
 @attrs.frozen(kw_only=True)
-class Metrics:
+class MetricsSettings:
     """Prometheus text on the operator listener."""
 
     enabled: bool = key(True)
@@ -241,21 +245,21 @@ class Config:
 
     provider: ProviderId = key(None)
     data_dir: Path = key("{provider}")
-    listen: Listen
-    tls: Tls
-    federation: Federation
-    providers: Mapping[ProviderId, Peer]
-    key_packages: KeyPackages
-    tokens: Tokens
-    ohttp: Ohttp
-    group: Group
-    welcome: WelcomeHold
-    arrangement: Arrangement
+    listen: ListenSettings
+    tls: TlsSettings
+    federation: FederationSettings
+    providers: Mapping[ProviderId, PeerSettings]
+    key_packages: KeyPackageSettings
+    tokens: TokenSettings
+    ohttp: OhttpSettings
+    group: GroupSettings
+    welcome: WelcomeSettings
+    arrangement: ArrangementSettings
     limits: Limits
-    retention: Retention
-    delivery: Delivery
-    log: Log
-    metrics: Metrics
+    retention: RetentionSettings
+    delivery: DeliverySettings
+    log: LogSettings
+    metrics: MetricsSettings
 
     @property
     def database(self) -> Path:
@@ -360,7 +364,7 @@ class _Reading:
         for name, keys_of_peer in table.items():
             place = f'[providers."{name}"]'
             try:
-                found[domain(name, self.directory)] = self.section(Peer, keys_of_peer, place)
+                found[domain(name, self.directory)] = self.section(PeerSettings, keys_of_peer, place)
             except ValueError as error:
                 self.faults.append(f"{place}: {error}")
         return found

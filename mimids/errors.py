@@ -1,6 +1,6 @@
 """Every refusal a peer may see, in one tree: the class carries its code and status.
 
-`str(error)` is safe to send; a cause is only logged. `http/problems.py` alone makes
+`str(error)` is safe to send; a cause is only logged. `http/api/problems.py` alone makes
 `application/problem+json` of it, with the type `urn:mimids:problem:CODE`. Anything that is not in this tree is our
 fault and becomes a bare 500.
 """

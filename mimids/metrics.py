@@ -9,7 +9,7 @@ from typing import Final
 import attrs
 
 
-class Kind(Enum):
+class MetricKind(Enum):
     """How Prometheus reads it."""
 
     COUNTER = "counter"  # since the start; its name ends in _total
@@ -20,22 +20,22 @@ class Kind(Enum):
 class Metric:
     """What a metric counts, and what to do by it."""
 
-    kind: Kind
+    kind: MetricKind
     what: str
     decides: str
     labels: tuple[str, ...] = ()
 
     def name(self, family: str) -> str:
         """Return the name of its series."""
-        return f"{family}_total" if self.kind is Kind.COUNTER else family
+        return f"{family}_total" if self.kind is MetricKind.COUNTER else family
 
 
 def _counter(what: str, decides: str, *labels: str) -> Metric:
-    return Metric(Kind.COUNTER, what, decides, labels)
+    return Metric(MetricKind.COUNTER, what, decides, labels)
 
 
 def _gauge(what: str, decides: str, *labels: str) -> Metric:
-    return Metric(Kind.GAUGE, what, decides, labels)
+    return Metric(MetricKind.GAUGE, what, decides, labels)
 
 
 METRICS: Final[Mapping[str, Metric]] = {

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
 
 import attrs
 
-from mimids.metrics import METRICS, Kind
+from mimids.metrics import METRICS, MetricKind
 from mimids.wire.ids import ProviderId
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ class Telemetry:
                 values = samples.setdefault(f"mimids_{reading.prefix}_{field.name}", [])
                 values.append((tuple(reading.labels.values()), getattr(reading.numbers, field.name)))
         for family, metric in METRICS.items():
-            kind = CounterMetricFamily if metric.kind is Kind.COUNTER else GaugeMetricFamily
+            kind = CounterMetricFamily if metric.kind is MetricKind.COUNTER else GaugeMetricFamily
             shown = kind(family, metric.what, labels=metric.labels)
             for labels, value in samples.get(family, ()):
                 shown.add_metric(labels, value)

@@ -21,12 +21,12 @@ import pytest
 import trio
 
 from mimids import app
-from mimids.app import EXIT_CRASHED, JOBS, Bound, JobCrashed, Stage
+from mimids.app import EXIT_CRASHED, JOBS, JobCrashed, ServingProvider, Stage
 from mimids.config import Config
-from mimids.store import lock
-from tests.doubles import FakeClock, SpyLog
-from tests.provider import HOST, Authority, running
-from tests.sabotage import HANGING
+from mimids.store.engine import lock
+from tests.support.doubles import FakeClock, SpyLog
+from tests.support.provider import HOST, Authority, running
+from tests.support.sabotage import HANGING
 
 ROOT = Path(__file__).parent.parent
 
@@ -114,7 +114,7 @@ async def test_a_renewal_seen_half_done_is_tried_again(authority: Authority) -> 
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
 async def test_a_job_that_ends_by_itself_is_a_crash(authority: Authority, job: app.Job) -> None:
     async def end(provider: object, *, task_status: trio.TaskStatus[Any]) -> None:
-        started: Any = attrs.make_class("Bound", ["name", "address", "statistics"])("x", "y", None)
+        started: Any = attrs.make_class("ServingProvider", ["name", "address", "statistics"])("x", "y", None)
         task_status.started(started)
         await trio.sleep(0.05)
 
@@ -132,13 +132,13 @@ async def test_a_job_that_ends_by_itself_is_a_crash(authority: Authority, job: a
 async def test_a_request_that_waits_is_answered_at_shutdown(authority: Authority, nursery: trio.Nursery) -> None:
     config = authority.config()
     stop = trio.Event()
-    bound: Bound = await nursery.start(partial(app.run, config, telemetry=SpyLog().telemetry, stop=stop))
-    wakes = bound.provider.services.wakes
+    bound: ServingProvider = await nursery.start(partial(app.run, config, telemetry=SpyLog().telemetry, stop=stop))
+    notifier = bound.provider.services.notifier
     waited = trio.Event()
 
     async def wait() -> None:
-        with wakes.listen("something") as bell:
-            await bell.wait()
+        with notifier.listen("something") as waiter:
+            await waiter.wait()
         waited.set()
 
     nursery.start_soon(wait)
@@ -163,7 +163,11 @@ async def test_an_address_that_is_taken_is_said(authority: Authority) -> None:
 @pytest.mark.slow
 def test_a_failure_in_any_job_ends_the_process_in_time_with_its_code(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.sabotage", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "tests.support.sabotage", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     outcomes = [json.loads(line) for line in done.stdout.splitlines()]
     assert [outcome["job"] for outcome in outcomes] == [*(job.name for job in JOBS), HANGING], done.stderr
@@ -180,7 +184,7 @@ SERVE = """
 import json, sys
 from pathlib import Path
 from mimids.app import serve
-from tests.provider import Authority
+from tests.support.provider import Authority
 
 config = Authority(Path(sys.argv[1])).config()
 sys.exit(serve(config, on_ready=lambda bound: print(json.dumps(dict(bound.addresses)), flush=True)))

@@ -67,7 +67,7 @@ def test_the_test_above_can_fail() -> None:
 
 def test_the_files_that_it_names_are_there() -> None:
     text = DOCUMENT.read_text(encoding="utf-8")
-    named = re.findall(r"`((?:wire|mls|ohttp|policy|store|ds|http|cli)/\w*(?:\.py)?|\w+\.py)`", text)
+    named = re.findall(r"`((?:wire|mls|ohttp|policy|store|ds|http|cli)/[\w/]*(?:\.py)?|\w+\.py)`", text)
     assert len(named) > 40
     package = ROOT / "mimids"
     for name in named:

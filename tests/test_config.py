@@ -31,7 +31,7 @@ def faults(table: dict[str, Any]) -> list[str]:
 
 def declared() -> dict[str, set[str]]:
     sections = {name: set(keys(kind)) for name, kind in config._SECTIONS.items()}
-    return sections | {"providers": set(keys(config.Peer)), "": set(keys(Config))}
+    return sections | {"providers": set(keys(config.PeerSettings)), "": set(keys(Config))}
 
 
 def test_the_example_shows_every_key_and_no_other() -> None:

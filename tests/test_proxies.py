@@ -20,11 +20,11 @@ from wsproto.events import AcceptConnection, BytesMessage, Event, Request
 
 from mimids.client import Device, open_device
 from mimids.config import Config
-from mimids.ds import accounts
 from mimids.ds.clock import SystemClock
+from mimids.ds.devices import accounts
 from mimids.errors import CertificateRequired
-from mimids.http.peer import open_peers
-from mimids.store.db import Store, Tx
+from mimids.http.peers.calls import open_peers
+from mimids.store.engine.store import Store, Tx
 from mimids.testing import PretendGroup, content_of
 from mimids.wire.declare import decode, encode
 from mimids.wire.ids import Counter, ProviderId
@@ -40,7 +40,7 @@ from mimids.wire.messages import (
     WelcomeInitRequest,
     WelcomeInitResponse,
 )
-from tests.provider import HOST, Authority, running
+from tests.support.provider import HOST, Authority, running
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 STREAM_MODULE = Path("/usr/lib/nginx/modules/ngx_stream_module.so")

@@ -13,7 +13,7 @@ import mimids.ohttp
 import mimids.wire
 from mimids.ohttp.config import KEY_CONFIG
 from mimids.wire.codec import Codec
-from tests.strategies import a_few, check_no_other_length, check_round_trip, check_total, declared, values
+from tests.support.strategies import a_few, check_no_other_length, check_round_trip, check_total, declared, values
 
 
 def _everything() -> dict[Codec[Any], str]:

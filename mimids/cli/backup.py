@@ -12,16 +12,17 @@ import click
 
 from mimids.cli.places import config_option, example, json_option, load_config, require_database
 from mimids.cli.progress import Progress, bar, seconds
-from mimids.cli.refusals import Refused, or_refused
+from mimids.cli.refusals import CommandRefused, or_refused
 from mimids.cli.showing import show
 from mimids.config import Config
-from mimids.ds import ohttp_keys
 from mimids.ds.commands import Context, JsonObject
+from mimids.ds.key_packages import gateway_keys
 from mimids.ohttp.keyring import Schedule
-from mimids.store import arrangements, key_packages, lock, migrate, recoveries
+from mimids.store import arrangements, key_packages, recoveries
 from mimids.store import backup as backups
 from mimids.store.backup import NotABackup
-from mimids.store.db import Tx, connect, write_here
+from mimids.store.engine import lock, migrate
+from mimids.store.engine.store import Tx, connect, write_here
 from mimids.values import Milliseconds
 
 DAY_SECONDS = 86_400
@@ -42,9 +43,9 @@ def backup(file: Path, config_file: Path | None, as_json: bool) -> None:
     config = load_config(config_file)
     require_database(config)
     if file.exists():
-        raise Refused(f"there is a file {file} already", "choose another name: a backup replaces nothing")
+        raise CommandRefused(f"there is a file {file} already", "choose another name: a backup replaces nothing")
     if not file.parent.is_dir():
-        raise Refused(f"there is no directory {file.parent}", "make it, or choose another")
+        raise CommandRefused(f"there is no directory {file.parent}", "make it, or choose another")
     with bar("copying", quiet=as_json) as progress:
         or_refused(lambda: _copy_database(config, file, progress))
     show("backup", {"backup": str(file), "octets": file.stat().st_size}, as_json=as_json)
@@ -54,7 +55,7 @@ def _copy_database(config: Config, file: Path, progress: Progress) -> None:
     try:
         backups.copy(config.database, file, _now(), progress)
     except sqlite3.Error as error:
-        raise Refused(f"the copy failed: {error}", "nothing of it was kept; is there room for it?") from error
+        raise CommandRefused(f"the copy failed: {error}", "nothing of it was kept; is there room for it?") from error
 
 
 @example("mimids restore /var/backups/mimids-monday.sqlite3", "mimids restore --replace mimids-monday.sqlite3")
@@ -83,10 +84,10 @@ def _restore(config: Config, file: Path, *, replace: bool, quiet: bool) -> JsonO
         with seconds(f"reading {file}", quiet=quiet):
             moment = backups.check(file)
     except NotABackup as error:
-        raise Refused(str(error)) from error
+        raise CommandRefused(str(error)) from error
     path = config.database
     if path.exists() and not replace:
-        raise Refused(f"there is a database {path}", "--replace puts it aside, under another name")
+        raise CommandRefused(f"there is a database {path}", "--replace puts it aside, under another name")
     config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with lock.hold(config.data_dir):
         coming = path.with_name(f".{path.name}.restored")
@@ -121,11 +122,14 @@ def _copy(source: Path, target: Path, progress: Progress) -> None:
 
 
 def _make_present(tx: Tx, config: Config) -> tuple[int, int, int]:
-    """Make up for what the backup cannot know (DESIGN 6.12); return what was dropped, the new key, and groups held."""
+    """Make up for what the backup cannot know; return what was dropped, the new key, and groups held.
+
+    (semantics: limits-and-retention)
+    """
     context = Context.of(config, _now())
     schedule = Schedule(config.ohttp.rotate_days * DAY_SECONDS, config.ohttp.grace_days * DAY_SECONDS)
     retired = key_packages.retire_unclaimed(tx, context.now)
-    key_id = ohttp_keys.rotate(tx, schedule, context.operator_key, context.now // 1000, retire_others=True)
+    key_id = gateway_keys.rotate(tx, schedule, context.operator_key, context.now // 1000, retire_others=True)
     held = recoveries.begin(tx, config.provider, {*config.federation.allow, *config.providers})
     arrangements.outrun_revisions(tx)
     backups.unmark(tx)

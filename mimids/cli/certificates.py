@@ -26,7 +26,7 @@ _CLOCKS_DIFFER: Final = timedelta(hours=1)
 
 
 @attrs.frozen
-class Issued:
+class IssuedCertificate:
     """A certificate with its private key."""
 
     certificate: x509.Certificate
@@ -40,10 +40,10 @@ class Issued:
 
 
 @attrs.frozen
-class Authority(Issued):
+class Authority(IssuedCertificate):
     """Who vouches for pairs."""
 
-    def issue(self, names: Sequence[str], addresses: Sequence[str] = (), *, days: int = PAIR_DAYS) -> Issued:
+    def issue(self, names: Sequence[str], addresses: Sequence[str] = (), *, days: int = PAIR_DAYS) -> IssuedCertificate:
         """Return a pair for these dNSNames and IP addresses, for serverAuth and clientAuth."""
         key = ec.generate_private_key(ec.SECP256R1())
         alternatives: list[x509.GeneralName] = [x509.DNSName(name) for name in names]
@@ -59,7 +59,7 @@ class Authority(Issued):
                 x509.AuthorityKeyIdentifier.from_issuer_public_key(self.private_key.public_key()), critical=False
             )
         )
-        return Issued(built.sign(self.private_key, SHA256()), key)
+        return IssuedCertificate(built.sign(self.private_key, SHA256()), key)
 
 
 def new_authority(name: str) -> Authority:

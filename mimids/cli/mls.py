@@ -9,7 +9,7 @@ from typing import IO, Any, BinaryIO, TextIO
 import click
 
 from mimids.cli.places import example
-from mimids.cli.refusals import Refused
+from mimids.cli.refusals import CommandRefused
 from mimids.wire.codec import WireError
 
 
@@ -27,12 +27,12 @@ def mls() -> None:
 @click.argument("file", type=click.File("rb"))
 def inspect(file: BinaryIO) -> None:
     """Print any MLS object as a tree: octets, hex or base64; - is standard input."""
-    from mimids.mls.inspect import inspect
+    from mimids.replay.inspect import inspect
 
     try:
         lines = inspect(file.read())
     except WireError as error:
-        raise Refused(f"{_name(file)}: not an MLS object: {error}") from error
+        raise CommandRefused(f"{_name(file)}: not an MLS object: {error}") from error
     for line in lines:
         click.echo(line)
 
@@ -46,7 +46,7 @@ def replay(file: TextIO) -> None:
     Reads a JSON array of {cipher_suite, group_info, ratchet_tree, epochs: [{proposals, commit}]}, or JSON lines that
     say what is expected of each message. Exit 1 if any is refused, or is not what was expected.
     """
-    from mimids.mls.replay import replay
+    from mimids.replay.replay import replay
 
     failed = 0
     try:
@@ -54,6 +54,6 @@ def replay(file: TextIO) -> None:
             click.echo(json.dumps(record.as_json()))
             failed += record.failed
     except (ValueError, LookupError, TypeError) as error:
-        raise Refused(f"{_name(file)}: not a recording: {error}") from error
+        raise CommandRefused(f"{_name(file)}: not a recording: {error}") from error
     if failed:
-        raise Refused(f"{failed} messages were refused, or are not what the recording expects")
+        raise CommandRefused(f"{failed} messages were refused, or are not what the recording expects")

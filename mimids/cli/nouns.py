@@ -13,7 +13,7 @@ import click
 from mimids.cli import running
 from mimids.cli.places import config_option, json_option, load_config
 from mimids.cli.showing import show
-from mimids.ds.commands import COMMANDS, Argument, Command, Kind
+from mimids.ds.commands import COMMANDS, Argument, ArgumentKind, Command
 
 _SECONDS: Final = {"m": 60, "h": 3600, "d": 86_400}
 _NOUNS: Final = {
@@ -47,7 +47,11 @@ class _Time(click.ParamType[int]):
         return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
-_TYPES: Final[dict[Kind, click.ParamType[Any]]] = {Kind.TEXT: click.STRING, Kind.NUMBER: click.INT, Kind.TIME: _Time()}
+_TYPES: Final[dict[ArgumentKind, click.ParamType[Any]]] = {
+    ArgumentKind.TEXT: click.STRING,
+    ArgumentKind.NUMBER: click.INT,
+    ArgumentKind.TIME: _Time(),
+}
 
 
 def _parameter(argument: Argument) -> click.Parameter:
@@ -55,7 +59,7 @@ def _parameter(argument: Argument) -> click.Parameter:
     if argument.flag is None:
         return click.Argument([argument.name], type=kind, required=argument.required)
     names, text = [argument.flag, argument.name], argument.help[:1].upper() + argument.help[1:] + "."
-    if argument.kind is Kind.FLAG:
+    if argument.kind is ArgumentKind.FLAG:
         return click.Option(names, is_flag=True, default=None, help=text)
     return click.Option(names, type=kind, required=argument.required, help=text)
 

@@ -11,9 +11,10 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from mimids.cli.refusals import Refused, or_refused
+from mimids.cli.refusals import CommandRefused, or_refused
 from mimids.config import Config, load
-from mimids.store import backup, migrate
+from mimids.store import backup
+from mimids.store.engine import migrate
 
 F = TypeVar("F", bound=Callable[..., Any] | click.Command)
 
@@ -54,32 +55,32 @@ def example(*lines: str) -> Callable[[click.Command], click.Command]:
 
 
 def find_config(given: Path | None) -> Path:
-    """Return the configuration file that is meant; raise `Refused` if there is none."""
+    """Return the configuration file that is meant; raise `CommandRefused` if there is none."""
     if given is not None:
         return given
     for place in _PLACES:
         if place.is_file():
             return place
-    raise Refused(
+    raise CommandRefused(
         f"no configuration: there is no {' and no '.join(map(str, _PLACES))} in {os.getcwd()}",
         "name one with --config FILE, write one with `mimids init DIR`, or try `mimids serve --dev`",
     )
 
 
 def load_config(given: Path | None) -> Config:
-    """Return the configuration; raise `Refused`."""
+    """Return the configuration; raise `CommandRefused`."""
     config: Config = or_refused(lambda: load(find_config(given)))
     return config
 
 
 def require_database(config: Config) -> None:
-    """Raise `Refused` unless the database is there and this code may use it."""
+    """Raise `CommandRefused` unless the database is there and this code may use it."""
     path = config.database
     if not path.exists():
-        raise Refused(f"there is no database {path}", "`mimids migrate` makes it")
+        raise CommandRefused(f"there is no database {path}", "`mimids migrate` makes it")
     waiting = or_refused(lambda: migrate.pending(path))
     if waiting:
-        raise Refused(f"{path} is older than this mimids", "copy the file, then `mimids migrate` brings it up")
+        raise CommandRefused(f"{path} is older than this mimids", "copy the file, then `mimids migrate` brings it up")
     require_present(path)
 
 
@@ -89,6 +90,6 @@ def socket_fits(path: Path) -> bool:
 
 
 def require_present(path: Path) -> None:
-    """Raise `Refused` for a backup that was copied into place."""
+    """Raise `CommandRefused` for a backup that was copied into place."""
     if backup.made_at(path) is not None:
-        raise Refused(f"{path} is a backup, and a backup is a past", "`mimids restore` makes a present of it")
+        raise CommandRefused(f"{path} is a backup, and a backup is a past", "`mimids restore` makes a present of it")

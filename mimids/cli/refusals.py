@@ -11,13 +11,13 @@ import click
 from mimids.config import ConfigError
 from mimids.errors import MimiError, StorageUnavailable
 from mimids.ohttp.at_rest import KeyUnavailable
-from mimids.store.lock import Locked
-from mimids.store.migrate import SchemaRefused
+from mimids.store.engine.lock import Locked
+from mimids.store.engine.migrate import SchemaRefused
 
 REFUSED: Final = 1  # click gives 2 for usage
 
 
-class Refused(click.ClickException):
+class CommandRefused(click.ClickException):
     """The command was understood and not done; `mend` says what to do about it."""
 
     exit_code = REFUSED
@@ -34,31 +34,35 @@ class Refused(click.ClickException):
 
 
 def or_refused(do: Callable[[], Any]) -> Any:
-    """Return what `do` does; what an operator can do something about becomes `Refused`, a bug stays what it is."""
+    """Run `do`; turn errors that an operator can fix into `CommandRefused`."""
     try:
         return do()
     except ConfigError as error:
-        raise Refused("the configuration cannot be used", "\n  ".join(error.faults)) from error
+        raise CommandRefused("the configuration cannot be used", "\n  ".join(error.faults)) from error
     except SchemaRefused as error:
-        raise Refused(str(error)) from error
+        raise CommandRefused(str(error)) from error
     except KeyUnavailable as error:
-        raise Refused(str(error), "[ohttp] key_file names the file that the keys were encrypted under") from error
+        raise CommandRefused(
+            str(error), "[ohttp] key_file names the file that the keys were encrypted under"
+        ) from error
     except Locked as error:
-        raise Refused(
+        raise CommandRefused(
             str(error), "try again when it has ended; commands reach a running server by its socket"
         ) from error
     except StorageUnavailable as error:
-        raise Refused(str(error), "make room on the disk of data_dir: `mimids check` says how much there is") from error
+        raise CommandRefused(
+            str(error), "make room on the disk of data_dir: `mimids check` says how much there is"
+        ) from error
     except MimiError as error:
-        raise Refused(str(error)) from error
+        raise CommandRefused(str(error)) from error
     except sqlite3.OperationalError as error:
-        raise Refused(f"the database: {error}", "`mimids check` says more") from error
+        raise CommandRefused(f"the database: {error}", "`mimids check` says more") from error
     except sqlite3.DatabaseError as error:
         if type(error) is not sqlite3.DatabaseError:
             raise  # ours: a statement that is wrong
-        raise Refused(
+        raise CommandRefused(
             f"the database: {error}", "`mimids check` says more; keep the file, and restore a backup"
         ) from error
     except OSError as error:
         what = f"{error.filename}: " if error.filename else ""
-        raise Refused(f"{what}{error.strerror or error}") from error
+        raise CommandRefused(f"{what}{error.strerror or error}") from error

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from mimids.cli.places import require_database, socket_fits
-from mimids.cli.refusals import Refused, or_refused
+from mimids.cli.refusals import CommandRefused, or_refused
 from mimids.config import Config
 from mimids.ds.commands import Command, Context, JsonObject
 from mimids.errors import MimiError, every_error
-from mimids.store import lock
-from mimids.store.db import read_here, write_here
+from mimids.store.engine import lock
+from mimids.store.engine.store import read_here, write_here
 from mimids.values import Milliseconds
 
 SERVER_SECONDS: Final = 30  # for a running server to answer
@@ -40,7 +40,7 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def run(config: Config, command: Command, given: Mapping[str, object]) -> JsonObject:
-    """Return the answer, durable if the command writes; raise `Refused`."""
+    """Return the answer, durable if the command writes; raise `CommandRefused`."""
     require_database(config)
     if command.writes:
         answer = _ask_server(config.operator_socket, command, given)
@@ -48,7 +48,7 @@ def run(config: Config, command: Command, given: Mapping[str, object]) -> JsonOb
             return answer
     try:
         return cast("JsonObject", or_refused(lambda: _run_here(config, command, given)))
-    except Refused as refused:
+    except CommandRefused as refused:
         if isinstance(refused.__cause__, MimiError):
             raise _refusal(command, type(refused.__cause__), refused.message) from refused.__cause__
         raise
@@ -65,7 +65,7 @@ def _run_here(config: Config, command: Command, given: Mapping[str, object]) -> 
 
 
 def _ask_server(path: Path, command: Command, given: Mapping[str, object]) -> JsonObject | None:
-    """Return the answer of the server that listens at `path`, None if none does; raise `Refused`."""
+    """Return the answer of the server that listens at `path`, None if none does; raise `CommandRefused`."""
     if not socket_fits(path):
         return None
     with closing(_UnixConnection(path)) as connection:
@@ -75,23 +75,23 @@ def _ask_server(path: Path, command: Command, given: Mapping[str, object]) -> Js
             return None
         except OSError as error:
             mend = "run the command as the user that the server runs as"
-            raise Refused(f"{path}: {error.strerror or error}", mend) from error
+            raise CommandRefused(f"{path}: {error.strerror or error}", mend) from error
         try:
             connection.request("POST", command.path, json.dumps(given), {"Content-Type": "application/json"})
             response = connection.getresponse()
             answer = json.loads(response.read())
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise Refused(f"the server at {path} does not answer ({error})", "its log says why") from error
+            raise CommandRefused(f"the server at {path} does not answer ({error})", "its log says why") from error
     if response.status == 200:
         return cast("JsonObject", answer)
     raise _problem(command, answer)
 
 
-def _problem(command: Command, problem: Mapping[str, Any]) -> Refused:
+def _problem(command: Command, problem: Mapping[str, Any]) -> CommandRefused:
     kinds = {kind.problem_type(): kind for kind in every_error()}
     kind = kinds.get(problem.get("type", ""), MimiError)
     return _refusal(command, kind, problem.get("detail") or problem.get("title") or "refused")
 
 
-def _refusal(command: Command, kind: type[MimiError], why: str) -> Refused:
-    return Refused(why, command.hints.get(kind))
+def _refusal(command: Command, kind: type[MimiError], why: str) -> CommandRefused:
+    return CommandRefused(why, command.hints.get(kind))

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from mimids.cli.places import CONFIG_FILE, DEV_DIRECTORY, config_option, example, load_config, require_present
-from mimids.cli.refusals import Refused, or_refused
-from mimids.cli.setup import AUTHORITY, Plan, bring_up, make_pair, write_configuration
+from mimids.cli.refusals import CommandRefused, or_refused
+from mimids.cli.setup import AUTHORITY, SetupPlan, bring_up, make_pair, write_configuration
 from mimids.config import Config, load
-from mimids.store import lock, migrate
+from mimids.store.engine import lock, migrate
 from mimids.wire.ids import ProviderId
 
 if TYPE_CHECKING:
-    from mimids.app import Bound
+    from mimids.app import ServingProvider
 
 _DEV_PROVIDER: Final = ProviderId("localhost")  # resolves wherever loopback does: curl and browsers need no help
 _DEV_PORTS: Final = (8443, 8444, 8445)
@@ -49,12 +49,12 @@ def _development() -> Config:
     """Make `mimids-dev/` ready: what is there stays, ports and file are chosen anew."""
     path = DEV_DIRECTORY / CONFIG_FILE
     if path.exists() and lock.holder(load(path).data_dir) is not None:
-        raise Refused(
+        raise CommandRefused(
             f"a server is running on {DEV_DIRECTORY}/ already", "stop it first, or start in another directory"
         )
     DEV_DIRECTORY.mkdir(exist_ok=True)
     public, client, operator = map(_free_port, _DEV_PORTS)
-    plan = Plan(
+    plan = SetupPlan(
         provider=_DEV_PROVIDER,
         public=f"127.0.0.1:{public}",
         client=f"127.0.0.1:{client}",
@@ -85,7 +85,7 @@ def _free_port(wanted: int) -> int:
         return port
 
 
-def _announce(config: Config, bound: Bound, *, dev: bool) -> None:
+def _announce(config: Config, bound: ServingProvider, *, dev: bool) -> None:
     """Say where it serves and, in development, what to try next."""
     scheme = "http" if config.listen.client_is_plain else "https"
     where = bound.addresses

@@ -14,11 +14,11 @@ import click
 from mimids.cli.certificates import new_authority, read_authority, write_new
 from mimids.cli.places import CONFIG_FILE, config_option, example, json_option, load_config, socket_fits
 from mimids.cli.progress import seconds
-from mimids.cli.refusals import Refused, or_refused
+from mimids.cli.refusals import CommandRefused, or_refused
 from mimids.cli.showing import show
 from mimids.config import Config, load, parse
-from mimids.store import lock
-from mimids.store import migrate as migrations
+from mimids.store.engine import lock
+from mimids.store.engine import migrate as migrations
 from mimids.wire.ids import ProviderId, provider_id
 
 AUTHORITY: Final = ("ca.pem", "ca.key")
@@ -26,7 +26,7 @@ DATA: Final = "data"
 
 
 @attrs.frozen(kw_only=True)
-class Plan:
+class SetupPlan:
     """What a new provider's directory is to hold."""
 
     provider: ProviderId
@@ -43,18 +43,21 @@ class Plan:
     further: str = ""  # more of the file
 
 
-def make_provider(directory: Path, plan: Plan) -> Config:
+def make_provider(directory: Path, plan: SetupPlan) -> Config:
     """Make a directory with configuration, certificates and an empty database; return the configuration.
 
-    Nothing that is there is replaced: raises `Refused`, or `ConfigError` where the plan is none, with nothing made.
+    Nothing that is there is replaced: raises `CommandRefused`, or `ConfigError` where the plan is none, with nothing
+    made.
     """
     path = directory / CONFIG_FILE
     if path.exists():
-        raise Refused(
+        raise CommandRefused(
             f"{path} is there already", "`mimids check` looks at it; choose another directory for another one"
         )
     if not socket_fits(directory / DATA / "operator.sock"):
-        raise Refused(f"a socket within {directory.absolute()} would have too long a path", "choose a shorter one")
+        raise CommandRefused(
+            f"a socket within {directory.absolute()} would have too long a path", "choose a shorter one"
+        )
     parse(tomllib.loads(_configuration(plan)), directory)
     directory.mkdir(parents=True, exist_ok=True)
     make_pair(directory, plan)
@@ -71,7 +74,7 @@ def bring_up(config: Config) -> list[migrations.Migration]:
         return migrations.migrate(config.database)
 
 
-def make_pair(directory: Path, plan: Plan) -> None:
+def make_pair(directory: Path, plan: SetupPlan) -> None:
     """Issue the provider's pair where it has none."""
     if plan.certificate is not None:
         return
@@ -84,12 +87,12 @@ def make_pair(directory: Path, plan: Plan) -> None:
     pair.write(directory / f"{plan.provider}.pem", directory / f"{plan.provider}.key")
 
 
-def write_configuration(directory: Path, plan: Plan) -> None:
+def write_configuration(directory: Path, plan: SetupPlan) -> None:
     """Write the file; raise `FileExistsError` rather than replace one."""
     write_new(directory / CONFIG_FILE, _configuration(plan).encode())
 
 
-def _configuration(plan: Plan) -> str:
+def _configuration(plan: SetupPlan) -> str:
     lines = [
         f"# {plan.note}",
         f'provider = "{plan.provider}"',
@@ -194,7 +197,7 @@ def init(
         if not sys.stdin.isatty():
             raise click.UsageError("--provider is missing: the domain of your users, such as a.example")
         provider = click.prompt("Domain of your users (it cannot change later)", value_proc=_asked_domain)
-    plan = Plan(
+    plan = SetupPlan(
         provider=provider,
         public=public,
         client=client,
@@ -209,7 +212,7 @@ def init(
     try:
         config: Config = or_refused(lambda: make_provider(directory, plan))
     except ValueError as error:
-        raise Refused(str(error)) from error
+        raise CommandRefused(str(error)) from error
     from mimids.cli.check.certificates import certificates  # which nothing else here needs
 
     file = directory / CONFIG_FILE

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from base64 import urlsafe_b64decode
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -11,6 +10,7 @@ import attrs
 
 from mimids.ohttp.config import KeyConfig
 from mimids.ohttp.keys_signature import KeysRefused, verify
+from mimids.wire.base64url import from_base64url
 from mimids.wire.ids import BearerToken, ProviderId, UserId, provider_id
 
 
@@ -39,12 +39,12 @@ class Contact:
             members = card if isinstance(card, Mapping) else json.loads(card)
             keys = None
             if members.get("ohttp_keys") and members.get("ohttp_keys_signature"):
-                keys = SignedKeys(_octets(members["ohttp_keys"]), str(members["ohttp_keys_signature"]))
+                keys = SignedKeys(from_base64url(members["ohttp_keys"]), str(members["ohttp_keys_signature"]))
             return cls(
                 UserId(str(members["user_id"]).encode()),
                 provider_id(str(members["provider"])),
-                BearerToken(_octets(members["bearer_token"])),
-                _octets(members["ohttp_identity"]),
+                BearerToken(from_base64url(members["bearer_token"])),
+                from_base64url(members["ohttp_identity"]),
                 keys,
             )
         except (KeyError, TypeError, AttributeError) as error:
@@ -60,7 +60,3 @@ class Contact:
             if config.usable:
                 return config
         raise KeysRefused("none of the key configurations is known here")
-
-
-def _octets(text: str) -> bytes:
-    return urlsafe_b64decode(text + "=" * (-len(text) % 4))

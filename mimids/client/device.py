@@ -10,7 +10,6 @@ import json
 import secrets
 import ssl
 import time
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -22,10 +21,11 @@ import attrs
 from mimids.client.connection import TIMEOUT_SECONDS, Connection, Problem
 from mimids.client.contacts import Contact, SignedKeys
 from mimids.client.ohttp import WrongDate, seal
-from mimids.client.sending import Limits
+from mimids.client.sending import SendLimits
 from mimids.client.stream import Backoff, Stream, open_stream
 from mimids.ohttp.config import KeyConfig
 from mimids.ohttp.keys_signature import HEADER, KeysRefused
+from mimids.wire.base64url import base64url, from_base64url
 from mimids.wire.declare import decode, encode
 from mimids.wire.ids import (
     MLS10,
@@ -148,7 +148,7 @@ class Device:
         terms |= {"rate_claims": claims, "rate_seconds": seconds}
         answer = await self._connection.exchange_json("POST", "contact-tokens", terms)
         text = answer["bearer_token"]
-        return Token(answer["id"], BearerToken(urlsafe_b64decode(text + "=" * (-len(text) % 4))))
+        return Token(answer["id"], BearerToken(from_base64url(text)))
 
     async def revoke_token(self, token_id: int) -> None:
         """End a token at once."""
@@ -264,7 +264,7 @@ class Device:
         """Return what joining from outside needs: of the partition named, or of the branch that is most used."""
         query = "?bundle"
         if partition is not None:
-            query += "&partition=" + urlsafe_b64encode(partition).rstrip(b"=").decode()
+            query += "&partition=" + base64url(partition)
         reply = await self._connection.exchange(
             "POST", f"hubs/{hub}/group-info{query}", encode(GroupInfoRequest(group_id))
         )
@@ -285,7 +285,7 @@ class Device:
 
         See `Departure` for what to look for until it is sequenced.
         """
-        name = urlsafe_b64encode(group_id).rstrip(b"=").decode()
+        name = base64url(group_id)
         await self._connection.exchange("DELETE", f"hubs/{hub}/groups/{name}")
 
     async def report(
@@ -304,11 +304,11 @@ class Device:
         """
         body = {
             "hub": hub,
-            "group_id": None if group_id is None else urlsafe_b64encode(group_id).rstrip(b"=").decode(),
+            "group_id": None if group_id is None else base64url(group_id),
             "accused": accused,
             "kind": kind,
             "note": note,
-            "evidence": [urlsafe_b64encode(each).rstrip(b"=").decode() for each in evidence],
+            "evidence": [base64url(each) for each in evidence],
         }
         answer = await self._connection.exchange_json("POST", "reports", body)
         return int(answer["id"])
@@ -333,9 +333,9 @@ class Device:
         """
         return open_stream(self._connection.address, self._stream_limits, backoff=backoff)
 
-    async def _stream_limits(self) -> Limits:
+    async def _stream_limits(self) -> SendLimits:
         limits = (await self.me())["limits"]
-        return Limits(limits["frame_bytes"], limits["send_batch_messages"])
+        return SendLimits(limits["frame_bytes"], limits["send_batch_messages"])
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""KeyPackages of others, fetched so that one's own provider does not learn whose (DESIGN 6.3, RFC 9458).
+"""KeyPackages of others, fetched so that one's own provider does not learn whose (semantics: ohttp, RFC 9458).
 
 The request is sealed to the other provider's gateway and passed on by one's own. Nothing here waits or opens anything;
 `device.py` carries the octets.

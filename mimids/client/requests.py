@@ -23,7 +23,7 @@ from mimids.wire.messages import (
 )
 
 EXPORTER_LABEL = "mimids partition key"
-"""A partition key is MLS-Exporter(EXPORTER_LABEL, "", PartitionKey.SIZE) of its epoch (DESIGN section 3)."""
+"""A partition key is MLS-Exporter(EXPORTER_LABEL, "", PartitionKey.SIZE) of its epoch (wire: structures)."""
 
 
 def message(mls_message: bytes, partition_key: PartitionKey) -> SendRequest:

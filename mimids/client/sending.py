@@ -1,7 +1,7 @@
 """Messages on their way down a stream: what is to be sent, and what has no answer yet.
 
 Everything stays here until it is answered, so a new connection can send it again; a repeat is answered as the first
-was (DESIGN 6.4). Messages to one hub keep their order. Nothing here opens anything.
+was (semantics: sequencing). Messages to one hub keep their order. Nothing here opens anything.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ HEAD_OCTETS: Final = 512  # of a frame that sends: id, type, hub and lengths tak
 
 
 @attrs.frozen
-class Limits:
+class SendLimits:
     """What the provider takes in one frame (`Device.me`)."""
 
     frame_octets: int
@@ -95,7 +95,7 @@ class Outbox:
             self._waiting.setdefault(hub, deque()).extend(items)
         return sending
 
-    def next_frames(self, limits: Limits, first_frame: int) -> Iterator[tuple[int, Send]]:
+    def next_frames(self, limits: SendLimits, first_frame: int) -> Iterator[tuple[int, Send]]:
         """Give one frame for each hub that is to be sent to, with as many messages as fit; ids from `first_frame` on.
 
         A message that fits into no frame is refused here, as the provider would: by hanging up it could not say why.

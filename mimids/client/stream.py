@@ -22,7 +22,7 @@ import attrs
 
 from mimids.client.connection import Address, Problem, Unreachable
 from mimids.client.events import Arrived, Event, LowStock, NotServed
-from mimids.client.sending import Limits, Outbox, Sending
+from mimids.client.sending import Outbox, Sending, SendLimits
 from mimids.client.websocket import WebSocket, open_websocket
 from mimids.wire.codec import WireError
 from mimids.wire.declare import decode, encode
@@ -78,10 +78,10 @@ class _Position:
 class Stream:
     """The events of a device, by iterating; `open_stream` makes it. None of its methods but the waits blocks."""
 
-    def __init__(self, address: Address, limits: Callable[[], Awaitable[Limits]], *, backoff: Backoff) -> None:
+    def __init__(self, address: Address, limits: Callable[[], Awaitable[SendLimits]], *, backoff: Backoff) -> None:
         self._address = address
         self._find_limits = limits
-        self._limits = Limits(0, 0)
+        self._limits = SendLimits(0, 0)
         self._backoff = backoff
         self._positions: dict[PartitionKey, _Position] = {}
         self._by_mask: dict[MaskedPartitionKey, _Position] = {}
@@ -394,7 +394,7 @@ class Backoff:
 
 @asynccontextmanager
 async def open_stream(
-    address: Address, limits: Callable[[], Awaitable[Limits]], *, backoff: Backoff
+    address: Address, limits: Callable[[], Awaitable[SendLimits]], *, backoff: Backoff
 ) -> AsyncIterator[Stream]:
     """Give a stream that connects by itself, once it knows the limits; it ends with the block."""
     stream = Stream(address, limits, backoff=backoff)

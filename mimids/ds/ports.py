@@ -32,7 +32,7 @@ class PeerAnswer:
 
 
 class Peers(Protocol):
-    """Other providers, over mutual TLS (4.2)."""
+    """Other providers, over mutual TLS (http: between-providers)."""
 
     async def call(
         self,

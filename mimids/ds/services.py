@@ -5,27 +5,27 @@ from __future__ import annotations
 import attrs
 
 from mimids.config import Config
-from mimids.ds.accounts import Devices
-from mimids.ds.arrangements import Arrangements
-from mimids.ds.cursors import Cursors
-from mimids.ds.delivery import Delivery
-from mimids.ds.follower import Following
-from mimids.ds.forwarding import Hubs
-from mimids.ds.gate import Gate
-from mimids.ds.gateway import Gateway
-from mimids.ds.hub import Hub
-from mimids.ds.keypackages import KeyPackages
-from mimids.ds.ohttp_keys import OhttpKeys
+from mimids.ds.devices.accounts import Devices
+from mimids.ds.devices.gate import Gate
+from mimids.ds.devices.hub_router import HubRouter
+from mimids.ds.devices.streams import Streams
+from mimids.ds.following.cursors import Cursors
+from mimids.ds.following.delivery import Delivery
+from mimids.ds.following.following import Following
+from mimids.ds.following.recovery import Recovery
+from mimids.ds.following.welcomes import Welcomes
+from mimids.ds.groups.hub import LocalHub
+from mimids.ds.groups.recent import Recent
+from mimids.ds.key_packages.gateway import Gateway
+from mimids.ds.key_packages.gateway_keys import OhttpKeys
+from mimids.ds.key_packages.relay import Relay
+from mimids.ds.key_packages.stock import KeyPackageStock
+from mimids.ds.limits.rates import KeptRates
+from mimids.ds.notifier import Notifier
 from mimids.ds.ports import Clock, Peers
-from mimids.ds.rates import KeptRates
-from mimids.ds.recent import Recent
-from mimids.ds.recovery import Recovery
-from mimids.ds.relay import Relay
-from mimids.ds.reports import Reports
-from mimids.ds.streams import Streams
-from mimids.ds.wakes import Wakes
-from mimids.ds.welcomes import Welcomes
-from mimids.store.db import Store
+from mimids.ds.terms.arrangements import Arrangements
+from mimids.ds.terms.reports import Reports
+from mimids.store.engine.store import Store
 from mimids.telemetry import Telemetry
 
 
@@ -38,7 +38,7 @@ class Services:
     telemetry: Telemetry
     store: Store
     peers: Peers
-    wakes: Wakes
+    notifier: Notifier
     recent: Recent
     arrangements: Arrangements
     gate: Gate
@@ -46,12 +46,12 @@ class Services:
     cursors: Cursors
     reports: Reports
     devices: Devices
-    key_packages: KeyPackages
+    key_packages: KeyPackageStock
     ohttp_keys: OhttpKeys
     gateway: Gateway
     relay: Relay
-    hub: Hub
-    hubs: Hubs
+    hub: LocalHub
+    hub_router: HubRouter
     delivery: Delivery
     following: Following
     recovery: Recovery

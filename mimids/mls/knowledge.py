@@ -1,4 +1,4 @@
-"""What is known of a partition's state, and how that falls: derived, claimed, unknown (DESIGN section 6.6).
+"""What is known of a partition's state, and how that falls: derived, claimed, unknown (semantics: public-group-state).
 
 Derived follows from the creation's GroupInfo through commits that were seen whole, and whoever contradicts it is
 refused. Claimed is a member's signed word after a change that was not seen: it verifies in itself, and a message that
@@ -14,18 +14,16 @@ from types import MappingProxyType
 
 import attrs
 
-from mimids.mls.checks import check, check_in_any_epoch, check_place, check_without_state, record
 from mimids.mls.code_points import ContentType, ExtensionType
 from mimids.mls.framing import MLSMessage, PublicMessage
 from mimids.mls.group_info import GroupInfo
 from mimids.mls.leaf_node import extension_data
 from mimids.mls.opening import open_group
-from mimids.mls.parameters import check_unique
 from mimids.mls.proposals import Commit, ProposalRef
 from mimids.mls.public_group import MAX_REFUSED, NO_REFUSED, PublicGroup, Valid, Verdict
-from mimids.mls.suites import Suite
-from mimids.mls.tree import RatchetTree
-from mimids.mls.verdict import (
+from mimids.mls.rules.checks import check, check_in_any_epoch, check_place, check_without_state, record
+from mimids.mls.rules.parameters import check_unique
+from mimids.mls.rules.verdict import (
     ENCRYPTED_COMMIT,
     GROUP_INFO_CONTRADICTS,
     GROUP_INFO_SIGNATURE,
@@ -38,6 +36,8 @@ from mimids.mls.verdict import (
     broken,
     covers_refused,
 )
+from mimids.mls.suites import Suite
+from mimids.mls.tree.ratchet_tree import RatchetTree
 
 
 @attrs.frozen

@@ -8,12 +8,9 @@ from __future__ import annotations
 from mimids.mls.code_points import ExtensionType
 from mimids.mls.group_info import GroupContext, GroupInfo
 from mimids.mls.leaf_node import extension_data
-from mimids.mls.parameters import check_members, check_unique, parameters_of
 from mimids.mls.public_group import PublicGroup
-from mimids.mls.suites import Suite, suite_of
-from mimids.mls.tree import RatchetTree
-from mimids.mls.tree_check import check_tree
-from mimids.mls.verdict import (
+from mimids.mls.rules.parameters import check_members, check_unique, parameters_of
+from mimids.mls.rules.verdict import (
     FIRST_EPOCH,
     GROUP_INFO_LENGTH,
     GROUP_INFO_SIGNATURE,
@@ -25,6 +22,9 @@ from mimids.mls.verdict import (
     RuleError,
     broken,
 )
+from mimids.mls.suites import Suite, suite_of
+from mimids.mls.tree.check import check_tree
+from mimids.mls.tree.ratchet_tree import RatchetTree
 from mimids.wire.codec import WireError
 from mimids.wire.declare import decode
 

@@ -15,12 +15,12 @@ from mimids.mls.framing import AuthenticatedContent, interim_transcript_hash_inp
 from mimids.mls.group_info import GroupContext
 from mimids.mls.identity import user_id
 from mimids.mls.leaf_node import LeafNode
-from mimids.mls.list_rules import Covered
-from mimids.mls.parameters import Parameters
 from mimids.mls.proposals import ProposalRef, SelfRemove
+from mimids.mls.rules.parameters import Parameters
+from mimids.mls.rules.proposal_list import Covered
+from mimids.mls.rules.verdict import Invalid, Unknown
 from mimids.mls.suites import Suite
-from mimids.mls.tree import RatchetTree
-from mimids.mls.verdict import Invalid, Unknown
+from mimids.mls.tree.ratchet_tree import RatchetTree
 from mimids.wire.ids import UserId
 
 MAX_REFUSED: Final = 1024  # references remembered as refused, in one epoch; one more is merely not known

@@ -1,7 +1,7 @@
 """Binary HTTP (RFC 9292): requests and responses as values, of known and of indeterminate length.
 
 A message that exists is valid: its values are checked when it is made, decoded or not, so whoever
-holds one need not look again. Decoding is total, and bounded by `Limits`. Names and values of fields
+holds one need not look again. Decoding is total, and bounded by `MessageLimits`. Names and values of fields
 stay as they came; only `field()` ignores case.
 
 The reader is written by hand: all lengths are QUIC integers in any form, what a message ends with may
@@ -34,7 +34,7 @@ _CONTROL_FIELDS: Final = frozenset({b":method", b":scheme", b":authority", b":pa
 
 
 @attrs.frozen
-class Limits:
+class MessageLimits:
     """What a decoder takes; sizes in octets."""
 
     control: int = 4096  # method, scheme, authority and path, each
@@ -45,7 +45,7 @@ class Limits:
     interim: int = 8
 
 
-DEFAULT_LIMITS: Final = Limits()
+DEFAULT_LIMITS: Final = MessageLimits()
 
 
 # --- messages ---------------------------------------------------------------------------------------------------
@@ -150,7 +150,7 @@ class Response:
 # --- reading ----------------------------------------------------------------------------------------------------
 
 
-def decode_request(message: bytes, limits: Limits = DEFAULT_LIMITS) -> Request:
+def decode_request(message: bytes, limits: MessageLimits = DEFAULT_LIMITS) -> Request:
     """Return the request that is `message`, padded or not; `WireError` if it is none or exceeds a limit."""
 
     def read(sections: _Sections) -> Request:
@@ -162,7 +162,7 @@ def decode_request(message: bytes, limits: Limits = DEFAULT_LIMITS) -> Request:
     return _decode("Request", message, limits, (0, 2), read)
 
 
-def decode_response(message: bytes, limits: Limits = DEFAULT_LIMITS) -> Response:
+def decode_response(message: bytes, limits: MessageLimits = DEFAULT_LIMITS) -> Response:
     """Return the response that is `message`, padded or not; `WireError` if it is none or exceeds a limit."""
 
     def read(sections: _Sections) -> Response:
@@ -177,7 +177,9 @@ def decode_response(message: bytes, limits: Limits = DEFAULT_LIMITS) -> Response
     return _decode("Response", message, limits, (1, 3), read)
 
 
-def _decode(kind: str, message: bytes, limits: Limits, framings: tuple[int, int], read: Callable[[_Sections], T]) -> T:
+def _decode(
+    kind: str, message: bytes, limits: MessageLimits, framings: tuple[int, int], read: Callable[[_Sections], T]
+) -> T:
     sections = _Sections(message, limits)
     try:
         framing = sections.at("framing", sections.integer)
@@ -197,7 +199,7 @@ def _decode(kind: str, message: bytes, limits: Limits, framings: tuple[int, int]
 class _Sections:
     """Reads the parts that requests and responses are made of."""
 
-    def __init__(self, message: bytes, limits: Limits) -> None:
+    def __init__(self, message: bytes, limits: MessageLimits) -> None:
         self.reader = Reader(message)
         self.known = True
         self._limits = limits

@@ -13,7 +13,7 @@ from mimids.ohttp.encapsulation import (
     ResponseCipher,
     response_nonce_size,
 )
-from mimids.ohttp.hpke import KDF_SHA256, Aead, HpkeError, PrivateKey, Sender
+from mimids.ohttp.hpke import KDF_SHA256, Aead, HpkeError, HpkeSender, PrivateKey
 from mimids.wire.declare import encode
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class Opener:
     """Opens the response to one request, once it has come."""
 
-    def __init__(self, context: Sender, aead: Aead) -> None:
-        self._context: Sender | None = context
+    def __init__(self, context: HpkeSender, aead: Aead) -> None:
+        self._context: HpkeSender | None = context
         self._aead = aead
 
     def open(self, message: bytes) -> bytes:
@@ -64,5 +64,5 @@ def encapsulate(config: KeyConfig, request: bytes, ephemeral: bytes, *, aead: Ae
         raise ValueError("the key configuration has no suite that is known here")
     chosen = offered[0] if aead is None else aead
     header = RequestHeader(config.key_id, config.kem_id, KDF_SHA256, chosen)
-    context = Sender(config.public_key, header.info(), chosen, PrivateKey(ephemeral))
+    context = HpkeSender(config.public_key, header.info(), chosen, PrivateKey(ephemeral))
     return Encapsulated(encode(header) + context.enc + context.seal(request), Opener(context, chosen))

@@ -50,7 +50,7 @@ class Sealer:
 
 
 @attrs.frozen
-class Opened:
+class OpenedRequest:
     """A request that this gateway could open.
 
     `digest` (SHA-256 of the whole encapsulated request) finds a repeat; `enc` finds a sender who used
@@ -64,7 +64,7 @@ class Opened:
     sealer: Sealer
 
 
-def open_request(message: bytes, keys: Mapping[int, PrivateKey]) -> Opened:
+def open_request(message: bytes, keys: Mapping[int, PrivateKey]) -> OpenedRequest:
     """Open a `message/ohttp-req` with the live key that it names (RFC 9458 section 4.3).
 
     Raises `WireError` if it is cut off, `OhttpKey` if the key id is not among `keys` or its suite is
@@ -89,10 +89,10 @@ def open_request(message: bytes, keys: Mapping[int, PrivateKey]) -> Opened:
         request = context.open(message[reader.pos :])
     except HpkeError as error:
         raise OhttpUndecipherable from error
-    return Opened(header.key_id, enc, hashlib.sha256(message).digest(), request, Sealer(context, enc, aead))
+    return OpenedRequest(header.key_id, enc, hashlib.sha256(message).digest(), request, Sealer(context, enc, aead))
 
 
-def read_request(opened: Opened, limits: bhttp.Limits = bhttp.DEFAULT_LIMITS) -> bhttp.Request:
+def read_request(opened: OpenedRequest, limits: bhttp.MessageLimits = bhttp.DEFAULT_LIMITS) -> bhttp.Request:
     """Return the Binary HTTP request inside; a `WireError` from here is answered sealed."""
     request = bhttp.decode_request(opened.request, limits)
     expect = request.field(b"expect")

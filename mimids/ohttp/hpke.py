@@ -56,7 +56,7 @@ class PrivateKey(Secret):
         self.public: bytes = self.key.raw.public_key().public_bytes_raw()
 
 
-class Sender:
+class HpkeSender:
     """The client's end: seals in order, and exports."""
 
     def __init__(self, public: bytes, info: bytes, aead: Aead, ephemeral: PrivateKey) -> None:

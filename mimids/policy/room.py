@@ -23,9 +23,9 @@ from mimids.mls.components import (
     dictionary_of,
 )
 from mimids.mls.faults import Invalid
-from mimids.mls.list_rules import Covered
 from mimids.mls.proposals import AppDataUpdate, GroupContextExtensions, ProposalRef
 from mimids.mls.public_group import PublicGroup
+from mimids.mls.rules.proposal_list import Covered
 from mimids.wire.codec import WireError
 from mimids.wire.declare import decode
 from mimids.wire.ids import UserId

@@ -1,4 +1,4 @@
-"""Every rule of policy, in one table; adding one touches this file alone (DS draft section 4, DESIGN 6.8).
+"""Every rule of policy, in one table; adding one touches this file alone (DS draft section 4; semantics: policy).
 
 A rule is a small function from a `Case` to the facts that break it, or None: a rule that lacks a fact is silent, and a
 rule cannot say more than no. Rules do not know each other, so their order decides nothing but which one is named.
@@ -21,8 +21,8 @@ from mimids.mls.code_points import ContentType, SenderType
 from mimids.mls.framing import MLSMessage, PublicMessage
 from mimids.mls.identity import user_id
 from mimids.mls.knowledge import Derived, Knowledge, NotKnown, state_of
-from mimids.mls.list_rules import Covered
 from mimids.mls.proposals import Add, Commit, Proposal, ProposalRef, Remove, SelfRemove
+from mimids.mls.rules.proposal_list import Covered
 from mimids.policy.room import Room, room_after, room_of
 from mimids.policy.verdict import Certainty, Fact, Found, Refusal
 from mimids.values import Device, Sender
@@ -232,7 +232,7 @@ class Need:
 
 
 @attrs.frozen(kw_only=True)
-class Rule:
+class PolicyRule:
     """A row: its name, where it stands, what it demands, what it must know. `lasting`: see `Refusal`."""
 
     name: str
@@ -247,21 +247,21 @@ class Rule:
 
 
 @attrs.frozen(kw_only=True)
-class MessageRule(Rule):
+class MessageRule(PolicyRule):
     """A rule about what a message says."""
 
     check: Callable[[Case], Found]
 
 
 @attrs.frozen(kw_only=True)
-class SenderRule(Rule):
+class SenderRule(PolicyRule):
     """A rule about who sends: one of our own users."""
 
     check: Callable[[Case, Device], Found]
 
 
 @attrs.frozen(kw_only=True)
-class ReaderRule(Rule):
+class ReaderRule(PolicyRule):
     """A rule about who reads application messages: one of our own users."""
 
     check: Callable[[Knowledge, Terms, Device], Found]

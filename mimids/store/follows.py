@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import attrs
 
-from mimids.store.db import Tx
+from mimids.store.engine.store import Tx
 from mimids.store.peers import ensure_peer
 from mimids.wire.ids import Counter, MaskedPartitionKey
 
@@ -67,14 +67,14 @@ def due_partitions(tx: Tx, provider: int, cursor_seq: int, *, limit: int) -> lis
     columns = "p.id, p.group_ref, p.masked_key, f.next_counter, f.needs_opening"
     rows = tx.all(
         f"SELECT {columns} FROM follows f JOIN partitions p ON p.id = f.partition"
-        " WHERE f.provider = ? AND f.dirty = 1 AND p.detached = 0 AND f.dead_why IS NULL"
+        " WHERE f.provider = ? AND f.dirty = 1 AND p.detached = 0 AND f.suspended_reason IS NULL"
         " AND f.next_counter < p.next_counter LIMIT ?",
         (provider, limit),
     )
     rows += tx.all(
         f"SELECT {columns} FROM partitions p INDEXED BY partitions_by_last_seq"
         " CROSS JOIN follows f ON f.provider = ? AND f.partition = p.id"
-        " WHERE p.last_seq > ? AND p.detached = 0 AND f.dirty = 0 AND f.dead_why IS NULL"
+        " WHERE p.last_seq > ? AND p.detached = 0 AND f.dirty = 0 AND f.suspended_reason IS NULL"
         " AND f.next_counter < p.next_counter"
         " ORDER BY p.last_seq LIMIT ?",
         (provider, cursor_seq, limit - len(rows)),
@@ -94,16 +94,18 @@ def settle(tx: Tx, provider: int, partition: int, next_counter: Counter) -> None
 def resume(tx: Tx, provider: int, partition: int, counter: Counter) -> bool:
     """Rewind a follower to `counter`; False if it does not follow the partition. Never moves forward."""
     changed = tx.execute(
-        "UPDATE follows SET next_counter = min(next_counter, ?), dirty = 1, dead_why = NULL"
+        "UPDATE follows SET next_counter = min(next_counter, ?), dirty = 1, suspended_reason = NULL"
         " WHERE provider = ? AND partition = ?",
         (counter, provider, partition),
     )
     return changed > 0
 
 
-def bury(tx: Tx, provider: int, partition: int, why: str) -> None:
+def suspend(tx: Tx, provider: int, partition: int, why: str) -> None:
     """Push no more of a partition to a follower: no repetition would mend it. A resume takes it up again."""
-    tx.execute("UPDATE follows SET dead_why = ? WHERE provider = ? AND partition = ?", (why, provider, partition))
+    tx.execute(
+        "UPDATE follows SET suspended_reason = ? WHERE provider = ? AND partition = ?", (why, provider, partition)
+    )
 
 
 def end(tx: Tx, provider: int, partition: int) -> None:

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 import attrs
 
-from mimids.store.db import Tx
+from mimids.store.engine.store import Tx
 from mimids.values import Milliseconds
 from mimids.wire.ids import Counter, MaskedPartitionKey
 
@@ -38,7 +38,7 @@ class NewMessage(NamedTuple):
 
 
 @attrs.frozen
-class Accepted:
+class AcceptedMessage:
     """What a repeat of a message is answered with."""
 
     counter: Counter
@@ -101,26 +101,26 @@ def digest_at(tx: Tx, partition: int, counter: Counter) -> bytes | None:
     return None if row is None else row[0]
 
 
-def find_repeat(tx: Tx, partition: int, digest: bytes) -> Accepted | None:
+def find_repeat(tx: Tx, partition: int, digest: bytes) -> AcceptedMessage | None:
     """Return how a message was answered before, if it was sent to this partition before."""
     row = tx.one(
         "SELECT counter, accepted_at, next_masked_key FROM messages"
         " WHERE partition = ? AND digest_key = ? AND digest = ?",
         (partition, digest_key(digest), digest),
     )
-    return None if row is None else Accepted(*row)
+    return None if row is None else AcceptedMessage(*row)
 
 
-def find_repeats(tx: Tx, partition: int, digests: Sequence[bytes]) -> dict[bytes, Accepted | None]:
+def find_repeats(tx: Tx, partition: int, digests: Sequence[bytes]) -> dict[bytes, AcceptedMessage | None]:
     """Return for each of many messages what `find_repeat` does, in few statements."""
-    found: dict[bytes, Accepted | None] = dict.fromkeys(digests)
+    found: dict[bytes, AcceptedMessage | None] = dict.fromkeys(digests)
     keys = [digest_key(digest) for digest in found]
     for start in range(0, len(keys), REPEATS_AT_ONCE):
         some = keys[start : start + REPEATS_AT_ONCE]
         some += some[:1] * (REPEATS_AT_ONCE - len(some))
         for digest, *answer in tx.all(_FIND_REPEATS, (partition, *some)):
             if digest in found:
-                found[digest] = Accepted(*answer)
+                found[digest] = AcceptedMessage(*answer)
     return found
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import attrs
 
-from mimids.store.db import Tx
+from mimids.store.engine.store import Tx
 from mimids.values import Milliseconds
 from mimids.wire.ids import CipherSuite, GroupId, MaskedPartitionKey, ProviderId
 
@@ -25,7 +25,7 @@ class GroupSummary:
     partitions: int
     detached: int
     messages: int
-    live_forks: int  # partitions under which two branches carry messages (DESIGN 6.5)
+    live_forks: int  # partitions under which two branches carry messages (semantics: partitions-and-forks)
 
 
 @attrs.frozen
@@ -176,7 +176,7 @@ def peer_lags(tx: Tx) -> list[tuple[ProviderId, PeerLag]]:
     """Return how far the followers of our groups are behind, those furthest first."""
     rows = tx.all(
         "SELECT o.domain, coalesce(d.messages, 0) AS messages, d.oldest_at, t.failures, t.next_attempt_at,"
-        " (SELECT count(*) FROM follows f WHERE f.provider = t.provider AND f.dead_why IS NOT NULL)"
+        " (SELECT count(*) FROM follows f WHERE f.provider = t.provider AND f.suspended_reason IS NOT NULL)"
         " FROM peers t JOIN providers o ON o.id = t.provider LEFT JOIN"
         " (SELECT f.provider, sum(p.next_counter - f.next_counter) AS messages,"
         "  min((SELECT m.accepted_at FROM messages m WHERE m.partition = p.id AND m.counter = f.next_counter))"
@@ -198,7 +198,7 @@ def peer_summaries(tx: Tx, ours: ProviderId) -> list[PeerSummary]:
         " (SELECT count(*) FROM welcomes_out w WHERE w.provider = o.id AND w.state IN ('held', 'due', 'offered')),"
         " (SELECT count(*) FROM welcomes_out w WHERE w.provider = o.id AND w.state = 'refused'),"
         " (SELECT count(*) FROM groups g WHERE g.hub = o.id),"
-        " (SELECT count(*) FROM follows f WHERE f.provider = o.id AND f.dead_why IS NOT NULL), t.failing_since"
+        " (SELECT count(*) FROM follows f WHERE f.provider = o.id AND f.suspended_reason IS NOT NULL), t.failing_since"
         " FROM providers o LEFT JOIN peers t ON t.provider = o.id WHERE o.domain <> ? ORDER BY o.domain",
         (ours,),
     )

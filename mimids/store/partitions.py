@@ -1,6 +1,7 @@
 """Partitions: the tree of a group's epochs, stored under masked keys; a commit is the edge to its child.
 
-A partition is detached while no chain of known commits leads to it from the group's creation (6.5): one that an unknown
+A partition is detached while no chain of known commits leads to it from the group's creation (semantics:
+partitions-and-forks): one that an unknown
 key opened, and all below it.
 """
 
@@ -12,7 +13,7 @@ from typing import Any, Final
 import attrs
 
 from mimids.store import trees
-from mimids.store.db import Tx
+from mimids.store.engine.store import Tx
 from mimids.values import Milliseconds
 from mimids.wire.ids import Counter, GroupId, MaskedPartitionKey
 
@@ -23,7 +24,7 @@ LAST_EPOCH: Final = (1 << 63) - 1  # that a row holds
 class StoredState:
     """What is known of the group in one partition; `root_hash` names its tree in `tree_nodes`."""
 
-    derived: bool  # else claimed (6.6)
+    derived: bool  # else claimed (semantics: public-group-state)
     root_hash: bytes
     group_context: bytes
     confirmation_tag: bytes

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import attrs
 
-from mimids.store.db import Tx
+from mimids.store.engine.store import Tx
 from mimids.values import Milliseconds
 from mimids.wire.ids import Counter
 
@@ -68,7 +68,7 @@ def follows_of_group(tx: Tx, group: int) -> list[Follow]:
     rows = tx.all(
         "SELECT f.provider, f.partition, f.next_counter, t.failing_since FROM partitions p"
         " JOIN follows f ON f.partition = p.id LEFT JOIN peers t ON t.provider = f.provider"
-        " WHERE p.group_ref = ? AND f.dead_why IS NULL",
+        " WHERE p.group_ref = ? AND f.suspended_reason IS NULL",
         (group,),
     )
     return [Follow(*row) for row in rows]

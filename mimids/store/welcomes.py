@@ -8,7 +8,7 @@ from typing import Final
 
 import attrs
 
-from mimids.store.db import Tx
+from mimids.store.engine.store import Tx
 from mimids.values import DeviceRow, Milliseconds
 from mimids.wire.codec import vector
 from mimids.wire.ids import KEY_PACKAGE_REF, KeyPackageRef
@@ -67,7 +67,10 @@ def add_outgoing(
     held: bool,
     now: Milliseconds,
 ) -> None:
-    """Queue a Welcome for one provider, at once or held until its branch carries a message (6.11)."""
+    """Queue a Welcome for one provider, at once or held until its branch carries a message.
+
+    (semantics: welcomes-and-leaving)
+    """
     tx.execute(
         "INSERT INTO welcomes_out (welcome, partition, provider, refs, state, created_at) VALUES (?, ?, ?, ?, ?, ?)",
         (welcome, partition, provider, _REFS.encode(tuple(refs)), "held" if held else "due", now),
@@ -213,7 +216,10 @@ def expect(tx: Tx, hub: int, ref: KeyPackageRef, device: DeviceRow, now: Millise
 
 
 def expected_device(tx: Tx, hub: int, ref: KeyPackageRef) -> DeviceRow | None:
-    """Return the device that a reference was accepted for; more than one Welcome may name it (6.11)."""
+    """Return the device that a reference was accepted for; more than one Welcome may name it.
+
+    (semantics: welcomes-and-leaving)
+    """
     found = tx.one("SELECT device FROM welcomes_expected WHERE hub = ? AND ref = ?", (hub, ref))
     return None if found is None else DeviceRow(found[0])
 

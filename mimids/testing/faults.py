@@ -17,9 +17,9 @@ import attrs
 
 from mimids.config import Config
 from mimids.ds.ports import Clock, PeerAnswer
-from mimids.http.connection import ASGIApp, Message, Receive, Scope, Send
-from mimids.http.peer import HttpPeers, open_peers
-from mimids.http.server import connection_info
+from mimids.http.peers.calls import HttpPeers, open_peers
+from mimids.http.server.connection import ASGIApp, Message, Receive, Scope, Send
+from mimids.http.server.listener import connection_info
 from mimids.wire.ids import ProviderId
 
 GARBAGE_OCTETS: Final = 300
@@ -178,6 +178,6 @@ class _FaultyPeers:
 
 @asynccontextmanager
 async def open_faulty_peers(faults: Faults, config: Config, clock: Clock) -> AsyncIterator[HttpPeers]:
-    """Give the way to other providers, as `http.peer.open_peers` does."""
+    """Give the way to other providers, as `http.peers.calls.open_peers` does."""
     async with open_peers(config, clock) as peers:
         yield cast("HttpPeers", _FaultyPeers(peers, faults))

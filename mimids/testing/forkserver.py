@@ -18,7 +18,7 @@ from contextlib import suppress
 from typing import Final, NoReturn
 
 import mimids.app
-import mimids.store.driver  # noqa: F401  # with the app all that a server imports before it serves
+import mimids.store.engine.driver  # noqa: F401  # with the app all that a server imports before it serves
 from mimids.testing import process
 from mimids.testing.starting import FORK
 
@@ -30,10 +30,10 @@ def serve(commands: socket.socket) -> None:
     gc.collect()
     gc.freeze()  # what is shared with the children stays shared
     commands.sendall(json.dumps({"threads": threading.active_count()}).encode())
-    wake, rung = socket.socketpair()
-    rung.setblocking(False)
+    wake, notified = socket.socketpair()
+    notified.setblocking(False)
     wake.setblocking(False)
-    signal.set_wakeup_fd(rung.fileno(), warn_on_full_buffer=False)
+    signal.set_wakeup_fd(notified.fileno(), warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     children: dict[int, int] = {}  # the pipe for its exit code, by pid
     while True:
@@ -50,7 +50,7 @@ def serve(commands: socket.socket) -> None:
             pid = os.fork()
             if pid == 0:
                 signal.set_wakeup_fd(-1)
-                for inherited in (commands, wake, rung):
+                for inherited in (commands, wake, notified):
                     inherited.close()
                 for inherited_pipe in (*children.values(), code):
                     os.close(inherited_pipe)

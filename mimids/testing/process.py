@@ -13,9 +13,9 @@ import trio
 
 from mimids import app, config
 from mimids.app import Job, Stage
-from mimids.assembly import Provider
+from mimids.assembly import AssembledProvider
 from mimids.cli.setup import bring_up
-from mimids.http.endpoints import Listener
+from mimids.http.api.endpoints import Listener
 from mimids.testing import links
 from mimids.testing.clock import MovableClock
 from mimids.testing.control import Json, answer, first, say
@@ -57,7 +57,9 @@ class _Inside:
         self.faults = faults
         self._crashes: dict[str, trio.Event] = {}
 
-    async def listen(self, control: socket.socket, provider: Provider, *, task_status: trio.TaskStatus[None]) -> None:
+    async def listen(
+        self, control: socket.socket, provider: AssembledProvider, *, task_status: trio.TaskStatus[None]
+    ) -> None:
         """Do what the test says; a job of the provider's, beside its own."""
         task_status.started()
         await answer(control, self._obey)
@@ -78,7 +80,7 @@ class _Inside:
         """Return a job of the provider's as the test can break it."""
         crash = self._crashes[job.name] = trio.Event()
 
-        async def run(provider: Provider, *, task_status: trio.TaskStatus[Any]) -> None:
+        async def run(provider: AssembledProvider, *, task_status: trio.TaskStatus[Any]) -> None:
             if job.name == Listener.PUBLIC.value + "-listener":
                 provider = _with_faulty_listener(provider, self.faults)
             async with trio.open_nursery() as nursery:
@@ -89,10 +91,10 @@ class _Inside:
         return attrs.evolve(job, run=run)
 
 
-def _with_faulty_listener(provider: Provider, faults: Faults) -> Provider:
-    door = provider.doors[Listener.PUBLIC.value]
-    door = attrs.evolve(door, app=faulty(door.app, faults))
-    return attrs.evolve(provider, doors={**provider.doors, Listener.PUBLIC.value: door})
+def _with_faulty_listener(provider: AssembledProvider, faults: Faults) -> AssembledProvider:
+    spec = provider.listeners[Listener.PUBLIC.value]
+    spec = attrs.evolve(spec, app=faulty(spec.app, faults))
+    return attrs.evolve(provider, listeners={**provider.listeners, Listener.PUBLIC.value: spec})
 
 
 async def _crash_at(event: trio.Event, name: str) -> None:

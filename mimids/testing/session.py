@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mimids.cli.certificates import Authority, Issued, new_authority
+from mimids.cli.certificates import Authority, IssuedCertificate, new_authority
 from mimids.testing.starting import Forking, Process, Spawning, Starter, new_starter
 
 
@@ -47,7 +47,7 @@ class Session:
         assert self._directory is not None  # noqa: S101  # made with the issuer
         return self._directory / "ca.pem"
 
-    def issue(self, name: str) -> Issued:
+    def issue(self, name: str) -> IssuedCertificate:
         """Return a certificate for a provider, on loopback too."""
         return self._issuer().issue([name], ["127.0.0.1", "::1"])
 

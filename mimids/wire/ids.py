@@ -1,4 +1,4 @@
-"""Identifiers of the structures in DESIGN section 3, each with the codec that reads and writes it.
+"""Identifiers of the structures of the wire format, each with the codec that reads and writes it.
 
 Secrets are wrapped: they print as a length, compare in constant time and are opened by `reveal()`.
 """

@@ -1,8 +1,8 @@
-"""The structures of DESIGN section 3: what devices, followers and hubs send to each other.
+"""The structures of the wire format: what devices, followers and hubs send to each other.
 
 An MLSMessage is not length-prefixed, so whoever reads one must know MLS framing: this module stands
 on `mls`, the engine below it on nothing. MLS objects are kept as received and written back byte for
-byte. A ratchet tree travels as its octets; `mls.tree` reads them.
+byte. A ratchet tree travels as its octets; `mls.tree.ratchet_tree` reads them.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class _Shaped(Codec[EncodedKeyPackage]):
 
 
 KEY_PACKAGE: Final[Codec[EncodedKeyPackage]] = _Shaped()
-KEY_PACKAGES: Final = vector(KEY_PACKAGE)  # upload (4.3)
+KEY_PACKAGES: Final = vector(KEY_PACKAGE)  # upload (http: devices)
 
 
 def _content_type(message: MLSMessage) -> ContentType | None:
@@ -312,7 +312,7 @@ class WelcomeInitResponse:
 
 @struct
 class ExternalJoinRequest:
-    """An external commit; the hub finds its partition (6.7)."""
+    """An external commit; the hub finds its partition (semantics: joining-from-outside)."""
 
     message: MLSMessage = wire(MLS_MESSAGE)
     commit_data: CommitData = wire(codec(CommitData))

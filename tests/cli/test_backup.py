@@ -14,12 +14,12 @@ from click.testing import CliRunner, Result
 from mimids.cli.main import main
 from mimids.config import Config
 from mimids.store import backup
-from mimids.store import migrate as migrate_module
-from mimids.store.db import read_here, write_here
-from mimids.store.migrate import migrate
+from mimids.store.engine import migrate as migrate_module
+from mimids.store.engine.migrate import migrate
+from mimids.store.engine.store import read_here, write_here
 from mimids.store.ohttp import put_setting
 from mimids.values import Milliseconds
-from tests.cli.runs import provider, run, serving
+from tests.support.cli_runs import provider, run, serving
 
 STOCKED = (
     "INSERT INTO users (id, user_id, created_at) VALUES (1, x'61', 0)",

@@ -21,7 +21,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from mimids.cli.certificates import new_authority, read_authority
 from mimids.cli.main import main
 from mimids.config import Config
-from tests.cli.runs import provider, run, serving
+from tests.support.cli_runs import provider, run, serving
 
 NOW = datetime.now(UTC)
 

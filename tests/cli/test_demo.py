@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mimids.cli.demo.recording import HOMES, Recording
-from tests.cli.runs import ROOT, run
+from tests.support.cli_runs import ROOT, run
 
 
 @pytest.mark.slow

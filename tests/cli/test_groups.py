@@ -12,8 +12,8 @@ from click.testing import CliRunner, Result
 from mimids.cli.main import main
 from mimids.config import Config
 from mimids.ds.commands import command_named
-from mimids.store.db import read_here, write_here
-from tests.cli.runs import provider
+from mimids.store.engine.store import read_here, write_here
+from tests.support.cli_runs import provider
 
 # main - fork - two branches; another hub has a group of the same id
 MADE = (

@@ -8,7 +8,7 @@ from pathlib import Path
 from click.testing import CliRunner, Result
 
 from mimids.cli.main import main
-from tests.cli.runs import ROOT
+from tests.support.cli_runs import ROOT
 
 RECORDING = ROOT / "tests/vectors/conversations/public.jsonl"
 

@@ -15,12 +15,12 @@ from click.testing import CliRunner, Result
 
 from mimids.cli.main import main
 from mimids.config import Config
-from mimids.ds.commands import COMMANDS, Command, Kind, command_named
+from mimids.ds.commands import COMMANDS, ArgumentKind, Command, command_named
 from mimids.errors import Malformed
-from mimids.store import lock
-from mimids.store.db import write_here
+from mimids.store.engine import lock
+from mimids.store.engine.store import write_here
 from mimids.store.ohttp import put_setting
-from tests.cli.runs import provider
+from tests.support.cli_runs import provider
 
 
 @pytest.fixture
@@ -214,4 +214,4 @@ def test_unknown_members_are_ignored_and_null_is_absent() -> None:
 
 def test_every_kind_of_argument_can_be_given_in_a_shell() -> None:
     used = {argument.kind for command in COMMANDS for argument in command.arguments}
-    assert used <= set(Kind)
+    assert used <= set(ArgumentKind)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from mimids.config import load
-from tests.cli.runs import provider, run, serving, stop
+from tests.support.cli_runs import provider, run, serving, stop
 
 pytestmark = pytest.mark.slow
 

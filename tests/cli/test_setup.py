@@ -21,9 +21,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from mimids.cli.certificates import new_authority, read_authority
 from mimids.cli.main import main
 from mimids.config import load
-from mimids.http.tls import dns_names
-from mimids.store.migrate import pending
-from tests.cli.runs import COMMAND_SECONDS, ENVIRONMENT
+from mimids.http.server.tls import dns_names
+from mimids.store.engine.migrate import pending
+from tests.support.cli_runs import COMMAND_SECONDS, ENVIRONMENT
 
 
 def invoke(*arguments: str | Path) -> Result:

@@ -11,7 +11,7 @@ import trio
 
 from mimids.client import Problem, Unreachable, open_device
 from mimids.wire.ids import GroupId, PartitionKey, ProviderId
-from tests.cli.runs import provider, run, serving
+from tests.support.cli_runs import provider, run, serving
 
 A = ProviderId("a.example")
 

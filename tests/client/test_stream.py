@@ -13,7 +13,7 @@ from wsproto.events import BytesMessage, CloseConnection, TextMessage
 from mimids.client import Arrived, InboxWelcome, LowStock, NotServed, Problem, Stream, Unreachable
 from mimids.client import stream as module
 from mimids.client.events import Event
-from mimids.client.sending import Limits
+from mimids.client.sending import SendLimits
 from mimids.mls.framing import MLSMessage
 from mimids.testing import PretendGroup, content_of
 from mimids.wire.declare import decode
@@ -32,7 +32,7 @@ from mimids.wire.messages import (
     Stock,
     Withdraw,
 )
-from tests.client.fake_provider import HUB, LIMITS, HungUp, Peer, faked
+from tests.support.fake_provider import HUB, LIMITS, HungUp, Peer, faked
 from tests.vectors import load_lines
 
 GROUP = PretendGroup.at(HUB)
@@ -113,7 +113,7 @@ async def test_what_comes_twice_is_seen_once() -> None:
 
 
 async def test_what_is_passed_over_is_counted() -> None:
-    """A user who is banned in a branch gets its handshake messages only (DESIGN 6.8)."""
+    """A user who is banned in a branch gets its handshake messages only (semantics: policy)."""
     async with faked() as provider:
         provider.stream.present(HUB, GROUP.key)
         peer = await provider.next()
@@ -193,7 +193,7 @@ async def test_a_refused_frame_refuses_its_messages_and_no_others() -> None:
 
 
 async def test_a_message_that_fits_into_no_frame_is_refused_here() -> None:
-    async with faked(Limits(2000, 10)) as provider:
+    async with faked(SendLimits(2000, 10)) as provider:
         sizes = (10, 5000, 1000, 1000)
         requests = [GROUP.message(bytes(size)) for size in sizes]
         sending = provider.stream.send_nowait(HUB, requests)

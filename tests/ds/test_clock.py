@@ -10,7 +10,7 @@ import trio
 
 from mimids.ds.clock import SystemClock
 from mimids.ds.ports import Clock
-from tests.doubles import FakeClock
+from tests.support.doubles import FakeClock
 
 
 def real() -> tuple[Clock, Callable[[], None]]:

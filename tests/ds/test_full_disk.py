@@ -15,17 +15,17 @@ import pytest
 import trio
 import trio.testing
 
-from mimids.ds import sweeper
-from mimids.http.devices import DEVICES
-from mimids.http.operator import OPERATOR
+from mimids.ds.upkeep import sweeper
+from mimids.http.api.devices import DEVICES
+from mimids.http.api.operator import OPERATOR
 from mimids.wire.declare import encode
 from mimids.wire.ids import Counter
 from mimids.wire.messages import ReceiveRequest
-from tests.cli.runs import provider as make_provider
-from tests.cli.runs import run, serving
-from tests.ds.federation import Room, texts
-from tests.ds.test_retention import provider, until
-from tests.http.inmemory import InMemory
+from tests.ds.upkeep.test_retention import provider, until
+from tests.support.cli_runs import provider as make_provider
+from tests.support.cli_runs import run, serving
+from tests.support.federation import Room, texts
+from tests.support.inmemory import InMemory
 
 MIMI_DS = "application/mimi-ds"
 

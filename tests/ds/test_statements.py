@@ -14,21 +14,21 @@ import pytest
 
 from mimids.config import parse
 from mimids.ds.backoff import Backoff
-from mimids.ds.delivery import Delivery, _peers_with_due
-from mimids.ds.hub import Hub
-from mimids.ds.recent import Recent
-from mimids.ds.states import States
-from mimids.ds.wakes import Wakes
+from mimids.ds.following.delivery import Delivery, _peers_with_due
+from mimids.ds.groups.hub import LocalHub
+from mimids.ds.groups.recent import Recent
+from mimids.ds.groups.states import States
+from mimids.ds.notifier import Notifier
 from mimids.errors import MimiError
 from mimids.store import follows, peers, providers
-from mimids.store.db import Tx, connect
-from mimids.store.migrate import migrate
+from mimids.store.engine.migrate import migrate
+from mimids.store.engine.store import Tx, connect
 from mimids.store.peers import PeerState
 from mimids.values import Device, DeviceRow, Follower, Milliseconds
 from mimids.wire.ids import Counter, PartitionKey, ProviderId, local_user_id
 from mimids.wire.messages import ReceiveRequest, SendRequest
-from tests.doubles import FakeClock, FakePeers
-from tests.ds.federation import PROPOSAL, Room
+from tests.support.doubles import FakeClock, FakePeers
+from tests.support.federation import PROPOSAL, Room
 
 A, B = ProviderId("a.example"), ProviderId("b.example")
 ALICE = Device(A, local_user_id(A, "alice"), DeviceRow(1), "1")
@@ -67,12 +67,12 @@ class OneConnection:
     async def write(self, work: Callable[[Tx], Any]) -> Any:
         return work(self._tx)
 
-    read = write
+    read = write_shielded = write
 
 
 @attrs.define
 class Rig:
-    hub: Hub
+    hub: LocalHub
     delivery: Delivery
     recording: Recording
     room: Room
@@ -130,8 +130,8 @@ async def rig(directory: Path, total: int) -> Rig:
     recording = Recording(connection)
     store: Any = OneConnection(recording)
     config = parse({"provider": A, "data_dir": str(directory)}, directory)
-    clock, states, wakes, room, recent = FakeClock(), States(), Wakes(), Room(), Recent(0)  # nothing from memory
-    hub = Hub(config, store, clock, states, wakes, recent=recent)
+    clock, states, notifier, room, recent = FakeClock(), States(), Notifier(), Room(), Recent(0)  # nothing from memory
+    hub = LocalHub(config, store, clock, states, notifier, recent=recent)
     await hub.create_group(room.creation(), ALICE)
     connection.execute("BEGIN")
     fill(connection, room, total)
@@ -139,7 +139,16 @@ async def rig(directory: Path, total: int) -> Rig:
     await hub.receive(ReceiveRequest(room.key, Counter(0)), BOB)
     backoff = Backoff(1, 1)
     delivery = Delivery(
-        store, clock, FakePeers(), states, wakes, recent, provider=A, backoff=backoff, workers=1, batch_octets=1 << 20
+        store,
+        clock,
+        FakePeers(),
+        states,
+        notifier,
+        recent,
+        provider=A,
+        backoff=backoff,
+        workers=1,
+        batch_octets=1 << 20,
     )
     near_the_end = Counter(total // MESSAGES_OF_A_PARTITION - 10)
     connection.execute("UPDATE follows SET next_counter = ?", (near_the_end,))

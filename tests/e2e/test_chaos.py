@@ -14,15 +14,15 @@ import trio
 from mimids.client import Problem, Unreachable
 from mimids.testing import Session
 from mimids.wire.messages import SendResponse
-from tests.ds.recordings import Recorded
-from tests.e2e.chaos import AGAIN_SECONDS, CONFIG, HARMS, Chaos, talking
-from tests.e2e.stage import AWAY, NAMES, Stage, staged
 from tests.e2e.test_conversations import (
     every_branch_is_read_by_its_key_alone,
     every_welcome_stays_until_it_is_acknowledged,
     play,
     upload_and_fetch,
 )
+from tests.support.chaos import AGAIN_SECONDS, CONFIG, HARMS, Chaos, talking
+from tests.support.recordings import Recorded
+from tests.support.stage import AWAY, NAMES, Stage, staged
 
 pytestmark = [pytest.mark.slow, AWAY]
 

@@ -24,7 +24,7 @@ import trio
 from mimids.client import Problem
 from mimids.testing import PretendGroup, Provider, Session
 from mimids.wire.ids import GroupId
-from tests.e2e.stage import HUB, NAMES, Stage, eventually, staged
+from tests.support.stage import HUB, NAMES, Stage, eventually, staged
 
 pytestmark = pytest.mark.slow
 

@@ -14,8 +14,8 @@ from mimids.mls.welcome import Welcome
 from mimids.testing import Session
 from mimids.wire.ids import PartitionKey
 from mimids.wire.messages import SendRequest
-from tests.ds.recordings import expected, fits
-from tests.e2e.stage import HUB, NAMES, SUITE, Stage, eventually, staged
+from tests.support.recordings import expected, fits
+from tests.support.stage import HUB, NAMES, SUITE, Stage, eventually, staged
 
 pytestmark = pytest.mark.slow
 

@@ -18,8 +18,8 @@ from mimids.client import Contact, Device, Problem, Unreachable
 from mimids.testing import PretendGroup, Provider, Session, content_of, open_federation
 from mimids.wire.ids import PartitionKey
 from mimids.wire.messages import SendRequest, SendResponse
-from tests.e2e.people import key_packages
-from tests.e2e.stage import AWAY, SUITE
+from tests.support.people import key_packages
+from tests.support.stage import AWAY, SUITE
 
 pytestmark = [pytest.mark.slow, AWAY]
 

@@ -13,8 +13,8 @@ import pytest
 from mimids.client import Contact
 from mimids.mls.suites import SUITES, key_package_ref
 from mimids.testing import DeviceAccount, Provider, Session, federation
-from tests.e2e.people import key_packages
-from tests.e2e.stage import SUITE
+from tests.support.people import key_packages
+from tests.support.stage import SUITE
 
 SEED = 7
 FETCHES = 200

@@ -26,8 +26,8 @@ from mimids.wire.messages import (
     ResumeRequest,
     SendRequest,
 )
-from tests.e2e.stage import HUB, NAMES, SUITE, eventually
-from tests.mls.signing import GROUP, Client, Room, by_value
+from tests.support.signing import GROUP, Client, Room, by_value
+from tests.support.stage import HUB, NAMES, SUITE, eventually
 
 MASK = 32
 KEYS = [PartitionKey(bytes([number]) * 16) for number in range(1, 5)]  # of four epochs

@@ -20,7 +20,7 @@ from mimids.client import Device, Problem, Unreachable
 from mimids.testing import DeviceAccount, PretendGroup, Provider, Session, federation, open_federation
 from mimids.wire.declare import encode
 from mimids.wire.messages import SendRequest, SendResponse
-from tests.e2e.stage import AWAY
+from tests.support.stage import AWAY
 
 pytestmark = [pytest.mark.slow, AWAY]
 

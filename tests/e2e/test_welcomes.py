@@ -10,7 +10,7 @@ import trio
 from mimids.client import Device
 from mimids.testing import Provider, Session
 from mimids.wire.messages import SendRequest
-from tests.e2e.stage import AWAY, HUB, NAMES, SUITE, Stage, eventually, staged
+from tests.support.stage import AWAY, HUB, NAMES, SUITE, Stage, eventually, staged
 
 pytestmark = [pytest.mark.slow, AWAY]
 

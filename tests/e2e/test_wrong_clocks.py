@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mimids.testing import Session, federation
-from tests.e2e.people import DAY, key_packages
-from tests.e2e.stage import SUITE
+from tests.support.people import DAY, key_packages
+from tests.support.stage import SUITE
 
 
 @pytest.mark.parametrize("days", [0, 1, 40])

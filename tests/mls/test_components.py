@@ -28,7 +28,7 @@ from mimids.mls.proposals import Commit, GroupContextExtensions, Proposal
 from mimids.wire.declare import decode, encode
 from mimids.wire.ids import UserId
 from tests import vectors
-from tests.strategies import rebuilt
+from tests.support.strategies import rebuilt
 
 ALICE, BOB, CAROL = UserId(b"mimi://a.example/u/alice"), UserId(b"mimi://b.example/u/bob"), UserId(b"carol")
 

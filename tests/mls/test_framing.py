@@ -23,7 +23,7 @@ from mimids.mls.welcome import Welcome
 from mimids.wire.codec import Reader, WireError
 from mimids.wire.declare import decode, encode
 from mimids.wire.ids import MLS10, CipherSuite, GroupId
-from tests.mls.makers import Signer, key_package, leaf_node, replace
+from tests.support.mls_makers import Signer, key_package, leaf_node, replace
 
 GROUP = GroupId(b"mimi://a.example/g/room")
 SELF_REMOVE = Proposal(ProposalType.SELF_REMOVE, SelfRemove())

@@ -20,7 +20,7 @@ from mimids.mls.suites import suite_of
 from mimids.wire.codec import WireError
 from mimids.wire.declare import encode
 from tests import vectors
-from tests.mls.makers import replace
+from tests.support.mls_makers import replace
 
 
 def recorded(name: str, line_name: str) -> GroupInfo:

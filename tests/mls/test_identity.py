@@ -16,7 +16,7 @@ from mimids.mls.identity import certificate_fault, provider_of, user_id
 from mimids.mls.leaf_node import Capabilities, Certificate, Credential, SignaturePublicKey
 from mimids.mls.suites import SUITES
 from mimids.wire.ids import MLS10
-from tests.mls.makers import DAY, NOW, YEAR, Signer, key_package, leaf_node
+from tests.support.mls_makers import DAY, NOW, YEAR, Signer, key_package, leaf_node
 
 Key = ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey | ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 BOB = "mimi://b.example/u/bob"

@@ -1,4 +1,4 @@
-"""KeyPackageIn.validate: each rule of RFC 9420 section 10.1 and DESIGN 6.1 by name."""
+"""KeyPackageIn.validate: each rule of RFC 9420 section 10.1 and of (semantics: key-packages) by name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mimids.mls.suites import SUITES
 from mimids.wire.declare import decode, encode
 from mimids.wire.ids import MLS10, CipherSuite, ProtocolVersion
 from tests import vectors
-from tests.mls.makers import DAY, NOW, YEAR, Signer, hpke_key, key_package, leaf_node, replace
+from tests.support.mls_makers import DAY, NOW, YEAR, Signer, hpke_key, key_package, leaf_node, replace
 
 TEN_YEARS = 11 * YEAR
 RECORDED_AT = 1795408165 + DAY // 2  # within the lifetimes of the recordings

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from mimids.mls import verdict
 from mimids.mls.code_points import ContentType, LeafNodeSource, PskType, SenderType, WireFormat
 from mimids.mls.framing import MLSMessage, PrivateMessage, Sender
 from mimids.mls.knowledge import (
@@ -25,10 +24,11 @@ from mimids.mls.knowledge import (
 from mimids.mls.opening import open_group
 from mimids.mls.proposals import Add, ExternalInit, PreSharedKey, PreSharedKeyId, Remove, SelfRemove, UpdatePath
 from mimids.mls.public_group import Valid
-from mimids.mls.verdict import Invalid, Missing, RuleError, Unknown
+from mimids.mls.rules import verdict
+from mimids.mls.rules.verdict import Invalid, Missing, RuleError, Unknown
 from mimids.wire.ids import MLS10, GroupId
-from tests.mls.makers import replace
-from tests.mls.signing import GROUP, Client, Room, by_reference, by_value, crowd, ref_of
+from tests.support.mls_makers import replace
+from tests.support.signing import GROUP, Client, Room, by_reference, by_value, crowd, ref_of
 
 
 def encrypted(room: Room, kind: ContentType = ContentType.COMMIT) -> MLSMessage:

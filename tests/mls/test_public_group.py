@@ -11,8 +11,6 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimids.mls import verdict
-from mimids.mls.checks import apply, check, covered_proposals, record, signature_fits
 from mimids.mls.code_points import (
     AppDataUpdateOperation,
     ComponentId,
@@ -37,7 +35,6 @@ from mimids.mls.components import (
 from mimids.mls.framing import MLS_MESSAGE, AuthenticatedContent, MLSMessage, Sender
 from mimids.mls.group_info import EXTERNAL_SENDERS, ExternalSender, RequiredCapabilities
 from mimids.mls.leaf_node import Certificate, Credential, Extension
-from mimids.mls.list_rules import Covered
 from mimids.mls.opening import open_group, restore_group
 from mimids.mls.proposals import (
     Add,
@@ -56,14 +53,17 @@ from mimids.mls.proposals import (
     Update,
 )
 from mimids.mls.public_group import PublicGroup, Valid
+from mimids.mls.rules import verdict
+from mimids.mls.rules.checks import apply, check, covered_proposals, record, signature_fits
+from mimids.mls.rules.proposal_list import Covered
+from mimids.mls.rules.verdict import Invalid, Missing, RuleError, Unknown
 from mimids.mls.suites import SUITES, suite_of
-from mimids.mls.tree import RatchetTree
-from mimids.mls.tree_rows import all_nodes, load
-from mimids.mls.verdict import Invalid, Missing, RuleError, Unknown
+from mimids.mls.tree.ratchet_tree import RatchetTree
+from mimids.mls.tree.rows import all_nodes, load
 from mimids.wire.declare import decode, encode
 from mimids.wire.ids import MLS10, CipherSuite, GroupId, UserId
 from tests import vectors
-from tests.mls.signing import Client, Room, by_reference, by_value, crowd, fresh_key, ref_of
+from tests.support.signing import Client, Room, by_reference, by_value, crowd, fresh_key, ref_of
 
 SUITE_CODES = sorted(SUITES)
 
@@ -295,7 +295,7 @@ def test_a_refused_proposal_refuses_the_commit_that_covers_it_for_the_same_reaso
     assert isinstance(again, Invalid)
     assert (again.rule, again.section) == (found.rule, found.section)
     by_policy = room.propose(1, Remove(2))
-    why = Invalid(verdict.Rule("policy-banned", "DESIGN section 6.8", "banned"), "DESIGN section 6.8", "banned")
+    why = Invalid(verdict.Rule("policy-banned", "semantics: policy", "banned"), "semantics: policy", "banned")
     group = group.with_refused(ref_of(by_policy, room.suite), why)
     refused = check(group, room.commit(0, *refs(room, by_policy))[0])
     assert isinstance(refused, Invalid)

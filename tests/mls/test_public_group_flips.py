@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from mimids.mls.checks import check, record
 from mimids.mls.code_points import LeafNodeSource, SenderType
 from mimids.mls.framing import MLS_MESSAGE, MLSMessage, PrivateMessage, PublicMessage, Sender
 from mimids.mls.group_info import GroupInfo
@@ -23,13 +22,14 @@ from mimids.mls.proposals import (
     Update,
 )
 from mimids.mls.public_group import PublicGroup, Valid
-from mimids.mls.tree import RatchetTree
-from mimids.mls.verdict import Invalid, RuleError
+from mimids.mls.rules.checks import check, record
+from mimids.mls.rules.verdict import Invalid, RuleError
+from mimids.mls.tree.ratchet_tree import RatchetTree
 from mimids.wire import varint
 from mimids.wire.codec import WireError
 from mimids.wire.declare import decode
 from tests import vectors
-from tests.mls.signing import Client, Room, by_reference, by_value, crowd, fresh_key, ref_of
+from tests.support.signing import Client, Room, by_reference, by_value, crowd, fresh_key, ref_of
 
 MASKS = (0x01, 0xFF)
 

@@ -12,7 +12,7 @@ from mimids.mls import code_points
 from mimids.mls.code_points import ExtensionType, OpenEnum
 from mimids.mls.suites import SUITES, suite_of, verify_with_label
 from mimids.wire.codec import UINT16, Codec
-from tests.mls.makers import Signer
+from tests.support.mls_makers import Signer
 
 SIGNED = {code: (Signer.of(code), Signer.of(code).sign(b"Label", b"content")) for code in SUITES}
 

@@ -27,7 +27,7 @@ from mimids.wire.codec import OPAQUE_V, Codec, WireError
 from mimids.wire.declare import codec, decode, encode
 from mimids.wire.ids import MLS10, GroupId
 from tests import vectors
-from tests.strategies import rebuilt
+from tests.support.strategies import rebuilt
 
 _BARE: dict[str, Codec[Any]] = {
     "ratchet_tree": RATCHET_TREE,

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimids.ohttp import bhttp
-from mimids.ohttp.bhttp import Interim, Limits, Request, Response
+from mimids.ohttp.bhttp import Interim, MessageLimits, Request, Response
 from mimids.wire import varint
 from mimids.wire.codec import WireError
-from tests.ohttp.strategies import REQUESTS, RESPONSES, Framer
+from tests.support.ohttp_strategies import REQUESTS, RESPONSES, Framer
 
 Message = Request | Response
 MESSAGES = st.one_of(REQUESTS, RESPONSES)
@@ -29,7 +29,7 @@ def encode(message: Message, *, indeterminate: bool) -> bytes:
     return bhttp.encode_response(message, indeterminate=indeterminate)
 
 
-def decode_as(kind: type[Message], octets: bytes, limits: Limits = bhttp.DEFAULT_LIMITS) -> Message:
+def decode_as(kind: type[Message], octets: bytes, limits: MessageLimits = bhttp.DEFAULT_LIMITS) -> Message:
     return bhttp.decode_request(octets, limits) if kind is Request else bhttp.decode_response(octets, limits)
 
 
@@ -241,7 +241,7 @@ def test_a_response_cannot_end_with_an_informational_one() -> None:
             bhttp.decode_response(octets)
 
 
-SMALL = Limits(control=8, section=16, fields=2, content=10, chunks=3, interim=1)
+SMALL = MessageLimits(control=8, section=16, fields=2, content=10, chunks=3, interim=1)
 FITTING = Response(200, ((b"a", b"1234567"), (b"b", b"1234567")), b"0123456789", (), (Interim(100),))
 
 

@@ -208,4 +208,4 @@ def test_limits_of_the_gateway_hold_for_the_inner_request() -> None:
     opened = open_request(made().message, KEYS)
     assert read_request(opened).content == b"body"
     with pytest.raises(WireError, match="longer than 3"):
-        read_request(opened, bhttp.Limits(content=3))
+        read_request(opened, bhttp.MessageLimits(content=3))

@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimids.ohttp.hpke import KEY_SIZE, Aead, HpkeError, PrivateKey, Recipient, Sender
+from mimids.ohttp.hpke import KEY_SIZE, Aead, HpkeError, HpkeSender, PrivateKey, Recipient
 from tests import vectors
 
 RECIPIENT = PrivateKey(b"r" * 32)
@@ -27,7 +27,7 @@ SMALL_ORDER = [
 @AEADS
 @given(plaintexts=st.lists(st.binary(max_size=100), max_size=4), info=st.binary(max_size=40))
 def test_what_one_end_seals_the_other_opens_in_order(aead: Aead, plaintexts: list[bytes], info: bytes) -> None:
-    sender = Sender(RECIPIENT.public, info, aead, EPHEMERAL)
+    sender = HpkeSender(RECIPIENT.public, info, aead, EPHEMERAL)
     recipient = Recipient(sender.enc, RECIPIENT, info, aead)
     for plaintext in plaintexts:
         assert recipient.open(sender.seal(plaintext)) == plaintext
@@ -36,7 +36,7 @@ def test_what_one_end_seals_the_other_opens_in_order(aead: Aead, plaintexts: lis
 
 @AEADS
 def test_messages_out_of_order_do_not_open(aead: Aead) -> None:
-    sender = Sender(RECIPIENT.public, b"", aead, EPHEMERAL)
+    sender = HpkeSender(RECIPIENT.public, b"", aead, EPHEMERAL)
     sealed = [sender.seal(b"first"), sender.seal(b"second")]
     with pytest.raises(HpkeError):
         Recipient(sender.enc, RECIPIENT, b"", aead).open(sealed[1])
@@ -44,7 +44,7 @@ def test_messages_out_of_order_do_not_open(aead: Aead) -> None:
 
 @AEADS
 def test_another_info_key_or_associated_data_does_not_open(aead: Aead) -> None:
-    sender = Sender(RECIPIENT.public, b"info", aead, EPHEMERAL)
+    sender = HpkeSender(RECIPIENT.public, b"info", aead, EPHEMERAL)
     sealed = sender.seal(b"text", b"data")
     assert Recipient(sender.enc, RECIPIENT, b"info", aead).open(sealed, b"data") == b"text"
     for private, info, aad in [(EPHEMERAL, b"info", b"data"), (RECIPIENT, b"", b"data"), (RECIPIENT, b"info", b"")]:
@@ -57,7 +57,7 @@ def test_points_of_small_order_are_refused_on_both_sides(point: bytes) -> None:
     with pytest.raises(HpkeError):
         Recipient(point, RECIPIENT, b"", Aead.AES_128_GCM)
     with pytest.raises(HpkeError):
-        Sender(point, b"", Aead.AES_128_GCM, EPHEMERAL)
+        HpkeSender(point, b"", Aead.AES_128_GCM, EPHEMERAL)
 
 
 @pytest.mark.parametrize("size", [0, 31, 33])
@@ -65,7 +65,7 @@ def test_keys_of_another_size_are_refused(size: int) -> None:
     with pytest.raises(HpkeError):
         Recipient(b"k" * size, RECIPIENT, b"", Aead.AES_128_GCM)
     with pytest.raises(HpkeError):
-        Sender(b"k" * size, b"", Aead.AES_128_GCM, EPHEMERAL)
+        HpkeSender(b"k" * size, b"", Aead.AES_128_GCM, EPHEMERAL)
     with pytest.raises(ValueError, match="32 octets"):
         PrivateKey(b"k" * size)
 
@@ -82,7 +82,7 @@ def test_a_second_implementation_agrees(aead: Aead) -> None:
     sealed = theirs.encrypt(plaintext, X25519PublicKey.from_public_bytes(RECIPIENT.public), info)
     enc, ciphertext = sealed[:KEY_SIZE], sealed[KEY_SIZE:]
     assert Recipient(enc, RECIPIENT, info, aead).open(ciphertext) == plaintext
-    sender = Sender(RECIPIENT.public, info, aead, EPHEMERAL)
+    sender = HpkeSender(RECIPIENT.public, info, aead, EPHEMERAL)
     private = X25519PrivateKey.from_private_bytes(RECIPIENT.reveal())
     assert theirs.decrypt(sender.enc + sender.seal(plaintext), private, info) == plaintext
 
@@ -100,7 +100,7 @@ def test_the_vectors_of_rfc_9180_pass() -> None:
         aead = Aead(vector["aead_id"])
         private, ephemeral = PrivateKey(text["skRm"]), PrivateKey(text["skEm"])
         assert (private.public, ephemeral.public) == (text["pkRm"], text["pkEm"])
-        sender = Sender(private.public, text["info"], aead, ephemeral)
+        sender = HpkeSender(private.public, text["info"], aead, ephemeral)
         recipient = Recipient(text["enc"], private, text["info"], aead)
         assert sender.enc == text["enc"]
         for encryption in vector["encryptions"]:

@@ -9,7 +9,7 @@ from mimids.ohttp.config import encode_keys, key_config
 from mimids.ohttp.gateway import open_request, read_request
 from mimids.ohttp.hpke import Aead, PrivateKey
 from mimids.ohttp.padding import pad_response
-from tests.ohttp.independent import Answer, IndependentClient, independent_client
+from tests.support.independent_ohttp import Answer, IndependentClient, independent_client
 
 PRIVATE = PrivateKey(b"p" * 32)
 KEYS = encode_keys((key_config(9, PRIVATE),))

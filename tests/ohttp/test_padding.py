@@ -12,7 +12,7 @@ from mimids.ohttp.padding import (
     pad_response,
     size_class,
 )
-from tests.ohttp.strategies import REQUESTS, RESPONSES, Framer
+from tests.support.ohttp_strategies import REQUESTS, RESPONSES, Framer
 
 
 @given(size=st.integers(0, 10 * STEP), smallest=st.sampled_from([SMALLEST_REQUEST, SMALLEST_RESPONSE]))

@@ -9,7 +9,7 @@ from mimids.ohttp.client import encapsulate
 from mimids.ohttp.config import KEY_CONFIG, key_config
 from mimids.ohttp.encapsulation import ResponseCipher
 from mimids.ohttp.gateway import open_request, read_request
-from mimids.ohttp.hpke import Aead, PrivateKey, Recipient, Sender
+from mimids.ohttp.hpke import Aead, HpkeSender, PrivateKey, Recipient
 from mimids.wire import varint
 from tests import vectors
 
@@ -64,7 +64,7 @@ def test_hpke_opens_and_seals_message_after_message() -> None:
     vector = load("ohttp/chunked-ohttp-example.json")
     private, ephemeral = PrivateKey(vector["gateway_secret_key"]), PrivateKey(vector["ephemeral_secret_key"])
     recipient = Recipient(vector["enc"], private, vector["info"], Aead.AES_128_GCM)
-    sender = Sender(private.public, vector["info"], Aead.AES_128_GCM, ephemeral)
+    sender = HpkeSender(private.public, vector["info"], Aead.AES_128_GCM, ephemeral)
     assert sender.enc == vector["enc"]
     plain = b""
     for ciphertext, aad in chunks(vector["encapsulated_request"][7 + 32 :]):

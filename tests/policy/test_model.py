@@ -11,20 +11,19 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, rule
 
-from mimids.mls.checks import covered_proposals
 from mimids.mls.code_points import AppDataUpdateOperation, ComponentId, ContentType
 from mimids.mls.framing import MLSMessage
 from mimids.mls.knowledge import Derived, Knowledge, NotKnown, judge, next_knowledge, state_of, with_group_info
-from mimids.mls.list_rules import Covered
 from mimids.mls.opening import open_group
 from mimids.mls.proposals import Add, AppDataUpdate, Commit, ExternalInit, Proposal, ProposalOrRef
-from mimids.mls.verdict import Invalid
+from mimids.mls.rules.checks import covered_proposals
+from mimids.mls.rules.proposal_list import Covered
+from mimids.mls.rules.verdict import Invalid
 from mimids.policy.rules import Case, Terms
 from mimids.policy.rules import judge as judge_policy
 from mimids.values import Sender
 from mimids.wire.ids import UserId
-from tests.mls.signing import Room, by_reference, by_value
-from tests.policy.rooms import (
+from tests.support.rooms import (
     ALICE,
     BANNED,
     BOB,
@@ -40,6 +39,7 @@ from tests.policy.rooms import (
     sealed,
     sets,
 )
+from tests.support.signing import Room, by_reference, by_value
 
 USERS = (ALICE, BOB, CAROL)
 FRAMED = st.sampled_from(("by value", "by reference", "unseen"))

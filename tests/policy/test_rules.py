@@ -10,7 +10,6 @@ from itertools import permutations
 import attrs
 import pytest
 
-from mimids.mls.checks import covered_proposals
 from mimids.mls.code_points import ComponentId, ContentType, ExtensionType
 from mimids.mls.components import (
     AppDataDictionary,
@@ -26,13 +25,13 @@ from mimids.mls.leaf_node import Extension
 from mimids.mls.opening import open_group
 from mimids.mls.proposals import Add, AppDataUpdate, ExternalInit, ProposalOrRef, ProposalRef, Remove, SelfRemove
 from mimids.mls.public_group import PublicGroup
+from mimids.mls.rules.checks import covered_proposals
 from mimids.policy import rules as table
-from mimids.policy.rules import RULES, Case, MessageRule, ReaderRule, Rule, SenderRule, Terms, refusals, withheld
+from mimids.policy.rules import RULES, Case, MessageRule, PolicyRule, ReaderRule, SenderRule, Terms, refusals, withheld
 from mimids.policy.verdict import Certainty, Found, Refusal
 from mimids.values import Device, Follower
 from mimids.wire.declare import encode
-from tests.mls.signing import GROUP, Room, by_reference, by_value
-from tests.policy.rooms import (
+from tests.support.rooms import (
     ALICE,
     BANNED,
     BOB,
@@ -49,6 +48,7 @@ from tests.policy.rooms import (
     sealed,
     sets,
 )
+from tests.support.signing import GROUP, Room, by_reference, by_value
 
 Known = Callable[[Room], Knowledge]
 
@@ -363,7 +363,7 @@ def test_names_are_unique_and_every_row_says_what_it_needs() -> None:
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
-def test_a_rule_says_no_or_nothing_and_is_given_no_remote_sender(rule: Rule) -> None:
+def test_a_rule_says_no_or_nothing_and_is_given_no_remote_sender(rule: PolicyRule) -> None:
     """There is no value that would accept a message, and nothing by which to ask about another provider's user."""
     assert isinstance(rule, MessageRule | SenderRule | ReaderRule)
     types = typing.get_type_hints(rule.check)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from mimids.store import partitions, trees
-from mimids.store.db import Tx
-from mimids.store.migrate import shipped
+from mimids.store.engine.migrate import shipped
+from mimids.store.engine.store import Tx
 from mimids.store.partitions import StoredState
 from mimids.store.trees import NodeColumns
 

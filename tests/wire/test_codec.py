@@ -25,7 +25,7 @@ from mimids.wire.codec import (
     vector,
 )
 from mimids.wire.varint import MLS_MAX
-from tests.strategies import a_few, check_no_other_length, check_round_trip, check_total, values
+from tests.support.strategies import a_few, check_no_other_length, check_round_trip, check_total, values
 
 
 class Light(IntEnum):

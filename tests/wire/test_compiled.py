@@ -30,7 +30,7 @@ from mimids.wire.codec import (
 from mimids.wire.compiled import Select
 from mimids.wire.declare import Kept, Struct, codec, select, struct, wire
 from mimids.wire.ids import BEARER_TOKEN, MASKED_PARTITION_KEY, PARTITION_KEY, PROVIDER_ID
-from tests.strategies import a_few, values
+from tests.support.strategies import a_few, values
 
 
 class Kind(IntEnum):

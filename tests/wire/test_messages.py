@@ -1,4 +1,4 @@
-"""The structs of DESIGN section 3, byte for byte; tests/test_structs.py has what holds for any struct."""
+"""The structs of the wire format, byte for byte; tests/test_structs.py has what holds for any struct."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ from mimids.wire.messages import (
     encode_send_results,
     pushed_epoch_parts,
 )
-from tests.strategies import a_few, declared, values
-from tests.wire.examples import (
+from tests.support.strategies import a_few, declared, values
+from tests.support.wire_examples import (
     A_HEX,
     ACCEPTED,
     ACCEPTED_HEX,

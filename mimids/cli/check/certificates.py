@@ -13,7 +13,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, ObjectIdentifier
 
 from mimids.cli.check.finding import Finding, ok, warning, wrong
 from mimids.config import Config
-from mimids.http.tls import dns_names
+from mimids.http.server.tls import dns_names
 
 RENEW_DAYS: Final = 14
 _BOTH: Final = "`mimids init` makes a pair that serves both; or write client_certificate, client_private_key in [tls]"

@@ -16,13 +16,14 @@ from mimids.cli.places import socket_fits
 from mimids.cli.progress import seconds
 from mimids.config import Config, ConfigError
 from mimids.config_keys import TcpAddress
-from mimids.ds import ohttp_keys
 from mimids.ds.commands import Context
+from mimids.ds.key_packages import gateway_keys
 from mimids.ohttp.at_rest import KeyUnavailable
 from mimids.ohttp.keyring import Schedule
-from mimids.store import lock, migrate, overview
-from mimids.store.db import connect_to_read, read_here
-from mimids.store.migrate import SchemaRefused
+from mimids.store import overview
+from mimids.store.engine import lock, migrate
+from mimids.store.engine.migrate import SchemaRefused
+from mimids.store.engine.store import connect_to_read, read_here
 from mimids.values import Milliseconds
 
 OLDEST_SQLITE: Final = (3, 37, 0)  # STRICT tables
@@ -146,7 +147,7 @@ def _gateway(config: Config) -> Iterator[Finding]:
         context = Context.of(config, Milliseconds(now * 1000))
         schedule = Schedule(ohttp.rotate_days * DAY_SECONDS, ohttp.grace_days * DAY_SECONDS)
         with read_here(config.database) as tx:
-            keyring = ohttp_keys.load(tx, schedule, context.operator_key)
+            keyring = gateway_keys.load(tx, schedule, context.operator_key)
     except (ConfigError, KeyUnavailable) as error:
         mend = "[ohttp] key_file names the file that the keys were encrypted under"
         yield wrong("ohttp", f"the gateway's keys cannot be read: {error}", mend)

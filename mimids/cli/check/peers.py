@@ -14,8 +14,8 @@ from mimids.config import Config
 from mimids.ds.clock import SystemClock
 from mimids.ds.ports import PeerAnswer, Peers
 from mimids.errors import MimiError, PeerFailed, PeerUnavailable, ProviderNotAllowed
-from mimids.http.peer import open_peers
-from mimids.http.tls import CertificateFileError
+from mimids.http.peers.calls import open_peers
+from mimids.http.server.tls import CertificateFileError
 from mimids.wire.declare import encode
 from mimids.wire.ids import ProviderId
 from mimids.wire.messages import WelcomeInitRequest

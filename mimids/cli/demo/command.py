@@ -14,12 +14,12 @@ import attrs
 import click
 
 from mimids.cli.places import example
-from mimids.cli.refusals import Refused
+from mimids.cli.refusals import CommandRefused
 from mimids.cli.showing import table
 from mimids.wire.ids import ProviderId
 
 if TYPE_CHECKING:
-    from mimids.cli.demo.story import Story
+    from mimids.cli.demo.story import DemoStory
 
 LOG_LINES: Final = 5  # of a provider's log, where something failed
 
@@ -41,24 +41,24 @@ def demo(keep: Path | None) -> None:
     import trio
 
     from mimids.cli.demo.providers import make_providers, running_providers
-    from mimids.cli.demo.story import Story
+    from mimids.cli.demo.story import DemoStory
 
     began = time.perf_counter()
     with _directory(keep) as directory:
         click.echo("Three providers, seven users, one group with a fork:")
         providers, trust = make_providers(directory)
-        story = Story(providers, trust)
+        story = DemoStory(providers, trust)
         logs = {name: provider.log for name, provider in providers.items()}
         try:
             with running_providers(providers) as processes:
                 trio.run(story.play, lambda: _check_alive(processes))
         except Exception as error:
             _show_logs(logs)
-            raise Refused(f"the demonstration stopped: {str(error) or type(error).__name__}") from error
+            raise CommandRefused(f"the demonstration stopped: {str(error) or type(error).__name__}") from error
         _close(story, time.perf_counter() - began)
         if story.ledger.failed:
             _show_logs(logs)
-            raise Refused(f"{len(story.ledger.failed)} of {story.ledger.checks} checks did not hold")
+            raise CommandRefused(f"{len(story.ledger.failed)} of {story.ledger.checks} checks did not hold")
     if keep:
         group = story.recording.group_id.decode()
         click.echo(f"\nTo look at it: mimids group show {group} --config {keep}/a.example/mimids.toml")
@@ -71,7 +71,7 @@ def _directory(keep: Path | None) -> Iterator[Path]:
             yield Path(made)
         return
     if keep.exists() and any(keep.iterdir()):
-        raise Refused(f"{keep} is not empty", "name a directory that does not exist yet")
+        raise CommandRefused(f"{keep} is not empty", "name a directory that does not exist yet")
     keep.mkdir(parents=True, exist_ok=True)
     yield keep
 
@@ -82,7 +82,7 @@ def _check_alive(processes: Mapping[ProviderId, subprocess.Popen[bytes]]) -> Non
             raise RuntimeError(f"{name} ended with exit code {process.returncode}")
 
 
-def _close(story: Story, seconds: float) -> None:
+def _close(story: DemoStory, seconds: float) -> None:
     """Print what was done and what was not seen."""
     parts = story.ledger.parts
     click.echo()

@@ -16,7 +16,7 @@ import attrs
 from mimids.cli import running
 from mimids.cli.certificates import Authority, new_authority
 from mimids.cli.demo.recording import DEVICE, HOMES, PROVIDERS
-from mimids.cli.setup import AUTHORITY, Plan, make_provider
+from mimids.cli.setup import AUTHORITY, SetupPlan, make_provider
 from mimids.client import Contact
 from mimids.config import Config
 from mimids.ds.commands import command_named
@@ -37,7 +37,7 @@ class Account:
 
 
 @attrs.frozen
-class Provider:
+class DemoProvider:
     """One provider's directory and what is in it."""
 
     directory: Path
@@ -61,7 +61,7 @@ class Provider:
                 yield path, path.read_bytes()
 
 
-def make_providers(directory: Path) -> tuple[dict[ProviderId, Provider], Path]:
+def make_providers(directory: Path) -> tuple[dict[ProviderId, DemoProvider], Path]:
     """Make all providers below a directory, with users, devices and contact cards; return them and who to trust."""
     authority: Authority = new_authority("mimids demo")
     certificate, private_key = (directory / name for name in AUTHORITY)
@@ -71,7 +71,7 @@ def make_providers(directory: Path) -> tuple[dict[ProviderId, Provider], Path]:
     made = {}
     for name, (public, client, operator) in addresses.items():
         others = tuple((other, f"https://{addresses[other][0]}") for other in PROVIDERS if other != name)
-        plan = Plan(
+        plan = SetupPlan(
             provider=name,
             public=public,
             client=client,
@@ -84,7 +84,7 @@ def make_providers(directory: Path) -> tuple[dict[ProviderId, Provider], Path]:
         )
         config = make_provider(directory / name, plan)
         users = (user for user, home in HOMES.items() if home == name)
-        made[name] = Provider(directory / name, config, {user: _account(config, user) for user in users})
+        made[name] = DemoProvider(directory / name, config, {user: _account(config, user) for user in users})
     return made, certificate
 
 
@@ -106,7 +106,7 @@ def _free_ports(count: int) -> Sequence[int]:
 
 @contextmanager
 def running_providers(
-    providers: Mapping[ProviderId, Provider],
+    providers: Mapping[ProviderId, DemoProvider],
 ) -> Iterator[Mapping[ProviderId, subprocess.Popen[bytes]]]:
     """Run `mimids serve` for each; whatever happens inside, they are stopped at the end of the block."""
     processes: dict[ProviderId, subprocess.Popen[bytes]] = {}

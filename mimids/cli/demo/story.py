@@ -11,12 +11,12 @@ import attrs
 import trio
 
 from mimids.cli.demo.checks import Ledger, Part
-from mimids.cli.demo.providers import START_SECONDS, Account, Provider
+from mimids.cli.demo.providers import START_SECONDS, Account, DemoProvider
 from mimids.cli.demo.recording import HOMES, HUB, MASK_OCTETS, PROVIDERS, Recording, Step
 from mimids.client import Device, Problem, Unreachable, open_device
 from mimids.ohttp.keys_signature import KeysRefused
 from mimids.store import overview
-from mimids.store.db import read_here
+from mimids.store.engine.store import read_here
 from mimids.wire.declare import encode
 from mimids.wire.ids import MaskedPartitionKey, PartitionKey, ProviderId
 from mimids.wire.messages import (
@@ -58,10 +58,10 @@ class Unseen:
     how: str
 
 
-class Story:
+class DemoStory:
     """Plays the recording; `ledger` has the checks, `unseen` what each provider did not learn."""
 
-    def __init__(self, providers: Mapping[ProviderId, Provider], trust: Path) -> None:
+    def __init__(self, providers: Mapping[ProviderId, DemoProvider], trust: Path) -> None:
         self.recording = Recording()
         self.ledger = Ledger()
         self.unseen: list[Unseen] = []

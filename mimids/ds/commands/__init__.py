@@ -1,6 +1,6 @@
 """What an operator or an account system may ask of a provider, as one table."""
 
-from mimids.ds.commands.declare import Argument, Command, Context, Effect, JsonObject, Kind
+from mimids.ds.commands.declare import Argument, ArgumentKind, Command, Context, Effect, JsonObject
 from mimids.ds.commands.table import COMMANDS, command_named
 
-__all__ = ["COMMANDS", "Argument", "Command", "Context", "Effect", "JsonObject", "Kind", "command_named"]
+__all__ = ["COMMANDS", "Argument", "ArgumentKind", "Command", "Context", "Effect", "JsonObject", "command_named"]

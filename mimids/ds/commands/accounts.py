@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from mimids.ds import accounts, tokens
-from mimids.ds.commands.declare import Argument, Command, Context, Effect, Hints, JsonObject, Kind
-from mimids.ds.contacts import base64url
+from mimids.ds.commands.declare import Argument, ArgumentKind, Command, Context, Effect, Hints, JsonObject
+from mimids.ds.devices import accounts
+from mimids.ds.key_packages import tokens
 from mimids.errors import NameTaken, NotFound
-from mimids.store.db import Tx
+from mimids.store.engine.store import Tx
 from mimids.values import Milliseconds, TokenId
+from mimids.wire.base64url import base64url
 
 USER: Final = Argument("user", "local name or full user id", "alice")
 _DEVICE: Final = Argument("name", "the device's name", "phone")
@@ -64,7 +65,7 @@ def _issue_token(
 ) -> JsonObject:
     row, _ = accounts.find_user(tx, context.config.provider, user)
     ends = None if expires_at is None else Milliseconds(expires_at)
-    terms = tokens.Terms(scheme, label, ends, uses, rate_claims, rate_seconds)
+    terms = tokens.TokenTerms(scheme, label, ends, uses, rate_claims, rate_seconds)
     issued = tokens.issue(tx, row, terms, context.now)
     return {"id": issued.id, "bearer_token": base64url(issued.bearer_token.reveal())}
 
@@ -168,13 +169,25 @@ ACCOUNTS: Final = (
                 choices=tuple(tokens.SCHEMES),
             ),
             Argument("label", "what it is for, to find it again", "bob", required=False, flag="--label"),
-            Argument("expires_at", "when it ends", 1_764_000_000_000, Kind.TIME, required=False, flag="--expires"),
-            Argument("uses", "how many KeyPackages it unlocks", 20, Kind.NUMBER, required=False, flag="--uses"),
             Argument(
-                "rate_claims", "how many of them in one period", 5, Kind.NUMBER, required=False, flag="--rate-claims"
+                "expires_at", "when it ends", 1_764_000_000_000, ArgumentKind.TIME, required=False, flag="--expires"
+            ),
+            Argument("uses", "how many KeyPackages it unlocks", 20, ArgumentKind.NUMBER, required=False, flag="--uses"),
+            Argument(
+                "rate_claims",
+                "how many of them in one period",
+                5,
+                ArgumentKind.NUMBER,
+                required=False,
+                flag="--rate-claims",
             ),
             Argument(
-                "rate_seconds", "that period, in seconds", 3600, Kind.NUMBER, required=False, flag="--rate-seconds"
+                "rate_seconds",
+                "that period, in seconds",
+                3600,
+                ArgumentKind.NUMBER,
+                required=False,
+                flag="--rate-seconds",
             ),
         ),
         work=_issue_token,
@@ -196,7 +209,7 @@ ACCOUNTS: Final = (
     Command(
         name="token revoke",
         summary="End a token at once.",
-        arguments=(USER, Argument("id", "its number", 1, Kind.NUMBER)),
+        arguments=(USER, Argument("id", "its number", 1, ArgumentKind.NUMBER)),
         work=_revoke_token,
         answer='{"id": 1}',
         example="mimids token revoke alice 1",

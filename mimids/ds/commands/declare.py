@@ -17,7 +17,7 @@ import attrs
 from mimids.config import Config, ConfigError
 from mimids.errors import Malformed, MimiError
 from mimids.ohttp.at_rest import OperatorKey
-from mimids.store.db import Tx
+from mimids.store.engine.store import Tx
 from mimids.values import Milliseconds
 
 JsonObject = dict[str, Any]
@@ -26,7 +26,7 @@ Hints = Mapping[type[MimiError], str]
 _NO_TEXT: Final = re.compile("[\0\ud800-\udfff]")  # surrogates stand for octets of a shell that are no UTF-8
 
 
-class Kind(Enum):
+class ArgumentKind(Enum):
     """What an argument is in JSON."""
 
     TEXT = "string"
@@ -71,7 +71,7 @@ class Argument:
     name: str
     help: str
     sample: str | int | bool
-    kind: Kind = Kind.TEXT
+    kind: ArgumentKind = ArgumentKind.TEXT
     required: bool = True
     flag: str | None = None
     choices: tuple[str, ...] = ()
@@ -79,11 +79,11 @@ class Argument:
     def read(self, value: object) -> object:
         """Return the value as the work takes it; raise `Malformed` if it is of another kind."""
         fits = {
-            Kind.TEXT: isinstance(value, str),
-            Kind.NUMBER: isinstance(value, int) and not isinstance(value, bool),
-            Kind.TIME: isinstance(value, int) and not isinstance(value, bool),
-            Kind.FLAG: isinstance(value, bool),
-            Kind.DOCUMENT: isinstance(value, dict),
+            ArgumentKind.TEXT: isinstance(value, str),
+            ArgumentKind.NUMBER: isinstance(value, int) and not isinstance(value, bool),
+            ArgumentKind.TIME: isinstance(value, int) and not isinstance(value, bool),
+            ArgumentKind.FLAG: isinstance(value, bool),
+            ArgumentKind.DOCUMENT: isinstance(value, dict),
         }
         if not fits[self.kind]:
             raise Malformed(f"{self.name}: a {self.kind.value} is wanted")

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from typing import Final
 
-from mimids.ds import accounts, contacts, ohttp_keys, tokens
 from mimids.ds.commands.accounts import NO_USER, USER
-from mimids.ds.commands.declare import Argument, Command, Context, Effect, JsonObject, Kind
+from mimids.ds.commands.declare import Argument, ArgumentKind, Command, Context, Effect, JsonObject
+from mimids.ds.devices import accounts
+from mimids.ds.key_packages import contact_card, gateway_keys, tokens
 from mimids.errors import Busy, Malformed, MimiError
 from mimids.ohttp import keys_signature
 from mimids.ohttp.keyring import Schedule
-from mimids.store.db import Tx
+from mimids.store.engine.store import Tx
 from mimids.values import Milliseconds
+from mimids.wire.base64url import base64url, from_base64url
 from mimids.wire.ids import BearerToken
 
 _DAY_SECONDS: Final = 86_400
@@ -33,29 +33,29 @@ def _contact(
     row, user_id = accounts.find_user(tx, provider, user)
     if bearer_token is None:
         ends = None if expires_at is None else Milliseconds(expires_at)
-        token = tokens.issue(tx, row, tokens.Terms(scheme, label, ends), context.now).bearer_token
+        token = tokens.issue(tx, row, tokens.TokenTerms(scheme, label, ends), context.now).bearer_token
     else:
         token = _token(bearer_token)
         judged = tokens.Tokens(tokens.AbuseRule()).check(tx, user_id, token, context.now)
         if isinstance(judged, MimiError):
             raise Malformed("bearer_token: not a live token of this user")
     seconds = context.now // 1000
-    identity = ohttp_keys.ensure_identity(tx, context.operator_key)
-    served = ohttp_keys.maintain(tx, _schedule(context), context.operator_key, seconds).served(seconds)
+    identity = gateway_keys.ensure_identity(tx, context.operator_key)
+    served = gateway_keys.maintain(tx, _schedule(context), context.operator_key, seconds).served(seconds)
     if served is None:
         raise Busy("no key to serve")
     signature = keys_signature.sign(provider, served.body, served.not_after, identity)
-    keys = ohttp_keys.KeysAnswer(served.body, signature, served.max_age)
-    return dict(contacts.ContactCard(user_id, provider, token, identity.public, keys).as_json())
+    keys = gateway_keys.KeysAnswer(served.body, signature, served.max_age)
+    return dict(contact_card.ContactCard(user_id, provider, token, identity.public, keys).as_json())
 
 
 def _list_keys(tx: Tx, context: Context) -> JsonObject:
-    identity = ohttp_keys.identity_public(tx)
-    keyring = ohttp_keys.load(tx, _schedule(context), context.operator_key)
+    identity = gateway_keys.identity_public(tx)
+    keyring = gateway_keys.load(tx, _schedule(context), context.operator_key)
     seconds = context.now // 1000
     current = keyring.current(seconds)
     return {
-        "ohttp_identity": None if identity is None else contacts.base64url(identity),
+        "ohttp_identity": None if identity is None else base64url(identity),
         "rotation_due_at": keyring.rotation_due_at(seconds) * 1000,
         "keys": [
             {
@@ -71,7 +71,7 @@ def _list_keys(tx: Tx, context: Context) -> JsonObject:
 
 
 def _rotate(tx: Tx, context: Context, *, retire_others: bool = False) -> JsonObject:
-    key_id = ohttp_keys.rotate(
+    key_id = gateway_keys.rotate(
         tx, _schedule(context), context.operator_key, context.now // 1000, retire_others=retire_others
     )
     return {"key_id": key_id}
@@ -84,8 +84,8 @@ def _schedule(context: Context) -> Schedule:
 
 def _token(written: str) -> BearerToken:
     try:
-        return BearerToken(base64.urlsafe_b64decode(written + "=" * (-len(written) % 4)))
-    except (binascii.Error, ValueError):
+        return BearerToken(from_base64url(written))
+    except ValueError:
         raise Malformed("bearer_token: base64url is wanted, as `token issue` printed it") from None
 
 
@@ -111,7 +111,12 @@ GATEWAY: Final = (
             ),
             Argument("label", "of the new token", "contact card", required=False, flag="--label"),
             Argument(
-                "expires_at", "when the new token ends", 1_764_000_000_000, Kind.TIME, required=False, flag="--expires"
+                "expires_at",
+                "when the new token ends",
+                1_764_000_000_000,
+                ArgumentKind.TIME,
+                required=False,
+                flag="--expires",
             ),
         ),
         work=_contact,
@@ -139,7 +144,7 @@ GATEWAY: Final = (
                 "retire_others",
                 "delete all earlier keys at once: what is sealed to them stays sealed",
                 True,
-                Kind.FLAG,
+                ArgumentKind.FLAG,
                 required=False,
                 flag="--retire-others",
             ),

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from contextlib import suppress
 from typing import Final
 
-from mimids.ds import branches
-from mimids.ds.commands.declare import Argument, Command, Context, Effect, JsonObject, Kind
-from mimids.ds.contacts import base64url
+from mimids.ds.commands.declare import Argument, ArgumentKind, Command, Context, Effect, JsonObject
+from mimids.ds.groups import branches
 from mimids.errors import Malformed, NotFound
 from mimids.store import overview, partitions, recoveries
-from mimids.store.db import Tx
+from mimids.store.engine.store import Tx
 from mimids.store.overview import GroupSummary, PartitionSummary
+from mimids.wire.base64url import base64url, from_base64url
 from mimids.wire.ids import GroupId
 
 _KEY_DIGITS: Final = 6  # of a masked key, at least, to name a partition
@@ -67,8 +65,8 @@ def _terminate(
 def _find(tx: Tx, group: str, hub: str | None) -> GroupSummary:
     """Return the group meant; raise `NotFound`, or `Malformed` where two hubs have one of that id."""
     meant = {group.encode()}
-    with suppress(binascii.Error, ValueError):
-        meant.add(base64.urlsafe_b64decode(group + "=" * (-len(group) % 4)))
+    with suppress(ValueError):
+        meant.add(from_base64url(group))
     found = [each for each in overview.group_summaries(tx) if each.group_id in meant and hub in (None, each.hub)]
     if not found:
         raise NotFound("no such group")
@@ -165,7 +163,7 @@ GROUPS: Final = (
             Argument("partition", f"its masked key in hex, the first {_KEY_DIGITS} digits or more", "8c5a03"),
             _HUB,
             Argument("why", "kept with it, for the next operator", "stale fork", required=False, flag="--why"),
-            Argument("undo", "open the branch again", True, Kind.FLAG, required=False, flag="--undo"),
+            Argument("undo", "open the branch again", True, ArgumentKind.FLAG, required=False, flag="--undo"),
         ),
         work=_terminate,
         answer='{"partition": "8c5a", "partitions": 3}',

@@ -8,15 +8,15 @@ from typing import Final
 import attrs
 
 from mimids.config import Limits
-from mimids.ds import accounts
-from mimids.ds.commands.declare import Argument, Command, Context, Effect, JsonObject, Kind
-from mimids.ds.contacts import base64url, from_base64url
+from mimids.ds.commands.declare import Argument, ArgumentKind, Command, Context, Effect, JsonObject
+from mimids.ds.devices import accounts
 from mimids.errors import Malformed, NotFound
 from mimids.mls.identity import provider_of
 from mimids.store import bans
 from mimids.store.bans import EVERY_GROUP, Ban, Mute
-from mimids.store.db import Tx
+from mimids.store.engine.store import Tx
 from mimids.values import Milliseconds
+from mimids.wire.base64url import base64url, from_base64url
 from mimids.wire.ids import GroupId, ProviderId, UserId, provider_id
 
 REASON_CHARS: Final = 500
@@ -151,7 +151,12 @@ _WHERE: Final = Argument(
 )
 _WHY: Final = Argument("reason", "kept with it, for the next operator", "spam", required=False, flag="--reason")
 _UNTIL: Final = Argument(
-    "expires_at", "when it ends: 30d, 12h, or a date", 1924992000000, Kind.TIME, required=False, flag="--expires"
+    "expires_at",
+    "when it ends: 30d, 12h, or a date",
+    1924992000000,
+    ArgumentKind.TIME,
+    required=False,
+    flag="--expires",
 )
 _TIMES: Final = '"reason": "spam", "created_at": 1764000000000, "expires_at": null'
 

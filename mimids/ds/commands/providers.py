@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from typing import Final
 
-from mimids.ds.arrangements import Offer, accept_offer
 from mimids.ds.commands.declare import Argument, Command, Context, Effect, JsonObject
+from mimids.ds.terms.arrangements import HubTerms, accept_offer
 from mimids.errors import Malformed, NotFound
 from mimids.store import arrangements, bans, overview, providers
-from mimids.store.db import Tx
+from mimids.store.engine.store import Tx
 from mimids.store.overview import PeerSummary
 from mimids.values import Milliseconds
 from mimids.wire.ids import ProviderId, provider_id
@@ -39,7 +39,7 @@ def _arrangement(tx: Tx, context: Context, name: ProviderId) -> JsonObject:
     row = providers.provider_row(tx, name) or 0
     given, taken = arrangements.given(tx, row), arrangements.taken(tx, row)
     end = bans.banned_providers(tx).get(name, Milliseconds(0))
-    offered = None if taken is None else Offer.read(json.loads(taken.offered), name).as_json()
+    offered = None if taken is None else HubTerms.read(json.loads(taken.offered), name).as_json()
     return {
         "banned": end is None or end > context.now,
         "our_terms": None if given is None else given.revision,

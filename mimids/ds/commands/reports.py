@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from typing import Final
 
-from mimids.ds.commands.declare import Argument, Command, Context, Effect, Hints, JsonObject, Kind
-from mimids.ds.contacts import base64url
+from mimids.ds.commands.declare import Argument, ArgumentKind, Command, Context, Effect, Hints, JsonObject
 from mimids.errors import Malformed, NotFound
 from mimids.store import reports
-from mimids.store.db import Tx
+from mimids.store.engine.store import Tx
 from mimids.store.reports import StoredReport
+from mimids.wire.base64url import base64url
 from mimids.wire.ids import provider_id
 
 LISTED: Final = 200
@@ -91,14 +91,14 @@ _EVIDENCE: Final = (
     '{"message": "AAEAAg", "wire_format": "private_message", "epoch": 3, "partition": "8c5a", "counter": 4,'
     ' "state": "derived", "verdict": "valid", "why": null}'
 )
-_REPORT: Final = Argument("report", "its number", 7, Kind.NUMBER)
+_REPORT: Final = Argument("report", "its number", 7, ArgumentKind.NUMBER)
 _HINTS: Final[Hints] = {NotFound: "`mimids report list` shows those that are open, with --all the others too"}
 
 REPORTS: Final = (
     Command(
         name="report list",
         summary="List the newest reports.",
-        arguments=(Argument("all", "closed ones too", True, Kind.FLAG, required=False, flag="--all"),),
+        arguments=(Argument("all", "closed ones too", True, ArgumentKind.FLAG, required=False, flag="--all"),),
         work=_list,
         answer=f'{{"reports": [{{{_SUMMARY}}}]}}',
         example="mimids report list",

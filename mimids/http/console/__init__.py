@@ -1,1 +1,1 @@
-"""The operator's page (DESIGN section 5): rendered here, whole, without scripts."""
+"""The operator's page (commands: commands): rendered here, whole, without scripts."""

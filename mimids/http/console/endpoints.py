@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from mimids.ds.contacts import from_base64url
 from mimids.ds.services import Services
 from mimids.errors import Malformed, NotFound
+from mimids.http.api.endpoints import Access, Answer, Call, Endpoint, Listener, octets
+from mimids.http.api.public import installed_version
 from mimids.http.console import pages
 from mimids.http.console.markup import Markup
-from mimids.http.endpoints import Access, Answer, Call, Endpoint, Listener, octets
-from mimids.http.public import installed_version
 from mimids.store import overview, recoveries, reports
-from mimids.store.db import Tx
+from mimids.store.engine.store import Tx
+from mimids.wire.base64url import from_base64url
 from mimids.wire.ids import GroupId, ProviderId
 
 HTML: Final = "text/html; charset=utf-8"

@@ -13,14 +13,14 @@ from typing import Final
 import attrs
 
 from mimids.ds.commands.groups import group_name
-from mimids.ds.contacts import base64url
-from mimids.ds.delivery import OPEN_CIRCUIT_FAILURES
+from mimids.ds.following.delivery import OPEN_CIRCUIT_FAILURES
 from mimids.errors import Internal, every_error
 from mimids.http.console.markup import Child, Markup, element
 from mimids.http.console.tree import Row, Tree, draw, lay_out
 from mimids.store.overview import GroupSummary, PartitionSummary, PeerSummary, SuiteStock
 from mimids.store.reports import StoredReport
 from mimids.values import Milliseconds
+from mimids.wire.base64url import base64url
 from mimids.wire.ids import ProviderId
 
 LISTED: Final = 200  # groups on the first page; those that need a look come first
@@ -58,7 +58,7 @@ class Overview:
 
 
 @attrs.frozen
-class Matter:
+class Alert:
     """Something for the operator: what is, and what to do."""
 
     tone: str  # "bad", "warn", "note"
@@ -104,10 +104,10 @@ def group_page(
     matters = []
     if forks and group.hub == provider:
         mend = ["should it stay, ask its members, and end the branch that lost: ", _code("mimids group terminate")]
-        matters.append(Matter("warn", _many(forks, "live fork"), mend))
+        matters.append(Alert("warn", _many(forks, "live fork"), mend))
     if waits_for:
         until = f"held since a restore, until {', '.join(waits_for)} say what they have"
-        matters.append(Matter("warn", until, [_code("mimids group release"), " ends the wait for one that never will"]))
+        matters.append(Alert("warn", until, [_code("mimids group release"), " ends the wait for one that never will"]))
     facts: list[tuple[str, Child]] = [
         ("hub", group.hub + (" (this provider)" if group.hub == provider else "")),
         ("cipher suite", group.cipher_suite),
@@ -129,39 +129,39 @@ def group_page(
 # --- what needs somebody ----------------------------------------------------------------------------------------
 
 
-def _what_matters(seen: Overview) -> Iterator[Matter]:
+def _what_matters(seen: Overview) -> Iterator[Alert]:
     if not seen.writable:
-        yield Matter("bad", "The disk takes no writes", "make room; it goes on by itself")
+        yield Alert("bad", "The disk takes no writes", "make room; it goes on by itself")
     faults = sum(count for (_, code), count in seen.requests.items() if code == Internal.code)
     if faults:
-        yield Matter("bad", f"{_many(faults, 'request')} ended in a fault of this server", "the log has the traceback")
+        yield Alert("bad", f"{_many(faults, 'request')} ended in a fault of this server", "the log has the traceback")
     for peer in seen.peers:
         if peer.stuck:
             what = f"{peer.provider} refuses {_many(peer.stuck, 'partition')} for good"
-            yield Matter("bad", what, _code(f"mimids provider show {peer.provider}"))
+            yield Alert("bad", what, _code(f"mimids provider show {peer.provider}"))
         if peer.failures >= OPEN_CIRCUIT_FAILURES:
             since = "" if peer.failing_since is None else f" since {_moment(peer.failing_since)}"
             what = f"{peer.provider} does not answer{since}"
-            yield Matter("warn", what, ["it gets what it is owed once it does; ", _code("mimids check"), " says more"])
+            yield Alert("warn", what, ["it gets what it is owed once it does; ", _code("mimids check"), " says more"])
     if seen.held_groups:
-        yield Matter(
+        yield Alert(
             "warn",
             f"{_many(seen.held_groups, 'group')} held since a restore",
             ["until others say what they have; ", _code("mimids group show GROUP"), " says who"],
         )
     forked = [group for group in seen.groups if group.live_forks]
     for group in forked[:3]:
-        yield Matter("warn", [_link(group), f" has {_many(group.live_forks, 'live fork')}"], "look whether it stays")
+        yield Alert("warn", [_link(group), f" has {_many(group.live_forks, 'live fork')}"], "look whether it stays")
     if len(forked) > 3:
-        yield Matter("warn", f"{_many(len(forked) - 3, 'more group')} with live forks", "listed below")
+        yield Alert("warn", f"{_many(len(forked) - 3, 'more group')} with live forks", "listed below")
     if seen.devices_without_stock:
         what = f"{_many(seen.devices_without_stock, 'device')} without KeyPackages"
-        yield Matter("note", what, "nobody can add them to a group until their client uploads some")
+        yield Alert("note", what, "nobody can add them to a group until their client uploads some")
     if seen.reports:
-        yield Matter("note", _many(len(seen.reports), "open report"), _code("mimids report list"))
+        yield Alert("note", _many(len(seen.reports), "open report"), _code("mimids report list"))
 
 
-def _matters(matters: Sequence[Matter]) -> Markup:
+def _matters(matters: Sequence[Alert]) -> Markup:
     if not matters:
         return element("p", "All is well: nothing here needs you.", class_="well")
     items = [

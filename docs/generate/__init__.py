@@ -1,0 +1,1 @@
+"""Prints the parts of the documents that come from code."""

@@ -1,0 +1,137 @@
+"""What docs/ has of endpoints, problems, structures and metrics, printed from the code; a test compares.
+
+`python -m docs.generate.http docs/http.md docs/wire.md docs/metrics.md` writes it anew between its markers.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from docs.generate.wire import structures
+from mimids.errors import (
+    CertificateMismatch,
+    CertificateRequired,
+    Internal,
+    Malformed,
+    MimiError,
+    NotFound,
+    ProviderNotAllowed,
+    RateLimited,
+    ShuttingDown,
+    TimedOut,
+    TooLarge,
+    Unauthenticated,
+    UnsupportedMediaType,
+    every_error,
+)
+from mimids.http.api.devices import DEVICES
+from mimids.http.api.endpoints import Access, Body, Endpoint
+from mimids.http.api.operator import OPERATOR
+from mimids.http.api.providers import PROVIDERS
+from mimids.http.api.public import PUBLIC
+from mimids.http.console.endpoints import CONSOLE
+from mimids.metrics import catalogue
+
+SECTIONS: Final[tuple[tuple[str, tuple[Endpoint, ...]], ...]] = (
+    ("Public", PUBLIC),
+    ("Between providers", PROVIDERS),
+    ("From the provider's own devices", DEVICES),
+    ("Operator", (*OPERATOR, *CONSOLE)),
+)
+
+_OF_ACCESS: Final[dict[Access, tuple[type[MimiError], ...]]] = {
+    Access.ANYONE: (),
+    Access.PROVIDER: (CertificateRequired, CertificateMismatch, ProviderNotAllowed),
+    Access.DEVICE: (Unauthenticated, RateLimited),
+}
+_OF_BODIES: Final = (Malformed, UnsupportedMediaType, TooLarge, TimedOut)
+
+
+def problems_of(endpoint: Endpoint) -> tuple[type[MimiError], ...]:
+    """Return every problem that an endpoint may answer: its own, and those of what it is."""
+    found = [*_OF_ACCESS[endpoint.access]]
+    if endpoint.request is not None:
+        found += _OF_BODIES
+    elif endpoint.query or endpoint.websocket or "{" in endpoint.path:
+        found.append(Malformed)
+    if "{" in endpoint.path:
+        found.append(NotFound)
+    found += [*endpoint.problems, ShuttingDown, Internal]
+    return tuple(dict.fromkeys(found))
+
+
+def endpoint_tables() -> str:
+    """Return the endpoints of each listener, with bodies, limits and problems."""
+    parts: list[str] = []
+    for title, rows in SECTIONS:
+        parts.append(f"### {title}\n")
+        parts.extend("\n".join(_endpoint(row)) + "\n" for row in rows)
+    return "\n".join(parts)
+
+
+def problem_table() -> str:
+    """Return every problem type with its status, its meaning, and the endpoints that name it as their own."""
+    rows = ["| problem | status | meaning |", "| --- | --- | --- |"]
+    for kind in every_error():
+        meaning = " ".join((kind.__doc__ or "").split()).replace("|", "\\|")
+        rows.append(f"| `{_name(kind)}` | {kind.status.value} | {meaning} |")
+    return "\n".join(rows) + "\n"
+
+
+_PRINTED: Final[Mapping[str, Callable[[], str]]] = {
+    "endpoints": endpoint_tables,
+    "problems": problem_table,
+    "structures": structures,
+    "metrics": catalogue,
+}
+
+
+def written(text: str) -> str:
+    """Return a document with what stands between its markers made anew."""
+    for name, content in _PRINTED.items():
+        begin, end = re.search(rf"<!-- {name}: .*-->\n", text), text.find(f"<!-- /{name} -->")
+        if begin is not None:
+            if end < begin.end():
+                raise ValueError(f"the {name} markers are a pair")
+            text = f"{text[: begin.end()]}\n{content()}\n{text[end:]}"
+    return text
+
+
+def _endpoint(row: Endpoint) -> Iterator[str]:
+    query = "".join(f" `?{name}`" for name in row.query)
+    kind = "WebSocket" if row.websocket else row.method
+    yield f"**`{kind} {row.path}`**{query} · `{row.name}`  "
+    yield f"{row.summary[0].upper()}{row.summary[1:]}.\n"
+    if row.request is not None:
+        yield f"- request: {_body(row.request)}, at most `{row.limit}`"
+    if row.answer is not None:
+        yield f"- answer: {row.status.value}, {_body(row.answer)}"
+    elif not row.websocket:
+        yield f"- answer: {row.status.value}, no content"
+    yield "- problems: " + ", ".join(f"`{_name(kind)}`" for kind in problems_of(row))
+    for what, body in (("A request", row.request), ("An answer", row.answer)):
+        if body is not None and body.example:
+            yield f"\n{what}:\n\n```json\n{json.dumps(json.loads(body.example), indent=2)}\n```"
+
+
+def _body(body: Body[object]) -> str:
+    return f"`{body.media_type}`" + ("" if body.schema == body.media_type else f" `{body.schema}`")
+
+
+def _name(kind: type[MimiError]) -> str:
+    return kind.problem_type().removeprefix("urn:mimids:problem:").rpartition("#")[2]
+
+
+def every_endpoint() -> Iterable[Endpoint]:
+    """Return all rows that have a place in the reference."""
+    return (row for _, rows in SECTIONS for row in rows)
+
+
+if __name__ == "__main__":
+    for path in map(Path, sys.argv[1:]):
+        path.write_text(written(path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,73 @@
+"""The tables in docs/policy.md, printed from the rules and the rates; a test compares.
+
+`python -m docs.generate.policy docs/policy.md` writes them anew between their markers.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from mimids.config import Limits, keys
+from mimids.errors import PolicyRefused, RateLimited
+from mimids.policy.rules import RULES, MessageRule, PolicyRule, ReaderRule, SenderRule
+
+_ABOUT: Final[dict[type[PolicyRule], str]] = {
+    MessageRule: "a message, whoever sends it",
+    SenderRule: "a sender of our own",
+    ReaderRule: "a reader of our own",
+}
+_SCOPES: Final = {
+    "device": "a device of our own",
+    "user": "all devices of a user of our own",
+    "provider": "another provider, in sum",
+    "gateway": "everybody, in sum",
+}
+
+
+def rule_table() -> str:
+    """Return every rule: its name, whom it is about, where it stands, what it reads and why that is certain."""
+    return "\n".join(_rules()) + "\n"
+
+
+def rate_table() -> str:
+    """Return every rate, whom it counts for, and its default."""
+    return "\n".join(_rates()) + "\n"
+
+
+def written(text: str) -> str:
+    """Return a document with what stands between its markers made anew."""
+    for name, content in (("rules", rule_table()), ("rates", rate_table())):
+        begin, end = re.search(rf"<!-- {name}: .*-->\n", text), text.find(f"<!-- /{name} -->")
+        if begin is None or end < begin.end():
+            raise ValueError(f"the document needs a pair of {name} markers")
+        text = f"{text[: begin.end()]}\n{content}\n{text[end:]}"
+    return text
+
+
+def _rules() -> Iterator[str]:
+    yield "| rule | about | refused because | facts, and why they are certain | problem | section |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    for rule in RULES:
+        facts = "; ".join(
+            f"{need.text} ({' or '.join(each.name.lower() for each in need.certain)})" for need in rule.needs
+        )
+        problem = "withheld" if isinstance(rule, ReaderRule) else f"`{PolicyRefused.code}`"
+        yield f"| `{rule.name}` | {_ABOUT[type(rule)]} | {rule.text} | {facts} | {problem} | {rule.section} |"
+
+
+def _rates() -> Iterator[str]:
+    yield "| limit | counts for | default | problem |"
+    yield "| --- | --- | --- | --- |"
+    for name, key in keys(Limits).items():
+        if "_per_" in name:
+            scope = _SCOPES[name.partition("_")[0]]
+            yield f"| `{name}` | {scope} | {key.default} | `{RateLimited.code}` |"
+
+
+if __name__ == "__main__":
+    path = Path(sys.argv[1])
+    path.write_text(written(path.read_text(encoding="utf-8")), encoding="utf-8")

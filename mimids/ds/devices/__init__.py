@@ -1,0 +1,1 @@
+"""Our own users' devices: accounts, what they may send, streams."""

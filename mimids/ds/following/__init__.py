@@ -1,0 +1,1 @@
+"""Following: delivery between hub and followers, Welcomes, and recovery after a restore."""

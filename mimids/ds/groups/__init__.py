@@ -1,0 +1,1 @@
+"""Groups: sequencing, public state, branches and pages of messages."""

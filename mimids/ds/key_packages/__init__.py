@@ -1,0 +1,1 @@
+"""KeyPackages: stock, tokens, claims, and the OHTTP gateway and relay."""

@@ -1,0 +1,1 @@
+"""Terms between hub and followers, and reports."""

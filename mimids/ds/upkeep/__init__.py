@@ -1,0 +1,1 @@
+"""Upkeep: retention and sweeping."""

@@ -1,0 +1,1 @@
+"""The endpoint table and its handlers."""

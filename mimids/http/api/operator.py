@@ -1,0 +1,173 @@
+"""Endpoints for the operator (http: operator): read-only, on loopback, Host checked."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final
+
+import attrs
+import trio
+from cryptography.x509 import load_pem_x509_certificates
+
+from mimids.config import Config
+from mimids.ds.following.delivery import OPEN_CIRCUIT_FAILURES
+from mimids.ds.services import Services
+from mimids.errors import Busy, StorageUnavailable
+from mimids.http.api.endpoints import Access, Answer, Call, Endpoint, Listener, octets
+from mimids.store import overview, reports
+from mimids.store.engine.store import Tx
+from mimids.store.overview import PeerLag
+from mimids.telemetry import METRICS_TYPE, Reading
+from mimids.values import Milliseconds
+from mimids.wire.ids import ProviderId
+
+# A page in the operator's browser could name us by a domain of its own; it cannot make the browser say these.
+HOSTS: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
+
+async def healthz(services: Services, call: Call[None]) -> bytes:
+    """Say that the process runs its loop."""
+    return b"ok\n"
+
+
+async def readyz(services: Services, call: Call[None]) -> bytes:
+    """Say that requests are answered: the disk takes writes, the store is read, the gateway has keys."""
+    if not services.store.statistics().writable:
+        raise StorageUnavailable
+    await services.store.read(lambda tx: tx.one("SELECT 1"))
+    services.ohttp_keys.served()
+    return b"ready\n"
+
+
+@attrs.frozen
+class PeerNumbers:
+    """What metrics say of a follower, or of several together."""
+
+    behind_messages: int
+    behind_seconds: float
+    failures: int  # in a row
+    circuit_open: int  # 1: it has failed so often that it is tried only now and then
+    stuck_partitions: int
+
+
+@attrs.frozen
+class StockNumbers:
+    """Devices, and how many of them could not be added to a group."""
+
+    devices: int
+    devices_empty: int
+
+
+@attrs.frozen
+class ReportNumbers:
+    """What waits for the operator."""
+
+    open: int
+
+
+@attrs.frozen
+class DiskNumbers:
+    """Room, and what the database takes."""
+
+    free_bytes: int
+    database_bytes: int
+
+
+@attrs.frozen
+class CertificateNumbers:
+    """When the pair that is served ends, in seconds since the epoch."""
+
+    expires_seconds: float
+
+
+OTHERS: Final = "others"
+
+
+async def metrics(services: Services, call: Call[None]) -> Answer[bytes]:
+    """Return all metrics; followers beyond `[metrics] named_peers` are added up, those least behind."""
+    config, now = services.config, services.clock.now()
+
+    def read(tx: Tx) -> list[Reading]:
+        numbers = [(domain, _numbers(lag, now)) for domain, lag in overview.peer_lags(tx)]
+        named, rest = numbers[: config.metrics.named_peers], numbers[config.metrics.named_peers :]
+        if rest:
+            named.append((ProviderId(OTHERS), _together([each for _, each in rest])))
+        return [
+            *(Reading("peer", each, {"peer": domain}) for domain, each in named),
+            Reading("stock", StockNumbers(*overview.devices_without_stock(tx, now))),
+            Reading("reports", ReportNumbers(reports.count_open(tx))),
+        ]
+
+    of_database = await services.store.read(read)
+    of_machine = await trio.to_thread.run_sync(_of_machine, config)
+    return Answer(services.telemetry.metrics([*of_database, *of_machine]))
+
+
+def _of_machine(config: Config) -> list[Reading]:
+    """Return what its files say; one that cannot be read says nothing."""
+    found = []
+    with suppress(OSError):
+        log = config.database.with_name(f"{config.database.name}-wal")
+        size = sum(path.stat().st_size for path in (config.database, log) if path.exists())
+        found.append(Reading("disk", DiskNumbers(shutil.disk_usage(config.data_dir).free, size)))
+    with suppress(OSError, ValueError):
+        chain = load_pem_x509_certificates(config.tls.certificate.read_bytes())
+        ends = min(each.not_valid_after_utc for each in chain)
+        found.append(Reading("certificate", CertificateNumbers(ends.timestamp())))
+    return found
+
+
+def _numbers(lag: PeerLag, now: Milliseconds) -> PeerNumbers:
+    seconds = 0.0 if lag.oldest_at is None else max(0, now - lag.oldest_at) / 1000
+    return PeerNumbers(lag.messages, seconds, lag.failures, int(lag.failures >= OPEN_CIRCUIT_FAILURES), lag.stuck)
+
+
+def _together(numbers: Sequence[PeerNumbers]) -> PeerNumbers:
+    """Add up what can be, and take the largest of what cannot."""
+    return PeerNumbers(
+        sum(each.behind_messages for each in numbers),
+        max(each.behind_seconds for each in numbers),
+        max(each.failures for each in numbers),
+        sum(each.circuit_open for each in numbers),
+        sum(each.stuck_partitions for each in numbers),
+    )
+
+
+OPERATOR: Final[tuple[Endpoint, ...]] = (
+    Endpoint(
+        name="healthz",
+        listener=Listener.OPERATOR,
+        method="GET",
+        path="/healthz",
+        access=Access.ANYONE,
+        request=None,
+        answer=octets("text/plain"),
+        handler=healthz,
+        summary="the process runs",
+    ),
+    Endpoint(
+        name="readyz",
+        listener=Listener.OPERATOR,
+        method="GET",
+        path="/readyz",
+        access=Access.ANYONE,
+        request=None,
+        answer=octets("text/plain"),
+        handler=readyz,
+        summary="requests are answered: the disk takes writes, the gateway has keys",
+        problems=(StorageUnavailable, Busy),
+    ),
+    Endpoint(
+        name="metrics",
+        listener=Listener.OPERATOR,
+        method="GET",
+        path="/metrics",
+        access=Access.ANYONE,
+        request=None,
+        answer=octets(METRICS_TYPE),
+        handler=metrics,
+        summary="Prometheus text",
+    ),
+)

@@ -1,0 +1,1 @@
+"""Listeners, connections, HTTP protocols and TLS."""

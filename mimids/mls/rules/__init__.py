@@ -1,0 +1,1 @@
+"""The rules of RFC 9420 that an observer can check."""

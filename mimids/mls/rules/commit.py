@@ -1,0 +1,299 @@
+"""Commits: the rules of RFC 9420 sections 12.3 and 12.4.2, and the state that a commit leads to."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mimids.mls.code_points import AppDataUpdateOperation, ExtensionType, LeafNodeSource
+from mimids.mls.components import AppDataDictionary, apply_update
+from mimids.mls.faults import Invalid as FaultError
+from mimids.mls.framing import AuthenticatedContent
+from mimids.mls.group_info import GroupContext
+from mimids.mls.leaf_node import Extension, LeafNode
+from mimids.mls.proposals import (
+    Add,
+    AppDataUpdate,
+    AppEphemeral,
+    Commit,
+    GroupContextExtensions,
+    ProposalRef,
+    ReInit,
+    SelfRemove,
+    Update,
+    UpdatePath,
+)
+from mimids.mls.public_group import PublicGroup, Valid, Verdict
+from mimids.mls.rules.parameters import Parameters, check_members, parameters_of
+from mimids.mls.rules.proposal import check_alone, check_in_group, check_leaf, check_successor
+from mimids.mls.rules.proposal_list import Covered, check_list, removed_leaf, unknown_types
+from mimids.mls.rules.verdict import (
+    ALREADY_MEMBER,
+    COMPONENT,
+    COMPONENT_ABSENT,
+    COMPONENT_UPDATE,
+    ENCRYPTION_KEY_UNIQUE,
+    LAST_EPOCH,
+    LEAF_SOURCE,
+    PATH_CIPHERTEXTS,
+    PATH_KEY,
+    PATH_KEY_REUSED,
+    PATH_LENGTH,
+    PATH_PARENT_HASH,
+    PROPOSAL,
+    PROPOSAL_SUPPORT,
+    PROPOSAL_TYPE,
+    SIGNATURE_KEY_UNIQUE,
+    Missing,
+    Unknown,
+    broken,
+    covers_refused,
+)
+from mimids.mls.suites import Suite
+from mimids.mls.tree.math import position
+from mimids.wire.declare import encode
+
+_LAST_EPOCH: Final = (1 << 64) - 1
+_NOT_DEFAULT = (AppDataUpdate, AppEphemeral, SelfRemove)  # known here; all other known types are default ones
+
+
+def check_commit(
+    group: PublicGroup,
+    authenticated: AuthenticatedContent,
+    commit: Commit,
+    items: tuple[Covered | ProposalRef, ...],
+) -> Verdict:
+    """Judge a commit whose signature is right; `items` are what it covers, bare references where that was not seen."""
+    committer = authenticated.content.sender
+    for item in items:
+        if not isinstance(item, Covered) and item in group.refused:
+            covers_refused(group.refused[item])
+    known = tuple(item for item in items if isinstance(item, Covered))
+    check_list(known, committer, commit)
+    for each in known:
+        if each.ref is None:  # the others passed when they arrived, in this same state
+            check_alone(each.proposal, committer)
+            check_in_group(
+                each.proposal, committer, group.tree, group.parameters, group_id=group.group_id, epoch=group.epoch
+            )
+    if commit.path is not None:
+        check_path(commit.path, committer.index, group.suite, group.group_id)
+        replaced = None if committer.index is None else group.tree.leaf(committer.index)
+        if replaced is not None:
+            check_successor(commit.path.leaf_node, replaced)
+    _check_committer_supports(known, group, committer.index, commit.path)
+    missing = [Missing(PROPOSAL, item.hex()) for item in items if not isinstance(item, Covered)]
+    missing += [Missing(PROPOSAL_TYPE, f"0x{code:04x}") for code in unknown_types(known)]
+    if missing:
+        return Unknown(tuple(missing))
+    return _Application(group, authenticated, commit, known).verdict()
+
+
+def check_path(path: UpdatePath, index: int | None, suite: Suite, group_id: bytes) -> None:
+    """Check what of a path holds in any epoch of a group; `index` is None in an external commit."""
+    if path.leaf_node.leaf_node_source is not LeafNodeSource.COMMIT:
+        broken(LEAF_SOURCE)
+    keys = {path.leaf_node.encryption_key}
+    for node in path.nodes:
+        if not suite.hpke_key_fits(node.encryption_key):
+            broken(PATH_KEY)
+        keys.add(node.encryption_key)
+    if len(keys) != len(path.nodes) + 1:
+        broken(PATH_KEY_REUSED)
+    if index is not None:
+        check_leaf(path.leaf_node, suite, group_id, index)
+
+
+def _check_committer_supports(
+    known: tuple[Covered, ...], group: PublicGroup, index: int | None, path: UpdatePath | None
+) -> None:
+    """Check that a committer supports the types that nobody here knows (RFC 9420 section 12.2).
+
+    Of other members that is not certain: such a proposal could remove them, and then they need not.
+    """
+    leaf = None if index is None else group.tree.leaf(index)
+    if leaf is None:
+        return
+    leaves = (leaf,) if path is None else (leaf, path.leaf_node)
+    supported = {int(each) for one in leaves for each in one.capabilities.proposals}
+    if not supported.issuperset(unknown_types(known)):
+        broken(PROPOSAL_SUPPORT, "the committer does not support a proposal type that it commits")
+
+
+class _Application:
+    """One commit applied to one state, step by step in the order of RFC 9420 sections 12.3 and 12.4.2."""
+
+    def __init__(
+        self, group: PublicGroup, authenticated: AuthenticatedContent, commit: Commit, covered: tuple[Covered, ...]
+    ) -> None:
+        self.group = group
+        self.authenticated = authenticated
+        self.commit = commit
+        self.covered = covered
+        self.tree = group.tree
+        self.extensions = group.context.extensions
+        self.parameters: Parameters = group.parameters
+        self.new_leaves: list[tuple[int, LeafNode]] = []
+
+    def verdict(self) -> Verdict:
+        """Apply all of it; `Unknown` where a component's update cannot be told."""
+        self._replace_extensions()
+        self._update_and_remove()
+        self._check_support_of_types()
+        added = self._add()
+        unknown = self._update_components()
+        if self.commit.path is not None:
+            self._merge(self.commit.path, added)
+        self._check_members()
+        if unknown:
+            return Unknown(tuple(Missing(COMPONENT, f"0x{code:04x}") for code in unknown))
+        return Valid(next=self._next())
+
+    def _replace_extensions(self) -> None:
+        for each in self.covered:
+            if isinstance(each.proposal.body, GroupContextExtensions):
+                self.extensions = each.proposal.body.extensions
+                self.parameters = parameters_of(self.extensions, self.group.suite)
+
+    def _update_and_remove(self) -> None:
+        for each in self.covered:
+            index = each.sender.index
+            if isinstance(each.proposal.body, Update) and index is not None:
+                self.tree = self.tree.update(index, each.proposal.body.leaf_node)
+                self.new_leaves.append((index, each.proposal.body.leaf_node))
+        for each in self.covered:
+            removed = removed_leaf(each)
+            if removed is not None:
+                self.tree = self.tree.remove(removed)
+
+    def _check_support_of_types(self) -> None:
+        """Check that whoever stays supports what is committed; who is added or removed need not (section 12.2)."""
+        support = self.tree.support
+        for each in self.covered:
+            known = isinstance(each.proposal.body, _NOT_DEFAULT)
+            if known and support is not None and each.proposal.proposal_type not in support.proposals:
+                broken(PROPOSAL_SUPPORT)
+
+    def _add(self) -> list[int]:
+        added = []
+        for each in self.covered:
+            if isinstance(each.proposal.body, Add):
+                leaf = each.proposal.body.key_package.leaf_node
+                if self.tree.holders_of_signature_key(leaf.signature_key):
+                    broken(ALREADY_MEMBER)
+                self.tree, index = self.tree.add(leaf)
+                self.new_leaves.append((index, leaf))
+                added.append(index)
+        return added
+
+    def _update_components(self) -> list[int]:
+        """Apply AppDataUpdates, which come after all default proposals; return the components not known here."""
+        updates: dict[int, list[AppDataUpdate]] = {}
+        for each in self.covered:
+            if isinstance(each.proposal.body, AppDataUpdate):
+                updates.setdefault(int(each.proposal.body.component_id), []).append(each.proposal.body)
+        unknown = []
+        dictionary = self.parameters.dictionary or AppDataDictionary(())
+        for component_id, several in updates.items():
+            current = dictionary.get(component_id)
+            if several[0].op is AppDataUpdateOperation.REMOVE:
+                if current is None:
+                    broken(COMPONENT_ABSENT)
+                dictionary = dictionary.put(component_id, None)
+                continue
+            try:
+                data = apply_update(component_id, current, tuple(each.update or b"" for each in several))
+            except FaultError as error:
+                broken(COMPONENT_UPDATE, error.fault.rule, section=error.fault.section)
+            if data is None:
+                unknown.append(component_id)
+            else:
+                dictionary = dictionary.put(component_id, data)
+        if updates and not unknown:
+            self._put_dictionary(Extension(ExtensionType.APP_DATA_DICTIONARY, encode(dictionary)))
+        return unknown
+
+    def _put_dictionary(self, dictionary: Extension) -> None:
+        """Replace the extension where it stands, or append it (draft-ietf-mls-extensions section 4.7)."""
+        if self.parameters.dictionary is None:
+            self.extensions = (*self.extensions, dictionary)
+        else:
+            self.extensions = tuple(
+                dictionary if each.extension_type is ExtensionType.APP_DATA_DICTIONARY else each
+                for each in self.extensions
+            )
+        self.parameters = parameters_of(self.extensions, self.group.suite)
+
+    def _merge(self, path: UpdatePath, added: list[int]) -> None:
+        group, leaf = self.group, path.leaf_node
+        index = self.authenticated.content.sender.index
+        if index is None:  # an external commit: the leftmost blank leaf (section 12.4.2)
+            index = self.tree.leftmost_blank()
+            self._check_resync(leaf)
+            self.tree = self.tree.widened_for(index)
+            check_leaf(leaf, group.suite, group.group_id, index)
+        copath = self.tree.filtered_copath(index)
+        if len(copath) != len(path.nodes):
+            broken(PATH_LENGTH)
+        receivers = self._receivers(index, added)
+        if any(node.encrypted_path_secret.count != count for node, count in zip(path.nodes, receivers, strict=True)):
+            broken(PATH_CIPHERTEXTS)
+        keys = tuple(node.encryption_key for node in path.nodes)
+        if any(self.tree.holders_of_key(key) for key in (leaf.encryption_key, *keys)):
+            broken(PATH_KEY_REUSED)
+        self.tree, expected = self.tree.merge_path(index, leaf, keys)
+        if leaf.parent_hash != expected:
+            broken(PATH_PARENT_HASH)
+        self.new_leaves.append((index, leaf))
+
+    def _check_resync(self, leaf: LeafNode) -> None:
+        """Check that who rejoins removes only its own old leaf (RFC 9420 section 12.2)."""
+        for each in self.covered:
+            removed = None if each.ref is not None else removed_leaf(each)
+            replaced = None if removed is None else self.group.tree.leaf(removed)
+            if replaced is not None:
+                check_successor(leaf, replaced)
+
+    def _receivers(self, index: int, added: list[int]) -> list[int]:
+        """Return how many ciphertexts each node of the path must have, leaf upwards (RFC 9420 section 7.6).
+
+        A leaf that this commit added is not among them; without that it would be once in each resolution above it.
+        """
+        found = []
+        for height, (_, copath) in enumerate(reversed(self.tree.path(index))):
+            if copath.resolution_size:
+                side = index >> height ^ 1
+                found.append(copath.resolution_size - sum(new >> height == side for new in added))
+        return found
+
+    def _check_members(self) -> None:
+        """Check the tree that results: what all members support, and that new leaves' keys are theirs alone."""
+        check_members(self.parameters, self.tree.support, self.group.suite)
+        for index, leaf in self.new_leaves:
+            if self.tree.leaf(index) is not leaf:  # an Update's leaf that the path replaced
+                continue
+            if self.tree.holders_of_signature_key(leaf.signature_key) != (index,):
+                broken(SIGNATURE_KEY_UNIQUE)
+            if self.tree.holders_of_key(leaf.encryption_key) != (position(0, index),):
+                broken(ENCRYPTION_KEY_UNIQUE)
+
+    def _next(self) -> PublicGroup:
+        group, authenticated = self.group, self.authenticated
+        if group.epoch == _LAST_EPOCH:
+            broken(LAST_EPOCH)
+        context = GroupContext(
+            group.context.version,
+            group.context.cipher_suite,
+            group.context.group_id,
+            group.epoch + 1,
+            self.tree.tree_hash(),
+            group.transcript_after(authenticated),
+            self.extensions,
+        )
+        return PublicGroup(
+            group.suite,
+            context,
+            self.parameters,
+            self.tree,
+            authenticated.confirmation_tag or b"",
+            reinitialized=any(isinstance(each.proposal.body, ReInit) for each in self.covered),
+        )

@@ -1,0 +1,1 @@
+"""Ratchet trees (RFC 9420 section 7)."""

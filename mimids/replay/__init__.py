@@ -1,0 +1,1 @@
+"""What `mimids mls` needs: recordings, replay and inspection."""

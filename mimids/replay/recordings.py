@@ -1,0 +1,122 @@
+"""What recordings and the records of their replay have in common: hex in, one `Record` for each message out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from mimids.mls.code_points import CredentialType
+from mimids.mls.framing import MLS_MESSAGE, MLSMessage
+from mimids.mls.group_info import GroupInfo
+from mimids.mls.identity import user_id
+from mimids.mls.knowledge import Claimed, Derived, Knowledge, epoch_of, state_of
+from mimids.mls.leaf_node import LeafNode
+from mimids.mls.public_group import PublicGroup, Verdict
+from mimids.mls.rules.verdict import MALFORMED, Invalid, Unknown, broken
+from mimids.wire.codec import WireError
+
+Line = Mapping[str, Any]
+
+
+@attrs.frozen
+class Record:
+    """What became of one message; `differs` says where that is not what the recording has."""
+
+    name: str
+    kind: str
+    verdict: Verdict
+    epoch: int | None
+    knowledge: Knowledge | None = None
+    differs: tuple[str, ...] = ()
+    judged_by_expect: bool = False
+
+    @property
+    def failed(self) -> bool:
+        """Tell whether the replay as a whole fails by this: refused, or where `expect` says what is due, different."""
+        return bool(self.differs) or (not self.judged_by_expect and isinstance(self.verdict, Invalid))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the line that is printed; a state that is not known has neither tree hash nor members."""
+        verdict, reason, rule = "valid", None, None
+        if isinstance(self.verdict, Invalid):
+            verdict, reason, rule = "invalid", str(self.verdict), self.verdict.rule.name
+        elif isinstance(self.verdict, Unknown):
+            verdict, reason = "unknown", ", ".join(map(str, self.verdict.missing))
+        group = None if self.knowledge is None else state_of(self.knowledge)
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "verdict": verdict,
+            "rule": rule,
+            "reason": reason,
+            "epoch": self.epoch,
+            "state": None if self.knowledge is None else _state_name(self.knowledge),
+            "state_epoch": None if self.knowledge is None else epoch_of(self.knowledge),
+            "tree_hash": None if group is None else group.tree_hash.hex(),
+            "members": None if group is None else members(group),
+            "differs": list(self.differs),
+        }
+
+
+def members(group: PublicGroup) -> list[dict[str, Any]]:
+    """Return every member as its leaf index and identity."""
+    return [{"leaf": index, "identity": _identity(leaf)} for index, leaf in group.members()]
+
+
+def state_differences(knowledge: Knowledge, expected: Line) -> list[str]:
+    """Compare what is known of a state with what a recording says of it."""
+    found: dict[str, object] = {"epoch": epoch_of(knowledge)}
+    group = state_of(knowledge)
+    if group is not None:
+        found["tree_hash"] = group.tree_hash.hex()
+        found["confirmed_transcript_hash"] = group.context.confirmed_transcript_hash.hex()
+        found["confirmation_tag"] = group.confirmation_tag.hex()
+        found["members"] = members(group)
+        if isinstance(expected.get("members"), int):
+            found["members"] = group.tree.member_count
+    return [
+        f"{field} is not the recorded one"
+        for field, value in found.items()
+        if field in expected and value is not None and expected[field] != value
+    ]
+
+
+def octets(text: object) -> bytes:
+    """Return what a field holds as hex; raise `RuleError`."""
+    try:
+        return bytes.fromhex(text) if isinstance(text, str) else broken(MALFORMED, "no hex")
+    except ValueError:
+        broken(MALFORMED, "no hex")
+
+
+def message(text: object) -> MLSMessage:
+    """Return the MLSMessage that a field holds as hex; raise `RuleError`."""
+    try:
+        return MLS_MESSAGE.decode(octets(text))
+    except WireError as error:
+        broken(MALFORMED, str(error))
+
+
+def group_info(text: object) -> GroupInfo:
+    """Return the GroupInfo that a field holds as hex, as an MLSMessage; raise `RuleError`."""
+    found = message(text).message
+    if not isinstance(found, GroupInfo):
+        broken(MALFORMED, "a GroupInfo is wanted here")
+    return found
+
+
+def _state_name(knowledge: Knowledge) -> str:
+    return {Derived: "derived", Claimed: "claimed"}.get(type(knowledge), "unknown")
+
+
+def _identity(leaf: LeafNode) -> str:
+    content = leaf.credential.content
+    if leaf.credential.credential_type is CredentialType.BASIC and isinstance(content, bytes):
+        try:
+            return content.decode()
+        except UnicodeDecodeError:
+            return content.hex()
+    user = user_id(leaf.credential)
+    return leaf.signature_key.hex() if user is None else user.decode()

@@ -1,0 +1,88 @@
+"""Follow recorded groups as a Delivery Service does: the pure part of `mimids mls replay`.
+
+Two forms are read. A JSON array of `{cipher_suite, group_info, ratchet_tree, epochs: [{proposals, commit}]}` is what an
+observer saw of each group, in order. JSON lines are a story with forks, see `story`. All MLS objects are hex.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from mimids.mls.code_points import ContentType
+from mimids.mls.framing import PrivateMessage, PublicMessage
+from mimids.mls.knowledge import Knowledge, begin, epoch_of, judge, next_knowledge
+from mimids.mls.public_group import Valid
+from mimids.mls.rules.verdict import MALFORMED, UNKNOWN_SUITE, Invalid, RuleError, broken
+from mimids.mls.suites import suite_of
+from mimids.replay.recordings import Line, Record, group_info, message, octets
+from mimids.replay.story import Story
+
+
+def replay(text: str, *, now_s: int) -> Iterator[Record]:
+    """Yield one record for each message of a recording; raise `ValueError` if the text is neither form.
+
+    `now_s`, in seconds since 1970, is for the lifetimes of KeyPackages that come on their own: only there they count.
+    """
+    whole = _parsed(text)
+    if whole is None:
+        lines = [_object(_parsed(line), number) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+        yield from Story(lines, now_s).records()
+        return
+    recordings = [_object(each, number) for number, each in enumerate(whole if isinstance(whole, list) else [whole], 1)]
+    if all("epochs" in each for each in recordings):
+        for number, each in enumerate(recordings):
+            yield from _observed(each, number)
+    else:
+        yield from Story(recordings, now_s).records()
+
+
+def _observed(recording: Line, number: int) -> Iterator[Record]:
+    """Follow one group; without its beginning there is nothing to follow."""
+    tree = recording.get("ratchet_tree")
+    try:
+        info = group_info(recording["group_info"])
+        suite = suite_of(info.group_context.cipher_suite)
+        if suite is None:
+            broken(UNKNOWN_SUITE)
+        group_id = info.group_context.group_id
+        knowledge = begin(info, None if tree is None else octets(tree), group_id=group_id, suite=suite)
+    except RuleError as error:
+        yield Record(f"{number}.group_info", "group_info", error.invalid, None)
+        return
+    yield Record(f"{number}.group_info", "group_info", Valid(), epoch_of(knowledge), knowledge)
+    for step, epoch in enumerate(recording["epochs"]):
+        sent = [("proposal", each) for each in epoch.get("proposals") or ()]
+        if epoch.get("commit") is not None:
+            sent.append(("commit", epoch["commit"]))
+        for place, (kind, hex_octets) in enumerate(sent):
+            record = _record(f"{number}.{step}.{kind}.{place}", kind, hex_octets, knowledge)
+            knowledge = record.knowledge or knowledge
+            yield record
+
+
+def _record(name: str, kind: str, hex_octets: object, knowledge: Knowledge) -> Record:
+    try:
+        sent = message(hex_octets)
+        if not isinstance(sent.message, PublicMessage | PrivateMessage):
+            broken(MALFORMED, "only PublicMessages and PrivateMessages are sent to a group")
+    except RuleError as error:
+        return Record(name, kind, error.invalid, None, knowledge)
+    judgement = judge(knowledge, sent)
+    leads_on = sent.content_type is ContentType.COMMIT and not isinstance(judgement.verdict, Invalid)
+    after = next_knowledge(judgement, sent) if leads_on else judgement.knowledge
+    return Record(name, kind, judgement.verdict, sent.epoch, after)
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _object(value: Any, number: int) -> Line:
+    if not isinstance(value, dict):
+        raise ValueError(f"{number}: not a JSON object")
+    return value

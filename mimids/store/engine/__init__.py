@@ -1,0 +1,1 @@
+"""The database engine: writer, readers, driver, migrations, lock."""

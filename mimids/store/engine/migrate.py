@@ -1,0 +1,142 @@
+"""The schema's versions: numbered SQL files, each applied once, in order, in one transaction with its row.
+
+An applied file never changes: its digest is kept, and a database whose rows and our files disagree is refused. So is
+one that a newer mimids has migrated; there is no way back but a backup.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from functools import partial
+from pathlib import Path
+
+import attrs
+
+from mimids.store.engine.store import connect, connect_to_read
+
+_PACKAGED = Path(__file__).parents[2] / "migrations"  # in a wheel, by force-include
+_BESIDE = Path(__file__).parents[3] / "migrations"  # in a checkout, and in an editable install of one
+_FILE_NAME = re.compile(r"([0-9]{4})_([a-z0-9_]+)\.sql")
+
+_VERSIONS = """
+CREATE TABLE IF NOT EXISTS schema_version (
+    version INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    digest BLOB NOT NULL CHECK (length(digest) = 32),
+    applied_at INTEGER NOT NULL
+) STRICT
+"""
+
+
+class SchemaRefused(Exception):
+    """This database and this code do not go together; the message is a sentence for the operator."""
+
+
+@attrs.frozen
+class Migration:
+    """One file: its number, its name without it, and its text."""
+
+    version: int
+    name: str
+    sql: str
+
+    @property
+    def digest(self) -> bytes:
+        """Return the SHA-256 of the text."""
+        return hashlib.sha256(self.sql.encode()).digest()
+
+
+def shipped(packaged: Path = _PACKAGED, beside: Path = _BESIDE) -> list[Migration]:
+    """Return the migrations that came with this code, numbered 1, 2, 3 and so on."""
+    directory = packaged if packaged.is_dir() else beside
+    found = []
+    for path in sorted(directory.glob("*.sql")):
+        match = _FILE_NAME.fullmatch(path.name)
+        if match is None:
+            raise SchemaRefused(f"{path} is no migration: its name is not NNNN_words.sql.")
+        found.append(Migration(int(match[1]), match[2], path.read_text(encoding="utf-8")))
+    if not found or [m.version for m in found] != list(range(1, len(found) + 1)):
+        raise SchemaRefused(f"The migrations in {directory} are not complete: this installation is broken.")
+    return found
+
+
+def pending(path: Path, migrations: Sequence[Migration] | None = None) -> list[Migration]:
+    """Return what `migrate` would apply, all if there is no database yet; raise SchemaRefused as it does."""
+    known = shipped() if migrations is None else migrations
+    if not path.exists():
+        return list(known)
+    with _opened(path, connect_to_read) as connection:
+        return _pending(connection, known, path)
+
+
+def migrate(path: Path, migrations: Sequence[Migration] | None = None) -> list[Migration]:
+    """Bring the database up to this code, making it if need be; return what was applied, durably.
+
+    For whoever holds the lock. A migration that fails leaves those before it. Raises SchemaRefused for a database
+    that is newer than the code, was migrated by files that differ from ours, or is none of ours.
+    """
+    known = shipped() if migrations is None else migrations
+    with _opened(path, partial(connect, create=True)) as connection:
+        todo = _pending(connection, known, path)
+        connection.execute("PRAGMA foreign_keys=OFF")  # or else a table cannot be rebuilt; checked before each commit
+        for migration in todo:
+            _apply(connection, migration)
+    return todo
+
+
+@contextmanager
+def _opened(path: Path, connect: Callable[[Path], sqlite3.Connection]) -> Iterator[sqlite3.Connection]:
+    try:
+        with closing(connect(path)) as connection:
+            yield connection
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_NOTADB:
+            raise
+        raise SchemaRefused(f"{path} is not a database.") from error
+
+
+def _pending(connection: sqlite3.Connection, known: Sequence[Migration], path: Path) -> list[Migration]:
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    if "schema_version" not in tables:
+        if tables:
+            raise SchemaRefused(f"{path} is a database, but not one of mimids.")
+        return list(known)
+    applied = connection.execute("SELECT version, name, digest FROM schema_version ORDER BY version").fetchall()
+    if len(applied) > len(known):
+        raise SchemaRefused(
+            f"{path} has schema version {applied[-1][0]}, and this mimids knows versions up to {known[-1].version}: "
+            "it was migrated by a newer mimids, and only that or a newer one can serve it."
+        )
+    for (version, name, digest), ours in zip(applied, known, strict=False):
+        if (version, name, digest) != (ours.version, ours.name, ours.digest):
+            raise SchemaRefused(
+                f"{path} was migrated by another {version:04}_{name}.sql than the {ours.version:04}_{ours.name}.sql "
+                "of this mimids: an applied migration must never change."
+            )
+    return list(known[len(applied) :])
+
+
+def _apply(connection: sqlite3.Connection, migration: Migration) -> None:
+    try:
+        connection.executescript(f"BEGIN IMMEDIATE;\n{_VERSIONS};\n{migration.sql}")
+        if not connection.in_transaction:
+            raise SchemaRefused(f"Migration {migration.version:04}_{migration.name} ends its own transaction.")
+        dangling = connection.execute("PRAGMA foreign_key_check").fetchone()
+        if dangling is not None:
+            raise SchemaRefused(
+                f"Migration {migration.version:04}_{migration.name} leaves rows of {dangling[0]} that refer to nothing."
+            )
+        connection.execute(
+            "INSERT INTO schema_version (version, name, digest, applied_at) VALUES (?, ?, ?, ?)",
+            (migration.version, migration.name, migration.digest, int(time.time() * 1000)),
+        )
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise

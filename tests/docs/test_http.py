@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from docs.generate.http import every_endpoint, problems_of, written
+from docs.generate.wire import structures
+from mimids.errors import every_error
+from mimids.http.api.endpoints import JSON, Endpoint
+
+DOCS = Path(__file__).parent.parent.parent / "docs"
+DOCUMENTS = {"http.md": ("endpoints", "problems"), "wire.md": ("structures",), "metrics.md": ("metrics",)}
+ROWS = tuple(every_endpoint())
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_the_reference_is_what_the_code_prints(name: str) -> None:
+    text = (DOCS / name).read_text(encoding="utf-8")
+    assert all(f"<!-- {marker}: " in text for marker in DOCUMENTS[name])
+    assert text == written(text), f"run `python -m docs.generate.http docs/{name}`"
+
+
+def test_the_test_above_can_fail() -> None:
+    text = (DOCS / "http.md").read_text(encoding="utf-8")
+    assert written(text.replace("`peer-failed` | 502", "`peer-failed` | 503")) == text
+    with pytest.raises(ValueError, match="endpoints"):
+        written(text.replace("<!-- /endpoints -->", ""))
+
+
+def test_a_structure_is_printed_as_the_design_writes_it() -> None:
+    assert """struct {
+  PartitionKey next_partition_key;
+  optional<MLSMessage> group_info;
+  optional<WelcomeData> welcome_data;
+} CommitData;
+""" in structures()
+    assert "  KeyPackageRef key_package_refs<V>;\n" in structures()
+    assert "  select (SendRequest.message.content_type) {\n    case application: struct {};\n" in structures()
+    assert "enum { ok(0), refused(1), exhausted(2), (255) } KeyPackageStatus;\n" in structures()
+    printed = set(re.findall(r"^\} (\w+);", structures(), re.MULTILINE))
+    named = {row.request.schema for row in ROWS if row.request} | {row.answer.schema for row in ROWS if row.answer}
+    assert {name for name in named if re.fullmatch("[A-Z][A-Za-z]+(Request|Response)", name)} <= printed
+
+
+def test_names_and_places_are_unique() -> None:
+    assert len({row.name for row in ROWS}) == len(ROWS)
+    assert len({(row.listener, row.method, row.path) for row in ROWS}) == len(ROWS)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_every_json_body_has_an_example_that_is_one(row: Endpoint) -> None:
+    for body in (row.request, row.answer):
+        if body is not None and body.media_type == JSON:
+            assert isinstance(json.loads(body.example), dict)
+    if row.request is not None and row.request.media_type == JSON:
+        row.request.read(row.request.example.encode())
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_a_problem_is_declared_once(row: Endpoint) -> None:
+    assert len(set(row.problems)) == len(row.problems)
+    assert len(problems_of(row)) == len(set(problems_of(row)))
+
+
+def test_names_of_problems_are_unique() -> None:
+    names = [kind.problem_type() for kind in every_error()]
+    assert len(set(names)) == len(names)

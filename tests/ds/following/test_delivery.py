@@ -1,0 +1,395 @@
+"""Push between a hub and its followers, in memory, on real stores."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import trio
+import trio.testing
+
+from mimids.ds.backoff import Backoff
+from mimids.ds.following.delivery import Delivery
+from mimids.ds.groups.recent import Recent
+from mimids.ds.groups.states import States
+from mimids.ds.notifier import inbox_topic, partition_topic
+from mimids.ds.ports import PeerAnswer
+from mimids.errors import NotFollowed, PeerUnavailable, StorageUnavailable, UnknownPartition
+from mimids.store.engine.store import Store, Tx
+from mimids.values import Device, Follower
+from mimids.wire.declare import encode
+from mimids.wire.ids import NO_LONGER_FOLLOWED, Counter, MaskedPartitionKey, PartitionKey
+from mimids.wire.messages import (
+    Epoch,
+    Message,
+    PushedEpoch,
+    PushRequest,
+    ResumeRequest,
+    SendRequest,
+    WelcomeInitRequest,
+)
+from tests.ds.following.test_welcomes import REF, hand_out, invite, reaches, welcome_to
+from tests.support.doubles import Called, FakeClock
+from tests.support.federation import Room, device, federated, read, wait_stored
+from tests.support.provider import Assembled
+
+T = TypeVar("T")
+
+
+async def talking(a: Assembled, b: Assembled) -> tuple[Device, Device, Room]:
+    """Let Alice make a group at her provider, and Bob, at his, send its first message and get it."""
+    alice, bob, room = device(a), device(b, "bob"), Room()
+    await a.services.hub.create_group(room.creation(), alice)
+    await b.services.hub_router.send(bob, room.hub, room.send("here"))
+    await wait_stored(b, room.hub, bob, room.key, 1)
+    return alice, bob, room
+
+
+async def test_what_a_follower_presented_the_key_of_is_pushed_to_it(tmp_path: Path) -> None:
+    async with federated(tmp_path, "a.example", "b.example") as (a, b):
+        alice, bob, room = device(a), device(b, "bob"), Room()
+        await a.services.hub.create_group(room.creation(), alice)
+        await a.services.hub.send(room.send("one"), alice)
+        assert await read(b, bob, room.hub, room.key) == ["one"]
+        await a.services.hub.send(room.send("two"), alice)
+        await b.services.hub_router.send(bob, room.hub, room.send("three"))
+        assert await wait_stored(b, room.hub, bob, room.key, 3) == ["one", "two", "three"]
+
+
+async def test_a_long_absence_is_made_up_in_few_requests(tmp_path: Path) -> None:
+    async with federated(tmp_path, "a.example", "b.example") as (a, b):
+        alice, bob, room = await talking(a, b)
+        spec = a.peers.peers.pop(b.config.provider)
+        for start in range(0, 10_000, 250):
+            batch = [room.send(f"number {start + n}") for n in range(250)]
+            await a.services.hub.send_batch(batch, alice)
+        pushes = 0
+
+        async def counted(called: Called) -> PeerAnswer:
+            nonlocal pushes
+            pushes += called.path == "/ds/v1/push"
+            return await spec(called)
+
+        a.peers.add("b.example", counted)
+        await b.services.peers.call(room.hub, "POST", "/ds/v1/resume", encode(resume(room, room.key.mask(32), 1)))
+        found = await wait_stored(b, room.hub, bob, room.key, 10_001)
+        assert found[1:] == [f"number {n}" for n in range(10_000)]
+        assert 0 < pushes <= 10_000 / 20
+
+
+def resume(room: Room, masked: bytes, counter: int) -> ResumeRequest:
+    return ResumeRequest(room.group_id, MaskedPartitionKey(masked), Counter(counter))
+
+
+async def test_a_send_writes_no_more_rows_with_ten_followers_than_with_none(tmp_path: Path) -> None:
+    names = [f"f{n}.example" for n in range(10)]
+    async with federated(tmp_path, "a.example", *names) as (a, *followers):
+        alice, room, alone = device(a), Room(), Room("alone")
+        for each in (room, alone):
+            await a.services.hub.create_group(each.creation(), alice)
+            await a.services.hub.send(each.send("first"), alice)
+        for follower in followers:
+            assert await read(follower, device(follower), room.hub, room.key) == ["first"]
+            a.peers.peers.pop(follower.config.provider)
+
+        async def changes(each: Room) -> int:
+            before = rows(a.config.database)
+            await a.services.hub.send(each.send("second"), alice)
+            return rows(a.config.database) - before
+
+        assert await changes(alone) == await changes(room) == 1
+
+
+def rows(database: Path) -> int:
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        counts = (connection.execute(f"SELECT count(*) FROM {name}").fetchone() for name in tables)  # noqa: S608
+        return sum(count for (count,) in counts)
+
+
+async def test_a_detached_partition_is_served_to_its_key_and_pushed_to_nobody(tmp_path: Path) -> None:
+    async with federated(tmp_path, "a.example", "b.example") as (a, b):
+        alice, bob, room = device(a), device(b, "bob"), Room()
+        await a.services.hub.create_group(room.creation(), alice)
+        await b.services.hub_router.send(bob, room.hub, room.send("in the open"))
+        stray = room.new_key()
+        answer = await a.services.hub.send(room.send("astray", stray, epoch=7), alice)
+        assert answer.detached == 1
+        assert await read(b, bob, room.hub, stray) == ["astray"]
+        await a.services.hub.send(room.send("more", stray, epoch=7), alice)
+        await a.services.hub.send(room.send("in the open too"), alice)
+        await wait_stored(b, room.hub, bob, room.key, 2)
+        assert astray(b, stray) == 0  # it was asked for and passed on, and neither stored nor pushed
+
+
+def astray(provider: Assembled, key: PartitionKey) -> int:
+    return count(provider, "SELECT count(*) FROM partitions WHERE masked_key = ?", key.mask(32))
+
+
+def count(provider: Assembled, query: str, *params: object) -> int:
+    with closing(sqlite3.connect(f"file:{provider.config.database}?mode=ro", uri=True)) as connection:
+        return int(connection.execute(query, params).fetchone()[0])
+
+
+async def test_resume_is_for_those_who_follow(tmp_path: Path) -> None:
+    async with federated(tmp_path, "a.example", "b.example") as (a, b):
+        alice, room = device(a), Room()
+        await a.services.hub.create_group(room.creation(), alice)
+        stranger = Follower(b.config.provider)
+        with pytest.raises(NotFollowed):
+            await a.services.delivery.resume(resume(room, room.key.mask(32), 0), stranger)
+        with pytest.raises(UnknownPartition):
+            await a.services.delivery.resume(resume(room, bytes(32), 0), stranger)
+
+
+async def test_a_push_that_nobody_expects_is_not_followed(tmp_path: Path) -> None:
+    async with federated(tmp_path, "a.example", "b.example") as (a, b):
+        room = Room()
+        answer = await b.services.following.take_push(a.config.provider, push(room, 0, "unasked"))
+        assert answer.next_counters == (NO_LONGER_FOLLOWED,)
+
+
+def push(room: Room, counter: int, *texts: str) -> PushRequest:
+    messages = tuple(Message(room.message(text), None) for text in texts)
+    epoch = PushedEpoch(room.group_id, room.key.mask(32), Counter(counter), None, Epoch(messages))
+    return PushRequest((epoch,))
+
+
+async def test_duplicates_are_ignored_and_a_gap_is_answered_with_what_is_missing(tmp_path: Path) -> None:
+    async with federated(tmp_path, "a.example", "b.example") as (a, b):
+        bob, room = device(b, "bob"), Room()
+        await a.services.hub.create_group(room.creation(), device(a))
+        await b.services.hub_router.send(bob, room.hub, room.send("zero"))
+        await wait_stored(b, room.hub, bob, room.key, 1)
+
+        async def take(counter: int, *texts: str) -> tuple[Counter, ...]:
+            return (await b.services.following.take_push(room.hub, push(room, counter, *texts))).next_counters
+
+        assert await take(0, "zero", "one") == (2,)
+        assert await take(0, "zero", "one") == (2,)
+        assert await take(5, "five") == (2,)
+        assert await take(1, "other") == (2,)
+        assert await take(2, "two") == (3,)
+        assert await wait_stored(b, room.hub, bob, room.key, 3) == ["zero", "one", "two"]
+        statistics = b.services.following.statistics()
+        assert (statistics.gaps, statistics.contradictions) == (1, 1)
+
+
+async def test_a_provider_whose_last_device_left_is_not_pushed_to(tmp_path: Path) -> None:
+    async with federated(tmp_path, "a.example", "b.example") as (a, b):
+        alice, bob, room = device(a), device(b, "bob"), Room()
+        await a.services.hub.create_group(room.creation(), alice)
+        assert await read(b, bob, room.hub, room.key) == []
+        await b.services.hub_router.send(bob, room.hub, room.send("hello"))
+        await wait_stored(b, room.hub, bob, room.key, 1)
+        await b.services.hub_router.leave(bob, room.hub, room.group_id)
+        await a.services.hub.send(room.send("without bob"), alice)
+        with trio.fail_after(10):
+            while count(a, "SELECT count(*) FROM follows"):  # noqa: ASYNC110  # the store changes by another task
+                await trio.sleep(0.01)
+        assert await wait_stored(b, room.hub, bob, room.key, 1) == ["hello"]
+
+
+async def test_a_hub_that_is_away_is_unavailable_and_queues_no_key(tmp_path: Path) -> None:
+    async with federated(tmp_path, "a.example", "b.example") as (a, b):
+        bob, room = device(b, "bob"), Room()
+        await a.services.hub.create_group(room.creation(), device(a))
+        b.peers.peers.pop(a.config.provider)
+        with pytest.raises(PeerUnavailable):
+            await b.services.hub_router.send(bob, room.hub, room.send("lost"))
+        assert room.key.reveal() not in b.config.database.read_bytes()
+
+
+async def test_repeats_and_forks_reach_a_follower_as_the_hub_has_them(tmp_path: Path) -> None:
+    async with federated(tmp_path, "a.example", "b.example") as (a, b):
+        alice, bob, room = device(a), device(b, "bob"), Room()
+        left, right = room.new_key(), room.new_key()
+        await a.services.hub.create_group(room.creation(), alice)
+        requests: list[SendRequest] = [room.send("zero"), room.commit("left", left), room.commit("right", right)]
+        for request in requests:
+            assert await a.services.hub.send(request, alice) == await a.services.hub.send(request, alice)
+        answers = [await a.services.hub.send(request, alice) for request in requests]
+        assert [answer.counter for answer in answers] == [0, 1, 2]
+        assert answers[2].earlier_commits == (left.mask(32),)
+        assert await read(b, bob, room.hub, room.key) == ["zero", "left", "right"]
+        for branch in (left, right):
+            assert await read(b, bob, room.hub, branch) == []
+            await a.services.hub.send(room.send("on a branch", branch, epoch=1), alice)
+            assert await wait_stored(b, room.hub, bob, branch, 1) == ["on a branch"]
+
+
+class Full:
+    """A store whose disk takes nothing until there is room again."""
+
+    def __init__(self, store: Store) -> None:
+        self._store, self.room, self.refused = store, trio.Event(), trio.Event()
+        self.read = store.read
+
+    async def write(self, work: Callable[[Tx], T]) -> T:
+        if not self.room.is_set():
+            self.refused.set()
+            raise StorageUnavailable
+        return await self._store.write(work)
+
+
+async def test_a_full_disk_puts_pushes_off_and_ends_nothing(tmp_path: Path, nursery: trio.Nursery) -> None:
+    async with federated(tmp_path, "a.example", "b.example", jobs_of=()) as (a, b):
+        alice, bob, room = device(a), device(b, "bob"), Room()
+        await a.services.hub.create_group(room.creation(), alice)
+        await b.services.hub_router.send(bob, room.hub, room.send("here"))
+        store: Any = Full(a.services.store)
+        delivery = Delivery(
+            store,
+            a.services.clock,
+            a.services.peers,
+            States(),
+            a.services.notifier,
+            Recent(),
+            provider=a.config.provider,
+            backoff=Backoff(0.01, 0.01),
+            workers=1,
+            batch_octets=1 << 20,
+        )
+        await nursery.start(delivery.run)
+        with trio.fail_after(20):
+            await store.refused.wait()
+            await wait_stored(b, room.hub, bob, room.key, 1)  # what was pushed is there, though it was not noted here
+            store.room.set()
+            await a.services.hub.send(room.send("and there"), alice)
+            assert await wait_stored(b, room.hub, bob, room.key, 2) == ["here", "and there"]
+        nursery.cancel_scope.cancel()
+
+
+class Held:
+    """The way of pushes to a provider: each waits before it arrives, or its answer before it is heard, for `go`."""
+
+    def __init__(self, caller: Assembled, target: Assembled, *, answers: bool) -> None:
+        self.waits, self.go = trio.Event(), trio.Event()
+        self._door, self._answers = caller.peers.peers[target.config.provider], answers
+        caller.peers.add(target.config.provider, self._call)
+
+    async def _call(self, called: Called) -> PeerAnswer:
+        if called.path != "/ds/v1/push":
+            return await self._door(called)
+        answer = await self._door(called) if self._answers else None
+        self.waits.set()
+        await self.go.wait()
+        return answer or await self._door(called)
+
+
+async def test_who_comes_back_while_its_provider_says_that_nobody_is_there_is_followed(tmp_path: Path) -> None:
+    async with federated(tmp_path, "a.example", "b.example") as (a, b):
+        alice, bob, room = await talking(a, b)
+        await b.services.hub_router.leave(bob, room.hub, room.group_id)
+        held = Held(a, b, answers=True)
+        await a.services.hub.send(room.send("while nobody is there"), alice)
+        with trio.fail_after(20):
+            await held.waits.wait()
+        await b.services.hub_router.present(bob, room.hub, room.key)
+        held.go.set()
+        await a.services.hub.send(room.send("again"), alice)
+        assert await wait_stored(b, room.hub, bob, room.key, 3) == ["here", "while nobody is there", "again"]
+
+
+async def test_who_leaves_one_epoch_and_presents_another_is_followed_there(tmp_path: Path) -> None:
+    async with federated(tmp_path, "a.example", "b.example") as (a, b):
+        alice, bob, room = await talking(a, b)
+        await b.services.hub_router.leave(bob, room.hub, room.group_id)
+        held, following = Held(a, b, answers=False), room.new_key()
+        await a.services.hub.send(room.commit("on", following), alice)
+        with trio.fail_after(20):
+            await held.waits.wait()
+        await b.services.hub_router.present(bob, room.hub, following)  # its group is not known to be this one
+        held.go.set()
+        await a.services.hub.send(room.send("again", following, epoch=1), alice)
+        assert await wait_stored(b, room.hub, bob, following, 1) == ["again"]
+
+
+async def test_what_a_device_presented_the_key_of_is_no_stranger_s_push(tmp_path: Path) -> None:
+    async with federated(tmp_path, "a.example", "b.example") as (a, b):
+        alice, bob, room = device(a), device(b, "bob"), Room()
+        await a.services.hub.create_group(room.creation(), alice)
+        assert await read(b, bob, room.hub, room.key) == []  # the group is not known here yet
+        await a.services.hub.send(room.send("the first"), alice)
+        await wait_stored(b, room.hub, bob, room.key, 1)
+        assert count(b, "SELECT count(*) FROM participations WHERE left_at IS NULL") == 1
+        await b.services.hub_router.leave(bob, room.hub, room.group_id)
+        following = room.new_key()
+        await a.services.hub.send(room.commit("on", following), alice)
+        await b.services.hub_router.present(bob, room.hub, following)  # back again, in an epoch not known here
+        await a.services.hub.send(room.send("again", following, epoch=1), alice)
+        assert await wait_stored(b, room.hub, bob, following, 1) == ["again"]
+
+
+async def test_who_leaves_while_a_long_backlog_is_asked_for_ends_the_asking(tmp_path: Path) -> None:
+    async with federated(tmp_path, "a.example", "b.example") as (a, b):
+        alice, bob, room = await talking(a, b)
+        a.peers.peers.pop(b.config.provider)
+        await a.services.hub.send_batch([room.send(f"{n}".ljust(1000)) for n in range(200)], alice)
+        spec, asked = b.peers.peers[room.hub], 0
+
+        async def leaves_meanwhile(called: Called) -> PeerAnswer:
+            nonlocal asked
+            asked += 1
+            await b.services.hub_router.leave(bob, room.hub, room.group_id)
+            return await spec(called)
+
+        b.peers.add(room.hub, leaves_meanwhile)
+        with trio.fail_after(20):
+            await b.services.hub_router.present(bob, room.hub, room.key)
+        assert asked == 1
+
+
+async def test_whoever_does_not_come_for_a_group_holds_up_no_other_group(tmp_path: Path) -> None:
+    clock = FakeClock()  # stands still: nothing that is put off comes again
+    names = ("a.example", "b.example")
+    async with federated(tmp_path, *names, clock=clock, limits={"provider_unmatched_bytes": 5000}) as (a, b):
+        alice, bob, ben = device(a), device(b, "bob"), device(b, "ben", 2)
+        room, other = Room(), Room("other")
+        await hand_out(b)
+        key = await invite(a, room)
+        await reaches(a, "delivered")
+        await a.services.hub.create_group(other.creation(), alice)
+        assert await read(b, ben, other.hub, other.key) == []
+        said = [f"{n}".ljust(2000) for n in range(5)]
+        for text in said:
+            await a.services.hub.send(room.send(text, key, epoch=1), alice)
+        await trio.testing.wait_all_tasks_blocked(0.2)  # pushed as far as there is room
+        await a.services.hub.send_batch([other.send(text) for text in said], alice)
+        assert await wait_stored(b, other.hub, ben, other.key, 5) == said
+        assert count(b, "SELECT unmatched_bytes FROM groups ORDER BY id LIMIT 1") <= 5000
+        await b.services.hub_router.present(bob, room.hub, key)  # here he comes
+        assert await wait_stored(b, room.hub, bob, key, 5) == said
+
+
+@pytest.mark.parametrize("what", ["a message", "a push", "a Welcome"])
+async def test_who_waits_is_woken_though_whoever_brings_it_hangs_up(what: str, tmp_path: Path) -> None:
+    async with federated(tmp_path, "a.example", "b.example", jobs_of=()) as (a, b):
+        alice, bob, room = device(a), device(b, "bob"), Room()
+        await a.services.hub.create_group(room.creation(), alice)
+        await b.services.hub_router.send(bob, room.hub, room.send("zero"))
+        await hand_out(b)
+        await b.services.welcomes.init(room.hub, WelcomeInitRequest((REF,)))
+        topic = inbox_topic(bob.row) if what == "a Welcome" else partition_topic(room.key.mask(32))
+        token, hanging_up = trio.lowlevel.current_trio_token(), trio.CancelScope()
+        receiver = a if what == "a message" else b
+
+        def hang_up(point: str) -> None:
+            if point == "before_commit":
+                token.run_sync_soon(hanging_up.cancel)
+
+        receiver.services.store._faults = hang_up
+        with receiver.services.notifier.listen(topic) as waiter:
+            with hanging_up:
+                if what == "a message":
+                    await a.services.hub.send(room.send("one"), alice)
+                elif what == "a push":
+                    await b.services.following.take_push(room.hub, push(room, 0, "zero"))
+                else:
+                    await b.services.welcomes.take(room.hub, welcome_to(REF))
+            with trio.fail_after(20):
+                assert await waiter.wait() == {topic}

@@ -1,0 +1,255 @@
+"""The job that sends Welcomes: what becomes of each, whatever happens on its way."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from mimids.ds.groups import branches
+from mimids.ds.ports import PeerAnswer
+from mimids.errors import CertificateMismatch, MimiError, PeerUnavailable, RateLimited, WelcomeNotExpected
+from mimids.mls.code_points import WireFormat
+from mimids.mls.framing import MLSMessage
+from mimids.mls.proposals import HpkeCiphertext
+from mimids.mls.welcome import EncryptedGroupSecrets, Welcome
+from mimids.store import partitions, welcomes
+from mimids.store.engine.store import Tx
+from mimids.values import DeviceRow, Milliseconds
+from mimids.wire.declare import encode
+from mimids.wire.ids import MLS10, CipherSuite, KeyPackageRef, PartitionKey, ProviderId
+from mimids.wire.messages import CommitData, SendRequest, WelcomeData, WelcomeInitResponse
+from tests.ds.upkeep.test_retention import rows, until
+from tests.support.doubles import Called, FakeClock
+from tests.support.federation import COMMIT, Room, device, federated
+from tests.support.provider import Assembled
+
+A, B = "a.example", "b.example"
+INIT, WELCOME = "/ds/v1/welcome/init", "/ds/v1/welcome"
+REF = KeyPackageRef(b"of a KeyPackage of Bob's".ljust(32, b"."))
+
+Answer = Callable[[], Awaitable[PeerAnswer]]
+
+
+def welcome_to(*refs: KeyPackageRef) -> MLSMessage:
+    secrets = tuple(EncryptedGroupSecrets(ref, HpkeCiphertext(b"k", b"c")) for ref in refs)
+    return MLSMessage(MLS10, WireFormat.WELCOME, Welcome(CipherSuite(1), secrets, b"info"))
+
+
+async def invite(hub: Assembled, room: Room, to: str = B) -> PartitionKey:
+    """Let Alice add Bob by the first commit of a new group; return the key of what it leads to."""
+    following = room.new_key()
+    await hub.services.hub.create_group(room.creation(), device(hub))
+    data = CommitData(following, None, WelcomeData(welcome_to(REF), (ProviderId(to),)))
+    await hub.services.hub.send(SendRequest(room.message("add", kind=COMMIT), room.key, data), device(hub))
+    return following
+
+
+async def hand_out(provider: Assembled, ref: KeyPackageRef = REF) -> None:
+    """Remember a KeyPackage of the provider's first device as handed out."""
+    await provider.add_device("bob")
+    sql = (
+        "INSERT INTO key_package_refs (ref, init_key, device, version, cipher_suite, expires_at, claimed_at)"
+        " VALUES (?, ?, 1, 1, 1, ?, 1)"
+    )
+    await provider.services.store.write(lambda tx: tx.execute(sql, (ref, ref, 1 << 50)))
+
+
+async def states(hub: Assembled) -> list[str]:
+    return [row[0] for row in await rows(hub, "SELECT state FROM welcomes_out ORDER BY id")]
+
+
+async def reaches(hub: Assembled, state: str) -> None:
+    await until(lambda: _is(hub, state))
+
+
+async def _is(hub: Assembled, *found: str) -> bool:
+    return await states(hub) == [*found]
+
+
+async def in_time(clock: FakeClock, check: Callable[[], Awaitable[object]]) -> None:
+    """Let time pass until it holds."""
+
+    async def later() -> bool:
+        clock.advance(1)
+        return bool(await check())
+
+    await until(later)
+
+
+class Way:
+    """The way from a hub to a provider: what `instead` says of a path is done in the place of passing a call on."""
+
+    def __init__(self, hub: Assembled, to: str = B) -> None:
+        self._door = hub.peers.peers[ProviderId(to)]
+        self.instead: dict[str, Callable[[Answer], Awaitable[PeerAnswer]]] = {}
+        self.called: list[str] = []
+        hub.peers.add(to, self._call)
+
+    async def _call(self, called: Called) -> PeerAnswer:
+        self.called.append(called.path)
+        passed_on = partial(self._door, called)
+        instead = self.instead.get(called.path)
+        return await passed_on() if instead is None else await instead(passed_on)
+
+
+class Disk:
+    """A provider's disk, which takes nothing while it is `full`."""
+
+    def __init__(self, provider: Assembled) -> None:
+        self.full = False
+        provider.services.store._faults = self._at
+
+    def _at(self, point: str) -> None:
+        if self.full and point == "before_commit":
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
+
+
+@pytest.mark.parametrize("path", [INIT, WELCOME])
+async def test_a_disk_that_takes_nothing_ends_neither_the_job_nor_a_welcome(path: str, tmp_path: Path) -> None:
+    clock = FakeClock()
+    async with federated(tmp_path, A, B, clock=clock) as (hub, follower):
+        disk, way = Disk(hub), Way(hub)
+
+        async def fills_up(passed_on: Answer) -> PeerAnswer:
+            disk.full = True
+            return await passed_on()
+
+        way.instead[path] = fills_up
+        await hand_out(follower)
+        await invite(hub, Room())
+        await until(lambda: _filled(disk))
+        for _ in range(3):
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            clock.advance(10)
+        assert len(way.called) < 10, "it is not tried all the time"
+        way.instead.clear()
+        disk.full = False
+        await in_time(clock, lambda: _is(hub, "delivered"))
+        assert len(await follower.services.welcomes.inbox(DeviceRow(1))) == 1
+
+
+async def _filled(disk: Disk) -> bool:
+    return disk.full
+
+
+async def test_a_full_disk_of_our_own_refuses_no_welcome_of_our_own_user(tmp_path: Path) -> None:
+    clock = FakeClock()
+    async with federated(tmp_path, A, clock=clock, jobs_of=()) as (hub,):
+        disk = Disk(hub)
+        await hand_out(hub)
+        await invite(hub, Room(), A)
+        disk.full = True
+        async with trio.open_nursery() as jobs:
+            await jobs.start(hub.services.welcomes.run)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            disk.full = False
+            await in_time(clock, lambda: _is(hub, "delivered"))
+            assert len(await hub.services.welcomes.inbox(DeviceRow(1))) == 1
+            jobs.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("refusal", [RateLimited("calls", 1), CertificateMismatch()])
+@pytest.mark.parametrize("path", [INIT, WELCOME])
+async def test_what_may_pass_refuses_no_welcome_for_good(path: str, refusal: MimiError, tmp_path: Path) -> None:
+    clock = FakeClock()
+    async with federated(tmp_path, A, B, clock=clock) as (hub, follower):
+        way = Way(hub)
+
+        async def refuse(passed_on: Answer) -> PeerAnswer:
+            raise refusal
+
+        way.instead[path] = refuse
+        await hand_out(follower)
+        await invite(hub, Room())
+        await until(lambda: rows(hub, "SELECT 1 FROM welcomes_out WHERE failures = 1"))
+        way.instead.clear()
+        await in_time(clock, lambda: _is(hub, "delivered"))
+
+
+async def test_a_provider_that_forgot_what_it_accepted_is_asked_again(tmp_path: Path) -> None:
+    clock = FakeClock()
+    async with federated(tmp_path, A, B, clock=clock) as (hub, follower):
+        way = Way(hub)
+
+        async def forget(passed_on: Answer) -> PeerAnswer:
+            await follower.services.store.write(lambda tx: tx.execute("DELETE FROM welcomes_expected"))
+            way.instead.clear()
+            raise PeerUnavailable
+
+        way.instead[WELCOME] = forget
+        await hand_out(follower)
+        await invite(hub, Room())
+        await until(lambda: rows(hub, "SELECT 1 FROM welcomes_out WHERE failures = 1"))
+        await in_time(clock, lambda: _is(hub, "delivered"))
+        assert way.called[:5] == [INIT, WELCOME, WELCOME, INIT, WELCOME]
+
+
+async def test_a_provider_that_accepts_and_then_expects_nothing_is_not_asked_for_ever(tmp_path: Path) -> None:
+    async with federated(tmp_path, A, B) as (hub, _):
+        way = Way(hub)
+
+        async def accept(passed_on: Answer) -> PeerAnswer:
+            return PeerAnswer(encode(WelcomeInitResponse((REF,))), {})
+
+        async def refuse(passed_on: Answer) -> PeerAnswer:
+            raise WelcomeNotExpected
+
+        way.instead = {INIT: accept, WELCOME: refuse}
+        await invite(hub, Room())
+        await reaches(hub, "refused")
+        assert way.called == [INIT, WELCOME]
+
+
+@pytest.mark.parametrize("path", [INIT, WELCOME])
+async def test_a_branch_that_is_ended_while_its_welcome_is_offered_sends_none(path: str, tmp_path: Path) -> None:
+    async with federated(tmp_path, A, B) as (hub, follower):
+        way, room = Way(hub), Room()
+
+        def end(tx: Tx) -> None:
+            branch = partitions.partition_by_row(tx, 2)
+            branches.terminate(tx, branch, "ended meanwhile", hub.services.clock.now())
+
+        async def ends(passed_on: Answer) -> PeerAnswer:
+            answer = await passed_on()
+            await hub.services.store.write(end)
+            return answer
+
+        way.instead[path] = ends
+        await hand_out(follower)
+        await invite(hub, room)
+        arrived = path == WELCOME  # then it was under way already
+        await reaches(hub, "delivered" if arrived else "cancelled")
+        assert len(await follower.services.welcomes.inbox(DeviceRow(1))) == arrived
+        assert await rows(hub, "SELECT count(*) FROM follows") == [(int(arrived),)]
+
+
+async def test_a_welcome_that_is_given_up_on_while_it_is_offered_is_gone(tmp_path: Path) -> None:
+    clock = FakeClock()
+    async with federated(tmp_path, A, B, clock=clock) as (hub, follower):
+        way = Way(hub)
+
+        def give_up(tx: Tx) -> None:
+            now = Milliseconds(clock.now() + 1)
+            welcomes.expire_unsent(tx, held_before=now, due_before=now)
+            welcomes.sweep_page(tx, now, limit=10)
+
+        async def gives_up(passed_on: Answer) -> PeerAnswer:
+            answer = await passed_on()
+            await hub.services.store.write(give_up)
+            return answer
+
+        way.instead[INIT] = gives_up
+        await hand_out(follower)
+        await invite(hub, Room())
+        await until(lambda: _is(hub))
+        await invite(hub, Room("another"), A)  # the job goes on
+        await reaches(hub, "refused")  # here nobody is called Bob
+        assert WELCOME not in way.called

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+from base64 import urlsafe_b64decode
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+
+from mimids.ds.key_packages.contact_card import ContactCard
+from mimids.ds.key_packages.gateway_keys import OhttpKeys, ensure_identity, identity_public, load, rotate
+from mimids.errors import Busy
+from mimids.ohttp.at_rest import KeyUnavailable, OperatorKey
+from mimids.ohttp.keys_signature import KeysExpired, KeysWronglySigned, verify
+from mimids.store import ohttp
+from mimids.wire.ids import BearerToken, UserId
+from tests.support.mls_makers import DAY, NOW
+from tests.support.rig import PROVIDER, SCHEDULE, ManualClock, Rig, running
+
+OPERATOR = OperatorKey(bytes(range(32)))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "store.sqlite"
+
+
+async def public(rig: Rig) -> bytes:
+    found = await rig.store.read(identity_public)
+    assert found is not None
+    return found
+
+
+async def minutes_until(rig: Rig, holds: Callable[[], bool]) -> None:
+    """Move the clock on until the job has seen to it."""
+    with trio.fail_after(20):
+        while not holds():
+            rig.clock.move(60)
+            await trio.sleep(0.01)  # the store's threads take real time
+
+
+async def test_what_is_served_is_authentic_and_held_no_longer_than_it_lives(path: Path) -> None:
+    async with running(path) as rig:
+        identity = await public(rig)
+        served, now = rig.keys.served(), NOW
+        for _ in range(80):
+            served, now = rig.keys.served(), rig.clock.now() // 1000
+            assert verify(PROVIDER, served.body, served.signature, identity, now)
+            assert 0 < served.max_age <= DAY
+            # Whoever cached it may use it until then, and is answered.
+            key_id = served.body[2]
+            rig.clock.move(served.max_age)
+            await rig.keys.refresh()
+            assert key_id in rig.keys.live()
+            rig.clock.move(DAY / 2 - served.max_age if served.max_age < DAY / 2 else 0)
+        with pytest.raises(KeysExpired):
+            verify(PROVIDER, served.body, served.signature, identity, now + 60 * DAY)
+        with pytest.raises(KeysWronglySigned):
+            verify(PROVIDER, served.body, served.signature, bytes(32), now)
+
+
+async def test_keys_and_identity_survive_a_restart(path: Path) -> None:
+    clock = ManualClock()
+    async with running(path, clock) as rig:
+        before, identity, live = rig.keys.served(), await public(rig), rig.keys.live()
+    async with running(path, clock) as rig:
+        assert rig.keys.served() == before
+        assert await public(rig) == identity
+        assert rig.keys.live() == live
+
+
+async def test_the_job_rotates_in_time_and_deletes_what_outlived_itself(path: Path) -> None:
+    async with running(path) as rig:
+        first = rig.keys.served().body
+        rig.clock.move(30 * DAY - 600)
+        await rig.keys.refresh()
+        assert rig.keys.served().body == first
+        await minutes_until(rig, lambda: rig.keys.served().body != first)
+        assert len(rig.keys.live()) == 2
+        rig.clock.move(7 * DAY)
+        await minutes_until(rig, lambda: len(rig.keys.live()) == 1)
+        await rig.keys.refresh()
+        assert len(await rig.store.read(ohttp.keys)) == 1
+
+
+async def test_a_key_that_a_command_made_is_taken_up_within_a_minute(path: Path) -> None:
+    async with running(path) as rig:
+        first = rig.keys.served().body
+        await rig.store.write(lambda tx: rotate(tx, SCHEDULE, None, rig.clock.now() // 1000))
+        await minutes_until(rig, lambda: rig.keys.served().body != first)
+        assert len(rig.keys.live()) == 2
+
+
+async def test_after_a_restore_only_the_new_key_opens_anything(path: Path) -> None:
+    async with running(path) as rig:
+        (old,) = rig.keys.live()
+        key_id = await rig.store.write(lambda tx: rotate(tx, SCHEDULE, None, NOW, retire_others=True))
+        await rig.keys.refresh()
+        assert list(rig.keys.live()) == [key_id] != [old]
+
+
+async def test_without_a_key_that_lives_there_is_nothing_to_serve(path: Path) -> None:
+    async with running(path) as rig:
+        keys = OhttpKeys(rig.store, rig.clock, PROVIDER, SCHEDULE, None)
+        assert keys.live() == {}
+        with pytest.raises(Busy):
+            keys.served()
+
+
+async def test_with_an_operator_key_nothing_lies_in_the_clear_and_without_it_nothing_opens(path: Path) -> None:
+    async with running(path) as rig:
+        plain = next(iter(rig.keys.live().values())).reveal()
+        identity = (await rig.store.write(lambda tx: ensure_identity(tx, None))).reveal()
+        keys = OhttpKeys(rig.store, rig.clock, PROVIDER, SCHEDULE, OPERATOR)
+        await rig.jobs.start(keys.run)
+        assert keys.served() == rig.keys.served()
+        stored = await rig.store.read(lambda tx: tx.all("SELECT private_key FROM ohttp_keys"))
+        settings = await rig.store.read(lambda tx: tx.all("SELECT value FROM settings"))
+        assert not [value for (value,) in stored + settings if plain in value or identity in value]
+        for wrong in (None, OperatorKey(bytes(32))):
+            with pytest.raises(KeyUnavailable):
+                await rig.store.read(partial(load, schedule=SCHEDULE, operator_key=wrong))
+            with pytest.raises(KeyUnavailable):
+                await rig.store.write(partial(ensure_identity, operator_key=wrong))
+        again = OhttpKeys(rig.store, rig.clock, PROVIDER, SCHEDULE, OPERATOR)
+        await rig.jobs.start(again.run)
+        assert again.served() == keys.served()
+
+
+async def test_a_contact_card_has_all_that_a_fetch_needs(path: Path) -> None:
+    async with running(path) as rig:
+        user, token = UserId(b"mimi://b.example/u/bob"), BearerToken(b"token")
+        card = ContactCard(user, PROVIDER, token, await public(rig), rig.keys.served()).as_json()
+        assert set(card) == {
+            "user_id",
+            "provider",
+            "bearer_token",
+            "ohttp_identity",
+            "ohttp_keys",
+            "ohttp_keys_signature",
+        }
+        body, identity = (urlsafe_b64decode(card[name] + "==") for name in ("ohttp_keys", "ohttp_identity"))
+        assert verify(PROVIDER, body, card["ohttp_keys_signature"], identity, NOW)
+        assert urlsafe_b64decode(card["bearer_token"] + "==") == b"token"

@@ -1,0 +1,284 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from mimids.ds.key_packages.gateway_keys import KeysAnswer
+from mimids.ds.key_packages.relay import Local, Relay, RelayBounds, Relayed
+from mimids.ds.limits.rates import Rate
+from mimids.ds.ports import PeerAnswer
+from mimids.errors import (
+    Busy,
+    PeerFailed,
+    PeerUnavailable,
+    ProviderNotAllowed,
+    RateLimited,
+    TooLarge,
+)
+from mimids.http.api.devices import DEVICES
+from mimids.values import DeviceRow
+from mimids.wire.ids import ProviderId
+from tests.support.doubles import Called
+from tests.support.inmemory import InMemory
+from tests.support.provider import Authority, assembled
+from tests.support.rig import UNLIMITED, ManualClock
+
+A, B, C = ProviderId("a.example"), ProviderId("b.example"), ProviderId("c.example")
+PHONE, LAPTOP = DeviceRow(1), DeviceRow(2)
+KEYS = {"content-type": "application/ohttp-keys", "cache-control": "public, max-age=600", "mimids-keys-signature": "s"}
+SEALED = {"content-type": "message/ohttp-res"}
+
+
+class FakePeers:
+    """`ports.Peers` that answers as it is told and remembers what it was asked."""
+
+    def __init__(self, answer: PeerAnswer | Exception | None = None) -> None:
+        self.answer = answer or PeerAnswer(b"sealed", SEALED)
+        self.asked: list[tuple[ProviderId, str, str, bytes, str]] = []
+        self.hold = trio.Event()
+        self.hold.set()
+
+    async def call_plainly(
+        self, provider: ProviderId, method: str, path: str, body: bytes = b"", *, media_type: str
+    ) -> PeerAnswer:
+        self.asked.append((provider, method, path, body, media_type))
+        await self.hold.wait()
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+    async def call(self, *_args: Any, **_named: Any) -> PeerAnswer:
+        raise AssertionError("a relay presents no certificate")
+
+
+async def our_gateway(message: bytes) -> bytes:
+    return b"ours:" + message
+
+
+def relay(peers: FakePeers, clock: ManualClock | None = None, **bounds: Any) -> Relay:
+    chosen = RelayBounds(**{"fetches": UNLIMITED, "new_providers": UNLIMITED, **bounds})
+    local = Local(provider=A, answer=our_gateway, keys=lambda: KeysAnswer(b"our keys", "our signature", 60))
+    return Relay(peers, clock or ManualClock(), local, lambda provider: provider in (B, C), chosen)
+
+
+async def test_a_request_goes_to_the_gateway_and_its_answer_back_as_they_are() -> None:
+    peers = FakePeers()
+    assert await relay(peers).forward(PHONE, B, b"request") == Relayed(200, "message/ohttp-res", b"sealed")
+    assert peers.asked == [(B, "POST", "/.well-known/ohttp-gateway", b"request", "message/ohttp-req")]
+
+
+async def test_what_the_gateway_is_sent_does_not_depend_on_the_device() -> None:
+    peers = FakePeers()
+    shared = relay(peers)
+    await shared.forward(PHONE, B, b"request")
+    await shared.forward(LAPTOP, B, b"request")
+    assert peers.asked[0] == peers.asked[1]
+
+
+async def test_our_own_gateway_is_reached_without_a_network() -> None:
+    peers = FakePeers()
+    own = relay(peers)
+    assert await own.forward(PHONE, A, b"x") == Relayed(200, "message/ohttp-res", b"ours:x")
+    assert (await own.ohttp_keys(PHONE, A)).signature == "our signature"
+    assert peers.asked == []
+
+
+async def test_only_known_providers_are_contacted() -> None:
+    peers = FakePeers()
+    with pytest.raises(ProviderNotAllowed):
+        await relay(peers).forward(PHONE, ProviderId("d.example"), b"x")
+    with pytest.raises(ProviderNotAllowed):
+        await relay(peers).ohttp_keys(PHONE, ProviderId("d.example"))
+    assert peers.asked == []
+
+
+async def test_requests_and_answers_are_bounded_in_size() -> None:
+    peers = FakePeers(PeerAnswer(bytes(11), SEALED))
+    small = relay(peers, octets=10)
+    with pytest.raises(TooLarge):
+        await small.forward(PHONE, B, bytes(11))
+    assert peers.asked == []
+    with pytest.raises(PeerFailed):
+        await small.forward(PHONE, B, bytes(10))
+
+
+async def test_a_gateway_that_does_not_answer_is_not_waited_for_for_ever(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    peers = FakePeers()
+    peers.hold = trio.Event()
+    with pytest.raises(PeerUnavailable):
+        await relay(peers, seconds=30).forward(PHONE, B, b"x")
+    assert trio.current_time() == pytest.approx(30, abs=1)
+
+
+async def test_only_so_many_are_relayed_at_once() -> None:
+    peers = FakePeers()
+    peers.hold = trio.Event()
+    narrow = relay(peers, at_once=2)
+    async with trio.open_nursery() as devices:
+        for _ in range(2):
+            devices.start_soon(narrow.forward, PHONE, B, b"x")
+        await trio.testing.wait_all_tasks_blocked()
+        assert narrow.statistics().at_once == 2
+        with pytest.raises(Busy):
+            await narrow.forward(LAPTOP, C, b"x")
+        peers.hold.set()
+    assert narrow.statistics().at_once == 0
+
+
+async def test_each_device_has_a_rate_of_its_own() -> None:
+    clock = ManualClock()
+    limited = relay(FakePeers(), clock, fetches=Rate("device_fetches_per_minute", 1, 2))
+    await limited.forward(PHONE, B, b"x")
+    await limited.forward(PHONE, C, b"x")
+    with pytest.raises(RateLimited):
+        await limited.forward(PHONE, B, b"x")
+    await limited.forward(LAPTOP, B, b"x")
+    clock.move(1)
+    await limited.forward(PHONE, B, b"x")
+
+
+async def test_a_device_makes_us_contact_few_that_nobody_contacted_before() -> None:
+    limited = relay(FakePeers(), new_providers=Rate("device_new_providers_per_day", 1 / 86_400, 1))
+    for _ in range(3):
+        await limited.forward(PHONE, B, b"x")
+    with pytest.raises(RateLimited):
+        await limited.forward(PHONE, C, b"x")
+    await limited.forward(LAPTOP, C, b"x")
+    await limited.forward(PHONE, C, b"x")  # it is known now
+
+
+def problem(status: int) -> PeerAnswer:
+    return PeerAnswer(b"{}", {":status": str(status), "content-type": "application/problem+json"})
+
+
+@pytest.mark.parametrize("status", [400, 422, 429, 503])
+async def test_a_gateways_problem_is_passed_on(status: int) -> None:
+    got = await relay(FakePeers(problem(status))).forward(PHONE, B, b"x")
+    assert got == Relayed(status, "application/problem+json", b"{}")
+
+
+@pytest.mark.parametrize("status", [420, 429, 499, 503, 599])
+async def test_a_device_gets_a_gateways_problem_with_the_status_that_it_has(status: int, tmp_path: Path) -> None:
+    async def gateway(_: Called) -> PeerAnswer:
+        answer = problem(status)
+        return attrs.evolve(answer, headers={**answer.headers, "retry-after": "17", "set-cookie": "a=b"})
+
+    async with assembled(Authority(tmp_path).config(federation={"allow": [B]})) as provider:
+        provider.peers.add(B, gateway)
+        token = await provider.add_device()
+        got = await InMemory(provider.app(DEVICES)).ask(
+            "POST",
+            f"/client/v1/providers/{B}/ohttp",
+            b"x",
+            {"authorization": f"Bearer {token}", "content-type": "message/ohttp-req"},
+        )
+        assert (got.status, got.headers["retry-after"], got.body) == (status, "17", b"{}")
+        assert "set-cookie" not in got.headers
+
+
+@pytest.mark.parametrize(
+    ("headers", "error"),
+    [
+        ({"content-type": "text/html"}, PeerFailed),
+        ({}, PeerFailed),
+        ({":status": "302", "content-type": "message/ohttp-res"}, PeerFailed),
+        ({"content-type": "application/problem+json"}, PeerFailed),
+        ({":status": "404", "content-type": "text/html"}, PeerFailed),
+        ({":status": "502", "content-type": "text/html"}, PeerUnavailable),
+        ({":status": "600", "content-type": "application/problem+json"}, PeerUnavailable),
+    ],
+)
+async def test_what_is_no_answer_of_a_gateway_is_not_passed_on(
+    headers: Mapping[str, str], error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        await relay(FakePeers(PeerAnswer(b"x", headers))).forward(PHONE, B, b"x")
+
+
+async def test_keys_are_passed_on_with_their_signature_and_kept_as_long_as_they_say() -> None:
+    peers, clock = FakePeers(PeerAnswer(b"keys", KEYS)), ManualClock()
+    own = relay(peers, clock)
+    assert await own.ohttp_keys(PHONE, B) == KeysAnswer(b"keys", "s", 600)
+    clock.move(599)
+    assert await own.ohttp_keys(LAPTOP, B) == KeysAnswer(b"keys", "s", 1)
+    assert peers.asked == [(B, "GET", "/.well-known/ohttp-gateway", b"", "application/ohttp-keys")]
+    clock.move(1)
+    assert (await own.ohttp_keys(PHONE, B)).max_age == 600
+    assert len(peers.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("control", "max_age"),
+    [
+        (None, 0),
+        ("no-store", 0),
+        ("max-age=60, no-cache", 0),
+        ("max-age=x", 0),
+        ("s-max-age=60", 0),
+        ("public,max-age=60", 60),
+        ("MAX-AGE=99999999", 86_400),
+    ],
+)
+async def test_cache_control_is_read(control: str | None, max_age: int) -> None:
+    headers = {name: value for name, value in {**KEYS, "cache-control": control}.items() if value is not None}
+    peers = FakePeers(PeerAnswer(b"keys", headers))
+    own = relay(peers)
+    assert [(await own.ohttp_keys(PHONE, B)).max_age for _ in range(2)] == [max_age] * 2
+    assert len(peers.asked) == (1 if max_age else 2)
+
+
+async def test_a_refused_key_has_the_configuration_fetched_anew() -> None:
+    peers = FakePeers(PeerAnswer(b"keys", KEYS))
+    own = relay(peers)
+    await own.ohttp_keys(PHONE, B)
+    peers.answer = problem(422)
+    await own.forward(PHONE, B, b"x")
+    peers.answer = PeerAnswer(b"newer", KEYS)
+    assert (await own.ohttp_keys(PHONE, B)).body == b"newer"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        problem(404),
+        PeerAnswer(b"keys", {**KEYS, "content-type": "text/html"}),
+        PeerAnswer(bytes(70_000), KEYS),
+    ],
+)
+async def test_what_is_no_key_configuration_is_not_passed_on(answer: PeerAnswer) -> None:
+    with pytest.raises(PeerFailed):
+        await relay(FakePeers(answer)).ohttp_keys(PHONE, B)
+
+
+async def test_nothing_that_it_keeps_joins_a_device_with_a_target() -> None:
+    """Whatever it holds afterwards is keyed by one or the other, and the values know neither."""
+    own = relay(
+        FakePeers(PeerAnswer(b"keys", KEYS)),
+        fetches=Rate("device_fetches_per_minute", 1, 100),
+        new_providers=Rate("device_new_providers_per_day", 1, 100),
+    )
+    await own.ohttp_keys(PHONE, B)
+    for table in (own._fetches._buckets, own._new_providers._buckets):
+        assert list(table) == [str(PHONE)]
+        assert B not in repr(table)
+    assert list(own._contacted) == list(own._keys) == [B]
+    assert set(vars(own)) == {
+        "_peers",
+        "_clock",
+        "_local",
+        "_allowed",
+        "_bounds",
+        "_fetches",
+        "_new_providers",
+        "_contacted",
+        "_keys",
+        "_at_once",
+    }

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from mimids.ds.notifier import Notifier, NotifierStatistics, Waiter
+from tests.support.doubles import FakeClock
+
+
+class Listening:
+    """Waits in a task of its own; `woken` is what woke it, time after time."""
+
+    def __init__(self, notifier: Notifier, *topics: str, rounds: int = 1) -> None:
+        self._notifier, self._topics, self._rounds = notifier, topics, rounds
+        self.waiter: Waiter | None = None
+        self.woken: list[set[object]] = []
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        with self._notifier.listen(*self._topics) as self.waiter:
+            task_status.started()
+            for _ in range(self._rounds):
+                self.woken.append(set(await self.waiter.wait()))
+
+
+async def test_a_ring_wakes_all_that_listen_to_its_topic_and_no_others(nursery: trio.Nursery) -> None:
+    notifier = Notifier()
+    first, second, other = Listening(notifier, "a"), Listening(notifier, "a", "b"), Listening(notifier, "c")
+    for waiter in (first, second, other):
+        await nursery.start(waiter.run)
+    notifier.notify("a")
+    await wait_all_tasks_blocked()
+    assert (first.woken, second.woken, other.woken) == ([{"a"}], [{"a"}], [])
+
+
+async def test_what_rings_between_looking_and_waiting_is_not_lost() -> None:
+    notifier = Notifier()
+    with notifier.listen("a", "b") as waiter:
+        notifier.notify("a")
+        notifier.notify("b")
+        notifier.notify("a")
+        with trio.fail_after(1):
+            assert await waiter.wait() == {"a", "b"}
+        with pytest.raises(trio.TooSlowError), trio.fail_after(0.01):
+            await waiter.wait()
+
+
+async def test_what_nobody_listens_to_rings_for_nobody() -> None:
+    notifier = Notifier()
+    notifier.notify("a")
+    with notifier.listen("a") as waiter, pytest.raises(trio.TooSlowError), trio.fail_after(0.01):
+        await waiter.wait()
+
+
+async def test_topics_come_and_go_while_listening() -> None:
+    notifier = Notifier()
+    with notifier.listen("a") as waiter:
+        notifier.add(waiter, "b")
+        notifier.remove(waiter, "a", "never")
+        notifier.notify("a", "b")
+        assert await waiter.wait() == {"b"}
+
+
+async def test_nothing_is_kept_of_whoever_stopped_listening(nursery: trio.Nursery) -> None:
+    notifier = Notifier()
+    for _ in range(3):
+        await nursery.start(Listening(notifier, "a", "b", "b").run)
+    assert notifier.statistics() == NotifierStatistics(topics=2, listeners=6)
+    nursery.cancel_scope.cancel()
+    with trio.CancelScope(shield=True):
+        await wait_all_tasks_blocked()
+    assert notifier.statistics() == NotifierStatistics(0, 0)
+
+
+async def test_waiting_ends_with_the_clock_or_with_a_ring(nursery: trio.Nursery) -> None:
+    notifier, clock = Notifier(), FakeClock()
+    heard: list[set[object]] = []
+
+    async def wait() -> None:
+        with notifier.listen("a") as waiter:
+            for _ in range(2):
+                heard.append(set(await waiter.wait_at_most(clock, 60)))
+
+    nursery.start_soon(wait)
+    await wait_all_tasks_blocked()
+    clock.advance(59)
+    await wait_all_tasks_blocked()
+    assert heard == []
+    clock.advance(1)
+    await wait_all_tasks_blocked()
+    assert heard == [set()]
+    notifier.notify("a")
+    await wait_all_tasks_blocked()
+    assert heard == [set(), {"a"}]
+    assert clock.sleepers == 0
+
+
+async def test_at_the_end_nobody_waits_any_more(nursery: trio.Nursery) -> None:
+    notifier = Notifier()
+    early, late = Listening(notifier, "a"), Listening(notifier, "b")
+    await nursery.start(early.run)
+    notifier.end()
+    await nursery.start(late.run)
+    await wait_all_tasks_blocked()
+    assert early.woken
+    assert late.woken
+    again = Listening(notifier, "c", rounds=2)
+    await nursery.start(again.run)
+    await wait_all_tasks_blocked()
+    assert len(again.woken) == 1  # a job's loop goes on until it is cancelled, without spinning
+
+
+async def test_a_cancelled_waiter_hears_the_next_ring(autojump_clock: MockClock) -> None:
+    notifier = Notifier()
+    with notifier.listen("a") as waiter:
+        with trio.move_on_after(1):
+            await waiter.wait()
+        notifier.notify("a")
+        assert await waiter.wait() == {"a"}

@@ -1,0 +1,418 @@
+"""What the sweeper drops, and what it must not: a real store, and a clock to move."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from mimids.ds.groups.states import States
+from mimids.ds.ports import PeerAnswer
+from mimids.ds.upkeep.sweeper import Sweeper
+from mimids.errors import MessagesExpired, QuotaExceeded, StorageUnavailable, UnknownGroup
+from mimids.mls.knowledge import NotKnown
+from mimids.store import groups, partitions
+from mimids.store.engine.store import Tx
+from mimids.values import Device, Follower
+from mimids.wire.declare import decode, encode
+from mimids.wire.ids import Counter, PartitionKey, ProviderId
+from mimids.wire.messages import PushRequest, PushResponse, ReceiveRequest, SendRequest, SendResponse
+from tests.ds.groups.test_conversations import offer
+from tests.support.doubles import Called, FakeClock
+from tests.support.federation import APPLICATION, COMMIT, PROPOSAL, Room, device, federated, read, wait_stored
+from tests.support.mls_makers import replace
+from tests.support.provider import Assembled, Authority, assembled
+from tests.support.recordings import Recording, expected
+
+DAY = 86_400.0
+
+
+@asynccontextmanager
+async def provider(directory: Path, **sections: dict[str, Any]) -> AsyncIterator[tuple[Assembled, FakeClock]]:
+    clock = FakeClock()
+    sections["limits"] = {"device_sends_per_second": 0, **sections.get("limits", {})}
+    async with assembled(Authority(directory).config("a.example", **sections), clock=clock) as running:
+        await running.add_device()  # number 1
+        yield running, clock
+
+
+async def rows(running: Assembled, sql: str, *params: object) -> list[tuple[Any, ...]]:
+    return await running.services.store.read(lambda tx: tx.all(sql, params))
+
+
+async def bodies(running: Assembled, key: PartitionKey) -> list[bool]:
+    """Tell for each message of a partition whether it is kept."""
+    found = await rows(
+        running,
+        "SELECT body IS NOT NULL FROM messages m JOIN partitions p ON p.id = m.partition WHERE p.masked_key = ?"
+        " ORDER BY counter",
+        key.mask(32),
+    )
+    return [bool(row[0]) for row in found]
+
+
+async def sweep(running: Assembled) -> None:
+    await running.services.cursors.save()
+    await Sweeper(running.services).sweep()
+
+
+async def until(check: Callable[[], Awaitable[object]]) -> None:
+    """Wait until it holds."""
+    with trio.fail_after(20):
+        while True:
+            if await check():
+                return
+            await trio.sleep(0.01)
+
+
+async def shows(running: Assembled, who: Device, room: Room, key: PartitionKey, counter: int) -> None:
+    """Let a device present a position."""
+    running.services.hub_router.note(who, room.hub, ReceiveRequest(key, Counter(counter)))
+    await running.services.cursors.save()
+
+
+# --- messages -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_message_that_nobody_waits_for_goes_after_a_month_and_a_repeat_gets_its_first_answer(
+    tmp_path: Path,
+) -> None:
+    async with provider(tmp_path) as (running, clock):
+        hub, alice, room = running.services.hub, device(running), Room()
+        await hub.create_group(room.creation(), alice)
+        answers = [await hub.send(room.send(f"{n}"), alice) for n in range(3)]
+        clock.advance(20 * DAY)
+        answers += [await hub.send(room.send(f"{n}"), alice) for n in range(3, 5)]
+        clock.advance(11 * DAY)
+        await sweep(running)
+        assert await bodies(running, room.key) == [False, False, False, True, True]
+        assert [await hub.send(room.send(f"{n}"), alice) for n in range(5)] == answers
+        with pytest.raises(MessagesExpired) as refused:
+            await read(running, alice, room.hub, room.key)
+        assert refused.value.members["next_counter"] == 3
+        assert await read(running, alice, room.hub, room.key, 3) == ["3", "4"]
+        assert (await hub.send(room.send("5"), alice)).counter == 5
+
+
+async def test_who_has_left_is_not_waited_for_until_it_comes_back(tmp_path: Path) -> None:
+    async with provider(tmp_path) as (running, clock):
+        services, alice, room = running.services, device(running), Room()
+        await services.hub.create_group(room.creation(), alice)
+        for n in range(2):
+            await services.hub.send(room.send(f"{n}"), alice)
+            services.hub_router.note(alice, room.hub, ReceiveRequest(room.key, Counter(n)))
+            await services.hub_router.leave(alice, room.hub, room.group_id)
+            clock.advance(40 * DAY)
+            await sweep(running)
+            assert await bodies(running, room.key) == [False] * (n + 1)
+        await services.hub.send(room.send("welcome back"), alice)
+        await shows(running, alice, room, room.key, 2)
+        clock.advance(40 * DAY)
+        await sweep(running)
+        assert await bodies(running, room.key) == [False, False, True]
+
+
+async def test_what_a_device_waits_for_is_kept_until_it_was_silent_for_a_year(tmp_path: Path) -> None:
+    async with provider(tmp_path) as (running, clock):
+        hub, alice, room = running.services.hub, device(running), Room()
+        await hub.create_group(room.creation(), alice)
+        for n in range(4):
+            await hub.send(room.send(f"{n}"), alice)
+        await shows(running, alice, room, room.key, 2)
+        clock.advance(364 * DAY)
+        await sweep(running)
+        assert await bodies(running, room.key) == [False, False, True, True]
+        await shows(running, alice, room, room.key, 2)  # it is there, and has not fetched them yet
+        clock.advance(364 * DAY)
+        await sweep(running)
+        assert await bodies(running, room.key) == [False, False, True, True]
+        clock.advance(2 * DAY)
+        await sweep(running)
+        assert await bodies(running, room.key) == [False] * 4
+
+
+async def test_a_device_waits_for_what_follows_the_epoch_it_has_come_to_and_not_for_other_branches(
+    tmp_path: Path,
+) -> None:
+    async with provider(tmp_path) as (running, clock):
+        hub, alice, room = running.services.hub, device(running), Room()
+        first, second, other = Room.new_key(), Room.new_key(), Room.new_key()
+        await hub.create_group(room.creation(), alice)
+        await hub.send(room.commit("to first", first), alice)
+        await hub.send(room.commit("to other", other), alice)
+        await hub.send(commit_at(room, 1, first, second), alice)
+        for key, epoch in ((second, 2), (other, 1)):
+            await hub.send(room.send("hello", key, epoch=epoch), alice)
+        await shows(running, alice, room, first, 1)  # it has the commit to `second`, and has not come there yet
+        clock.advance(40 * DAY)
+        await sweep(running)
+        assert await bodies(running, room.key) == [False, False]
+        assert await bodies(running, first) == [False]
+        assert await bodies(running, second) == [True]
+        assert await bodies(running, other) == [False]
+        await shows(running, alice, room, second, 1)
+        await sweep(running)
+        assert await bodies(running, second) == [False]
+
+
+def commit_at(room: Room, epoch: int, key: PartitionKey, following: PartitionKey) -> SendRequest:
+    message = room.message(following.mask(32).hex()[:20], epoch=epoch, kind=COMMIT)
+    return replace(room.commit("", following, key), message=message)
+
+
+async def test_proposals_of_a_tip_stay_and_those_behind_it_go(tmp_path: Path) -> None:
+    async with provider(tmp_path) as (running, clock):
+        hub, alice, room = running.services.hub, device(running), Room()
+        await hub.create_group(room.creation(), alice)
+        for key, epoch in ((room.key, 0), (tip := Room.new_key(), 1)):
+            if epoch:
+                await hub.send(room.commit("next", tip), alice)
+            for n, kind in enumerate((APPLICATION, PROPOSAL, APPLICATION)):
+                request = room.send(f"{epoch} {n}", key, epoch=epoch)
+                message = room.message(f"{epoch} {n}", epoch=epoch, kind=kind)
+                await hub.send(type(request)(message, key, None), alice)
+        clock.advance(31 * DAY)
+        await sweep(running)
+        assert await bodies(running, room.key) == [False] * 4
+        assert await bodies(running, tip) == [False, True, False]
+        assert await rows(running, "SELECT expired_at IS NOT NULL FROM partitions ORDER BY id") == [(1,), (0,)]
+
+
+async def test_digests_are_forgotten_after_two_years_and_numbers_are_never_given_again(tmp_path: Path) -> None:
+    async with provider(tmp_path) as (running, clock):
+        hub, alice, room = running.services.hub, device(running), Room()
+        await hub.create_group(room.creation(), alice)
+        for n in range(3):
+            await hub.send(room.send(f"{n}"), alice)
+        clock.advance(731 * DAY)
+        await sweep(running)
+        await sweep(running)
+        assert await rows(running, "SELECT seq, counter FROM messages") == [(3, 2)]
+        answer = await hub.send(room.send("0"), alice)
+        assert answer.counter == 3
+        assert await read(running, alice, room.hub, room.key, 3) == ["0"]
+        assert await rows(running, "SELECT max(seq) FROM messages") == [(4,)]
+
+
+# --- followers ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_follower_that_comes_too_late_goes_on_where_messages_are_kept(tmp_path: Path) -> None:
+    clock = FakeClock()
+    async with federated(tmp_path, "a.example", "b.example", clock=clock) as (a, b):
+        alice, bob, room = device(a), device(b, "bob"), Room()
+        await a.services.hub.create_group(room.creation(), alice)
+        await b.services.hub_router.send(bob, room.hub, room.send("0"))
+        await wait_stored(b, room.hub, bob, room.key, 1)
+        spec = a.peers.peers.pop(b.config.provider)
+        for n in range(1, 5):
+            await a.services.hub.send(room.send(f"{n}"), alice)
+        await failed_once(a)
+        clock.advance(364 * DAY)
+        await sweep(a)
+        assert await bodies(a, room.key) == [False, True, True, True, True], "it is still followed"
+        clock.advance(2 * DAY)
+        await sweep(a)
+        assert await bodies(a, room.key) == [False] * 5, "it was silent for a year"
+        await a.services.hub.send(room.send("5"), alice)
+        a.peers.add("b.example", spec)
+        clock.advance(400)
+        await until(lambda: has(b, room.key, [True, True]))
+        with pytest.raises(MessagesExpired) as refused:
+            await read(b, bob, room.hub, room.key, 1)
+        assert refused.value.members["next_counter"] == 5
+        assert await read(b, bob, room.hub, room.key, 5) == ["5"]
+        await a.services.hub.send(room.send("6"), alice)
+        await until(lambda: has(b, room.key, [True, True, True]))
+        pushes = [call for call in a.peers.calls if call.path == "/ds/v1/push"]
+        await trio.testing.wait_all_tasks_blocked(0.2)
+        assert len([call for call in a.peers.calls if call.path == "/ds/v1/push"]) == len(pushes), "no circles"
+
+
+async def failed_once(running: Assembled) -> None:
+    await until(lambda: rows(running, "SELECT 1 FROM peers WHERE failures > 0"))
+
+
+async def has(running: Assembled, key: PartitionKey, kept: list[bool]) -> bool:
+    return await bodies(running, key) == kept
+
+
+async def test_a_follower_that_follows_no_jump_is_left_to_the_operator_and_gets_the_rest(tmp_path: Path) -> None:
+    clock = FakeClock()
+    taken: dict[bytes, int] = {}
+
+    async def stubborn(called: Called) -> PeerAnswer:
+        counters = []
+        for epoch in decode(PushRequest, called.body).epochs:
+            if epoch.counter == taken.get(epoch.group_id, 0):
+                taken[epoch.group_id] = epoch.counter + len(epoch.epoch.messages)
+            counters.append(Counter(taken.get(epoch.group_id, 0)))
+        return PeerAnswer(encode(PushResponse(tuple(counters))), {})
+
+    async with federated(tmp_path, "a.example", clock=clock) as (a,):
+        alice, carol = device(a), Follower(ProviderId("c.example"))
+        old, new = Room("old"), Room("new")
+        for room in (old, new):
+            await a.services.hub.create_group(room.creation(), alice)
+            await a.services.hub.send(room.send("0"), alice)
+        clock.advance(31 * DAY)
+        await sweep(a)
+        a.peers.add("c.example", stubborn)
+        for room in (old, new):
+            await a.services.hub.send(room.send("1"), alice)
+        request = ReceiveRequest(old.key, Counter(1))
+        await a.services.hub.receive(request, carol)
+        await until(lambda: rows(a, "SELECT 1 FROM follows WHERE suspended_reason IS NOT NULL"))
+        fresh = Room("fresh")
+        await a.services.hub.create_group(fresh.creation(), alice)
+        await a.services.hub.receive(ReceiveRequest(fresh.key, Counter(0)), carol)
+        await a.services.hub.send(fresh.send("0"), alice)
+        due = "SELECT 1 FROM follows f, partitions p WHERE p.id = f.partition AND masked_key = ? AND f.next_counter > 0"
+        await until(lambda: rows(a, due, fresh.key.mask(32)))
+        assert taken[fresh.group_id] == 1
+
+
+# --- partitions ---------------------------------------------------------------------------------------------------
+
+
+async def test_detached_partitions_go_first_and_make_room_again(tmp_path: Path) -> None:
+    async with provider(tmp_path, limits={"device_detached_partitions": 2}) as (running, clock):
+        hub, alice, room = running.services.hub, device(running), Room()
+        await hub.create_group(room.creation(), alice)
+        keys = [Room.new_key() for _ in range(3)]
+        for key in keys[:2]:
+            assert (await hub.send(room.send("nowhere", key), alice)).detached == 1
+        with pytest.raises(QuotaExceeded):
+            await hub.send(room.send("nowhere", keys[2]), alice)
+        with pytest.raises(QuotaExceeded):  # nor may it grow in depth
+            await hub.send(room.commit("deeper", Room.new_key(), keys[0]), alice)
+        clock.advance(4 * DAY)
+        await hub.send(room.send("again", keys[1]), alice)
+        clock.advance(4 * DAY)
+        await sweep(running)
+        assert (await bodies(running, keys[0]), await bodies(running, keys[1])) == ([False], [True, True])
+        assert (await hub.send(room.send("nowhere", keys[2]), alice)).detached == 1
+        clock.advance(731 * DAY)
+        await hub.send(room.send("in the meantime"), alice)
+        await sweep(running)
+        await sweep(running)
+        assert await rows(running, "SELECT count(*) FROM partitions WHERE detached = 1") == [(0,)]
+
+
+async def test_the_state_of_every_tip_outlives_everything_and_that_of_other_epochs_goes(tmp_path: Path) -> None:
+    recording = Recording("public")
+    async with provider(tmp_path) as (running, clock):
+        services, alice = running.services, device(running)
+        hub = services.hub
+        await hub.create_group(recording.creation(), alice)
+        for recorded in recording.messages():
+            if expected(recorded.line) == "accept":
+                await offer(hub, recorded)
+        before = await rows(running, "SELECT count(*) FROM tree_nodes")
+        tip = (await rows(running, "SELECT id FROM partitions ORDER BY epoch DESC, next_counter DESC LIMIT 1"))[0][0]
+        kept = await rows(running, "SELECT root_hash, group_info FROM partitions WHERE id = ?", tip)
+        clock.advance(1000 * DAY)
+        await sweep(running)
+        assert await rows(running, "SELECT root_hash, group_info FROM partitions WHERE id = ?", tip) == kept
+        known = set(await services.store.read(all_states))
+        inner = {row[0] for row in await rows(running, "SELECT parent FROM partitions WHERE parent IS NOT NULL")}
+        assert tip in known
+        assert not known & inner, "what leads on has no state any more"
+        assert inner
+        assert await rows(running, "SELECT count(*) FROM tree_nodes") < before
+        assert await rows(running, "SELECT count(*) FROM tree_marks") == [(0,)]
+
+
+def all_states(tx: Tx) -> list[int]:
+    """Load every state that is kept from its nodes, which raises where one is missing; return the partitions' rows."""
+    found = [row for (row,) in tx.all("SELECT id FROM partitions WHERE root_hash IS NOT NULL")]
+    for row in found:
+        partition = partitions.partition_by_row(tx, row)
+        knowledge = States().knowledge(tx, groups.group_by_row(tx, partition.group), partition)
+        assert not isinstance(knowledge, NotKnown)
+    return found
+
+
+async def test_a_lost_race_goes_with_its_group_info_and_makes_room(tmp_path: Path) -> None:
+    async with provider(tmp_path, limits={"device_branches": 2}) as (running, clock):
+        hub, alice, room = running.services.hub, device(running), Room()
+        await hub.create_group(room.creation(), alice)
+        won, lost = Room.new_key(), Room.new_key()
+        await hub.send(room.commit("won", won), alice)
+        await hub.send(room.commit("lost", lost), alice)
+        with pytest.raises(QuotaExceeded):
+            await hub.send(room.commit("third", Room.new_key()), alice)
+        await hub.send(room.send("here", won, epoch=1), alice)
+        clock.advance(31 * DAY)
+        await sweep(running)
+        found = await rows(running, "SELECT masked_key FROM partitions WHERE expired_at IS NOT NULL ORDER BY id")
+        assert found == [(room.key.mask(32),), (lost.mask(32),)]
+        assert (await hub.send(room.send("late", lost, epoch=1), alice)).counter == 0
+
+
+# --- stops --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stop_after", range(1, 15))
+async def test_a_stop_anywhere_loses_nothing_and_the_next_sweep_ends_the_same(tmp_path: Path, stop_after: int) -> None:
+    recording = Recording("public")
+    ends = []
+    for stop in (None, stop_after):
+        directory = tmp_path / str(stop)
+        directory.mkdir()
+        async with provider(directory) as (running, clock):
+            hub, alice = running.services.hub, device(running)
+            await hub.create_group(recording.creation(), alice)
+            for recorded in recording.messages():
+                if expected(recorded.line) == "accept":
+                    await offer(hub, recorded)
+            clock.advance(50 * DAY)
+            if stop is not None:
+                with pytest.raises(StorageUnavailable):
+                    await Sweeper(stopping(running, stop)).sweep()
+                await running.services.store.read(all_states)
+            await sweep(running)
+            digest = hashlib.sha256()
+            for table in ("messages", "partitions", "proposals", "tree_nodes", "tree_marks", "tree_sweep"):
+                for row in await rows(running, f"SELECT * FROM {table} ORDER BY 1, 2"):  # noqa: S608
+                    digest.update(repr(row).encode())
+            ends.append(digest.hexdigest())
+    assert ends[0] == ends[1]
+
+
+def stopping(running: Assembled, after: int) -> Any:
+    """Return the services with a store that takes so many writes and no more."""
+    store = running.services.store
+
+    class Stopping:
+        read = store.read
+
+        def __init__(self) -> None:
+            self.left = after
+
+        async def write(self, work: Callable[[Tx], Any]) -> Any:
+            self.left -= 1
+            if self.left < 0:
+                raise StorageUnavailable
+            return await store.write(work)
+
+    double: Any = Stopping()
+    return attrs.evolve(running.services, store=double)
+
+
+async def test_nobody_may_join_where_nothing_is_left(tmp_path: Path) -> None:
+    async with provider(tmp_path) as (running, clock):
+        hub, alice, room = running.services.hub, device(running), Room()
+        await hub.create_group(room.creation(), alice)
+        clock.advance(400 * DAY)
+        await sweep(running)
+        with pytest.raises(UnknownGroup):
+            await hub.group_info(room.group_id, alice)
+        assert isinstance(await hub.send(room.send("still"), alice), SendResponse)

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import attrs
+import pytest
+
+from mimids.config import FederationSettings
+from mimids.errors import (
+    CertificateMismatch,
+    CertificateRequired,
+    MimiError,
+    ProviderNotAllowed,
+    Unauthenticated,
+)
+from mimids.http.api.admission import Authenticator, PresentedToken, device_token
+from mimids.http.api.endpoints import Access
+from mimids.values import Anyone, Device, DeviceRow, Follower
+from mimids.wire.ids import ProviderId, local_user_id
+
+A, B, C = (ProviderId(f"{letter}.example") for letter in "abc")
+ALICE = Device(A, local_user_id(A, "alice"), DeviceRow(1), "phone")
+LISTED = FederationSettings(mode="allow-list", allow=(A, B), connect_seconds=1, answer_seconds=1)
+OPEN = attrs.evolve(LISTED, mode="open", allow=())
+
+
+async def known(token: PresentedToken) -> Device | None:
+    return ALICE if token.reveal() == b"alices-token" else None
+
+
+KEEPER = Authenticator(A, LISTED, known)
+
+
+def names(*domains: str) -> frozenset[ProviderId]:
+    return frozenset(map(ProviderId, domains))
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"authorization": "Bearer alices-token"},
+        {"authorization": "bearer   alices-token "},
+        {"sec-websocket-protocol": "mimids.bearer.alices-token"},
+        {"sec-websocket-protocol": "mimids, mimids.bearer.alices-token"},
+    ],
+)
+async def test_a_device_is_known_by_its_token(headers: dict[str, str]) -> None:
+    assert await KEEPER.admit(Access.DEVICE, headers, None) == ALICE
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"authorization": "Bearer"},
+        {"authorization": "Bearer "},
+        {"authorization": "Bearer wrong"},
+        {"authorization": "Bearer alices-token\xe9"},
+        {"authorization": "Basic alices-token"},
+        {"authorization": "alices-token"},
+        {"sec-websocket-protocol": "mimids.bearer."},
+        {"sec-websocket-protocol": "mimids"},
+    ],
+)
+async def test_without_a_right_token_nobody_is_a_device(headers: dict[str, str]) -> None:
+    with pytest.raises(Unauthenticated):
+        await KEEPER.admit(Access.DEVICE, headers, names("a.example"))
+
+
+@pytest.mark.parametrize(
+    ("certificate", "headers"),
+    [
+        (names("b.example"), {}),
+        (names("b.example"), {"from": "mimi@b.example"}),
+        (names("b.example", "c.example"), {"from": "mimi@b.example"}),
+        (names("b.example"), {"from": "mimi@B.Example"}),
+    ],
+)
+async def test_a_provider_is_known_by_its_certificate(
+    certificate: frozenset[ProviderId], headers: dict[str, str]
+) -> None:
+    assert await KEEPER.admit(Access.PROVIDER, headers, certificate) == Follower(B)
+
+
+@pytest.mark.parametrize(
+    ("certificate", "headers", "refusal"),
+    [
+        (None, {}, CertificateRequired),
+        (None, {"from": "mimi@b.example"}, CertificateRequired),
+        (names(), {}, CertificateMismatch),
+        (names("b.example", "c.example"), {}, CertificateMismatch),
+        (names("b.example"), {"from": "mimi@c.example"}, CertificateMismatch),
+        (names("b.example"), {"from": "bob@b.example"}, CertificateMismatch),
+        (names("b.example"), {"from": "mimi@b.example, mimi@c.example"}, CertificateMismatch),
+        (names("c.example"), {}, ProviderNotAllowed),
+        (names("a.example"), {}, ProviderNotAllowed),  # that is us, allowed or not
+    ],
+)
+async def test_another_is_refused(
+    certificate: frozenset[ProviderId] | None, headers: dict[str, str], refusal: type[MimiError]
+) -> None:
+    with pytest.raises(refusal):
+        await KEEPER.admit(Access.PROVIDER, headers, certificate)
+
+
+async def test_anyone_is_nobody_in_particular() -> None:
+    assert await KEEPER.admit(Access.ANYONE, {"authorization": "Bearer x"}, names("c.example")) == Anyone()
+
+
+@pytest.mark.parametrize(
+    ("federation", "provider", "may"),
+    [(LISTED, B, True), (LISTED, C, False), (LISTED, A, False), (OPEN, C, True), (OPEN, A, False)],
+)
+def test_whom_we_deal_with(federation: FederationSettings, provider: ProviderId, may: bool) -> None:
+    assert federation.allows(provider, us=A) is may
+
+
+def test_a_token_is_not_printed() -> None:
+    assert "alices" not in repr(device_token({"authorization": "Bearer alices-token"}))

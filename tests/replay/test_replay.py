@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from mimids.replay.recordings import Record
+from mimids.replay.replay import replay
+from tests import vectors
+
+RECORDED_AT = 1_795_451_365  # half a day after the recording; lifetimes run ten years
+STORIES = ("public", "private", "policy", "rules", "rooms", "policy-private")
+SUITES = ("suite-2", "suite-3", "suite-4", "suite-5", "suite-6", "suite-7", "x509")  # and credentials
+
+# What docs/semantics.md implies where a recording leaves the choice to the server; docs/mls.md says why.
+OUR_CHOICE = {
+    ("public", "late_from_carol_previous_epoch"): "valid",
+    ("public", "trailing_byte"): "invalid",
+    ("public", "missing_membership_tag"): "invalid",
+    ("public", "expired_key_package"): "invalid",
+    ("public", "not_yet_valid_key_package"): "invalid",
+    ("public", "commit_expired_key_package"): "valid",
+    ("public", "commit_not_yet_valid_key_package"): "valid",
+    ("public", "true_commit_adding_expired"): "valid",
+    ("public", "group_info_no_external_pub"): "valid",
+    ("private", "late_from_carol_previous_epoch"): "valid",
+    ("private", "trailing_byte"): "invalid",
+    ("private", "private_sender_data_empty"): "invalid",
+    ("private", "group_info_no_external_pub"): "valid",
+    ("policy", "A_alice_proposes_carol"): "valid",
+}
+
+
+def story(name: str) -> tuple[list[dict[str, Any]], list[Record]]:
+    lines = [line for line in vectors.load_lines(f"conversations/{name}.jsonl") if "bytes" in line]
+    records = list(replay(vectors.path(f"conversations/{name}.jsonl").read_text(), now_s=RECORDED_AT))
+    assert [record.name for record in records] == [
+        line.get("name", record.name) for line, record in zip(lines, records, strict=True)
+    ]
+    return lines, records
+
+
+@pytest.mark.parametrize("name", STORIES + SUITES)
+def test_each_line_of_a_story_gets_the_verdict_it_expects(name: str) -> None:
+    lines, records = story(name)
+    chosen = {}
+    for line, record in zip(lines, records, strict=True):
+        shown = record.as_json()
+        assert not record.failed, shown
+        json.dumps(shown)
+        expect = line.get("expect", "accept")
+        if expect in ("policy", "recommended_reject"):
+            chosen[(name, record.name)] = shown["verdict"]
+        else:
+            assert (shown["verdict"] == "invalid") == (expect == "reject"), shown
+    assert chosen == {key: value for key, value in OUR_CHOICE.items() if key[0] == name}
+
+
+@pytest.mark.parametrize("name", ["public", "policy", *SUITES])
+def test_public_stories_are_known_throughout_and_equal_what_was_recorded(name: str) -> None:
+    compared = 0
+    for line, record in zip(*story(name), strict=True):
+        shown = record.as_json()
+        expected = line.get("next")
+        if expected is not None:
+            assert shown["state"] == "derived"
+            assert (shown["tree_hash"], shown["state_epoch"]) == (expected["tree_hash"], expected["epoch"])
+            assert shown["members"] == expected["members"]
+            compared += 1
+    assert compared > (2 if name in SUITES else 15)
+
+
+def test_an_encrypted_story_is_known_by_claims_only() -> None:
+    states = [record.as_json()["state"] for _, record in zip(*story("private"), strict=True)]
+    assert states.count("derived") == 1  # the creation's GroupInfo
+    assert states.count("claimed") > 10
+    assert states.count("unknown") > 10
+
+
+@pytest.mark.parametrize("name", ["external-joins", "external-proposals", "member-commits"])
+def test_observed_groups_are_followed_to_their_end(name: str) -> None:
+    """Each later signature covers the GroupContext, so to follow a group to its end proves every state before it."""
+    recordings = vectors.load(f"observer/{name}.json")
+    records = list(replay(vectors.path(f"observer/{name}.json").read_text(), now_s=0))
+    assert all(record.as_json()["verdict"] == "valid" for record in records)
+    expected = sum(1 + sum(len(epoch["proposals"]) + 1 for epoch in each["epochs"]) for each in recordings)
+    assert len(records) == expected
+
+
+def text(*lines: dict[str, Any]) -> str:
+    return "\n".join(json.dumps(line) for line in lines)
+
+
+def lines_of(name: str) -> list[dict[str, Any]]:
+    return vectors.load_lines(f"conversations/{name}.jsonl")
+
+
+def test_a_story_needs_none_of_its_comments() -> None:
+    """Without names, kinds and epochs, every line still gets the verdict it had."""
+    lines, records = story("public")
+    bare: list[dict[str, Any]] = [
+        {key: line[key] for key in ("bytes", "partition_key", "next", "expect", "ciphersuite") if key in line}
+        for line in lines
+        if line["kind"] != "ratchet_tree"
+    ]
+    before = [
+        record.as_json()["verdict"]
+        for line, record in zip(lines, records, strict=True)
+        if line["kind"] != "ratchet_tree"
+    ]
+    assert [record.as_json()["verdict"] for record in replay(text(*bare), now_s=RECORDED_AT)] == before
+
+
+@pytest.mark.parametrize(
+    ("name", "lost"),
+    [
+        ("public", ["wrong_epoch_resigned"]),  # nothing says that no partition is of that epoch
+        ("suite-6", []),
+        ("rooms", []),  # with several commits in one partition
+    ],
+)
+def test_a_story_that_names_no_partitions_is_followed_by_epochs_and_signatures(name: str, lost: list[str]) -> None:
+    lines, records = story(name)
+    bare: list[dict[str, Any]] = []
+    for line in lines:
+        following = {key: value for key, value in line.get("next", {}).items() if key != "partition_key"}
+        kept = {key: value for key, value in line.items() if key not in ("partition_key", "next")}
+        bare.append({**kept, "next": following} if following else kept)
+    again = list(replay(text(*bare), now_s=RECORDED_AT))
+    differing = [
+        after.name
+        for before, after in zip(records, again, strict=True)
+        if (before.as_json()["verdict"], after.failed) != (after.as_json()["verdict"], False)
+    ]
+    assert differing == lost
+
+
+def test_of_two_groups_each_is_its_own() -> None:
+    both = [line for pair in zip(lines_of("public")[:40], lines_of("policy")[:40], strict=True) for line in pair]
+    records = list(replay(text(*both), now_s=RECORDED_AT))
+    assert not [record.as_json() for record in records if record.failed]
+    assert {record.as_json()["state"] for record in records} == {None, "derived"}
+
+
+def test_what_differs_from_the_recording_fails() -> None:
+    lines = lines_of("public")
+    at = next(place for place, line in enumerate(lines) if line.get("name") == "bob_empty_commit")
+    for field, other in (("tree_hash", "00" * 32), ("members", []), ("epoch", 99), ("confirmed_transcript_hash", "")):
+        changed = {**lines[at], "next": {**lines[at]["next"], field: other}}
+        failed = [record for record in replay(text(*lines[:at], changed), now_s=RECORDED_AT) if record.failed]
+        assert [record.name for record in failed] == ["bob_empty_commit"]
+        assert failed[0].differs == (f"{field} is not the recorded one",)
+    unexpected = {**lines[at], "expect": "reject"}
+    assert [record.failed for record in replay(text(*lines[:at], unexpected), now_s=RECORDED_AT)][-1]
+
+
+def test_a_refused_message_fails_an_observed_group() -> None:
+    recordings = vectors.load("observer/external-joins.json")[:1]
+    commit = recordings[0]["epochs"][0]["commit"]
+    recordings[0]["epochs"][0]["commit"] = commit[:-200] + "00" * 100
+    records = list(replay(json.dumps(recordings), now_s=0))
+    assert [record.failed for record in records] == [False, True]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "\n\n"])
+def test_nothing_to_replay_is_nothing(text: str) -> None:
+    assert list(replay(text, now_s=0)) == []
+
+
+@pytest.mark.parametrize("text", ["no json", "[1]", '"x"', "{}\n5"])
+def test_what_is_no_recording_is_a_value_error(text: str) -> None:
+    with pytest.raises(ValueError, match="not"):
+        list(replay(text, now_s=0))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"bytes": 5},
+        {"bytes": "xx"},
+        {"bytes": ""},
+        {"bytes": "00010001"},
+        {"bytes": None, "partition_key": 7, "next": [], "expect": None},
+        {"bytes": "0001", "group_info": "zz"},
+    ],
+)
+def test_odd_lines_get_a_verdict(line: dict[str, Any]) -> None:
+    (record,) = replay(text(line), now_s=0)
+    assert record.as_json()["verdict"] == "invalid"
+    assert record.as_json()["rule"] == "malformed"
+
+
+def test_a_message_of_a_group_that_was_never_told_of_is_unknown() -> None:
+    commit = next(line for line in lines_of("public") if line.get("name") == "bob_empty_commit")
+    (record,) = replay(text(commit), now_s=0)
+    shown = record.as_json()
+    assert (shown["verdict"], shown["state"], shown["state_epoch"]) == ("unknown", "unknown", None)

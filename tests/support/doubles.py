@@ -1,0 +1,145 @@
+"""Doubles of what the Delivery Service asks of the world: the clock and other providers. `SpyLog` reads the log.
+
+Each is held to the real part by the contract tests of tests/http/peers/test_calls.py and tests/ds/test_clock.py.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import attrs
+import trio
+
+from mimids.ds.ports import PeerAnswer
+from mimids.errors import PeerUnavailable
+from mimids.telemetry import Telemetry, new_telemetry
+from mimids.values import Milliseconds
+from mimids.wire.ids import ProviderId
+
+START = Milliseconds(1_900_000_000_000)  # spring 2030
+
+
+class FakeClock:
+    """`ports.Clock` that stands still until `advance` moves it; sleepers wake in order of their time."""
+
+    def __init__(self, now: int = START) -> None:
+        self._now = now
+        self._sleepers: list[tuple[int, trio.Event]] = []
+
+    def now(self) -> Milliseconds:
+        return Milliseconds(self._now)
+
+    async def sleep(self, seconds: float) -> None:
+        until = self._now + int(seconds * 1000)
+        if until <= self._now:
+            await trio.lowlevel.checkpoint()
+            return
+        sleeper = (until, trio.Event())
+        self._sleepers.append(sleeper)
+        try:
+            await sleeper[1].wait()
+        finally:
+            self._sleepers.remove(sleeper)
+
+    @property
+    def sleepers(self) -> int:
+        return len(self._sleepers)
+
+    def advance(self, seconds: float) -> None:
+        """Move on; whoever slept until then or less wakes."""
+        self._now += int(seconds * 1000)
+        for until, event in sorted(self._sleepers, key=lambda sleeper: sleeper[0]):
+            if until <= self._now:
+                event.set()
+
+
+@attrs.frozen
+class Called:
+    """One call that was made of `FakePeers`."""
+
+    provider: ProviderId
+    method: str
+    path: str
+    body: bytes
+    media_type: str
+    wait_seconds: int | None = None
+    plainly: bool = False
+
+
+Peer = Callable[[Called], Awaitable[PeerAnswer]]
+
+
+class FakePeers:
+    """`ports.Peers` in memory: each provider is a function; one that is not there is unavailable."""
+
+    def __init__(self, **peers: Peer) -> None:
+        self.peers: dict[ProviderId, Peer] = {ProviderId(name): peer for name, peer in peers.items()}
+        self.calls: list[Called] = []
+
+    def add(self, provider: str, peer: Peer) -> None:
+        self.peers[ProviderId(provider)] = peer
+
+    async def call(
+        self,
+        provider: ProviderId,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        *,
+        media_type: str = "application/mimi-ds",
+        timeout_seconds: float = 30,
+        wait_seconds: int | None = None,
+    ) -> PeerAnswer:
+        try:
+            with trio.fail_after(timeout_seconds + (wait_seconds or 0)):
+                return await self._exchange(Called(provider, method, path, body, media_type, wait_seconds))
+        except trio.TooSlowError:
+            raise PeerUnavailable from None
+
+    async def call_plainly(
+        self, provider: ProviderId, method: str, path: str, body: bytes = b"", *, media_type: str
+    ) -> PeerAnswer:
+        answer = await self._exchange(Called(provider, method, path, body, media_type, plainly=True))
+        return attrs.evolve(answer, headers={":status": "200", **answer.headers})
+
+    async def _exchange(self, called: Called) -> PeerAnswer:
+        await trio.lowlevel.checkpoint()
+        self.calls.append(called)
+        if called.provider not in self.peers:
+            raise PeerUnavailable
+        return await self.peers[called.provider](called)
+
+
+class _Heard(io.StringIO):
+    def __init__(self) -> None:
+        super().__init__()
+        self.more = trio.Event()
+
+    def write(self, text: str) -> int:
+        self.more.set()
+        self.more = trio.Event()
+        return super().write(text)
+
+
+class SpyLog:
+    """A provider's telemetry that writes its lines here."""
+
+    def __init__(self, provider: str = "a.example") -> None:
+        self._text = _Heard()
+        self.telemetry: Telemetry = new_telemetry(ProviderId(provider), format="json", level="debug", to=self._text)
+
+    @property
+    def text(self) -> str:
+        return self._text.getvalue()
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.text.splitlines()]
+
+    async def wait_for(self, event: str) -> None:
+        """Wait until a line of this event was logged, or return if one was."""
+        while all(line["event"] != event for line in self.lines):
+            await self._text.more.wait()

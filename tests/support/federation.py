@@ -1,0 +1,136 @@
+"""Providers without listeners that call each other in memory, on real stores: the table of each answers the other."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from mimids.ds.ports import Clock, PeerAnswer
+from mimids.http.api import problems
+from mimids.http.api.providers import PROVIDERS
+from mimids.mls.framing import MLSMessage, PrivateMessage
+from mimids.values import Device, DeviceRow
+from mimids.wire.codec import OPAQUE_V
+from mimids.wire.declare import codec, decode
+from mimids.wire.ids import MLS10, CipherSuite, Counter, GroupId, PartitionKey, ProviderId, local_user_id
+from mimids.wire.messages import (
+    CommitData,
+    CreateGroupRequest,
+    Message,
+    ReceiveRequest,
+    ReceiveResponse,
+    SendRequest,
+)
+from tests.support.doubles import Called, Peer
+from tests.support.inmemory import InMemory
+from tests.support.provider import Assembled, Authority, assembled
+
+APPLICATION, PROPOSAL, COMMIT = 1, 2, 3
+
+
+@asynccontextmanager
+async def federated(
+    directory: Path,
+    *names: str,
+    clock: Clock | None = None,
+    jobs_of: Sequence[str] = ("delivery", "welcomes"),
+    **sections: Mapping[str, Any],
+) -> AsyncIterator[list[Assembled]]:
+    """Run providers for the block, each with the jobs that send and follow, or those of `jobs_of` (services)."""
+    authority = Authority(directory)
+    limits = {"device_sends_per_second": 0, "device_streams": 0, **sections.pop("limits", {})}
+    others: dict[str, Mapping[str, Any]] = {"federation": {"allow": list(names)}, "limits": limits, **sections}
+    async with AsyncExitStack() as stack:
+        providers = [
+            await stack.enter_async_context(assembled(authority.config(name, **others), clock=clock)) for name in names
+        ]
+        jobs = await stack.enter_async_context(trio.open_nursery())
+        for provider in providers:
+            for other in providers:
+                provider.peers.add(other.config.provider, _door(other, provider.config.provider))
+            for job in jobs_of:
+                await jobs.start(getattr(provider.services, job).run)
+        yield providers
+        jobs.cancel_scope.cancel()
+
+
+def _door(target: Assembled, caller: ProviderId) -> Peer:
+    spec = InMemory(target.app(PROVIDERS), [caller])
+
+    async def answer(called: Called) -> PeerAnswer:
+        headers = {"content-type": called.media_type, "from": f"mimi@{caller}"}
+        if called.wait_seconds is not None:
+            headers["prefer"] = f"wait={called.wait_seconds}"
+        answered = await spec.ask(called.method, called.path, called.body, headers)
+        if answered.status >= 400:
+            raise problems.error_from(answered.status, answered.headers, answered.body, now_seconds=0)
+        return PeerAnswer(answered.body, answered.headers)
+
+    return answer
+
+
+def device(provider: Assembled, user: str = "alice", row: int = 1) -> Device:
+    name = provider.config.provider
+    return Device(name, local_user_id(name, user), DeviceRow(row), "phone")
+
+
+class Room:
+    """A group of encrypted messages made up here: any octets that read as PrivateMessages."""
+
+    def __init__(self, name: str = "room", hub: str = "a.example") -> None:
+        self.hub = ProviderId(hub)
+        self.group_id = GroupId(f"mimi://{hub}/g/{name}".encode())
+        self.key = self.new_key()
+
+    @staticmethod
+    def new_key() -> PartitionKey:
+        return PartitionKey(secrets.token_bytes(PartitionKey.SIZE))
+
+    def creation(self) -> CreateGroupRequest:
+        return CreateGroupRequest(self.group_id, MLS10, CipherSuite(1), self.key, None, None, None)
+
+    def message(self, text: str, *, epoch: int = 0, kind: int = APPLICATION) -> MLSMessage:
+        sealed = text.encode().ljust(32, b".")
+        octets = b"\0\1\0\2" + OPAQUE_V.encode(self.group_id) + epoch.to_bytes(8, "big") + bytes([kind])
+        return decode(MLSMessage, octets + OPAQUE_V.encode(b"") + OPAQUE_V.encode(bytes(28)) + OPAQUE_V.encode(sealed))
+
+    def send(self, text: str, key: PartitionKey | None = None, *, epoch: int = 0) -> SendRequest:
+        return SendRequest(self.message(text, epoch=epoch), key or self.key, None)
+
+    def commit(self, text: str, following: PartitionKey, key: PartitionKey | None = None) -> SendRequest:
+        return SendRequest(self.message(text, kind=COMMIT), key or self.key, CommitData(following, None, None))
+
+
+def texts(answer: bytes) -> list[str]:
+    """Return what a ReceiveResponse carries, as it was written."""
+    return said(decode(ReceiveResponse, answer).epoch.messages)
+
+
+def said(messages: Iterable[Message]) -> list[str]:
+    return [_text(message.message) for message in messages]
+
+
+async def read(provider: Assembled, who: Device, hub: ProviderId, key: PartitionKey, counter: int = 0) -> list[str]:
+    return texts(await provider.services.hub_router.receive(who, hub, ReceiveRequest(key, Counter(counter))))
+
+
+async def wait_stored(provider: Assembled, hub: ProviderId, who: Device, key: PartitionKey, count: int) -> list[str]:
+    """Wait until `count` messages of a partition are here, without asking the hub."""
+    with trio.fail_after(20):
+        while True:
+            found = await provider.services.hub_router.page(
+                who, hub, ReceiveRequest(key, Counter(0)), limit_octets=1 << 24
+            )
+            if found is not None and len(found[1].messages) >= count:
+                return [_text(codec(Message).decode(encoded).message) for encoded in found[1].messages]
+            await trio.sleep(0.01)
+
+
+def _text(message: MLSMessage) -> str:
+    assert isinstance(message.message, PrivateMessage)
+    return message.message.ciphertext.rstrip(b".").decode()

@@ -1,0 +1,133 @@
+"""A whole provider for tests: its certificates, its configuration, its tree running within a test."""
+
+from __future__ import annotations
+
+import sqlite3
+import ssl
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager, closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import attrs
+import trio
+import trustme
+
+from mimids import app
+from mimids.assembly import make_app, make_services
+from mimids.config import Config, parse
+from mimids.ds.clock import SystemClock
+from mimids.ds.devices import accounts
+from mimids.ds.ports import Clock
+from mimids.ds.services import Services
+from mimids.http.api.endpoints import Endpoint
+from mimids.http.server.connection import ASGIApp
+from mimids.store import accounts as store_accounts
+from mimids.store.engine.migrate import migrate
+from mimids.store.engine.store import Tx, open_store
+from mimids.telemetry import Telemetry
+from mimids.wire.ids import local_user_id
+from tests.support.doubles import FakePeers, SpyLog
+
+HOST = "127.0.0.1"
+
+
+@attrs.frozen
+class Authority:
+    """A throw-away CA with its files in `directory`."""
+
+    directory: Path
+    ca: trustme.CA = attrs.field(factory=trustme.CA)
+
+    @property
+    def trust(self) -> Path:
+        path = self.directory / "ca.pem"
+        if not path.exists():
+            self.ca.cert_pem.write_to_path(path)
+        return path
+
+    def certify(self, *names: str) -> tuple[Path, Path]:
+        """Return certificate chain and key for these names; again makes new ones in the same files."""
+        certificate = self.ca.issue_cert(*names)
+        chain, key = self.directory / f"{names[0]}.pem", self.directory / f"{names[0]}.key"
+        chain.write_bytes(b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
+        certificate.private_key_pem.write_to_path(key)
+        return chain, key
+
+    def client_context(self, *names: str) -> ssl.SSLContext:
+        """Return a context that believes this authority, and shows a certificate of these names if there are any."""
+        context = ssl.create_default_context(cafile=str(self.trust))
+        if names:
+            chain, key = self.certify(*names)
+            context.load_cert_chain(chain, key)
+        return context
+
+    def config(self, provider: str = "a.example", **sections: Mapping[str, Any]) -> Config:
+        """Return a configuration with free ports, certificates and a migrated database."""
+        chain, key = self.certify(provider)
+        table: dict[str, Any] = {
+            "provider": provider,
+            "data_dir": str(self.directory / provider),
+            "listen": {"public": f"{HOST}:0", "client": f"{HOST}:0", "operator": f"{HOST}:0"},
+            "tls": {"certificate": str(chain), "private_key": str(key), "trust": str(self.trust)},
+        }
+        for name, section in sections.items():
+            table[name] = {**table.get(name, {}), **section}
+        config = parse(table, self.directory)
+        config.data_dir.mkdir(exist_ok=True)
+        migrate(config.database)
+        return config
+
+
+@asynccontextmanager
+async def running(
+    config: Config, *, clock: Clock | None = None, telemetry: Telemetry | None = None
+) -> AsyncIterator[app.ServingProvider]:
+    """Run a provider for the block; it drains at the end."""
+    stop = trio.Event()
+    async with trio.open_nursery() as nursery:
+        bound = await nursery.start(partial(app.run, config, clock=clock, telemetry=telemetry, stop=stop))
+        yield bound
+        stop.set()
+
+
+@attrs.frozen
+class Assembled:
+    """A provider without listeners: its services at work on a real store, other providers in memory."""
+
+    config: Config
+    services: Services
+    peers: FakePeers
+    log: SpyLog
+
+    def app(self, endpoints: Iterable[Endpoint], **options: Any) -> ASGIApp:
+        return make_app(self.services, endpoints, **options)
+
+    async def add_device(self, user: str = "alice", name: str = "phone") -> str:
+        """Return the token of a new device; its user is new or not."""
+        provider, now = self.config.provider, self.services.clock.now()
+
+        def add(tx: Tx) -> str:
+            if store_accounts.find_user(tx, local_user_id(provider, user)) is None:
+                accounts.add_user(tx, provider, user, now)
+            return accounts.add_device(tx, provider, user, name, now).token
+
+        return await self.services.store.write(add)
+
+    def dump(self) -> str:
+        """Return all that the database holds."""
+        with closing(sqlite3.connect(f"file:{self.config.database}?mode=ro", uri=True)) as connection:
+            return "\n".join(connection.iterdump())
+
+
+@asynccontextmanager
+async def assembled(config: Config, *, clock: Clock | None = None) -> AsyncIterator[Assembled]:
+    """Run the store and the key job of a provider for the block."""
+    log, peers = SpyLog(config.provider), FakePeers()
+    async with open_store(config.database) as store, trio.open_nursery() as jobs:
+        services = make_services(config, clock or SystemClock(), log.telemetry, store, peers)
+        await jobs.start(store.run)
+        await jobs.start(services.ohttp_keys.run)
+        yield Assembled(config, services, peers, log)
+        jobs.cancel_scope.cancel()
