@@ -1,0 +1,67 @@
+"""What contributors and CI rely on: make targets, workflows, hooks, the changelog; each says the same as the others."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.test_docs import HOUSE
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PYTHONS = [
+    f"python{line.rpartition(' ')[2]}" for line in PROJECT["project"]["classifiers"] if re.search(r":: 3\.\d+$", line)
+]
+
+from_a_clone = pytest.mark.skipif(not HOUSE, reason="an sdist has no files for CI and contributors' tools")
+with_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+
+
+def make(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run make as a user would, whatever the make that runs these tests was told."""
+    passed_down = {"MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "PYTHON", "PYTHONS", "VENV", "COVERAGE", "ARGS"}
+    plain = {name: value for name, value in os.environ.items() if name not in passed_down}
+    return subprocess.run(["make", *arguments], cwd=ROOT, env=plain, capture_output=True, text=True, check=False)
+
+
+@with_make
+def test_a_named_python_works_in_an_environment_of_its_own() -> None:
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    assert f".venv-{version}/bin/python -m pytest" in make("-n", "test", f"PYTHON={sys.executable}").stdout
+    assert (
+        "\n.venv-mine/bin/python -m pytest" in make("-n", "test", f"PYTHON={sys.executable}", "VENV=.venv-mine").stdout
+    )
+
+
+@with_make
+def test_a_python_that_does_not_run_is_named() -> None:
+    refused = make("-n", "test", "PYTHON=/nowhere/python")
+    assert refused.returncode != 0
+    assert "/nowhere/python does not run: name an installed Python" in refused.stderr
+
+
+@with_make
+def test_testing_on_no_python_at_all_fails() -> None:
+    refused = make("test-all", "PYTHONS=/nowhere/python")
+    assert refused.returncode != 0
+    assert "/nowhere/python is not installed: skipped" in refused.stdout
+
+
+@from_a_clone
+def test_the_supported_pythons_are_the_same_everywhere() -> None:
+    listed = " ".join(PYTHONS)
+    assert f"PYTHONS ?= {listed}\n" in (ROOT / "Makefile").read_text()
+    assert f"for python in {listed}; do" in (ROOT / ".ci/run").read_text()
+    assert PROJECT["project"]["requires-python"] == PYTHONS[0].replace("python", ">=")
+
+
+@from_a_clone
+def test_ci_runs_what_a_contributor_runs() -> None:
+    assert re.search(r"^make check$", (ROOT / ".ci/run").read_text(), re.MULTILINE)
