@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_docs import HOUSE
+from tests.test_docs import HOUSE, make_targets
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+WORKFLOWS = [path for path in HOUSE if path.parent.name == "workflows"]
 PYTHONS = [
     f"python{line.rpartition(' ')[2]}" for line in PROJECT["project"]["classifiers"] if re.search(r":: 3\.\d+$", line)
 ]
@@ -65,3 +66,22 @@ def test_the_supported_pythons_are_the_same_everywhere() -> None:
 @from_a_clone
 def test_ci_runs_what_a_contributor_runs() -> None:
     assert re.search(r"^make check$", (ROOT / ".ci/run").read_text(), re.MULTILINE)
+
+
+@from_a_clone
+def test_both_workflows_call_the_same() -> None:
+    assert len(WORKFLOWS) == 2
+    for workflow in WORKFLOWS:
+        text = workflow.read_text()
+        assert "- run: .ci/run\n" in text
+        assert "- run: make ${{ matrix.target }}\n" in text
+        targets = re.findall(r"target: (\w+),", text) or re.findall(r"\w+", re.findall(r"target: \[(.*)\]", text)[0])
+        assert targets == ["floors", "newest"]
+        assert set(targets) < make_targets()
+        assert "schedule:" in text
+
+
+@from_a_clone
+@pytest.mark.parametrize("path", HOUSE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_file_for_ci_names_an_address(path: Path) -> None:
+    assert not re.search(r"://|\w\.(io|org|com|dev)\b", path.read_text())
