@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run demo test test-all lint types check format bench soak screenshots floors newest lock \
-	clean
+	changelog dist clean
 
 # A Python that is named (`make test PYTHON=python3.13`) works in an environment of its own, .venv-3.13. If none is
 # named, the first one found that is new enough works in .venv.
@@ -75,6 +75,16 @@ newest: ## Run the tests with the newest dependencies that pyproject.toml allows
 
 lock: ## Pin the dependencies again; every Python in PYTHONS="python3.11 ..." must be installed
 	$(PYTHON) requirements/lock.py $(PYTHONS)
+
+changelog: setup ## Move the notes in changes/ into CHANGELOG.md as VERSION=1.2.3
+	@[ -n "$(VERSION)" ] || { echo "Name the version: make changelog VERSION=1.2.3" >&2; exit 1; }
+	$(BIN)/towncrier build --yes --version $(VERSION) $(ARGS)
+
+dist: setup ## Build wheel and sdist of the last commit into dist/
+	rm -rf build dist && mkdir -p build
+	git archive HEAD | tar -x -C build
+	cd build && $(abspath $(BIN))/python -m hatchling build -d ../dist
+	rm -rf build
 
 clean: ## Remove everything that was made here, except a development provider's data
 	rm -rf .venv .venv-* build dist htmlcov .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis

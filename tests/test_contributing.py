@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import mimids
 from tests.test_docs import HOUSE, make_targets
 
 ROOT = Path(__file__).parent.parent
@@ -85,3 +86,29 @@ def test_both_workflows_call_the_same() -> None:
 @pytest.mark.parametrize("path", HOUSE, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_file_for_ci_names_an_address(path: Path) -> None:
     assert not re.search(r"://|\w\.(io|org|com|dev)\b", path.read_text())
+
+
+def test_the_changelog_has_this_version() -> None:
+    assert re.search(
+        rf"^## {re.escape(mimids.__version__)} \(\d{{4}}-\d\d-\d\d\)$",
+        (ROOT / "CHANGELOG.md").read_text(),
+        re.MULTILINE,
+    )
+
+
+def test_a_release_moves_the_notes_into_the_changelog(tmp_path: Path) -> None:
+    for name in ("pyproject.toml", "CHANGELOG.md"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "changes").mkdir()
+    shutil.copy(ROOT / "changes/template.md.jinja", tmp_path / "changes")
+    (tmp_path / "changes/20.fix.md").write_text("`mimids x` no longer fails.\n")
+    (tmp_path / "changes/21.security.md").write_text("Tokens expire.\n")
+    build = [sys.executable, "-m", "towncrier", "build", "--yes", "--version", "9.9.9", "--date", "2031-05-01"]
+    subprocess.run(build, cwd=tmp_path, check=True, capture_output=True)
+    before, after = (ROOT / "CHANGELOG.md").read_text(), (tmp_path / "CHANGELOG.md").read_text()
+    head, _, releases = before.partition("\n\n## ")
+    new = "## 9.9.9 (2031-05-01)\n\n### Security\n\n- Tokens expire.\n\n### Fixed\n\n- `mimids x` no longer fails.\n"
+    assert [line for line in after.splitlines() if line] == [
+        line for line in f"{head}\n\n{new}\n## {releases}".splitlines() if line
+    ]
+    assert [path.name for path in (tmp_path / "changes").iterdir()] == ["template.md.jinja"]
