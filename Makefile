@@ -2,7 +2,7 @@
 # Needed on the machine: make, and Python 3.11 or newer with venv. Nothing outside this directory is written.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-all lint types check format bench soak screenshots floors newest lock \
+.PHONY: help setup run demo test test-all coverage lint types check format bench soak screenshots floors newest lock \
 	changelog dist clean
 
 # A Python that is named (`make test PYTHON=python3.13`) works in an environment of its own, .venv-3.13. If none is
@@ -20,6 +20,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 PINS ?=
+COVERAGE ?=
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 19
@@ -33,7 +34,14 @@ demo: setup ## Play recorded MLS traffic through three providers on loopback
 	$(BIN)/mimids demo $(ARGS)
 
 test: setup ## Run the tests; ARGS="tests/wire -x" selects some, PYTHON=python3.13 another Python
+ifeq ($(COVERAGE),)
 	$(BIN)/python -m pytest $(ARGS)
+else
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+endif
 
 test-all: ## Run the tests on each supported Python that is installed, each in its own .venv-X.Y
 	@tested=; failed=; for python in $(PYTHONS); do \
@@ -43,6 +51,9 @@ test-all: ## Run the tests on each supported Python that is installed, each in i
 	done; \
 	[ -n "$$tested" ] || { echo "None of $(PYTHONS) is installed" >&2; exit 1; }; \
 	[ -z "$$failed" ] || { echo "The tests failed on$$failed" >&2; exit 1; }
+
+coverage: ## Run the tests, measure their coverage, and fail below the floor in pyproject.toml
+	$(MAKE) test COVERAGE=yes
 
 lint: setup ## Format and lint, changing nothing
 	$(BIN)/ruff format --check .

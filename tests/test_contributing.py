@@ -66,7 +66,7 @@ def test_the_supported_pythons_are_the_same_everywhere() -> None:
 
 @from_a_clone
 def test_ci_runs_what_a_contributor_runs() -> None:
-    assert re.search(r"^make check$", (ROOT / ".ci/run").read_text(), re.MULTILINE)
+    assert re.search(r"^COVERAGE=yes make check$", (ROOT / ".ci/run").read_text(), re.MULTILINE)
 
 
 @from_a_clone
@@ -86,6 +86,15 @@ def test_both_workflows_call_the_same() -> None:
 @pytest.mark.parametrize("path", HOUSE, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_file_for_ci_names_an_address(path: Path) -> None:
     assert not re.search(r"://|\w\.(io|org|com|dev)\b", path.read_text())
+
+
+def test_the_readme_names_the_floor_of_coverage() -> None:
+    floor = PROJECT["tool"]["coverage"]["report"]["fail_under"]
+    found = re.search(
+        r"cover ([\d.]+) % of the code.*CI fails below ([\d.]+) %", (ROOT / "README.md").read_text(), re.S
+    )
+    assert found
+    assert float(found[2]) == floor <= float(found[1])
 
 
 def test_the_changelog_has_this_version() -> None:
