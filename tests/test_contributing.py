@@ -88,6 +88,15 @@ def test_no_file_for_ci_names_an_address(path: Path) -> None:
     assert not re.search(r"://|\w\.(io|org|com|dev)\b", path.read_text())
 
 
+@from_a_clone
+def test_hooks_are_local_and_use_the_pinned_tools() -> None:
+    text = (ROOT / ".pre-commit-config.yaml").read_text()
+    assert re.findall(r"repo: (\S+)", text) == ["local"]
+    entries = re.findall(r"entry: \.venv/bin/(\w+)", text)
+    assert len(entries) == text.count("entry:")
+    assert set(entries) <= set(re.findall(r"^([\w-]+)==", (ROOT / "requirements/dev.txt").read_text(), re.MULTILINE))
+
+
 def test_the_readme_names_the_floor_of_coverage() -> None:
     floor = PROJECT["tool"]["coverage"]["report"]["fail_under"]
     found = re.search(
