@@ -34,9 +34,9 @@ from mimids.ds.key_packages.tokens import AbuseRule, Tokens
 from mimids.ds.limits.budgets import Budgets
 from mimids.ds.limits.rates import KeptRates, ProviderRates, Rate, Rates, UserRates
 from mimids.ds.notifier import Notifier, stock_topic
-from mimids.ds.ports import Clock, Peers
+from mimids.ds.ports import Clock, Peers, PeerTransport
 from mimids.ds.services import Services
-from mimids.ds.terms.arrangements import HEADER, ArrangedPeers, Arrangements
+from mimids.ds.terms.arrangements import ArrangedPeers, Arrangements
 from mimids.ds.terms.reports import Reports
 from mimids.http.api.admission import Authenticator
 from mimids.http.api.asgi import application
@@ -49,6 +49,7 @@ from mimids.http.api.providers import PROVIDERS
 from mimids.http.api.public import PUBLIC
 from mimids.http.api.table import Admit, Table
 from mimids.http.console.endpoints import CONSOLE
+from mimids.http.header_names import ARRANGEMENT
 from mimids.http.peers.calls import HttpPeers
 from mimids.http.server.connection import ASGIApp, ConnectionLimits
 from mimids.http.server.listener import Bind
@@ -108,12 +109,14 @@ def assemble(config: Config, clock: Clock, telemetry: Telemetry, store: Store, p
     return AssembledProvider(services, _listener_specs(services), peers)
 
 
-def make_services(config: Config, clock: Clock, telemetry: Telemetry, store: Store, peers: Peers) -> Services:
+def make_services(
+    config: Config, clock: Clock, telemetry: Telemetry, store: Store, transport: PeerTransport
+) -> Services:
     """Make the services of a provider, each with its part of the configuration."""
     provider, limits = config.provider, config.limits
     notifier, states, recent = Notifier(), States(), Recent()
-    arrangements = Arrangements(config, store, clock, peers, notifier)
-    peers = ArrangedPeers(peers, arrangements)
+    arrangements = Arrangements(config, store, clock, transport, notifier)
+    peers: Peers = ArrangedPeers(transport, arrangements)
     user_rates, provider_rates = UserRates(limits, clock), ProviderRates(limits, clock)
     budgets = Budgets(limits, clock)
     gate = Gate(provider, store, clock, states, user_rates, budgets, arrangements)
@@ -270,7 +273,7 @@ def _admission(services: Services) -> Admit:
 def _stamp(arrangements: Arrangements, caller: Caller) -> Sequence[tuple[bytes, bytes]]:
     """Name the current revision of a provider's terms on every answer to it (semantics: terms-and-reports)."""
     revision = arrangements.revision(caller.provider) if isinstance(caller, Follower) else None
-    return () if revision is None else ((HEADER.encode(), b"%d" % revision),)
+    return () if revision is None else ((ARRANGEMENT.encode(), b"%d" % revision),)
 
 
 def _demand(arrangements: Arrangements, caller: Caller, endpoint: Endpoint) -> None:

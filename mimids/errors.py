@@ -15,10 +15,7 @@ Member = str | int | float | list[str]
 
 
 class MimiError(Exception):
-    """A refusal the peer may see; `members` are the further members of its problem document.
-
-    One that another provider answered us with has the headers of that answer in `heard`, which go nowhere else.
-    """
+    """A refusal the peer may see; `members` are the further members of its problem document."""
 
     code: ClassVar[str]
     status: ClassVar[HTTPStatus]
@@ -28,7 +25,6 @@ class MimiError(Exception):
     def __init__(self, detail: str = "", **members: Member) -> None:
         super().__init__(detail or self.title)
         self.members: Mapping[str, Member] = members
-        self.heard: Mapping[str, str] = {}
 
     @classmethod
     def problem_type(cls) -> str:

@@ -9,7 +9,8 @@ import pytest
 from docs.generate.http import every_endpoint, problems_of, written
 from docs.generate.wire import structures
 from mimids.errors import every_error
-from mimids.http.api.endpoints import JSON, Endpoint
+from mimids.http.api.endpoints import Endpoint
+from mimids.http.media_types import JSON
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 DOCUMENTS = {"http.md": ("endpoints", "problems"), "wire.md": ("structures",), "metrics.md": ("metrics",)}

@@ -9,9 +9,8 @@ Nothing is repeated: a relay MUST NOT retry by itself (RFC 9458 section 6.5).
 
 from __future__ import annotations
 
-import re
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, TypeVar
 
@@ -20,11 +19,10 @@ import trio
 
 from mimids.ds.key_packages.gateway_keys import KeysAnswer
 from mimids.ds.limits.rates import Rate, Rates
-from mimids.ds.ports import Clock, PeerAnswer, Peers
+from mimids.ds.ports import Clock, Peers, RelayedAnswer
 from mimids.errors import Busy, PeerFailed, PeerUnavailable, ProviderNotAllowed, TooLarge
 from mimids.ohttp.config import KEYS_LIMIT, KEYS_TYPE
 from mimids.ohttp.encapsulation import REQUEST_TYPE, RESPONSE_TYPE
-from mimids.ohttp.keys_signature import HEADER
 from mimids.values import DeviceRow, Milliseconds
 from mimids.wire.ids import ProviderId
 
@@ -36,9 +34,6 @@ PROVIDERS_REMEMBERED: Final = 10_000
 MAX_AGE_SECONDS: Final = 86_400  # whatever a gateway says, its keys are fetched again within a day
 KEY_PROBLEM_STATUSES: Final = frozenset({400, 422})
 
-_MAX_AGE: Final = re.compile(r"(?:^|[,\s])max-age=([0-9]{1,9})(?:$|[,\s])")
-_UNCACHED: Final = re.compile(r"(?:^|[,\s])(?:no-store|no-cache)(?:$|[,\s=])")
-
 
 @attrs.frozen(kw_only=True)
 class RelayBounds:
@@ -49,16 +44,6 @@ class RelayBounds:
     at_once: int = 256  # exchanges, for all devices together
     fetches: Rate  # for each device, and so the next one
     new_providers: Rate  # that nobody here dealt with before
-
-
-@attrs.frozen
-class Relayed:
-    """A gateway's answer, as it came: sealed, or its problem document."""
-
-    status: int
-    media_type: str
-    body: bytes = attrs.field(repr=False)
-    retry_after: str = ""  # of a problem
 
 
 @attrs.frozen(kw_only=True)
@@ -101,7 +86,7 @@ class Relay:
         self._keys: OrderedDict[ProviderId, _Cached] = OrderedDict()
         self._at_once = 0
 
-    async def forward(self, device: DeviceRow, provider: ProviderId, message: bytes) -> Relayed:
+    async def forward(self, device: DeviceRow, provider: ProviderId, message: bytes) -> RelayedAnswer:
         """Return the answer of that provider's gateway to a sealed request.
 
         Raises `ProviderNotAllowed`, `TooLarge`, `RateLimited`, `Busy`, `PeerUnavailable`, `PeerFailed` (an answer that
@@ -111,15 +96,15 @@ class Relay:
         if len(message) > self._bounds.octets:
             raise TooLarge("ohttp_bytes", len(message))
         if provider == self._local.provider:
-            return Relayed(200, RESPONSE_TYPE, await self._local.answer(message))
+            sealed = await self._local.answer(message)
+            return RelayedAnswer(status=200, media_type=RESPONSE_TYPE, body=sealed)
         answer = await self._exchange(provider, "POST", message, REQUEST_TYPE)
-        status, media_type = _status(answer), _media_type(answer.headers)
-        sealed = status == 200 and media_type == RESPONSE_TYPE
-        if not sealed and not (400 <= status <= 599 and media_type == PROBLEM_JSON):
-            raise PeerUnavailable if status >= 500 else PeerFailed("not the answer of a gateway")
-        if status in KEY_PROBLEM_STATUSES:
+        is_sealed = answer.status == 200 and answer.media_type == RESPONSE_TYPE
+        if not is_sealed and not (400 <= answer.status <= 599 and answer.media_type == PROBLEM_JSON):
+            raise PeerUnavailable if answer.status >= 500 else PeerFailed("not the answer of a gateway")
+        if answer.status in KEY_PROBLEM_STATUSES:
             self._keys.pop(provider, None)  # it may have rotated early: whoever asks now gets its newest
-        return Relayed(status, media_type, answer.body, "" if sealed else answer.headers.get("retry-after", ""))
+        return attrs.evolve(answer, retry_after="") if is_sealed else answer
 
     async def ohttp_keys(self, device: DeviceRow, provider: ProviderId) -> KeysAnswer:
         """Return a provider's key configurations with their signature, as it gave them; `max_age` is what is left.
@@ -135,10 +120,9 @@ class Relay:
         if cached is not None and now < cached.fresh_until:
             return attrs.evolve(cached.keys, max_age=(cached.fresh_until - now) // 1000)
         answer = await self._exchange(provider, "GET", b"", KEYS_TYPE)
-        signature = answer.headers.get(HEADER.lower(), "")
-        if _status(answer) != 200 or _media_type(answer.headers) != KEYS_TYPE or len(answer.body) > KEYS_LIMIT:
+        if answer.status != 200 or answer.media_type != KEYS_TYPE or len(answer.body) > KEYS_LIMIT:
             raise PeerFailed("no key configurations")
-        keys = KeysAnswer(answer.body, signature, _max_age(answer.headers))
+        keys = KeysAnswer(answer.body, answer.keys_signature, min(answer.max_age_seconds, MAX_AGE_SECONDS))
         if keys.max_age:
             _remember(self._keys, provider, _Cached(keys, Milliseconds(now + keys.max_age * 1000)))
         return keys
@@ -163,7 +147,7 @@ class Relay:
             self._new_providers.take(device, now)
         _remember(self._contacted, provider, None)
 
-    async def _exchange(self, provider: ProviderId, method: str, body: bytes, media_type: str) -> PeerAnswer:
+    async def _exchange(self, provider: ProviderId, method: str, body: bytes, media_type: str) -> RelayedAnswer:
         with self._room():
             try:
                 with trio.fail_after(self._bounds.seconds):
@@ -190,18 +174,3 @@ def _remember(table: OrderedDict[ProviderId, T], provider: ProviderId, value: T)
     table.move_to_end(provider)
     if len(table) > PROVIDERS_REMEMBERED:
         table.popitem(last=False)
-
-
-def _status(answer: PeerAnswer) -> int:
-    return int(answer.headers.get(":status", "200"))
-
-
-def _media_type(headers: Mapping[str, str]) -> str:
-    return headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
-def _max_age(headers: Mapping[str, str]) -> int:
-    """Return for how many seconds an answer may be kept (RFC 9111 section 5.2.2); 0 where it does not say."""
-    control = headers.get("cache-control", "").lower()
-    found = _MAX_AGE.search(control)
-    return 0 if found is None or _UNCACHED.search(control) else min(int(found[1]), MAX_AGE_SECONDS)

@@ -25,7 +25,7 @@ from mimids.config import Config
 from mimids.ds.limits.rates import Rate
 from mimids.ds.notifier import Notifier
 from mimids.ds.peer_answers import expect_nothing
-from mimids.ds.ports import Clock, PeerAnswer, Peers
+from mimids.ds.ports import Clock, PeerAnswer, Peers, PeerTransport, RelayedAnswer
 from mimids.errors import (
     ArrangementOutdated,
     ArrangementRequired,
@@ -43,7 +43,6 @@ from mimids.values import Milliseconds
 from mimids.wire.base64url import base64url, from_base64url
 from mimids.wire.ids import GroupId, ProviderId, UserId
 
-HEADER: Final = "mimids-arrangement"
 TOPIC: Final = "arrangements"  # wakes the job
 RETRY_SECONDS: Final = 30.0  # after a hub's terms could not be fetched, or it could not be told
 CHANGES_MEANWHILE: Final = 3  # of a hub's terms, while we accept them
@@ -52,7 +51,6 @@ AGAIN_SECONDS: Final = 1.0  # terms that change faster are fetched no oftener
 IDLE_SECONDS: Final = 600.0
 PROVIDERS_REMEMBERED: Final = 10_000
 TERMS_OCTETS: Final = 4 * 1024 * 1024  # of a hub's JSON
-REVISION_DIGITS: Final = 19
 FAR: Final = Milliseconds(1 << 62)
 
 RATES: Final = ("device_sends_per_second", "device_sends_burst", "device_joins_per_hour", "device_joins_burst")
@@ -438,9 +436,9 @@ def _content(terms: HubTerms | str) -> dict[str, Any]:
 
 
 class ArrangedPeers:
-    """`ports.Peers` that reads the revision off every answer of a provider, and calls none that is banned."""
+    """`ports.Peers` that notes the revision of its terms that a provider's answer names, and calls no banned one."""
 
-    def __init__(self, peers: Peers, arrangements_: Arrangements) -> None:
+    def __init__(self, peers: PeerTransport, arrangements_: Arrangements) -> None:
         self._peers = peers
         self._arrangements = arrangements_
 
@@ -457,29 +455,19 @@ class ArrangedPeers:
     ) -> PeerAnswer:
         """Exchange one request, as `Peers.call` does."""
         await self._arrangements.check_allowed(provider)
-        try:
-            answer = await self._peers.call(
-                provider,
-                method,
-                path,
-                body,
-                media_type=media_type,
-                timeout_seconds=timeout_seconds,
-                wait_seconds=wait_seconds,
-            )
-        except MimiError as error:
-            self._note(provider, error.heard)
-            raise
-        self._note(provider, answer.headers)
-        return answer
+        return await self._peers.call(
+            provider,
+            method,
+            path,
+            body,
+            media_type=media_type,
+            timeout_seconds=timeout_seconds,
+            wait_seconds=wait_seconds,
+            on_terms_revision=partial(self._arrangements.note, provider),
+        )
 
     async def call_plainly(
         self, provider: ProviderId, method: str, path: str, body: bytes = b"", *, media_type: str
-    ) -> PeerAnswer:
+    ) -> RelayedAnswer:
         """Exchange one request, as `Peers.call_plainly` does."""
         return await self._peers.call_plainly(provider, method, path, body, media_type=media_type)
-
-    def _note(self, provider: ProviderId, headers: Mapping[str, str]) -> None:
-        named = headers.get(HEADER, "")
-        if named.isascii() and named.isdigit() and len(named) < REVISION_DIGITS:
-            self._arrangements.note(provider, int(named))

@@ -33,9 +33,6 @@ from mimids.errors import (
     UnknownPartition,
 )
 from mimids.http.api.endpoints import (
-    OHTTP_KEYS,
-    OHTTP_REQUEST,
-    OHTTP_RESPONSE,
     Access,
     Answer,
     Body,
@@ -63,6 +60,7 @@ from mimids.http.api.providers import (
     wait_seconds,
 )
 from mimids.http.api.public import keys_answer
+from mimids.http.media_types import OHTTP_KEYS, OHTTP_REQUEST, OHTTP_RESPONSE
 from mimids.mls.framing import MLSMessage
 from mimids.store.engine.store import Tx
 from mimids.store.key_packages import StockRow

@@ -11,24 +11,17 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from enum import Enum
 from http import HTTPStatus
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import attrs
 
 from mimids.errors import MimiError
+from mimids.http.media_types import JSON, MIMI_DS
 from mimids.values import Caller
 from mimids.wire.codec import Codec
 from mimids.wire.declare import codec
 
 T = TypeVar("T")
-
-MIMI_DS: Final = "application/mimi-ds"
-MESSAGE_MLS: Final = "message/mls"
-OHTTP_KEYS: Final = "application/ohttp-keys"
-OHTTP_REQUEST: Final = "message/ohttp-req"
-OHTTP_RESPONSE: Final = "message/ohttp-res"
-JSON: Final = "application/json"
-PROBLEM_JSON: Final = "application/problem+json"
 
 
 class Listener(Enum):

@@ -38,7 +38,6 @@ from mimids.errors import (
     WrongEpoch,
 )
 from mimids.http.api.endpoints import (
-    MESSAGE_MLS,
     Access,
     Body,
     Call,
@@ -51,6 +50,7 @@ from mimids.http.api.endpoints import (
     of_codec,
 )
 from mimids.http.api.problems import document
+from mimids.http.media_types import MESSAGE_MLS
 from mimids.mls.framing import MLS_MESSAGE, MLSMessage
 from mimids.values import Follower
 from mimids.wire import base64url

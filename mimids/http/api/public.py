@@ -12,9 +12,6 @@ from mimids.ds.key_packages.gateway_keys import KeysAnswer, identity_public
 from mimids.ds.services import Services
 from mimids.errors import Busy, OhttpKey, OhttpUndecipherable, RateLimited, StorageUnavailable
 from mimids.http.api.endpoints import (
-    OHTTP_KEYS,
-    OHTTP_REQUEST,
-    OHTTP_RESPONSE,
     Access,
     Answer,
     Call,
@@ -24,6 +21,7 @@ from mimids.http.api.endpoints import (
     octets,
 )
 from mimids.http.api.providers import PROVIDERS
+from mimids.http.media_types import OHTTP_KEYS, OHTTP_REQUEST, OHTTP_RESPONSE
 from mimids.mls.suites import SUITES
 from mimids.ohttp.keys_signature import HEADER as KEYS_SIGNATURE
 from mimids.wire.base64url import base64url

@@ -28,6 +28,7 @@ from mimids.errors import (
 from mimids.http.api import problems
 from mimids.http.api.endpoints import Access, Answer, Body, Call, Endpoint, StreamClosed, WebSocketStream
 from mimids.http.api.problems import HttpReply
+from mimids.http.header_names import REQUEST_ID
 from mimids.telemetry import Telemetry, new_request_id
 from mimids.values import Caller, Follower
 from mimids.wire.codec import WireError
@@ -37,7 +38,6 @@ LONG_OCTETS: Final = 16 * 1024  # a body above this is decoded off the event loo
 DECODERS: Final = 2
 QUERY_BYTES: Final = 4096
 QUERY_FIELDS: Final = 32
-REQUEST_ID: Final = b"mimids-request-id"
 
 Admit = Callable[[Access, Mapping[str, str], "frozenset[ProviderId] | None"], Awaitable[Caller]]
 Stamp = Callable[[Caller], Sequence[tuple[bytes, bytes]]]
@@ -274,7 +274,7 @@ class Table:
         reply = problems.reply(refusal)
         if isinstance(refusal, Internal):
             self._telemetry.log.error("a handler failed", route=entry.route, id=entry.id, exc_info=error)
-            reply.headers.append((REQUEST_ID, entry.id.encode()))
+            reply.headers.append((REQUEST_ID.encode(), entry.id.encode()))
         elif error.__cause__ is not None:
             self._telemetry.log.debug("refused", route=entry.route, id=entry.id, cause=repr(error.__cause__))
         return reply

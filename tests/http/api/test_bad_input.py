@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from docs.generate.http import every_endpoint, problems_of
 from mimids.config import Config
 from mimids.errors import Internal
-from mimids.http.api.endpoints import JSON, OHTTP_REQUEST, Access, Endpoint, Listener
+from mimids.http.api.endpoints import Access, Endpoint, Listener
 from mimids.http.api.operator_socket import OPERATOR_SOCKET
+from mimids.http.media_types import JSON, OHTTP_REQUEST
 from mimids.wire.codec import Codec
 from tests.support.inmemory import Answered, InMemory
 from tests.support.provider import Assembled, Authority, assembled

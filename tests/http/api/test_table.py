@@ -12,7 +12,6 @@ import trio
 from mimids.errors import Malformed, PolicyRefused, RateLimited, Unauthenticated
 from mimids.http.api.asgi import Message, application
 from mimids.http.api.endpoints import (
-    MIMI_DS,
     Access,
     Answer,
     Body,
@@ -25,6 +24,7 @@ from mimids.http.api.endpoints import (
     octets,
 )
 from mimids.http.api.table import Table
+from mimids.http.media_types import MIMI_DS
 from mimids.values import Anyone, Caller, Follower
 from mimids.wire.ids import Counter, ProviderId
 from mimids.wire.messages import ReceiveRequest, ResumeRequest
