@@ -41,7 +41,7 @@ from mimids.ds.terms.reports import Reports
 from mimids.http.api.admission import Authenticator
 from mimids.http.api.asgi import application
 from mimids.http.api.devices import DEVICES
-from mimids.http.api.endpoints import Access, Endpoint, Listener
+from mimids.http.api.endpoints import AnyEndpoint, Listener
 from mimids.http.api.operator import HOSTS, OPERATOR
 from mimids.http.api.operator_socket import OPERATOR_SOCKET
 from mimids.http.api.problems import document
@@ -235,7 +235,7 @@ def make_services(
     )
 
 
-def make_app(services: Services, endpoints: Iterable[Endpoint], *, hosts: frozenset[str] | None = None) -> ASGIApp:
+def make_app(services: Services, endpoints: Iterable[AnyEndpoint], *, hosts: frozenset[str] | None = None) -> ASGIApp:
     """Return what answers at a listener with these endpoints."""
     config = services.config
     return application(
@@ -259,8 +259,8 @@ def _admission(services: Services) -> Admit:
     per_minute = config.limits.device_requests_per_minute
     rates = Rates(Rate("device_requests_per_minute", per_minute / 60, per_minute))
 
-    async def admit(access: Access, headers: Mapping[str, str], names: frozenset[ProviderId] | None) -> Caller:
-        caller = await authenticator.admit(access, headers, names)
+    async def admit(kind: type[Caller], headers: Mapping[str, str], names: frozenset[ProviderId] | None) -> Caller:
+        caller = await authenticator.admit(kind, headers, names)
         if isinstance(caller, Device):
             rates.take(caller.row, services.clock.now())
         elif isinstance(caller, Follower):
@@ -276,7 +276,7 @@ def _stamp(arrangements: Arrangements, caller: Caller) -> Sequence[tuple[bytes, 
     return () if revision is None else ((ARRANGEMENT.encode(), b"%d" % revision),)
 
 
-def _demand(arrangements: Arrangements, caller: Caller, endpoint: Endpoint) -> None:
+def _demand(arrangements: Arrangements, caller: Caller, endpoint: AnyEndpoint) -> None:
     if isinstance(caller, Follower) and not endpoint.open_without_arrangement:
         arrangements.require(caller.provider)
 

@@ -29,33 +29,36 @@ from mimids.errors import (
     UnsupportedMediaType,
     every_error,
 )
+from mimids.http.api.bodies import Body
 from mimids.http.api.devices import DEVICES
-from mimids.http.api.endpoints import Access, Body, Endpoint
+from mimids.http.api.endpoints import AnyEndpoint
 from mimids.http.api.operator import OPERATOR
 from mimids.http.api.providers import PROVIDERS
 from mimids.http.api.public import PUBLIC
 from mimids.http.console.endpoints import CONSOLE
 from mimids.metrics import catalogue
+from mimids.values import Anyone, Caller, Device, Follower, Operator
 
-SECTIONS: Final[tuple[tuple[str, tuple[Endpoint, ...]], ...]] = (
+SECTIONS: Final[tuple[tuple[str, tuple[AnyEndpoint, ...]], ...]] = (
     ("Public", PUBLIC),
     ("Between providers", PROVIDERS),
     ("From the provider's own devices", DEVICES),
     ("Operator", (*OPERATOR, *CONSOLE)),
 )
 
-_OF_ACCESS: Final[dict[Access, tuple[type[MimiError], ...]]] = {
-    Access.ANYONE: (),
-    Access.PROVIDER: (CertificateRequired, CertificateMismatch, ProviderNotAllowed),
-    Access.DEVICE: (Unauthenticated, RateLimited),
+_OF_CALLER: Final[dict[type[Caller], tuple[type[MimiError], ...]]] = {
+    Anyone: (),
+    Operator: (),
+    Follower: (CertificateRequired, CertificateMismatch, ProviderNotAllowed),
+    Device: (Unauthenticated, RateLimited),
 }
 _OF_BODIES: Final = (Malformed, UnsupportedMediaType, TooLarge, TimedOut)
 
 
-def problems_of(endpoint: Endpoint) -> tuple[type[MimiError], ...]:
+def problems_of(endpoint: AnyEndpoint) -> tuple[type[MimiError], ...]:
     """Return every problem that an endpoint may answer: its own, and those of what it is."""
-    found = [*_OF_ACCESS[endpoint.access]]
-    if endpoint.request is not None:
+    found = [*_OF_CALLER[endpoint.caller]]
+    if endpoint.request_body is not None:
         found += _OF_BODIES
     elif endpoint.query or endpoint.websocket or "{" in endpoint.path:
         found.append(Malformed)
@@ -102,19 +105,19 @@ def written(text: str) -> str:
     return text
 
 
-def _endpoint(row: Endpoint) -> Iterator[str]:
+def _endpoint(row: AnyEndpoint) -> Iterator[str]:
     query = "".join(f" `?{name}`" for name in row.query)
     kind = "WebSocket" if row.websocket else row.method
     yield f"**`{kind} {row.path}`**{query} · `{row.name}`  "
     yield f"{row.summary[0].upper()}{row.summary[1:]}.\n"
-    if row.request is not None:
-        yield f"- request: {_body(row.request)}, at most `{row.limit}`"
-    if row.answer is not None:
-        yield f"- answer: {row.status.value}, {_body(row.answer)}"
+    if row.request_body is not None:
+        yield f"- request: {_body(row.request_body)}, at most `{row.limit}`"
+    if row.answer_body is not None:
+        yield f"- answer: {row.status.value}, {_body(row.answer_body)}"
     elif not row.websocket:
         yield f"- answer: {row.status.value}, no content"
     yield "- problems: " + ", ".join(f"`{_name(kind)}`" for kind in problems_of(row))
-    for what, body in (("A request", row.request), ("An answer", row.answer)):
+    for what, body in (("A request", row.request_body), ("An answer", row.answer_body)):
         if body is not None and body.example:
             yield f"\n{what}:\n\n```json\n{json.dumps(json.loads(body.example), indent=2)}\n```"
 
@@ -127,7 +130,7 @@ def _name(kind: type[MimiError]) -> str:
     return kind.problem_type().removeprefix("urn:mimids:problem:").rpartition("#")[2]
 
 
-def every_endpoint() -> Iterable[Endpoint]:
+def every_endpoint() -> Iterable[AnyEndpoint]:
     """Return all rows that have a place in the reference."""
     return (row for _, rows in SECTIONS for row in rows)
 

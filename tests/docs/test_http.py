@@ -9,7 +9,7 @@ import pytest
 from docs.generate.http import every_endpoint, problems_of, written
 from docs.generate.wire import structures
 from mimids.errors import every_error
-from mimids.http.api.endpoints import Endpoint
+from mimids.http.api.endpoints import AnyEndpoint
 from mimids.http.media_types import JSON
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
@@ -42,7 +42,9 @@ def test_a_structure_is_printed_as_the_design_writes_it() -> None:
     assert "  select (SendRequest.message.content_type) {\n    case application: struct {};\n" in structures()
     assert "enum { ok(0), refused(1), exhausted(2), (255) } KeyPackageStatus;\n" in structures()
     printed = set(re.findall(r"^\} (\w+);", structures(), re.MULTILINE))
-    named = {row.request.schema for row in ROWS if row.request} | {row.answer.schema for row in ROWS if row.answer}
+    named = {row.request_body.schema for row in ROWS if row.request_body} | {
+        row.answer_body.schema for row in ROWS if row.answer_body
+    }
     assert {name for name in named if re.fullmatch("[A-Z][A-Za-z]+(Request|Response)", name)} <= printed
 
 
@@ -52,16 +54,16 @@ def test_names_and_places_are_unique() -> None:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_every_json_body_has_an_example_that_is_one(row: Endpoint) -> None:
-    for body in (row.request, row.answer):
+def test_every_json_body_has_an_example_that_is_one(row: AnyEndpoint) -> None:
+    for body in (row.request_body, row.answer_body):
         if body is not None and body.media_type == JSON:
             assert isinstance(json.loads(body.example), dict)
-    if row.request is not None and row.request.media_type == JSON:
-        row.request.read(row.request.example.encode())
+    if row.request_body is not None and row.request_body.media_type == JSON:
+        row.request_body.read(row.request_body.example.encode())
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_a_problem_is_declared_once(row: Endpoint) -> None:
+def test_a_problem_is_declared_once(row: AnyEndpoint) -> None:
     assert len(set(row.problems)) == len(row.problems)
     assert len(problems_of(row)) == len(set(problems_of(row)))
 

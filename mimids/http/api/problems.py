@@ -1,4 +1,4 @@
-"""Problem documents (RFC 9457): what a `MimiError` looks like on the wire.
+"""Problem documents (RFC 9457): how a `MimiError` is written.
 
 Only this module writes `application/problem+json`; `http/peers/problems.py` reads what other providers write. An
 exception that is not a `MimiError` is a fault of ours: the caller gets a bare `internal`, and the log has the details.
@@ -8,24 +8,14 @@ from __future__ import annotations
 
 import json
 
-import attrs
-
 from mimids.errors import Internal, Malformed, MimiError, Unauthenticated
+from mimids.http.api.messages import HttpReply
 from mimids.http.media_types import PROBLEM_JSON
 from mimids.wire.codec import WireError
 
 
-@attrs.frozen
-class HttpReply:
-    """An answer in HTTP's own terms; header names in lower case."""
-
-    status: int
-    headers: list[tuple[bytes, bytes]]
-    body: bytes = b""
-
-
 def classify(error: Exception) -> MimiError:
-    """Return what the peer may see of `error`: itself, a malformed request with its place, or a bare `internal`."""
+    """Return the error that the caller may see: `error` itself, `Malformed` for a `WireError`, else `Internal`."""
     if isinstance(error, MimiError):
         return error
     if isinstance(error, WireError):
@@ -34,8 +24,13 @@ def classify(error: Exception) -> MimiError:
 
 
 def document(error: MimiError) -> bytes:
-    """Return the JSON of a refusal, which also travels inside `SendResult` and `Frame`."""
+    """Return the JSON of a refusal; `SendResult` and `Frame` carry the same JSON.
+
+    `section` is left out if it names a section of our own docs/semantics.md: callers get RFCs and drafts only.
+    """
     members: dict[str, object] = dict(error.members)
+    if str(members.get("section")).startswith("semantics"):
+        del members["section"]
     members |= {"type": error.problem_type(), "title": error.title, "status": error.status.value, "detail": str(error)}
     return json.dumps(members, separators=(",", ":")).encode()
 

@@ -12,8 +12,7 @@ from mimids.errors import (
     Unauthenticated,
 )
 from mimids.http.api.admission import Authenticator, PresentedToken, device_token
-from mimids.http.api.endpoints import Access
-from mimids.values import Anyone, Device, DeviceRow, Follower
+from mimids.values import Anyone, Device, DeviceRow, Follower, Operator
 from mimids.wire.ids import ProviderId, local_user_id
 
 A, B, C = (ProviderId(f"{letter}.example") for letter in "abc")
@@ -43,7 +42,7 @@ def names(*domains: str) -> frozenset[ProviderId]:
     ],
 )
 async def test_a_device_is_known_by_its_token(headers: dict[str, str]) -> None:
-    assert await KEEPER.admit(Access.DEVICE, headers, None) == ALICE
+    assert await KEEPER.admit(Device, headers, None) == ALICE
 
 
 @pytest.mark.parametrize(
@@ -62,7 +61,7 @@ async def test_a_device_is_known_by_its_token(headers: dict[str, str]) -> None:
 )
 async def test_without_a_right_token_nobody_is_a_device(headers: dict[str, str]) -> None:
     with pytest.raises(Unauthenticated):
-        await KEEPER.admit(Access.DEVICE, headers, names("a.example"))
+        await KEEPER.admit(Device, headers, names("a.example"))
 
 
 @pytest.mark.parametrize(
@@ -77,7 +76,7 @@ async def test_without_a_right_token_nobody_is_a_device(headers: dict[str, str])
 async def test_a_provider_is_known_by_its_certificate(
     certificate: frozenset[ProviderId], headers: dict[str, str]
 ) -> None:
-    assert await KEEPER.admit(Access.PROVIDER, headers, certificate) == Follower(B)
+    assert await KEEPER.admit(Follower, headers, certificate) == Follower(B)
 
 
 @pytest.mark.parametrize(
@@ -98,11 +97,15 @@ async def test_another_is_refused(
     certificate: frozenset[ProviderId] | None, headers: dict[str, str], refusal: type[MimiError]
 ) -> None:
     with pytest.raises(refusal):
-        await KEEPER.admit(Access.PROVIDER, headers, certificate)
+        await KEEPER.admit(Follower, headers, certificate)
 
 
 async def test_anyone_is_nobody_in_particular() -> None:
-    assert await KEEPER.admit(Access.ANYONE, {"authorization": "Bearer x"}, names("c.example")) == Anyone()
+    assert await KEEPER.admit(Anyone, {"authorization": "Bearer x"}, names("c.example")) == Anyone()
+
+
+async def test_the_operator_is_not_authenticated() -> None:
+    assert await KEEPER.admit(Operator, {}, None) == Operator()
 
 
 @pytest.mark.parametrize(

@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
 
+from mimids.ds.services import Services
 from mimids.errors import Malformed, PolicyRefused, RateLimited, Unauthenticated
 from mimids.http.api.asgi import Message, application
-from mimids.http.api.endpoints import (
-    Access,
-    Answer,
-    Body,
-    Call,
-    Endpoint,
-    Listener,
-    StreamClosed,
-    WebSocketStream,
-    mimi_ds,
-    octets,
-)
+from mimids.http.api.bodies import NO_BODY, WEBSOCKET, Body, StreamClosed, WebSocketStream, mimi_ds, octets
+from mimids.http.api.endpoints import Answer, AnyEndpoint, Call, Endpoint, Listener
+from mimids.http.api.request_bodies import decode
 from mimids.http.api.table import Table
 from mimids.http.media_types import MIMI_DS
-from mimids.values import Anyone, Caller, Follower
+from mimids.values import Anyone, Caller, Device, Follower
 from mimids.wire.ids import Counter, ProviderId
 from mimids.wire.messages import ReceiveRequest, ResumeRequest
 from tests.support.doubles import SpyLog
@@ -41,29 +33,29 @@ class Handlers:
     """What the rows below do; `calls` is what reached them."""
 
     def __init__(self) -> None:
-        self.calls: list[Call[Any]] = []
+        self.calls: list[Call[Any, Any]] = []
         self.stream_closed = False
 
-    async def echo(self, _: object, call: Call[bytes]) -> bytes:
+    async def echo(self, _: object, call: Call[Any, bytes]) -> bytes:
         self.calls.append(call)
         return call.body
 
-    async def take(self, _: object, call: Call[Any]) -> None:
+    async def take(self, _: object, call: Call[Any, Any]) -> None:
         self.calls.append(call)
 
-    async def refuse(self, _: object, call: Call[Any]) -> None:
-        raise PolicyRefused("muted in this fork", rule="muted", section="6.8")
+    async def refuse(self, _: object, call: Call[Any, Any]) -> None:
+        raise PolicyRefused("muted in this fork", rule="muted", section="semantics: policy")
 
-    async def limit(self, _: object, call: Call[Any]) -> None:
+    async def limit(self, _: object, call: Call[Any, Any]) -> None:
         raise RateLimited("device_sends_per_second", 7)
 
-    async def fail(self, _: object, call: Call[Any]) -> None:
+    async def fail(self, _: object, call: Call[Any, Any]) -> None:
         raise RuntimeError("the secret is 42")
 
-    async def wide(self, _: object, call: Call[Any]) -> Answer[bytes]:
+    async def wide(self, _: object, call: Call[Any, Any]) -> Answer[bytes]:
         return Answer(b"wide", headers={"Cache-Control": "no-store"})
 
-    async def chat(self, _: object, call: Call[WebSocketStream]) -> None:
+    async def chat(self, _: object, call: Call[Any, WebSocketStream]) -> None:
         try:
             while (message := await call.body.receive()) != b"bye":
                 await call.body.send(message.upper())
@@ -71,31 +63,46 @@ class Handlers:
             self.stream_closed = True
             raise
 
-    async def no_chat(self, _: object, call: Call[WebSocketStream]) -> None:
+    async def no_chat(self, _: object, call: Call[Any, WebSocketStream]) -> None:
         raise RateLimited("device_streams", 1)
 
 
-def rows(handlers: Handlers) -> list[Endpoint]:
-    def row(name: str, method: str, path: str, handler: Any, **more: Any) -> Endpoint:
-        request: Body[Any] | None = more.pop("request", OCTETS)
-        answer: Body[Any] | None = more.pop("answer", OCTETS)
-        access: Access = more.pop("access", Access.ANYONE)
-        return Endpoint(name, Listener.PUBLIC, method, path, access, request, answer, handler, "", "limit", **more)
+def rows(handlers: Handlers) -> list[AnyEndpoint]:
+    def row(name: str, method: str, path: str, handler: Any, **more: Any) -> AnyEndpoint:
+        defaults: dict[str, Any] = {"caller": Anyone, "request": OCTETS, "answer": OCTETS}
+        return Endpoint(
+            name=name,
+            listener=Listener.PUBLIC,
+            method=method,
+            path=path,
+            handler=handler,
+            summary="",
+            limit="limit",
+            **(defaults | more),
+        )
 
     return [
         row("echo", "POST", "/echo", handlers.echo),
-        row("receive", "POST", "/receive", handlers.take, request=RECEIVE, answer=None),
-        row("resume", "PUT", "/receive", handlers.take, request=mimi_ds(ResumeRequest), answer=None),
-        row("provider", "POST", "/ds/v1/x", handlers.take, access=Access.PROVIDER, answer=None),
-        row("device", "POST", "/client/v1/x", handlers.take, access=Access.DEVICE, answer=None),
-        row("item", "GET", "/groups/{group}/items/{item}", handlers.take, request=None, answer=None, query=("bundle",)),
-        row("refuse", "GET", "/refuse", handlers.refuse, request=None),
-        row("limit", "GET", "/limit", handlers.limit, request=None, access=Access.PROVIDER),
-        row("fail", "GET", "/fail", handlers.fail, request=None),
-        row("wide", "GET", "/wide", handlers.wide, request=None),
+        row("receive", "POST", "/receive", handlers.take, request=RECEIVE, answer=NO_BODY),
+        row("resume", "PUT", "/receive", handlers.take, request=mimi_ds(ResumeRequest), answer=NO_BODY),
+        row("provider", "POST", "/ds/v1/x", handlers.take, caller=Follower, answer=NO_BODY),
+        row("device", "POST", "/client/v1/x", handlers.take, caller=Device, answer=NO_BODY),
+        row(
+            "item",
+            "GET",
+            "/groups/{group}/items/{item}",
+            handlers.take,
+            request=NO_BODY,
+            answer=NO_BODY,
+            query=("bundle",),
+        ),
+        row("refuse", "GET", "/refuse", handlers.refuse, request=NO_BODY),
+        row("limit", "GET", "/limit", handlers.limit, request=NO_BODY, caller=Follower),
+        row("fail", "GET", "/fail", handlers.fail, request=NO_BODY),
+        row("wide", "GET", "/wide", handlers.wide, request=NO_BODY),
         row("gateway", "POST", "/gateway", handlers.echo, unlinkable=True),
-        row("chat", "GET", "/chat", handlers.chat, request=None, answer=None, websocket=True, access=Access.DEVICE),
-        row("no-chat", "GET", "/no-chat", handlers.no_chat, request=None, answer=None, websocket=True),
+        row("chat", "GET", "/chat", handlers.chat, request=WEBSOCKET, answer=NO_BODY, caller=Device),
+        row("no-chat", "GET", "/no-chat", handlers.no_chat, request=WEBSOCKET, answer=NO_BODY),
     ]
 
 
@@ -106,10 +113,10 @@ class Rig:
         self.handlers = Handlers()
         self.log = SpyLog()
 
-        async def admit(access: Access, headers: Any, names: Any) -> Caller:
-            if access is Access.PROVIDER:
+        async def admit(kind: type[Caller], headers: Any, names: Any) -> Caller:
+            if kind is Follower:
                 return Follower(ProviderId("b.example"))
-            if access is Access.DEVICE and headers.get("authorization") != "Bearer good":
+            if kind is Device and headers.get("authorization") != "Bearer good":
                 raise Unauthenticated
             return Anyone()
 
@@ -119,7 +126,7 @@ class Rig:
         self.app = application(
             Table(
                 rows(self.handlers),
-                None,
+                cast("Services", None),
                 limits={"limit": LIMIT},
                 admit=admit,
                 telemetry=self.log.telemetry,
@@ -268,7 +275,7 @@ async def test_a_stranger_is_refused_before_its_body_is_read() -> None:
     assert (answer.status, answer.problem, answer.headers["www-authenticate"]) == (401, "unauthenticated", "Bearer")
 
 
-async def test_a_refusal_carries_its_members(rig: Rig) -> None:
+async def test_a_refusal_carries_its_members_but_no_section_of_ours(rig: Rig) -> None:
     answer = await rig.ask("GET", "/refuse")
     assert answer.json() == {
         "type": "urn:mimids:problem:policy",
@@ -276,7 +283,6 @@ async def test_a_refusal_carries_its_members(rig: Rig) -> None:
         "status": 403,
         "detail": "muted in this fork",
         "rule": "muted",
-        "section": "6.8",
     }
 
 
@@ -353,7 +359,7 @@ async def test_a_listener_that_has_hosts_checks_them(host: str, status: int) -> 
 def test_the_same_row_twice_is_a_mistake() -> None:
     doubled = rows(Handlers())[:1] * 2
     with pytest.raises(ValueError, match="twice"):
-        Table(doubled, None, limits={"limit": 1}, admit=lambda *_: None, telemetry=SpyLog().telemetry)  # type: ignore[arg-type]
+        Table(doubled, cast("Services", None), limits={"limit": 1}, admit=lambda *_: None, telemetry=SpyLog().telemetry)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("query", ["bundle=%", "bundle&" * 40, "bundle=" + "x" * 5000, "bundle=%ff"])
@@ -445,8 +451,6 @@ async def test_a_browser_gets_one_of_the_protocols_it_offered(rig: Rig, offered:
 
 
 def test_deep_json_is_malformed_like_any_other() -> None:
-    from mimids.http.api.table import _decode
-
     body = Body("application/json", json.loads, lambda value: b"", "report")
     with pytest.raises(Malformed, match="not report"):
-        _decode(body, b"[" * 100_000)
+        decode(body, b"[" * 100_000)
