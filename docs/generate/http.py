@@ -1,6 +1,7 @@
-"""What docs/ has of endpoints, problems, structures and metrics, printed from the code; a test compares.
+"""Prints the endpoints, problems, structures and metrics in docs/ from the code.
 
-`python -m docs.generate.http docs/http.md docs/wire.md docs/metrics.md` writes it anew between its markers.
+`python -m docs.generate.http docs/http.md docs/wire.md docs/metrics.md` replaces the text between the markers of these
+documents. A test fails if a document differs from what would be printed.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ _OF_BODIES: Final = (Malformed, UnsupportedMediaType, TooLarge, TimedOut)
 
 
 def problems_of(endpoint: AnyEndpoint) -> tuple[type[MimiError], ...]:
-    """Return every problem that an endpoint may answer: its own, and those of what it is."""
+    """Return every problem that an endpoint may answer with: its own, and those of its kind of caller and body."""
     found = [*_OF_CALLER[endpoint.caller]]
     if endpoint.request_body is not None:
         found += _OF_BODIES
@@ -69,7 +70,7 @@ def problems_of(endpoint: AnyEndpoint) -> tuple[type[MimiError], ...]:
 
 
 def endpoint_tables() -> str:
-    """Return the endpoints of each listener, with bodies, limits and problems."""
+    """Return the endpoints of each listener in Markdown, with bodies, limits and problems."""
     parts: list[str] = []
     for title, rows in SECTIONS:
         parts.append(f"### {title}\n")
@@ -78,7 +79,7 @@ def endpoint_tables() -> str:
 
 
 def problem_table() -> str:
-    """Return every problem type with its status, its meaning, and the endpoints that name it as their own."""
+    """Return a Markdown table of every problem type with its status and meaning."""
     rows = ["| problem | status | meaning |", "| --- | --- | --- |"]
     for kind in every_error():
         meaning = " ".join((kind.__doc__ or "").split()).replace("|", "\\|")
@@ -95,12 +96,12 @@ _PRINTED: Final[Mapping[str, Callable[[], str]]] = {
 
 
 def written(text: str) -> str:
-    """Return a document with what stands between its markers made anew."""
+    """Return a document with the text between its markers replaced."""
     for name, content in _PRINTED.items():
         begin, end = re.search(rf"<!-- {name}: .*-->\n", text), text.find(f"<!-- /{name} -->")
         if begin is not None:
             if end < begin.end():
-                raise ValueError(f"the {name} markers are a pair")
+                raise ValueError(f"add a line `<!-- /{name} -->` after the line that begins with `<!-- {name}: `")
             text = f"{text[: begin.end()]}\n{content()}\n{text[end:]}"
     return text
 
@@ -131,7 +132,7 @@ def _name(kind: type[MimiError]) -> str:
 
 
 def every_endpoint() -> Iterable[AnyEndpoint]:
-    """Return all rows that have a place in the reference."""
+    """Return all endpoints of the reference."""
     return (row for _, rows in SECTIONS for row in rows)
 
 

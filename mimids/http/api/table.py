@@ -163,7 +163,7 @@ class Table:
         stamped: list[tuple[bytes, bytes]],
         stream: WebSocketStream | None,
     ) -> Call[Any, Any]:
-        """Return what the handler gets. The caller is admitted first: nobody else's body is received."""
+        """Return what the handler gets. The body is received only after the caller was admitted."""
         endpoint = route.endpoint
         caller = await self._admit(endpoint.caller, request.headers, request.names)
         stamped.extend(self._stamp(caller))

@@ -108,9 +108,7 @@ def is_public(address: str) -> bool:
     """Tell whether an address is a unicast address of the public internet."""
     parsed = ipaddress.ip_address(address)
     if isinstance(parsed, ipaddress.IPv6Address):
-        if (
-            parsed.sixtofour is not None or parsed.teredo is not None
-        ):  # tunnels to IPv4 addresses; nobody runs servers there
+        if parsed.sixtofour is not None or parsed.teredo is not None:  # tunnels to IPv4; no servers are there
             return False
         if parsed.ipv4_mapped is not None or parsed in _NAT64:  # these stand for an IPv4 address
             parsed = ipaddress.IPv4Address(parsed.packed[-4:])

@@ -279,7 +279,7 @@ async def test_a_refusal_carries_its_members_but_no_section_of_ours(rig: Rig) ->
     answer = await rig.ask("GET", "/refuse")
     assert answer.json() == {
         "type": "urn:mimids:problem:policy",
-        "title": "refused by policy in this fork",
+        "title": "refused by policy",
         "status": 403,
         "detail": "muted in this fork",
         "rule": "muted",
