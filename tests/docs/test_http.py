@@ -24,14 +24,14 @@ def test_the_reference_is_what_the_code_prints(name: str) -> None:
     assert text == written(text), f"run `python -m docs.generate.http docs/{name}`"
 
 
-def test_the_test_above_can_fail() -> None:
+def test_a_document_that_differs_is_corrected() -> None:
     text = (DOCS / "http.md").read_text(encoding="utf-8")
     assert written(text.replace("`peer-failed` | 502", "`peer-failed` | 503")) == text
     with pytest.raises(ValueError, match="endpoints"):
         written(text.replace("<!-- /endpoints -->", ""))
 
 
-def test_a_structure_is_printed_as_the_design_writes_it() -> None:
+def test_structures_are_printed_in_the_notation_of_the_rfcs() -> None:
     assert """struct {
   PartitionKey next_partition_key;
   optional<MLSMessage> group_info;
@@ -48,13 +48,13 @@ def test_a_structure_is_printed_as_the_design_writes_it() -> None:
     assert {name for name in named if re.fullmatch("[A-Z][A-Za-z]+(Request|Response)", name)} <= printed
 
 
-def test_names_and_places_are_unique() -> None:
+def test_names_and_paths_of_endpoints_are_unique() -> None:
     assert len({row.name for row in ROWS}) == len(ROWS)
     assert len({(row.listener, row.method, row.path) for row in ROWS}) == len(ROWS)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_every_json_body_has_an_example_that_is_one(row: AnyEndpoint) -> None:
+def test_every_json_body_has_a_valid_example(row: AnyEndpoint) -> None:
     for body in (row.request_body, row.answer_body):
         if body is not None and body.media_type == JSON:
             assert isinstance(json.loads(body.example), dict)

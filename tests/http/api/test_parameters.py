@@ -25,7 +25,7 @@ def test_a_client_may_prefer_to_wait_up_to_our_limit(prefer: str, seconds: int |
     assert wait_seconds({"prefer": prefer}, 60) == seconds
 
 
-def test_without_a_preference_nothing_is_said_of_waiting() -> None:
+def test_without_prefer_there_is_no_wait() -> None:
     assert wait_seconds({}, 60) is None
 
 
@@ -40,7 +40,7 @@ def test_another_partition_is_malformed(text: str) -> None:
         partition_in({"partition": text})
 
 
-def test_a_query_need_not_name_a_partition() -> None:
+def test_a_query_may_name_no_partition() -> None:
     assert partition_in({}) is None
 
 

@@ -9,7 +9,7 @@ from mimids.http.api import problems
 from mimids.wire.codec import WireError
 
 
-def test_a_fault_of_ours_is_a_bare_internal() -> None:
+def test_an_unexpected_exception_becomes_internal_without_details() -> None:
     assert type(problems.classify(KeyError("secret"))) is Internal
     assert b"secret" not in problems.reply(problems.classify(KeyError("secret"))).body
 

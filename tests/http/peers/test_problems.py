@@ -45,14 +45,14 @@ def back(error: MimiError) -> MimiError:
         Malformed("SendRequest.message: truncated"),
     ],
 )
-def test_a_refusal_comes_back_as_itself(error: MimiError) -> None:
+def test_a_refusal_is_read_back_as_the_same_error(error: MimiError) -> None:
     again = back(error)
     assert type(again) is type(error)
     assert str(again) == str(error)
     assert again.members == error.members
 
 
-def test_every_refusal_that_is_the_peers_to_give_survives_the_way() -> None:
+def test_every_refusal_is_read_back_unless_it_describes_us_or_a_fault_of_the_peer() -> None:
     for kind in every_error():
         error = kind.__new__(kind)
         MimiError.__init__(error, "why")
@@ -67,7 +67,7 @@ def test_every_refusal_that_is_the_peers_to_give_survives_the_way() -> None:
             assert type(again) is kind
 
 
-def test_a_peers_own_trouble_is_unavailability_with_its_retry_after() -> None:
+def test_a_fault_of_the_peer_is_unavailability_with_its_retry_after() -> None:
     error = error_from(503, {"retry-after": "77"}, b"", now_seconds=NOW)
     assert isinstance(error, PeerUnavailable)
     assert error.members["retry_after"] == 77
@@ -88,7 +88,7 @@ def test_a_peers_own_trouble_is_unavailability_with_its_retry_after() -> None:
         ("Sun, 99 Mar 99999 17:46:45 GMT", 5),
     ],
 )
-def test_retry_after_is_seconds_or_a_date_within_reason(written: str, seconds: int) -> None:
+def test_retry_after_is_seconds_or_a_date_and_bounded(written: str, seconds: int) -> None:
     error = error_from(500, {"retry-after": written}, b"", now_seconds=NOW)
     assert error.members["retry_after"] == seconds
 
@@ -107,18 +107,16 @@ def test_retry_after_is_seconds_or_a_date_within_reason(written: str, seconds: i
         (409, {"content-type": "application/json"}, json.dumps({"type": BranchTerminated.problem_type()}).encode()),
     ],
 )
-def test_an_answer_that_makes_no_sense_is_a_failure_of_the_peer(
-    status: int, headers: dict[str, str], body: bytes
-) -> None:
+def test_an_answer_that_cannot_be_understood_is_peer_failed(status: int, headers: dict[str, str], body: bytes) -> None:
     assert type(error_from(status, headers, body, now_seconds=NOW)) is PeerFailed
 
 
-def test_what_a_peer_says_of_us_is_not_said_to_our_client() -> None:
+def test_a_refusal_that_describes_us_is_not_passed_on_to_a_client() -> None:
     assert "certificate-mismatch" in str(back(CertificateMismatch()))
     assert type(back(CertificateMismatch())) is PeerFailed
 
 
-def test_what_a_peer_writes_is_bounded() -> None:
+def test_texts_and_members_of_a_peer_are_bounded() -> None:
     problem: dict[str, object] = {
         "type": BranchTerminated.problem_type(),
         "detail": "x" * 10_000,
@@ -133,7 +131,7 @@ def test_what_a_peer_writes_is_bounded() -> None:
 
 
 @given(st.integers(300, 599), st.binary(max_size=100), st.booleans())
-def test_any_answer_is_some_refusal(status: int, body: bytes, is_problem: bool) -> None:
+def test_any_answer_is_read_as_some_error(status: int, body: bytes, is_problem: bool) -> None:
     assert isinstance(error_from(status, PROBLEM if is_problem else {}, body, now_seconds=NOW), MimiError)
 
 
@@ -143,7 +141,7 @@ def test_any_answer_is_some_refusal(status: int, body: bytes, is_problem: bool) 
         lambda x: st.lists(x) | st.dictionaries(st.text(max_size=5), x),
     )
 )
-def test_any_json_is_some_refusal(value: object) -> None:
+def test_any_json_is_read_as_some_error(value: object) -> None:
     body = json.dumps({"type": BranchTerminated.problem_type(), "members": value, "retry_after": value}).encode()
     error = error_from(409, PROBLEM, body, now_seconds=NOW)
     assert isinstance(error, BranchTerminated)
@@ -158,6 +156,6 @@ def test_a_peers_retry_after_cannot_become_another_header(written: object) -> No
     assert waits in ([], [b"0"], [b"86400"])
 
 
-def test_a_number_that_json_does_not_know_is_left_out() -> None:
+def test_nan_and_infinity_are_left_out() -> None:
     body = f'{{"type": "{BranchTerminated.problem_type()}", "a": NaN, "b": Infinity, "c": 1e999, "d": 1}}'.encode()
     assert error_from(409, PROBLEM, body, now_seconds=NOW).members == {"d": 1}
