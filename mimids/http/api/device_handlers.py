@@ -38,7 +38,7 @@ from mimids.wire.messages import (
 )
 
 
-class Stock(TypedDict):
+class StockEntry(TypedDict):
     """KeyPackages of one version and cipher suite that a device has in stock."""
 
     version: int
@@ -54,7 +54,7 @@ class Me(TypedDict):
     device_id: str
     provider: str
     limits: dict[str, int]
-    stock: list[Stock]
+    stock: list[StockEntry]
 
 
 class RefusedUpload(TypedDict):
@@ -69,7 +69,7 @@ class Upload(TypedDict):
 
     accepted: int
     refused: list[RefusedUpload]
-    stock: list[Stock]
+    stock: list[StockEntry]
 
 
 class ContactToken(TypedDict):
@@ -232,7 +232,7 @@ class _Frames:
             raise DeviceGone from None
 
 
-def _stock(rows: Iterable[StockRow]) -> list[Stock]:
+def _stock(rows: Iterable[StockRow]) -> list[StockEntry]:
     return [
         {"version": row.version, "cipher_suite": row.cipher_suite, "left": row.left, "last_resort": row.has_last_resort}
         for row in rows
