@@ -23,6 +23,7 @@ from mimids.ds.following.recovery import Recovery
 from mimids.ds.following.welcomes import Welcomes
 from mimids.ds.groups.contradiction import Contradiction
 from mimids.ds.groups.hub import LocalHub
+from mimids.ds.groups.judging import MlsJudge
 from mimids.ds.groups.recent import Recent
 from mimids.ds.groups.states import States
 from mimids.ds.key_packages.claims import Abuse, LowStock
@@ -114,13 +115,13 @@ def make_services(
 ) -> Services:
     """Make the services of a provider, each with its part of the configuration."""
     provider, limits = config.provider, config.limits
-    notifier, states, recent = Notifier(), States(), Recent()
+    notifier, mls, recent = Notifier(), MlsJudge(States()), Recent()
     arrangements = Arrangements(config, store, clock, transport, notifier)
     peers: Peers = ArrangedPeers(transport, arrangements)
     user_rates, provider_rates = UserRates(limits, clock), ProviderRates(limits, clock)
     budgets = Budgets(limits, clock)
-    gate = Gate(provider, store, clock, states, user_rates, budgets, arrangements)
-    hub = LocalHub(config, store, clock, states, notifier, recent=recent, rates=provider_rates, budgets=budgets)
+    gate = Gate(provider, store, clock, mls, user_rates, budgets, arrangements)
+    hub = LocalHub(config, store, clock, mls, notifier, recent=recent, rates=provider_rates, budgets=budgets)
     ohttp_keys = OhttpKeys(
         store,
         clock,
@@ -172,9 +173,9 @@ def make_services(
         ),
     )
     backoff = Backoff(config.delivery.backoff_first_seconds, config.delivery.backoff_cap_seconds)
-    reports = Reports(config, store, clock, peers, notifier, states)
+    reports = Reports(config, store, clock, peers, notifier, mls)
     following = Following(
-        config, store, clock, peers, states, notifier, contradicted=partial(_tell_of_contradiction, telemetry, reports)
+        config, store, clock, peers, mls, notifier, contradicted=partial(_tell_of_contradiction, telemetry, reports)
     )
     cursors = Cursors(store, clock)
     hub_router = HubRouter(provider, hub, following, peers, gate, arrangements, cursors, document)
@@ -209,7 +210,7 @@ def make_services(
             store,
             clock,
             peers,
-            states,
+            mls.states,
             notifier,
             recent,
             provider=provider,
@@ -218,7 +219,7 @@ def make_services(
             batch_octets=config.delivery.batch_bytes,
         ),
         following=following,
-        recovery=Recovery(config, store, clock, peers, states, notifier, following, backoff=backoff),
+        recovery=Recovery(config, store, clock, peers, mls.states, notifier, following, backoff=backoff),
         welcomes=welcomes,
         streams=Streams(
             hub_router,

@@ -19,7 +19,7 @@ from typing import Final
 import trio
 
 from mimids.ds.backoff import Backoff
-from mimids.ds.groups.rules import terms_of
+from mimids.ds.groups.policy import terms_of
 from mimids.ds.notifier import DELIVERY, OUTGOING, Notifier, inbox_topic
 from mimids.ds.peer_answers import expect_nothing
 from mimids.ds.ports import Clock, Peers

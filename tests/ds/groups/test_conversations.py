@@ -11,6 +11,7 @@ import trio
 
 from mimids.config import parse
 from mimids.ds.groups.hub import LocalHub
+from mimids.ds.groups.judging import MlsJudge
 from mimids.ds.groups.states import States
 from mimids.ds.notifier import Notifier
 from mimids.errors import MimiError, PolicyRefused, UnknownPartition
@@ -42,7 +43,7 @@ async def running_hub(directory: Path, **sections: Mapping[str, object]) -> Asyn
     config = parse({"provider": A, "data_dir": str(directory), **sections}, directory)
     async with open_store(database) as store, trio.open_nursery() as jobs:
         await jobs.start(store.run)
-        yield LocalHub(config, store, FakeClock(), States(), Notifier())
+        yield LocalHub(config, store, FakeClock(), MlsJudge(States()), Notifier())
         jobs.cancel_scope.cancel()
 
 

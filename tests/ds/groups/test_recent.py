@@ -22,7 +22,7 @@ def message(partition: int, counter: int, body: bytes, kind: int = APPLICATION) 
 
 
 def take(recent: Recent, partition: int, counter: int, *bodies: bytes) -> None:
-    recent.take([message(partition, counter + number, body) for number, body in enumerate(bodies)])
+    recent.add([message(partition, counter + number, body) for number, body in enumerate(bodies)])
 
 
 def read(recent: Recent, counter: int, end: int, limit_octets: int = ROOM, partition: int = 1) -> list[bytes]:
@@ -47,7 +47,7 @@ def test_there_is_one_and_then_as_many_as_fit(limit: int, found: int) -> None:
 def test_a_commit_ends_what_is_kept() -> None:
     recent = Recent()
     take(recent, 1, 0, b"zero")
-    recent.take([message(1, 1, b"commit", COMMIT)])
+    recent.add([message(1, 1, b"commit", COMMIT)])
     take(recent, 1, 2, b"two")
     assert read(recent, 0, 3) == []
     assert read(recent, 2, 3) == [b"two"]
@@ -88,7 +88,7 @@ def test_what_is_below_the_next_counter_is_what_was_committed(seed: int, octets:
             undone[partition] or chance.random() < 0.9
         ):  # else it was written by another way: by a recovery, before sends
             start = len(held)
-            recent.take([message(partition, start + n, bodies[n], kind) for n, kind in enumerate(kinds)])
+            recent.add([message(partition, start + n, bodies[n], kind) for n, kind in enumerate(kinds)])
         undone[partition] = chance.random() < 0.3
         if not undone[partition]:
             held += zip(kinds, bodies, strict=True)
