@@ -19,8 +19,11 @@ from mimids.ds.devices.streams import Streams
 from mimids.ds.following.cursors import Cursors
 from mimids.ds.following.delivery import Delivery
 from mimids.ds.following.following import Following
-from mimids.ds.following.recovery import Recovery
-from mimids.ds.following.welcomes import Welcomes
+from mimids.ds.following.incoming_welcomes import IncomingWelcomes
+from mimids.ds.following.outgoing_welcomes import OutgoingWelcomes
+from mimids.ds.following.recovery_answers import RecoveryAnswers
+from mimids.ds.following.recovery_as_follower import RecoveryAsFollower
+from mimids.ds.following.recovery_as_hub import RecoveryAsHub
 from mimids.ds.groups.contradiction import Contradiction
 from mimids.ds.groups.hub import LocalHub
 from mimids.ds.groups.judging import MlsJudge
@@ -102,7 +105,7 @@ def assemble(config: Config, clock: Clock, telemetry: Telemetry, store: Store, p
         "relay": services.relay.statistics,
         "delivery": services.delivery.statistics,
         "following": services.following.statistics,
-        "recovery": services.recovery.statistics,
+        "recovery": services.recovery_as_hub.statistics,
         "streams": services.streams.statistics,
     }
     for name, statistics in watched.items():
@@ -179,9 +182,7 @@ def make_services(
     )
     cursors = Cursors(store, clock)
     hub_router = HubRouter(provider, hub, following, peers, gate, arrangements, cursors, document)
-    welcomes = Welcomes(
-        store, clock, peers, notifier, provider=provider, backoff=backoff, workers=config.delivery.workers
-    )
+    incoming_welcomes = IncomingWelcomes(store, clock, notifier, provider=provider)
 
     async def is_known(device: Device) -> bool:
         return await store.read(lambda tx: device_exists(tx, device.row))
@@ -219,11 +220,25 @@ def make_services(
             batch_octets=config.delivery.batch_bytes,
         ),
         following=following,
-        recovery=Recovery(config, store, clock, peers, mls.states, notifier, following, backoff=backoff),
-        welcomes=welcomes,
+        recovery_answers=RecoveryAnswers(store, mls.states, answer_octets=limits.receive_bytes),
+        recovery_as_follower=RecoveryAsFollower(store, clock, peers, provider=provider, backoff=backoff),
+        recovery_as_hub=RecoveryAsHub(
+            store, clock, peers, mls.states, notifier, following, provider=provider, backoff=backoff
+        ),
+        incoming_welcomes=incoming_welcomes,
+        outgoing_welcomes=OutgoingWelcomes(
+            store,
+            clock,
+            peers,
+            notifier,
+            incoming_welcomes,
+            provider=provider,
+            backoff=backoff,
+            workers=config.delivery.workers,
+        ),
         streams=Streams(
             hub_router,
-            welcomes,
+            incoming_welcomes,
             key_packages,
             notifier,
             clock,

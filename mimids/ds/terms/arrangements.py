@@ -24,7 +24,7 @@ import trio
 from mimids.config import Config
 from mimids.ds.limits.rates import Rate
 from mimids.ds.notifier import Notifier
-from mimids.ds.peer_answers import expect_nothing
+from mimids.ds.peer_answers import expect_empty
 from mimids.ds.ports import Clock, PeerAnswer, Peers, PeerTransport, RelayedAnswer
 from mimids.errors import (
     ArrangementOutdated,
@@ -333,7 +333,7 @@ class Arrangements:
     async def _tell(self, known: Taken) -> bool:
         """Tell a hub that we accept; False if its terms have changed meanwhile."""
         try:
-            expect_nothing(await self._peers.call(known.hub, "PUT", f"/ds/v1/arrangement/{known.offered_revision}"))
+            expect_empty(await self._peers.call(known.hub, "PUT", f"/ds/v1/arrangement/{known.offered_revision}"))
         except ArrangementOutdated:
             return False
         await self._store.write(partial(self._note_told, known.hub, known.offered_revision))

@@ -373,7 +373,7 @@ async def test_who_waits_is_woken_though_whoever_brings_it_hangs_up(what: str, t
         await a.services.hub.create_group(room.creation(), alice)
         await b.services.hub_router.send(bob, room.hub, room.send("zero"))
         await hand_out(b)
-        await b.services.welcomes.init(room.hub, WelcomeInitRequest((REF,)))
+        await b.services.incoming_welcomes.init(room.hub, WelcomeInitRequest((REF,)))
         topic = inbox_topic(bob.row) if what == "a Welcome" else partition_topic(room.key.mask(32))
         token, hanging_up = trio.lowlevel.current_trio_token(), trio.CancelScope()
         receiver = a if what == "a message" else b
@@ -390,6 +390,6 @@ async def test_who_waits_is_woken_though_whoever_brings_it_hangs_up(what: str, t
                 elif what == "a push":
                     await b.services.following.take_push(room.hub, push(room, 0, "zero"))
                 else:
-                    await b.services.welcomes.take(room.hub, welcome_to(REF))
+                    await b.services.incoming_welcomes.store(room.hub, welcome_to(REF))
             with trio.fail_after(20):
                 assert await waiter.wait() == {topic}

@@ -77,8 +77,9 @@ async def restored(
             again.peers.add(other.config.provider, _door(other, config.provider))
         tasks = await stack.enter_async_context(trio.open_nursery())
         if jobs:
-            for job in (again.services.delivery.run, again.services.recovery.run):
-                await tasks.start(job)
+            await tasks.start(again.services.delivery.run)
+            await tasks.start(again.services.recovery_as_hub.run)
+            tasks.start_soon(again.services.recovery_as_follower.run)
         yield again
         tasks.cancel_scope.cancel()
 
@@ -136,7 +137,7 @@ async def test_a_group_is_held_while_a_follower_is_away_and_others_are_not(tmp_p
             with pytest.raises(Recovering):
                 await again.services.hub.send(with_carol.send("too early"), alice)
             async with trio.open_nursery() as tasks:
-                await tasks.start(again.services.recovery.run)
+                await tasks.start(again.services.recovery_as_hub.run)
                 free = "SELECT 1 FROM groups g WHERE group_id = ? AND NOT EXISTS (SELECT 1 FROM recoveries"
                 free += " WHERE group_ref = g.id AND answered = 0)"
                 await until(lambda: rows(again, free, with_carol.group_id))
@@ -175,7 +176,7 @@ async def test_what_a_provider_answers_nonsense_about_holds_no_other_group(tmp_p
         async with restored(a, tmp_path / "copy", tmp_path / "again", jobs=False) as again:
             again.peers.add("b.example", about_other)
             async with trio.open_nursery() as tasks:
-                await tasks.start(again.services.recovery.run)
+                await tasks.start(again.services.recovery_as_hub.run)
                 free = "SELECT 1 FROM groups g WHERE group_id = ? AND NOT EXISTS (SELECT 1 FROM recoveries"
                 free += " WHERE group_ref = g.id AND answered = 0)"
                 await until(lambda: rows(again, free, other.group_id))
@@ -276,7 +277,7 @@ async def test_a_follower_that_knows_only_pushes_tells_its_counters(tmp_path: Pa
         async with restored(a, tmp_path / "copy", tmp_path / "again", jobs=False) as again:
             again.peers.add("b.example", old)
             async with trio.open_nursery() as tasks:
-                await tasks.start(again.services.recovery.run)
+                await tasks.start(again.services.recovery_as_hub.run)
                 await freed(again)
                 assert (await again.services.hub.send(room.send("new"), alice)).counter == 7
                 assert await read(again, alice, room.hub, room.key) == ["0", "1", "2"]
@@ -297,7 +298,7 @@ async def test_a_restart_goes_on_with_asking(tmp_path: Path) -> None:
                 await again.services.hub.send(room.send("2"), alice)
         async with assembled(again.config) as once_more, trio.open_nursery() as tasks:
             once_more.peers.add("b.example", _door(b, a.config.provider))
-            await tasks.start(once_more.services.recovery.run)
+            await tasks.start(once_more.services.recovery_as_hub.run)
             await freed(once_more)
             assert (await once_more.services.hub.send(room.send("2"), alice)).counter == 2
             tasks.cancel_scope.cancel()
@@ -309,14 +310,14 @@ async def test_only_the_hub_gets_its_messages_back(tmp_path: Path) -> None:
         await a.services.hub.create_group(room.creation(), alice)
         await b.services.hub_router.send(bob, room.hub, room.send("0"))
         await wait_stored(b, room.hub, bob, room.key, 1)
-        recovery = b.services.recovery
+        answers = b.services.recovery_answers
         mine, stranger = Follower(a.config.provider), Follower(ProviderId("c.example"))
         nothing = RecoverRequest(room.group_id, ())
-        assert len((await recovery.beyond(mine, nothing)).epochs) == 1
-        assert (await recovery.groups_of(mine, HeldGroupsRequest(GroupId(b"")))).group_ids == (room.group_id,)
-        assert (await recovery.groups_of(stranger, HeldGroupsRequest(GroupId(b"")))).group_ids == ()
+        assert len((await answers.messages_beyond(mine, nothing)).epochs) == 1
+        assert (await answers.groups_of(mine, HeldGroupsRequest(GroupId(b"")))).group_ids == (room.group_id,)
+        assert (await answers.groups_of(stranger, HeldGroupsRequest(GroupId(b"")))).group_ids == ()
         with pytest.raises(UnknownGroup):
-            await recovery.beyond(stranger, nothing)
+            await answers.messages_beyond(stranger, nothing)
 
 
 async def test_as_follower_it_gets_again_what_was_pushed_since(tmp_path: Path) -> None:
@@ -356,7 +357,7 @@ async def test_an_answer_is_bounded_with_the_trees_in_it(tmp_path: Path) -> None
             await a.services.hub.send(SendRequest(decode(MLSMessage, encode(message)), key, data), alice)
         await until(lambda: _same_counters(a, b))
         hub, known, answers = Follower(a.config.provider), dict[MaskedPartitionKey, Counter](), 0
-        while epochs := (answer := await b.services.recovery.beyond(hub, _request(known))).epochs:
+        while epochs := (answer := await b.services.recovery_answers.messages_beyond(hub, _request(known))).epochs:
             assert len(encode(answer)) < 2 * limit
             known |= {each.masked_partition_key: Counter(each.counter + len(each.epoch.messages)) for each in epochs}
             answers += 1

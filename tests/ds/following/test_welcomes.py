@@ -133,7 +133,7 @@ async def test_a_disk_that_takes_nothing_ends_neither_the_job_nor_a_welcome(path
         way.instead.clear()
         disk.full = False
         await in_time(clock, lambda: _is(hub, "delivered"))
-        assert len(await follower.services.welcomes.inbox(DeviceRow(1))) == 1
+        assert len(await follower.services.incoming_welcomes.inbox(DeviceRow(1))) == 1
 
 
 async def _filled(disk: Disk) -> bool:
@@ -148,11 +148,11 @@ async def test_a_full_disk_of_our_own_refuses_no_welcome_of_our_own_user(tmp_pat
         await invite(hub, Room(), A)
         disk.full = True
         async with trio.open_nursery() as jobs:
-            await jobs.start(hub.services.welcomes.run)
+            await jobs.start(hub.services.outgoing_welcomes.run)
             await trio.testing.wait_all_tasks_blocked(0.05)
             disk.full = False
             await in_time(clock, lambda: _is(hub, "delivered"))
-            assert len(await hub.services.welcomes.inbox(DeviceRow(1))) == 1
+            assert len(await hub.services.incoming_welcomes.inbox(DeviceRow(1))) == 1
             jobs.cancel_scope.cancel()
 
 
@@ -227,7 +227,7 @@ async def test_a_branch_that_is_ended_while_its_welcome_is_offered_sends_none(pa
         await invite(hub, room)
         arrived = path == WELCOME  # then it was under way already
         await reaches(hub, "delivered" if arrived else "cancelled")
-        assert len(await follower.services.welcomes.inbox(DeviceRow(1))) == arrived
+        assert len(await follower.services.incoming_welcomes.inbox(DeviceRow(1))) == arrived
         assert await rows(hub, "SELECT count(*) FROM follows") == [(int(arrived),)]
 
 

@@ -41,7 +41,7 @@ from tests.support.signing import Client, Room, by_reference, by_value, ref_of
 A, B = ProviderId("a.example"), ProviderId("b.example")
 BOB = UserId(b"mimi://b.example/u/bob")
 ANNA = UserId(b"mimi://a.example/u/anna")
-JOBS = ("delivery", "welcomes")
+JOBS = ("delivery", "outgoing_welcomes")
 
 
 def info_of(room: Room) -> MLSMessage:

@@ -42,7 +42,7 @@ from tests.support.provider import Assembled
 
 A, B = ProviderId("a.example"), ProviderId("b.example")
 BOB = "mimi://b.example/u/bob"
-JOBS = ("delivery", "welcomes", "arrangements")
+JOBS = ("delivery", "outgoing_welcomes", "arrangements")
 NOBODY = GroupId(b"no group")
 
 
