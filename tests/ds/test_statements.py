@@ -175,10 +175,10 @@ async def asked(rig: Rig) -> dict[str, list[tuple[str, Any]]]:
         number = providers.provider_row(tx, B) or 0
         peer = PeerState(number, B, 0, 0, Milliseconds(0))
         assert _peers_with_due(frozenset(), tx)[1]
-        made = rig.delivery._next_push(peer, 1 << 16, tx)
+        made = rig.delivery._pushes.next_push(peer, 1 << 16, tx)
         assert made is not None
         wanted = [Counter(epoch.counter + len(epoch.messages)) for epoch in made.epochs]
-        rig.delivery._settle(peer, made, wanted, tx)
+        rig.delivery._pushes.settle(peer, made, wanted, tx)
         follows.due_partitions(tx, number, 1, limit=64)
         peers.note_failure(tx, number, 1, Milliseconds(0), Milliseconds(0))
 

@@ -235,6 +235,8 @@ class Full:
             raise StorageUnavailable
         return await self._store.write(work)
 
+    write_or_refuse = write
+
 
 async def test_a_full_disk_puts_pushes_off_and_ends_nothing(tmp_path: Path, nursery: trio.Nursery) -> None:
     async with federated(tmp_path, "a.example", "b.example", jobs_of=()) as (a, b):
