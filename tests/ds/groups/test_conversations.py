@@ -1,4 +1,4 @@
-"""Recorded conversations through a hub: each message in its own fork, each verdict as recorded."""
+"""Recorded conversations through a hub: each message in its branch, with the recorded verdict."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def received(hub: LocalHub, key: PartitionKey) -> list[bytes]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_each_message_is_sequenced_in_its_own_fork_or_refused_for_what_is_wrong(
+async def test_each_message_is_sequenced_in_its_branch_or_refused_by_the_recorded_rule(
     name: str, tmp_path: Path
 ) -> None:
     recording = Recording(name)

@@ -12,11 +12,11 @@ from tests.support.summaries import histories, summary
 
 
 def drawn(laid: TreeLayout) -> list[tuple[int, int, int | None]]:
-    """Return of each row the partition, the lane, and the row above that it hangs on."""
+    """Return the partition, the lane and the parent's row of each row."""
     return [(row.partition.row, row.lane, row.parent) for row in laid.rows]
 
 
-def test_a_branch_gets_a_lane_beside_the_one_that_carries_more() -> None:
+def test_the_branch_with_most_messages_keeps_its_parent_s_lane() -> None:
     laid = lay_out([summary(1, None), summary(2, 1, 1), summary(3, 1, 5), summary(4, 2), summary(5, 3)])
     assert drawn(laid) == [(1, 0, None), (2, 1, 0), (3, 0, 0), (4, 1, 1), (5, 0, 2)]
     assert laid.lanes == 2
@@ -27,12 +27,12 @@ def test_a_lane_is_used_again_once_its_branch_has_ended() -> None:
     assert [row.lane for row in laid.rows] == [0, 1, 0, 1, 0]
 
 
-def test_what_hangs_on_nothing_known_stands_by_itself_and_parents_come_first() -> None:
+def test_a_partition_without_a_known_parent_is_a_root_and_parents_come_first() -> None:
     laid = lay_out([summary(7, 6), summary(2, 1), summary(1, None), summary(9, None, detached=True)])
     assert drawn(laid) == [(7, 0, None), (1, 0, None), (2, 0, 1), (9, 0, None)]
 
 
-def test_a_long_stretch_is_folded_but_never_what_somebody_looks_for() -> None:
+def test_a_long_stretch_is_folded_but_no_held_welcome_and_no_tip() -> None:
     chain = [summary(1, None), *(summary(n, n - 1) for n in range(2, 51))]
     chain[20] = summary(21, 20, held_welcomes=1)
     rows = lay_out(chain).rows
@@ -47,7 +47,7 @@ def test_a_long_stretch_is_folded_but_never_what_somebody_looks_for() -> None:
     assert [row.parent for row in rows] == [None, 0, 1, 2, 3, 4]
 
 
-def test_of_very_many_the_newest_are_drawn() -> None:
+def test_only_the_newest_rows_are_drawn() -> None:
     children = [summary(n, 1, n % 2) for n in range(2, 1002)]
     laid = lay_out([summary(1, None), *children])
     assert len(laid.rows) == ROWS
