@@ -5,8 +5,8 @@ follows and the counter that it wants next of each. That counter is written when
 between a push and its answer pushes the same messages again, and the follower ignores them.
 
 Dropped messages
-    If retention dropped messages that a follower has not fetched, an epoch without messages says at which counter the
-    kept ones begin.
+    If retention dropped messages before they were pushed, an epoch without messages tells the follower at which
+    counter the kept messages begin.
 
 Suspended partitions
     If a push can never succeed (a message larger than the follower accepts, a wanted counter that is no longer kept),
@@ -116,7 +116,7 @@ class Pushes:
         return wanted == end
 
     def _follow_children(self, tx: Tx, peer: PeerState, epoch: pages.Page) -> None:
-        """Let a follower follow the partitions that the pushed public commits opened, if it has members there."""
+        """Make a follower follow the partitions that the pushed public commits opened, if it has members there."""
         if ContentType.COMMIT not in epoch.kinds:
             return
         group = groups.group_by_row(tx, epoch.partition.group)
@@ -147,7 +147,7 @@ class Pushes:
 
 
 def follow_again(provider: int, epoch: pages.Page, tx: Tx) -> None:
-    """Let a follower follow a partition from this epoch's counter on, with an opening."""
+    """Make a follower follow a partition from this epoch's counter on, with an opening."""
     follows.follow(tx, provider, epoch.partition.id, next_counter=epoch.counter, needs_opening=True)
 
 

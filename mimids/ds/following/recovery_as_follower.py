@@ -12,7 +12,7 @@ Retry
 
 End
     A round that brought nothing new and in which all hubs answered is the last. Until then a setting in the database
-    says that recovery is going on, so a restart continues it.
+    marks the recovery as unfinished, so a restart continues it.
 """
 
 from __future__ import annotations

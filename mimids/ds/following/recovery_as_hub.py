@@ -5,11 +5,11 @@ Held groups
     its next counters may have been given out already. Reading goes on.
 
 Questions
-    Each provider that followed a held group is asked what it has of it beyond what is here, and the answer is stored
-    as it was sequenced: counters, partitions and state. If the newest state then shows members of another provider,
-    that provider is asked too. Each known provider is also asked which of our groups it has, and then about these, so
-    that groups created after the backup come back. A group is free once all providers have answered about it.
-    Messages that reached no other provider are lost.
+    Each provider that followed a held group is asked for the messages that are missing here. They are stored as they
+    were sequenced: counters, partitions and state. If the newest state then shows members of another provider, that
+    provider is asked too. Each known provider is also asked which of our groups it has, and then about these, so that
+    groups created after the backup come back. A group is free once all providers have answered about it. Messages
+    that reached no other provider are lost.
 
 Older providers
     A provider that does not serve /ds/v1/recover is asked for its counters, by pushes of empty epochs. What is missing
@@ -261,7 +261,7 @@ def _has_progress(request: RecoverRequest, epochs: tuple[PushedEpoch, ...], coun
 
 
 def _follow(provider: int, group: Group, epochs: tuple[PushedEpoch, ...], counters: list[Counter], tx: Tx) -> None:
-    """Let a provider follow the partitions that it had: it has them because it followed them."""
+    """Make a provider follow the partitions that it has: it has them because it followed them."""
     for epoch, counter in zip(epochs, counters, strict=True):
         partition = partitions.find_partition(tx, group.hub, [epoch.masked_partition_key])
         if partition is not None and not follows.follow(tx, provider, partition.id, next_counter=counter):

@@ -36,11 +36,8 @@ def create_group(
     """
     request, creator = creation.request, creation.creator
     hub = providers.ensure_provider(tx, provider)
-    existing = groups.find_group(tx, hub, request.group_id)
-    if existing is not None:
-        if existing.creation_digest == creation.digest:
-            return
-        raise GroupExists
+    if _is_repeat(tx, hub, creation):
+        return
     masks = request.partition_key.masks()
     if partitions.find_partition(tx, hub, masks) is not None:
         raise PartitionExists
@@ -68,6 +65,16 @@ def create_group(
     )
     states.save(tx, row, creation.opened.knowledge)
     _store_openings(tx, request, group, row, now)
+
+
+def _is_repeat(tx: Tx, hub: int, creation: Creation) -> bool:
+    """Tell whether this request created the group before; raise `GroupExists` if another one did."""
+    existing = groups.find_group(tx, hub, creation.request.group_id)
+    if existing is None:
+        return False
+    if existing.creation_digest != creation.digest:
+        raise GroupExists
+    return True
 
 
 def _store_openings(tx: Tx, request: CreateGroupRequest, group: Group, partition: int, now: Milliseconds) -> None:

@@ -191,7 +191,7 @@ class LocalHub:
     def _joinable_group(self, tx: Tx, group_id: GroupId | None, caller: Sender) -> Group | None:
         """Return the group if the caller may join it from outside; None otherwise.
 
-        For an unknown group the same statements run, so that their time tells nothing.
+        For an unknown group the same statements run, so that the time they take does not show that it is unknown.
         """
         group = groups.find_group(tx, providers.provider_row(tx, self._provider) or 0, group_id or GroupId(b""))
         follower = providers.provider_row(tx, caller.provider)

@@ -212,7 +212,7 @@ class MlsJudge:
     def _load(
         self, hub: ProviderId, submissions: Sequence[Submission], tx: Tx
     ) -> list[tuple[Submission, Knowledge, JudgementKey]]:
-        """Bring the states of these messages into the cache; return the messages that take long to judge."""
+        """Load the states of these messages into the cache; return the messages that take long to judge."""
         row = providers.provider_row(tx, hub) or 0
         loaded: set[PartitionKey] = set()
         found = []

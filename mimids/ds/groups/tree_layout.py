@@ -25,12 +25,12 @@ _Stretch = list[PartitionSummary]  # one row: a partition, or several of which e
 
 @attrs.frozen
 class TreeRow:
-    """One row of the drawing: `partition` is its only one, or the last of as many as `folded` says."""
+    """One row of the drawing: one partition, or `folded` partitions of which `partition` is the last."""
 
     partition: PartitionSummary
     lane: int
     parent: int | None  # the number of an earlier row
-    folded: int  # 0: only one partition
+    folded: int  # the number of partitions; 0 if it is only one
     messages: int
 
 

@@ -1,7 +1,7 @@
 """The visible proposals of a partition, read from the store as the MLS rules need them.
 
 A proposal is *pending* once it was sequenced: a commit may cover it by reference. It is *refused* if the hub refused
-it for what it says: a commit that covers it is refused too.
+it for its content: a commit that covers it is refused too.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def with_proposals(tx: Tx, knowledge: Knowledge, rows: list[StoredProposal]) -> 
 def covered_without_state(tx: Tx, partition: Partition, message: MLSMessage) -> tuple[Covered | ProposalRef, ...]:
     """Return what a public commit covers where the state is not known.
 
-    A reference is a hash, so it says for certain what was covered. It stays a reference if its proposal was not seen.
+    A reference is a hash, so it names one proposal for certain. It stays a reference if that proposal was not seen.
     """
     public = message.message
     if not isinstance(public, PublicMessage) or not isinstance(public.content.content, Commit):
