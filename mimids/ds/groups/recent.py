@@ -49,18 +49,23 @@ class Recent:
     def add(self, messages: Iterable[NewMessage]) -> None:
         """Add messages that are about to be committed, in order; a handshake message empties its partition's cache."""
         with self._lock:
+            tail, tail_of = None, -1  # the tail that grew last, and its partition
             for message in messages:
                 partition, body = message.partition, message.body
                 if message.kind != ContentType.APPLICATION:
                     self._drop(partition)
+                    tail_of = -1
                     continue
-                tail = self._tails.peek(partition)
+                if partition != tail_of:
+                    tail = self._tails.peek(partition)
                 if tail is None or message.counter != tail.first + len(tail.bodies):
                     self._drop(partition)
-                    tail = _Tail(message.counter, [])
+                    tail, tail_of = _Tail(message.counter, []), -1
                 tail.bodies.append(body)
                 self._octets += len(body)
-                self._tails.put(partition, tail)
+                if partition != tail_of:
+                    self._tails.put(partition, tail)
+                    tail_of = partition
             while self._octets > self._limit:
                 self._shrink()
 
