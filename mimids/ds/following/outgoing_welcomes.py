@@ -53,7 +53,7 @@ IDLE_SECONDS: Final = 60.0
 _FINAL: Final = (Malformed, TooLarge, UnsupportedMediaType, WelcomeNotExpected)  # a retry would fail in the same way
 
 
-class Recipient(Protocol):
+class WelcomeRecipient(Protocol):
     """A provider that a Welcome goes to: another one, or this server for its own devices."""
 
     async def offer(self, request: WelcomeInitRequest) -> WelcomeInitResponse:
@@ -152,10 +152,10 @@ class OutgoingWelcomes:
             self._busy.discard(number)
             self._notifier.notify(OUTGOING)
 
-    def _recipient(self, domain: ProviderId) -> Recipient:
+    def _recipient(self, domain: ProviderId) -> WelcomeRecipient:
         return self._own_devices if domain == self._own_devices.domain else OtherProvider(self._peers, domain)
 
-    async def _attempt(self, recipient: Recipient, outgoing: Outgoing) -> bool:
+    async def _attempt(self, recipient: WelcomeRecipient, outgoing: Outgoing) -> bool:
         """Offer and deliver one Welcome; return False if the provider did not answer or may accept it later."""
         try:
             if outgoing.state == "due":

@@ -35,7 +35,7 @@ class TreeRow:
 
 
 @attrs.frozen
-class TreeLayout:
+class PartitionTree:
     """The rows of a drawing, and how many partitions before them are left out."""
 
     rows: tuple[TreeRow, ...]
@@ -91,7 +91,7 @@ def _lines(node: N, children_of: Callable[[N], list[N]], first: str, rest: str) 
 # --- rows in lanes ----------------------------------------------------------------------------------------------------
 
 
-def lay_out(partitions: Sequence[PartitionSummary]) -> TreeLayout:
+def lay_out(partitions: Sequence[PartitionSummary]) -> PartitionTree:
     """Lay out all partitions of a group, given in the order in which they were opened."""
     stretches = _stretches(partitions)
     shown = stretches[-ROWS:]
@@ -112,7 +112,9 @@ def lay_out(partitions: Sequence[PartitionSummary]) -> TreeLayout:
         )
         for n, stretch in enumerate(shown)
     ]
-    return TreeLayout(tuple(rows), max(lanes, default=-1) + 1, sum(map(len, stretches[: -len(shown)])) if shown else 0)
+    return PartitionTree(
+        tuple(rows), max(lanes, default=-1) + 1, sum(map(len, stretches[: -len(shown)])) if shown else 0
+    )
 
 
 def _stretches(partitions: Sequence[PartitionSummary]) -> list[_Stretch]:

@@ -14,7 +14,7 @@ import attrs
 
 from mimids.ds.commands.groups import group_name
 from mimids.ds.following.delivery import OPEN_CIRCUIT_FAILURES
-from mimids.ds.groups.tree_layout import TreeLayout, TreeRow, lay_out
+from mimids.ds.groups.tree_layout import PartitionTree, TreeRow, lay_out
 from mimids.errors import Internal, every_error
 from mimids.http.console.markup import Child, Markup, element
 from mimids.http.console.tree import draw
@@ -281,7 +281,7 @@ def _refusals(requests: Counter[tuple[str, str]]) -> Markup:
 # --- the drawing ------------------------------------------------------------------------------------------------
 
 
-def _tree(tree: TreeLayout, group: GroupSummary, provider: ProviderId) -> Iterator[Markup]:
+def _tree(tree: PartitionTree, group: GroupSummary, provider: ProviderId) -> Iterator[Markup]:
     if tree.left_out:
         yield element("p", f"{_many(tree.left_out, 'older partition')} not drawn", class_="more")
     if not tree.rows:

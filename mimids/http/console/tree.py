@@ -1,22 +1,22 @@
-"""A group's partitions as an SVG drawing: a line leads from each partition to those that its commits opened."""
+"""A group's partitions as an SVG drawing: a line leads to each partition from the one in which a commit opened it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Final
 
-from mimids.ds.groups.tree_layout import TreeLayout, TreeRow
+from mimids.ds.groups.tree_layout import PartitionTree, TreeRow
 from mimids.http.console.markup import Markup, element
 
-ROW_PIXELS: Final = 34  # as the style sheet has it for the table beside the drawing
+ROW_PIXELS: Final = 34  # the same as in the style sheet, for the table beside the drawing
 LANE_PIXELS: Final = 22
 MARGIN_PIXELS: Final = 18
 RADIUS: Final = 6
-COLOURS: Final = 6  # of lanes, in the style sheet
+COLOURS: Final = 6  # of lanes, the same as in the style sheet
 
 
-def draw(tree: TreeLayout) -> Markup:
-    """Return the drawing as SVG, `ROW_PIXELS` for each row, so that a table can stand beside it."""
+def draw(tree: PartitionTree) -> Markup:
+    """Return the drawing as SVG, ROW_PIXELS high for each row, to be shown beside a table of the rows."""
     width, height = 2 * MARGIN_PIXELS + LANE_PIXELS * (tree.lanes - 1), ROW_PIXELS * len(tree.rows)
     return element(
         "svg",
@@ -36,7 +36,7 @@ def _place(lane: int, n: int) -> tuple[int, int]:
 
 
 def _line(rows: Sequence[TreeRow], n: int, parent: int) -> Markup:
-    """Draw how a commit leads here from its parent's row: over to the lane at once, then down."""
+    """Draw the line from the parent's row: first sideways to the lane, then down."""
     (x0, y0), (x1, y1) = _place(rows[parent].lane, parent), _place(rows[n].lane, n)
     over = "" if x0 == x1 else f"C{x0} {y0 + ROW_PIXELS * 3 // 4} {x1} {y0 + ROW_PIXELS // 4} {x1} {y0 + ROW_PIXELS}"
     return element("path", d=f"M{x0} {y0}{over}V{y1}", class_=f"line {_classes(rows[n])}")

@@ -6,13 +6,13 @@ from operator import attrgetter
 
 from hypothesis import given
 
-from mimids.ds.groups.tree_layout import ROWS, TreeLayout, lay_out, margins
+from mimids.ds.groups.tree_layout import ROWS, PartitionTree, lay_out, margins
 from mimids.store.overview import PartitionSummary
 from tests.support.summaries import histories, summary
 
 
-def drawn(laid: TreeLayout) -> list[tuple[int, int, int | None]]:
-    """Return the partition, the lane and the parent's row of each row."""
+def drawn(laid: PartitionTree) -> list[tuple[int, int, int | None]]:
+    """Return for each row its partition, its lane, and the row of its parent."""
     return [(row.partition.row, row.lane, row.parent) for row in laid.rows]
 
 
@@ -27,12 +27,12 @@ def test_a_lane_is_used_again_once_its_branch_has_ended() -> None:
     assert [row.lane for row in laid.rows] == [0, 1, 0, 1, 0]
 
 
-def test_a_partition_without_a_known_parent_is_a_root_and_parents_come_first() -> None:
+def test_partitions_without_a_known_parent_are_roots_and_parents_come_first() -> None:
     laid = lay_out([summary(7, 6), summary(2, 1), summary(1, None), summary(9, None, detached=True)])
     assert drawn(laid) == [(7, 0, None), (1, 0, None), (2, 0, 1), (9, 0, None)]
 
 
-def test_a_long_stretch_is_folded_but_no_held_welcome_and_no_tip() -> None:
+def test_a_long_stretch_is_folded_except_for_unusual_partitions_and_the_tip() -> None:
     chain = [summary(1, None), *(summary(n, n - 1) for n in range(2, 51))]
     chain[20] = summary(21, 20, held_welcomes=1)
     rows = lay_out(chain).rows
@@ -47,7 +47,7 @@ def test_a_long_stretch_is_folded_but_no_held_welcome_and_no_tip() -> None:
     assert [row.parent for row in rows] == [None, 0, 1, 2, 3, 4]
 
 
-def test_only_the_newest_rows_are_drawn() -> None:
+def test_only_the_newest_of_very_many_partitions_are_drawn() -> None:
     children = [summary(n, 1, n % 2) for n in range(2, 1002)]
     laid = lay_out([summary(1, None), *children])
     assert len(laid.rows) == ROWS
