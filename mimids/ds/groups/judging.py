@@ -58,7 +58,7 @@ from mimids.mls.rules.verdict import (
     RuleError,
 )
 from mimids.mls.suites import Suite, suite_of
-from mimids.store import groups, partitions, providers
+from mimids.store import groups, messages, partitions, providers
 from mimids.store.engine.store import Store, Tx
 from mimids.store.groups import Group
 from mimids.store.partitions import Partition
@@ -141,7 +141,7 @@ class MlsJudge:
         Raises `RatchetTreeNeeded` and `GroupInfoMismatch` for the GroupInfo that is sent along.
         """
         info = None if group_info is None else _group_info(group_info)
-        key = ("after", *judged.key, None if group_info is None else hashlib.sha256(group_info.encoded).digest())
+        key = ("after", *judged.key, None if group_info is None else messages.digest_of(group_info.encoded))
         found = self._cached(key)
         if found is None:
             try:
@@ -178,7 +178,7 @@ class MlsJudge:
     ) -> tuple[Knowledge, JudgementKey]:
         """Return what is known, with the proposals that judging this message reads, and the key of the judgement."""
         knowledge = self.states.knowledge(tx, group, partition)
-        digest = hashlib.sha256(message.encoded).digest()
+        digest = messages.digest_of(message.encoded)
         rows = proposals_read(tx, partition, message)
         state = None if partition.state is None else (partition.state.derived, *state_key(partition.state))
         key = (state, partition.epoch, group.id, digest, tuple((row.ref, row.seq, row.refusal) for row in rows))
