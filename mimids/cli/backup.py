@@ -22,7 +22,8 @@ from mimids.store import arrangements, key_packages, recoveries
 from mimids.store import backup as backups
 from mimids.store.backup import NotABackup
 from mimids.store.engine import lock, migrate
-from mimids.store.engine.store import Tx, connect, write_here
+from mimids.store.engine.sqlite import connect, write_here
+from mimids.store.engine.transaction import Tx
 from mimids.values import Milliseconds
 
 DAY_SECONDS = 86_400

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.values import DeviceRow, Milliseconds, UserRow
 from mimids.wire.ids import UserId
 

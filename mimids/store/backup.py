@@ -13,7 +13,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from mimids.store.engine.store import Tx, connect_to_read, read_here
+from mimids.store.engine.sqlite import connect_to_read, read_here
+from mimids.store.engine.transaction import Tx
 from mimids.values import Milliseconds
 
 MARK: Final = "backup_made_at"

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import attrs
 
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.values import DeviceRow, Milliseconds
 from mimids.wire.ids import Counter, MaskedPartitionKey
 

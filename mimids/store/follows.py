@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import attrs
 
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.store.peers import ensure_peer
 from mimids.wire.ids import Counter, MaskedPartitionKey
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import attrs
 
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.values import DeviceRow, Milliseconds
 from mimids.wire.ids import CipherSuite, GroupId, ProtocolVersion
 

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 import attrs
 
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.values import Milliseconds
 from mimids.wire.ids import Counter, MaskedPartitionKey
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 import attrs
 
 from mimids.store import trees
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.values import Milliseconds
 from mimids.wire.ids import Counter, GroupId, MaskedPartitionKey
 

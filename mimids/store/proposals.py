@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import attrs
 
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 
 
 @attrs.frozen

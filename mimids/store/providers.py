@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.wire.ids import ProviderId
 
 

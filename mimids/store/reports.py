@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.values import DeviceRow, Milliseconds
 from mimids.wire.codec import OPAQUE_V, vector
 from mimids.wire.ids import GroupId, ProviderId, UserId

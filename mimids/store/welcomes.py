@@ -8,7 +8,7 @@ from typing import Final
 
 import attrs
 
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.values import DeviceRow, Milliseconds
 from mimids.wire.codec import vector
 from mimids.wire.ids import KEY_PACKAGE_REF, KeyPackageRef

@@ -16,7 +16,7 @@ from mimids.config import Config
 from mimids.store import backup
 from mimids.store.engine import migrate as migrate_module
 from mimids.store.engine.migrate import migrate
-from mimids.store.engine.store import read_here, write_here
+from mimids.store.engine.sqlite import read_here, write_here
 from mimids.store.ohttp import put_setting
 from mimids.values import Milliseconds
 from tests.support.cli_runs import provider, run, serving

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from mimids.cli.main import main
 from mimids.config import Config
 from mimids.ds.commands import command_named
-from mimids.store.engine.store import read_here, write_here
+from mimids.store.engine.sqlite import read_here, write_here
 from tests.support.cli_runs import provider
 
 # main - fork - two branches; another hub has a group of the same id

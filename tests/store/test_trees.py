@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from mimids.store import partitions, trees
 from mimids.store.engine.migrate import shipped
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.store.partitions import StoredState
 from mimids.store.trees import NodeColumns
 

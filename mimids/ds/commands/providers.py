@@ -9,7 +9,7 @@ from mimids.ds.commands.declare import Argument, Command, Context, Effect, JsonO
 from mimids.ds.terms.arrangements import HubTerms, accept_offer
 from mimids.errors import Malformed, NotFound
 from mimids.store import arrangements, bans, overview, providers
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.store.overview import PeerSummary
 from mimids.values import Milliseconds
 from mimids.wire.ids import ProviderId, provider_id

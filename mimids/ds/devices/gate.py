@@ -24,7 +24,8 @@ from mimids.ds.terms.arrangements import Arrangements
 from mimids.errors import MimiError
 from mimids.mls.framing import MLSMessage
 from mimids.store import groups, messages, partitions, providers
-from mimids.store.engine.store import Store, Tx
+from mimids.store.engine.store import Store
+from mimids.store.engine.transaction import Tx
 from mimids.store.groups import Group
 from mimids.store.partitions import Partition
 from mimids.values import Device

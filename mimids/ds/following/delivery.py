@@ -41,7 +41,8 @@ from mimids.errors import (
 from mimids.mls.code_points import ContentType
 from mimids.mls.framing import MLSMessage
 from mimids.store import follows, groups, messages, partitions, peers, providers
-from mimids.store.engine.store import Store, Tx
+from mimids.store.engine.store import Store
+from mimids.store.engine.transaction import Tx
 from mimids.store.follows import Due
 from mimids.store.peers import PeerState
 from mimids.values import Follower, Milliseconds

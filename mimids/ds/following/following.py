@@ -33,7 +33,8 @@ from mimids.mls.code_points import ContentType
 from mimids.mls.framing import PrivateMessage
 from mimids.mls.group_info import GroupInfo
 from mimids.store import groups, messages, participations, partitions, proposals, providers, welcomes
-from mimids.store.engine.store import Store, Tx
+from mimids.store.engine.store import Store
+from mimids.store.engine.transaction import Tx
 from mimids.store.groups import Group
 from mimids.store.messages import NewMessage
 from mimids.store.partitions import Partition

@@ -46,7 +46,8 @@ from mimids.mls.framing import MLSMessage
 from mimids.mls.identity import provider_of
 from mimids.mls.knowledge import state_of
 from mimids.store import follows, groups, partitions, providers, recoveries
-from mimids.store.engine.store import Store, Tx
+from mimids.store.engine.store import Store
+from mimids.store.engine.transaction import Tx
 from mimids.store.groups import Group
 from mimids.store.ohttp import drop_setting, setting
 from mimids.values import Follower

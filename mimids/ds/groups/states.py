@@ -68,7 +68,8 @@ from mimids.mls.rules.verdict import (
 from mimids.mls.suites import Suite, suite_of
 from mimids.mls.tree.rows import NodeRow, all_nodes, changed_nodes, load
 from mimids.store import groups, messages, partitions, proposals, providers, trees
-from mimids.store.engine.store import Store, Tx
+from mimids.store.engine.store import Store
+from mimids.store.engine.transaction import Tx
 from mimids.store.groups import Group
 from mimids.store.partitions import Partition, StoredState
 from mimids.store.proposals import StoredProposal

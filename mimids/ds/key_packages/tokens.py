@@ -18,7 +18,7 @@ import attrs
 from mimids.ds.key_packages.claims import Abuse
 from mimids.errors import KeyPackageRefused, Malformed, MimiError, NotFound, QuotaExceeded, RateLimited
 from mimids.store import tokens
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.store.tokens import NewToken, TokenRecord, TokenRow
 from mimids.values import DeviceRow, Milliseconds, TokenId, UserRow
 from mimids.wire.ids import BearerToken, UserId

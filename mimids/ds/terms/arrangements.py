@@ -38,7 +38,8 @@ from mimids.errors import (
 from mimids.mls.identity import provider_of
 from mimids.store import arrangements, bans, providers
 from mimids.store.arrangements import Given, HubTerm, Taken
-from mimids.store.engine.store import Store, Tx
+from mimids.store.engine.store import Store
+from mimids.store.engine.transaction import Tx
 from mimids.values import Milliseconds
 from mimids.wire.base64url import base64url, from_base64url
 from mimids.wire.ids import GroupId, ProviderId, UserId

@@ -35,7 +35,8 @@ from mimids.mls.identity import provider_of
 from mimids.mls.public_group import Valid
 from mimids.mls.rules.verdict import Unknown
 from mimids.store import groups, messages, partitions, providers, reports
-from mimids.store.engine.store import Store, Tx
+from mimids.store.engine.store import Store
+from mimids.store.engine.transaction import Tx
 from mimids.store.groups import Group
 from mimids.store.partitions import Partition
 from mimids.store.reports import NewReport, StoredReport

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import attrs
 
-from mimids.store.engine.store import connect, connect_to_read
+from mimids.store.engine.sqlite import connect, connect_to_read
 
 _PACKAGED = Path(__file__).parents[2] / "migrations"  # in a wheel, by force-include
 _BESIDE = Path(__file__).parents[3] / "migrations"  # in a checkout, and in an editable install of one

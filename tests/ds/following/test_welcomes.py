@@ -19,7 +19,7 @@ from mimids.mls.framing import MLSMessage
 from mimids.mls.proposals import HpkeCiphertext
 from mimids.mls.welcome import EncryptedGroupSecrets, Welcome
 from mimids.store import partitions, welcomes
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.values import DeviceRow, Milliseconds
 from mimids.wire.declare import encode
 from mimids.wire.ids import MLS10, CipherSuite, KeyPackageRef, PartitionKey, ProviderId
@@ -28,6 +28,7 @@ from tests.ds.upkeep.test_retention import rows, until
 from tests.support.doubles import Called, FakeClock
 from tests.support.federation import COMMIT, Room, device, federated
 from tests.support.provider import Assembled
+from tests.support.store_faults import set_faults
 
 A, B = "a.example", "b.example"
 INIT, WELCOME = "/ds/v1/welcome/init", "/ds/v1/welcome"
@@ -103,7 +104,7 @@ class Disk:
 
     def __init__(self, provider: Assembled) -> None:
         self.full = False
-        provider.services.store._faults = self._at
+        set_faults(provider.services.store, self._at)
 
     def _at(self, point: str) -> None:
         if self.full and point == "before_commit":

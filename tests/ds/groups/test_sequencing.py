@@ -29,7 +29,9 @@ from mimids.mls.framing import MLSMessage
 from mimids.mls.proposals import Add, ExternalInit, Remove
 from mimids.store import partitions
 from mimids.store.engine.migrate import migrate
-from mimids.store.engine.store import Store, Tx, connect, open_store
+from mimids.store.engine.sqlite import connect, open_store
+from mimids.store.engine.store import Store
+from mimids.store.engine.transaction import Tx
 from mimids.values import Device, DeviceRow, Follower, Milliseconds, Sender
 from mimids.wire.declare import decode
 from mimids.wire.ids import MLS10, Counter, PartitionKey, ProviderId, local_user_id

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from mimids.store.engine.store import Tx, read_here
+from mimids.store.engine.sqlite import read_here
+from mimids.store.engine.transaction import Tx
 from tests.support import store_child
 
 ROOT = Path(__file__).parents[3]

@@ -12,7 +12,7 @@ import pytest
 
 from mimids.store.engine import migrate as module
 from mimids.store.engine.migrate import Migration, SchemaRefused, migrate, pending, shipped
-from mimids.store.engine.store import connect, read_here
+from mimids.store.engine.sqlite import connect, read_here
 
 ROOT = Path(__file__).parents[3]
 DIGESTS = Path(__file__).parents[1] / "migration_digests.json"
