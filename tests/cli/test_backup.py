@@ -23,7 +23,7 @@ from tests.support.cli_runs import provider, run, serving
 
 STOCKED = (
     "INSERT INTO users (id, user_id, created_at) VALUES (1, x'61', 0)",
-    "INSERT INTO devices (id, user, name, token_digest, created_at) VALUES (1, 1, '1', zeroblob(32), 0)",
+    "INSERT INTO devices (id, owner, name, token_digest, created_at) VALUES (1, 1, '1', zeroblob(32), 0)",
     "INSERT INTO key_packages (id, device, version, cipher_suite, last_resort, expires_at, body)"
     " VALUES (1, 1, 1, 1, 0, 9e12, x'00')",
 )

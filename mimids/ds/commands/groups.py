@@ -103,7 +103,7 @@ def _partition(partition: PartitionSummary, keys: dict[int, str]) -> JsonObject:
         "state": partition.knowledge,
         "detached": partition.detached,
         "terminated": partition.terminated,
-        "why": partition.terminated_why,
+        "why": partition.terminated_reason,
         "group_info": partition.has_group_info,
         "held_welcomes": partition.held_welcomes,
         "followers": list(partition.followers),

@@ -9,7 +9,6 @@ Nothing is kept but the buckets.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import attrs
@@ -176,7 +175,7 @@ class Gate:
         return next((each for each in fitting if self._states.signature_fits(tx, group, each, asked.message)), None)
 
     def _is_repeat(self, tx: Tx, partition: Partition, message: MLSMessage) -> bool:
-        return messages.find_repeat(tx, partition.id, hashlib.sha256(message.encoded).digest()) is not None
+        return messages.find_repeat(tx, partition.id, messages.digest_of(message.encoded)) is not None
 
     def _check(
         self, tx: Tx, rules: GroupPolicy, group: Group, partition: Partition, asked: _Asked, device: Device

@@ -13,7 +13,6 @@ After an absence the sync job asks each hub to push again from where we are: the
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
@@ -252,7 +251,7 @@ class Following:
             taken.duplicates += min(known, len(epoch.epoch.messages))
             first = epoch.epoch.messages[0].message.encoded
             digest = messages.digest_at(tx, partition.id, epoch.counter)
-            if digest is not None and digest != hashlib.sha256(first).digest():
+            if digest is not None and digest != messages.digest_of(first):
                 taken.contradictions.append(Contradiction(hub, group.group_id, first, "sequenced-differently"))
                 return partition.next_counter
         new = epoch.epoch.messages[known:]
@@ -311,7 +310,7 @@ class Following:
             rule = str(error.members.get("rule", error.code))
             taken.contradictions.append(Contradiction(hub, group.group_id, mls.encoded, rule))
         now = self._clock.now()
-        digest = hashlib.sha256(mls.encoded).digest()
+        digest = messages.digest_of(mls.encoded)
         messages.append(
             tx,
             [

@@ -392,7 +392,7 @@ class States:
     ) -> tuple[Knowledge, tuple[object, ...]]:
         """Return what is known, with those proposals that judging this message looks at, and all that it hangs on."""
         knowledge = self.knowledge(tx, group, partition)
-        digest = hashlib.sha256(message.encoded).digest()
+        digest = messages.digest_of(message.encoded)
         rows = _proposals_read(tx, partition, message)
         state = None if partition.state is None else (partition.state.derived, *_state_key(partition.state))
         key = (state, partition.epoch, group.id, digest, tuple((row.ref, row.seq, row.refusal) for row in rows))

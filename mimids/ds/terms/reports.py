@@ -254,7 +254,7 @@ class Reports:
         group = groups.find_group(tx, providers.provider_row(tx, report.hub) or 0, message.group_id or GroupId(b""))
         if group is None or not isinstance(message.message, PublicMessage | PrivateMessage):
             return finding
-        found = self._where(tx, group, message, hashlib.sha256(octets).digest())
+        found = self._where(tx, group, message, messages.digest_of(octets))
         if found is None:
             return finding
         partition, counter = found

@@ -62,7 +62,7 @@ async def hand_out(provider: Assembled, ref: KeyPackageRef = REF) -> None:
 
 
 async def states(hub: Assembled) -> list[str]:
-    return [row[0] for row in await rows(hub, "SELECT state FROM welcomes_out ORDER BY id")]
+    return [row[0] for row in await rows(hub, "SELECT state FROM outgoing_welcomes ORDER BY id")]
 
 
 async def reaches(hub: Assembled, state: str) -> None:
@@ -170,7 +170,7 @@ async def test_what_may_pass_refuses_no_welcome_for_good(path: str, refusal: Mim
         way.instead[path] = refuse
         await hand_out(follower)
         await invite(hub, Room())
-        await until(lambda: rows(hub, "SELECT 1 FROM welcomes_out WHERE failures = 1"))
+        await until(lambda: rows(hub, "SELECT 1 FROM outgoing_welcomes WHERE failures = 1"))
         way.instead.clear()
         await in_time(clock, lambda: _is(hub, "delivered"))
 
@@ -181,14 +181,14 @@ async def test_a_provider_that_forgot_what_it_accepted_is_asked_again(tmp_path: 
         way = Way(hub)
 
         async def forget(passed_on: Answer) -> PeerAnswer:
-            await follower.services.store.write(lambda tx: tx.execute("DELETE FROM welcomes_expected"))
+            await follower.services.store.write(lambda tx: tx.execute("DELETE FROM expected_welcomes"))
             way.instead.clear()
             raise PeerUnavailable
 
         way.instead[WELCOME] = forget
         await hand_out(follower)
         await invite(hub, Room())
-        await until(lambda: rows(hub, "SELECT 1 FROM welcomes_out WHERE failures = 1"))
+        await until(lambda: rows(hub, "SELECT 1 FROM outgoing_welcomes WHERE failures = 1"))
         await in_time(clock, lambda: _is(hub, "delivered"))
         assert way.called[:5] == [INIT, WELCOME, WELCOME, INIT, WELCOME]
 

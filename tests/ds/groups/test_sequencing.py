@@ -450,7 +450,7 @@ async def cancelled_at(step: int, ask: Callable[[], Awaitable[object]]) -> bool:
 
 
 def counted(tx: Tx) -> tuple[int, ...]:
-    tables = ("messages", "partitions", "welcomes", "welcomes_out", "follows", "proposals")
+    tables = ("messages", "partitions", "welcomes", "outgoing_welcomes", "follows", "proposals")
     counts = [tx.all(f"SELECT count(*) FROM {table}")[0][0] for table in tables]  # noqa: S608
     return (*counts, tx.all("SELECT sum(next_counter) FROM partitions")[0][0])
 

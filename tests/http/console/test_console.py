@@ -43,7 +43,7 @@ def partition(row: int, parent: int | None, messages: int = 1, **other: Any) -> 
         parent=parent,
         epoch=row,
         messages=messages,
-        terminated_why=None,
+        terminated_reason=None,
         has_group_info=False,
         opened_at=Milliseconds(row),
         **(given | other),
