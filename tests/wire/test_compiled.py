@@ -293,5 +293,5 @@ def test_a_field_may_have_any_name() -> None:
 
 @pytest.mark.parametrize("on", ["nowhere", "body", "later"])
 def test_a_field_hangs_on_one_before_it_or_is_refused_where_it_is_declared(on: str) -> None:
-    with pytest.raises(ValueError, match=f"^body hangs on {on}, which does not stand before it$"):
+    with pytest.raises(ValueError, match=f"^body depends on {on}, which is not declared before it$"):
         declared("Lost", {"first": wire(UINT8), "body": select(on, CASES), "later": wire(UINT8)})
