@@ -64,7 +64,7 @@ def failing(code: int) -> sqlite3.OperationalError:
 async def answers_of_one_batch(
     path: Path, *works: Callable[[Tx], Any], faults: Faults | None = None
 ) -> tuple[list[object], int]:
-    """Let all wait before the writer starts; return what each returned or raised, and how many batches it took."""
+    """Queue all works before the writer starts; return what each returned or raised, and the number of batches."""
     answers: list[object] = [None] * len(works)
     async with open_store(path, faults=faults) as store, trio.open_nursery() as jobs:
 

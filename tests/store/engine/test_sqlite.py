@@ -38,7 +38,7 @@ from tests.support.notes import (
         ("cache_size", -16384, -2000),
     ],
 )
-async def test_each_connection_is_set_up(store: Store, pragma: str, writer: object, reader: object) -> None:
+async def test_each_connection_has_its_pragmas(store: Store, pragma: str, writer: object, reader: object) -> None:
     def setting(tx: Tx) -> object:
         row = tx.one(f"PRAGMA {pragma}")
         return row and row[0]
@@ -48,7 +48,7 @@ async def test_each_connection_is_set_up(store: Store, pragma: str, writer: obje
         assert await store.read(setting) == reader
 
 
-async def test_there_is_a_write_ahead_log_while_open_and_none_after(path: Path) -> None:
+async def test_the_wal_file_exists_only_while_the_store_is_open(path: Path) -> None:
     log = path.with_name(path.name + "-wal")
     async with working(path) as store:
         await store.write(note("one"))
@@ -56,7 +56,7 @@ async def test_there_is_a_write_ahead_log_while_open_and_none_after(path: Path) 
     assert not log.exists()
 
 
-def test_a_database_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+def test_opening_does_not_create_a_missing_database(tmp_path: Path) -> None:
     async def opening() -> None:
         async with open_store(tmp_path / "missing"):
             pass
@@ -66,7 +66,7 @@ def test_a_database_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_commands_read_and_write_without_a_loop(path: Path) -> None:
+def test_commands_read_and_write_without_an_event_loop(path: Path) -> None:
     assert write_here(path, note("one")) == 1
     with pytest.raises(LookupError):
         write_here(path, note_and_refuse("two"))
@@ -83,7 +83,7 @@ async def test_a_command_reads_beside_a_running_server(store: Store, path: Path)
         assert texts(tx) == ["one", "two"]
 
 
-# --- a disk that takes nothing ----------------------------------------------------------------------------------
+# --- a disk that refuses writes ---------------------------------------------------------------------------------
 
 
 async def test_a_full_disk_refuses_writes_serves_reads_and_recovers(store: Store) -> None:
@@ -102,7 +102,7 @@ async def test_a_full_disk_refuses_writes_serves_reads_and_recovers(store: Store
     assert store.statistics().storage_failures == 1
 
 
-async def test_on_a_nearly_full_disk_only_what_does_not_fit_is_refused(path: Path) -> None:
+async def test_on_a_nearly_full_disk_only_writes_that_do_not_fit_are_refused(path: Path) -> None:
     def nearly_full(tx: Tx) -> None:
         (pages,) = tx.one("PRAGMA page_count") or (0,)
         tx.one(f"PRAGMA max_page_count = {pages + 2}")
@@ -115,7 +115,7 @@ async def test_on_a_nearly_full_disk_only_what_does_not_fit_is_refused(path: Pat
 
 
 async def test_a_file_that_may_not_grow_refuses_writes_and_recovers(store: Store, path: Path) -> None:
-    """The kernel refuses here, in the middle of the log, as a full disk does."""
+    """Here the kernel refuses a write in the middle of the log, as on a full disk."""
     await store.write(note("before"))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     grown = path.with_name(path.name + "-wal").stat().st_size
@@ -132,7 +132,7 @@ async def test_a_file_that_may_not_grow_refuses_writes_and_recovers(store: Store
 
 
 @pytest.mark.parametrize("code", [sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_WRITE])
-async def test_a_commit_that_fails_is_nobodys_and_the_next_one_goes_well(path: Path, code: int) -> None:
+async def test_a_failed_commit_refuses_its_whole_batch_and_the_next_one_succeeds(path: Path, code: int) -> None:
     broken = True
 
     def faults(point: str) -> None:
@@ -146,7 +146,7 @@ async def test_a_commit_that_fails_is_nobodys_and_the_next_one_goes_well(path: P
     assert answers == [1, 2]
 
 
-async def test_another_writer_of_the_file_refuses_a_whole_batch_at_once(path: Path) -> None:
+async def test_while_another_process_writes_a_whole_batch_is_refused_at_once(path: Path) -> None:
     with closing(connect(path)) as intruder:
         async with working(path) as store:
             await store.write(lambda tx: tx.one("PRAGMA busy_timeout = 1"))

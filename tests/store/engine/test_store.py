@@ -41,7 +41,7 @@ async def test_a_write_returns_what_its_work_returns_and_readers_see_it(store: S
     assert await store.read(texts) == ["two", "three", "four"]
 
 
-async def test_what_waits_is_one_commit_in_the_order_of_arrival(path: Path) -> None:
+async def test_waiting_writes_are_committed_together_in_order_of_arrival(path: Path) -> None:
     points: list[str] = []
     answers, batches = await answers_of_one_batch(path, *(note(str(n)) for n in range(9)), faults=points.append)
     assert answers == list(range(1, 10))
@@ -51,7 +51,7 @@ async def test_what_waits_is_one_commit_in_the_order_of_arrival(path: Path) -> N
         assert texts(tx) == [str(n) for n in range(9)]
 
 
-async def test_a_work_that_raises_leaves_nothing_and_takes_nobody_with_it(path: Path) -> None:
+async def test_a_work_that_raises_is_undone_and_the_others_are_committed(path: Path) -> None:
     points: list[str] = []
     answers, batches = await answers_of_one_batch(
         path, note("a"), note_and_refuse("b"), note("c"), note("a"), note("d"), faults=points.append
@@ -60,12 +60,12 @@ async def test_a_work_that_raises_leaves_nothing_and_takes_nobody_with_it(path: 
     assert isinstance(answers[1], LookupError)
     assert isinstance(answers[3], sqlite3.IntegrityError)
     assert batches == 1
-    assert points == ["before_commit", "after_commit"]  # nobody else had to pay for a commit of their own
+    assert points == ["before_commit", "after_commit"]  # the others shared one commit
     with read_here(path) as tx:
         assert texts(tx) == ["a", "c", "d"]
 
 
-async def test_a_commit_that_one_of_them_makes_impossible_goes_on_without_it(path: Path) -> None:
+async def test_a_work_that_makes_the_commit_fail_is_undone_and_the_others_are_committed(path: Path) -> None:
     def dangling(tx: Tx) -> int:
         return tx.insert("INSERT INTO replies (note) VALUES (77)")  # noticed at COMMIT only
 
@@ -77,8 +77,8 @@ async def test_a_commit_that_one_of_them_makes_impossible_goes_on_without_it(pat
         assert tx.all("SELECT note FROM replies") == []
 
 
-async def test_a_transaction_that_ends_under_its_works_is_begun_again(path: Path) -> None:
-    """As SQLite does by itself for some failures, here hidden by the work it happens to."""
+async def test_a_transaction_that_ends_early_is_started_again(path: Path) -> None:
+    """SQLite itself rolls back after some failures; here the work hides that it did."""
     ended: list[bool] = []
 
     def losing(tx: Tx) -> int:
@@ -123,7 +123,7 @@ async def test_writes_wait_for_room(path: Path) -> None:
 
 @types.coroutine
 def cancelled_at(step: int, scope: trio.CancelScope, coroutine: Coroutine[Any, Any, Any]) -> Generator[Any, Any, bool]:
-    """Run a coroutine, cancelling `scope` where it waits for the step-th time; tell whether it came that far.
+    """Run a coroutine and cancel `scope` where it waits for the step-th time; return whether it got that far.
 
     0 is before it begins.
     """
@@ -145,7 +145,7 @@ def cancelled_at(step: int, scope: trio.CancelScope, coroutine: Coroutine[Any, A
             raise AssertionError("a write went on after it was cancelled") from error
 
 
-async def test_a_write_cancelled_at_any_checkpoint_is_there_whole_or_not_at_all(store: Store) -> None:
+async def test_a_write_cancelled_at_any_checkpoint_is_committed_whole_or_not_at_all(store: Store) -> None:
     def both(step: int, tx: Tx) -> None:
         tx.execute("INSERT INTO replies (note) VALUES (?)", (insert_note(str(step), tx),))
 
@@ -158,15 +158,15 @@ async def test_a_write_cancelled_at_any_checkpoint_is_there_whole_or_not_at_all(
         step = len(there)
         with trio.CancelScope() as scope:
             reached = await cancelled_at(step, scope, store.write(partial(both, step)))
-        await store.write(note(f"after {step}"))  # whatever was under way is settled
+        await store.write(note(f"after {step}"))  # so that the cancelled write has ended
         found = await store.read(partial(pairs, str(step)))
         assert all(row == reply for row, reply in found)
         there.append(bool(found))
-    # Before anything; as it has been handed over; waiting for the commit; not at all.
+    # Cancelled: before it began; once it was in the queue; while waiting for the commit; not at all.
     assert there == [False, True, True, True]
 
 
-async def test_a_caller_cancelled_during_the_commit_does_not_recall_it(path: Path) -> None:
+async def test_cancelling_a_caller_during_the_commit_does_not_undo_its_write(path: Path) -> None:
     reached, release = threading.Event(), threading.Event()
 
     def hold(point: str) -> None:
@@ -185,7 +185,7 @@ async def test_a_caller_cancelled_during_the_commit_does_not_recall_it(path: Pat
         assert await store.read(texts) == ["kept", "next"]
 
 
-async def test_at_the_end_the_batch_begun_is_answered_and_the_rest_refused(path: Path) -> None:
+async def test_shutdown_finishes_the_batch_that_has_begun_and_refuses_the_rest(path: Path) -> None:
     reached, release = threading.Event(), threading.Event()
     answers: dict[str, object] = {}
 
@@ -219,7 +219,7 @@ async def test_at_the_end_the_batch_begun_is_answered_and_the_rest_refused(path:
         assert texts(tx) == ["begun"]
 
 
-async def test_a_fault_of_the_writer_itself_ends_it_loudly(path: Path) -> None:
+async def test_an_error_in_the_writer_itself_is_raised_by_run(path: Path) -> None:
     def bug(point: str) -> None:
         if point == "after_commit":
             raise ZeroDivisionError
@@ -235,7 +235,7 @@ async def test_a_fault_of_the_writer_itself_ends_it_loudly(path: Path) -> None:
             await store.run()
 
 
-def test_a_connection_that_hangs_does_not_hold_the_process(path: Path) -> None:
+def test_a_connection_that_hangs_does_not_keep_the_process_alive(path: Path) -> None:
     program = """if True:
         import pathlib, sys, threading, trio
         from mimids.store.engine import driver, sqlite
@@ -253,7 +253,7 @@ def test_a_connection_that_hangs_does_not_hold_the_process(path: Path) -> None:
     assert ran.returncode == 3
 
 
-async def test_two_stores_in_one_process_know_nothing_of_each_other(path: Path, tmp_path: Path) -> None:
+async def test_two_stores_in_one_process_are_independent(path: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     store_child.create(other)
     async with working(path) as store, working(other) as second:
@@ -264,7 +264,7 @@ async def test_two_stores_in_one_process_know_nothing_of_each_other(path: Path, 
 
         await store.write(note("here"))
         await read_both()
-        trio.lowlevel.spawn_system_task(read_both)  # a task that knows neither loop
+        trio.lowlevel.spawn_system_task(read_both)  # a task outside both asyncio loops
         await trio.testing.wait_all_tasks_blocked()
         while store.statistics().reads + second.statistics().reads < 4:
             await trio.lowlevel.checkpoint()
@@ -308,23 +308,23 @@ async def test_reads_go_on_while_a_commit_hangs(path: Path) -> None:
         release.set()
 
 
-async def test_a_reader_cannot_write_and_is_none_the_worse_for_trying(store: Store) -> None:
+async def test_a_reader_that_tries_to_write_is_refused_and_still_reads(store: Store) -> None:
     for _ in range(3):
         with pytest.raises(sqlite3.OperationalError, match="readonly"):
             await store.read(note("no"))
     assert await store.read(texts) == []
 
 
-async def test_what_a_read_raises_is_raised_at_its_caller(store: Store) -> None:
+async def test_an_error_in_a_read_is_raised_at_its_caller(store: Store) -> None:
     def stop(_tx: Tx) -> None:
         raise StopIteration
 
-    with pytest.raises(RuntimeError, match="StopIteration"):  # as Python has it for what leaves a coroutine
+    with pytest.raises(RuntimeError, match="StopIteration"):  # Python converts a StopIteration that leaves a coroutine
         await store.read(stop)
     assert await store.read(texts) == []
 
 
-async def test_readers_are_shared_by_those_who_wait(path: Path) -> None:
+async def test_waiting_reads_share_the_readers(path: Path) -> None:
     release = threading.Event()
     async with working(path) as store, trio.open_nursery() as nursery:
         for _ in range(5):
@@ -336,7 +336,7 @@ async def test_readers_are_shared_by_those_who_wait(path: Path) -> None:
     assert store.statistics().reads == 6
 
 
-def test_a_reader_that_closes_last_leaves_the_wal_alone(path: Path) -> None:
+def test_a_reader_that_closes_last_does_not_checkpoint(path: Path) -> None:
     """Before SQLite 3.51.3 only one connection may ever checkpoint."""
     leave = """if True:
         import os, pathlib, sys

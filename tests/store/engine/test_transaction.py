@@ -70,7 +70,7 @@ async def test_a_refusable_work_that_does_not_refuse_is_kept(store: Store) -> No
     assert await store.read(texts) == ["kept"]
 
 
-async def test_what_a_savepoint_undoes_is_only_its_own_block(store: Store) -> None:
+async def test_a_savepoint_undoes_only_its_own_block(store: Store) -> None:
     def work(tx: Tx) -> None:
         insert_note("before", tx)
         with suppress(LookupError), tx.savepoint():
