@@ -38,7 +38,8 @@ from mimids.ohttp.hpke import Aead
 from mimids.ohttp.padding import pad_request
 from mimids.store import key_packages
 from mimids.store.engine.migrate import migrate
-from mimids.store.engine.store import Tx, connect, open_store
+from mimids.store.engine.sqlite import connect, open_store
+from mimids.store.engine.transaction import Tx
 from mimids.store.key_packages import NewKeyPackage
 from mimids.values import Milliseconds
 from mimids.wire.declare import encode

@@ -20,7 +20,9 @@ from pathlib import Path
 import attrs
 import trio
 
-from mimids.store.engine.store import Store, Tx, connect, open_store
+from mimids.store.engine.sqlite import connect, open_store
+from mimids.store.engine.store import Store
+from mimids.store.engine.transaction import Tx
 
 BODY_OCTETS = 1024
 WARM_UP_MESSAGES = 1000

@@ -24,7 +24,8 @@ from mimids.ds.clock import SystemClock
 from mimids.ds.devices import accounts
 from mimids.errors import CertificateRequired
 from mimids.http.peers.calls import open_peers
-from mimids.store.engine.store import Store, Tx
+from mimids.store.engine.store import Store
+from mimids.store.engine.transaction import Tx
 from mimids.testing import PretendGroup, content_of
 from mimids.wire.declare import decode, encode
 from mimids.wire.ids import Counter, ProviderId

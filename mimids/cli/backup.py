@@ -22,7 +22,8 @@ from mimids.store import arrangements, key_packages, recoveries
 from mimids.store import backup as backups
 from mimids.store.backup import NotABackup
 from mimids.store.engine import lock, migrate
-from mimids.store.engine.store import Tx, connect, write_here
+from mimids.store.engine.sqlite import connect, write_here
+from mimids.store.engine.transaction import Tx
 from mimids.values import Milliseconds
 
 DAY_SECONDS = 86_400
@@ -131,7 +132,7 @@ def _make_present(tx: Tx, config: Config) -> tuple[int, int, int]:
     retired = key_packages.retire_unclaimed(tx, context.now)
     key_id = gateway_keys.rotate(tx, schedule, context.operator_key, context.now // 1000, retire_others=True)
     held = recoveries.begin(tx, config.provider, {*config.federation.allow, *config.providers})
-    arrangements.outrun_revisions(tx)
+    arrangements.skip_revisions(tx)
     backups.unmark(tx)
     return retired, key_id, held
 

@@ -20,7 +20,7 @@ from mimids.config import Config
 from mimids.ds.commands import Command, Context, JsonObject
 from mimids.errors import MimiError, every_error
 from mimids.store.engine import lock
-from mimids.store.engine.store import read_here, write_here
+from mimids.store.engine.sqlite import read_here, write_here
 from mimids.values import Milliseconds
 
 SERVER_SECONDS: Final = 30  # for a running server to answer

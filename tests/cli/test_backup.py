@@ -16,14 +16,14 @@ from mimids.config import Config
 from mimids.store import backup
 from mimids.store.engine import migrate as migrate_module
 from mimids.store.engine.migrate import migrate
-from mimids.store.engine.store import read_here, write_here
+from mimids.store.engine.sqlite import read_here, write_here
 from mimids.store.ohttp import put_setting
 from mimids.values import Milliseconds
 from tests.support.cli_runs import provider, run, serving
 
 STOCKED = (
     "INSERT INTO users (id, user_id, created_at) VALUES (1, x'61', 0)",
-    "INSERT INTO devices (id, user, name, token_digest, created_at) VALUES (1, 1, '1', zeroblob(32), 0)",
+    "INSERT INTO devices (id, owner, name, token_digest, created_at) VALUES (1, 1, '1', zeroblob(32), 0)",
     "INSERT INTO key_packages (id, device, version, cipher_suite, last_resort, expires_at, body)"
     " VALUES (1, 1, 1, 1, 0, 9e12, x'00')",
 )

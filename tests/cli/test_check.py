@@ -132,7 +132,7 @@ def test_a_damaged_database_is_found(tmp_path: Path) -> None:
     with closing(sqlite3.connect(config.database)) as connection, connection:
         connection.execute("PRAGMA foreign_keys=OFF")
         connection.execute(
-            "INSERT INTO devices (user, name, token_digest, created_at) VALUES (7, 'x', zeroblob(32), 0)"
+            "INSERT INTO devices (owner, name, token_digest, created_at) VALUES (7, 'x', zeroblob(32), 0)"
         )
     code, faults = checked(config)
     assert code == 1

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from mimids.cli.main import main
 from mimids.config import Config
 from mimids.ds.commands import command_named
-from mimids.store.engine.store import read_here, write_here
+from mimids.store.engine.sqlite import read_here, write_here
 from tests.support.cli_runs import provider
 
 # main - fork - two branches; another hub has a group of the same id
@@ -26,7 +26,7 @@ MADE = (
     " (3, 1, 1, unhex_32('bbbbbb'), 1, 2, 1, 1, 0), (4, 1, 1, unhex_32('cccccc'), 2, 3, 2, 0, 0)",
     "INSERT INTO partitions (id, group_ref, hub, masked_key, opened_at) VALUES (5, 4, 2, unhex_32('dddddd'), 0)",
     "INSERT INTO welcomes (id, digest, body, stored_at) VALUES (1, x'00', x'00', 0)",
-    "INSERT INTO welcomes_out (id, welcome, partition, provider, refs, state, created_at)"
+    "INSERT INTO outgoing_welcomes (id, welcome, partition, provider, refs, state, created_at)"
     " VALUES (1, 1, 2, 2, x'00', 'due', 0), (2, 1, 3, 2, x'00', 'held', 0)",
     "UPDATE partitions SET held_welcomes = 1 WHERE id = 3",
 )
@@ -64,7 +64,7 @@ def answer(config: Config, *arguments: str) -> dict[str, Any]:
 
 def welcomes(config: Config) -> list[str]:
     with read_here(config.database) as tx:
-        return [row[0] for row in tx.all("SELECT state FROM welcomes_out ORDER BY id")]
+        return [row[0] for row in tx.all("SELECT state FROM outgoing_welcomes ORDER BY id")]
 
 
 def ended(config: Config) -> list[str]:

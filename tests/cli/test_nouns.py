@@ -19,7 +19,7 @@ from mimids.config import Config
 from mimids.ds.commands import COMMANDS, ArgumentKind, Command, command_named
 from mimids.errors import Malformed
 from mimids.store.engine import lock
-from mimids.store.engine.store import write_here
+from mimids.store.engine.sqlite import write_here
 from mimids.store.ohttp import put_setting
 from tests.support.cli_runs import provider
 

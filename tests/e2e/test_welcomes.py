@@ -82,7 +82,7 @@ async def test_a_welcome_that_something_else_answered_for_is_sent_again(mimids_s
         welcome = await invite(stage)
 
         async def was_tried() -> bool:
-            tried = "SELECT 1 FROM welcomes_out WHERE provider = (SELECT id FROM providers WHERE domain = ?)"
+            tried = "SELECT 1 FROM outgoing_welcomes WHERE provider = (SELECT id FROM providers WHERE domain = ?)"
             return hub.read(f"{tried} AND (failures > 0 OR state = 'delivered')", [home.name]) != []
 
         await eventually(was_tried)

@@ -23,7 +23,7 @@ from mimids.ohttp.keyring import Schedule
 from mimids.store import overview
 from mimids.store.engine import lock, migrate
 from mimids.store.engine.migrate import SchemaRefused
-from mimids.store.engine.store import connect_to_read, read_here
+from mimids.store.engine.sqlite import connect_to_read, read_here
 from mimids.values import Milliseconds
 
 OLDEST_SQLITE: Final = (3, 37, 0)  # STRICT tables

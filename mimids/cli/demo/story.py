@@ -16,7 +16,7 @@ from mimids.cli.demo.recording import HOMES, HUB, MASK_OCTETS, PROVIDERS, Record
 from mimids.client import Device, Problem, Unreachable, open_device
 from mimids.ohttp.keys_signature import KeysRefused
 from mimids.store import overview
-from mimids.store.engine.store import read_here
+from mimids.store.engine.sqlite import read_here
 from mimids.wire.declare import encode
 from mimids.wire.ids import MaskedPartitionKey, PartitionKey, ProviderId
 from mimids.wire.messages import (

@@ -9,7 +9,6 @@ Nothing is kept but the buckets.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import attrs
@@ -24,7 +23,8 @@ from mimids.ds.terms.arrangements import Arrangements
 from mimids.errors import MimiError
 from mimids.mls.framing import MLSMessage
 from mimids.store import groups, messages, partitions, providers
-from mimids.store.engine.store import Store, Tx
+from mimids.store.engine.store import Store
+from mimids.store.engine.transaction import Tx
 from mimids.store.groups import Group
 from mimids.store.partitions import Partition
 from mimids.values import Device
@@ -175,7 +175,7 @@ class Gate:
         return next((each for each in fitting if self._mls.signature_fits(tx, group, each, asked.message)), None)
 
     def _is_repeat(self, tx: Tx, partition: Partition, message: MLSMessage) -> bool:
-        return messages.find_repeat(tx, partition.id, hashlib.sha256(message.encoded).digest()) is not None
+        return messages.find_repeat(tx, partition.id, messages.digest_of(message.encoded)) is not None
 
     def _check(
         self, tx: Tx, rules: GroupPolicy, group: Group, partition: Partition, asked: _Asked, device: Device

@@ -35,7 +35,8 @@ from mimids.mls.identity import provider_of
 from mimids.mls.public_group import Valid
 from mimids.mls.rules.verdict import Unknown
 from mimids.store import groups, messages, partitions, providers, reports
-from mimids.store.engine.store import Store, Tx
+from mimids.store.engine.store import Store
+from mimids.store.engine.transaction import Tx
 from mimids.store.groups import Group
 from mimids.store.partitions import Partition
 from mimids.store.reports import NewReport, StoredReport
@@ -253,7 +254,7 @@ class Reports:
         group = groups.find_group(tx, providers.provider_row(tx, report.hub) or 0, message.group_id or GroupId(b""))
         if group is None or not isinstance(message.message, PublicMessage | PrivateMessage):
             return finding
-        found = self._where(tx, group, message, hashlib.sha256(octets).digest())
+        found = self._where(tx, group, message, messages.digest_of(octets))
         if found is None:
             return finding
         partition, counter = found
