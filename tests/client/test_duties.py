@@ -70,16 +70,16 @@ def forged() -> MLSMessage:
 @pytest.mark.parametrize(
     ("commit", "change", "why"),
     [
-        (sequenced(key=PartitionKey(bytes(16))), {}, "another partition"),
+        (sequenced(key=PartitionKey(bytes(16))), {}, "not that of its new epoch"),
         (sequenced(OTHER_INFO), {}, "another epoch"),
         (sequenced(forged()), {}, "signature"),
         (sequenced(), {"signer": 1}, "another member"),
         (sequenced(), {"confirmation_tag": bytes(32)}, "confirmation tag"),
         (sequenced(), {"signature_key": bytes(32)}, "signature"),
-        (sequenced(), {"group_info": "forbidden"}, "publishes none"),
-        (sequenced(None), {"group_info": "needed"}, "missing"),
-        (sequenced(COMMIT), {}, "no GroupInfo"),
-        (Message(GROUP.message(b"hello").message, None), {}, "no commit"),
+        (sequenced(), {"group_info": "forbidden"}, "forbids"),
+        (sequenced(None), {"group_info": "needed"}, "requires"),
+        (sequenced(COMMIT), {}, "not a GroupInfo"),
+        (Message(GROUP.message(b"hello").message, None), {}, "not a commit"),
     ],
 )
 def test_a_commit_that_is_not_as_expected_is_ignored(commit: Message, change: dict[str, Any], why: str) -> None:
@@ -139,12 +139,12 @@ def test_a_commit_that_is_to_be_ignored_ends_no_departure() -> None:
     assert departure.done
 
 
-def test_the_end_of_a_branch_says_that_nobody_rejoins_by_himself() -> None:
+def test_a_terminated_branch_says_that_clients_must_not_rejoin_automatically() -> None:
     document = json.dumps({"type": "urn:mimids:problem:branch-terminated", "detail": "this branch was terminated"})
     problem = Problem.from_json(409, document.encode())
     assert isinstance(problem, BranchTerminated)
-    assert not problem.passes
-    assert "never rejoin by itself" in str(problem)
+    assert not problem.is_temporary
+    assert "do not rejoin automatically" in str(problem)
 
 
 @pytest.mark.parametrize("document", [b"", b"[]", b"\xff", b"{}", b'{"status": "no"}'])
@@ -180,7 +180,7 @@ def test_requests_are_made_of_what_an_mls_library_gives() -> None:
 def test_requests_refuse_what_does_not_belong_in_them() -> None:
     with pytest.raises(ValueError, match="neither"):
         requests.message(COMMIT.encoded, KEY)
-    with pytest.raises(ValueError, match="no commit"):
+    with pytest.raises(ValueError, match="not a commit"):
         requests.commit(recorded("hello_from_alice"), KEY, KEY)
     with pytest.raises(WireError):
         requests.message(b"nonsense", KEY)

@@ -76,7 +76,7 @@ class Gateway:
         try:
             opened = open_request(body, {1: self.private})
         except Exception:
-            assert 422 in more["takes"]
+            assert 422 in more["expected"]
             return Reply(422, {}, json.dumps(GONE).encode())
         inner = read_request(opened)
         assert (inner.method, inner.path) == ("POST", "/key-packages?bundle")

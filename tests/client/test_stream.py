@@ -11,7 +11,7 @@ import trio.testing
 from wsproto.events import BytesMessage, CloseConnection, TextMessage
 
 from mimids.client import Arrived, InboxWelcome, LowStock, NotServed, Problem, Stream, Unreachable
-from mimids.client import stream as module
+from mimids.client.event_queue import FULL_OCTETS, WAITING_OCTETS
 from mimids.client.events import Event
 from mimids.client.sending import SendLimits
 from mimids.mls.framing import MLSMessage
@@ -373,7 +373,7 @@ async def test_what_waits_to_be_looked_at_is_bounded_and_nothing_is_lost() -> No
             most = max(most, stream.statistics().waiting_octets)
             got += [text.split()[0] for text in (await arrived(stream))[1]]
         assert got == [str(number) for number in range(total)]
-        assert module.WAITING_OCTETS < most < module.FULL_OCTETS + 2_000_000
+        assert WAITING_OCTETS < most < FULL_OCTETS + 2_000_000
 
 
 async def test_an_error_in_the_block_comes_out_as_it_is() -> None:

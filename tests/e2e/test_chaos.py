@@ -76,7 +76,7 @@ async def stubbornly(ask: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.
         except Unreachable:
             await trio.sleep(AGAIN_SECONDS)
         except Problem as problem:
-            if not problem.passes:
+            if not problem.is_temporary:
                 raise
             await trio.sleep(AGAIN_SECONDS)
 
