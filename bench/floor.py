@@ -1,4 +1,4 @@
-"""The echo floor: what an HTTP request costs before anything of ours is done (bench: bars).
+"""The echo floor: what an HTTP request costs before anything of ours is done (bench: programs-and-bars).
 
 A bare ASGI callable on stock Hypercorn, plain HTTP/1.1, 16 connections, POST of 200 bytes echoed. The server and the
 load each have a process; only the server's CPU time counts, so a busy machine slows the run and not the result.

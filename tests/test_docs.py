@@ -1,8 +1,8 @@
-"""The documents hold: their code runs, their links lead somewhere, the commands they name exist.
+"""The code in the documents runs, their data is valid, and the `make` targets that they name exist.
 
 The blocks of a document are one session, run from top to bottom in an empty directory: `sh` as it stands, `python` in
-an interpreter of its own. `toml` must be a configuration, `json` must be JSON, others are for reading. A block under
-`<!-- not run: REASON -->` is not run.
+an interpreter of its own. `toml` must be a valid configuration, `json` must be valid JSON, and other blocks are only
+for reading. A block below `<!-- not run: REASON -->` is not run.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ import attrs
 import pytest
 
 from mimids.config import parse
+from tests.support.documents import DOCUMENTS, ROOT, name_of
 
-ROOT = Path(__file__).parent.parent
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
 # What hosts of repositories and tools of contributors read; an sdist has none of it.
 HOUSE = sorted(
     path
@@ -99,11 +98,7 @@ def play(script: str, directory: Path) -> tuple[int, str]:
         return status, output.read()
 
 
-def named(path: Path) -> str:
-    return str(path.relative_to(ROOT))
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=named)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_the_code_in_a_document_runs(document: Path, tmp_path: Path) -> None:
     script = session(blocks(document.read_text()))
     if "--- line" not in script:
@@ -112,7 +107,7 @@ def test_the_code_in_a_document_runs(document: Path, tmp_path: Path) -> None:
     assert status == 0, output
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=named)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_the_data_in_a_document_is_what_it_says(document: Path) -> None:
     for block in blocks(document.read_text()):
         assert block.language in {"sh", "python", "toml", "json", "text", "sql", "nginx", "caddy", ""}, block
@@ -122,16 +117,10 @@ def test_the_data_in_a_document_is_what_it_says(document: Path) -> None:
             json.loads(block.text)
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=named)
-def test_links_within_the_repository_lead_somewhere(document: Path) -> None:
-    for target in re.findall(r"\]\((?![a-z]+:)([^)#\s]+)", document.read_text()):
-        assert (document.parent / target).exists(), target
-
-
 def test_commands_to_make_exist() -> None:
     for document in [*DOCUMENTS, *HOUSE]:
         for target in re.findall(r"(?:^|`|run: )make ([a-z-]+)\b", document.read_text(), re.MULTILINE):
-            assert target in make_targets(), f"{named(document)}: make {target}"
+            assert target in make_targets(), f"{name_of(document)}: make {target}"
 
 
 def make_targets() -> set[str]:
