@@ -92,7 +92,7 @@ def test_a_backup_that_was_copied_into_place_is_not_served(tmp_path: Path) -> No
     for command in (["serve"], ["user", "list"], ["user", "add", "alice"], ["backup", tmp_path / "again"]):
         refused = invoke(config, *command)
         assert refused.exit_code == 1
-        assert "`mimids restore`" in refused.stderr
+        assert "`mimids restore BACKUP`" in refused.stderr
 
 
 def test_restore_drops_what_may_have_been_handed_out_since(tmp_path: Path) -> None:
@@ -122,7 +122,9 @@ def test_groups_that_others_follow_are_held_until_these_have_answered_or_the_ope
     restored = invoke(config, "restore", tmp_path / "copy", "--replace", "--json")
     assert restored.exit_code == 0, restored.stderr
     assert json.loads(restored.stdout)["groups_held"] == 1
-    assert "held after a restore, until b.example say" in invoke(config, "group", "show", "g").stdout
+    assert (
+        "held since a restore, until these providers answer: b.example" in invoke(config, "group", "show", "g").stdout
+    )
     released = invoke(config, "group", "release", "g", "--json")
     assert json.loads(released.stdout)["did_not_answer"] == 1
     assert "held" not in invoke(config, "group", "show", "g").stdout
@@ -142,9 +144,12 @@ def test_what_is_no_backup_is_refused(tmp_path: Path) -> None:
 def test_a_backup_replaces_nothing_and_makes_no_directory(tmp_path: Path) -> None:
     config = provider(tmp_path)
     (tmp_path / "there").write_text("mine")
-    assert "a backup replaces nothing" in invoke(config, "backup", tmp_path / "there").stderr
+    assert "a backup never overwrites a file" in invoke(config, "backup", tmp_path / "there").stderr
     assert (tmp_path / "there").read_text() == "mine"
-    assert f"there is no directory {tmp_path}/nowhere" in invoke(config, "backup", tmp_path / "nowhere" / "b").stderr
+    assert (
+        f"the directory {tmp_path}/nowhere does not exist"
+        in invoke(config, "backup", tmp_path / "nowhere" / "b").stderr
+    )
 
 
 def test_a_restore_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,4 +193,4 @@ def test_a_copy_that_finds_no_room_says_so_and_leaves_nothing(tmp_path: Path, mo
     monkeypatch.setattr(backup, "copy", full)
     failed = invoke(config, "backup", tmp_path / "copy")
     assert failed.exit_code == 1
-    assert "the copy failed: database or disk is full\n  nothing of it was kept" in failed.stderr
+    assert "cannot copy the database: database or disk is full\n  check the free space" in failed.stderr

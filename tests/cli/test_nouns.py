@@ -171,7 +171,7 @@ def test_a_command_waits_for_nobody_who_holds_the_lock_for_long(config: Config) 
 
 def test_a_database_that_is_not_there_or_not_ours_is_not_touched(config: Config) -> None:
     config.database.rename(config.data_dir / "elsewhere")
-    assert "`mimids migrate` makes it" in invoke(config, "user", "list").stderr
+    assert "`mimids migrate` creates it" in invoke(config, "user", "list").stderr
     with closing(sqlite3.connect(config.database)) as connection:
         connection.execute("CREATE TABLE other (x)")
     refused = invoke(config, "user", "add", "alice")

@@ -13,7 +13,7 @@ import click
 import pytest
 
 from mimids.cli import progress
-from mimids.cli.progress import bar, seconds
+from mimids.cli.progress import bar, elapsed
 
 
 def on_a_terminal(do: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> str:
@@ -37,7 +37,7 @@ def copy() -> None:
 
 
 def read(until: Callable[[], object] = bool) -> None:
-    with seconds("reading"):
+    with elapsed("reading"):
         until()
 
 

@@ -112,7 +112,7 @@ def test_a_pair_that_will_not_do_is_used_and_said_to_be_none(tmp_path: Path) -> 
         made = invoke("init", "a", "--provider", "a.example", "--certificate", "own.pem", "--private-key", "own.key",
                       "--ca", "ca.pem")  # fmt: skip
     assert made.exit_code == 0
-    assert "names b.example, not a.example" in made.stderr
+    assert "is for b.example, not for a.example" in made.stderr
     assert load(tmp_path / "a" / "mimids.toml").tls.trust == tmp_path / "ca.pem"
 
 
@@ -131,7 +131,7 @@ def test_nothing_that_is_there_is_replaced(tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     again = invoke("init", tmp_path, "--provider", "b.example")
     assert again.exit_code == 1
-    assert "is there already" in again.stderr
+    assert "already exists" in again.stderr
     (tmp_path / "mimids.toml").unlink()
     again = invoke("init", tmp_path, "--provider", "a.example")
     assert again.exit_code == 1
@@ -157,7 +157,7 @@ def test_a_directory_too_deep_for_a_socket_is_refused(tmp_path: Path) -> None:
     deep = tmp_path / ("d" * 100)
     refused = invoke("init", deep, "--provider", "a.example")
     assert refused.exit_code == 1
-    assert "too long a path" in refused.stderr
+    assert "too long for a Unix socket" in refused.stderr
     assert not deep.exists()
 
 

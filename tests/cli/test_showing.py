@@ -34,10 +34,10 @@ def test_a_group_is_drawn_as_a_tree_whose_chains_stay_in_their_column(capsys: An
     assert capsys.readouterr().out.splitlines() == [
         "g",
         "hub a.example, cipher suite 1, since 1970-01-01 00:00:00Z",
-        "1 live fork: `mimids group terminate` can end a branch",
+        "1 live fork: `mimids group terminate` ends a branch",
         "",
         "● epoch 0  a0a0a0a0  1 message, state derived",
-        "● epoch 1  b1b1b1b1  4 messages, state derived, to b.example",
+        "● epoch 1  b1b1b1b1  4 messages, state derived, followed by b.example",
         "├─ ● epoch 2  c2c2c2c2  1 message, state derived, TERMINATED (stale)",
         "│  ● epoch 3  c3c3c3c3  1 message, state derived",
         "└─ ● epoch 2  d2d2d2d2  0 messages, state unknown, 2 Welcomes held",
