@@ -190,4 +190,4 @@ def test_a_configuration_that_is_wrong_is_refused_with_all_its_faults(tmp_path: 
     refused = invoke("user", "list", "--config", tmp_path / "mimids.toml")
     assert refused.exit_code == 1
     assert "colour" in refused.stderr
-    assert "the nearest is public" in refused.stderr
+    assert "did you mean public?" in refused.stderr
