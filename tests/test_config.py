@@ -42,7 +42,7 @@ def test_the_example_shows_every_key_and_no_other() -> None:
     assert shown == declared()
 
 
-def test_every_key_is_read_by_something() -> None:
+def test_every_key_is_used() -> None:
     """A key that nothing reads has no effect."""
     sources = [path.read_text() for path in (ROOT / "mimids").rglob("*.py") if path.name != "config.py"]
     used = set(re.findall(r"\w+", "\n".join(sources)))
@@ -213,7 +213,7 @@ def test_a_url_is_kept_without_its_last_slash(text: str) -> None:
         assert [peer.url for peer in read.providers.values()] == [text]
 
 
-def test_faults_of_a_file_open_with_its_name(tmp_path: Path) -> None:
+def test_faults_of_a_file_begin_with_its_name(tmp_path: Path) -> None:
     file = tmp_path / "mimids.toml"
     for text, fault in [
         ('provider = "a.example"\nprovidr = 1\n', "providr: there is no such key"),

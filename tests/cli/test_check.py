@@ -1,4 +1,4 @@
-"""`mimids check` finds each fault, and nothing where there is none."""
+"""`mimids check` finds each fault, and reports nothing where there is none."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NOW = datetime.now(UTC)
 
 
 def checked(config: Config, *arguments: str) -> tuple[int, dict[str, list[dict[str, Any]]]]:
-    """Return the exit code, and what is not in order, by check."""
+    """Return the exit code, and the findings that are not ok, by check."""
     file = config.tls.certificate.parent / "mimids.toml"
     result = CliRunner().invoke(main, ["check", "--json", "--config", str(file), *arguments])
     answer = json.loads(result.stdout)
@@ -41,14 +41,14 @@ def checked(config: Config, *arguments: str) -> tuple[int, dict[str, list[dict[s
     return result.exit_code, faults
 
 
-def test_a_new_provider_is_in_order_but_alone(tmp_path: Path) -> None:
+def test_a_new_provider_has_no_faults_but_names_no_other_provider(tmp_path: Path) -> None:
     code, faults = checked(provider(tmp_path))
     assert code == 0
     assert set(faults) == {"peers"}
 
 
 def reissue(config: Config, change: Callable[[x509.CertificateBuilder], x509.CertificateBuilder], name: str) -> None:
-    """Replace the provider's certificate by one that its authority signs, with something else in it."""
+    """Replace the provider's certificate by another one of its authority."""
     directory = config.tls.certificate.parent
     authority = read_authority(directory / "ca.pem", directory / "ca.key")
     made = authority.issue([name])
@@ -87,7 +87,7 @@ def until(end: timedelta) -> Callable[[x509.CertificateBuilder], x509.Certificat
         (lambda builder: builder, "b.example", "certificate", "wrong", "is for b.example, not for a.example"),
     ],
 )
-def test_a_certificate_that_will_not_do_is_found(
+def test_an_unusable_certificate_is_found(
     tmp_path: Path, change: Any, name: str, check: str, state: str, says: str
 ) -> None:
     config = provider(tmp_path)
@@ -99,13 +99,13 @@ def test_a_certificate_that_will_not_do_is_found(
     assert says in fault["what"]
 
 
-def test_a_certificate_without_purposes_serves_both(tmp_path: Path) -> None:
+def test_a_certificate_without_purposes_is_valid_for_both(tmp_path: Path) -> None:
     config = provider(tmp_path)
     reissue(config, lambda builder: builder, "a.example")
     assert checked(config)[0] == 0
 
 
-def test_a_key_that_is_another_ones_or_open_to_others_is_found(tmp_path: Path) -> None:
+def test_a_key_of_another_certificate_or_readable_by_others_is_found(tmp_path: Path) -> None:
     config = provider(tmp_path)
     config.tls.private_key.chmod(0o640)
     assert checked(config)[1]["certificate"][0]["fix"] == f"chmod 600 {config.tls.private_key}"
@@ -116,7 +116,7 @@ def test_a_key_that_is_another_ones_or_open_to_others_is_found(tmp_path: Path) -
     assert "is not the key of" in faults["certificate"][0]["what"]
 
 
-def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
+def test_missing_files_are_named(tmp_path: Path) -> None:
     config = provider(tmp_path)
     config.tls.certificate.unlink()
     (tmp_path / "ca.pem").write_text("nothing")
@@ -140,7 +140,7 @@ def test_a_damaged_database_is_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("keep", [5000, 40_000, 200_000])
-def test_a_torn_database_is_found_and_no_command_ends_in_a_traceback(tmp_path: Path, keep: int) -> None:
+def test_a_truncated_database_is_found_and_no_command_ends_with_a_traceback(tmp_path: Path, keep: int) -> None:
     config = provider(tmp_path)
     with config.database.open("r+b") as file:
         file.truncate(keep)
@@ -183,7 +183,7 @@ def test_an_address_in_use_is_found(tmp_path: Path) -> None:
     assert "change client in [listen]" in faults["listeners"][0]["fix"]
 
 
-def test_a_socket_that_the_kernel_will_not_take_is_found(tmp_path: Path) -> None:
+def test_a_path_that_is_too_long_for_a_socket_is_found(tmp_path: Path) -> None:
     config = provider(tmp_path)
     text = (tmp_path / "mimids.toml").read_text().replace("[listen]", f'[listen]\noperator_socket = "{"x" * 108}"')
     (tmp_path / "mimids.toml").write_text(text)
@@ -195,8 +195,8 @@ def test_a_socket_that_the_kernel_will_not_take_is_found(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_peers_are_asked_as_ourselves(tmp_path: Path) -> None:
-    """One that deals with us, one that does not, one that is not there."""
+def test_peers_are_called_with_our_certificate(tmp_path: Path) -> None:
+    """One provider allows us, one does not, and one does not exist."""
     a, b = tmp_path / "a", tmp_path / "b"
     authority = new_authority("both")
     authority.write(tmp_path / "ca.pem", tmp_path / "ca.key")

@@ -1,4 +1,4 @@
-"""What people see."""
+"""Output for people: trees, tables, values."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def test_a_group_is_drawn_as_a_tree_whose_chains_stay_in_their_column(capsys: An
     ]
 
 
-def test_a_table_has_its_numbers_on_the_right() -> None:
+def test_a_table_aligns_numbers_right() -> None:
     assert list(table(("name", "n"), [("a", 1), ("bc", 22)])) == ["name   n", "a      1", "bc    22"]
     assert list(table(("name", "n"), [])) == ["name  n"]
 
 
-def test_times_are_readable_and_what_is_absent_is_a_dash(capsys: Any) -> None:
+def test_times_are_readable_and_missing_values_are_a_dash(capsys: Any) -> None:
     show("x", {"created_at": 1_764_000_000_000, "label": "", "ends_at": None, "live": True}, as_json=False)
     assert capsys.readouterr().out.splitlines() == [
         "created_at  2025-11-24 16:00:00Z",

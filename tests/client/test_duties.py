@@ -1,4 +1,4 @@
-"""What clients owe: to look at commits first, to send proposals again, and never to rejoin by themselves."""
+"""Duties of clients: check commits, send proposals again, never rejoin automatically."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def sequenced(info: MLSMessage | None = INFO, *, key: PartitionKey = KEY, size: 
 
 
 @pytest.mark.parametrize("size", [32, 48, 64])
-def test_a_commit_as_expected_is_followed(size: int) -> None:
+def test_a_commit_as_expected_is_accepted(size: int) -> None:
     check_commit(sequenced(size=size), expected())
     check_commit(sequenced(None), expected())
 
@@ -106,7 +106,7 @@ def proposing(group: PretendGroup) -> tuple[list[Message], Callable[[Message], S
     return seen, propose
 
 
-def test_a_departure_is_done_once_its_proposal_is_sequenced() -> None:
+def test_a_departure_is_done_when_its_proposal_is_sequenced() -> None:
     proposal, other, (commit, _) = GROUP.message(b"remove me"), GROUP.message(b"hello"), GROUP.commit()
     departure = Departure(proposal)
     assert departure.look([plain(other)], never) is None
@@ -132,7 +132,7 @@ def test_a_proposal_that_came_after_a_commit_is_made_again_in_the_next_epoch() -
     assert departure.done
 
 
-def test_a_commit_that_is_to_be_ignored_ends_no_departure() -> None:
+def test_a_commit_to_be_ignored_does_not_end_a_departure() -> None:
     proposal, (commit, _) = GROUP.message(b"remove me"), GROUP.commit()
     departure = Departure(proposal)
     assert departure.look([plain(commit), plain(proposal)], lambda _: None) is None
@@ -148,13 +148,13 @@ def test_a_terminated_branch_says_that_clients_must_not_rejoin_automatically() -
 
 
 @pytest.mark.parametrize("document", [b"", b"[]", b"\xff", b"{}", b'{"status": "no"}'])
-def test_what_is_no_problem_document_still_is_a_refusal(document: bytes) -> None:
+def test_a_document_that_is_not_a_problem_is_a_refusal_too(document: bytes) -> None:
     assert Problem.from_json(499, document).status == 499
     assert Problem.from_json(None, document).status == 500
     assert str(Problem.from_json(None, document))
 
 
-def test_requests_are_made_of_what_an_mls_library_gives() -> None:
+def test_requests_are_made_from_the_bytes_of_an_mls_library() -> None:
     a, b, c = (ProviderId(f"{each}.example") for each in "abc")
     hello, welcome = recorded("hello_from_alice"), recorded("add_bob_carol_welcome")
     said = requests.message(hello, KEY)
@@ -177,7 +177,7 @@ def test_requests_are_made_of_what_an_mls_library_gives() -> None:
     assert a not in made.commit_data.welcome_data.service_providers
 
 
-def test_requests_refuse_what_does_not_belong_in_them() -> None:
+def test_requests_refuse_other_objects() -> None:
     with pytest.raises(ValueError, match="neither"):
         requests.message(COMMIT.encoded, KEY)
     with pytest.raises(ValueError, match="not a commit"):

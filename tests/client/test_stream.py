@@ -1,4 +1,4 @@
-"""What a device's stream does with a provider that hangs up, repeats itself, refuses, or talks nonsense."""
+"""A device's stream with a provider that disconnects, repeats messages, refuses, or sends bad input."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ async def presented(peer: Peer) -> tuple[PartitionKey, int]:
 
 
 async def quiet(stream: Stream) -> None:
-    """Look that there is no event."""
+    """Check that there is no event."""
     with trio.move_on_after(0.1) as waited:
         raise AssertionError(await anext(stream))
     assert waited.cancelled_caught
@@ -84,7 +84,7 @@ async def test_the_token_goes_into_the_handshake() -> None:
         assert peer.request.target == "/client/v1/stream"
 
 
-async def test_a_lost_connection_goes_on_from_the_counter_reached() -> None:
+async def test_a_new_connection_continues_at_the_counter_reached() -> None:
     async with faked() as provider:
         stream = provider.stream
         stream.present(HUB, GROUP.key, 3)
@@ -99,7 +99,7 @@ async def test_a_lost_connection_goes_on_from_the_counter_reached() -> None:
         assert stream.statistics().connections == 2
 
 
-async def test_what_comes_twice_is_seen_once() -> None:
+async def test_messages_that_come_twice_are_seen_once() -> None:
     async with faked() as provider:
         stream = provider.stream
         stream.present(HUB, GROUP.key)
@@ -112,7 +112,7 @@ async def test_what_comes_twice_is_seen_once() -> None:
         assert await arrived(stream) == (2, ["two"])
 
 
-async def test_what_is_passed_over_is_counted() -> None:
+async def test_skipped_messages_are_counted() -> None:
     """A user who is banned in a branch gets its handshake messages only (semantics: policy)."""
     async with faked() as provider:
         provider.stream.present(HUB, GROUP.key)
@@ -124,7 +124,7 @@ async def test_what_is_passed_over_is_counted() -> None:
         assert (event.counter, event.skipped, event.next_counter) == (2, 2, 3)
 
 
-async def test_a_key_that_is_presented_anew_begins_on_a_new_connection() -> None:
+async def test_a_key_that_is_presented_again_gets_a_new_connection() -> None:
     async with faked() as provider:
         stream = provider.stream
         stream.present(HUB, GROUP.key, 5)
@@ -141,7 +141,7 @@ async def test_a_key_that_is_presented_anew_begins_on_a_new_connection() -> None
         assert await arrived(stream) == (5, ["five"])
 
 
-async def test_what_has_no_answer_is_sent_again_in_its_order() -> None:
+async def test_messages_without_an_answer_are_sent_again_in_order() -> None:
     async with faked() as provider:
         stream = provider.stream
         requests = [GROUP.message(b"%d" % number) for number in range(25)]
@@ -208,7 +208,7 @@ async def test_a_message_that_fits_into_no_frame_is_refused_here() -> None:
         assert isinstance(results[1], Problem)
 
 
-async def test_a_welcome_is_seen_once_and_acknowledged_until_it_is_gone() -> None:
+async def test_a_welcome_is_seen_once_and_acknowledged_until_it_stops_coming() -> None:
     line = next(each for each in load_lines("conversations/public.jsonl") if each["kind"] == "welcome")
     welcome = InboxWelcome(4, decode(MLSMessage, bytes.fromhex(line["bytes"])))
     async with faked() as provider:
@@ -222,21 +222,21 @@ async def test_a_welcome_is_seen_once_and_acknowledged_until_it_is_gone() -> Non
         await quiet(stream)
         stream.acknowledge(4)
         assert (await peer.hear(FrameType.ACK)).body == Ack((4,))
-        await peer.hang_up()  # and the word was lost
+        await peer.hang_up()  # the acknowledgement was lost
         peer = await provider.next()
         await peer.say(FrameType.WELCOME, welcome)
         assert (await peer.hear(FrameType.ACK)).body == Ack((4,))
         await quiet(stream)
 
 
-async def test_low_stock_is_said() -> None:
+async def test_low_stock_is_an_event() -> None:
     async with faked() as provider:
         peer = await provider.next()
         await peer.say(FrameType.STOCK, Stock(MLS10, CipherSuite(1), 2))
         assert await next_event(provider.stream) == LowStock(MLS10, CipherSuite(1), 2)
 
 
-async def test_an_unknown_partition_is_said_once_and_stays_presented() -> None:
+async def test_an_unknown_partition_is_reported_once_and_stays_presented() -> None:
     async with faked() as provider:
         stream = provider.stream
         stream.present(HUB, GROUP.key)
@@ -254,7 +254,7 @@ async def test_an_unknown_partition_is_said_once_and_stays_presented() -> None:
         assert await arrived(stream) == (0, ["now"])
 
 
-async def test_a_refused_partition_is_not_presented_again_by_itself() -> None:
+async def test_a_refused_partition_is_not_presented_again_automatically() -> None:
     async with faked() as provider:
         stream = provider.stream
         stream.present(HUB, GROUP.key)
@@ -268,7 +268,7 @@ async def test_a_refused_partition_is_not_presented_again_by_itself() -> None:
         assert await presented(peer) == (GROUP.key, 7), "on the same connection"
 
 
-async def test_a_refusal_that_passes_is_tried_again() -> None:
+async def test_a_temporarily_refused_partition_is_presented_again() -> None:
     async with faked() as provider:
         provider.stream.present(HUB, GROUP.key, 2)
         peer = await provider.next()
@@ -277,7 +277,7 @@ async def test_a_refusal_that_passes_is_tried_again() -> None:
         assert await presented(peer) == (GROUP.key, 2)
 
 
-async def test_a_provider_without_room_is_asked_again_and_one_that_refuses_is_not() -> None:
+async def test_the_stream_reconnects_after_a_temporary_refusal_but_not_after_a_final_one() -> None:
     unauthenticated = json.dumps({"type": "urn:mimids:problem:unauthenticated", "status": 401}).encode()
     async with faked() as provider:
         stream = provider.stream
@@ -318,7 +318,7 @@ async def devices_own(peer: Peer) -> None:
 
 
 @pytest.mark.parametrize("talk", [nonsense, no_frame, text, farewell, wrong_number, devices_own])
-async def test_nonsense_ends_the_connection_and_not_the_stream(talk: Callable[[Peer], Awaitable[None]]) -> None:
+async def test_bad_input_ends_the_connection_but_not_the_stream(talk: Callable[[Peer], Awaitable[None]]) -> None:
     async with faked() as provider:
         stream = provider.stream
         stream.present(HUB, GROUP.key)
@@ -332,8 +332,9 @@ async def test_nonsense_ends_the_connection_and_not_the_stream(talk: Callable[[P
         assert await arrived(stream) == (0, ["zero"])
 
 
-async def test_what_waits_to_be_looked_at_is_bounded_and_nothing_is_lost() -> None:
-    """A device that sends and does not look: it has to hear the answer, and must not keep all that comes before."""
+# Over 40 lines: one scenario, whose provider and device share all of its objects.
+async def test_the_queue_of_events_is_bounded_and_nothing_is_lost() -> None:
+    """The device sends and does not read its events: it has to get the answer without queueing everything before."""
     big = "x" * 1_000_000
     async with faked() as provider, trio.open_nursery() as nursery:
         stream = provider.stream
@@ -376,13 +377,13 @@ async def test_what_waits_to_be_looked_at_is_bounded_and_nothing_is_lost() -> No
         assert WAITING_OCTETS < most < FULL_OCTETS + 2_000_000
 
 
-async def test_an_error_in_the_block_comes_out_as_it_is() -> None:
+async def test_an_exception_in_the_block_is_raised_unchanged() -> None:
     with pytest.raises(KeyError):
         async with faked():
             raise KeyError("mine")
 
 
-async def test_the_end_of_the_block_is_said_and_ends_waiting(nursery: trio.Nursery) -> None:
+async def test_the_end_of_the_block_closes_the_stream_and_ends_waits(nursery: trio.Nursery) -> None:
     ended = trio.Event()
     async with faked() as provider:
         stream = provider.stream
@@ -404,6 +405,6 @@ async def test_the_end_of_the_block_is_said_and_ends_waiting(nursery: trio.Nurse
         await anext(stream)
 
 
-async def test_nothing_is_sent_for_nothing() -> None:
+async def test_an_empty_batch_sends_nothing() -> None:
     async with faked(LIMITS) as provider:
         assert await provider.stream.send_batch(HUB, []) == ()
