@@ -2,8 +2,8 @@
 # Needed on the machine: make, and Python 3.11 or newer with venv. Nothing outside this directory is written.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-all coverage lint types check format docs bench soak screenshots floors newest lock \
-	changelog dist clean
+.PHONY: help setup run demo test test-all coverage lint types check format docs bench soak screenshots floors newest \
+	lock changelog dist clean
 
 # A Python that is named (`make test PYTHON=python3.13`) works in an environment of its own, .venv-3.13. If none is
 # named, the first one found that is new enough works in .venv.
