@@ -114,7 +114,7 @@ class Telemetry:
     ) -> None:
         """Note a request that was answered; `code` is `ok` or the problem's."""
         self._requests[route, code] += 1
-        self._tell_counts_when_due()
+        self._log_counts_when_due()
         self.log.info(
             "request",
             route=route,
@@ -130,18 +130,18 @@ class Telemetry:
         """Count a request that nothing in the log may be linked to."""
         self._requests[route, code] += 1
         self._unlinkable[route, code] += 1
-        self._tell_counts_when_due()
+        self._log_counts_when_due()
 
-    def tell_counts(self) -> None:
+    def log_counts(self) -> None:
         """Write what was counted since the last time; to be called at the end."""
         counts, self._unlinkable = self._unlinkable, Counter()
         self._counted_since = time.monotonic()
         for (route, code), count in sorted(counts.items()):
             self.log.info("requests", route=route, code=code, count=count)
 
-    def _tell_counts_when_due(self) -> None:
+    def _log_counts_when_due(self) -> None:
         if self._unlinkable and time.monotonic() - self._counted_since >= COUNT_SECONDS:
-            self.tell_counts()
+            self.log_counts()
 
     def requests(self) -> Counter[tuple[str, str]]:
         """Return how many requests were answered since the start, by route and code."""

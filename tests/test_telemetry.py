@@ -91,7 +91,7 @@ def test_requests_that_nothing_may_be_linked_to_are_counted_together(monkeypatch
         ("requests", "relay", "ok", 2),
         ("request", "me", "ok", None),
     ]
-    made.tell_counts()
+    made.log_counts()
     assert len(to.getvalue().splitlines()) == 3
 
 

@@ -17,7 +17,7 @@ import threading
 from contextlib import suppress
 from typing import Final, NoReturn
 
-import mimids.app
+import mimids.process
 import mimids.store.engine.driver  # noqa: F401  # with the app all that a server imports before it serves
 from mimids.testing import process
 from mimids.testing.starting import FORK

@@ -11,11 +11,12 @@ from typing import Any, Final
 import attrs
 import trio
 
-from mimids import app, config
-from mimids.app import Job, Stage
+from mimids import config
+from mimids.app import JOBS, Job, Stage
 from mimids.assembly import AssembledProvider
 from mimids.cli.setup import bring_up
 from mimids.http.api.endpoints import Listener
+from mimids.process import serve
 from mimids.testing import links
 from mimids.testing.clock import MovableClock
 from mimids.testing.control import Json, answer, first, say
@@ -40,10 +41,10 @@ def _provide(start: Json, control: socket.socket) -> int:
     loaded = config.load(Path(start["config"]))
     bring_up(loaded)
     inside = _Inside(MovableClock(*start["clock"]), Faults(start["faults"]))
-    return app.serve(
+    return serve(
         loaded,
         clock=inside.clock,
-        jobs=(Job(CONTROL, Stage.WORK, partial(inside.listen, control)), *map(inside.breakable, app.JOBS)),
+        jobs=(Job(CONTROL, Stage.WORK, partial(inside.listen, control)), *map(inside.breakable, JOBS)),
         open_peers=partial(open_faulty_peers, inside.faults),
         on_ready=lambda _: say(control, {"ready": True}),
     )
@@ -67,7 +68,7 @@ class _Inside:
     async def _obey(self, request: Json) -> Json:
         match request:
             case {"clock": [offset, stopped_at]}:
-                self.clock.move(offset, stopped_at)
+                self.clock.set(offset, stopped_at)
             case {"faults": faults}:
                 self.faults.set(faults)
             case {"crash": job}:

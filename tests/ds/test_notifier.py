@@ -5,7 +5,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from mimids.ds.notifier import Notifier, NotifierStatistics, Waiter
-from tests.support.doubles import FakeClock
+from tests.support.doubles import stopped_clock
 
 
 class Listening:
@@ -73,7 +73,7 @@ async def test_nothing_is_kept_of_whoever_stopped_listening(nursery: trio.Nurser
 
 
 async def test_waiting_ends_with_the_clock_or_with_a_ring(nursery: trio.Nursery) -> None:
-    notifier, clock = Notifier(), FakeClock()
+    notifier, clock = Notifier(), stopped_clock()
     heard: list[set[object]] = []
 
     async def wait() -> None:
@@ -99,7 +99,7 @@ async def test_at_the_end_nobody_waits_any_more(nursery: trio.Nursery) -> None:
     notifier = Notifier()
     early, late = Listening(notifier, "a"), Listening(notifier, "b")
     await nursery.start(early.run)
-    notifier.end()
+    notifier.shut_down()
     await nursery.start(late.run)
     await wait_all_tasks_blocked()
     assert early.woken

@@ -16,44 +16,15 @@ import trio
 from mimids.ds.ports import PeerAnswer
 from mimids.errors import PeerUnavailable
 from mimids.telemetry import Telemetry, new_telemetry
-from mimids.values import Milliseconds
+from mimids.testing.clock import MovableClock
 from mimids.wire.ids import ProviderId
 
-START = Milliseconds(1_900_000_000_000)  # spring 2030
+START_SECONDS = 1_900_000_000  # spring 2030
 
 
-class FakeClock:
-    """`ports.Clock` that stands still until `advance` moves it; sleepers wake in order of their time."""
-
-    def __init__(self, now: int = START) -> None:
-        self._now = now
-        self._sleepers: list[tuple[int, trio.Event]] = []
-
-    def now(self) -> Milliseconds:
-        return Milliseconds(self._now)
-
-    async def sleep(self, seconds: float) -> None:
-        until = self._now + int(seconds * 1000)
-        if until <= self._now:
-            await trio.lowlevel.checkpoint()
-            return
-        sleeper = (until, trio.Event())
-        self._sleepers.append(sleeper)
-        try:
-            await sleeper[1].wait()
-        finally:
-            self._sleepers.remove(sleeper)
-
-    @property
-    def sleepers(self) -> int:
-        return len(self._sleepers)
-
-    def advance(self, seconds: float) -> None:
-        """Move on; whoever slept until then or less wakes."""
-        self._now += int(seconds * 1000)
-        for until, event in sorted(self._sleepers, key=lambda sleeper: sleeper[0]):
-            if until <= self._now:
-                event.set()
+def stopped_clock(seconds: int = START_SECONDS) -> MovableClock:
+    """Return a clock that stands at `seconds` since the epoch until the test advances it."""
+    return MovableClock(stopped_at=seconds * 1000)
 
 
 @attrs.frozen

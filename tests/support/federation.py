@@ -22,6 +22,7 @@ from mimids.wire.messages import (
     CommitData,
     CreateGroupRequest,
     Message,
+    Present,
     ReceiveRequest,
     ReceiveResponse,
     SendRequest,
@@ -104,6 +105,17 @@ class Room:
 
     def commit(self, text: str, following: PartitionKey, key: PartitionKey | None = None) -> SendRequest:
         return SendRequest(self.message(text, kind=COMMIT), key or self.key, CommitData(following, None, None))
+
+
+def commit_at(room: Room, epoch: int, key: PartitionKey, following: PartitionKey) -> SendRequest:
+    """Return a commit of an epoch of the room, from the partition of `key` to that of `following`."""
+    message = room.message(following.mask(32).hex()[:20], epoch=epoch, kind=COMMIT)
+    return SendRequest(message, key, CommitData(following, None, None))
+
+
+def present(hub: ProviderId, *positions: tuple[PartitionKey, int]) -> Present:
+    """Return the frame that presents these keys, each with the counter to start from."""
+    return Present(hub, tuple(ReceiveRequest(key, Counter(counter)) for key, counter in positions))
 
 
 def texts(answer: bytes) -> list[str]:

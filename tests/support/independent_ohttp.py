@@ -67,7 +67,7 @@ def independent_client() -> Iterator[IndependentClient]:
     if node is None:
         pytest.skip("node is not installed")
     if not (HOME / "node_modules" / "@hpke" / "core").is_dir():
-        pytest.skip("the client's packages are not installed: npm ci in tests/ohttp/node")
+        pytest.skip("the client's packages are not installed: npm ci in tests/support/node")
     with subprocess.Popen(
         [node, "client.mjs"], cwd=HOME, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:

@@ -32,10 +32,12 @@ from mimids.ohttp.padding import pad_request
 from mimids.store import accounts
 from mimids.store.engine.migrate import migrate
 from mimids.store.engine.store import Faults, Store, Tx, connect, open_store
-from mimids.values import Device, Milliseconds, TokenId
+from mimids.testing.clock import MovableClock
+from mimids.values import Device, TokenId
 from mimids.wire.declare import encode
 from mimids.wire.ids import MLS10, BearerToken, CipherSuite, ProtocolVersion, ProviderId, UserId, local_user_id
 from mimids.wire.messages import EncodedKeyPackage, KeyPackageBundleRequest, KeyPackageRequest
+from tests.support.doubles import stopped_clock
 from tests.support.mls_makers import DAY, NOW, Signer, key_package, leaf_node, replace
 
 T = TypeVar("T")
@@ -46,27 +48,6 @@ SCHEDULE = Schedule(30 * DAY, 7 * DAY)
 UNLIMITED = Rate("no_limit", 0, 0)
 
 _signer = Signer.of(1)
-
-
-class ManualClock:
-    """`ports.Clock` that stands still until it is moved."""
-
-    def __init__(self, seconds: int = NOW) -> None:
-        self._now = seconds * 1000
-        self._moved = trio.Event()
-
-    def now(self) -> Milliseconds:
-        return Milliseconds(self._now)
-
-    async def sleep(self, seconds: float) -> None:
-        until = self._now + seconds * 1000
-        while self._now < until:
-            await self._moved.wait()
-
-    def move(self, seconds: float) -> None:
-        self._now += int(seconds * 1000)
-        self._moved.set()
-        self._moved = trio.Event()
 
 
 def a_leaf(user_id: UserId, **changed: Any) -> LeafNode:
@@ -113,7 +94,7 @@ class Rig:
 
     path: Path
     store: Store
-    clock: ManualClock
+    clock: MovableClock
     key_packages: KeyPackageStock
     gateway: Gateway
     keys: OhttpKeys
@@ -216,7 +197,7 @@ def problem_type(response: bhttp.Response) -> tuple[int, str]:
 @asynccontextmanager
 async def running(
     path: Path,
-    clock: ManualClock | None = None,
+    clock: MovableClock | None = None,
     *,
     rules: StockRules | None = None,
     bounds: GatewayBounds | None = None,
@@ -225,7 +206,7 @@ async def running(
 ) -> AsyncIterator[Rig]:
     """Run a provider on this file, which is made if it is not there."""
     migrate(path)
-    clock = clock or ManualClock()
+    clock = clock or stopped_clock(NOW)
     low: list[LowStock] = []
     abuses: list[Abuse] = []
     async with open_store(path, faults=faults) as store, trio.open_nursery() as jobs:

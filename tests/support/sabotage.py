@@ -16,7 +16,8 @@ from pathlib import Path
 import attrs
 import trio
 
-from mimids.app import JOBS, Job, ServingProvider, serve
+from mimids.app import JOBS, Job, ServingProvider
+from mimids.process import serve
 from tests.support.provider import Authority
 
 HANGING = "hanging thread"

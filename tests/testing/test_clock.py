@@ -72,10 +72,10 @@ async def test_sleepers_wake_when_the_clock_is_moved_past_their_time() -> None:
         for seconds in (3000, 1000, 2000):
             nursery.start_soon(sleep, seconds)
         await wait_all_tasks_blocked()
-        clock.move(1_500_000, None)
+        clock.set(1_500_000, None)
         await wait_all_tasks_blocked()
         assert woken == [1000]
-        clock.move(0, clock.now() + 1_000_000)
+        clock.set(0, clock.now() + 1_000_000)
         await wait_all_tasks_blocked()
         assert sorted(woken) == [1000, 2000]
         nursery.cancel_scope.cancel()

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from mimids.app import EXIT_CRASHED, EXIT_OK
 from mimids.cli.places import load_config
 from mimids.client import Problem, Unreachable
+from mimids.process import EXIT_CRASHED, EXIT_OK
 from mimids.testing import PretendGroup, ProviderFailed, Session, content_of, federation
 from mimids.wire.ids import PartitionKey, ProviderId
 

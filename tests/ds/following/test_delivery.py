@@ -32,10 +32,11 @@ from mimids.wire.messages import (
     SendRequest,
     WelcomeInitRequest,
 )
-from tests.ds.following.test_welcomes import REF, hand_out, invite, reaches, welcome_to
-from tests.support.doubles import Called, FakeClock
+from tests.support.doubles import Called, stopped_clock
 from tests.support.federation import Room, device, federated, read, wait_stored
 from tests.support.provider import Assembled
+from tests.support.stored import count
+from tests.support.welcomes import REF, hand_out, invite, reaches, welcome_to
 
 T = TypeVar("T")
 
@@ -128,11 +129,6 @@ async def test_a_detached_partition_is_served_to_its_key_and_pushed_to_nobody(tm
 
 def astray(provider: Assembled, key: PartitionKey) -> int:
     return count(provider, "SELECT count(*) FROM partitions WHERE masked_key = ?", key.mask(32))
-
-
-def count(provider: Assembled, query: str, *params: object) -> int:
-    with closing(sqlite3.connect(f"file:{provider.config.database}?mode=ro", uri=True)) as connection:
-        return int(connection.execute(query, params).fetchone()[0])
 
 
 async def test_resume_is_for_those_who_follow(tmp_path: Path) -> None:
@@ -345,7 +341,7 @@ async def test_who_leaves_while_a_long_backlog_is_asked_for_ends_the_asking(tmp_
 
 
 async def test_whoever_does_not_come_for_a_group_holds_up_no_other_group(tmp_path: Path) -> None:
-    clock = FakeClock()  # stands still: nothing that is put off comes again
+    clock = stopped_clock()  # stands still: nothing that is put off comes again
     names = ("a.example", "b.example")
     async with federated(tmp_path, *names, clock=clock, limits={"provider_unmatched_bytes": 5000}) as (a, b):
         alice, bob, ben = device(a), device(b, "bob"), device(b, "ben", 2)

@@ -35,14 +35,14 @@ from mimids.wire.messages import (
     SendRequest,
     SendResponse,
 )
-from tests.ds.groups.test_conversations import offer
-from tests.ds.upkeep.test_retention import bodies, commit_at, rows, until
 from tests.support.doubles import Called
-from tests.support.federation import Room, _door, device, federated, read, wait_stored
+from tests.support.federation import Room, _door, commit_at, device, federated, read, wait_stored
+from tests.support.hub import offer
 from tests.support.provider import Assembled, assembled
 from tests.support.recordings import Recording, expected
 from tests.support.signing import GROUP, Client, by_value
 from tests.support.signing import Room as SignedRoom
+from tests.support.stored import bodies, rows, until
 
 SUITE = CipherSuite(1)
 

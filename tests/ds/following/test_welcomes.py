@@ -14,65 +14,26 @@ import trio.testing
 from mimids.ds.groups import branches
 from mimids.ds.ports import PeerAnswer
 from mimids.errors import CertificateMismatch, MimiError, PeerUnavailable, RateLimited, WelcomeNotExpected
-from mimids.mls.code_points import WireFormat
-from mimids.mls.framing import MLSMessage
-from mimids.mls.proposals import HpkeCiphertext
-from mimids.mls.welcome import EncryptedGroupSecrets, Welcome
 from mimids.store import partitions, welcomes
 from mimids.store.engine.store import Tx
+from mimids.testing.clock import MovableClock
 from mimids.values import DeviceRow, Milliseconds
 from mimids.wire.declare import encode
-from mimids.wire.ids import MLS10, CipherSuite, KeyPackageRef, PartitionKey, ProviderId
-from mimids.wire.messages import CommitData, SendRequest, WelcomeData, WelcomeInitResponse
-from tests.ds.upkeep.test_retention import rows, until
-from tests.support.doubles import Called, FakeClock
-from tests.support.federation import COMMIT, Room, device, federated
+from mimids.wire.ids import ProviderId
+from mimids.wire.messages import WelcomeInitResponse
+from tests.support.doubles import Called, stopped_clock
+from tests.support.federation import Room, federated
 from tests.support.provider import Assembled
+from tests.support.stored import rows, until
+from tests.support.welcomes import REF, hand_out, has_states, invite, reaches
 
 A, B = "a.example", "b.example"
 INIT, WELCOME = "/ds/v1/welcome/init", "/ds/v1/welcome"
-REF = KeyPackageRef(b"of a KeyPackage of Bob's".ljust(32, b"."))
 
 Answer = Callable[[], Awaitable[PeerAnswer]]
 
 
-def welcome_to(*refs: KeyPackageRef) -> MLSMessage:
-    secrets = tuple(EncryptedGroupSecrets(ref, HpkeCiphertext(b"k", b"c")) for ref in refs)
-    return MLSMessage(MLS10, WireFormat.WELCOME, Welcome(CipherSuite(1), secrets, b"info"))
-
-
-async def invite(hub: Assembled, room: Room, to: str = B) -> PartitionKey:
-    """Let Alice add Bob by the first commit of a new group; return the key of what it leads to."""
-    following = room.new_key()
-    await hub.services.hub.create_group(room.creation(), device(hub))
-    data = CommitData(following, None, WelcomeData(welcome_to(REF), (ProviderId(to),)))
-    await hub.services.hub.send(SendRequest(room.message("add", kind=COMMIT), room.key, data), device(hub))
-    return following
-
-
-async def hand_out(provider: Assembled, ref: KeyPackageRef = REF) -> None:
-    """Remember a KeyPackage of the provider's first device as handed out."""
-    await provider.add_device("bob")
-    sql = (
-        "INSERT INTO key_package_refs (ref, init_key, device, version, cipher_suite, expires_at, claimed_at)"
-        " VALUES (?, ?, 1, 1, 1, ?, 1)"
-    )
-    await provider.services.store.write(lambda tx: tx.execute(sql, (ref, ref, 1 << 50)))
-
-
-async def states(hub: Assembled) -> list[str]:
-    return [row[0] for row in await rows(hub, "SELECT state FROM welcomes_out ORDER BY id")]
-
-
-async def reaches(hub: Assembled, state: str) -> None:
-    await until(lambda: _is(hub, state))
-
-
-async def _is(hub: Assembled, *found: str) -> bool:
-    return await states(hub) == [*found]
-
-
-async def in_time(clock: FakeClock, check: Callable[[], Awaitable[object]]) -> None:
+async def in_time(clock: MovableClock, check: Callable[[], Awaitable[object]]) -> None:
     """Let time pass until it holds."""
 
     async def later() -> bool:
@@ -114,7 +75,7 @@ class Disk:
 
 @pytest.mark.parametrize("path", [INIT, WELCOME])
 async def test_a_disk_that_takes_nothing_ends_neither_the_job_nor_a_welcome(path: str, tmp_path: Path) -> None:
-    clock = FakeClock()
+    clock = stopped_clock()
     async with federated(tmp_path, A, B, clock=clock) as (hub, follower):
         disk, way = Disk(hub), Way(hub)
 
@@ -132,7 +93,7 @@ async def test_a_disk_that_takes_nothing_ends_neither_the_job_nor_a_welcome(path
         assert len(way.called) < 10, "it is not tried all the time"
         way.instead.clear()
         disk.full = False
-        await in_time(clock, lambda: _is(hub, "delivered"))
+        await in_time(clock, lambda: has_states(hub, "delivered"))
         assert len(await follower.services.welcomes.inbox(DeviceRow(1))) == 1
 
 
@@ -141,7 +102,7 @@ async def _filled(disk: Disk) -> bool:
 
 
 async def test_a_full_disk_of_our_own_refuses_no_welcome_of_our_own_user(tmp_path: Path) -> None:
-    clock = FakeClock()
+    clock = stopped_clock()
     async with federated(tmp_path, A, clock=clock, jobs_of=()) as (hub,):
         disk = Disk(hub)
         await hand_out(hub)
@@ -151,7 +112,7 @@ async def test_a_full_disk_of_our_own_refuses_no_welcome_of_our_own_user(tmp_pat
             await jobs.start(hub.services.welcomes.run)
             await trio.testing.wait_all_tasks_blocked(0.05)
             disk.full = False
-            await in_time(clock, lambda: _is(hub, "delivered"))
+            await in_time(clock, lambda: has_states(hub, "delivered"))
             assert len(await hub.services.welcomes.inbox(DeviceRow(1))) == 1
             jobs.cancel_scope.cancel()
 
@@ -159,7 +120,7 @@ async def test_a_full_disk_of_our_own_refuses_no_welcome_of_our_own_user(tmp_pat
 @pytest.mark.parametrize("refusal", [RateLimited("calls", 1), CertificateMismatch()])
 @pytest.mark.parametrize("path", [INIT, WELCOME])
 async def test_what_may_pass_refuses_no_welcome_for_good(path: str, refusal: MimiError, tmp_path: Path) -> None:
-    clock = FakeClock()
+    clock = stopped_clock()
     async with federated(tmp_path, A, B, clock=clock) as (hub, follower):
         way = Way(hub)
 
@@ -171,11 +132,11 @@ async def test_what_may_pass_refuses_no_welcome_for_good(path: str, refusal: Mim
         await invite(hub, Room())
         await until(lambda: rows(hub, "SELECT 1 FROM welcomes_out WHERE failures = 1"))
         way.instead.clear()
-        await in_time(clock, lambda: _is(hub, "delivered"))
+        await in_time(clock, lambda: has_states(hub, "delivered"))
 
 
 async def test_a_provider_that_forgot_what_it_accepted_is_asked_again(tmp_path: Path) -> None:
-    clock = FakeClock()
+    clock = stopped_clock()
     async with federated(tmp_path, A, B, clock=clock) as (hub, follower):
         way = Way(hub)
 
@@ -188,7 +149,7 @@ async def test_a_provider_that_forgot_what_it_accepted_is_asked_again(tmp_path: 
         await hand_out(follower)
         await invite(hub, Room())
         await until(lambda: rows(hub, "SELECT 1 FROM welcomes_out WHERE failures = 1"))
-        await in_time(clock, lambda: _is(hub, "delivered"))
+        await in_time(clock, lambda: has_states(hub, "delivered"))
         assert way.called[:5] == [INIT, WELCOME, WELCOME, INIT, WELCOME]
 
 
@@ -232,7 +193,7 @@ async def test_a_branch_that_is_ended_while_its_welcome_is_offered_sends_none(pa
 
 
 async def test_a_welcome_that_is_given_up_on_while_it_is_offered_is_gone(tmp_path: Path) -> None:
-    clock = FakeClock()
+    clock = stopped_clock()
     async with federated(tmp_path, A, B, clock=clock) as (hub, follower):
         way = Way(hub)
 
@@ -249,7 +210,7 @@ async def test_a_welcome_that_is_given_up_on_while_it_is_offered_is_gone(tmp_pat
         way.instead[INIT] = gives_up
         await hand_out(follower)
         await invite(hub, Room())
-        await until(lambda: _is(hub))
+        await until(lambda: has_states(hub))
         await invite(hub, Room("another"), A)  # the job goes on
         await reaches(hub, "refused")  # here nobody is called Bob
         assert WELCOME not in way.called

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
 import trio
 import trio.testing
@@ -23,53 +21,22 @@ from mimids.store.engine.store import Tx
 from mimids.values import Device, Follower
 from mimids.wire.declare import decode, encode
 from mimids.wire.ids import Counter, PartitionKey, ProviderId
-from mimids.wire.messages import PushRequest, PushResponse, ReceiveRequest, SendRequest, SendResponse
-from tests.ds.groups.test_conversations import offer
-from tests.support.doubles import Called, FakeClock
-from tests.support.federation import APPLICATION, COMMIT, PROPOSAL, Room, device, federated, read, wait_stored
-from tests.support.mls_makers import replace
-from tests.support.provider import Assembled, Authority, assembled
+from mimids.wire.messages import PushRequest, PushResponse, ReceiveRequest, SendResponse
+from tests.support.doubles import Called, stopped_clock
+from tests.support.federation import (
+    APPLICATION,
+    PROPOSAL,
+    Room,
+    commit_at,
+    device,
+    federated,
+    read,
+    wait_stored,
+)
+from tests.support.hub import offer
+from tests.support.provider import Assembled
 from tests.support.recordings import Recording, expected
-
-DAY = 86_400.0
-
-
-@asynccontextmanager
-async def provider(directory: Path, **sections: dict[str, Any]) -> AsyncIterator[tuple[Assembled, FakeClock]]:
-    clock = FakeClock()
-    sections["limits"] = {"device_sends_per_second": 0, **sections.get("limits", {})}
-    async with assembled(Authority(directory).config("a.example", **sections), clock=clock) as running:
-        await running.add_device()  # number 1
-        yield running, clock
-
-
-async def rows(running: Assembled, sql: str, *params: object) -> list[tuple[Any, ...]]:
-    return await running.services.store.read(lambda tx: tx.all(sql, params))
-
-
-async def bodies(running: Assembled, key: PartitionKey) -> list[bool]:
-    """Tell for each message of a partition whether it is kept."""
-    found = await rows(
-        running,
-        "SELECT body IS NOT NULL FROM messages m JOIN partitions p ON p.id = m.partition WHERE p.masked_key = ?"
-        " ORDER BY counter",
-        key.mask(32),
-    )
-    return [bool(row[0]) for row in found]
-
-
-async def sweep(running: Assembled) -> None:
-    await running.services.cursors.save()
-    await Sweeper(running.services).sweep()
-
-
-async def until(check: Callable[[], Awaitable[object]]) -> None:
-    """Wait until it holds."""
-    with trio.fail_after(20):
-        while True:
-            if await check():
-                return
-            await trio.sleep(0.01)
+from tests.support.stored import DAY, bodies, provider, rows, sweep, until
 
 
 async def shows(running: Assembled, who: Device, room: Room, key: PartitionKey, counter: int) -> None:
@@ -162,11 +129,6 @@ async def test_a_device_waits_for_what_follows_the_epoch_it_has_come_to_and_not_
         assert await bodies(running, second) == [False]
 
 
-def commit_at(room: Room, epoch: int, key: PartitionKey, following: PartitionKey) -> SendRequest:
-    message = room.message(following.mask(32).hex()[:20], epoch=epoch, kind=COMMIT)
-    return replace(room.commit("", following, key), message=message)
-
-
 async def test_proposals_of_a_tip_stay_and_those_behind_it_go(tmp_path: Path) -> None:
     async with provider(tmp_path) as (running, clock):
         hub, alice, room = running.services.hub, device(running), Room()
@@ -205,7 +167,7 @@ async def test_digests_are_forgotten_after_two_years_and_numbers_are_never_given
 
 
 async def test_a_follower_that_comes_too_late_goes_on_where_messages_are_kept(tmp_path: Path) -> None:
-    clock = FakeClock()
+    clock = stopped_clock()
     async with federated(tmp_path, "a.example", "b.example", clock=clock) as (a, b):
         alice, bob, room = device(a), device(b, "bob"), Room()
         await a.services.hub.create_group(room.creation(), alice)
@@ -245,7 +207,7 @@ async def has(running: Assembled, key: PartitionKey, kept: list[bool]) -> bool:
 
 
 async def test_a_follower_that_follows_no_jump_is_left_to_the_operator_and_gets_the_rest(tmp_path: Path) -> None:
-    clock = FakeClock()
+    clock = stopped_clock()
     taken: dict[bytes, int] = {}
 
     async def stubborn(called: Called) -> PeerAnswer:
@@ -376,7 +338,7 @@ async def test_a_stop_anywhere_loses_nothing_and_the_next_sweep_ends_the_same(tm
             clock.advance(50 * DAY)
             if stop is not None:
                 with pytest.raises(StorageUnavailable):
-                    await Sweeper(stopping(running, stop)).sweep()
+                    await stopping(running, stop).sweep()
                 await running.services.store.read(all_states)
             await sweep(running)
             digest = hashlib.sha256()
@@ -387,8 +349,8 @@ async def test_a_stop_anywhere_loses_nothing_and_the_next_sweep_ends_the_same(tm
     assert ends[0] == ends[1]
 
 
-def stopping(running: Assembled, after: int) -> Any:
-    """Return the services with a store that takes so many writes and no more."""
+def stopping(running: Assembled, after: int) -> Sweeper:
+    """Return a sweeper whose store fails after so many writes."""
     store = running.services.store
 
     class Stopping:
@@ -404,7 +366,8 @@ def stopping(running: Assembled, after: int) -> Any:
             return await store.write(work)
 
     double: Any = Stopping()
-    return attrs.evolve(running.services, store=double)
+    services = running.services
+    return Sweeper(services.config, double, services.clock, services.notifier, services.recent, services.telemetry.log)
 
 
 async def test_nobody_may_join_where_nothing_is_left(tmp_path: Path) -> None:

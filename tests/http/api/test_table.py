@@ -321,7 +321,7 @@ async def test_a_gateways_requests_have_no_lines_of_their_own(rig: Rig) -> None:
     await rig.ask("POST", "/gateway", b"12345", PLAIN)
     await rig.ask("POST", "/gateway", b"12345", PLAIN)
     assert not rig.log.lines
-    rig.log.telemetry.tell_counts()
+    rig.log.telemetry.log_counts()
     (line,) = rig.log.lines
     assert (line["event"], line["route"], line["code"], line["count"]) == ("requests", "gateway", "ok", 2)
 

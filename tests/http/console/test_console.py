@@ -23,10 +23,10 @@ from mimids.values import Milliseconds
 from mimids.wire.base64url import base64url
 from mimids.wire.ids import GroupId, MaskedPartitionKey, ProviderId
 from mimids.wire.messages import SendRequest
-from tests.ds.upkeep.test_retention import provider
 from tests.support.federation import Room, device
 from tests.support.inmemory import Answered, InMemory
 from tests.support.provider import Assembled
+from tests.support.stored import provider
 
 
 def partition(row: int, parent: int | None, messages: int = 1, **other: Any) -> PartitionSummary:
