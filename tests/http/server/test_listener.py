@@ -798,7 +798,7 @@ async def test_when_all_places_are_at_work_a_new_request_is_told_so(start: Start
     busy = [await server.connect() for _ in range(2)]
     for stream in busy:
         await stream.send_all(GET)
-    await server.wait_for(open=2, quiet=0)
+    await server.wait_for(open=2, idle=0)
     async with await server.connect() as stream:
         await stream.send_all(GET)
         status, headers, _ = await read_answer(stream)
@@ -1044,7 +1044,7 @@ async def test_a_long_wait_can_see_the_drain(start: Start) -> None:
     server = await start(app)
     async with await server.connect() as stream:
         await stream.send_all(GET)
-        await server.wait_for(quiet=0, open=1)
+        await server.wait_for(idle=0, open=1)
         server.drain.set()
         assert (await read_answer(stream))[2] == b"nothing new"
 
@@ -1075,7 +1075,7 @@ async def test_stalled_readers_on_each_listener_are_closed_at_the_end_of_the_dra
                 server = Started(bound, drain, authority if bind.tls else None)
                 stalled.append(await server.connect(receive_buffer=4096))
                 await stalled[-1].send_all(GET)
-                await server.wait_for(quiet=0, open=1)
+                await server.wait_for(idle=0, open=1)
                 stalled.append(await server.connect(receive_buffer=4096))
                 await WebSocketClient(stalled[-1]).open()
             await trio.sleep(0.1)
