@@ -1,4 +1,4 @@
-"""The console's endpoints: each reads what its page shows at one moment of the database."""
+"""The console's endpoints. Each page is read from one snapshot of the database."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REPORTS: Final = 50
 
 
 async def console(services: Services, call: Call[None]) -> Answer[bytes]:
-    """Show what needs the operator, and all groups, providers, stock, reports and refusals."""
+    """Return the overview: alerts, groups, providers, stock, reports, refusals."""
     config, now = services.config, services.clock.now()
 
     def read(tx: Tx) -> Markup:
@@ -46,17 +46,17 @@ async def console(services: Services, call: Call[None]) -> Answer[bytes]:
 
 
 async def console_group(services: Services, call: Call[None]) -> Answer[bytes]:
-    """Draw one group's partitions."""
+    """Return the page of one group, with its partitions drawn as a tree."""
     provider, now = services.config.provider, services.clock.now()
     try:
         group_id = GroupId(from_base64url(call.path["group_id"]))
     except ValueError:
-        raise Malformed("the group id is not base64url") from None
+        raise Malformed("the group id in the path is not base64url") from None
 
     def read(tx: Tx) -> Markup:
         group = overview.group_summary(tx, ProviderId(call.path["provider"]), group_id)
         if group is None:
-            raise NotFound("no such group")
+            raise NotFound("this provider knows no group of that hub and id")
         partitions = overview.partition_summaries(tx, group.row)
         waits_for = recoveries.waited_for(tx, group.row)
         return pages.group_page(provider, installed_version(), now, group, partitions, waits_for)
@@ -78,7 +78,7 @@ CONSOLE: Final[tuple[Endpoint, ...]] = (
         request=None,
         answer=octets(HTML),
         handler=console,
-        summary="a page for people: what needs the operator, groups, providers, stock, reports, refusals",
+        summary="a web page: alerts, groups, providers, stock, reports, refusals",
     ),
     Endpoint(
         name="console-group",
@@ -89,6 +89,6 @@ CONSOLE: Final[tuple[Endpoint, ...]] = (
         request=None,
         answer=octets(HTML),
         handler=console_group,
-        summary="a group's partitions drawn; the hub, and the group id in base64url",
+        summary="a web page: the partitions of a group; the path has the hub, and the group id in base64url",
     ),
 )

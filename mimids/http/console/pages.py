@@ -1,4 +1,4 @@
-"""The console's pages: from what was read to HTML. Nothing here waits or reads."""
+"""The console's pages as HTML. The functions here only format; endpoints.py reads the data."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from mimids.ds.commands.groups import group_name
 from mimids.ds.following.delivery import OPEN_CIRCUIT_FAILURES
 from mimids.errors import Internal, every_error
 from mimids.http.console.markup import Child, Markup, element
-from mimids.http.console.tree import Row, Tree, draw, lay_out
+from mimids.http.console.tree import PartitionTree, TreeRow, draw, lay_out
 from mimids.store.overview import GroupSummary, PartitionSummary, PeerSummary, SuiteStock
 from mimids.store.reports import StoredReport
 from mimids.values import Milliseconds
 from mimids.wire.base64url import base64url
 from mimids.wire.ids import ProviderId
 
-LISTED: Final = 200  # groups on the first page; those that need a look come first
-KEY_DIGITS: Final = 8  # of a masked partition key
+LISTED: Final = 200  # groups on the overview; those with live forks come first
+KEY_DIGITS: Final = 8  # hex digits shown of a masked partition key
 
 STYLE: Final = files("mimids.http.console").joinpath("console.css").read_text(encoding="utf-8")
 _STYLE_HASH: Final = b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
-# Nothing is fetched, run, framed or sent from these pages, whatever a peer managed to have written into one.
+# These pages may not load, run, frame or send anything, even if a peer managed to inject markup.
 HEADERS: Final[Mapping[str, str]] = {
     "Content-Security-Policy": f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none';"
     " form-action 'none'; frame-ancestors 'none'",
@@ -41,7 +41,7 @@ _TITLES: Final[Mapping[str, str]] = {kind.code: kind.title for kind in every_err
 
 @attrs.frozen
 class Overview:
-    """What the first page shows."""
+    """The data of the overview page."""
 
     provider: ProviderId
     version: str
@@ -52,28 +52,28 @@ class Overview:
     stock: Sequence[SuiteStock]
     devices: int
     devices_without_stock: int
-    held_groups: int  # since a restore
-    reports: Sequence[StoredReport]  # open ones, newest first
-    requests: Counter[tuple[str, str]]  # by route and code, since the start
+    held_groups: int  # groups held since a restore
+    reports: Sequence[StoredReport]  # open reports, newest first
+    requests: Counter[tuple[str, str]]  # counts by route and code, since the start
 
 
 @attrs.frozen
 class Alert:
-    """Something for the operator: what is, and what to do."""
+    """A message to the operator: what happened, and what to do."""
 
     tone: str  # "bad", "warn", "note"
     what: Child
-    mend: Child
+    advice: Child
 
 
 def overview_page(seen: Overview) -> Markup:
-    """Return the first page: what needs somebody, then everything."""
+    """Return the overview page: alerts first, then the tables."""
     refused = sum(count for (_, code), count in seen.requests.items() if code not in ("ok", "closed"))
     behind = sum(each.behind for each in seen.peers)
     tiles = [
         _tile("groups", len(seen.groups), f"{_number(sum(each.messages for each in seen.groups))} messages"),
-        _tile("live forks", sum(each.live_forks for each in seen.groups), "branches that all carry messages"),
-        _tile("due to others", behind, f"messages, to {_many(len(seen.peers), 'provider')}"),
+        _tile("live forks", sum(each.live_forks for each in seen.groups), "forks with messages on several branches"),
+        _tile("undelivered", behind, f"messages for {_many(len(seen.peers), 'provider')}"),
         _tile("KeyPackages", sum(each.ordinary for each in seen.stock), f"of {_many(seen.devices, 'device')}"),
         _tile("open reports", len(seen.reports), "from users and providers"),
         _tile("refused", refused, f"of {_number(seen.requests.total())} requests since the start"),
@@ -81,7 +81,7 @@ def overview_page(seen: Overview) -> Markup:
     return _page(
         f"{seen.provider}: mimids",
         _header(seen.provider, seen.version, seen.now),
-        _matters(list(_what_matters(seen))),
+        _alert_list(list(_alerts(seen))),
         element("div", tiles, class_="tiles"),
         _section("Groups", _groups(seen.groups), id_="groups"),
         _section("Other providers", _peers(seen.peers, seen.now), id_="providers"),
@@ -101,13 +101,18 @@ def group_page(
 ) -> Markup:
     """Return the page of one group, with its partitions drawn."""
     forks, ended = group.live_forks, sum(each.terminated for each in partitions)
-    matters = []
+    alerts = []
     if forks and group.hub == provider:
-        mend = ["should it stay, ask its members, and end the branch that lost: ", _code("mimids group terminate")]
-        matters.append(Alert("warn", _many(forks, "live fork"), mend))
+        advice = [
+            "if it persists, ask the members, and terminate the branch to give up: ",
+            _code("mimids group terminate"),
+        ]
+        alerts.append(Alert("warn", _many(forks, "live fork"), advice))
     if waits_for:
-        until = f"held since a restore, until {', '.join(waits_for)} say what they have"
-        matters.append(Alert("warn", until, [_code("mimids group release"), " ends the wait for one that never will"]))
+        held = f"held since a restore, waiting for answers from {', '.join(waits_for)}"
+        alerts.append(
+            Alert("warn", held, [_code("mimids group release"), " ends the wait for a provider that will not answer"])
+        )
     facts: list[tuple[str, Child]] = [
         ("hub", group.hub + (" (this provider)" if group.hub == provider else "")),
         ("cipher suite", group.cipher_suite),
@@ -117,60 +122,68 @@ def group_page(
         ("group id", element("code", base64url(group.group_id))),
     ]
     return _page(
-        f"{_called(group)}: {provider}",
+        f"{_title(group)}: {provider}",
         _header(provider, version, now, up=True),
-        element("h1", _called(group), class_="name"),
-        _matters(matters) if matters else None,
+        element("h1", _title(group), class_="name"),
+        _alert_list(alerts) if alerts else None,
         element("dl", [element("div", element("dt", name), element("dd", value)) for name, value in facts]),
-        _section("Partitions", _tree(lay_out(partitions), group, provider), _legend()),
+        _section("Partitions", _drawing(lay_out(partitions), group, provider), _legend()),
     )
 
 
-# --- what needs somebody ----------------------------------------------------------------------------------------
+# --- alerts -----------------------------------------------------------------------------------------------------
 
 
-def _what_matters(seen: Overview) -> Iterator[Alert]:
+def _alerts(seen: Overview) -> Iterator[Alert]:
     if not seen.writable:
-        yield Alert("bad", "The disk takes no writes", "make room; it goes on by itself")
+        yield Alert("bad", "The disk takes no writes", "free space on it; the server recovers by itself")
     faults = sum(count for (_, code), count in seen.requests.items() if code == Internal.code)
     if faults:
-        yield Alert("bad", f"{_many(faults, 'request')} ended in a fault of this server", "the log has the traceback")
+        yield Alert("bad", f"{_many(faults, 'request')} failed by an error of this server", "the log has the traceback")
     for peer in seen.peers:
         if peer.stuck:
-            what = f"{peer.provider} refuses {_many(peer.stuck, 'partition')} for good"
+            what = f"{peer.provider} permanently refuses pushes of {_many(peer.stuck, 'partition')}"
             yield Alert("bad", what, _code(f"mimids provider show {peer.provider}"))
         if peer.failures >= OPEN_CIRCUIT_FAILURES:
             since = "" if peer.failing_since is None else f" since {_moment(peer.failing_since)}"
             what = f"{peer.provider} does not answer{since}"
-            yield Alert("warn", what, ["it gets what it is owed once it does; ", _code("mimids check"), " says more"])
+            yield Alert(
+                "warn",
+                what,
+                ["messages for it are delivered once it answers; ", _code("mimids check"), " shows the reason"],
+            )
     if seen.held_groups:
         yield Alert(
             "warn",
             f"{_many(seen.held_groups, 'group')} held since a restore",
-            ["until others say what they have; ", _code("mimids group show GROUP"), " says who"],
+            ["waiting for answers of other providers; ", _code("mimids group show GROUP"), " lists them"],
         )
     forked = [group for group in seen.groups if group.live_forks]
     for group in forked[:3]:
-        yield Alert("warn", [_link(group), f" has {_many(group.live_forks, 'live fork')}"], "look whether it stays")
+        yield Alert(
+            "warn",
+            [_link(group), f" has {_many(group.live_forks, 'live fork')}"],
+            "check whether members still use both branches",
+        )
     if len(forked) > 3:
         yield Alert("warn", f"{_many(len(forked) - 3, 'more group')} with live forks", "listed below")
     if seen.devices_without_stock:
         what = f"{_many(seen.devices_without_stock, 'device')} without KeyPackages"
-        yield Alert("note", what, "nobody can add them to a group until their client uploads some")
+        yield Alert("note", what, "nobody can add them to a group until their clients upload some")
     if seen.reports:
         yield Alert("note", _many(len(seen.reports), "open report"), _code("mimids report list"))
 
 
-def _matters(matters: Sequence[Alert]) -> Markup:
-    if not matters:
-        return element("p", "All is well: nothing here needs you.", class_="well")
+def _alert_list(alerts: Sequence[Alert]) -> Markup:
+    if not alerts:
+        return element("p", "No alerts: nothing here needs your attention.", class_="all-good")
     items = [
-        element("li", element("b", each.what), " ", element("span", each.mend), class_=each.tone) for each in matters
+        element("li", element("b", each.what), " ", element("span", each.advice), class_=each.tone) for each in alerts
     ]
-    return element("ul", items, class_="matters")
+    return element("ul", items, class_="alerts")
 
 
-# --- the sections of the first page -----------------------------------------------------------------------------
+# --- sections of the overview -----------------------------------------------------------------------------------
 
 
 def _groups(groups: Sequence[GroupSummary]) -> Iterator[Markup]:
@@ -202,7 +215,7 @@ def _peers(peers: Sequence[PeerSummary], now: Milliseconds) -> Markup:
             each.follows,
             each.groups,
             each.behind,
-            _standing(each, now),
+            _reachability(each, now),
             [
                 f"{each.welcomes_waiting} waiting" if each.welcomes_waiting else None,
                 ", " if each.welcomes_waiting and each.welcomes_refused else None,
@@ -211,20 +224,20 @@ def _peers(peers: Sequence[PeerSummary], now: Milliseconds) -> Markup:
         )
         for each in peers
     ]
-    columns = ("provider", "follows#", "groups of its#", "messages due#", "", "Welcomes")
+    columns = ("provider", "follows#", "groups there#", "undelivered#", "", "Welcomes")
     return _table(columns, rows, "no other provider is known yet")
 
 
-def _standing(peer: PeerSummary, now: Milliseconds) -> Child:
+def _reachability(peer: PeerSummary, now: Milliseconds) -> Child:
     if peer.stuck:
         return _badge("bad", f"{_many(peer.stuck, 'partition')} stuck")
     if not peer.failures:
-        return _badge("good", "answers") if peer.follows or peer.groups else None
+        return _badge("good", "reachable") if peer.follows or peer.groups else None
     wait = max(0, peer.next_attempt_at - now) // 1000
-    again = f"tried again in {wait} s" if wait else "tried again now"
+    again = f"next attempt in {wait} s" if wait else "next attempt now"
     tone = "bad" if peer.failures >= OPEN_CIRCUIT_FAILURES else "warn"
     since = "" if peer.failing_since is None else f" since {_moment(peer.failing_since)}"
-    return [_badge(tone, f"failed {_many(peer.failures, 'time')}{since}"), " ", element("small", again)]
+    return [_badge(tone, f"{_many(peer.failures, 'failure')} in a row{since}"), " ", element("small", again)]
 
 
 def _stock(stock: Sequence[SuiteStock]) -> Markup:
@@ -238,7 +251,7 @@ def _stock(stock: Sequence[SuiteStock]) -> Markup:
         )
         for each in stock
     ]
-    columns = ("cipher suite", "KeyPackages#", "devices#", "of these low#", "with a last resort only#")
+    columns = ("cipher suite", "KeyPackages#", "devices#", "low on stock#", "last resort only#")
     return _table(columns, rows, "no device has uploaded KeyPackages yet")
 
 
@@ -255,7 +268,7 @@ def _reports(reports: Sequence[StoredReport]) -> Markup:
         )
         for each in reports
     ]
-    columns = ("id#", "received", "kind", "accused", "note", "messages#", "evidence looked at")
+    columns = ("id#", "received", "kind", "accused", "note", "messages#", "evidence checked")
     return _table(columns, rows, "no open reports")
 
 
@@ -274,13 +287,13 @@ def _refusals(requests: Counter[tuple[str, str]]) -> Markup:
         )
         for code, routes in ordered
     ]
-    return _table(("reason", "requests#", "", "where"), rows, "nothing was refused")
+    return _table(("reason", "requests#", "", "endpoints"), rows, "nothing was refused")
 
 
 # --- the drawing ------------------------------------------------------------------------------------------------
 
 
-def _tree(tree: Tree, group: GroupSummary, provider: ProviderId) -> Iterator[Markup]:
+def _drawing(tree: PartitionTree, group: GroupSummary, provider: ProviderId) -> Iterator[Markup]:
     if tree.left_out:
         yield element("p", f"{_many(tree.left_out, 'older partition')} not drawn", class_="more")
     if not tree.rows:
@@ -299,7 +312,7 @@ def _tree(tree: Tree, group: GroupSummary, provider: ProviderId) -> Iterator[Mar
     yield element("div", table, class_="wide")
 
 
-def _described(row: Row, most: int) -> Iterator[Markup]:
+def _described(row: TreeRow, most: int) -> Iterator[Markup]:
     each = row.partition
     epoch = "?" if each.epoch is None else str(each.epoch)
     if row.folded:
@@ -333,10 +346,10 @@ def _bar(value: int, most: int) -> Markup:
 def _legend() -> Markup:
     kinds = (
         ("derived", "state known from the group's own commits"),
-        ("claimed", "known from a GroupInfo only"),
-        ("unknown", "not known: members are, to each other"),
+        ("claimed", "state known from a GroupInfo only"),
+        ("unknown", "state not known to the server, only to members"),
         ("fork", "live fork: more than one branch below carries messages"),
-        ("terminated", "terminated: may be read, not sent to"),
+        ("terminated", "terminated: can be read, but takes no new messages"),
         ("detached", "detached: no known commit leads there"),
     )
     return element("p", [element("span", _sample(kind), text) for kind, text in kinds], class_="legend")
@@ -371,7 +384,7 @@ def _page(title: str, *content: Child) -> Markup:
 
 def _header(provider: ProviderId, version: str, now: Milliseconds, *, up: bool = False) -> Markup:
     name = element("a", provider, href="/console", class_="home") if up else element("span", provider, class_="home")
-    return element("header", name, element("small", f"mimids {version}, {_moment(now)}; load again for what is new"))
+    return element("header", name, element("small", f"mimids {version}, {_moment(now)}; reload for newer data"))
 
 
 def _section(title: str, *content: Child, id_: str | None = None) -> Markup:
@@ -384,7 +397,7 @@ def _tile(name: str, value: int, more: str) -> Markup:
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[Child]], empty: str) -> Markup:
-    """Return a table; a column whose name ends in # holds numbers."""
+    """Return a table, or the paragraph `empty` if there are no rows. Columns named with a final # hold numbers."""
     classes = ["number" if column.endswith("#") else None for column in columns]
     body = [
         element(
@@ -412,10 +425,10 @@ def _code(command: str) -> Markup:
 
 
 def _link(group: GroupSummary) -> Markup:
-    return element("a", _called(group), href=f"/console/groups/{group.hub}/{base64url(group.group_id)}")
+    return element("a", _title(group), href=f"/console/groups/{group.hub}/{base64url(group.group_id)}")
 
 
-def _called(group: GroupSummary) -> str:
+def _title(group: GroupSummary) -> str:
     return group_name(group.group_id) or base64url(group.group_id)
 
 

@@ -1,7 +1,7 @@
-"""A group's partitions as a drawing: time runs down, each branch of a fork has a lane of its own.
+"""A group's partitions as a drawing: time runs downwards, and each branch of a fork has a lane of its own.
 
-Where a commit opens a partition, a line leads to it. Long stretches in which nothing forks are folded into one row, and
-of what is left only the newest is drawn: a group of years stays a page.
+A line leads to each partition from the one in which a commit opened it. Long stretches without a fork are folded into
+one row, and only the newest rows are drawn, so a group of years still fits on a page.
 """
 
 from __future__ import annotations
@@ -15,42 +15,42 @@ import attrs
 from mimids.http.console.markup import Markup, element
 from mimids.store.overview import PartitionSummary
 
-UNFOLDED: Final = 30  # a group of no more partitions is drawn whole
-FOLD_FROM: Final = 3  # partitions one after the other at which nothing happens, to make one row of them
-ROWS: Final = 300
+UNFOLDED: Final = 30  # partitions; a smaller group is drawn without folding
+FOLD_FROM: Final = 3  # the longest stretch that is not folded into one row
+ROWS: Final = 300  # drawn at most, the newest ones
 
-ROW_PIXELS: Final = 34  # as the style sheet has it for the table beside the drawing
+ROW_PIXELS: Final = 34  # the same as in the style sheet, for the table beside the drawing
 LANE_PIXELS: Final = 22
 MARGIN_PIXELS: Final = 18
 RADIUS: Final = 6
-COLOURS: Final = 6  # of lanes, in the style sheet
+COLOURS: Final = 6  # of lanes, the same as in the style sheet
 
-_Stretch = list[PartitionSummary]  # what is one row: a partition, or several of which each opened the next
+_Stretch = list[PartitionSummary]  # one row: a partition, or a chain of partitions folded together
 
 
 @attrs.frozen
-class Row:
-    """One line of the drawing: a partition, or so many (`folded`) that end with it."""
+class TreeRow:
+    """A row of the drawing: one partition, or a chain of `folded` partitions of which this is the last."""
 
     partition: PartitionSummary
     lane: int
-    parent: int | None  # an earlier row
-    folded: int  # 0: only that one
+    parent: int | None  # the index of an earlier row
+    folded: int  # 0: a single partition
     messages: int
-    forks: bool  # more than one branch below carries messages: a live fork
+    forks: bool  # a live fork: more than one branch below carries messages
 
 
 @attrs.frozen
-class Tree:
-    """The rows of a drawing, and how many partitions before them are left out."""
+class PartitionTree:
+    """The rows of a drawing, and the number of older partitions that it leaves out."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[TreeRow, ...]
     lanes: int
     left_out: int
 
 
-def lay_out(partitions: Sequence[PartitionSummary]) -> Tree:
-    """Lay out all partitions of a group, given in the order they were opened."""
+def lay_out(partitions: Sequence[PartitionSummary]) -> PartitionTree:
+    """Assign rows and lanes to all partitions of a group, given in the order in which they were opened."""
     stretches = _stretches(partitions)
     shown = stretches[-ROWS:]
     row_of = {each.row: n for n, stretch in enumerate(shown) for each in stretch}
@@ -61,7 +61,7 @@ def lay_out(partitions: Sequence[PartitionSummary]) -> Tree:
             below[parent].append(n)
     lanes = _lanes(shown, parents, below)
     rows = [
-        Row(
+        TreeRow(
             stretch[-1],
             lanes[n],
             parents[n],
@@ -71,11 +71,13 @@ def lay_out(partitions: Sequence[PartitionSummary]) -> Tree:
         )
         for n, stretch in enumerate(shown)
     ]
-    return Tree(tuple(rows), max(lanes, default=-1) + 1, sum(map(len, stretches[: -len(shown)])) if shown else 0)
+    return PartitionTree(
+        tuple(rows), max(lanes, default=-1) + 1, sum(map(len, stretches[: -len(shown)])) if shown else 0
+    )
 
 
 def _stretches(partitions: Sequence[PartitionSummary]) -> list[_Stretch]:
-    """Return the rows to be, none before its parent: a follower may learn of a parent later."""
+    """Return the rows, parents before children; a follower may have learned of a parent later than of its child."""
     rank = {each.row: n for n, each in enumerate(partitions)}
     children: dict[int, list[int]] = {}
     roots = []
@@ -87,10 +89,10 @@ def _stretches(partitions: Sequence[PartitionSummary]) -> list[_Stretch]:
     folding = len(partitions) > UNFOLDED
 
     def is_quiet(each: PartitionSummary, before: PartitionSummary) -> bool:
-        """Tell whether a row of its own would say nothing: it has one successor, which looks as it and `before` do."""
+        """Tell whether a partition can be folded: it has one child, and looks like that one and like `before`."""
         after = children.get(each.row, [])
         if len(after) != 1 or each.held_welcomes or partitions[after[0]].row not in children:
-            return False  # the tip and what is before it are always shown
+            return False  # the tip and its parent are always shown
         return _look(before) == _look(each) == _look(partitions[after[0]])
 
     found: list[_Stretch] = []
@@ -121,32 +123,32 @@ def _messages(stretch: _Stretch) -> int:
 
 
 def _lanes(shown: Sequence[_Stretch], parents: Sequence[int | None], below: Sequence[list[int]]) -> list[int]:
-    """Return a lane for each row: the branch that carries most goes on in its parent's, others get free ones."""
+    """Return a lane for each row. The child whose branch carries most messages continues its parent's lane."""
     carried = [_messages(stretch) for stretch in shown]
     for n in reversed(range(len(shown))):
         if (parent := parents[n]) is not None:
             carried[parent] += carried[n]
     lanes, taken = [-1] * len(shown), set[int]()
 
-    def take(n: int) -> None:
+    def assign(n: int) -> None:
         lanes[n] = next(lane for lane in range(len(taken) + 1) if lane not in taken)
         taken.add(lanes[n])
 
     for n in range(len(shown)):
         if lanes[n] < 0:
-            take(n)
+            assign(n)
         if not below[n]:
             taken.discard(lanes[n])
         for place, child in enumerate(sorted(below[n], key=lambda child: (-carried[child], child))):
             if place == 0:
                 lanes[child] = lanes[n]
             else:
-                take(child)  # from here on: its line runs there at once
+                assign(child)  # from this row on, because its line changes lanes at once
     return lanes
 
 
-def draw(tree: Tree) -> Markup:
-    """Return the drawing as SVG, `ROW_PIXELS` for each row, so that a table can stand beside it."""
+def draw(tree: PartitionTree) -> Markup:
+    """Return the drawing as SVG, ROW_PIXELS high for each row, to be shown beside a table of the rows."""
     width, height = 2 * MARGIN_PIXELS + LANE_PIXELS * (tree.lanes - 1), ROW_PIXELS * len(tree.rows)
     return element(
         "svg",
@@ -165,14 +167,14 @@ def _place(lane: int, n: int) -> tuple[int, int]:
     return MARGIN_PIXELS + LANE_PIXELS * lane, ROW_PIXELS * n + ROW_PIXELS // 2
 
 
-def _line(rows: Sequence[Row], n: int, parent: int) -> Markup:
-    """Draw how a commit leads here from its parent's row: over to the lane at once, then down."""
+def _line(rows: Sequence[TreeRow], n: int, parent: int) -> Markup:
+    """Draw the line from the parent's row: first sideways to the lane, then down."""
     (x0, y0), (x1, y1) = _place(rows[parent].lane, parent), _place(rows[n].lane, n)
     over = "" if x0 == x1 else f"C{x0} {y0 + ROW_PIXELS * 3 // 4} {x1} {y0 + ROW_PIXELS // 4} {x1} {y0 + ROW_PIXELS}"
     return element("path", d=f"M{x0} {y0}{over}V{y1}", class_=f"line {_classes(rows[n])}")
 
 
-def _node(row: Row, n: int) -> Markup:
+def _node(row: TreeRow, n: int) -> Markup:
     x, y = _place(row.lane, n)
     classes = f"node {_classes(row)} {row.partition.knowledge}"
     if row.folded:
@@ -186,6 +188,6 @@ def _node(row: Row, n: int) -> Markup:
     return element("g", fork, element("circle", cx=x, cy=y, r=RADIUS), core, cross, class_=classes)
 
 
-def _classes(row: Row) -> str:
+def _classes(row: TreeRow) -> str:
     ended = " terminated" if row.partition.terminated else ""
     return f"lane{row.lane % COLOURS}{ended}{' detached' if row.partition.detached else ''}"

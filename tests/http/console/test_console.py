@@ -1,4 +1,4 @@
-"""The console: what it draws of a group's partitions, and that nothing others wrote becomes part of a page."""
+"""The console: the drawing of a group's partitions, and that text from peers never becomes markup."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mimids.http.api.operator import HOSTS
 from mimids.http.console import pages, tree
 from mimids.http.console.endpoints import CONSOLE
 from mimids.http.console.markup import Markup, element
-from mimids.http.console.tree import Tree, draw, lay_out
+from mimids.http.console.tree import PartitionTree, draw, lay_out
 from mimids.store.overview import PartitionSummary, PeerSummary
 from mimids.values import Milliseconds
 from mimids.wire.base64url import base64url
@@ -50,8 +50,8 @@ def partition(row: int, parent: int | None, messages: int = 1, **other: Any) -> 
     )
 
 
-def drawn(laid: Tree) -> list[tuple[int, int, int | None]]:
-    """Return of each row the partition, the lane, and the row above that it hangs on."""
+def drawn(laid: PartitionTree) -> list[tuple[int, int, int | None]]:
+    """Return for each row its partition, its lane, and the row of its parent."""
     return [(row.partition.row, row.lane, row.parent) for row in laid.rows]
 
 
@@ -72,12 +72,12 @@ def test_a_lane_is_used_again_once_its_branch_has_ended() -> None:
     assert [row.lane for row in laid.rows] == [0, 1, 0, 1, 0]
 
 
-def test_what_hangs_on_nothing_known_stands_by_itself_and_parents_come_first() -> None:
+def test_partitions_without_a_known_parent_are_roots_and_parents_come_first() -> None:
     laid = lay_out([partition(7, 6), partition(2, 1), partition(1, None), partition(9, None, detached=True)])
     assert drawn(laid) == [(7, 0, None), (1, 0, None), (2, 0, 1), (9, 0, None)]
 
 
-def test_a_long_stretch_is_folded_but_never_what_somebody_looks_for() -> None:
+def test_a_long_stretch_is_folded_except_for_unusual_partitions_and_the_tip() -> None:
     chain = [partition(1, None), *(partition(n, n - 1) for n in range(2, 51))]
     chain[20] = partition(21, 20, held_welcomes=1)
     rows = lay_out(chain).rows
@@ -92,7 +92,7 @@ def test_a_long_stretch_is_folded_but_never_what_somebody_looks_for() -> None:
     assert [row.parent for row in rows] == [None, 0, 1, 2, 3, 4]
 
 
-def test_of_very_many_the_newest_are_drawn() -> None:
+def test_only_the_newest_of_very_many_partitions_are_drawn() -> None:
     children = [partition(n, 1, n % 2) for n in range(2, 1002)]
     laid = lay_out([partition(1, None), *children])
     assert len(laid.rows) == tree.ROWS
@@ -115,7 +115,7 @@ def test_every_partition_is_drawn_once_and_no_line_runs_through_another_node(
             assert row.parent < n
             between = laid.rows[row.parent + 1 : n]
             assert all(each.lane != row.lane for each in between)
-    ET.fromstring(draw(laid))  # noqa: S314  # what is ours to test is no threat
+    ET.fromstring(draw(laid))  # noqa: S314  # our own output is no threat
 
 
 def test_text_is_never_markup() -> None:
@@ -134,7 +134,7 @@ async def ask(running: Assembled, path: str) -> Answered:
 
 
 def parsed(page: bytes) -> ET.Element:
-    """Return the page as XML, which ours are but for what HTML leaves open."""
+    """Parse a page as XML; only its meta elements are not XML already."""
     text = re.sub(r"(<meta[^>]*)>", r"\1/>", page.decode().removeprefix("<!doctype html>"))
     return ET.fromstring(text)  # noqa: S314  # the same
 
@@ -148,7 +148,7 @@ async def write_all(running: Assembled, requests: Iterable[SendRequest]) -> None
         await running.services.hub.send(request, device(running))
 
 
-async def test_the_page_of_a_new_provider_says_what_will_stand_there(tmp_path: Path) -> None:
+async def test_the_page_of_a_new_provider_names_its_empty_sections(tmp_path: Path) -> None:
     async with provider(tmp_path) as (running, _):
         answer = await ask(running, "/console")
         assert answer.status == 200
@@ -216,14 +216,14 @@ def overview(**changes: Any) -> list[str]:
     return texts(pages.overview_page(pages.Overview(**(seen | changes))).encode())
 
 
-def test_what_needs_somebody_is_said_and_else_that_nothing_does() -> None:
-    well = "All is well: nothing here needs you."
+def test_each_alert_is_shown_or_that_there_is_none() -> None:
+    well = "No alerts: nothing here needs your attention."
     assert well in overview()
     peer = PeerSummary(ProviderId("b.example"), 1, 7, 9, Milliseconds(5000), 0, 0, 0, 2, Milliseconds(0))
     for changes, said in (
         ({"writable": False}, "The disk takes no writes"),
-        ({"requests": Counter({("send", "internal"): 2})}, "2 requests ended in a fault of this server"),
-        ({"peers": [peer]}, "b.example refuses 2 partitions for good"),
+        ({"requests": Counter({("send", "internal"): 2})}, "2 requests failed by an error of this server"),
+        ({"peers": [peer]}, "b.example permanently refuses pushes of 2 partitions"),
         ({"peers": [peer]}, "b.example does not answer since 1970-01-01 00:00Z"),
         ({"held_groups": 1}, "1 group held since a restore"),
     ):
