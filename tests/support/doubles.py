@@ -1,6 +1,6 @@
-"""Doubles of what the Delivery Service asks of the world: the clock and other providers. `SpyLog` reads the log.
+"""Test doubles of the ports of the Delivery Service, the clock and other providers, and a log that can be read.
 
-Each is held to the real part by the contract tests of tests/http/peers/test_calls.py and tests/ds/test_clock.py.
+tests/http/peers/test_calls.py and tests/ds/test_clock.py run the same contract tests on these and on the real ones.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def stopped_clock(seconds: int = START_SECONDS) -> MovableClock:
 
 @attrs.frozen
 class Called:
-    """One call that was made of `FakePeers`."""
+    """One call to `FakePeers`."""
 
     provider: ProviderId
     method: str
@@ -44,7 +44,7 @@ Peer = Callable[[Called], Awaitable[PeerAnswer]]
 
 
 class FakePeers:
-    """`ports.Peers` in memory: each provider is a function; one that is not there is unavailable."""
+    """`ports.Peers` in memory: each provider is a function; others are unavailable."""
 
     def __init__(self, **peers: Peer) -> None:
         self.peers: dict[ProviderId, Peer] = {ProviderId(name): peer for name, peer in peers.items()}
@@ -84,22 +84,22 @@ class FakePeers:
         return await self.peers[called.provider](called)
 
 
-class _Heard(io.StringIO):
+class _Lines(io.StringIO):
     def __init__(self) -> None:
         super().__init__()
-        self.more = trio.Event()
+        self.written = trio.Event()
 
     def write(self, text: str) -> int:
-        self.more.set()
-        self.more = trio.Event()
+        self.written.set()
+        self.written = trio.Event()
         return super().write(text)
 
 
 class SpyLog:
-    """A provider's telemetry that writes its lines here."""
+    """Telemetry whose log lines the test can read."""
 
     def __init__(self, provider: str = "a.example") -> None:
-        self._text = _Heard()
+        self._text = _Lines()
         self.telemetry: Telemetry = new_telemetry(ProviderId(provider), format="json", level="debug", to=self._text)
 
     @property
@@ -111,6 +111,6 @@ class SpyLog:
         return [json.loads(line) for line in self.text.splitlines()]
 
     async def wait_for(self, event: str) -> None:
-        """Wait until a line of this event was logged, or return if one was."""
+        """Wait until an event is logged; return at once if it was logged before."""
         while all(line["event"] != event for line in self.lines):
-            await self._text.more.wait()
+            await self._text.written.wait()

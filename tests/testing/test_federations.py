@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_ten_lines_carry_a_message_between_three_providers(mimids_session: Session) -> None:
-    mimids_session.start({"links": {}}, Path(os.devnull)).end()  # the one-off preload
+    mimids_session.start({"links": {}}, Path(os.devnull)).kill()  # so that the fork server runs
     began = time.monotonic()
     with federation("a.example", "b.example", "c.example", session=mimids_session) as (a, b, c):
         alice, bob, carol = a.add_device("alice"), b.add_device("bob"), c.add_device("carol")

@@ -36,7 +36,7 @@ from mimids.wire.messages import (
     SendResponse,
 )
 from tests.support.doubles import Called
-from tests.support.federation import Room, _door, commit_at, device, federated, read, wait_stored
+from tests.support.federation import Room, commit_at, device, federated, in_memory_peer, read, wait_stored
 from tests.support.hub import offer
 from tests.support.provider import Assembled, assembled
 from tests.support.recordings import Recording, expected
@@ -73,8 +73,8 @@ async def restored(
     async with AsyncExitStack() as stack:
         again = await stack.enter_async_context(assembled(config))
         for other in others:
-            other.peers.add(config.provider, _door(again, other.config.provider))
-            again.peers.add(other.config.provider, _door(other, config.provider))
+            other.peers.add(config.provider, in_memory_peer(again, other.config.provider))
+            again.peers.add(other.config.provider, in_memory_peer(other, config.provider))
         tasks = await stack.enter_async_context(trio.open_nursery())
         if jobs:
             for job in (again.services.delivery.run, again.services.recovery.run):
@@ -147,8 +147,8 @@ async def test_a_group_is_held_while_a_follower_is_away_and_others_are_not(tmp_p
                         await again.services.hub.send(room.send("x", key), alice)
                     assert refused.value.members["retry_after"]
                 assert (await read(again, alice, room.hub, room.key))[0] == "first", "reading goes on"
-                again.peers.add("b.example", _door(b, again.config.provider))
-                b.peers.add("a.example", _door(again, b.config.provider))
+                again.peers.add("b.example", in_memory_peer(b, again.config.provider))
+                b.peers.add("a.example", in_memory_peer(again, b.config.provider))
                 await freed(again)
                 answer = await again.services.hub.send(room.send("third"), alice)
                 assert answer.counter == 2
@@ -165,7 +165,7 @@ async def test_what_a_provider_answers_nonsense_about_holds_no_other_group(tmp_p
         make_backup(a, tmp_path / "copy")
         await b.services.hub_router.send(bob, room.hub, other.send("1"))
         await wait_stored(b, room.hub, bob, other.key, 2)
-        spec = _door(b, a.config.provider)
+        spec = in_memory_peer(b, a.config.provider)
 
         async def about_other(called: Called) -> PeerAnswer:
             if called.path == "/ds/v1/recover" and decode(RecoverRequest, called.body).group_id == room.group_id:
@@ -296,7 +296,7 @@ async def test_a_restart_goes_on_with_asking(tmp_path: Path) -> None:
             with pytest.raises(Recovering):
                 await again.services.hub.send(room.send("2"), alice)
         async with assembled(again.config) as once_more, trio.open_nursery() as tasks:
-            once_more.peers.add("b.example", _door(b, a.config.provider))
+            once_more.peers.add("b.example", in_memory_peer(b, a.config.provider))
             await tasks.start(once_more.services.recovery.run)
             await freed(once_more)
             assert (await once_more.services.hub.send(room.send("2"), alice)).counter == 2
