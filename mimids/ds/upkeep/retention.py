@@ -1,20 +1,19 @@
 """Retention: which messages and partitions may be deleted, and when (semantics: limits-and-retention).
 
-Somebody *waits* for a message if they may still fetch it: a provider that follows its partition; a device of ours that
-presented the partition's key, from the counter it asked for; a device that has come no further than an earlier epoch;
-and the recipient of a Welcome to the partition that was not fetched yet. One that has shown no activity for
-`message_days` is *silent*. A message is deleted when it is older than `acknowledged_message_days` and nobody waits for
-it, or older than `message_days` and only silent ones wait for it. So nothing is deleted that is still waited for,
-unless somebody was away for `message_days`.
+A provider or a device *waits* for a message if it may still fetch it. These wait: a provider that follows the
+partition; a device of ours that presented the partition's key, from the counter it asked for; a device that has come no
+further than an earlier epoch; and the recipient of a Welcome to the partition, until the Welcome is fetched. A provider
+or device without activity for `message_days` is *silent*. A message is deleted when it is older than
+`acknowledged_message_days` and has no waiter, or older than `message_days` and has only silent ones.
 
 Tips are the open partitions at the ends of branches in use. They keep their state, and their proposals, which the next
-commit may cover. A partition behind a tip expires with its last message. A branch that carries no messages, beside one
-that does, expires with it: nobody went there. Detached partitions expire `detached_days` after their last message, even
-if somebody waits.
+commit may cover. An ancestor of a tip expires with its last message. A branch without messages, beside one with
+messages, expires too, because no member went there. Detached partitions expire `detached_days` after their last
+message, with or without waiters.
 
 A plan is made on a snapshot and carried out a page at a time, each page in a transaction of its own. A stop loses
-nothing: the rest is planned again. Whoever begins to wait between the plan and its execution finds the message
-deleted, just as if they had come a moment later.
+nothing: the rest is planned again. A device that begins to wait between the plan and its execution finds the message
+deleted, just as if it had come a moment later.
 """
 
 from __future__ import annotations
@@ -95,7 +94,7 @@ class Cutoffs:
 
 @attrs.define
 class _Waiting:
-    """The first counters of a partition that anybody waits for, and that somebody who is not silent waits for."""
+    """The first counter of a partition with any waiter, and the first with a waiter that is not silent."""
 
     by_anybody: Counter
     by_present: Counter

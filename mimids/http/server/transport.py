@@ -31,7 +31,7 @@ class PeerGone(Exception):
 class PlainTransport:
     """A connected stream socket. The peer may take `send_seconds` for each SLICE_BYTES.
 
-    `aborted` tells whether the socket was closed by force.
+    `aborted` is true once the socket was closed by force.
     """
 
     def __init__(self, connected: trio.socket.SocketType, *, send_seconds: float) -> None:

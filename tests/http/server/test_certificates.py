@@ -46,7 +46,7 @@ class Watched:
             raise CertificateFileError("key and certificate do not match")
 
     async def check(self) -> list[str]:
-        """Let the watch look at the file once; return what it did."""
+        """Advance the clock to the next check; return what the watch did."""
         await wait_all_tasks_blocked()
         self.events.clear()
         self.clock.advance(SECONDS)

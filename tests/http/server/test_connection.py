@@ -41,7 +41,7 @@ from tests.support.listening import (
 # --- slow peers and disconnects -----------------------------------------------------------------------------------
 
 
-async def test_a_handshake_that_never_ends_is_given_up(start_tls: Start) -> None:
+async def test_a_handshake_that_never_ends_times_out(start_tls: Start) -> None:
     server = await start_tls(echo, handshake_seconds=0.1)
     host, port = server.bound.address.rsplit(":", 1)
     async with await trio.open_tcp_stream(host, int(port)) as stream:
@@ -50,14 +50,14 @@ async def test_a_handshake_that_never_ends_is_given_up(start_tls: Start) -> None
     await server.wait_for(open=0, timed_out=1)
 
 
-async def test_a_peer_that_never_sends_a_request_is_dropped(start: Start) -> None:
+async def test_a_peer_that_never_sends_a_request_is_disconnected(start: Start) -> None:
     server = await start(echo, head_seconds=0.1)
     async with await server.connect() as stream:
         assert await ends(stream)
     await server.wait_for(open=0)
 
 
-async def test_a_trickled_head_gets_one_time_for_all_of_it(start: Start) -> None:
+async def test_a_slowly_sent_head_has_one_deadline(start: Start) -> None:
     server = await start(echo, head_seconds=0.3)
     async with await server.connect() as stream:
         with trio.fail_after(5):
@@ -84,7 +84,7 @@ async def test_an_idle_connection_is_closed(start: Start) -> None:
 
 
 @pytest.mark.parametrize("trickled", [False, True])
-async def test_a_body_that_does_not_come_is_given_up_and_its_handler_cancelled(start: Start, trickled: bool) -> None:
+async def test_a_body_that_does_not_arrive_times_out_and_cancels_its_handler(start: Start, trickled: bool) -> None:
     app = Held(reads=True)
     server = await start(app, body_seconds=0.3)
     async with await server.connect() as stream, trio.open_nursery() as both:
@@ -105,7 +105,7 @@ async def test_a_body_that_does_not_come_is_given_up_and_its_handler_cancelled(s
     await server.wait_for(open=0, timed_out=1, failed=0)
 
 
-async def test_a_slow_body_that_keeps_its_rate_is_taken(start_plain: Start) -> None:
+async def test_a_body_at_the_lowest_allowed_rate_is_accepted(start_plain: Start) -> None:
     server = await start_plain(echo, body_seconds=0.2, body_bytes_per_second=1000)
     async with await server.connect() as stream:
         await stream.send_all(post(b"", length=600))
@@ -115,7 +115,7 @@ async def test_a_slow_body_that_keeps_its_rate_is_taken(start_plain: Start) -> N
         assert (await read_answer(stream))[2] == b"x" * 600
 
 
-async def test_the_app_may_take_longer_than_any_peer(start: Start) -> None:
+async def test_the_app_has_no_time_limit(start: Start) -> None:
     app = Held()
     server = await start(app, head_seconds=0.05, body_seconds=0.05, idle_seconds=0.05)
     async with await server.connect() as stream:
@@ -140,7 +140,7 @@ async def test_a_peer_that_stops_reading_is_closed_by_force(start: Start, kind: 
         await app.ended.wait()
 
 
-async def test_a_peer_that_reads_slowly_gets_it_all(start: Start) -> None:
+async def test_a_peer_that_reads_slowly_gets_the_whole_answer(start: Start) -> None:
     body = b"x" * 12_000_000
     app = Held(body)
     app.release.set()
@@ -179,7 +179,7 @@ async def test_an_abrupt_close_ends_its_connection_only(start: Start, when: str)
     assert await server.answers()
 
 
-async def test_a_client_that_hangs_up_cancels_its_handler(start: Start) -> None:
+async def test_a_disconnect_cancels_the_handler(start: Start) -> None:
     app = Held()
     server = await start(app)
     stream = await server.connect()
@@ -192,7 +192,7 @@ async def test_a_client_that_hangs_up_cancels_its_handler(start: Start) -> None:
     await server.wait_for(open=0, failed=0)
 
 
-async def test_a_client_that_hangs_up_cancels_a_quart_handler(start: Start) -> None:
+async def test_a_disconnect_cancels_a_quart_handler(start: Start) -> None:
     app = QuartTrio("test")
     began, ended = trio.Event(), trio.Event()
 
@@ -215,7 +215,7 @@ async def test_a_client_that_hangs_up_cancels_a_quart_handler(start: Start) -> N
     await server.wait_for(open=0, failed=0)
 
 
-async def test_what_a_handler_does_after_its_answer_is_not_cancelled_by_the_client_leaving(start: Start) -> None:
+async def test_a_disconnect_after_the_answer_does_not_cancel_the_handler(start: Start) -> None:
     answered, finished = trio.Event(), trio.Event()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -234,7 +234,7 @@ async def test_what_a_handler_does_after_its_answer_is_not_cancelled_by_the_clie
 
 
 @pytest.mark.parametrize("pause", [False, True])
-async def test_a_refusal_reaches_a_client_that_goes_on_uploading(start: Start, pause: bool) -> None:
+async def test_a_refusal_reaches_a_client_that_keeps_uploading(start: Start, pause: bool) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if pause:
             await trio.sleep(0.1)  # by now all queues are full
@@ -248,7 +248,7 @@ async def test_a_refusal_reaches_a_client_that_goes_on_uploading(start: Start, p
 
 
 @pytest.mark.parametrize("kind", ["body", "websocket"])
-async def test_an_app_that_does_not_read_makes_its_peer_wait(start: Start, kind: str) -> None:
+async def test_an_app_that_does_not_read_holds_the_peer_back(start: Start, kind: str) -> None:
     app = Held()
     server = await start(app)
     async with await server.connect() as stream:
@@ -268,7 +268,7 @@ async def test_an_app_that_does_not_read_makes_its_peer_wait(start: Start, kind:
     await server.wait_for(open=0)
 
 
-async def test_a_silent_peer_is_pinged_and_then_dropped(start: Start) -> None:
+async def test_a_silent_peer_is_pinged_and_then_disconnected(start: Start) -> None:
     app = Held()
     server = await start(app, ping_seconds=0.2)
     async with websocket_to(server) as client:
@@ -279,7 +279,7 @@ async def test_a_silent_peer_is_pinged_and_then_dropped(start: Start) -> None:
     await server.wait_for(open=0, timed_out=1)
 
 
-async def test_a_peer_that_answers_pings_stays(start: Start) -> None:
+async def test_a_peer_that_answers_pings_stays_connected(start: Start) -> None:
     server = await start(echo, ping_seconds=0.1)
     async with websocket_to(server) as client:
         for _ in range(5):
@@ -313,7 +313,7 @@ async def answer_nothing(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @pytest.mark.parametrize("app", [raise_before, raise_in_a_nursery, raise_after_the_head])
-async def test_a_fault_is_a_bare_500_and_is_logged(
+async def test_an_exception_is_answered_500_without_a_body_and_logged(
     start: Start, app: ASGIApp, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = await start(app)
@@ -329,14 +329,14 @@ async def test_a_fault_is_a_bare_500_and_is_logged(
     assert "ZeroDivisionError: secret" in caplog.text
 
 
-async def test_an_app_that_answers_nothing_is_a_500(start: Start) -> None:
+async def test_an_app_that_does_not_answer_is_a_500(start: Start) -> None:
     server = await start(answer_nothing)
     async with await server.connect() as stream:
         await stream.send_all(GET)
         assert (await read_answer(stream))[0] == 500
 
 
-async def test_a_fault_within_the_body_cuts_it_short(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_exception_within_the_body_truncates_it(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"6")]})
         await send({"type": "http.response.body", "body": b"abc", "more_body": True})
@@ -350,7 +350,9 @@ async def test_a_fault_within_the_body_cuts_it_short(start: Start, caplog: pytes
     await server.wait_for(open=0, failed=1)
 
 
-async def test_a_body_longer_than_its_length_is_our_fault(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_body_longer_than_its_content_length_is_logged_as_an_error(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
         await send({"type": "http.response.body", "body": b"abc"})
@@ -364,7 +366,7 @@ async def test_a_body_longer_than_its_length_is_our_fault(start: Start, caplog: 
     assert "Too much data" in caplog.text
 
 
-async def test_a_fault_beneath_the_app_ends_its_connection_only(
+async def test_an_exception_below_the_app_ends_its_connection_only(
     start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def fail(*_: Any) -> None:
@@ -383,7 +385,7 @@ async def test_a_fault_beneath_the_app_ends_its_connection_only(
     assert "ZeroDivisionError" in caplog.text
 
 
-async def test_a_fault_in_a_websocket_closes_it_with_1011(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_exception_in_a_websocket_closes_it_with_1011(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
         await send({"type": "websocket.accept"})

@@ -46,7 +46,7 @@ from tests.support.listening import (
 )
 
 
-async def test_a_quart_app_is_served_over_tls_and_knows_the_connection(start_tls: Start) -> None:
+async def test_a_quart_app_is_served_over_tls_and_gets_the_connection(start_tls: Start) -> None:
     app = QuartTrio("test")
 
     @app.post("/")
@@ -70,7 +70,7 @@ async def test_a_quart_app_is_served_over_tls_and_knows_the_connection(start_tls
         assert cast("BytesMessage", await client.next()).data == b"hello"
 
 
-async def test_a_unix_socket_is_ours_alone_and_is_gone_afterwards(tmp_path: Path, nursery: trio.Nursery) -> None:
+async def test_a_unix_socket_is_private_and_removed_afterwards(tmp_path: Path, nursery: trio.Nursery) -> None:
     path = tmp_path / "control"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))  # left behind by a process that was killed
@@ -89,13 +89,13 @@ async def test_a_unix_socket_is_ours_alone_and_is_gone_afterwards(tmp_path: Path
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0"])
-async def test_plain_http_is_for_loopback_only(address: str) -> None:
+async def test_plain_http_is_allowed_on_loopback_only(address: str) -> None:
     with pytest.raises(ValueError, match="loopback"):
         await serve(echo, Bind("client", address), drain=trio.Event())
 
 
 @pytest.mark.parametrize("address", ["", "8443", "127.0.0.1", "127.0.0.1:https"])
-async def test_an_address_that_is_none_is_refused(address: str) -> None:
+async def test_a_malformed_address_is_refused(address: str) -> None:
     with pytest.raises(ValueError, match="HOST:PORT"):
         await serve(echo, Bind("client", address), drain=trio.Event())
 
@@ -114,7 +114,7 @@ async def names_seen(server: Started, context: ssl.SSLContext) -> Any:
         return json.loads((await read_answer(stream))[2])
 
 
-async def test_each_request_knows_its_own_certificate(start_tls: Start, authority: Authority) -> None:
+async def test_each_request_has_the_certificate_of_its_connection(start_tls: Start, authority: Authority) -> None:
     server = await start_tls(names)
     shown: list[tuple[str, ...]] = [(), ("b.example",), ("c.example", "d.example"), ("*.e.example", "F.example")]
     expected = [None, ["b.example"], ["c.example", "d.example"], ["f.example"]]
@@ -130,7 +130,7 @@ async def test_each_request_knows_its_own_certificate(start_tls: Start, authorit
     assert [seen[n] for n in range(20)] == expected * 5
 
 
-async def test_a_certificate_of_strangers_ends_its_connection_only(
+async def test_an_untrusted_certificate_ends_its_connection_only(
     start_tls: Start, authority: Authority, tmp_path: Path
 ) -> None:
     server = await start_tls(names)
@@ -140,7 +140,7 @@ async def test_a_certificate_of_strangers_ends_its_connection_only(
     assert await names_seen(server, authority.client()) is None
 
 
-async def test_a_providers_own_trust_vouches_for_it_alone(
+async def test_the_trust_file_of_a_provider_is_for_that_provider_alone(
     start_tls: Start, authority: Authority, tmp_path: Path
 ) -> None:
     own = Authority.make(tmp_path / "own")
@@ -150,7 +150,7 @@ async def test_a_providers_own_trust_vouches_for_it_alone(
     assert await names_seen(server, authority.client("b.example", "c.example")) == ["c.example"]
 
 
-async def test_a_renewed_certificate_is_shown_to_new_connections(start_tls: Start, authority: Authority) -> None:
+async def test_a_renewed_certificate_is_used_for_new_connections(start_tls: Start, authority: Authority) -> None:
     tls = ServerTls(authority.pair("a.example"))
     server = await start_tls(echo, tls=tls)
     async with await server.connect() as before:
@@ -167,7 +167,7 @@ async def test_a_renewed_certificate_is_shown_to_new_connections(start_tls: Star
 # --- the limit of connections -------------------------------------------------------------------------------------
 
 
-async def test_when_all_places_are_taken_a_quiet_connection_makes_room(start: Start) -> None:
+async def test_a_full_listener_closes_an_idle_connection_for_a_new_one(start: Start) -> None:
     server = await start(echo, connections=3)
     quiet = [await server.connect() for _ in range(3)]
     async with await server.connect() as stream:
@@ -179,7 +179,7 @@ async def test_when_all_places_are_taken_a_quiet_connection_makes_room(start: St
         await trio.aclose_forcefully(stream)
 
 
-async def test_when_all_places_are_at_work_a_new_request_is_told_so(start: Start) -> None:
+async def test_a_listener_full_of_busy_connections_answers_503(start: Start) -> None:
     app = Held()
     server = await start(app, connections=2)
     busy = [await server.connect() for _ in range(2)]
@@ -205,7 +205,7 @@ async def test_when_all_places_are_at_work_a_new_request_is_told_so(start: Start
 # --- draining -----------------------------------------------------------------------------------------------------
 
 
-async def test_a_drain_answers_what_is_in_flight_and_closes_what_is_idle(start: Start) -> None:
+async def test_a_drain_answers_requests_in_flight_and_closes_idle_connections(start: Start) -> None:
     app = Held()
     server = await start(app, drain_seconds=5)
     idle, busy = await server.connect(), await server.connect()
@@ -225,7 +225,7 @@ async def test_a_drain_answers_what_is_in_flight_and_closes_what_is_idle(start: 
     await server.wait_for(open=0, forced=0)
 
 
-async def test_a_long_wait_can_see_the_drain(start: Start) -> None:
+async def test_a_waiting_handler_can_see_the_drain(start: Start) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await connection_info(scope).draining.wait()
         await answer(send, b"nothing new")
@@ -238,7 +238,7 @@ async def test_a_long_wait_can_see_the_drain(start: Start) -> None:
         assert (await read_answer(stream))[2] == b"nothing new"
 
 
-async def test_a_drain_tells_websockets_that_the_server_goes_away(start: Start) -> None:
+async def test_a_drain_closes_websockets_with_1001(start: Start) -> None:
     server = await start(echo, drain_seconds=5)
     async with websocket_to(server) as client:
         server.drain.set()
@@ -288,7 +288,7 @@ async def test_cancellation_does_not_wait_for_a_stalled_reader(authority: Author
     await trio.aclose_forcefully(stream)
 
 
-async def test_nothing_is_left_open(start: Start) -> None:
+async def test_no_socket_is_left_open(start: Start) -> None:
     before = len(os.listdir("/proc/self/fd"))
     app = Held()
     app.release.set()

@@ -65,7 +65,7 @@ async def test_pipelined_requests_are_answered_in_order(start: Start) -> None:
     assert bodies == [str(n).encode() for n in range(20)] + [b"last"]
 
 
-async def test_head_and_body_of_an_answer_leave_in_one_send() -> None:
+async def test_head_and_body_of_an_answer_are_sent_in_one_write() -> None:
     ours, theirs = trio.socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # one packet for each send
     shared = ListenerState("client", None, ConnectionLimits(), logging.getLogger())
     async with trio.open_nursery() as nursery:
@@ -92,7 +92,7 @@ async def test_a_head_request_is_answered_without_body(start: Start) -> None:
         assert (await read_answer(stream))[2] == b"seven.."
 
 
-async def test_websockets_carry_messages_and_close_in_order(start: Start) -> None:
+async def test_websockets_carry_messages_and_close_cleanly(start: Start) -> None:
     server = await start(echo)
     async with websocket_to(server) as client:
         await client.send(BytesMessage(b"\0" * 100_000))
@@ -151,7 +151,7 @@ async def test_alpn_offers_http1_only(start_tls: Start, authority: Authority) ->
         (b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: -1\r\n\r\n", 400),
     ],
 )
-async def test_what_is_not_http_ends_its_connection_only(start: Start, garbage: bytes, status: int) -> None:
+async def test_bytes_that_are_not_http_end_their_connection_only(start: Start, garbage: bytes, status: int) -> None:
     server = await start(echo)
     async with await server.connect() as stream:
         await stream.send_all(garbage)
@@ -176,7 +176,7 @@ async def test_garbage_instead_of_tls_ends_its_connection_only(start_tls: Start)
 # --- malformed WebSockets -----------------------------------------------------------------------------------------
 
 
-async def test_a_byte_behind_the_opening_handshake_ends_its_connection_only(start: Start) -> None:
+async def test_a_byte_after_the_opening_handshake_ends_its_connection_only(start: Start) -> None:
     app = Held()
     server = await start(app, tail_seconds=0.1)
     async with await server.connect() as stream:
@@ -189,7 +189,7 @@ async def test_a_byte_behind_the_opening_handshake_ends_its_connection_only(star
     assert await server.answers()
 
 
-async def test_bytes_behind_the_closing_handshake_do_no_harm(start: Start) -> None:
+async def test_bytes_after_the_closing_handshake_are_harmless(start: Start) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
         await send({"type": "websocket.accept"})
@@ -215,7 +215,7 @@ async def test_bytes_behind_the_closing_handshake_do_no_harm(start: Start) -> No
         ([b"\x81\x81" + bytes(4) + b"\xff"], 1007),  # not UTF-8
     ],
 )
-async def test_a_frame_that_may_not_be_ends_its_connection_only(start: Start, frames: list[bytes], code: int) -> None:
+async def test_an_invalid_frame_ends_its_connection_only(start: Start, frames: list[bytes], code: int) -> None:
     server = await start(echo, message_bytes=8192)
     async with websocket_to(server) as client:
         for frame in frames:
@@ -225,7 +225,7 @@ async def test_a_frame_that_may_not_be_ends_its_connection_only(start: Start, fr
     await server.wait_for(open=0, failed=0)
 
 
-async def test_an_opening_handshake_that_is_none_gets_400(start: Start) -> None:
+async def test_a_malformed_opening_handshake_gets_400(start: Start) -> None:
     server = await start(echo)
     opening = GET[:-2] + b"connection: upgrade\r\nupgrade: websocket\r\n"
     for rest in (
