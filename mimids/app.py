@@ -133,6 +133,7 @@ class ServingProvider:
     provider: AssembledProvider
 
 
+# Longer than 40 lines, so that the whole tree stands in one function.
 async def run(
     config: Config,
     *,

@@ -10,6 +10,7 @@ from mimids.http.api.endpoints import Access, Answer, Call, Endpoint, Listener, 
 from mimids.http.api.public import installed_version
 from mimids.http.console import pages
 from mimids.http.console.markup import Markup
+from mimids.http.console.parts import HEADERS
 from mimids.store import overview, recoveries, reports
 from mimids.store.engine.store import Tx
 from mimids.wire.base64url import from_base64url
@@ -65,7 +66,7 @@ async def console_group(services: Services, call: Call[None]) -> Answer[bytes]:
 
 
 def _answer(page: Markup) -> Answer[bytes]:
-    return Answer(page.encode(), headers=pages.HEADERS)
+    return Answer(page.encode(), headers=HEADERS)
 
 
 CONSOLE: Final[tuple[Endpoint, ...]] = (

@@ -17,6 +17,7 @@ from mimids.http.api.operator import HOSTS
 from mimids.http.console import pages, tree
 from mimids.http.console.endpoints import CONSOLE
 from mimids.http.console.markup import Markup, element
+from mimids.http.console.parts import STYLE
 from mimids.http.console.tree import PartitionTree, draw, lay_out
 from mimids.store.overview import PartitionSummary, PeerSummary
 from mimids.values import Milliseconds
@@ -125,8 +126,8 @@ def test_text_is_never_markup() -> None:
 
 
 def test_the_style_sheet_knows_the_drawing() -> None:
-    assert f"height: {tree.ROW_PIXELS}px" in pages.STYLE
-    assert {f".lane{n}" for n in range(tree.COLOURS)} <= set(re.findall(r"\.lane\d", pages.STYLE))
+    assert f"height: {tree.ROW_PIXELS}px" in STYLE
+    assert {f".lane{n}" for n in range(tree.COLOURS)} <= set(re.findall(r"\.lane\d", STYLE))
 
 
 async def ask(running: Assembled, path: str) -> Answered:
@@ -171,7 +172,7 @@ async def test_a_page_may_fetch_run_and_send_nothing(tmp_path: Path, path: str) 
         assert not tags & {"script", "link", "img", "form", "iframe", "object"}
         assert not [name for each in parsed(answer.body).iter() for name in each.attrib if name.startswith("on")]
         (style,) = (each.text for each in parsed(answer.body).iter("style"))
-        assert style == pages.STYLE
+        assert style == STYLE
 
 
 async def test_a_group_is_linked_and_drawn_and_its_name_is_only_text(tmp_path: Path) -> None:
