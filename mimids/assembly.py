@@ -1,9 +1,10 @@
-"""A provider put together from its configuration: services, tables and listeners. Nothing runs yet, nothing waits."""
+"""Make all objects of a provider from its configuration: services, endpoint tables, listeners. Nothing runs here."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import attrs
@@ -42,6 +43,7 @@ from mimids.ds.ports import Clock, Peers, PeerTransport
 from mimids.ds.services import Services
 from mimids.ds.terms.arrangements import ArrangedPeers, Arrangements
 from mimids.ds.terms.reports import Reports
+from mimids.ds.upkeep.sweeper import Sweeper
 from mimids.http.api.admission import Authenticator
 from mimids.http.api.asgi import application
 from mimids.http.api.devices import DEVICES
@@ -67,12 +69,12 @@ from mimids.wire.ids import ProviderId
 
 DAY_SECONDS: Final = 86_400
 SOCKET: Final = "operator-socket"
-PROXY_MODE: Final = 0o660  # of the client listener's Unix socket: a proxy is another user, of the server's group
+PROXY_MODE: Final = 0o660  # of the client listener's Unix socket: a proxy runs as another user in the same group
 
 
 @attrs.frozen
 class ListenerSpec:
-    """A listener that is to be opened: where, and what answers there."""
+    """A listener that is not open yet: its address and its application."""
 
     bind: Bind
     app: ASGIApp
@@ -80,7 +82,7 @@ class ListenerSpec:
 
 @attrs.frozen
 class AssembledProvider:
-    """All of a provider; `drain` is set at shutdown."""
+    """All objects of a provider. Shutdown sets `drain`."""
 
     services: Services
     listeners: Mapping[str, ListenerSpec]
@@ -88,7 +90,10 @@ class AssembledProvider:
     drain: trio.Event = attrs.field(factory=trio.Event)
 
     async def reload_certificates(self) -> None:
-        """Take up renewed files; raise `CertificateFileError`, with the old ones in use where it stands."""
+        """Read certificate and trust files again, for new connections.
+
+        Raises `CertificateFileError` for a file that cannot be used; its listener keeps the old certificate.
+        """
         for spec in self.listeners.values():
             if spec.bind.tls is not None:
                 spec.bind.tls.reload()
@@ -96,7 +101,7 @@ class AssembledProvider:
 
 
 def assemble(config: Config, clock: Clock, telemetry: Telemetry, store: Store, peers: HttpPeers) -> AssembledProvider:
-    """Put a provider together; raise `CertificateFileError` or `ConfigError` where a file does not do."""
+    """Make all parts of a provider; raise `CertificateFileError` or `ConfigError` if a file cannot be used."""
     services = make_services(config, clock, telemetry, store, peers)
     watched: dict[str, Callable[[], attrs.AttrsInstance]] = {
         "store": store.statistics,
@@ -107,85 +112,55 @@ def assemble(config: Config, clock: Clock, telemetry: Telemetry, store: Store, p
         "following": services.following.statistics,
         "recovery": services.recovery_as_hub.statistics,
         "streams": services.streams.statistics,
+        "sweeper": services.sweeper.statistics,
     }
     for name, statistics in watched.items():
         telemetry.watch(name, statistics)
     return AssembledProvider(services, _listener_specs(services), peers)
 
 
+def watched_files(config: Config) -> tuple[Path, ...]:
+    """Return every certificate, key and trust file of a configuration, for the certificate watch."""
+    files = [config.tls.certificate, config.tls.private_key, *config.tls.presented, config.tls.trust]
+    files += [peer.trust for peer in config.providers.values()]
+    return tuple(dict.fromkeys(path for path in files if path is not None))
+
+
+# --- services -----------------------------------------------------------------------------------------------------
+
+
+# Longer than 40 lines: one statement for each service, in the order in which they need each other.
 def make_services(
     config: Config, clock: Clock, telemetry: Telemetry, store: Store, transport: PeerTransport
 ) -> Services:
-    """Make the services of a provider, each with its part of the configuration."""
+    """Make the services of a provider and connect them; `transport` is the way to other providers."""
     provider, limits = config.provider, config.limits
     notifier, mls, recent = Notifier(), MlsJudge(States()), Recent()
+    backoff = Backoff(config.delivery.backoff_first_seconds, config.delivery.backoff_cap_seconds)
     arrangements = Arrangements(config, store, clock, transport, notifier)
     peers: Peers = ArrangedPeers(transport, arrangements)
+
     user_rates, provider_rates = UserRates(limits, clock), ProviderRates(limits, clock)
     budgets = Budgets(limits, clock)
     gate = Gate(provider, store, clock, mls, user_rates, budgets, arrangements)
     hub = LocalHub(config, store, clock, mls, notifier, recent=recent, rates=provider_rates, budgets=budgets)
-    ohttp_keys = OhttpKeys(
-        store,
-        clock,
-        provider,
-        Schedule(config.ohttp.rotate_days * DAY_SECONDS, config.ohttp.grace_days * DAY_SECONDS),
-        Context.of(config, clock.now()).operator_key,
-    )
-    tokens = config.tokens
-    key_packages = KeyPackageStock(
-        store,
-        clock,
-        Tokens(AbuseRule(tokens.abuse, tokens.abuse_claims, tokens.abuse_window_hours * 3600)),
-        StockRules(
-            max_lifetime_seconds=config.key_packages.max_lifetime_days * DAY_SECONDS,
-            low_stock=config.key_packages.low_stock_packages,
-            device_packages=config.key_packages.device_packages,
-            package_octets=limits.key_package_bytes,
-            bundle_requests=config.ohttp.bundle_max_requests,
-        ),
-        on_low=partial(_tell_of_low_stock, telemetry, notifier),
-        on_abuse=partial(_tell_of_abuse, telemetry),
-    )
-    gateway = Gateway(
-        store,
-        clock,
-        ohttp_keys.live,
-        key_packages,
-        document,
-        GatewayBounds(
-            window_seconds=config.ohttp.replay_window_seconds,
-            replay_rows=config.ohttp.replay_max_rows,
-            bundle_requests=config.ohttp.bundle_max_requests,
-            rate=Rate("gateway_requests_per_second", limits.gateway_requests_per_second, limits.gateway_requests_burst),
-        ),
-    )
-    new_providers = limits.device_new_providers_per_day
-    relay = Relay(
-        peers,
-        clock,
-        Local(provider=provider, answer=gateway.answer, keys=ohttp_keys.served),
-        partial(config.federation.allows, us=provider),
-        RelayBounds(
-            octets=limits.ohttp_bytes,
-            seconds=config.federation.answer_seconds,
-            fetches=Rate(
-                "device_fetches_per_minute", limits.device_fetches_per_minute / 60, limits.device_fetches_burst
-            ),
-            new_providers=Rate("device_new_providers_per_day", new_providers / DAY_SECONDS, new_providers),
-        ),
-    )
-    backoff = Backoff(config.delivery.backoff_first_seconds, config.delivery.backoff_cap_seconds)
+
+    ohttp_keys = _make_ohttp_keys(config, store, clock)
+    key_packages = _make_stock(config, store, clock, telemetry, notifier)
+    gateway = _make_gateway(config, store, clock, ohttp_keys, key_packages)
+    relay = _make_relay(config, clock, peers, gateway, ohttp_keys)
+
     reports = Reports(config, store, clock, peers, notifier, mls)
-    following = Following(
-        config, store, clock, peers, mls, notifier, contradicted=partial(_tell_of_contradiction, telemetry, reports)
-    )
+    contradicted = partial(_on_contradiction, telemetry, reports)
+    following = Following(config, store, clock, peers, mls, notifier, contradicted=contradicted)
     cursors = Cursors(store, clock)
     hub_router = HubRouter(provider, hub, following, peers, gate, arrangements, cursors, document)
+    workers = config.delivery.workers
     incoming_welcomes = IncomingWelcomes(store, clock, notifier, provider=provider)
-
-    async def is_known(device: Device) -> bool:
-        return await store.read(lambda tx: device_exists(tx, device.row))
+    outgoing_welcomes = OutgoingWelcomes(
+        store, clock, peers, notifier, incoming_welcomes, provider=provider, backoff=backoff, workers=workers
+    )
+    streams = _make_streams(config, store, clock, notifier, hub_router, incoming_welcomes, key_packages, backoff)
 
     return Services(
         config=config,
@@ -216,7 +191,7 @@ def make_services(
             recent,
             provider=provider,
             backoff=backoff,
-            workers=config.delivery.workers,
+            workers=workers,
             batch_octets=config.delivery.batch_bytes,
         ),
         following=following,
@@ -226,33 +201,115 @@ def make_services(
             store, clock, peers, mls.states, notifier, following, provider=provider, backoff=backoff
         ),
         incoming_welcomes=incoming_welcomes,
-        outgoing_welcomes=OutgoingWelcomes(
-            store,
-            clock,
-            peers,
-            notifier,
-            incoming_welcomes,
-            provider=provider,
-            backoff=backoff,
-            workers=config.delivery.workers,
+        outgoing_welcomes=outgoing_welcomes,
+        streams=streams,
+        sweeper=Sweeper(config, store, clock, notifier, recent, telemetry.log),
+    )
+
+
+def _make_ohttp_keys(config: Config, store: Store, clock: Clock) -> OhttpKeys:
+    schedule = Schedule(config.ohttp.rotate_days * DAY_SECONDS, config.ohttp.grace_days * DAY_SECONDS)
+    operator_key = Context.of(config, clock.now()).operator_key
+    return OhttpKeys(store, clock, config.provider, schedule, operator_key)
+
+
+def _make_stock(
+    config: Config, store: Store, clock: Clock, telemetry: Telemetry, notifier: Notifier
+) -> KeyPackageStock:
+    tokens = config.tokens
+    return KeyPackageStock(
+        store,
+        clock,
+        Tokens(AbuseRule(tokens.abuse, tokens.abuse_claims, tokens.abuse_window_hours * 3600)),
+        StockRules(
+            max_lifetime_seconds=config.key_packages.max_lifetime_days * DAY_SECONDS,
+            low_stock=config.key_packages.low_stock_packages,
+            device_packages=config.key_packages.device_packages,
+            package_octets=config.limits.key_package_bytes,
+            bundle_requests=config.ohttp.bundle_max_requests,
         ),
-        streams=Streams(
-            hub_router,
-            incoming_welcomes,
-            key_packages,
-            notifier,
-            clock,
-            backoff=backoff,
-            problem=document,
-            is_known=is_known,
-            batch_messages=limits.send_batch_messages,
-            device_streams=limits.device_streams,
+        on_low=partial(_on_low_stock, telemetry, notifier),
+        on_abuse=partial(_on_abuse, telemetry),
+    )
+
+
+def _make_gateway(
+    config: Config, store: Store, clock: Clock, keys: OhttpKeys, key_packages: KeyPackageStock
+) -> Gateway:
+    limits = config.limits
+    bounds = GatewayBounds(
+        window_seconds=config.ohttp.replay_window_seconds,
+        replay_rows=config.ohttp.replay_max_rows,
+        bundle_requests=config.ohttp.bundle_max_requests,
+        rate=Rate("gateway_requests_per_second", limits.gateway_requests_per_second, limits.gateway_requests_burst),
+    )
+    return Gateway(store, clock, keys.live, key_packages, document, bounds)
+
+
+def _make_relay(config: Config, clock: Clock, peers: Peers, gateway: Gateway, keys: OhttpKeys) -> Relay:
+    limits = config.limits
+    per_minute, burst = limits.device_fetches_per_minute, limits.device_fetches_burst
+    new_providers = limits.device_new_providers_per_day
+    return Relay(
+        peers,
+        clock,
+        Local(provider=config.provider, answer=gateway.answer, keys=keys.served),
+        partial(config.federation.allows, us=config.provider),
+        RelayBounds(
+            octets=limits.ohttp_bytes,
+            seconds=config.federation.answer_seconds,
+            fetches=Rate("device_fetches_per_minute", per_minute / 60, burst),
+            new_providers=Rate("device_new_providers_per_day", new_providers / DAY_SECONDS, new_providers),
         ),
     )
 
 
+def _make_streams(
+    config: Config,
+    store: Store,
+    clock: Clock,
+    notifier: Notifier,
+    hub_router: HubRouter,
+    welcomes: IncomingWelcomes,
+    key_packages: KeyPackageStock,
+    backoff: Backoff,
+) -> Streams:
+    async def is_known(device: Device) -> bool:
+        return await store.read(lambda tx: device_exists(tx, device.row))
+
+    return Streams(
+        hub_router,
+        welcomes,
+        key_packages,
+        notifier,
+        clock,
+        backoff=backoff,
+        problem=document,
+        is_known=is_known,
+        batch_messages=config.limits.send_batch_messages,
+        device_streams=config.limits.device_streams,
+    )
+
+
+def _on_low_stock(telemetry: Telemetry, notifier: Notifier, low: LowStock) -> None:
+    notifier.notify(stock_topic(low.device))
+    telemetry.log.info("low stock", version=low.version, cipher_suite=low.cipher_suite, left=low.left)
+
+
+def _on_contradiction(telemetry: Telemetry, reports: Reports, contradiction: Contradiction) -> None:
+    reports.contradicted(contradiction)
+    telemetry.log.warning("a hub contradicts itself", peer=contradiction.hub, rule=contradiction.rule)
+
+
+def _on_abuse(telemetry: Telemetry, abuse: Abuse) -> None:
+    telemetry.log.warning("claims without Welcomes", token=abuse.token, open=abuse.open_claims, banned=abuse.banned)
+
+
+# --- listeners ----------------------------------------------------------------------------------------------------
+
+
 def make_app(services: Services, endpoints: Iterable[AnyEndpoint], *, hosts: frozenset[str] | None = None) -> ASGIApp:
-    """Return what answers at a listener with these endpoints."""
+    """Return the ASGI application for these endpoints; with `hosts`, it refuses any other Host header."""
     config = services.config
     return application(
         Table(
@@ -262,8 +319,8 @@ def make_app(services: Services, endpoints: Iterable[AnyEndpoint], *, hosts: fro
             admit=_admission(services),
             telemetry=services.telemetry,
             body_seconds=config.limits.body_seconds,
-            stamp=partial(_stamp, services.arrangements),
-            demand=partial(_demand, services.arrangements),
+            stamp=partial(_revision_header, services.arrangements),
+            demand=partial(_require_arrangement, services.arrangements),
             hosts=hosts,
         )
     )
@@ -286,13 +343,13 @@ def _admission(services: Services) -> Admit:
     return admit
 
 
-def _stamp(arrangements: Arrangements, caller: Caller) -> Sequence[tuple[bytes, bytes]]:
-    """Name the current revision of a provider's terms on every answer to it (semantics: terms-and-reports)."""
+def _revision_header(arrangements: Arrangements, caller: Caller) -> Sequence[tuple[bytes, bytes]]:
+    """Return the header with the revision of our terms, for answers to providers (semantics: terms-and-reports)."""
     revision = arrangements.revision(caller.provider) if isinstance(caller, Follower) else None
     return () if revision is None else ((ARRANGEMENT.encode(), b"%d" % revision),)
 
 
-def _demand(arrangements: Arrangements, caller: Caller, endpoint: AnyEndpoint) -> None:
+def _require_arrangement(arrangements: Arrangements, caller: Caller, endpoint: AnyEndpoint) -> None:
     if isinstance(caller, Follower) and not endpoint.open_without_arrangement:
         arrangements.require(caller.provider)
 
@@ -323,17 +380,3 @@ def _listener_specs(services: Services) -> dict[str, ListenerSpec]:
             Bind(SOCKET, f"unix:{config.operator_socket}", None, limits), make_app(services, OPERATOR_SOCKET)
         ),
     }
-
-
-def _tell_of_low_stock(telemetry: Telemetry, notifier: Notifier, low: LowStock) -> None:
-    notifier.notify(stock_topic(low.device))
-    telemetry.log.info("low stock", version=low.version, cipher_suite=low.cipher_suite, left=low.left)
-
-
-def _tell_of_contradiction(telemetry: Telemetry, reports: Reports, contradiction: Contradiction) -> None:
-    reports.contradicted(contradiction)
-    telemetry.log.warning("a hub contradicts itself", peer=contradiction.hub, rule=contradiction.rule)
-
-
-def _tell_of_abuse(telemetry: Telemetry, abuse: Abuse) -> None:
-    telemetry.log.warning("claims without Welcomes", token=abuse.token, open=abuse.open_claims, banned=abuse.banned)

@@ -1,8 +1,8 @@
-"""Log lines and counters of one provider. Nothing here is global to the process: two providers in it keep apart.
+"""The log and the metrics of one provider. Nothing is global to the process, so two providers in it stay separate.
 
-No line names a user, a token, a partition key or a body. A gateway's and a relay's requests have no line of their own,
-but are counted together for a minute: two providers' logs, put side by side, would tell by the times who fetched what.
-Otherwise a line is written for every request, so it is made in a few steps (docs/decisions/0007).
+No line contains a user, a token, a partition key or a body. Each request gets a line, except those to the gateway and
+the relay: they are only counted, a minute at a time, because their times in the logs of two providers, compared, would
+reveal who fetched what. Formatting a line is kept short, as there is one for each request (docs/decisions/0007).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 Level = Literal["debug", "info", "warning", "error", "critical"]
 Format = Literal["text", "json"]
 
-COUNT_SECONDS: Final = 60
+COUNT_SECONDS: Final = 60  # for which unlinkable requests are counted together
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _LEVELS: Final[tuple[Level, ...]] = ("debug", "info", "warning", "error", "critical")
 _PLAIN: Final = re.compile(r"[\w.:@/+-]+")
@@ -39,9 +39,9 @@ _JSON: Final = json.JSONEncoder(separators=(",", ":"), default=repr)
 
 
 class Log:
-    """One line for each event, with its fields, to one stream; a field that is None is left out.
+    """Writes one line for each event to a stream, without fields that are None.
 
-    A stream that takes nothing any more does not end the server.
+    Errors of the stream are ignored: a log that cannot be written does not stop the server.
     """
 
     def __init__(self, provider: ProviderId, *, format: Format, level: Level, to: TextIO) -> None:
@@ -51,27 +51,27 @@ class Log:
         self._to = to
 
     def debug(self, event: str, **fields: object) -> None:
-        """Tell what helps to find out."""
+        """Write a line for debugging."""
         self.write("debug", event, fields)
 
     def info(self, event: str, **fields: object) -> None:
-        """Tell what went as it should."""
+        """Write a line about normal operation."""
         self.write("info", event, fields)
 
     def warning(self, event: str, **fields: object) -> None:
-        """Tell what somebody may have to look at."""
+        """Write a line that the operator may have to look at."""
         self.write("warning", event, fields)
 
     def error(self, event: str, exc_info: BaseException | None = None, **fields: object) -> None:
-        """Tell what went wrong, with the traceback of `exc_info`."""
+        """Write a line about an error of this server, with the traceback of `exc_info`."""
         self.write("error", event, fields, exc_info)
 
     def critical(self, event: str, exc_info: BaseException | None = None, **fields: object) -> None:
-        """Tell what ends the process."""
+        """Write a line about an error that ends the process."""
         self.write("critical", event, fields, exc_info)
 
     def write(self, level: Level, event: str, fields: dict[str, Any], error: BaseException | None = None) -> None:
-        """Write a line, if `level` is asked for."""
+        """Write a line, if `level` is enabled."""
         if level not in self._enabled:
             return
         now = datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="milliseconds")
@@ -91,7 +91,7 @@ class Log:
 
 @attrs.frozen
 class Reading:
-    """Numbers at one moment: each field is `mimids_PREFIX_FIELD`, where `metrics.METRICS` has that."""
+    """Values of metrics: each field is the metric `mimids_PREFIX_FIELD`, if `metrics.METRICS` has that one."""
 
     prefix: str
     numbers: attrs.AttrsInstance
@@ -99,11 +99,11 @@ class Reading:
 
 
 class Telemetry:
-    """Where one provider says what it does."""
+    """The log of a provider, its counts of requests, and the statistics that its metrics show."""
 
     def __init__(self, log: Log) -> None:
         self.log = log
-        self.logger = _standard_logger(log)  # for what knows the standard library's only
+        self.logger = _standard_logger(log)  # for code that needs a logger of the standard library
         self._requests: Counter[tuple[str, str]] = Counter()
         self._unlinkable: Counter[tuple[str, str]] = Counter()
         self._counted_since = time.monotonic()
@@ -112,9 +112,9 @@ class Telemetry:
     def request(
         self, route: str, code: str, *, id_: str, peer: ProviderId | None, received: int, sent: int, milliseconds: float
     ) -> None:
-        """Note a request that was answered; `code` is `ok` or the problem's."""
+        """Count and log a request that was answered; `code` is `ok` or the code of the problem."""
         self._requests[route, code] += 1
-        self._tell_counts_when_due()
+        self._log_counts_when_due()
         self.log.info(
             "request",
             route=route,
@@ -127,33 +127,35 @@ class Telemetry:
         )
 
     def request_unlinkable(self, route: str, code: str) -> None:
-        """Count a request that nothing in the log may be linked to."""
+        """Count a request that must not have a log line of its own."""
         self._requests[route, code] += 1
         self._unlinkable[route, code] += 1
-        self._tell_counts_when_due()
+        self._log_counts_when_due()
 
-    def tell_counts(self) -> None:
-        """Write what was counted since the last time; to be called at the end."""
+    def log_counts(self) -> None:
+        """Write the counts since the last call; call it at shutdown, too."""
         counts, self._unlinkable = self._unlinkable, Counter()
         self._counted_since = time.monotonic()
         for (route, code), count in sorted(counts.items()):
             self.log.info("requests", route=route, code=code, count=count)
 
-    def _tell_counts_when_due(self) -> None:
+    def _log_counts_when_due(self) -> None:
         if self._unlinkable and time.monotonic() - self._counted_since >= COUNT_SECONDS:
-            self.tell_counts()
+            self.log_counts()
 
     def requests(self) -> Counter[tuple[str, str]]:
-        """Return how many requests were answered since the start, by route and code."""
+        """Return the numbers of requests answered since the start, by route and code."""
         return Counter(self._requests)
 
     def watch(self, prefix: str, statistics: Callable[[], attrs.AttrsInstance], **labels: str) -> None:
-        """Show the numbers of a `statistics()` record, read whenever metrics are, as `Reading` does."""
+        """Add a source of metrics: `statistics()` is called for each scrape, and shown as a `Reading`."""
         self._watched.append((prefix, statistics, labels))
 
     def metrics(self, readings: Sequence[Reading] = ()) -> bytes:
-        """Return all metrics as Prometheus text, those of `readings` among them."""
-        from prometheus_client import CollectorRegistry  # a tenth of a second that no start has to wait for
+        """Return all metrics as Prometheus text, including `readings`."""
+        from prometheus_client import (
+            CollectorRegistry,
+        )  # takes a tenth of a second to import, which no start has to wait for
         from prometheus_client.exposition import generate_latest
         from prometheus_client.registry import Collector
 
@@ -185,12 +187,12 @@ class Telemetry:
 def new_telemetry(
     provider: ProviderId, *, format: Format = "text", level: Level = "info", to: TextIO | None = None
 ) -> Telemetry:
-    """Return a provider's log, on standard error unless told otherwise, and its counters."""
+    """Return the telemetry of a provider; it logs to standard error, or to `to`."""
     return Telemetry(Log(provider, format=format, level=level, to=to or sys.stderr))
 
 
 def new_request_id() -> str:
-    """Return what ties an answer to its log line: 64 random bits, in hex."""
+    """Return an identifier for an answer and its log line: 64 random bits, in hex."""
     return secrets.token_hex(8)
 
 
@@ -206,7 +208,7 @@ def _text_line(line: dict[str, object]) -> str:
 
 def _text(value: object) -> str:
     text = str(value)
-    return text if _PLAIN.fullmatch(text) else _JSON.encode(text)  # no value can begin a line of its own
+    return text if _PLAIN.fullmatch(text) else _JSON.encode(text)  # escaped, so that no value can start a new line
 
 
 class _Forward(logging.Handler):
@@ -220,6 +222,6 @@ class _Forward(logging.Handler):
 
 
 def _standard_logger(log: Log) -> logging.Logger:
-    logger = logging.Logger("mimids")  # made, not got: it is in no tree of loggers
+    logger = logging.Logger("mimids")  # not from getLogger: it has no parent loggers, and no other code finds it
     logger.addHandler(_Forward(log))
     return logger

@@ -6,7 +6,7 @@ from typing import NewType
 
 import attrs
 
-from mimids.wire.ids import Counter, MaskedPartitionKey, ProviderId, UserId
+from mimids.wire.ids import ProviderId, UserId
 
 UserRow = NewType("UserRow", int)  # users.id
 DeviceRow = NewType("DeviceRow", int)  # devices.id
@@ -43,11 +43,3 @@ class Device:
 
 Caller = Anyone | Follower | Device | Operator
 Sender = Follower | Device
-
-
-@attrs.frozen
-class Position:
-    """Where a message was sequenced. Sending the same bytes again returns an equal Position."""
-
-    partition: MaskedPartitionKey
-    counter: Counter

@@ -23,15 +23,9 @@ import attrs
 import pytest
 
 from mimids.config import parse
-from tests.support.documents import DOCUMENTS, ROOT, name_of
+from tests.support.documents import DOCUMENTS, HOUSE, ROOT, make_targets, name_of
 
 # What hosts of repositories and tools of contributors read; an sdist has none of it.
-HOUSE = sorted(
-    path
-    for pattern in (".ci/*", ".forgejo/**/*", ".github/**/*", ".pre-commit-config.yaml")
-    for path in ROOT.glob(pattern)
-    if path.is_file()
-)
 SESSION_SECONDS = 180
 
 
@@ -121,10 +115,6 @@ def test_commands_to_make_exist() -> None:
     for document in [*DOCUMENTS, *HOUSE]:
         for target in re.findall(r"(?:^|`|run: )make ([a-z-]+)\b", document.read_text(), re.MULTILINE):
             assert target in make_targets(), f"{name_of(document)}: make {target}"
-
-
-def make_targets() -> set[str]:
-    return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
 def test_make_lists_every_target() -> None:

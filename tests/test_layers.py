@@ -9,13 +9,11 @@ import ast
 import importlib.util
 import subprocess
 import sys
-from collections.abc import Iterator
 from graphlib import TopologicalSorter
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.support.imports import MODULES, ROOT, imports
 
 ENGINE = ("wire.base64url", "wire.codec", "wire.compiled", "wire.declare", "wire.ids", "wire.varint")
 PURE = ("wire", "mls", "ohttp", "policy")
@@ -53,17 +51,17 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "ds.key_packages": (*DS, "ds.limits", "ds.key_packages"),
     "ds.following": (*GROUPS, "ds.following"),
     "ds.terms": (*GROUPS, "ds.terms"),
-    "ds.upkeep": (*GROUPS, "ds.upkeep", "ds.services"),
+    "ds.upkeep": (*GROUPS, "ds.upkeep"),
     "ds.devices": (*GROUPS, "ds.following", "ds.terms", "ds.devices"),
     "ds.commands": BELOW_HTTP,
     "ds.services": BELOW_HTTP,
     "http": (),  # media types and header names, which every package of http/ may use
-    "http.server": ("errors", "wire.ids", "http.server", "config", "ds.ports", "telemetry"),
+    "http.server": ("errors", "wire.ids", "http.server"),
     "http.api": (*BELOW_HTTP, *HTTP, "http.server", "http.api"),
     "http.peers": (*BELOW_HTTP, *HTTP, "http.server", "http.peers"),
     "http.console": (*BELOW_HTTP, "http.api", "http.console"),
     "client": ("client", "ds.backoff", *PURE),
-    **dict.fromkeys(("app", "assembly", "cli", "cli.check", "cli.demo", "testing", "__main__"), ("",)),
+    **dict.fromkeys(("app", "assembly", "process", "cli", "cli.check", "cli.demo", "testing", "__main__"), ("",)),
 }
 
 # Packages that only these parts may know.
@@ -90,39 +88,6 @@ IMPURE = {"asyncio", "http", "io", "logging", "multiprocessing", "os", "pathlib"
 def part(name: str, rows: tuple[str, ...] | dict[str, tuple[str, ...]]) -> str | None:
     """Return the longest of the rows that stands for this module (without `mimids.`) or for a package above it."""
     return max((row for row in rows if row in ("", name) or name.startswith(f"{row}.")), key=len, default=None)
-
-
-def modules() -> dict[str, Path]:
-    """Return every module of ours by its name."""
-    found = {}
-    for path in sorted((ROOT / "mimids").rglob("*.py")):
-        names = path.relative_to(ROOT).with_suffix("").parts
-        found[".".join(names[:-1] if names[-1] == "__init__" else names)] = path
-    return found
-
-
-MODULES = modules()
-
-
-def imports(tree: ast.AST) -> Iterator[str]:
-    """Yield what is imported anywhere below `tree`: ours by module, of others the top name."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"line {node.lineno}: a relative import hides where it points"
-            assert node.module is not None
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        for name in names:
-            outer = name.rpartition(".")[0]
-            if name.partition(".")[0] != "mimids":
-                yield name.partition(".")[0]
-            elif outer in MODULES and MODULES[outer].name != "__init__.py":
-                yield outer  # a name within that module
-            else:
-                yield name
 
 
 def refused(module: str, source: str) -> list[str]:

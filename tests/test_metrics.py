@@ -1,4 +1,4 @@
-"""Metrics: those that are shown are those of the catalogue, and what watches them knows no others."""
+"""Metrics: a provider shows exactly those of the catalogue, and the Prometheus and Grafana examples use only them."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ def test_a_provider_shows_every_metric_and_no_other(mimids_session: Session) -> 
 
 
 @pytest.mark.parametrize("name", ["alerts.yml", "grafana-dashboard.json"])
-def test_what_watches_knows_only_metrics_that_there_are(name: str) -> None:
+def test_the_examples_use_only_existing_metrics(name: str) -> None:
     watched = set(re.findall(r"mimids_\w+", (EXAMPLES / name).read_text()))
     assert watched
     assert watched <= NAMES
 
 
-def test_the_dashboard_shows_all_that_changes_and_says_what_for() -> None:
+def test_the_dashboard_shows_and_describes_all_metrics() -> None:
     dashboard = json.loads((EXAMPLES / "grafana-dashboard.json").read_text())
     assert all(panel["description"] and panel["title"] for panel in dashboard["panels"])
     assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
     text = json.dumps(dashboard["panels"])
     unseen = {name for name in NAMES if name not in text}
-    # Of these the panel beside them says enough: failures in a row are behind, contradictions are an alert.
+    # For these, another panel or an alert says enough.
     assert unseen == {
         "mimids_store_storage_failures_total",
         "mimids_listener_failed_total",

@@ -33,7 +33,7 @@ def test_a_json_line_is_one_object_with_its_fields_in_order() -> None:
     assert (fields["event"], fields["left"], fields["note"]) == ("low stock", 3, "a\nb")
 
 
-def test_a_text_line_is_for_people_and_no_value_begins_another() -> None:
+def test_a_text_line_is_readable_and_no_value_can_start_a_line() -> None:
     made, to = telemetry("text")
     made.log.warning("a hub contradicts itself", peer="b.example", rule="x y\n2030-01-01 critical fake")
     (line,) = to.getvalue().splitlines()
@@ -54,7 +54,7 @@ def test_an_error_comes_with_its_traceback(format: Format) -> None:
 
 
 @pytest.mark.parametrize(("level", "heard"), [("debug", 5), ("info", 4), ("warning", 3), ("error", 2), ("critical", 1)])
-def test_what_is_below_the_level_is_not_written(level: Level, heard: int) -> None:
+def test_lines_below_the_level_are_not_written(level: Level, heard: int) -> None:
     made, to = telemetry(level=level)
     for say in (made.log.debug, made.log.info, made.log.warning, made.log.error, made.log.critical):
         say("something")
@@ -74,11 +74,11 @@ def test_the_standard_librarys_logger_writes_here_and_nowhere_else(caplog: pytes
     assert made.logger is not logging.getLogger("mimids")
 
 
-def test_a_stream_that_is_gone_ends_nothing() -> None:
+def test_a_broken_stream_is_ignored() -> None:
     new_telemetry(A, to=Deaf()).log.info("hello")
 
 
-def test_requests_that_nothing_may_be_linked_to_are_counted_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unlinkable_requests_are_only_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     made, to = telemetry()
     for code in ("ok", "ok", "busy"):
         made.request_unlinkable("relay", code)
@@ -91,7 +91,7 @@ def test_requests_that_nothing_may_be_linked_to_are_counted_together(monkeypatch
         ("requests", "relay", "ok", 2),
         ("request", "me", "ok", None),
     ]
-    made.tell_counts()
+    made.log_counts()
     assert len(to.getvalue().splitlines()) == 3
 
 
@@ -102,7 +102,7 @@ class Queue:
     of_no_use: int = 7
 
 
-def test_metrics_are_read_from_the_records_of_whatever_queues() -> None:
+def test_metrics_are_read_from_statistics_records() -> None:
     made, _ = telemetry()
     made.watch("store", lambda: Queue(3, True))
     made.request_unlinkable("relay", "ok")

@@ -41,9 +41,9 @@ def serve(config_file: Path | None, dev: bool) -> None:
         or_refused(lambda: migrate_database(config))
     elif not or_refused(lambda: migrate.pending(config.database)):  # else the server says so
         refuse_backup(config.database)
-    from mimids import app
+    from mimids import process
 
-    sys.exit(or_refused(lambda: app.serve(config, on_ready=lambda bound: _announce(config, bound, dev=dev))))
+    sys.exit(or_refused(lambda: process.serve(config, on_ready=lambda bound: _announce(config, bound, dev=dev))))
 
 
 def _development() -> Config:

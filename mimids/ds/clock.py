@@ -10,7 +10,7 @@ from mimids.values import Milliseconds
 
 
 class SystemClock:
-    """`ports.Clock` over the machine's own."""
+    """`ports.Clock` that shows the machine's time."""
 
     def now(self) -> Milliseconds:
         """Return the time in milliseconds since the epoch."""

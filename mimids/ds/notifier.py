@@ -1,11 +1,11 @@
-"""Notifications: whoever commits notifies, whoever waits looks again.
+"""Notifications between tasks: a task that has committed a row notifies, and a task that waits for rows wakes.
 
-The rows are the truth, and a notification may be lost with the process, so a waiter always looks before it waits.
-Notify after the commit, and commit with `Store.write_shielded`: a handler is cancelled when its client hangs up, and
-what was committed must be notified all the same.
+The rows are the truth. A notification is lost when the process ends, so a task always reads before it waits. Notify
+after the commit, and commit with `Store.write_shielded`: a handler is cancelled when its client disconnects, and a
+commit without its notification would leave others waiting.
 
     with notifier.listen(topic) as waiter:
-        while not (found := await look()):
+        while not (found := await read()):
             await waiter.wait()
 """
 
@@ -24,32 +24,32 @@ from mimids.wire.ids import MaskedPartitionKey, ProviderId
 
 T = TypeVar("T")
 
-DELIVERY: Final = "delivery"  # wakes the job that pushes
+DELIVERY: Final = "delivery"  # wakes the job that pushes messages to followers
 OUTGOING: Final = "welcomes"  # wakes the job that sends Welcomes
 
 
 def partition_topic(key: MaskedPartitionKey) -> tuple[str, MaskedPartitionKey]:
-    """Return the topic that wakes whoever waits for messages of a partition."""
+    """Return the topic for new messages of a partition."""
     return ("partition", key)
 
 
 def presented_topic(provider: ProviderId, key: MaskedPartitionKey) -> tuple[str, ProviderId, MaskedPartitionKey]:
-    """Return the topic that tells that another provider presents the key of a partition."""
+    """Return the topic for another provider presenting the key of a partition."""
     return ("presented", provider, key)
 
 
 def inbox_topic(device: DeviceRow) -> tuple[str, int]:
-    """Return the topic that wakes whoever waits for a device's Welcomes."""
+    """Return the topic for new Welcomes of a device."""
     return ("inbox", device)
 
 
 def stock_topic(device: DeviceRow) -> tuple[str, int]:
-    """Return the topic that wakes a device's streams when its stock is low."""
+    """Return the topic for low KeyPackage stock of a device."""
     return ("stock", device)
 
 
 class Waiter:
-    """Remembers what rang until it is waited for; `topics` is what it listens to."""
+    """Collects notifications of its `topics` until the next wait."""
 
     def __init__(self) -> None:
         self.topics: set[Hashable] = set()
@@ -57,23 +57,23 @@ class Waiter:
         self._notified = trio.Event()
 
     def notify(self, topic: Hashable) -> None:
-        """Wake whoever waits, now or next."""
+        """Record a notification: the present wait returns, or the next one returns at once."""
         self._heard.add(topic)
         self._notified.set()
 
     @property
     def heard(self) -> frozenset[Hashable]:
-        """Return what rang since the last wait."""
+        """The topics notified since the last wait."""
         return frozenset(self._heard)
 
     async def wait(self) -> set[Hashable]:
-        """Wait until it was rung since the last wait, and return by what; what is committed later rings it again."""
+        """Wait for a notification; one since the last wait counts. Return the topics notified, and clear them."""
         await self._notified.wait()
         heard, self._heard, self._notified = self._heard, set(), trio.Event()
         return heard
 
     async def wait_at_most(self, clock: Clock, seconds: float) -> set[Hashable]:
-        """Wait as `wait` does, or until `clock` has moved on by `seconds`; then return nothing."""
+        """Wait like `wait`, but at most until `clock` has advanced by `seconds`; return an empty set then."""
         heard: set[Hashable] = set()
         async with trio.open_nursery() as nursery:
 
@@ -89,35 +89,35 @@ class Waiter:
 
 @attrs.frozen
 class NotifierStatistics:
-    """Topics that are listened to, and by how many."""
+    """How many topics have listeners, and how many listeners there are on all of them together."""
 
     topics: int
     listeners: int
 
 
 class Notifier:
-    """The bells of one provider, by topic: the name of a job, or what a request waits for."""
+    """The notifications of one provider. A topic is the name of a job, or one of the `..._topic` values."""
 
     def __init__(self) -> None:
         self._waiters: dict[Hashable, set[Waiter]] = {}
-        self._ending = False
+        self._shutting_down = False
 
     def notify(self, *topics: Hashable) -> None:
-        """Wake all that listen to any of `topics`. To be called after the commit, never within it."""
+        """Notify all listeners of `topics`. Call it after the commit, never within the transaction."""
         for topic in topics:
             for waiter in self._waiters.get(topic, ()):
                 waiter.notify(topic)
 
-    def end(self) -> None:
-        """Wake everybody, now and once more whoever comes later: requests that wait are to answer at shutdown."""
-        self._ending = True
+    def shut_down(self) -> None:
+        """Wake all listeners, and each later listener once, so that waiting requests are answered at shutdown."""
+        self._shutting_down = True
         self.notify(*self._waiters)
 
     @contextmanager
     def listen(self, *topics: Hashable) -> Iterator[Waiter]:
-        """Give a bell that hears every ring of `topics`, and of what is added, from here on, and `end`."""
+        """Provide a waiter that gets all notifications of `topics` during the block, and that of `shut_down`."""
         waiter = Waiter()
-        if self._ending:
+        if self._shutting_down:
             waiter.notify(None)
         self.add(waiter, *topics)
         try:
@@ -126,13 +126,13 @@ class Notifier:
             self.remove(waiter, *waiter.topics)
 
     def add(self, waiter: Waiter, *topics: Hashable) -> None:
-        """Let a bell hear `topics` too."""
+        """Subscribe a waiter to more topics."""
         for topic in topics:
             waiter.topics.add(topic)
             self._waiters.setdefault(topic, set()).add(waiter)
 
     def remove(self, waiter: Waiter, *topics: Hashable) -> None:
-        """Let a bell hear `topics` no more."""
+        """Unsubscribe a waiter from topics."""
         for topic in topics:
             waiter.topics.discard(topic)
             waiters = self._waiters.get(topic, set())
@@ -141,5 +141,5 @@ class Notifier:
                 self._waiters.pop(topic, None)
 
     def statistics(self) -> NotifierStatistics:
-        """Return how much is waited for."""
+        """Return the numbers of topics and listeners."""
         return NotifierStatistics(len(self._waiters), sum(map(len, self._waiters.values())))

@@ -1,4 +1,4 @@
-"""What a handler gets of its provider: one frozen record, made in `app.py`."""
+"""The services of one running provider, as handlers and jobs get them. `assembly.py` makes the record."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ from mimids.ds.notifier import Notifier
 from mimids.ds.ports import Clock, Peers
 from mimids.ds.terms.arrangements import Arrangements
 from mimids.ds.terms.reports import Reports
+from mimids.ds.upkeep.sweeper import Sweeper
 from mimids.store.engine.store import Store
 from mimids.telemetry import Telemetry
 
 
 @attrs.frozen(kw_only=True)
 class Services:
-    """One running provider."""
+    """All services of a provider; a handler uses those it needs."""
 
     config: Config
     clock: Clock
@@ -63,3 +64,4 @@ class Services:
     incoming_welcomes: IncomingWelcomes
     outgoing_welcomes: OutgoingWelcomes
     streams: Streams
+    sweeper: Sweeper

@@ -1,7 +1,7 @@
-"""Real providers in a test, alone or federated: docs/testing.md.
+"""Real providers for tests, alone or federated; see docs/testing.md.
 
-Importing this changes nothing in the importing process; the providers are processes of their own. It is loaded into
-every run of pytest where mimids is installed, so what stands behind the names is imported when a name is first used.
+Each provider is a process of its own, so importing this package changes nothing in the importing process. Pytest loads
+it in every run where mimids is installed, so each name is imported only when it is first used.
 """
 
 from importlib import import_module
@@ -11,17 +11,17 @@ if TYPE_CHECKING:
     from mimids.testing.devices import DeviceAccount
     from mimids.testing.federations import Federation, Link, federation
     from mimids.testing.groups import PretendGroup, content_of
-    from mimids.testing.provider import Clock, Provider, ProviderFailed
+    from mimids.testing.provider import Provider, ProviderClock, ProviderFailed
     from mimids.testing.session import Session
     from mimids.testing.waiting import open_federation
 
 _MODULES = {
-    "Clock": "provider",
     "DeviceAccount": "devices",
     "Federation": "federations",
     "Link": "federations",
     "PretendGroup": "groups",
     "Provider": "provider",
+    "ProviderClock": "provider",
     "ProviderFailed": "provider",
     "Session": "session",
     "content_of": "groups",
@@ -30,12 +30,12 @@ _MODULES = {
 }
 
 __all__ = [
-    "Clock",
     "DeviceAccount",
     "Federation",
     "Link",
     "PretendGroup",
     "Provider",
+    "ProviderClock",
     "ProviderFailed",
     "Session",
     "content_of",

@@ -1,6 +1,6 @@
-"""What a test says to a process that it started: lines of JSON over a socket pair, one answer to each request.
+"""The control connection from a test to a process that it started: lines of JSON over a socket pair.
 
-The test asks, the process answers. When the test's end is closed, the test is gone, and the process ends too.
+The test sends requests, and the process sends one answer to each. When the test's end closes, the process exits.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ Json = dict[str, Any]
 
 
 class NotAnswering(Exception):
-    """The process has ended, or is stopped, or is not at work yet."""
+    """The process has ended, is stopped, or does not run yet."""
 
 
 class Control:
-    """The test's end; any thread may ask."""
+    """The test's end of the connection. Any thread may use it."""
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
@@ -34,7 +34,7 @@ class Control:
         self._lock = threading.Lock()
 
     def ask(self, request: Mapping[str, Any]) -> Json:
-        """Return the answer; raise `NotAnswering`."""
+        """Send a request and return the answer; raise `NotAnswering`."""
         with self._lock:
             try:
                 self._socket.settimeout(ANSWER_SECONDS)
@@ -43,14 +43,14 @@ class Control:
             except OSError as error:
                 raise NotAnswering(str(error) or type(error).__name__) from error
 
-    def begin(self, start: Mapping[str, Any]) -> None:
-        """Say what the process is to be; it answers with `hear` once it is."""
+    def send_start(self, start: Mapping[str, Any]) -> None:
+        """Send what the process is to run. It sends a message, for `wait_message`, once it runs."""
         with self._lock:
             self._socket.settimeout(ANSWER_SECONDS)
             self._socket.sendall(_line(start))
 
-    def hear(self, seconds: float) -> Json | None:
-        """Return what the process says by itself, None if it says nothing for so long; raise `NotAnswering`."""
+    def wait_message(self, seconds: float) -> Json | None:
+        """Return the next message that the process sends unasked, None after `seconds`; raise `NotAnswering`."""
         with self._lock:
             try:
                 return self._read(seconds)
@@ -60,7 +60,7 @@ class Control:
                 raise NotAnswering(str(error) or type(error).__name__) from error
 
     def close(self) -> None:
-        """End it; the process ends too, if it runs."""
+        """Close the connection, which ends the process."""
         self._socket.close()
 
     def _read(self, seconds: float) -> Json:
@@ -72,29 +72,29 @@ class Control:
                 raise ConnectionResetError("the process has ended")
             self._buffer += piece
         line, _, self._buffer = self._buffer.partition(b"\n")
-        said: Json = json.loads(line)
-        return said
+        message: Json = json.loads(line)
+        return message
 
 
-def first(connected: socket.socket) -> Json:
-    """Return what the test says first: what the process is to be."""
+def read_start(connected: socket.socket) -> Json:
+    """Return the test's first message, which says what the process is to run."""
     line = b""
     while not line.endswith(b"\n"):
         piece = connected.recv(_PIECE)
         if not piece:
             os._exit(0)
         line += piece
-    told: Json = json.loads(line)
-    return told
+    start: Json = json.loads(line)
+    return start
 
 
-def say(connected: socket.socket, message: Mapping[str, Any]) -> None:
-    """Tell the test something unasked, from a process that answers nothing yet."""
+def send_message(connected: socket.socket, message: Mapping[str, Any]) -> None:
+    """Send the test a message that it did not ask for."""
     connected.sendall(_line(message))
 
 
-async def answer(connected: socket.socket, handle: Callable[[Json], Awaitable[Json]]) -> NoReturn:
-    """Answer the test's requests, one after the other; end the process when the test is gone."""
+async def serve_requests(connected: socket.socket, handle: Callable[[Json], Awaitable[Json]]) -> NoReturn:
+    """Answer the test's requests one after the other; end the process when the test closes the connection."""
     connected.setblocking(False)
     stream = trio.SocketStream(trio.socket.from_stdlib_socket(connected))
     buffer = b""

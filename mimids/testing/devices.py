@@ -1,4 +1,4 @@
-"""Devices of a test's users: `client()` is for who waits under trio or asyncio, `ask()` for plain code."""
+"""Devices of a test's users: `client()` is for code under trio or asyncio, `ask()` for synchronous code."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ T = TypeVar("T")
 ASK_SECONDS: Final = 120  # longer than any call that the client's own limits allow
 
 
-class Asking:
-    """A thread with a loop, where devices are asked by code that cannot wait; it starts with the first question."""
+class DeviceThread:
+    """A thread with an event loop, in which synchronous code uses devices. It starts with the first call."""
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -29,15 +29,15 @@ class Asking:
         self._lock = threading.Lock()
 
     def ask(self, account: DeviceAccount, call: Callable[[Device], Awaitable[T]]) -> T:
-        """Return what `call` returns, given the device; raise what it raises."""
+        """Call `call` with the device in the thread, and return or raise what it does."""
 
-        async def asked() -> T:
+        async def run() -> T:
             device = self._devices.get(account.token)
             if device is None:
                 device = self._devices[account.token] = await self._opened.enter_async_context(account.client())
             return await call(device)
 
-        return self._run(asked())
+        return self._run(run())
 
     def close(self) -> None:
         """Close the devices' connections and end the thread."""
@@ -59,19 +59,19 @@ class Asking:
 
 @attrs.frozen
 class DeviceAccount:
-    """A device as its provider knows it."""
+    """A device with its token, and the ways to use it."""
 
     user_id: str
     name: str
     token: str = attrs.field(repr=False)
     url: str
     ca_file: Path
-    _asking: Asking = attrs.field(repr=False, eq=False)
+    _thread: DeviceThread = attrs.field(repr=False, eq=False)
 
     def client(self) -> AbstractAsyncContextManager[Device]:
         """Open the device, under trio or asyncio: `async with account.client() as device`."""
         return open_device(self.url, self.token, trust=self.ca_file)
 
     def ask(self, call: Callable[[Device], Awaitable[T]]) -> T:
-        """Do one thing with the device, from plain code: `account.ask(lambda device: device.welcomes())`."""
-        return self._asking.ask(self, call)
+        """Use the device from synchronous code: `account.ask(lambda device: device.welcomes())`."""
+        return self._thread.ask(self, call)

@@ -1,7 +1,7 @@
-"""Faults that a test puts into a provider's process: how it answers other providers, and where it dies.
+"""Faults that a test injects into a provider's process: wrong answers to other providers, and sudden death.
 
-Answers are changed in front of the public listener's application, where TLS hides nothing: the caller is known by
-its certificate, so a fault can be one of the way between two providers. A process dies by SIGKILL, as in earnest.
+Answers are replaced in front of the public listener's application. The caller is known there by its certificate, so a
+fault may concern the requests of one provider only. A process dies by SIGKILL.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from mimids.http.server.listener import connection_info
 from mimids.wire.ids import ProviderId
 
 GARBAGE_OCTETS: Final = 300
-NO_LENGTH: Final = b"\xff"  # no vector begins with it (RFC 9420 section 2.1.2): no garbage is an answer by chance
+NO_LENGTH: Final = b"\xff"  # no vector can begin with it (RFC 9420 section 2.1.2), so garbage never parses by chance
 
-Deed = Literal["answer", "garbage", "duplicate", "die"]
+Action = Literal["answer", "garbage", "duplicate", "die"]
 Point = Literal["handling", "answering", "calling", "answered"]
 
 
 @attrs.define
-class Fault:
-    """What befalls requests between providers.
+class InjectedFault:
+    """A fault of requests between providers.
 
-    `caller` is the provider that calls (None: anybody, also who shows no certificate), `path` what is called (ending
-    with a slash: all below it). `skip` requests pass first. To `die`, `point` says where: as callee before `handling`
-    or before `answering`, as caller before `calling` or once `answered`.
+    `caller` is the calling provider (None: any caller, with a certificate or without); `path` is the path called; a
+    final slash means all paths below it. `skip` requests pass unharmed first. With `die`, `point` says where: as the
+    callee before `handling` or before `answering`, as the caller before `calling` or after it was `answered`.
     """
 
-    do: Deed
+    do: Action
     caller: str | None = None
     path: str = "/"
     status: int = 503
@@ -46,48 +46,48 @@ class Fault:
     point: Point = "handling"
     skip: int = 0
 
-    def meets(self, path: str) -> bool:
-        """Tell whether it is about this path, and this request's turn."""
+    def applies(self, path: str) -> bool:
+        """Tell whether it applies to a request for this path now; counts `skip` down."""
         if path != self.path and not (self.path.endswith("/") and path.startswith(self.path)):
             return False
         self.skip -= 1
         return self.skip < 0
 
 
-class Faults:
-    """The faults of one process at this moment."""
+class InjectedFaults:
+    """The present faults of one process."""
 
     def __init__(self, faults: Iterable[Mapping[str, Any]] = ()) -> None:
-        self._faults: list[Fault] = []
+        self._faults: list[InjectedFault] = []
         self.set(faults)
 
     def set(self, faults: Iterable[Mapping[str, Any]]) -> None:
-        """Replace all."""
-        self._faults = [Fault(**fault) for fault in faults]
+        """Replace all faults."""
+        self._faults = [InjectedFault(**fault) for fault in faults]
 
-    def of_request(self, callers: frozenset[ProviderId] | None, path: str) -> Fault | None:
-        """Return what befalls a request that comes in."""
+    def of_request(self, callers: frozenset[ProviderId] | None, path: str) -> InjectedFault | None:
+        """Return the fault of an incoming request, if there is one."""
         for fault in self._faults:
-            comes_in = fault.point in ("handling", "answering")
-            if comes_in and (fault.caller is None or fault.caller in (callers or ())) and fault.meets(path):
+            incoming = fault.point in ("handling", "answering")
+            if incoming and (fault.caller is None or fault.caller in (callers or ())) and fault.applies(path):
                 return fault
         return None
 
     def die_if(self, point: Point, path: str) -> None:
-        """End the process if it is to die at this point of a call."""
+        """End the process if a fault says so for this point of an outgoing call."""
         for fault in self._faults:
-            if fault.do == "die" and fault.point == point and fault.meets(path.partition("?")[0]):
+            if fault.do == "die" and fault.point == point and fault.applies(path.partition("?")[0]):
                 die()
 
 
 def die() -> NoReturn:
-    """End this process as kill -9 does: nothing is closed, nothing flushed."""
+    """End this process by SIGKILL: nothing is closed or flushed."""
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError("still alive")
 
 
-def faulty(app: ASGIApp, faults: Faults) -> ASGIApp:
-    """Return the application of a listener with faults in front of it."""
+def faulty(app: ASGIApp, faults: InjectedFaults) -> ASGIApp:
+    """Return an ASGI application that injects faults in front of `app`."""
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         fault = None
@@ -112,12 +112,12 @@ def faulty(app: ASGIApp, faults: Faults) -> ASGIApp:
     return serve
 
 
-async def _answer(fault: Fault, send: Send) -> None:
+async def _answer(fault: InjectedFault, send: Send) -> None:
     body = b""
     headers = [(b"content-type", b"text/plain")]
     if fault.do == "garbage":
         headers = [(b"content-type", b"application/mimi-ds")]
-        body = NO_LENGTH + random.randbytes(random.randrange(GARBAGE_OCTETS))  # noqa: S311  # anything will do
+        body = NO_LENGTH + random.randbytes(random.randrange(GARBAGE_OCTETS))  # noqa: S311  # no secret
     elif fault.retry_after is not None:
         headers.append((b"retry-after", b"%d" % fault.retry_after))
     status = 200 if fault.do == "garbage" else fault.status
@@ -127,7 +127,7 @@ async def _answer(fault: Fault, send: Send) -> None:
 
 
 async def _body(receive: Receive) -> bytes | None:
-    """Return the whole body, None if its sender is gone."""
+    """Return the whole body, None if the client disconnects."""
     pieces, more = [], True
     while more:
         message = await receive()
@@ -139,7 +139,7 @@ async def _body(receive: Receive) -> bytes | None:
 
 
 def _again(body: bytes, receive: Receive) -> Receive:
-    """Return a `receive` that gives a body that was received already, then what comes after it."""
+    """Return a `receive` that returns an already received body, then further messages."""
     first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def again() -> Message:
@@ -149,20 +149,20 @@ def _again(body: bytes, receive: Receive) -> Receive:
 
 
 async def _drop(message: Message) -> None:
-    """Send it to nobody."""
+    """Drop a message instead of sending it."""
 
 
 async def _die_sending(message: Message) -> None:
     die()
 
 
-# --- the caller's side --------------------------------------------------------------------------------------------
+# --- outgoing calls -----------------------------------------------------------------------------------------------
 
 
 class _FaultyPeers:
-    """`HttpPeers`, with the points of a call at which the process may die."""
+    """`HttpPeers` with the points of a call at which the process may die."""
 
-    def __init__(self, peers: HttpPeers, faults: Faults) -> None:
+    def __init__(self, peers: HttpPeers, faults: InjectedFaults) -> None:
         self._peers = peers
         self._faults = faults
 
@@ -177,7 +177,7 @@ class _FaultyPeers:
 
 
 @asynccontextmanager
-async def open_faulty_peers(faults: Faults, config: Config, clock: Clock) -> AsyncIterator[HttpPeers]:
-    """Give the way to other providers, as `http.peers.calls.open_peers` does."""
+async def open_faulty_peers(faults: InjectedFaults, config: Config, clock: Clock) -> AsyncIterator[HttpPeers]:
+    """Open the connections to other providers, like `http.peers.calls.open_peers`, with faults."""
     async with open_peers(config, clock) as peers:
         yield cast("HttpPeers", _FaultyPeers(peers, faults))

@@ -1,4 +1,4 @@
-"""Providers that know each other, with everything around them, for the length of a block."""
+"""Federations: providers that know each other, with certificates, ports and links, for the length of a block."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from typing import Any, Final
 
 from mimids.config import load
 from mimids.testing.control import NotAnswering
-from mimids.testing.devices import Asking
+from mimids.testing.devices import DeviceThread
 from mimids.testing.provider import Provider, ProviderFailed
 from mimids.testing.session import Session, default_session
 from mimids.testing.starting import START_SECONDS, Process
 
-KEEP: Final = "MIMIDS_TESTING_KEEP"  # 1: what the providers wrote is not removed
+KEEP: Final = "MIMIDS_TESTING_KEEP"  # 1: keep the directories of the providers
 HOST: Final = "127.0.0.1"
 
 Table = Mapping[str, Mapping[str, Any]]
 
-# What a test cannot wait for.
+# Settings that are shorter than the defaults, because tests do not wait.
 _IN_TESTS: Final[Table] = {"delivery": {"backoff_cap_seconds": 2}, "listen": {"drain_seconds": 4}}
 
 
 class Link:
-    """The way from one provider to another: what the first asks of the second goes through here, its answers too."""
+    """The link from one provider to another: it carries the requests of the first to the second, and the answers."""
 
     def __init__(self, federation: Federation, source: Provider, target: Provider) -> None:
         self._federation = federation
@@ -38,31 +38,31 @@ class Link:
         self._target = target
 
     def cut(self) -> None:
-        """Break all connections, and every new one."""
+        """Break all connections, present and new."""
         self._set("cut")
 
     def stall(self) -> None:
-        """Let nothing through, and break nothing: what is sent waits."""
+        """Hold all data back without breaking connections."""
         self._set("stalled")
 
     def delay(self, seconds: float) -> None:
-        """Let every piece of data take so much longer, both ways."""
+        """Delay every piece of data in both directions."""
         self._set("open", seconds)
 
     def duplicate(self) -> None:
-        """Let every request arrive twice; the second answer is the one that is heard."""
+        """Deliver every request twice; the caller gets the second answer."""
         self._put({"do": "duplicate"})
 
     def answer(self, status: int, *, retry_after: int | None = None) -> None:
-        """Let every request be answered with this status, and reach nobody."""
+        """Answer every request with this status instead of delivering it."""
         self._put({"do": "answer", "status": status, "retry_after": retry_after})
 
     def garbage(self) -> None:
-        """Let every request be answered with 200 and octets that are no answer, and reach nobody."""
+        """Answer every request with 200 and random octets instead of delivering it."""
         self._put({"do": "garbage"})
 
     def restore(self) -> None:
-        """End all of this."""
+        """End all faults of this link."""
         self._target.put_faults(self._source.name, [])
         if self._federation.has_links:
             self._set("open")
@@ -75,14 +75,14 @@ class Link:
 
 
 class Federation:
-    """Providers by name, in the order they were named; unpacks into them."""
+    """Providers by name, in the order they were named. Iterating and unpacking give the providers."""
 
     def __init__(self, session: Session, directory: Path) -> None:
         self.directory = directory
         self.providers: dict[str, Provider] = {}
         self._session = session
-        self._asking = Asking()
-        self._held: list[socket.socket] = []
+        self._devices = DeviceThread()
+        self._held_ports: list[socket.socket] = []
         self._links: Process | None = None
 
     def __iter__(self) -> Iterator[Provider]:
@@ -95,30 +95,34 @@ class Federation:
         return self.providers[name]
 
     def link(self, source: Provider | str, target: Provider | str) -> Link:
-        """Return the way from one provider to another."""
+        """Return the link from one provider to another."""
         ends = (each if isinstance(each, Provider) else self[each] for each in (source, target))
         return Link(self, *ends)
 
     @property
     def has_links(self) -> bool:
-        """Tell whether what the providers say to each other goes through links."""
+        """Whether the providers reach each other through links."""
         return self._links is not None
 
     def set_link(self, source: str, target: str, flow: str, delay: float) -> None:
-        """Change a link; see `Link`."""
+        """Change the flow of a link: `open`, `stalled` or `cut`, and its delay in seconds."""
         if self._links is None:
-            raise RuntimeError("this federation was made without links: a provider reaches the others directly")
+            raise RuntimeError("this federation was made with links=False, so no link can be changed")
         try:
             self._links.control.ask({"link": f"{source} {target}", "flow": flow, "delay": delay})
         except NotAnswering as error:
             raise ProviderFailed("the links between the providers do not answer") from error
 
     def begin(self, names: Sequence[str], config: Table, configs: Mapping[str, Table], *, links: bool) -> None:
-        """Make and start the providers; `wait_ready` is to follow."""
+        """Make the providers and start their processes; `wait_ready` waits for them."""
         self._session.preload()
         unknown = set(configs) - set(names)
         if unknown or len(set(names)) < len(names):
-            raise ValueError(f"no such provider: {', '.join(sorted(unknown))}" if unknown else "a name is there twice")
+            raise ValueError(
+                f"configs names no such provider: {', '.join(sorted(unknown))}"
+                if unknown
+                else "a provider's name occurs twice"
+            )
         publics = {name: self._hold_port() for name in names}
         between = {(source, target): self._hold_port() for source in names for target in names if source != target}
         for name in names:
@@ -129,30 +133,30 @@ class Federation:
                     peers[other] = {"url": f"https://{HOST}:{port}"}
             self._make(name, publics[name], peers, _merged(_IN_TESTS, config, configs.get(name, {})))
         if links and between:
-            told = {f"{source} {target}": [port, publics[target]] for (source, target), port in between.items()}
-            self._links = self._session.start({"links": told}, self.directory / "links.log")
+            ports = {f"{source} {target}": [port, publics[target]] for (source, target), port in between.items()}
+            self._links = self._session.start({"links": ports}, self.directory / "links.log")
         for provider in self:
             provider.begin()
 
     def wait_ready(self) -> None:
-        """Wait until all serve; raise `ProviderFailed`."""
-        if self._links is not None and self._links.control.hear(START_SECONDS) is None:
+        """Wait until all providers serve; raise `ProviderFailed`."""
+        if self._links is not None and self._links.control.wait_message(START_SECONDS) is None:
             raise ProviderFailed("the links between the providers do not start")
         for provider in self:
             provider.wait_ready()
 
     def close(self) -> None:
-        """End everything, whatever state it is in, and remove what was written (unless MIMIDS_TESTING_KEEP is set)."""
-        with ExitStack() as stack:  # each of these, whatever becomes of the others
+        """End all processes in whatever state, and remove their directories unless MIMIDS_TESTING_KEEP is set."""
+        with ExitStack() as stack:  # runs each callback, even if others raise
             if not os.environ.get(KEEP):
                 stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
-            for held in self._held:
+            for held in self._held_ports:
                 stack.callback(held.close)
             if self._links is not None:
-                stack.callback(self._links.end)
+                stack.callback(self._links.kill)
             for provider in self:
                 stack.callback(provider.close)
-            stack.callback(self._asking.close)
+            stack.callback(self._devices.close)
 
     def _make(self, name: str, public: int, peers: Mapping[str, Any], more: Mapping[str, Any]) -> None:
         directory = self.directory / name
@@ -186,17 +190,17 @@ class Federation:
             config=load(path),
             ca_file=self._session.ca_file,
             session=self._session,
-            asking=self._asking,
+            device_thread=self._devices,
         )
 
     def _hold_port(self) -> int:
-        """Return a port that is ours for the life of the federation: nobody else gets it while a provider is down."""
+        """Reserve a port for the life of the federation, so that no other process takes it while a provider is down."""
         held = socket.socket()
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held.bind((HOST, 0))
         port: int = held.getsockname()[1]
-        if sys.platform == "linux":  # elsewhere a port that is bound cannot be listened to by another socket
-            self._held.append(held)
+        if sys.platform == "linux":  # elsewhere another socket cannot listen on a port that is bound
+            self._held_ports.append(held)
         else:
             held.close()
         return port
@@ -210,10 +214,11 @@ def federation(
     links: bool = True,
     session: Session | None = None,
 ) -> Iterator[Federation]:
-    """Run providers that know each other, for the length of a block.
+    """Run providers that know each other for the length of a block.
 
-    `config` has sections of the configuration for all of them, `configs` for one by its name. Without `links` they
-    reach each other directly, a little faster, and no link can be cut. Raises `ProviderFailed`, `config.ConfigError`.
+    `config` has sections of the configuration for all providers, `configs` for single ones by name. With links=False
+    they reach each other directly, which is a little faster, but no link can be changed. Raises `ProviderFailed` and
+    `config.ConfigError`.
     """
     made = new_federation(session)
     try:
@@ -225,12 +230,12 @@ def federation(
 
 
 def new_federation(session: Session | None = None) -> Federation:
-    """Return a federation without providers, in a new directory; `begin`, `wait_ready` and `close` are its life."""
+    """Return a federation without providers, in a new directory. Call `begin`, `wait_ready`, and finally `close`."""
     return Federation(session or default_session(), Path(tempfile.mkdtemp(prefix="mimids-")))
 
 
 def _merged(*tables: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all sections, of each the keys of all; the last one that has a key decides."""
+    """Merge tables section by section; for a key in several tables, the last one counts."""
     merged: dict[str, Any] = {}
     for table in tables:
         for section, keys in table.items():
@@ -253,4 +258,6 @@ def _toml(table: Mapping[str, Any]) -> str:
 
 
 def _value(value: object) -> str:
-    return json.dumps(str(value) if isinstance(value, Path) else value)  # which TOML reads just the same
+    return json.dumps(
+        str(value) if isinstance(value, Path) else value
+    )  # JSON strings, numbers and lists are valid TOML

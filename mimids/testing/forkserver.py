@@ -1,7 +1,8 @@
-"""The parent of a test's providers: a process that has imported the server once and then forks.
+"""The fork server: a process that has imported the server, and forks a child for each process of a test.
 
-It is an interpreter of its own with one thread, so forking it is safe whatever runs in the test. What it is told are
-file descriptors: the way to the child, its log, and the pipe for its exit code. When the test is gone, so are all.
+It is an interpreter of its own with one thread, so forking it is safe whatever the test's own process does. For each
+child it gets file descriptors: the control connection, the log, and the pipe for the exit code. When the test's process
+ends, the fork server and its children end too.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import threading
 from contextlib import suppress
 from typing import Final, NoReturn
 
-import mimids.app
-import mimids.store.engine.driver  # noqa: F401  # with the app all that a server imports before it serves
+import mimids.process
+import mimids.store.engine.driver  # noqa: F401  # together with mimids.process, all that a server imports before it serves
 from mimids.testing import process
 from mimids.testing.starting import FORK
 
@@ -26,9 +27,9 @@ DESCRIPTORS: Final = 3  # control, log, exit code
 
 
 def serve(commands: socket.socket) -> None:
-    """Fork as told until the other end is closed; then end every child."""
+    """Fork a child for each command until the other end closes; then kill all children."""
     gc.collect()
-    gc.freeze()  # what is shared with the children stays shared
+    gc.freeze()  # keeps memory pages shared with the children
     commands.sendall(json.dumps({"threads": threading.active_count()}).encode())
     wake, notified = socket.socketpair()
     notified.setblocking(False)
@@ -43,8 +44,8 @@ def serve(commands: socket.socket) -> None:
                 wake.recv(4096)
             _reap(children)
         if commands in ready:
-            told, descriptors, _, _ = socket.recv_fds(commands, len(FORK), DESCRIPTORS)
-            if not told:
+            command, descriptors, _, _ = socket.recv_fds(commands, len(FORK), DESCRIPTORS)
+            if not command:
                 break
             control, log, code = descriptors
             pid = os.fork()
@@ -54,7 +55,7 @@ def serve(commands: socket.socket) -> None:
                     inherited.close()
                 for inherited_pipe in (*children.values(), code):
                     os.close(inherited_pipe)
-                _become(control, log)
+                _run_child(control, log)
             os.close(control)
             os.close(log)
             children[pid] = code
@@ -63,8 +64,8 @@ def serve(commands: socket.socket) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def _become(control: int, log: int) -> NoReturn:
-    """Be the child, and never return into the parent's loop."""
+def _run_child(control: int, log: int) -> NoReturn:
+    """Run the child; never return into the parent's loop."""
     code = 70
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)

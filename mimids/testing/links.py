@@ -1,7 +1,7 @@
-"""The ways between providers: a process that passes bytes on, and can stop doing so.
+"""The process of the links between providers: it forwards bytes, and can delay, stall or cut connections.
 
-For each ordered pair of providers there is a port: the first has it as the second's URL. TLS passes through, so what a
-link can do is what a network does: be slow, lose everything, or break.
+For each ordered pair of providers there is a port, which the first one has as the URL of the second. The bytes are TLS,
+so a link can do what a network can do: be slow, stall, or break.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final, Literal
 import attrs
 import trio
 
-from mimids.testing.control import Json, answer, say
+from mimids.testing.control import Json, send_message, serve_requests
 
 _PIECE: Final = 65_536
 _RESET: Final = struct.pack("ii", 1, 0)
@@ -24,7 +24,7 @@ Flow = Literal["open", "stalled", "cut"]
 
 @attrs.define(eq=False)
 class _Link:
-    """One way: from `port` on to `target`; each piece takes `delay` seconds longer."""
+    """Forwards from one port to another, and delays each piece by `delay` seconds."""
 
     port: int
     target: int
@@ -41,7 +41,7 @@ class _Link:
             for connection in self.connections:
                 connection.cancel()
 
-    async def pass_on(self, near: trio.SocketStream) -> None:
+    async def forward(self, near: trio.SocketStream) -> None:
         """Serve one connection until either side ends it or the link is cut."""
         far: trio.SocketStream | None = None
         ordered = False
@@ -57,7 +57,7 @@ class _Link:
                     both.start_soon(self._pump, near, far)
                     both.start_soon(self._pump, far, near)
                 ordered = True
-        except* OSError:  # the target is not there
+        except* OSError:  # the target does not run
             pass
         except* trio.BrokenResourceError:
             pass
@@ -97,19 +97,19 @@ def _close(stream: trio.SocketStream, *, abruptly: bool) -> None:
 
 
 def main(start: Json, control: socket.socket) -> int:
-    """Be the process of the links: `start` has port and target of each by its name."""
+    """Run the links; `start` has port and target of each link by name."""
     trio.run(_run, {name: _Link(port, target) for name, (port, target) in start.items()}, control)
     return 0
 
 
 async def _run(links: dict[str, _Link], control: socket.socket) -> None:
-    async def obey(request: Json) -> Json:
+    async def handle(request: Json) -> Json:
         links[request["link"]].change(request["flow"], request["delay"])
         return {}
 
     async with trio.open_nursery() as nursery:
         for link in links.values():
-            listen = partial(trio.serve_tcp, link.pass_on, link.port, host="127.0.0.1")
+            listen = partial(trio.serve_tcp, link.forward, link.port, host="127.0.0.1")
             await nursery.start(listen)
-        say(control, {"ready": True})
-        await answer(control, obey)
+        send_message(control, {"ready": True})
+        await serve_requests(control, handle)

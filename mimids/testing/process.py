@@ -1,4 +1,4 @@
-"""What a process of a test runs: a provider as `mimids serve` runs it, or the links between providers."""
+"""The main program of a test's process: a provider as `mimids serve` runs it, or the links between providers."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ from typing import Any, Final
 import attrs
 import trio
 
-from mimids import app, config
-from mimids.app import Job, Stage
+from mimids import config
+from mimids.app import JOBS, Job, Stage
 from mimids.assembly import AssembledProvider
 from mimids.cli.setup import migrate_database
 from mimids.http.api.endpoints import Listener
+from mimids.process import serve
 from mimids.testing import links
 from mimids.testing.clock import MovableClock
-from mimids.testing.control import Json, answer, first, say
-from mimids.testing.faults import Faults, faulty, open_faulty_peers
+from mimids.testing.control import Json, read_start, send_message, serve_requests
+from mimids.testing.faults import InjectedFaults, faulty, open_faulty_peers
 
-CONTROL: Final = "testing-control"  # the job that listens to the test
+CONTROL: Final = "testing-control"  # the job that serves the control connection
 
 
 class Crash(Exception):
-    """What a job is made to raise."""
+    """Raised in a job because the test asked for a crash."""
 
 
 def main(control: socket.socket) -> int:
-    """Be the process that the test says first; return its exit code."""
-    start = first(control)
+    """Run what the test's first message says; return the exit code."""
+    start = read_start(control)
     if "provider" in start:
         return _provide(start["provider"], control)
     return links.main(start["links"], control)
@@ -39,20 +40,20 @@ def main(control: socket.socket) -> int:
 def _provide(start: Json, control: socket.socket) -> int:
     loaded = config.load(Path(start["config"]))
     migrate_database(loaded)
-    inside = _Inside(MovableClock(*start["clock"]), Faults(start["faults"]))
-    return app.serve(
+    inside = _Inside(MovableClock(*start["clock"]), InjectedFaults(start["faults"]))
+    return serve(
         loaded,
         clock=inside.clock,
-        jobs=(Job(CONTROL, Stage.WORK, partial(inside.listen, control)), *map(inside.breakable, app.JOBS)),
+        jobs=(Job(CONTROL, Stage.WORK, partial(inside.listen, control)), *map(inside.breakable, JOBS)),
         open_peers=partial(open_faulty_peers, inside.faults),
-        on_ready=lambda _: say(control, {"ready": True}),
+        on_ready=lambda _: send_message(control, {"ready": True}),
     )
 
 
 class _Inside:
-    """A provider's process, as the test reaches into it."""
+    """The parts of a provider's process that a test controls: clock, faults, crashes of jobs."""
 
-    def __init__(self, clock: MovableClock, faults: Faults) -> None:
+    def __init__(self, clock: MovableClock, faults: InjectedFaults) -> None:
         self.clock = clock
         self.faults = faults
         self._crashes: dict[str, trio.Event] = {}
@@ -60,14 +61,14 @@ class _Inside:
     async def listen(
         self, control: socket.socket, provider: AssembledProvider, *, task_status: trio.TaskStatus[None]
     ) -> None:
-        """Do what the test says; a job of the provider's, beside its own."""
+        """Serve the control connection; this is a job beside those of the provider."""
         task_status.started()
-        await answer(control, self._obey)
+        await serve_requests(control, self._handle)
 
-    async def _obey(self, request: Json) -> Json:
+    async def _handle(self, request: Json) -> Json:
         match request:
             case {"clock": [offset, stopped_at]}:
-                self.clock.move(offset, stopped_at)
+                self.clock.set(offset, stopped_at)
             case {"faults": faults}:
                 self.faults.set(faults)
             case {"crash": job}:
@@ -77,7 +78,7 @@ class _Inside:
         return {}
 
     def breakable(self, job: Job) -> Job:
-        """Return a job of the provider's as the test can break it."""
+        """Return a job that does the same, and that the test can crash."""
         crash = self._crashes[job.name] = trio.Event()
 
         async def run(provider: AssembledProvider, *, task_status: trio.TaskStatus[Any]) -> None:
@@ -91,7 +92,7 @@ class _Inside:
         return attrs.evolve(job, run=run)
 
 
-def _with_faulty_listener(provider: AssembledProvider, faults: Faults) -> AssembledProvider:
+def _with_faulty_listener(provider: AssembledProvider, faults: InjectedFaults) -> AssembledProvider:
     spec = provider.listeners[Listener.PUBLIC.value]
     spec = attrs.evolve(spec, app=faulty(spec.app, faults))
     return attrs.evolve(provider, listeners={**provider.listeners, Listener.PUBLIC.value: spec})

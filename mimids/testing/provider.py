@@ -1,4 +1,4 @@
-"""A provider in a test: the handle by which the test uses it, reaches into it, and harms it."""
+"""The handle of a provider in a test: to use it, to read its database, and to inject faults."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mimids.config import Config
 from mimids.ds.commands import command_named
 from mimids.store.engine.sqlite import connect_to_read
 from mimids.testing.control import Json, NotAnswering
-from mimids.testing.devices import Asking, DeviceAccount
+from mimids.testing.devices import DeviceAccount, DeviceThread
 from mimids.testing.session import Session
 from mimids.testing.starting import START_SECONDS, Process
 from mimids.wire.ids import PartitionKey
@@ -31,11 +31,11 @@ Point = Literal["handling", "answering", "calling", "answered"]
 
 
 class ProviderFailed(Exception):
-    """A provider's process ended, or does not answer; the end of its log is part of the message."""
+    """A provider's process ended or does not answer. The message contains the end of its log."""
 
 
-class Clock:
-    """A provider's clock, seen from the test. At first it is the machine's."""
+class ProviderClock:
+    """The clock of a provider, moved by the test. At first it shows the machine's time."""
 
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
@@ -44,102 +44,102 @@ class Clock:
 
     @property
     def state(self) -> list[int | None]:
-        """Return what the process is told: what is added to the machine's clock, and where it stands."""
+        """Offset and stop time in milliseconds, as the process gets them."""
         return [self._offset, self._stopped_at]
 
     def advance(self, seconds: float) -> None:
-        """Move on at once, whether it goes or stands; what waited for that time happens now."""
+        """Move the clock forward at once, whether it runs or stands; tasks whose time has come wake."""
         milliseconds = int(seconds * 1000)
         if self._stopped_at is None:
             self._offset += milliseconds
         else:
             self._stopped_at += milliseconds
-        self._tell()
+        self._update()
 
     def stop(self, at: datetime) -> None:
-        """Let it stand at a moment, until it is moved."""
+        """Stop the clock at a moment; `advance` still moves it."""
         self._stopped_at = int(at.timestamp() * 1000)
-        self._tell()
+        self._update()
 
     def reset(self) -> None:
-        """Let it be the machine's again."""
+        """Show the machine's time again."""
         self._offset, self._stopped_at = 0, None
-        self._tell()
+        self._update()
 
-    def _tell(self) -> None:
-        self._provider.tell({"clock": self.state})
+    def _update(self) -> None:
+        self._provider.control({"clock": self.state})
 
 
 @attrs.define(eq=False)
 class Provider:
-    """One provider, made by a `Federation`. Calls are short and wait for their answer; any thread may make them."""
+    """One provider, made by a `Federation`. Methods block until they are done; any thread may call them."""
 
     name: str
     directory: Path
     config: Config = attrs.field(repr=False)
     ca_file: Path
-    clock: Clock = attrs.field(init=False, repr=False)
+    clock: ProviderClock = attrs.field(init=False, repr=False)
     _session: Session = attrs.field(repr=False)
-    _asking: Asking = attrs.field(repr=False)
+    _device_thread: DeviceThread = attrs.field(repr=False)
     _process: Process | None = attrs.field(default=None, repr=False)
     _faults: list[Json] = attrs.field(factory=list, repr=False)
 
     def __attrs_post_init__(self) -> None:
-        self.clock = Clock(self)
+        self.clock = ProviderClock(self)
 
-    # --- where it is ----------------------------------------------------------------------------------------------
+    # --- addresses and files --------------------------------------------------------------------------------------
 
     @property
     def public_url(self) -> str:
-        """Where other providers reach it, if no link lies between."""
+        """The URL for other providers, without a link in between."""
         return f"https://{self.config.listen.public}"
 
     @property
     def client_url(self) -> str:
-        """Where its users' devices reach it."""
+        """The URL for devices."""
         return f"https://{self.config.listen.client}"
 
     @property
     def operator_url(self) -> str:
-        """Where its operator reaches it."""
+        """The URL for the operator."""
         return f"http://{self.config.listen.operator}"
 
     @property
     def config_file(self) -> Path:
-        """The file that it serves by; `mimids --config FILE ...` works on it too."""
+        """The configuration file; `mimids --config FILE ...` works with it too."""
         return self.directory / "mimids.toml"
 
     @property
     def data_dir(self) -> Path:
-        """The directory of everything that it stores."""
+        """The data directory."""
         return self.config.data_dir
 
     @property
     def database(self) -> Path:
-        """Its SQLite file."""
+        """The SQLite file."""
         return self.config.database
 
     @property
     def log_file(self) -> Path:
-        """The file that its process writes to."""
+        """The file with the output of its process."""
         return self.directory / "log"
 
     @property
     def log(self) -> str:
-        """All that it has logged so far, over all its restarts."""
+        """The log so far, including earlier runs."""
         return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
 
     @property
     def pid(self) -> int | None:
-        """Its process, None if none was started or it is known to have ended."""
+        """The process identifier; None before the first start and after a known end."""
         return None if self._process is None else self._process.pid
 
-    # --- who is there ---------------------------------------------------------------------------------------------
+    # --- commands, users and devices ------------------------------------------------------------------------------
 
     def command(self, name: str, /, **arguments: object) -> Json:
-        """Run a command of the operator's, such as `user list`, and return what it prints with `--json`.
+        """Run an operator command, such as `user list`, and return what it prints with `--json`.
 
-        While the provider runs it is asked over its socket; else the command does it. Raises `cli.refusals.Refused`.
+        Works whether the provider runs or not. Raises `cli.refusals.CommandRefused`.
         """
         return running.run(self.config, command_named(name), arguments)
 
@@ -148,13 +148,13 @@ class Provider:
         return str(self.command("user add", name=user)["user_id"])
 
     def add_device(self, user: str, name: str = "phone") -> DeviceAccount:
-        """Give a user a device; a user who is not there yet is added."""
+        """Add a device, and its user if there is none of that name."""
         user_id = self.user_id(user)
         known = {each["user_id"] for each in self.command("user list")["users"]}
         if user_id not in known:
             self.add_user(user)
         token = self.command("device add", user=user, name=name)["token"]
-        return DeviceAccount(user_id, name, token, self.client_url, self.ca_file, self._asking)
+        return DeviceAccount(user_id, name, token, self.client_url, self.ca_file, self._device_thread)
 
     def user_id(self, user: str) -> str:
         """Return the user id of a local name."""
@@ -165,18 +165,18 @@ class Provider:
         return str(self.command("token issue", user=user, scheme=scheme, **terms)["bearer_token"])
 
     def contact(self, user: str) -> Contact:
-        """Return a user's contact card, with a bearer token of its own."""
+        """Return a contact card of a user, with a new bearer token."""
         return Contact.from_json(self.command("contact", user=user))
 
-    # --- what it holds --------------------------------------------------------------------------------------------
+    # --- data -----------------------------------------------------------------------------------------------------
 
     def read(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
-        """Return the rows of a query on its database, whether it runs or not; nothing can be written."""
+        """Run a read-only query on the database, whether the provider runs or not; return the rows."""
         with closing(connect_to_read(self.database)) as connection:
             return connection.execute(sql, tuple(parameters)).fetchall()
 
     def stored(self, key: PartitionKey) -> list[bytes]:
-        """Return the messages that it holds of a partition, in order, as MLSMessages."""
+        """Return the stored messages of a partition in order, as encoded MLSMessages."""
         rows = self.read(
             "SELECT m.body FROM messages m JOIN partitions p ON p.id = m.partition"
             " WHERE p.masked_key IN (?, ?, ?) ORDER BY m.counter",
@@ -185,7 +185,7 @@ class Provider:
         return [row[0] for row in rows]
 
     def metrics(self) -> dict[str, float]:
-        """Return its metrics, by name with labels, as they stand in the Prometheus text."""
+        """Return the metrics by name and labels, as in the Prometheus text."""
         connection = http.client.HTTPConnection(str(self.config.listen.operator), timeout=STOP_SECONDS)
         try:
             connection.request("GET", "/metrics")
@@ -196,19 +196,19 @@ class Provider:
         return {name: float(value) for name, _, value in lines}
 
     def files(self) -> dict[Path, bytes]:
-        """Return every file that it wrote, with its contents: database, write-ahead log, log."""
+        """Return all files that it wrote (database, write-ahead log, log) with their contents."""
         paths = [self.log_file, *self.data_dir.rglob("*")]
         return {path: path.read_bytes() for path in paths if path.is_file()}
 
-    # --- its process ----------------------------------------------------------------------------------------------
+    # --- process --------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start its process, and wait until it serves; raise `ProviderFailed`."""
+        """Start the process and wait until it serves; raise `ProviderFailed`."""
         self.begin()
         self.wait_ready()
 
     def begin(self) -> None:
-        """Start its process, and do not wait; `wait_ready` is to follow."""
+        """Start the process without waiting; `wait_ready` waits for it."""
         if self.is_running():
             raise ProviderFailed(f"{self.name} runs already")
         self.close()
@@ -219,85 +219,85 @@ class Provider:
         """Wait until it serves; raise `ProviderFailed`."""
         process = self._running()
         try:
-            ready = process.control.hear(START_SECONDS)
+            ready = process.control.wait_message(START_SECONDS)
         except NotAnswering as error:
             raise self._failed(f"ended ({process.wait(1)}) before it served") from error
         if ready is None:
-            raise self._failed("does not begin to serve")
+            raise self._failed(f"does not serve within {START_SECONDS} s")
 
     def kill(self) -> None:
-        """End it as kill -9 does."""
+        """End the process by SIGKILL."""
         process = self._running()
         process.signal(signal.SIGKILL)
-        self._end(process)
+        self._wait_end(process)
 
     def terminate(self, *, seconds: float = STOP_SECONDS) -> int:
-        """End it as `systemctl stop` does, and return its exit code; raise `ProviderFailed` if it does not end."""
+        """End the process by SIGTERM and return its exit code; raise `ProviderFailed` if it does not end in time."""
         process = self._running()
         process.signal(signal.SIGTERM)
-        return self._end(process, seconds)
+        return self._wait_end(process, seconds)
 
     def wait_ended(self, *, seconds: float = STOP_SECONDS) -> int:
-        """Wait until it has ended by itself, and return its exit code (of a signal, its negative number)."""
-        return self._end(self._running(), seconds)
+        """Wait until the process ends and return its exit code: the negative number of the signal that killed it."""
+        return self._wait_end(self._running(), seconds)
 
     def restart(self) -> None:
-        """Start it again on the same ports and data; what still runs is terminated first."""
+        """Start again with the same ports and data; terminate the running process first."""
         if self.is_running():
             self.terminate()
         self.start()
 
     def stop(self) -> None:
-        """Freeze it where it stands (SIGSTOP): its connections stay, and nothing answers."""
+        """Freeze the process (SIGSTOP): its connections stay open, but nothing answers."""
         self._running().signal(signal.SIGSTOP)
 
     def cont(self) -> None:
-        """Let it go on."""
+        """Continue a frozen process (SIGCONT)."""
         self._running().signal(signal.SIGCONT)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send its process a signal."""
+        """Send the process a signal."""
         self._running().signal(number)
 
     def is_running(self) -> bool:
-        """Tell whether its process has not ended."""
+        """Tell whether the process runs."""
         return self._process is not None and self._process.wait(0) is None
 
-    # --- harm -----------------------------------------------------------------------------------------------------
+    # --- faults ---------------------------------------------------------------------------------------------------
 
     def crash(self, job: str) -> None:
-        """Raise an exception in one of its named jobs (`mimids.app.JOBS`)."""
-        self.tell({"crash": job})
+        """Raise an exception in one of the jobs of `mimids.app.JOBS`, by name."""
+        self.control({"crash": job})
 
     def die_at(self, point: Point, path: str, *, skip: int = 0) -> None:
-        """Let it kill itself at a point of a request between providers, such as `/ds/v1/push`.
+        """Kill the process at a point of a request between providers, for a path such as `/ds/v1/push`.
 
-        As callee before `handling` it or before `answering` it, as caller before `calling` or once it is `answered`;
-        `skip` requests pass first. It is over with the next start.
+        As the callee it dies before `handling` or before `answering` the request, as the caller before `calling` or
+        once it is `answered`; `skip` requests pass first. The next start ends the fault.
         """
-        self.tell({"faults": [*self._faults, {"do": "die", "point": point, "path": path, "skip": skip}]})
+        self.control({"faults": [*self._faults, {"do": "die", "point": point, "path": path, "skip": skip}]})
 
     def put_faults(self, caller: str | None, faults: Sequence[Mapping[str, Any]]) -> None:
-        """Replace the faults of what one caller asks of it (None: of what anybody asks); also after a restart."""
+        """Replace the faults of requests from one caller (None: from any caller); they outlast a restart."""
         others = [fault for fault in self._faults if fault["caller"] != caller]
         self._faults = [*others, *({**fault, "caller": caller} for fault in faults)]
         if self.is_running():
-            self.tell({"faults": self._faults})
+            self.control({"faults": self._faults})
 
     def answer(self, status: int, *, retry_after: int | None = None) -> None:
-        """Answer every request to its public listener with this status, until `restore`."""
+        """Answer every request to the public listener with this status, until `restore`."""
         self.put_faults(None, [{"do": "answer", "status": status, "retry_after": retry_after}])
 
     def garbage(self) -> None:
-        """Answer every request to its public listener with 200 and octets that are no answer, until `restore`."""
+        """Answer every request to the public listener with 200 and random octets, until `restore`."""
         self.put_faults(None, [{"do": "garbage"}])
 
     def restore(self) -> None:
-        """Answer as it should again."""
+        """End the faults of `answer` and `garbage`."""
         self.put_faults(None, [])
 
-    def tell(self, request: Json) -> None:
-        """Tell its process something, if there is one; raise `ProviderFailed` if it does not listen."""
+    def control(self, request: Json) -> None:
+        """Send the process a control request, if there is one; raise `ProviderFailed` if it does not answer."""
         if self._process is None:
             return
         try:
@@ -306,17 +306,17 @@ class Provider:
             raise self._failed("does not answer the test") from error
 
     def close(self) -> None:
-        """End its process, whatever state it is in."""
+        """End the process in whatever state it is."""
         if self._process is not None:
-            self._process.end()
+            self._process.kill()
             self._process = None
 
     def _running(self) -> Process:
         if self._process is None:
-            raise ProviderFailed(f"{self.name} does not run")
+            raise ProviderFailed(f"{self.name} does not run; call start() first")
         return self._process
 
-    def _end(self, process: Process, seconds: float = STOP_SECONDS) -> int:
+    def _wait_end(self, process: Process, seconds: float = STOP_SECONDS) -> int:
         code = process.wait(seconds)
         if code is None:
             raise self._failed(f"does not end within {seconds} s")

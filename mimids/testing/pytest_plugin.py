@@ -1,4 +1,4 @@
-"""Federations as fixtures of pytest. Loaded in every run where mimids is installed: light until a test asks for one."""
+"""Pytest fixtures for federations. Pytest loads this in every run, so it imports nothing until a test needs it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _running = pytest.StashKey[list[Any]]()
 
 @pytest.fixture(scope="session")
 def mimids_session() -> Iterator[Session]:
-    """Give what all providers of the run share: the preloaded parent and a throw-away certificate authority."""
+    """Provide what all providers of the run share: the fork server and a throw-away certificate authority."""
     from mimids.testing import Session
 
     session = Session()
@@ -30,9 +30,9 @@ def mimids_session() -> Iterator[Session]:
 
 @pytest.fixture
 def mimids_federation(mimids_session: Session, request: pytest.FixtureRequest) -> Iterator[MakeFederation]:
-    """Give the function that makes federations; they end with the test.
+    """Provide a function that makes federations, with the arguments of `mimids.testing.federation`.
 
-    Its arguments are those of `mimids.testing.federation`. If the test fails, the end of each log is in its report.
+    They end with the test. The report of a failed test contains the end of each provider's log.
     """
     from mimids.testing import federation
 

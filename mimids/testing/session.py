@@ -1,4 +1,4 @@
-"""What all federations of one test process share: the preloaded parent, and the authority that vouches for all."""
+"""What all federations of a test process share: the fork server, and the certificate authority of all providers."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from mimids.testing.starting import Forking, Process, Spawning, Starter, new_sta
 
 
 class Session:
-    """Starts processes and issues certificates; nothing is made before it is needed."""
+    """Starts processes and issues certificates. The fork server and the authority are made when first needed."""
 
     def __init__(self, method: str | None = None) -> None:
-        """Take `fork` or `spawn` as method; by default what is best here (`mimids.testing.starting`)."""
+        """Use `fork` or `spawn` as method; by default `mimids.testing.starting` chooses."""
         self._method = method
         self._starter: Starter | None = None
         self._authority: Authority | None = None
@@ -27,7 +27,7 @@ class Session:
         self._directory: Path | None = None
 
     def preload(self) -> None:
-        """Begin to start the parent, and do not wait for it."""
+        """Start the fork server without waiting for it."""
         with self._lock:
             self._begin()
 
@@ -42,17 +42,17 @@ class Session:
 
     @property
     def ca_file(self) -> Path:
-        """The certificate that vouches for every provider of this session."""
+        """The certificate of the authority that issues those of all providers of this session."""
         self._issuer()
         assert self._directory is not None  # noqa: S101  # made with the issuer
         return self._directory / "ca.pem"
 
     def issue(self, name: str) -> IssuedCertificate:
-        """Return a certificate for a provider, on loopback too."""
+        """Return a certificate for a provider, valid for loopback addresses too."""
         return self._issuer().issue([name], ["127.0.0.1", "::1"])
 
     def close(self) -> None:
-        """End all processes, remove the authority."""
+        """End all processes and remove the authority."""
         with self._lock:
             if self._starter is not None:
                 self._starter.close()
@@ -78,15 +78,15 @@ _sessions: dict[int, Session] = {}
 
 
 def default_session() -> Session:
-    """Return this process's own session; it ends with the process. A fork of the process gets another."""
+    """Return the session of this process, which ends with it. A forked child gets its own."""
     session = _sessions.get(os.getpid())
     if session is None:
         session = _sessions[os.getpid()] = Session()
-        atexit.register(_end, os.getpid())
+        atexit.register(_close, os.getpid())
     return session
 
 
-def _end(pid: int) -> None:
-    """End the session of a process, when that process ends: a fork of it runs this, too."""
+def _close(pid: int) -> None:
+    """Close the session when its process ends; a forked child runs this too, and does nothing."""
     if os.getpid() == pid:
         _sessions.pop(pid).close()

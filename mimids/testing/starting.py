@@ -1,7 +1,7 @@
-"""Start processes for a test: forked from a preloaded parent, or each as an interpreter of its own.
+"""Starting the processes of a test: forked from the fork server, or each as a new interpreter.
 
-Forking takes tens of milliseconds, an interpreter about a second. `MIMIDS_TESTING_START=spawn` asks for the latter;
-it is what happens anyway where forking is not safe (macOS, or a thread in the parent after its imports).
+Forking takes tens of milliseconds, a new interpreter about a second. `MIMIDS_TESTING_START=spawn` selects new
+interpreters. They are also used where forking is not safe: on macOS, or if importing the server started a thread.
 """
 
 from __future__ import annotations
@@ -22,52 +22,52 @@ from typing import Any, Final, Protocol
 from mimids.testing.control import Control
 
 START_SECONDS: Final = 60  # for the imports of a busy machine
-FORK: Final = b"fork"  # what the parent is told, with the descriptors of control, log and exit code
+FORK: Final = b"fork"  # the command to the fork server, sent with the descriptors of control, log and exit code
 METHOD: Final = "MIMIDS_TESTING_START"
 
 
 class Process:
-    """A process that was started; `control` is the way to it."""
+    """A process that was started; `control` is the connection to it."""
 
-    def __init__(self, pid: int, control: Control, ending: _Ending) -> None:
+    def __init__(self, pid: int, control: Control, exit_code: _ExitCode) -> None:
         self.pid = pid
         self.control = control
-        self._ending = ending
+        self._exit_code = exit_code
         self._reading = threading.Lock()
         self._code: int | None = None
 
     def wait(self, seconds: float) -> int | None:
-        """Return the exit code (of a signal, its negative number), None if it still runs after `seconds`."""
-        if self._code is None and self._ending.wait(seconds):
+        """Return the exit code, or the negative number of the signal; None if it still runs after `seconds`."""
+        if self._code is None and self._exit_code.wait(seconds):
             with self._reading:
                 if self._code is None:
-                    self._code = self._ending.code()
+                    self._code = self._exit_code.code()
         return self._code
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal, unless it has ended: its number may be another's by now."""
+        """Send a signal, unless the process has ended: its number may belong to another process by now."""
         if self.wait(0) is None:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
     def close(self) -> None:
-        """Let go of it; it ends, if it has not."""
+        """Close the connection, which ends the process if it still runs."""
         self.control.close()
-        self._ending.close()
+        self._exit_code.close()
 
-    def end(self, seconds: float = 10) -> int:
-        """See to it that it has ended, by SIGKILL, and return the exit code."""
+    def kill(self, seconds: float = 10) -> int:
+        """End the process by SIGKILL and return the exit code."""
         self.signal(signal.SIGCONT)
         self.signal(signal.SIGKILL)
         code = self.wait(seconds)
         self.close()
         if code is None:
-            raise TimeoutError(f"process {self.pid} does not end")
+            raise TimeoutError(f"process {self.pid} does not end within {seconds} s of SIGKILL")
         return code
 
 
-class _Ending(Protocol):
-    """How one knows of a process's end; `code` is asked once, after `wait` said that it has come."""
+class _ExitCode(Protocol):
+    """The exit code of a process. Call `code` once, after `wait` returned True."""
 
     def wait(self, seconds: float) -> bool: ...
 
@@ -77,33 +77,33 @@ class _Ending(Protocol):
 
 
 class Starter(Protocol):
-    """A way to start processes; any thread may use it."""
+    """Starts processes. Any thread may use it."""
 
     def start(self, what: Mapping[str, Any], log: Path) -> Process:
-        """Start what `process.main` is told; its output goes to the end of `log`."""
+        """Start a process; `what` is the first message for `process.main`. Its output is appended to `log`."""
         ...
 
     def close(self) -> None:
-        """End every process that was started here and has not ended."""
+        """End all processes that were started here."""
         ...
 
 
 class Spawning:
-    """Each process is an interpreter of its own."""
+    """Starts each process as a new interpreter."""
 
     def __init__(self) -> None:
         self._started: list[subprocess.Popen[bytes]] = []
 
     def start(self, what: Mapping[str, Any], log: Path) -> Process:
-        """Start one; see `Starter`."""
+        """See `Starter.start`."""
         ours, theirs = socket.socketpair()
         with theirs, log.open("ab") as output:
             popen = _interpreter("mimids.testing.process", theirs, output=output)
         self._started.append(popen)
-        return _begun(Process(popen.pid, Control(ours), _Spawned(popen)), what)
+        return _started(Process(popen.pid, Control(ours), _Spawned(popen)), what)
 
     def close(self) -> None:
-        """End what still runs."""
+        """See `Starter.close`."""
         for popen in self._started:
             popen.kill()
             popen.wait()
@@ -122,11 +122,11 @@ class _Spawned:
         return self._popen.wait()
 
     def close(self) -> None:
-        """Do nothing: whoever started it waits for it."""
+        """Do nothing: `Spawning.close` waits for the process."""
 
 
 class Forking:
-    """Processes are forked from one that has imported the server."""
+    """Forks processes from the fork server."""
 
     def __init__(self) -> None:
         self._commands, theirs = socket.socketpair()
@@ -136,39 +136,39 @@ class Forking:
         self._preloaded: bool | None = None
 
     def is_safe(self) -> bool:
-        """Tell, once the parent is ready, whether it may fork: whether it has one thread."""
+        """Tell whether the fork server may fork, which needs it to have a single thread; waits until it is ready."""
         with self._lock:
             return self._wait_preloaded()
 
     def start(self, what: Mapping[str, Any], log: Path) -> Process:
-        """Start one; see `Starter`."""
+        """See `Starter.start`."""
         ours, theirs = socket.socketpair()
-        exit_code, told = os.pipe()
+        exit_code, written = os.pipe()
         with theirs, log.open("ab") as output, self._lock:
             try:
                 self._wait_preloaded()
-                socket.send_fds(self._commands, [FORK], [theirs.fileno(), output.fileno(), told])
-                pid = self._hear()["pid"]
+                socket.send_fds(self._commands, [FORK], [theirs.fileno(), output.fileno(), written])
+                pid = self._receive()["pid"]
             finally:
-                os.close(told)
-        return _begun(Process(pid, Control(ours), _Forked(exit_code)), what)
+                os.close(written)
+        return _started(Process(pid, Control(ours), _Forked(exit_code)), what)
 
     def close(self) -> None:
-        """End the parent, which ends what it forked."""
+        """End the fork server, which ends its children."""
         self._commands.close()
         self._server.wait()
 
     def _wait_preloaded(self) -> bool:
         if self._preloaded is None:
-            self._preloaded = self._hear()["threads"] == 1
+            self._preloaded = self._receive()["threads"] == 1
         return self._preloaded
 
-    def _hear(self) -> dict[str, Any]:
+    def _receive(self) -> dict[str, Any]:
         self._commands.settimeout(START_SECONDS)
-        said: dict[str, Any] = json.loads(self._commands.recv(4096) or "{}")
-        if not said:
-            raise RuntimeError(f"the parent of the test's processes ended ({self._server.wait()})")
-        return said
+        answer: dict[str, Any] = json.loads(self._commands.recv(4096) or "{}")
+        if not answer:
+            raise RuntimeError(f"the fork server of the test's processes ended with exit code {self._server.wait()}")
+        return answer
 
 
 class _Forked:
@@ -181,23 +181,23 @@ class _Forked:
         return bool(poll.poll(seconds * 1000))
 
     def code(self) -> int:
-        return int(os.read(self._exit_code, 16) or -signal.SIGKILL)  # nothing: the parent was killed
+        return int(os.read(self._exit_code, 16) or -signal.SIGKILL)  # nothing: the fork server was killed
 
     def close(self) -> None:
         os.close(self._exit_code)
 
 
-def _begun(process: Process, what: Mapping[str, Any]) -> Process:
+def _started(process: Process, what: Mapping[str, Any]) -> Process:
     try:
-        process.control.begin(what)
+        process.control.send_start(what)
     except OSError:
-        process.end()
+        process.kill()
         raise
     return process
 
 
 def _interpreter(module: str, connected: socket.socket, *, output: Any = None) -> subprocess.Popen[bytes]:
-    """Start an interpreter that sees what this one sees; it is not in our session, so Ctrl-C is for the test alone."""
+    """Start an interpreter with this one's import path, in its own session so that Ctrl-C reaches only the test."""
     path = os.pathsep.join(entry for entry in sys.path if entry)
     return subprocess.Popen(
         [sys.executable, "-m", module, str(connected.fileno())],
@@ -211,10 +211,10 @@ def _interpreter(module: str, connected: socket.socket, *, output: Any = None) -
 
 
 def new_starter(method: str | None = None) -> Starter:
-    """Return a starter: `fork` or `spawn`, by default as the environment says, else fork where that is safe."""
+    """Return a starter for `fork` or `spawn`; by default MIMIDS_TESTING_START, else fork where that is safe."""
     method = method or os.environ.get(METHOD) or ("spawn" if sys.platform == "darwin" else "fork")
     if method not in ("fork", "spawn"):
-        raise ValueError(f"{METHOD}: fork or spawn is wanted, not {method}")
+        raise ValueError(f"{METHOD} is {method!r}; set it to fork or spawn")
     if method == "spawn":
         return Spawning()
     return Forking()

@@ -1,4 +1,4 @@
-"""Federations under trio and asyncio: what takes long happens in a worker thread, so the loop goes on."""
+"""Federations for tests under trio and asyncio; blocking calls run in worker threads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ async def open_federation(
     links: bool = True,
     session: Session | None = None,
 ) -> AsyncIterator[Federation]:
-    """Run providers that know each other, as `federation` does, under trio or asyncio."""
+    """Run providers that know each other; the arguments are those of `federation`."""
     made = await run_sync(new_federation, session)
     try:
         await run_sync(lambda: made.begin(names, config or {}, configs or {}, links=links))

@@ -1,4 +1,4 @@
-"""The contract that the real clock and the one of tests both keep."""
+"""The contract of `ds.ports.Clock`: the system clock and the clock of tests keep it, running or stopped."""
 
 from __future__ import annotations
 
@@ -10,23 +10,33 @@ import trio
 
 from mimids.ds.clock import SystemClock
 from mimids.ds.ports import Clock
-from tests.support.doubles import FakeClock
+from mimids.testing.clock import MovableClock
+from tests.support.doubles import stopped_clock
+
+Made = tuple[Clock, Callable[[], None]]  # a clock, and what makes 50 ms pass on it
 
 
-def real() -> tuple[Clock, Callable[[], None]]:
+def system() -> Made:
     return SystemClock(), lambda: None
 
 
-def fake() -> tuple[Clock, Callable[[], None]]:
-    clock = FakeClock()
+def movable() -> Made:
+    return MovableClock(offset=5_000_000), lambda: None
+
+
+def moved() -> Made:
+    clock = MovableClock()
     return clock, lambda: clock.advance(0.05)
 
 
-@pytest.mark.parametrize("make", [real, fake])
-async def test_whoever_sleeps_wakes_when_the_clock_has_moved_on(
-    make: Callable[[], tuple[Clock, Callable[[], None]]], nursery: trio.Nursery
-) -> None:
-    clock, move = make()
+def stopped() -> Made:
+    clock = stopped_clock()
+    return clock, lambda: clock.advance(0.05)
+
+
+@pytest.mark.parametrize("make", [system, movable, moved, stopped])
+async def test_a_sleeper_wakes_when_the_clock_has_advanced(make: Callable[[], Made], nursery: trio.Nursery) -> None:
+    clock, advance = make()
     began = clock.now()
     woke = trio.Event()
 
@@ -38,19 +48,28 @@ async def test_whoever_sleeps_wakes_when_the_clock_has_moved_on(
     nursery.start_soon(sleep)
     await trio.testing.wait_all_tasks_blocked()
     assert not woke.is_set()
-    move()
+    advance()
     with trio.fail_after(2):
         await woke.wait()
     with trio.fail_after(2):
         await clock.sleep(0)
 
 
-def test_the_real_clock_tells_milliseconds_since_the_epoch() -> None:
-    assert abs(SystemClock().now() - time.time() * 1000) < 1000
+@pytest.mark.parametrize("make", [system, movable, moved, stopped])
+async def test_sleep_can_be_cancelled(make: Callable[[], Made]) -> None:
+    clock, _ = make()
+    with trio.move_on_after(0.01) as time_is_up:
+        await clock.sleep(60)
+    assert time_is_up.cancelled_caught
 
 
-async def test_the_clock_of_tests_stands_still_and_wakes_in_order(nursery: trio.Nursery) -> None:
-    clock = FakeClock()
+@pytest.mark.parametrize("make", [SystemClock, MovableClock])
+def test_a_running_clock_shows_milliseconds_since_the_epoch(make: Callable[[], Clock]) -> None:
+    assert abs(make().now() - time.time() * 1000) < 1000
+
+
+async def test_a_stopped_clock_wakes_only_the_sleepers_whose_time_has_come(nursery: trio.Nursery) -> None:
+    clock = stopped_clock()
     woken: list[int] = []
 
     async def sleep(seconds: int) -> None:

@@ -15,17 +15,17 @@ import pytest
 import trio
 import trio.testing
 
-from mimids.ds.upkeep import sweeper
+from mimids.ds.upkeep.sweeper import FULL_DISK_SECONDS
 from mimids.http.api.devices import DEVICES
 from mimids.http.api.operator import OPERATOR
 from mimids.wire.declare import encode
 from mimids.wire.ids import Counter
 from mimids.wire.messages import ReceiveRequest
-from tests.ds.upkeep.test_retention import provider, until
 from tests.support.cli_runs import provider as make_provider
 from tests.support.cli_runs import run, serving
 from tests.support.federation import Room, texts
 from tests.support.inmemory import InMemory
+from tests.support.stored import provider, until
 
 MIMI_DS = "application/mimi-ds"
 
@@ -71,14 +71,14 @@ async def test_writes_get_503_reads_go_on_and_readiness_ends_until_the_disk_take
 
         assert await received() == [text.rstrip() for text in acknowledged]
         async with trio.open_nursery() as jobs:
-            await jobs.start(sweeper.run, services)
+            await jobs.start(services.sweeper.run)
             await trio.testing.wait_all_tasks_blocked()
             clock.advance(services.config.retention.sweep_seconds)
-            await running.log.wait_for("nothing swept: the disk takes no writes")
+            await running.log.wait_for("sweep failed: the disk takes no writes")
             assert await health() == (200, 503)
             await services.store.write(lambda tx: tx.one("PRAGMA max_page_count = 1000000"))
             await trio.testing.wait_all_tasks_blocked(0.05)
-            clock.advance(sweeper.FULL_DISK_SECONDS)
+            clock.advance(FULL_DISK_SECONDS)
             await until(lambda: _equals(health, (200, 200)))
             jobs.cancel_scope.cancel()
         answer = await ask(f"{here}/send", encode(room.send("after")))

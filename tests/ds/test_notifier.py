@@ -5,7 +5,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from mimids.ds.notifier import Notifier, NotifierStatistics, Waiter
-from tests.support.doubles import FakeClock
+from tests.support.doubles import stopped_clock
 
 
 class Listening:
@@ -23,7 +23,7 @@ class Listening:
                 self.woken.append(set(await self.waiter.wait()))
 
 
-async def test_a_ring_wakes_all_that_listen_to_its_topic_and_no_others(nursery: trio.Nursery) -> None:
+async def test_a_notification_wakes_all_listeners_of_its_topic_and_no_others(nursery: trio.Nursery) -> None:
     notifier = Notifier()
     first, second, other = Listening(notifier, "a"), Listening(notifier, "a", "b"), Listening(notifier, "c")
     for waiter in (first, second, other):
@@ -33,7 +33,7 @@ async def test_a_ring_wakes_all_that_listen_to_its_topic_and_no_others(nursery: 
     assert (first.woken, second.woken, other.woken) == ([{"a"}], [{"a"}], [])
 
 
-async def test_what_rings_between_looking_and_waiting_is_not_lost() -> None:
+async def test_a_notification_before_the_wait_is_not_lost() -> None:
     notifier = Notifier()
     with notifier.listen("a", "b") as waiter:
         notifier.notify("a")
@@ -45,14 +45,14 @@ async def test_what_rings_between_looking_and_waiting_is_not_lost() -> None:
             await waiter.wait()
 
 
-async def test_what_nobody_listens_to_rings_for_nobody() -> None:
+async def test_a_notification_without_listeners_is_dropped() -> None:
     notifier = Notifier()
     notifier.notify("a")
     with notifier.listen("a") as waiter, pytest.raises(trio.TooSlowError), trio.fail_after(0.01):
         await waiter.wait()
 
 
-async def test_topics_come_and_go_while_listening() -> None:
+async def test_topics_can_be_added_and_removed_while_listening() -> None:
     notifier = Notifier()
     with notifier.listen("a") as waiter:
         notifier.add(waiter, "b")
@@ -61,7 +61,7 @@ async def test_topics_come_and_go_while_listening() -> None:
         assert await waiter.wait() == {"b"}
 
 
-async def test_nothing_is_kept_of_whoever_stopped_listening(nursery: trio.Nursery) -> None:
+async def test_a_listener_that_stopped_leaves_nothing_behind(nursery: trio.Nursery) -> None:
     notifier = Notifier()
     for _ in range(3):
         await nursery.start(Listening(notifier, "a", "b", "b").run)
@@ -72,8 +72,8 @@ async def test_nothing_is_kept_of_whoever_stopped_listening(nursery: trio.Nurser
     assert notifier.statistics() == NotifierStatistics(0, 0)
 
 
-async def test_waiting_ends_with_the_clock_or_with_a_ring(nursery: trio.Nursery) -> None:
-    notifier, clock = Notifier(), FakeClock()
+async def test_a_wait_ends_by_the_clock_or_by_a_notification(nursery: trio.Nursery) -> None:
+    notifier, clock = Notifier(), stopped_clock()
     heard: list[set[object]] = []
 
     async def wait() -> None:
@@ -95,11 +95,11 @@ async def test_waiting_ends_with_the_clock_or_with_a_ring(nursery: trio.Nursery)
     assert clock.sleepers == 0
 
 
-async def test_at_the_end_nobody_waits_any_more(nursery: trio.Nursery) -> None:
+async def test_shutdown_wakes_present_and_later_listeners(nursery: trio.Nursery) -> None:
     notifier = Notifier()
     early, late = Listening(notifier, "a"), Listening(notifier, "b")
     await nursery.start(early.run)
-    notifier.end()
+    notifier.shut_down()
     await nursery.start(late.run)
     await wait_all_tasks_blocked()
     assert early.woken
@@ -110,7 +110,7 @@ async def test_at_the_end_nobody_waits_any_more(nursery: trio.Nursery) -> None:
     assert len(again.woken) == 1  # a job's loop goes on until it is cancelled, without spinning
 
 
-async def test_a_cancelled_waiter_hears_the_next_ring(autojump_clock: MockClock) -> None:
+async def test_a_cancelled_waiter_gets_the_next_notification(autojump_clock: MockClock) -> None:
     notifier = Notifier()
     with notifier.listen("a") as waiter:
         with trio.move_on_after(1):

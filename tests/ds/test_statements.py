@@ -29,8 +29,9 @@ from mimids.store.peers import PeerState
 from mimids.values import Device, DeviceRow, Follower, Milliseconds
 from mimids.wire.ids import Counter, PartitionKey, ProviderId, local_user_id
 from mimids.wire.messages import ReceiveRequest, SendRequest
-from tests.support.doubles import FakeClock, FakePeers
+from tests.support.doubles import FakePeers, stopped_clock
 from tests.support.federation import PROPOSAL, Room
+from tests.support.one_connection import OneConnection
 
 A, B = ProviderId("a.example"), ProviderId("b.example")
 ALICE = Device(A, local_user_id(A, "alice"), DeviceRow(1), "1")
@@ -42,7 +43,7 @@ MESSAGES_OF_A_PARTITION = 100
 _MAY_BE_SCANNED = {"peers", "CONSTANT", "below"}
 
 
-class Recording:
+class TracedConnection:
     """A connection that keeps every statement and its parameters."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -60,29 +61,11 @@ class Recording:
         return self.connection.executemany(sql, rows)
 
 
-class OneConnection:
-    """A store without threads: every work at once, on the connection that records."""
-
-    def __init__(self, recording: Recording) -> None:
-        self._tx = Tx(recording)
-
-    async def write(self, work: Callable[[Tx], Any]) -> Any:
-        return work(self._tx)
-
-    read = write_shielded = write
-
-    async def write_or_refuse(self, work: Callable[[Tx], Any]) -> Any:
-        answer = await self.write(work)
-        if isinstance(answer, MimiError):
-            raise answer
-        return answer
-
-
 @attrs.define
 class Rig:
     hub: LocalHub
     delivery: Delivery
-    recording: Recording
+    recording: TracedConnection
     room: Room
     near_the_end: Counter  # of the partition: an answer takes more statements only for what is in it
 
@@ -135,10 +118,16 @@ async def rig(directory: Path, total: int) -> Rig:
     migrate(database)
     connection = connect(database, synchronous="NORMAL")
     connection.execute("PRAGMA synchronous=OFF")
-    recording = Recording(connection)
+    recording = TracedConnection(connection)
     store: Any = OneConnection(recording)
     config = parse({"provider": A, "data_dir": str(directory)}, directory)
-    clock, states, notifier, room, recent = FakeClock(), States(), Notifier(), Room(), Recent(0)  # nothing from memory
+    clock, states, notifier, room, recent = (
+        stopped_clock(),
+        States(),
+        Notifier(),
+        Room(),
+        Recent(0),
+    )  # nothing from memory
     hub = LocalHub(config, store, clock, MlsJudge(states), notifier, recent=recent)
     await hub.create_group(room.creation(), ALICE)
     connection.execute("BEGIN")

@@ -14,13 +14,13 @@ import trio
 from mimids.client import Problem, Unreachable
 from mimids.testing import Session
 from mimids.wire.messages import SendResponse
-from tests.e2e.test_conversations import (
-    every_branch_is_read_by_its_key_alone,
-    every_welcome_stays_until_it_is_acknowledged,
+from tests.support.chaos import AGAIN_SECONDS, CONFIG, HARMS, Chaos, talking
+from tests.support.conversations import (
+    check_branches,
+    check_welcomes,
     play,
     upload_and_fetch,
 )
-from tests.support.chaos import AGAIN_SECONDS, CONFIG, HARMS, Chaos, talking
 from tests.support.recordings import Recorded
 from tests.support.stage import AWAY, NAMES, Stage, staged
 
@@ -97,8 +97,8 @@ async def play_through_harm(name: str, chance: random.Random, session: Session) 
             nursery.start_soon(harm)
             sequenced = await play(stage)
             done.set()
-        await every_branch_is_read_by_its_key_alone(stage, sequenced)
-        await every_welcome_stays_until_it_is_acknowledged(stage, sequenced)
+        await check_branches(stage, sequenced)
+        await check_welcomes(stage, sequenced)
     assert len(harmed) > 5
 
 

@@ -15,7 +15,7 @@ from mimids.mls.framing import MLSMessage, PrivateMessage
 from mimids.testing import PretendGroup, Provider, Session, open_federation
 from mimids.wire.ids import MLS10, GroupId, PartitionKey
 from mimids.wire.messages import SendRequest
-from tests.e2e.test_conversations import LOCAL_ONLY, Sequenced, catch_up, play, upload_and_fetch
+from tests.support.conversations import LOCAL_ONLY, Sequenced, catch_up, play, upload_and_fetch
 from tests.support.recordings import Recorded, expected
 from tests.support.stage import HUB, NAMES, Stage, eventually, staged
 

@@ -15,8 +15,8 @@ from itertools import count
 import pytest
 import trio
 
-from mimids.app import EXIT_OK
 from mimids.client import Device, Problem, Unreachable
+from mimids.process import EXIT_OK
 from mimids.testing import DeviceAccount, PretendGroup, Provider, Session, federation, open_federation
 from mimids.wire.declare import encode
 from mimids.wire.messages import SendRequest, SendResponse

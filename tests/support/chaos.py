@@ -1,4 +1,4 @@
-"""People who talk through everything: groups with forks, devices that listen, and what befalls their providers."""
+"""A running conversation under faults: groups that fork, devices that listen, and faults of their providers."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tests.support.stage import NAMES
 
 DEVICES = 20
 GROUPS = 10
-MEMBERS = 8  # of each group
-BRANCHES = 3  # of each group, at most
+MEMBERS = 8  # in each group
+BRANCHES = 3  # in each group at most
 PAUSE_SECONDS = 0.2  # between two messages of a group, on average
 AGAIN_SECONDS = 0.1
 SETTLE_SECONDS = 40
@@ -32,7 +32,7 @@ CONFIG: dict[str, dict[str, int]] = {
 
 @attrs.define(eq=False)
 class Person:
-    """A device with its stream, and what it got of each partition."""
+    """A device with its stream, and the messages it received, by partition."""
 
     name: str
     device: Device
@@ -40,12 +40,12 @@ class Person:
     got: dict[PartitionKey, list[bytes]] = attrs.field(factory=dict)
 
     def learn(self, group: PretendGroup) -> None:
-        """Present the key of an epoch that begins."""
+        """Present the key of a new epoch."""
         self.got[group.key] = []
         self.stream.present(group.hub, group.key)
 
     async def listen(self) -> None:
-        """Take what comes; it must be what comes next."""
+        """Receive messages; each must be the next one of its partition."""
         async for event in self.stream:
             if isinstance(event, Arrived):
                 got = self.got[event.partition_key]
@@ -55,7 +55,7 @@ class Person:
                 assert event.problem.code == "unknown-partition", event
 
     async def say(self, hub: ProviderId, request: SendRequest) -> SendResponse:
-        """Send a message until it is acknowledged."""
+        """Send a message, again and again until it is acknowledged."""
         while True:
             try:
                 return await self.stream.send(hub, request)
@@ -67,7 +67,7 @@ class Person:
 
 @attrs.define(eq=False)
 class Talk:
-    """A group, the branches that go on, and by partition what was acknowledged under which counter."""
+    """A group with its open branches; `said` has the acknowledged messages by partition and counter."""
 
     members: list[Person]
     branches: list[PretendGroup]
@@ -76,7 +76,7 @@ class Talk:
     forks: int = 0
 
     async def go_on(self, stop: trio.Event) -> None:
-        """Say one thing after the other, mostly messages, now and then a commit, seldom two at once."""
+        """Send one message after the other: mostly application messages, some commits, seldom two concurrent ones."""
         number = 0
         while not stop.is_set():
             index = self.chance.randrange(len(self.branches))
@@ -107,7 +107,7 @@ class Talk:
         of_partition[answer.counter] = request.message.encoded
 
     def missing(self) -> list[str]:
-        """Say what a member does not have yet; wrong is what it has and should not."""
+        """List what members have not received yet; fail if one has received something else."""
         missing = []
         for key, by_counter in self.said.items():
             wanted = [by_counter[counter] for counter in range(len(by_counter))]
@@ -121,21 +121,21 @@ class Talk:
 
 @attrs.define(eq=False)
 class Chaos:
-    """Everything at once."""
+    """A federation with all its conversations and devices."""
 
     federation: Federation
     talks: list[Talk]
     people: list[Person]
 
     async def settle(self) -> None:
-        """Wait until every device has exactly the messages of its partitions, in order, none twice."""
+        """Wait until every device has exactly the messages of its partitions, in order, each once."""
         give_up_at = trio.current_time() + SETTLE_SECONDS
         while missing := [each for talk in self.talks for each in talk.missing()]:
             assert trio.current_time() < give_up_at, missing
             await trio.sleep(0.1)
 
     async def wait_said(self, messages: int) -> None:
-        """Let them talk until so many messages are acknowledged, on however slow a machine."""
+        """Wait until so many messages are acknowledged."""
         give_up_at = trio.current_time() + SETTLE_SECONDS
         while (said := self.messages) < messages:
             assert trio.current_time() < give_up_at, said
@@ -148,7 +148,7 @@ class Chaos:
 
 @asynccontextmanager
 async def talking(session: Session, chance: random.Random) -> AsyncIterator[Chaos]:
-    """Let everybody talk while the block runs; then let them finish, and wait until all is settled."""
+    """Run the conversations during the block; then stop sending, and wait until everything has arrived."""
     async with open_federation(*NAMES, config=CONFIG, session=session) as federation, AsyncExitStack() as stack:
         homes = [federation[NAMES[number % len(NAMES)]] for number in range(DEVICES)]
         people = [await _person(stack, home, f"{number}@{home.name}") for number, home in enumerate(homes)]
@@ -164,7 +164,7 @@ async def talking(session: Session, chance: random.Random) -> AsyncIterator[Chao
                 yield chaos
                 stop.set()
                 speaking.cancel_scope.deadline = trio.current_time() + SETTLE_SECONDS
-            assert not speaking.cancel_scope.cancelled_caught, "somebody is still not answered"
+            assert not speaking.cancel_scope.cancelled_caught, "a send is still not acknowledged"
             await chaos.settle()
             listening.cancel_scope.cancel()
 
@@ -177,7 +177,7 @@ async def _person(stack: AsyncExitStack, home: Provider, name: str) -> Person:
 
 
 async def _talk(people: list[Person], homes: list[Provider], chance: random.Random) -> Talk:
-    """Begin a group with members at every provider; the first one's is the hub."""
+    """Create a group with members at every provider; the provider of the first member is the hub."""
     numbers = chance.sample(range(DEVICES), MEMBERS)
     while len({homes[number].name for number in numbers}) < len(NAMES):
         numbers = chance.sample(range(DEVICES), MEMBERS)
@@ -189,7 +189,7 @@ async def _talk(people: list[Person], homes: list[Provider], chance: random.Rand
     return Talk(members, [group], chance)
 
 
-# --- what befalls a provider --------------------------------------------------------------------------------------
+# --- faults -------------------------------------------------------------------------------------------------------
 
 Harm = Callable[[Federation, Provider, float], Awaitable[None]]
 

@@ -1,4 +1,4 @@
-"""Commands run as a user runs them, in a process of their own, and servers that are stopped whatever happens."""
+"""Commands run as a user runs them, as processes, and servers that are always stopped in the end."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.sta
 
 @attrs.frozen
 class Ran:
-    """How a command ended."""
+    """The exit code and the output of a command."""
 
     code: int
     out: str
@@ -44,7 +44,7 @@ class Ran:
 
 
 def run(*arguments: str | Path, cwd: Path, input: str = "") -> Ran:
-    """Run `mimids ...` to its end."""
+    """Run `mimids ...` and wait for its end."""
     ran = subprocess.run(
         [sys.executable, "-m", "mimids", *arguments],
         cwd=cwd,
@@ -60,7 +60,7 @@ def run(*arguments: str | Path, cwd: Path, input: str = "") -> Ran:
 
 @contextmanager
 def serving(*arguments: str | Path, cwd: Path) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
-    """Run `mimids serve ...`, once it says that it serves; give the process and the lines it said."""
+    """Run `mimids serve ...` for the block, which starts once it serves; give the process and its output."""
     with (cwd / "serve.log").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "mimids", "serve", *arguments],
@@ -88,7 +88,7 @@ def serving(*arguments: str | Path, cwd: Path) -> Iterator[tuple[subprocess.Pope
 
 
 def stop(process: subprocess.Popen[str], *, seconds: float = 15) -> int:
-    """Ask a server to end and return its exit code; one that does not is killed, which is -9."""
+    """Terminate a server and return its exit code; one that does not end is killed, which returns -9."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
     try:
@@ -102,6 +102,6 @@ def stop(process: subprocess.Popen[str], *, seconds: float = 15) -> int:
 
 
 def provider(directory: Path, name: str = "a.example", **more: Any) -> Config:
-    """Make a provider that listens on ports nobody uses."""
+    """Make a provider that listens on free ports."""
     free = {listener: "127.0.0.1:0" for listener in ("public", "client", "operator")}
     return make_provider(directory, SetupPlan(provider=ProviderId(name), **free | more))

@@ -9,6 +9,17 @@ ROOT = Path(__file__).parent.parent.parent
 DOCUMENTS = sorted(
     [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md"), *ROOT.glob("bench/*.md")]
 )
+# Files for CI and contributors, which an sdist does not have.
+HOUSE = sorted(
+    path
+    for pattern in (".ci/*", ".forgejo/**/*", ".github/**/*", ".pre-commit-config.yaml")
+    for path in ROOT.glob(pattern)
+    if path.is_file()
+)
+
+
+def make_targets() -> set[str]:
+    return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
 def name_of(path: Path) -> str:

@@ -1,6 +1,6 @@
-"""Doubles of what the Delivery Service asks of the world: the clock and other providers. `SpyLog` reads the log.
+"""Test doubles of the ports of the Delivery Service, the clock and other providers, and a log that can be read.
 
-Each is held to the real part by the contract tests of tests/http/peers/test_calls.py and tests/ds/test_clock.py.
+tests/http/peers/test_calls.py and tests/ds/test_clock.py run the same contract tests on these and on the real ones.
 """
 
 from __future__ import annotations
@@ -16,51 +16,22 @@ import trio
 from mimids.ds.ports import PeerAnswer, RelayedAnswer
 from mimids.errors import PeerUnavailable
 from mimids.telemetry import Telemetry, new_telemetry
-from mimids.values import Milliseconds
+from mimids.testing.clock import MovableClock
 from mimids.wire.ids import ProviderId
 
 T = TypeVar("T")
 
-START = Milliseconds(1_900_000_000_000)  # spring 2030
+START_SECONDS = 1_900_000_000  # spring 2030
 
 
-class FakeClock:
-    """`ports.Clock` that stands still until `advance` moves it; sleepers wake in order of their time."""
-
-    def __init__(self, now: int = START) -> None:
-        self._now = now
-        self._sleepers: list[tuple[int, trio.Event]] = []
-
-    def now(self) -> Milliseconds:
-        return Milliseconds(self._now)
-
-    async def sleep(self, seconds: float) -> None:
-        until = self._now + int(seconds * 1000)
-        if until <= self._now:
-            await trio.lowlevel.checkpoint()
-            return
-        sleeper = (until, trio.Event())
-        self._sleepers.append(sleeper)
-        try:
-            await sleeper[1].wait()
-        finally:
-            self._sleepers.remove(sleeper)
-
-    @property
-    def sleepers(self) -> int:
-        return len(self._sleepers)
-
-    def advance(self, seconds: float) -> None:
-        """Move on; whoever slept until then or less wakes."""
-        self._now += int(seconds * 1000)
-        for until, event in sorted(self._sleepers, key=lambda sleeper: sleeper[0]):
-            if until <= self._now:
-                event.set()
+def stopped_clock(seconds: int = START_SECONDS) -> MovableClock:
+    """Return a clock that stands at `seconds` since the epoch until the test advances it."""
+    return MovableClock(stopped_at=seconds * 1000)
 
 
 @attrs.frozen
 class Called:
-    """One call that was made of `FakePeers`."""
+    """One call to `FakePeers`."""
 
     provider: ProviderId
     method: str
@@ -76,7 +47,7 @@ Gateway = Callable[[Called], Awaitable[RelayedAnswer]]
 
 
 class FakePeers:
-    """`ports.PeerTransport` in memory: each provider is a function; one that is not there is unavailable."""
+    """`ports.Peers` in memory: each provider is a function; others are unavailable."""
 
     def __init__(self, **peers: Peer) -> None:
         self.peers: dict[ProviderId, Peer] = {ProviderId(name): peer for name, peer in peers.items()}
@@ -122,22 +93,22 @@ class FakePeers:
         return await peers[called.provider](called)
 
 
-class _Heard(io.StringIO):
+class _Lines(io.StringIO):
     def __init__(self) -> None:
         super().__init__()
-        self.more = trio.Event()
+        self.written = trio.Event()
 
     def write(self, text: str) -> int:
-        self.more.set()
-        self.more = trio.Event()
+        self.written.set()
+        self.written = trio.Event()
         return super().write(text)
 
 
 class SpyLog:
-    """A provider's telemetry that writes its lines here."""
+    """Telemetry whose log lines the test can read."""
 
     def __init__(self, provider: str = "a.example") -> None:
-        self._text = _Heard()
+        self._text = _Lines()
         self.telemetry: Telemetry = new_telemetry(ProviderId(provider), format="json", level="debug", to=self._text)
 
     @property
@@ -149,6 +120,6 @@ class SpyLog:
         return [json.loads(line) for line in self.text.splitlines()]
 
     async def wait_for(self, event: str) -> None:
-        """Wait until a line of this event was logged, or return if one was."""
+        """Wait until an event is logged; return at once if it was logged before."""
         while all(line["event"] != event for line in self.lines):
-            await self._text.more.wait()
+            await self._text.written.wait()

@@ -1,4 +1,4 @@
-"""The provider's end of streams, played by a test: a real socket, and frames as the test says."""
+"""A fake provider for client streams: real sockets, and frames that the test sends."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ LIMITS = SendLimits(frame_octets=65_536, batch_messages=10)
 
 
 class HungUp(Exception):
-    """The device is gone."""
+    """The device has disconnected."""
 
 
 class Peer:
-    """One stream that a device has opened."""
+    """The provider's end of one stream."""
 
     def __init__(self, stream: trio.SocketStream, request: Request, protocol: WSConnection) -> None:
         self.request = request
@@ -67,7 +67,7 @@ class Peer:
         await self.say(FrameType.MESSAGES, Messages(HUB, pushed))
 
     async def hear(self, kind: FrameType) -> Frame:
-        """Return the next frame, which is to be of this kind."""
+        """Return the next frame, which must be of this kind."""
         with trio.fail_after(5):
             while True:
                 while self._events:
@@ -95,7 +95,7 @@ class Peer:
 
 @attrs.frozen
 class FakeProvider:
-    """Waits for streams; `stream` is the device's end."""
+    """Accepts streams; `stream` is the device's end."""
 
     stream: Stream
     _listener: trio.SocketListener
@@ -108,7 +108,7 @@ class FakeProvider:
         return peer
 
     async def next_request(self) -> Peer:
-        """Wait for somebody who wants a stream."""
+        """Wait for the next request for a stream."""
         with trio.fail_after(5):
             stream = await self._listener.accept()
             self._accepted.append(stream)
@@ -134,7 +134,7 @@ async def faked(limits: SendLimits = LIMITS) -> AsyncIterator[FakeProvider]:
         try:
             async with open_stream(address, find_limits, backoff=Backoff(0.001, 0.01)) as stream:
                 yield FakeProvider(stream, listener, accepted)
-            await trio.testing.wait_all_tasks_blocked()  # whoever listens hears the end
+            await trio.testing.wait_all_tasks_blocked()  # so that listeners see the end
         finally:
             for each in accepted:
                 each.socket.close()

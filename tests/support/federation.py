@@ -1,4 +1,4 @@
-"""Providers without listeners that call each other in memory, on real stores: the table of each answers the other."""
+"""Providers without sockets, on real stores: each calls the endpoints of the others in memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import trio
 
 from mimids.ds.ports import Clock, PeerAnswer
 from mimids.http.api.providers import PROVIDERS
-from mimids.http.peers.answers import terms_revision
 from mimids.http.peers.problems import error_from
 from mimids.mls.framing import MLSMessage, PrivateMessage
 from mimids.values import Device, DeviceRow
@@ -23,6 +22,7 @@ from mimids.wire.messages import (
     CommitData,
     CreateGroupRequest,
     Message,
+    Present,
     ReceiveRequest,
     ReceiveResponse,
     SendRequest,
@@ -42,7 +42,7 @@ async def federated(
     jobs_of: Sequence[str] = ("delivery", "outgoing_welcomes"),
     **sections: Mapping[str, Any],
 ) -> AsyncIterator[list[Assembled]]:
-    """Run providers for the block, each with the jobs that send and follow, or those of `jobs_of` (services)."""
+    """Run providers for the block, each with the jobs of the services named in `jobs_of`."""
     authority = Authority(directory)
     limits = {"device_sends_per_second": 0, "device_streams": 0, **sections.pop("limits", {})}
     others: dict[str, Mapping[str, Any]] = {"federation": {"allow": list(names)}, "limits": limits, **sections}
@@ -53,24 +53,22 @@ async def federated(
         jobs = await stack.enter_async_context(trio.open_nursery())
         for provider in providers:
             for other in providers:
-                provider.peers.add(other.config.provider, _door(other, provider.config.provider))
+                provider.peers.add(other.config.provider, in_memory_peer(other, provider.config.provider))
             for job in jobs_of:
                 await jobs.start(getattr(provider.services, job).run)
         yield providers
         jobs.cancel_scope.cancel()
 
 
-def _door(target: Assembled, caller: ProviderId) -> Peer:
-    spec = InMemory(target.app(PROVIDERS), [caller])
+def in_memory_peer(target: Assembled, caller: ProviderId) -> Peer:
+    """Return what `caller` reaches as its peer `target`: the endpoints for providers, called in memory."""
+    endpoints = InMemory(target.app(PROVIDERS), [caller])
 
     async def answer(called: Called) -> PeerAnswer:
         headers = {"content-type": called.media_type, "from": f"mimi@{caller}"}
         if called.wait_seconds is not None:
             headers["prefer"] = f"wait={called.wait_seconds}"
-        answered = await spec.ask(called.method, called.path, called.body, headers)
-        revision = terms_revision(answered.headers)
-        if revision is not None:
-            called.on_terms_revision(revision)
+        answered = await endpoints.ask(called.method, called.path, called.body, headers)
         if answered.status >= 400:
             raise error_from(answered.status, answered.headers, answered.body, now_seconds=0)
         return PeerAnswer(answered.body)
@@ -84,7 +82,7 @@ def device(provider: Assembled, user: str = "alice", row: int = 1) -> Device:
 
 
 class Room:
-    """A group of encrypted messages made up here: any octets that read as PrivateMessages."""
+    """A group whose messages are made up: any octets that parse as PrivateMessages."""
 
     def __init__(self, name: str = "room", hub: str = "a.example") -> None:
         self.hub = ProviderId(hub)
@@ -110,8 +108,19 @@ class Room:
         return SendRequest(self.message(text, kind=COMMIT), key or self.key, CommitData(following, None, None))
 
 
+def commit_at(room: Room, epoch: int, key: PartitionKey, following: PartitionKey) -> SendRequest:
+    """Return a commit of an epoch of the room, from the partition of `key` to that of `following`."""
+    message = room.message(following.mask(32).hex()[:20], epoch=epoch, kind=COMMIT)
+    return SendRequest(message, key, CommitData(following, None, None))
+
+
+def present(hub: ProviderId, *positions: tuple[PartitionKey, int]) -> Present:
+    """Return the frame that presents these keys, each with the counter to start from."""
+    return Present(hub, tuple(ReceiveRequest(key, Counter(counter)) for key, counter in positions))
+
+
 def texts(answer: bytes) -> list[str]:
-    """Return what a ReceiveResponse carries, as it was written."""
+    """Return the texts of the messages in a ReceiveResponse."""
     return said(decode(ReceiveResponse, answer).epoch.messages)
 
 
@@ -124,7 +133,7 @@ async def read(provider: Assembled, who: Device, hub: ProviderId, key: Partition
 
 
 async def wait_stored(provider: Assembled, hub: ProviderId, who: Device, key: PartitionKey, count: int) -> list[str]:
-    """Wait until `count` messages of a partition are here, without asking the hub."""
+    """Wait until `count` messages of a partition are stored here, without asking the hub."""
     with trio.fail_after(20):
         while True:
             found = await provider.services.hub_router.page(

@@ -1,4 +1,4 @@
-"""The OHTTP client in node/: an implementation that shares no code with mimids."""
+"""The OHTTP client in node/, which shares no code with mimids."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HOME = Path(__file__).parent / "node"
 
 @attrs.frozen
 class Answer:
-    """What came back, as the client understood it."""
+    """A response as the client parsed it."""
 
     status: int
     headers: dict[str, str]
@@ -27,7 +27,7 @@ class Answer:
 
 @attrs.frozen
 class IndependentClient:
-    """One request at a time: `encapsulate`, then `decapsulate` its response."""
+    """Handles one request at a time: `encapsulate`, then `decapsulate` its response."""
 
     _questions: IO[str]
     _answers: IO[str]
@@ -47,7 +47,7 @@ class IndependentClient:
         return bytes.fromhex(self._ask({"keys": keys.hex(), "aead": aead, "request": request})["message"])
 
     def decapsulate(self, message: bytes) -> Answer:
-        """Return what the `message/ohttp-res` to the last request says."""
+        """Return the content of the `message/ohttp-res` to the last request."""
         answer = self._ask({"response": message.hex()})
         return Answer(answer["status"], dict(answer["headers"]), bytes.fromhex(answer["body"]))
 
@@ -67,7 +67,7 @@ def independent_client() -> Iterator[IndependentClient]:
     if node is None:
         pytest.skip("node is not installed")
     if not (HOME / "node_modules" / "@hpke" / "core").is_dir():
-        pytest.skip("the client's packages are not installed: npm ci in tests/ohttp/node")
+        pytest.skip("the client's packages are not installed: npm ci in tests/support/node")
     with subprocess.Popen(
         [node, "client.mjs"], cwd=HOME, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:

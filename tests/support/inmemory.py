@@ -1,4 +1,4 @@
-"""An ASGI application without sockets: what the listener would hand it, and what it answers."""
+"""Requests to an ASGI application in memory, as a listener would pass them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from mimids.wire.ids import ProviderId
 
 @attrs.frozen
 class Answered:
+    """An answer with its whole body."""
+
     status: int
     headers: Mapping[str, str]
     body: bytes
 
     @property
     def problem(self) -> str:
-        """The problem's name; fails where the answer is no problem document."""
+        """The code of the problem; fails if the answer is not a problem document."""
         assert self.headers["content-type"] == "application/problem+json", (self.status, self.body)
         document = json.loads(self.body)
         assert document["status"] == self.status
@@ -33,7 +35,7 @@ class Answered:
 
 
 class InMemory:
-    """Asks `app`, as the holder of a certificate that names `names` (None: without one)."""
+    """A client of `app` with a certificate for `names` (None: without a certificate)."""
 
     def __init__(self, app: ASGIApp, names: Iterable[str] | None = None) -> None:
         self._app = app

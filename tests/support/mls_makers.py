@@ -1,4 +1,4 @@
-"""Signers and KeyPackages of any suite, made on the spot: what the recordings, all of suite 1, lack."""
+"""Signers and KeyPackages of any cipher suite; the recordings have only suite 1."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mimids.mls.leaf_node import Capabilities, Credential, HpkePublicKey, LeafNo
 from mimids.mls.suites import SUITES, Suite, sign_with_label
 from mimids.wire.ids import MLS10
 
-NOW = 1_800_000_000  # seconds since 1970; a day before and a year after it, KeyPackages made here are valid
+NOW = 1_800_000_000  # seconds since the epoch; KeyPackages made here are valid from a day before it to a year after it
 DAY = 86_400
 YEAR = 366 * DAY
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 def replace(value: T, **fields: Any) -> T:
-    """Return a struct with some fields changed (mypy does not see that a struct is an attrs class)."""
+    """Return a copy of a struct with some fields changed (`attrs.evolve`, for which mypy does not accept structs)."""
     return cast("T", attrs.evolve(cast("Any", value), **fields))
 
 
@@ -39,7 +39,7 @@ class Signer:
 
     @classmethod
     def of(cls, code: int, seed: int = 1) -> Signer:
-        """Return the pair that `seed` (1 to 255) makes."""
+        """Return the key pair for a seed (1 to 255)."""
         suite = SUITES[code]
         private = bytes([seed]) * {"Ed25519": 32, "Ed448": 57}.get(suite.scheme, 32)
         public: Any
@@ -54,7 +54,7 @@ class Signer:
 
     @property
     def compressed(self) -> SignaturePublicKey:
-        """Return the public key as ts-mls makes it where it is a point of a NIST curve."""
+        """The public key, a point of a NIST curve, in the compressed form that ts-mls uses."""
         half = len(self.public) // 2
         return SignaturePublicKey(bytes([2 + self.public[-1] % 2]) + self.public[1 : 1 + half])
 
@@ -64,7 +64,7 @@ class Signer:
 
 
 def hpke_key(suite: Suite, seed: int) -> HpkePublicKey:
-    """Return an HPKE public key: any octets of the size, or for NIST curves the point that `seed` makes."""
+    """Return an HPKE public key for a seed: a point for NIST curves, else any octets of the right size."""
     if suite.scheme not in _CURVES:
         return HpkePublicKey(bytes([seed]) * suite.hpke_key_size)
     key = ec.derive_private_key(seed, _CURVES[suite.scheme]).public_key()
@@ -72,7 +72,7 @@ def hpke_key(suite: Suite, seed: int) -> HpkePublicKey:
 
 
 def leaf_node(signer: Signer, identity: bytes = b"mimi://b.example/u/bob/d/1", **changed: Any) -> LeafNode:
-    """Return a signed leaf for a KeyPackage; `changed` fields are signed as they are given."""
+    """Return a leaf for a KeyPackage, signed after the `changed` fields were replaced."""
     suite = signer.suite
     unsigned = LeafNode(
         hpke_key(suite, 2),
@@ -89,7 +89,7 @@ def leaf_node(signer: Signer, identity: bytes = b"mimi://b.example/u/bob/d/1", *
 
 
 def key_package(signer: Signer, leaf: LeafNode | None = None, **changed: Any) -> KeyPackageIn:
-    """Return a signed KeyPackage; `changed` fields are signed as they are given."""
+    """Return a KeyPackage, signed after the `changed` fields were replaced."""
     suite = signer.suite
     own_leaf = leaf_node(signer) if leaf is None else leaf
     unsigned = replace(

@@ -1,6 +1,6 @@
-"""A ratchet tree as RFC 9420 appendix C has it: one array, everything computed from scratch, nothing remembered.
+"""A reference implementation of ratchet trees, as RFC 9420 appendix C describes them: one array, without caches.
 
-Slow and plain, written against the text alone, so that it can say what `mimids.mls.tree.ratchet_tree` must come to.
+It is slow, and written from the RFC alone, so that tests can compare `mimids.mls.tree.ratchet_tree` with it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Binary HTTP messages, and every way of framing them that RFC 9292 allows."""
+"""Hypothesis strategies for Binary HTTP messages, in every framing that RFC 9292 allows."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ RESPONSES = st.builds(
 
 @attrs.frozen
 class Framed:
-    """An encoding, and where in it header, content and trailers start and the last ends."""
+    """An encoded message, and the offsets at which its fields, content and trailers start."""
 
     octets: bytes
     fields: int
@@ -52,9 +52,9 @@ class Framed:
     trailers: int
 
     def cut(self, message: Request | Response, size: int) -> Request | Response | None:
-        """Return what the first `size` octets mean; None if nothing (RFC 9292 section 3.8).
+        """Return the message that the first `size` octets encode; None if they encode none (RFC 9292 section 3.8).
 
-        A message that is cut before a section cannot be told from one that ends there.
+        A message truncated before a section is the same as one that ends there.
         """
         if size == len(self.octets):
             return message
@@ -68,9 +68,9 @@ class Framed:
 
 
 class Framer:
-    """Writes a message in a form drawn at random: integers of any width, content in any chunks.
+    """Encodes messages with random choices: integers of any width, content in any chunks.
 
-    It shares no code with mimids: it is the other side of the round trip.
+    It shares no code with mimids, so that it can be the other side of a round trip.
     """
 
     def __init__(self, *, indeterminate: bool, seed: int | None = None) -> None:

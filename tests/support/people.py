@@ -1,4 +1,4 @@
-"""KeyPackages of people who are in no recording, signed on the spot."""
+"""KeyPackages of users who are in no recording."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DAY = 86_400
 
 
 def key_packages(seed: int, name: str, number: int) -> list[bytes]:
-    """Return KeyPackages of one device of `user@provider`, all different; the seed (1 to 255) makes its keys."""
+    """Return different KeyPackages of one device of `user@provider`, with signature keys from the seed (1 to 255)."""
     now = int(time.time())
     client = Client.of(seed, name)
     lifetime = Lifetime(now - DAY, now + 90 * DAY)

@@ -1,4 +1,4 @@
-"""A whole provider for tests: its certificates, its configuration, its tree running within a test."""
+"""A provider within the test's process: its certificates, its configuration, and its running jobs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ HOST = "127.0.0.1"
 
 @attrs.frozen
 class Authority:
-    """A throw-away CA with its files in `directory`."""
+    """A throw-away certificate authority with its files in `directory`."""
 
     directory: Path
     ca: trustme.CA = attrs.field(factory=trustme.CA)
@@ -49,7 +49,7 @@ class Authority:
         return path
 
     def certify(self, *names: str) -> tuple[Path, Path]:
-        """Return certificate chain and key for these names; again makes new ones in the same files."""
+        """Issue a certificate for these names and return its chain and key; a second call replaces the files."""
         certificate = self.ca.issue_cert(*names)
         chain, key = self.directory / f"{names[0]}.pem", self.directory / f"{names[0]}.key"
         chain.write_bytes(b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
@@ -57,7 +57,7 @@ class Authority:
         return chain, key
 
     def client_context(self, *names: str) -> ssl.SSLContext:
-        """Return a context that believes this authority, and shows a certificate of these names if there are any."""
+        """Return a client context that trusts this authority, and presents a certificate for `names` if given."""
         context = ssl.create_default_context(cafile=str(self.trust))
         if names:
             chain, key = self.certify(*names)
@@ -85,7 +85,7 @@ class Authority:
 async def running(
     config: Config, *, clock: Clock | None = None, telemetry: Telemetry | None = None
 ) -> AsyncIterator[app.ServingProvider]:
-    """Run a provider for the block; it drains at the end."""
+    """Run a whole provider for the block, and drain it at the end."""
     stop = trio.Event()
     async with trio.open_nursery() as nursery:
         bound = await nursery.start(partial(app.run, config, clock=clock, telemetry=telemetry, stop=stop))
@@ -95,7 +95,7 @@ async def running(
 
 @attrs.frozen
 class Assembled:
-    """A provider without listeners: its services at work on a real store, other providers in memory."""
+    """A provider without listeners: its services on a real store, with other providers in memory."""
 
     config: Config
     services: Services
@@ -106,7 +106,7 @@ class Assembled:
         return make_app(self.services, endpoints, **options)
 
     async def add_device(self, user: str = "alice", name: str = "phone") -> str:
-        """Return the token of a new device; its user is new or not."""
+        """Add a device, and its user if needed; return the token of the device."""
         provider, now = self.config.provider, self.services.clock.now()
 
         def add(tx: Tx) -> str:
@@ -117,14 +117,14 @@ class Assembled:
         return await self.services.store.write(add)
 
     def dump(self) -> str:
-        """Return all that the database holds."""
+        """Return the whole database as SQL."""
         with closing(sqlite3.connect(f"file:{self.config.database}?mode=ro", uri=True)) as connection:
             return "\n".join(connection.iterdump())
 
 
 @asynccontextmanager
 async def assembled(config: Config, *, clock: Clock | None = None) -> AsyncIterator[Assembled]:
-    """Run the store and the key job of a provider for the block."""
+    """Run the services of a provider for the block, with two jobs: the store and the OHTTP keys."""
     log, peers = SpyLog(config.provider), FakePeers()
     async with open_store(config.database) as store, trio.open_nursery() as jobs:
         services = make_services(config, clock or SystemClock(), log.telemetry, store, peers)

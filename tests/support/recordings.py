@@ -1,4 +1,4 @@
-"""Recorded conversations, as requests to a hub: what each sender would have sent with its message."""
+"""Recorded conversations as requests to a hub, each with what its sender would send beside the message."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Request = SendRequest | ExternalJoinRequest | ExternalProposalRequest
 
 @attrs.frozen
 class Recorded:
-    """One line that is sent to the hub, the verdict that its `expect` says, and where it belongs."""
+    """A recorded message: its line in the file, the request that sends it, and the key of its partition."""
 
     index: int
     line: Line
@@ -56,7 +56,7 @@ class Recorded:
 
 @attrs.frozen
 class RecordedKeyPackage:
-    """A KeyPackage that somebody uploads, and whose it is, as its credential says."""
+    """A recorded KeyPackage, and its owner according to its credential."""
 
     provider: ProviderId
     user: str
@@ -83,7 +83,7 @@ def _is_key_package(line: Line) -> bool:
 
 
 class Recording:
-    """A conversation: the creation of its group, then what was sent, in order."""
+    """A recorded conversation: the creation of a group, then its messages in order."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -97,7 +97,7 @@ class Recording:
 
     @property
     def mask_size(self) -> int:
-        """Return the size of the group suite's hash, by which partition keys are masked."""
+        """The hash size of the group's cipher suite, which is the size of masked partition keys."""
         return SUITES[self._created["ciphersuite"]].hash_size
 
     def creation(self) -> CreateGroupRequest:
@@ -114,7 +114,7 @@ class Recording:
         )
 
     def messages(self) -> Iterator[Recorded]:
-        """Yield what parses as a message to the group; the rest is `malformed`."""
+        """Yield the lines that parse as messages to the group."""
         for index, line in enumerate(self.lines):
             message = _parsed(line)
             if message is not None and message.content_type is not None:
@@ -122,7 +122,7 @@ class Recording:
                 yield Recorded(index, line, self._request(line, message, key), key)
 
     def malformed(self) -> Iterator[Line]:
-        """Yield the lines that no server can read as a message to the group."""
+        """Yield the tampered lines that do not parse as messages to the group."""
         for line in self.lines:
             if line["kind"] == "tampered" and _parsed(line) is None:
                 yield line
@@ -152,7 +152,7 @@ class Recording:
             return None
         message = decode(MLSMessage, bytes.fromhex(line["bytes"]))
         assert isinstance(message.message, GroupInfo)
-        # After an encrypted commit no tree can be inferred: a GroupInfo without one would be refused.
+        # The hub cannot compute the tree after an encrypted commit, and refuses a GroupInfo without one.
         if self._encrypted and extension_data(message.message.extensions, ExtensionType.RATCHET_TREE) is None:
             return None
         return message
@@ -176,11 +176,11 @@ def _parsed(line: Line) -> MLSMessage | None:
 
 
 def expected(line: Line) -> str:
-    """Return the hub's verdict that a line's `expect` implies: "accept" or "refuse".
+    """Return the verdict of the hub on a line: "accept" or "refuse".
 
-    Where the recording leaves it to the server, docs/semantics.md says: lifetimes refuse nothing inside commits, a
-    late message of the epoch it names is sequenced, an unfit tag length is certain without secrets, a standalone Add
-    is left alone.
+    Where the recording leaves the verdict to the server, docs/semantics.md decides: lifetimes are not checked inside
+    commits, a late message of the epoch it names is sequenced, a wrong tag length is refused because it can be checked
+    without secrets, a standalone Add is accepted.
     """
     verdict = line.get("expect") or "accept"
     if verdict in ("recommended_reject", "policy"):
@@ -190,7 +190,7 @@ def expected(line: Line) -> str:
 
 
 def fits(line: Line, error: MimiError) -> bool:
-    """Tell whether a refusal names what the recording says is wrong."""
+    """Tell whether a refusal has the reason that the recording gives."""
     why = line.get("why", "")
     said = f"{error.code} {error} {error.members.get('rule', '')} {error.members.get('section', '')}"
     words = {

@@ -1,4 +1,4 @@
-"""A provider without HTTP: a real store on a real file, its KeyPackages, tokens and gateway, and a clock to move."""
+"""The key package services on a real store, without HTTP: stock, tokens and gateway, with a stopped clock."""
 
 from __future__ import annotations
 
@@ -34,10 +34,12 @@ from mimids.store.engine.migrate import migrate
 from mimids.store.engine.sqlite import Faults, connect, open_store
 from mimids.store.engine.store import Store
 from mimids.store.engine.transaction import Tx
-from mimids.values import Device, Milliseconds, TokenId
+from mimids.testing.clock import MovableClock
+from mimids.values import Device, TokenId
 from mimids.wire.declare import encode
 from mimids.wire.ids import MLS10, BearerToken, CipherSuite, ProtocolVersion, ProviderId, UserId, local_user_id
 from mimids.wire.messages import EncodedKeyPackage, KeyPackageBundleRequest, KeyPackageRequest
+from tests.support.doubles import stopped_clock
 from tests.support.mls_makers import DAY, NOW, Signer, key_package, leaf_node, replace
 
 T = TypeVar("T")
@@ -50,29 +52,8 @@ UNLIMITED = Rate("no_limit", 0, 0)
 _signer = Signer.of(1)
 
 
-class ManualClock:
-    """`ports.Clock` that stands still until it is moved."""
-
-    def __init__(self, seconds: int = NOW) -> None:
-        self._now = seconds * 1000
-        self._moved = trio.Event()
-
-    def now(self) -> Milliseconds:
-        return Milliseconds(self._now)
-
-    async def sleep(self, seconds: float) -> None:
-        until = self._now + seconds * 1000
-        while self._now < until:
-            await self._moved.wait()
-
-    def move(self, seconds: float) -> None:
-        self._now += int(seconds * 1000)
-        self._moved.set()
-        self._moved = trio.Event()
-
-
 def a_leaf(user_id: UserId, **changed: Any) -> LeafNode:
-    """Return a leaf whose lifetime ends 100 days from now."""
+    """Return a leaf whose lifetime ends 100 days after NOW."""
     lifetime = Lifetime(NOW - DAY, NOW + 100 * DAY)
     return leaf_node(_signer, user_id, **{"origin": lifetime, **changed})
 
@@ -80,7 +61,7 @@ def a_leaf(user_id: UserId, **changed: Any) -> LeafNode:
 def packages(
     user_id: UserId, count: int, *, last_resort: bool = False, expires: int | None = None
 ) -> list[EncodedKeyPackage]:
-    """Return KeyPackages of this user, all different; `expires` is their not_after in seconds."""
+    """Return different KeyPackages of a user; `expires` is their not_after in seconds."""
     changed: dict[str, Any] = {}
     own: tuple[Extension, ...] = ()
     if last_resort:
@@ -100,7 +81,7 @@ def packages(
 
 
 class _Within(Store):
-    """A store whose every write is part of one transaction."""
+    """A store whose writes are all part of one given transaction."""
 
     def __init__(self, tx: Tx) -> None:
         self._tx = tx
@@ -111,11 +92,11 @@ class _Within(Store):
 
 @attrs.define(kw_only=True)
 class Rig:
-    """One running provider."""
+    """The running services."""
 
     path: Path
     store: Store
-    clock: ManualClock
+    clock: MovableClock
     key_packages: KeyPackageStock
     gateway: Gateway
     keys: OhttpKeys
@@ -124,7 +105,7 @@ class Rig:
     abuses: list[Abuse]
 
     async def device(self, name: str = "phone", user: str = "bob") -> Device:
-        """Return a new device of a user, who is new or not."""
+        """Add a device, and its user if needed."""
         user_id = local_user_id(PROVIDER, user)
 
         def add(tx: Tx) -> Device:
@@ -148,7 +129,7 @@ class Rig:
         return await self.store.write(work)
 
     async def stocked(self, count: int, *, last_resort: bool = False, user: str = "bob") -> BearerToken:
-        """Give a user a device with this many KeyPackages, and return a token for them."""
+        """Add a device with this many KeyPackages; return a token for them."""
         device = await self.device(user=user)
         done = await self.key_packages.upload(device, packages(device.user_id, count))
         assert done.accepted == count
@@ -168,7 +149,7 @@ class Rig:
         late: int = 0,
         config: bytes | None = None,
     ) -> tuple[bytes, Opener]:
-        """Return a sealed request and what opens its answer; `late` shifts its Date, in seconds."""
+        """Return an encapsulated request, and the opener of its response; `late` shifts its Date, in seconds."""
         if fields is None:
             fields = ((b"content-type", b"application/mimi-ds"), (b"date", self.http_date(late)))
         request = bhttp.Request(method, "https", PROVIDER, path, fields, content)
@@ -180,25 +161,25 @@ class Rig:
     def seal(
         self, request: bytes, *, aead: Aead = Aead.AES_128_GCM, config: bytes | None = None
     ) -> tuple[bytes, Opener]:
-        """Return a request sealed to `config`, or else to the key of now."""
+        """Return a request encapsulated for `config`, or else for the current key."""
         (key,) = decode_keys(config or self.keys.served().body)
         sealed = encapsulate(key, pad_request(request), secrets.token_bytes(32), aead=aead)
         return sealed.message, sealed.opener
 
     async def fetch(self, request: KeyPackageRequest, *, late: int = 0) -> bhttp.Response:
-        """Ask for one KeyPackage through the gateway."""
+        """Request one KeyPackage through the gateway."""
         message, opener = self.encapsulate(encode(request), late=late)
         return bhttp.decode_response(opener.open(await self.gateway.answer(message)))
 
     async def decide(self, content: bytes, tx: Tx) -> None:
-        """Have the gateway decide a request within `tx`, which is not the store's."""
+        """Have the gateway answer a request within `tx`, a transaction that is not the store's."""
         within = Gateway(
             _Within(tx), self.clock, self.keys.live, self.key_packages, document, GatewayBounds(rate=UNLIMITED)
         )
         await within.answer(self.encapsulate(content)[0])
 
     async def left(self) -> int:
-        """Return how many KeyPackages are in stock, last resorts too."""
+        """Return the number of KeyPackages in stock, including last resorts."""
         return int(await self.store.read(lambda tx: tx.all("SELECT count(*) FROM key_packages")[0][0]))
 
 
@@ -218,16 +199,16 @@ def problem_type(response: bhttp.Response) -> tuple[int, str]:
 @asynccontextmanager
 async def running(
     path: Path,
-    clock: ManualClock | None = None,
+    clock: MovableClock | None = None,
     *,
     rules: StockRules | None = None,
     bounds: GatewayBounds | None = None,
     abuse: AbuseRule | None = None,
     faults: Faults | None = None,
 ) -> AsyncIterator[Rig]:
-    """Run a provider on this file, which is made if it is not there."""
+    """Run the services on a database file, which is made if it does not exist."""
     migrate(path)
-    clock = clock or ManualClock()
+    clock = clock or stopped_clock(NOW)
     low: list[LowStock] = []
     abuses: list[Abuse] = []
     async with open_store(path, faults=faults) as store, trio.open_nursery() as jobs:
@@ -259,7 +240,7 @@ async def running(
 
 @contextmanager
 def traced(path: Path) -> Iterator[tuple[Tx, list[str]]]:
-    """Give a transaction that is undone at the end, and the statements that it ran so far."""
+    """Give a transaction, rolled back at the end, and the list of the statements it has run."""
     statements: list[str] = []
     with closing(connect(path)) as connection:
         connection.execute("BEGIN IMMEDIATE")

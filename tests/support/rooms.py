@@ -1,4 +1,4 @@
-"""Rooms with a policy: a group whose dictionary says who is banned and who is muted."""
+"""Rooms with a policy: groups whose dictionary says who is banned and who is muted."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.signing import Client, Room, by_value
 
 BANNED, MUTED, MEMBER = 1, 2, 3
 ALICE, BOB, CAROL = (UserId(f"mimi://a.example/u/{name}".encode()) for name in ("alice", "bob", "carol"))
-FOLLOWER = Follower(ProviderId("a.example"))  # even where its users' names are those in the room
+FOLLOWER = Follower(ProviderId("a.example"))  # with users of the same names as those in the room
 
 ROLES = RolesList(
     (
@@ -45,7 +45,7 @@ def listed(roles: Mapping[UserId, int]) -> bytes:
 
 
 def dictionary(roles: Mapping[UserId, int] | None, defined: RolesList | None = ROLES) -> Extension:
-    """Return the extension that gives these users these roles; None leaves a component out."""
+    """Return the extension that assigns these roles to users; None leaves a component out."""
     data = []
     if roles is not None:
         data.append(ComponentData(ComponentId.PARTICIPANT_LIST, listed(roles)))
@@ -60,7 +60,7 @@ def client(user: UserId, seed: int) -> Client:
 
 
 def room(roles: Mapping[UserId, int], *members: UserId) -> Room:
-    """Return a room in its second epoch: Alice, who founded it, and one device of each member."""
+    """Return a room in its second epoch, with Alice, who created it, and one device of each member."""
     founded = Room.create(client(ALICE, 1), dictionary(roles))
     adds = [by_value(Add(client(user, 10 + at).key_package())) for at, user in enumerate(members)]
     return founded.commit(0, *adds)[1]
@@ -72,12 +72,12 @@ def sets(roles: Mapping[UserId, int] | None, defined: RolesList | None = ROLES) 
 
 
 def changes(roles: Mapping[UserId, int], user: UserId, role: int) -> AppDataUpdate:
-    """Return a proposal that gives one listed user another role."""
+    """Return a proposal that changes the role of one listed user."""
     update = ParticipantListUpdate((UserIndexRolePair(list(roles).index(user), role),), (), ())
     return AppDataUpdate(ComponentId.PARTICIPANT_LIST, AppDataUpdateOperation.UPDATE, encode(update))
 
 
 def sealed(of: Room, kind: ContentType = ContentType.APPLICATION) -> MLSMessage:
-    """Return an encrypted message, of octets that nobody can open."""
+    """Return an encrypted message of zero octets, which nobody can decrypt."""
     message = PrivateMessage(of.group_id, of.epoch, kind, b"", bytes(28), bytes(200))
     return MLSMessage(MLS10, WireFormat.PRIVATE_MESSAGE, message)

@@ -1,7 +1,7 @@
-"""Run `mimids serve` once for each named job and let that job fail; to be run as a program.
+"""A program that runs `mimids serve` once for each job and makes that job fail.
 
-It prints a line of JSON for each: the job, the exit code, the seconds from failure to end. The providers are forked
-from this process, which has imported everything already.
+For each job it prints a line of JSON: the job, the exit code, the seconds from the failure to the end. The providers
+are forked from this process, which has already imported everything.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from pathlib import Path
 import attrs
 import trio
 
-from mimids.app import JOBS, Job, ServingProvider, serve
+from mimids.app import JOBS, Job, ServingProvider
+from mimids.process import serve
 from tests.support.provider import Authority
 
 HANGING = "hanging thread"
 
 
 def failing(job: Job, ready: trio.Event, failed_at: Callable[[], None]) -> Job:
-    """Return a job that does its work and fails once all are ready."""
+    """Return a job that works until all jobs are ready, and fails then."""
 
     async def run(provider: object, *, task_status: trio.TaskStatus[object]) -> None:
         async with trio.open_nursery() as nursery:
@@ -40,7 +41,7 @@ def failing(job: Job, ready: trio.Event, failed_at: Callable[[], None]) -> Job:
 
 
 def hang(bound: ServingProvider) -> None:
-    """Let the store's writer hang in a write."""
+    """Make the store's writer hang in a write."""
     trio.lowlevel.spawn_system_task(bound.provider.services.store.write, lambda tx: time.sleep(60))
 
 

@@ -1,7 +1,7 @@
-"""Clients and groups that sign for themselves: what no recording has. They know no secrets, so tags are made up.
+"""Clients and groups with real signatures, for what no recording has. Confirmation and membership tags are made up.
 
-A `Room` is a whole small implementation of what is public of a group, on `NaiveTree`; it shares with the code under
-test only the structures and the signature primitives. Whatever a test wants wrong is changed before it is signed.
+A `Room` is a small implementation of the public part of MLS groups, on `NaiveTree`. It shares only the structures and
+the signature primitives with the code under test. Tests can change any field before it is signed.
 """
 
 from __future__ import annotations
@@ -77,12 +77,12 @@ _TYPES = {
 }
 _CURVES: dict[str, ec.EllipticCurve] = {"P-256": ec.SECP256R1(), "P-384": ec.SECP384R1(), "P-521": ec.SECP521R1()}
 _fresh = count(1000)
-_known: dict[bytes, Client] = {}  # by signature key: whoever is added by a KeyPackage
+_known: dict[bytes, Client] = {}  # clients by signature key, to find the one that a KeyPackage adds
 
 
 @lru_cache(maxsize=65536)
 def hpke_key(suite: Suite, number: int) -> HpkePublicKey:
-    """Return the public key of that number, a real point where the suite's KEM has points."""
+    """Return the HPKE public key of a number; a valid point if the suite's KEM uses points."""
     if suite.hpke_key_size in (32, 56):
         return HpkePublicKey(number.to_bytes(suite.hpke_key_size, "big"))
     key = ec.derive_private_key(number, _CURVES[suite.scheme]).public_key()
@@ -95,7 +95,7 @@ def fresh_key(suite: Suite) -> HpkePublicKey:
 
 @attrs.frozen
 class Client:
-    """Somebody who signs."""
+    """A client with its signature key and credential."""
 
     signer: Signer
     credential: Credential
@@ -103,7 +103,7 @@ class Client:
 
     @classmethod
     def of(cls, seed: int, name: str = "", *, suite: int = 1, **changed: Any) -> Client:
-        """Return the client of a seed (1 to 255), named `name@provider`; a device for each seed."""
+        """Return the client of a seed (1 to 255), named `user@provider`. Each seed is another device."""
         user, _, provider = (name or f"user{seed}").partition("@")
         identity = f"mimi://{provider or 'a.example'}/u/{user}/d/{seed}".encode()
         capabilities = Capabilities(
@@ -119,7 +119,7 @@ class Client:
         return self.signer.suite
 
     def leaf(self, source: LeafNodeSource, index: int = 0, group_id: bytes = GROUP, **changed: Any) -> LeafNode:
-        """Return a signed leaf node with a fresh key; `changed` fields are signed as they are given."""
+        """Return a leaf node with a fresh key, signed after the `changed` fields were replaced."""
         origin: Any = {LeafNodeSource.KEY_PACKAGE: Lifetime(0, 1 << 40), LeafNodeSource.COMMIT: b""}.get(source)
         unsigned = LeafNode(
             fresh_key(self.suite), self.signer.public, self.credential, self.capabilities, source, origin, (), b""
@@ -135,7 +135,7 @@ class Client:
 
 
 def proposal(body: Any) -> Proposal:
-    """Return a proposal of the body's type; bytes are the body of one that nobody knows."""
+    """Return a proposal of the body's type; bytes become one of an unknown type."""
     return Proposal(_TYPES[type(body)], body)
 
 
@@ -172,7 +172,7 @@ class Room:
 
     @classmethod
     def create(cls, client: Client, *extensions: Extension) -> Room:
-        """Found a group."""
+        """Create a group."""
         suite = client.suite
         leaf = client.leaf(LeafNodeSource.KEY_PACKAGE)
         return cls(suite, NaiveTree(suite, [leaf]), {0: client}, extensions, tag=bytes(suite.hash_size))
@@ -183,13 +183,13 @@ class Room:
         )
 
     def info(self, *extensions: Extension, signer: int = 0, tree: bool = True, **changed: Any) -> GroupInfo:
-        """Return a signed GroupInfo, with its tree unless told otherwise."""
+        """Return a signed GroupInfo; `tree` says whether it contains the ratchet tree."""
         carried = (Extension(ExtensionType.RATCHET_TREE, self.tree.encode()),) if tree else ()
         unsigned = replace(GroupInfo(self.context(), (*carried, *extensions), self.tag, signer, b""), **changed)
         return replace(unsigned, signature=self.clients[signer].signer.sign(b"GroupInfoTBS", unsigned.tbs()))
 
     def propose(self, sender: Sender | int, body: Any, *, by: Signer | None = None, **changed: Any) -> MLSMessage:
-        """Return a signed proposal and note it, so that a commit here may cover it."""
+        """Return a signed proposal, and remember it so that a commit of this room can refer to it."""
         sender = Sender(SenderType.MEMBER, sender) if isinstance(sender, int) else sender
         if by is None:
             assert sender.index is not None
@@ -200,7 +200,7 @@ class Room:
         return message
 
     def send(self, sender: Sender, by: Signer, content: Any, *, tag: bytes | None = None, **changed: Any) -> MLSMessage:
-        """Sign a proposal or a commit in this state."""
+        """Return a signed proposal or commit of this epoch."""
         kind = ContentType.COMMIT if isinstance(content, Commit) else ContentType.PROPOSAL
         framed = replace(FramedContent(self.group_id, self.epoch, sender, b"", kind, content), **changed)
         unsigned = AuthenticatedContent(WireFormat.PUBLIC_MESSAGE, framed, b"", tag)
@@ -217,10 +217,9 @@ class Room:
         change_leaf: dict[str, Any] | None = None,
         change_path: Callable[[UpdatePath], UpdatePath] = lambda made: made,
     ) -> tuple[MLSMessage, Room]:
-        """Return a signed commit and the room after it; a `Client` commits from outside.
+        """Return a signed commit and the room after it. A `Client` as committer makes an external commit.
 
-        The room that is returned is what an honest group would come to, so it is of use only where nothing was
-        changed for the worse.
+        The returned room is the state of an honest group after the commit, so it is useful only for valid commits.
         """
         index = committer if isinstance(committer, int) else None
         sender = Sender(SenderType.NEW_MEMBER_COMMIT, None) if index is None else Sender(SenderType.MEMBER, index)
@@ -244,7 +243,7 @@ class Room:
     def _applied(
         self, items: tuple[ProposalOrRef, ...], committer: Sender
     ) -> tuple[NaiveTree, dict[int, Client], tuple[Extension, ...], list[int]]:
-        """Apply what can be applied; nonsense is left out, since a test is then after the refusal only."""
+        """Apply the proposals that can be applied; the others are for tests that expect a refusal."""
         tree, clients, extensions = self.tree.copy(), dict(self.clients), self.extensions
         covered: list[tuple[Proposal, Sender]] = []
         for item in items:
@@ -273,7 +272,9 @@ class Room:
         return tree, clients, extensions, new
 
     def _path(self, tree: NaiveTree, client: Client, index: int, new: list[int], changed: dict[str, Any]) -> UpdatePath:
-        if index >= tree.leaf_count:  # who removes itself may have no place any more; nonsense, and to be refused
+        if (
+            index >= tree.leaf_count
+        ):  # the committer has removed itself: an invalid commit, for a test that expects a refusal
             return UpdatePath(client.leaf(LeafNodeSource.COMMIT, index, self.group_id), ())
         beside = [tree.resolution(child) for _, child in tree.filtered_path(index)]
         keys = [fresh_key(self.suite) for _ in beside]

@@ -1,4 +1,4 @@
-"""The people of a recorded conversation as devices of three real providers."""
+"""A recorded conversation between devices of three real providers."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ T = TypeVar("T")
 NAMES = ("a.example", "b.example", "c.example")
 HUB = ProviderId(NAMES[0])
 SUITE = CipherSuite(1)
-LIFETIMES = {"key_packages": {"max_lifetime_days": 3700}}  # the recorded ones run ten years
-# httpx leaves the generator of a request's body unfinished when the connection breaks meanwhile; trio tells.
+LIFETIMES = {"key_packages": {"max_lifetime_days": 3700}}  # recorded KeyPackages are valid for ten years
+# httpx does not finish the generator of a request's body when the connection breaks; trio warns about that.
 AWAY = pytest.mark.filterwarnings("ignore:Async generator 'httpx:ResourceWarning")
-STRANGER = "zoe"  # who joins at the end, and uploads nothing
+STRANGER = "zoe"  # a user who joins at the end and uploads no KeyPackages
 
 
 @attrs.frozen
 class Stage:
-    """Three providers, and the device of everybody who says something, by the recording's names for them."""
+    """Three providers, and a device for each sender, by the recording's name."""
 
     federation: Federation
     recording: Recording
@@ -40,21 +40,21 @@ class Stage:
         return self.devices["alice"]
 
     def home(self, name: str) -> str:
-        """Return the provider of a person."""
+        """Return the provider of a sender."""
         recorded = self.recording.key_packages.get(name)
         return NAMES[2] if recorded is None else recorded.provider
 
     def sender(self, recorded: Recorded) -> str:
-        """Return who sends a message: what was made up afterwards comes from the hub's own device."""
+        """Return the name of a message's sender; messages without one come from Alice, at the hub."""
         name: str = recorded.line.get("by") or "alice"
         return name if name in self.devices else "alice"
 
     async def create(self) -> None:
-        """Let Alice create the group."""
+        """Create the group from Alice's device."""
         await self.alice.create_group(self.recording.creation())
 
     async def offer(self, recorded: Recorded) -> SendResponse:
-        """Let its sender's device send a message to the hub through its own provider."""
+        """Send a message to the hub from its sender's device, through the sender's provider."""
         device, request = self.devices[self.sender(recorded)], recorded.request
         if isinstance(request, ExternalJoinRequest):
             return await device.join(HUB, request)
@@ -67,7 +67,7 @@ class Stage:
 async def staged(
     name: str, session: Session, *, config: Mapping[str, Mapping[str, Any]] | None = None
 ) -> AsyncIterator[Stage]:
-    """Give the stage of a recording, with nothing uploaded yet."""
+    """Provide the stage of a recording; no KeyPackages are uploaded yet."""
     recording = Recording(name)
     together = {**LIFETIMES, **(config or {})}
     async with open_federation(*NAMES, config=together, session=session) as federation, AsyncExitStack() as stack:
@@ -85,7 +85,7 @@ async def staged(
 
 
 async def eventually(look: Callable[[], Awaitable[T]], seconds: float = 10) -> T:
-    """Return what `look` finds once it is something; fail if it is nothing after `seconds`."""
+    """Call `look` until it returns something true, and return that; fail after `seconds`."""
     with trio.fail_after(seconds):
         while True:
             found = await look()

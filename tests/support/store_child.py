@@ -1,4 +1,4 @@
-"""What the tests of durability run in a process of its own, to be killed, stopped or traced."""
+"""The process that tests of durability kill, stop or trace."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def create(path: Path) -> None:
 
 
 def append(arrival: int, sender: int, number: int, tx: Tx) -> int:
-    """Write to two tables, so that half of it could be seen."""
+    """Write to two tables, so that a test could see half a transaction."""
     tx.execute(
         "INSERT INTO counted (sender, numbers) VALUES (?, 1) ON CONFLICT DO UPDATE SET numbers = numbers + 1", (sender,)
     )
@@ -40,7 +40,7 @@ def append(arrival: int, sender: int, number: int, tx: Tx) -> int:
 
 
 def stream(path: Path, acknowledgements: int, faults: Faults | None = None) -> None:
-    """Send from SENDERS tasks, going on where the file ends, and report each answer at once; never return."""
+    """Write from SENDERS tasks, continuing after the rows in the file; report each answer at once; never return."""
     trio.run(_stream, path, acknowledgements, faults)
 
 
@@ -61,7 +61,7 @@ async def _send_on(store: Store, sender: int, number: int, arrivals: Iterator[in
 
 
 def die_at(point: str, call: int, path: Path, acknowledgements: int) -> None:
-    """Do as `stream`, and end without any goodbye when the writer is at `point` for the call-th time."""
+    """Run `stream`, and exit at once when the writer reaches `point` for the call-th time."""
     calls = iter(range(1, call))
 
     def faults(reached: str) -> None:
@@ -72,7 +72,7 @@ def die_at(point: str, call: int, path: Path, acknowledgements: int) -> None:
 
 
 async def answer(path: Path, synchronous: Synchronous, writes: int) -> None:
-    """Write one after the other, and answer each on standard output."""
+    """Write one row after the other, and report each on standard output."""
     async with open_store(path, synchronous=synchronous) as store, trio.open_nursery() as jobs:
         await jobs.start(store.run)
         for number in range(writes):

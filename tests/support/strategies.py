@@ -1,7 +1,7 @@
-"""Hypothesis strategies made from the declarations: a struct's field list says what its values are.
+"""Hypothesis strategies for all declared structs, made from the declarations.
 
-`declared(package)` finds them, `values(codec)` draws values of any codec of ours, and the `check_...` functions are the
-properties that hold for each of them, written once.
+`declared(package)` finds the codecs, `values(codec)` draws values of a codec, and the `check_...` functions are
+properties that hold for every codec.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from mimids.wire.varint import MLS_MAX
 T = TypeVar("T")
 
 a_few = settings(max_examples=max(20, (settings.default or settings()).max_examples // 5))
-"""For a property that is looked at in many codecs."""
+"""Settings with fewer examples, for properties that are tested on many codecs."""
 
 
 def _octets(most: int) -> st.SearchStrategy[bytes]:
-    """Draw short ones, and some around 64 octets, where the length takes a second octet."""
+    """Draw short octet strings, and some of about 64 octets, where the length takes a second octet."""
     short = st.binary(max_size=min(4, most))
     return short if most < 62 else short | st.binary(max_size=min(4, most - 62)).map(lambda tail: bytes(62) + tail)
 
@@ -49,7 +49,7 @@ _GIVEN: dict[Codec[Any], st.SearchStrategy[Any]] = {
 
 
 def declared(package: ModuleType) -> Iterator[tuple[str, Codec[Any]]]:
-    """Yield what a package's modules declare, each by its name: structs, and codecs that have a name of their own."""
+    """Yield name and codec of all structs and named codecs in the modules of a package."""
     for found in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
         module = importlib.import_module(found.name)
         for name, thing in vars(module).items():
@@ -60,7 +60,7 @@ def declared(package: ModuleType) -> Iterator[tuple[str, Codec[Any]]]:
 
 
 def values(by: Codec[T]) -> st.SearchStrategy[T]:
-    """Draw values that `by` reads and writes."""
+    """Draw values of a codec."""
     return _deferred(by)
 
 
@@ -115,7 +115,7 @@ def _values(by: Codec[Any]) -> st.SearchStrategy[Any]:
 
 @st.composite
 def _mapped(draw: st.DrawFn, by: engine.Mapped[Any]) -> Any:
-    """Draw what the inner codec reads and keep what `make` takes."""
+    """Draw values of the inner codec that `make` accepts."""
     try:
         return by.make(draw(values(by.inner)))
     except ValueError:
@@ -140,7 +140,7 @@ def _structs(draw: st.DrawFn, by: declare.Struct[Any]) -> Any:
 
 
 def _choose(field: compiled.Select, drawn: dict[str, Any]) -> Codec[Any]:
-    """Return the case of an earlier field's value; give up a value that has none."""
+    """Return the case for the value of an earlier field; discard the example if there is none."""
     try:
         return field.choose(drawn[field.on])
     except WireError:
@@ -150,7 +150,7 @@ def _choose(field: compiled.Select, drawn: dict[str, Any]) -> Codec[Any]:
 
 @cache
 def _framed() -> st.SearchStrategy[framing.MLSMessage]:
-    """Draw messages with a content type; other kinds of MLSMessage have no case where something hangs on it."""
+    """Draw messages with a content type; no other kind of MLSMessage selects a case."""
     public = values(declare.codec(framing.PublicMessage)).map(
         lambda message: framing.MLSMessage(MLS10, code_points.WireFormat.PUBLIC_MESSAGE, message)
     )
@@ -171,7 +171,7 @@ def _public_messages(draw: st.DrawFn) -> framing.PublicMessage:
 
 
 def rebuilt(value: T) -> T:
-    """Return the same value without the octets it was read from, so that encoding starts from its fields."""
+    """Return an equal value without the octets it was decoded from, so that it is encoded from its fields."""
     if isinstance(value, tuple):
         return tuple(map(rebuilt, value))  # type: ignore[return-value]  # a tuple is one
     cls: Any = type(value)
@@ -181,7 +181,7 @@ def rebuilt(value: T) -> T:
 
 
 def check_round_trip(by: Codec[T], value: T) -> bytes:
-    """Check that the value reads back equal and that its encoding is the only one; return it."""
+    """Check that the value decodes to an equal one with the same encoding; return the encoding."""
     encoded = by.encode(value)
     again = by.decode(encoded)
     assert again == value
@@ -190,7 +190,7 @@ def check_round_trip(by: Codec[T], value: T) -> bytes:
 
 
 def check_no_other_length(by: Codec[Any], encoded: bytes) -> None:
-    """Check that every proper prefix is refused, and one octet more too."""
+    """Check that every proper prefix is refused, and also one octet more."""
     for octets in (*(encoded[:size] for size in range(len(encoded))), encoded + b"\0"):
         try:
             by.decode(octets)
@@ -200,7 +200,7 @@ def check_no_other_length(by: Codec[Any], encoded: bytes) -> None:
 
 
 def check_total(by: Codec[Any], octets: bytes) -> None:
-    """Check that any octets are a value, which encodes to them again, or a `WireError`."""
+    """Check that octets decode to a value that encodes to them again, or raise `WireError`."""
     try:
         value = by.decode(octets)
     except WireError:

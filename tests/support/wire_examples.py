@@ -1,4 +1,4 @@
-"""An example of each struct of the wire format, put together by hand from its notation, lengths included."""
+"""An example of each struct of the wire format, with an encoding written by hand from the notation."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ from mimids.wire.messages import (
     Withdraw,
 )
 
-# --- what they are made of: each in Python, and beside it in hex --------------------------------------------------
+# --- parts: each in Python, and beside it in hex ------------------------------------------------------------------
 
 SUITE: Final = CipherSuite(1)
 GREASE: Final = 0x0A0A
@@ -290,7 +290,7 @@ EXAMPLES: Final[list[tuple[Any, str]]] = [
     (Frame(0, FrameType.WELCOME, InboxWelcome(6, WELCOME)), f"00000000 07 0000000000000006 {WELCOME_HEX}"),
     (Frame(0, FrameType.STOCK, Stock(MLS10, CipherSuite(3), 5)), "00000000 08 0001 0003 00000005"),
     (Frame(9, FrameType.PROBLEM, PROBLEM), f"00000009 09 {PROBLEM_HEX}"),
-    # What a restored hub asks of its followers is not in that section, but in docs/http.md.
+    # The structs of restoring a hub are not in that section, but in docs/http.md.
     (HeldGroupsRequest(GroupId(b"")), "00"),
     (HeldGroupsResponse((GROUP, GroupId(b""))), f"04 {GROUP_HEX} 00"),
     (KnownPartition(MASK, Counter(7)), f"{MASK_HEX} 00000007"),

@@ -1,4 +1,4 @@
-"""A provider's clock in a test: moved at once, stopped, and given back, also while its process is away."""
+"""The clock of a provider in a test: moved, stopped and reset, also while its process does not run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_time_passes_for_one_provider_only(mimids_session: Session) -> None:
         assert sent[1].accepted_at == pytest.approx(now, abs=60_000)
 
 
-def test_a_stopped_clock_stands_until_it_is_moved_and_survives_a_restart(mimids_session: Session) -> None:
+def test_a_stopped_clock_stands_until_it_is_moved_also_across_a_restart(mimids_session: Session) -> None:
     with federation("a.example", session=mimids_session) as (a,):
         device, group = a.add_device("user"), PretendGroup.at(a.name)
         device.ask(lambda it: it.create_group(group.creation()))
@@ -48,7 +48,7 @@ def test_a_stopped_clock_stands_until_it_is_moved_and_survives_a_restart(mimids_
         assert device.ask(lambda it: it.send(group.hub, group.message(b""))).accepted_at < stands
 
 
-def test_what_was_to_happen_meanwhile_happens(mimids_session: Session) -> None:
+def test_jobs_that_are_due_run_when_the_clock_is_moved(mimids_session: Session) -> None:
     with federation("a.example", session=mimids_session) as (a,):
         a.add_user("alice")
         first = a.contact("alice")
@@ -72,16 +72,16 @@ async def test_sleepers_wake_when_the_clock_is_moved_past_their_time() -> None:
         for seconds in (3000, 1000, 2000):
             nursery.start_soon(sleep, seconds)
         await wait_all_tasks_blocked()
-        clock.move(1_500_000, None)
+        clock.set(1_500_000, None)
         await wait_all_tasks_blocked()
         assert woken == [1000]
-        clock.move(0, clock.now() + 1_000_000)
+        clock.set(0, clock.now() + 1_000_000)
         await wait_all_tasks_blocked()
         assert sorted(woken) == [1000, 2000]
         nursery.cancel_scope.cancel()
 
 
-async def test_a_stopped_clock_wakes_nobody_and_no_time_is_no_sleep() -> None:
+async def test_a_stopped_clock_wakes_no_sleepers_and_a_sleep_of_zero_returns() -> None:
     clock = MovableClock(0, 5_000)
     await clock.sleep(0)
     with trio.move_on_after(0.05) as gave_up:

@@ -1,4 +1,4 @@
-"""In other people's programs: nothing happens on import, and it works under trio, asyncio, threads and pytest."""
+"""mimids.testing in other programs: its import has no effects; it works under trio, asyncio, threads and pytest."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_importing_changes_nothing_and_loads_no_server(used: str, loaded: str) -
     assert (done.returncode, done.stdout.strip()) == (0, loaded), done.stderr
 
 
-def test_every_public_name_is_there_and_no_other() -> None:
+def test_the_public_names_are_those_of_all() -> None:
     for name in mimids.testing.__all__:
         assert getattr(mimids.testing, name).__name__ == name
     with pytest.raises(AttributeError, match="nonsense"):
@@ -67,7 +67,7 @@ def test_every_public_name_is_there_and_no_other() -> None:
 
 
 async def exchange(made: Federation) -> bytes:
-    """Carry a message from one provider to the other, with the devices of whichever loop runs."""
+    """Send a message from one provider to the other, under trio or asyncio."""
     a, b = made
     group = PretendGroup.at(a.name)
     async with a.add_device("alice").client() as alice, b.add_device("bob").client() as bob:
@@ -92,7 +92,7 @@ def test_it_works_under_asyncio(mimids_session: Session) -> None:
     asyncio.run(main())
 
 
-async def test_the_loop_goes_on_while_providers_start(mimids_session: Session) -> None:
+async def test_the_event_loop_keeps_running_while_providers_start(mimids_session: Session) -> None:
     ticks = 0
 
     async def tick() -> None:
@@ -154,7 +154,7 @@ def test_that_fails(mimids_federation):
 """
 
 
-def test_as_fixtures_of_pytest_with_the_logs_of_what_failed(tmp_path: Path) -> None:
+def test_fixtures_of_pytest_report_the_logs_of_failed_tests(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(TESTS)
     by_name = [] if entry_points(group="pytest11", name="mimids") else ["-p", PLUGIN]
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:randomly", *by_name, str(tmp_path)]
@@ -167,7 +167,7 @@ def test_as_fixtures_of_pytest_with_the_logs_of_what_failed(tmp_path: Path) -> N
     assert "sweeper was told to crash" in done.stdout
 
 
-def test_the_document_names_what_there_is() -> None:
+def test_the_document_names_all_methods() -> None:
     document = (ROOT / "docs/testing.md").read_text()
     for kind in (Provider, Link):
         (table,) = re.findall(
@@ -180,8 +180,8 @@ def test_the_document_names_what_there_is() -> None:
     assert set(re.findall(r"`(mimids_\w+)`", document)) == {"mimids_provider", "mimids_federation", "mimids_session"}
 
 
-def test_the_plugin_is_light() -> None:
-    """Where mimids is installed it is loaded into every run of pytest."""
+def test_loading_the_plugin_imports_little() -> None:
+    """Pytest loads the plugin in every run where mimids is installed."""
     script = f"import sys, pytest; before = set(sys.modules); import {PLUGIN}; print(*set(sys.modules) - before)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
     assert set(done.stdout.split()) == {"mimids", "mimids.testing", PLUGIN}

@@ -1,4 +1,4 @@
-"""Links and faults: what breaks between two providers, how it looks to a device, and that it ends."""
+"""Links and faults: broken connections between two providers, what a device sees of them, and that they end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mimids.wire.messages import CommitData, ExternalJoinRequest, ExternalPropos
 
 @attrs.frozen
 class Pair:
-    """A hub, and another provider whose Bob sends to a group there."""
+    """A hub, and another provider whose user Bob sends to a group there."""
 
     federation: Federation
     a: Provider
@@ -30,7 +30,7 @@ class Pair:
         return self.federation.link(self.b, self.a)
 
     def send(self, content: bytes) -> float:
-        """Let Bob send, and return how many seconds it took."""
+        """Send a message from Bob, and return how many seconds that took."""
         began = time.monotonic()
         request = self.group.message(content)
         self.bob.ask(lambda device: device.send(self.group.hub, request))
@@ -70,7 +70,7 @@ def pair(mimids_session: Session) -> Iterator[Pair]:
     ],
     ids=["cut", "503", "500", "garbage", "503-for-all", "garbage-for-all"],
 )
-def test_what_breaks_is_the_peers_fault_and_over_when_it_is_restored(
+def test_a_fault_of_a_peer_is_reported_as_such_and_ends_with_restore(
     harm: Callable[[Pair], None], code: str, pair: Pair
 ) -> None:
     pair.send(b"before")
@@ -84,8 +84,8 @@ def test_what_breaks_is_the_peers_fault_and_over_when_it_is_restored(
     assert pair.arrived == [b"before", b"after"]
 
 
-def test_garbage_of_a_hub_reaches_no_device(pair: Pair) -> None:
-    """Whatever is asked: a device is told that the hub failed."""
+def test_garbage_from_a_hub_does_not_reach_devices(pair: Pair) -> None:
+    """For each kind of request, the device gets the problem that the hub failed."""
     hub, group = pair.group.hub, pair.group
     message = group.message(b"").message
     following = CommitData(PartitionKey(bytes(16)), None, None)
@@ -104,13 +104,13 @@ def test_garbage_of_a_hub_reaches_no_device(pair: Pair) -> None:
         assert refused.value.code == "peer-failed"
 
 
-def test_a_link_is_one_way(pair: Pair) -> None:
+def test_a_link_has_one_direction(pair: Pair) -> None:
     pair.federation.link(pair.a, pair.b).cut()
     pair.send(b"the other way")
     assert pair.arrived == [b"the other way"]
 
 
-def test_a_slow_link_takes_its_time(pair: Pair) -> None:
+def test_a_slow_link_delays_answers(pair: Pair) -> None:
     pair.send(b"before")
     pair.link.delay(0.3)
     assert pair.send(b"slowly") > 0.5  # to the hub and back
@@ -118,7 +118,7 @@ def test_a_slow_link_takes_its_time(pair: Pair) -> None:
     assert pair.send(b"after") < 0.5
 
 
-def test_a_stalled_link_holds_what_is_sent_and_loses_nothing(pair: Pair) -> None:
+def test_a_stalled_link_holds_data_back_and_loses_none(pair: Pair) -> None:
     pair.send(b"before")
     pair.link.stall()
     with pytest.raises(Problem, match="peer-unavailable"):
@@ -136,7 +136,7 @@ def test_a_request_that_arrives_twice_is_answered_once(pair: Pair) -> None:
     assert pair.arrived == [b"once", b"twice"]
 
 
-def test_faults_stay_over_a_restart_until_they_are_restored(pair: Pair) -> None:
+def test_faults_outlast_a_restart_until_restore(pair: Pair) -> None:
     pair.link.answer(503)
     pair.a.restart()
     with pytest.raises(Problem, match="peer-unavailable"):
@@ -149,7 +149,7 @@ def test_faults_stay_over_a_restart_until_they_are_restored(pair: Pair) -> None:
     ("who", "point", "arrives"),
     [("a", "handling", False), ("a", "answering", True), ("b", "calling", False), ("b", "answered", True)],
 )
-def test_a_provider_dies_at_the_point_that_is_named(who: str, point: str, arrives: bool, pair: Pair) -> None:
+def test_a_provider_dies_at_the_given_point(who: str, point: str, arrives: bool, pair: Pair) -> None:
     provider = pair.a if who == "a" else pair.b
     provider.die_at(point, "/ds/v1/send", skip=1)  # type: ignore[arg-type]
     pair.send(b"passes")
@@ -161,11 +161,11 @@ def test_a_provider_dies_at_the_point_that_is_named(who: str, point: str, arrive
     assert pair.arrived == ([b"passes", b"fatal"] if arrives else [b"passes"])
 
 
-def test_without_links_a_fault_of_the_way_is_refused_with_a_reason(mimids_session: Session) -> None:
+def test_without_links_a_fault_of_a_link_is_refused_with_a_reason(mimids_session: Session) -> None:
     with federation("a.example", "b.example", links=False, session=mimids_session) as made:
         a, b = made
         assert a.config.providers[b.name].url == b.public_url  # type: ignore[index]
-        with pytest.raises(RuntimeError, match="without links"):
+        with pytest.raises(RuntimeError, match="links=False"):
             made.link(a, b).cut()
         made.link(a, b).garbage()
         made.link(a, b).restore()

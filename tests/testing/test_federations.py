@@ -1,4 +1,4 @@
-"""Providers in tests: up quickly, each by itself, gone without a trace; killed, stopped and started again."""
+"""Providers in tests: they start quickly, end without leftovers, and can be killed, stopped and restarted."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from mimids.app import EXIT_CRASHED, EXIT_OK
 from mimids.cli.places import load_config
 from mimids.client import Problem, Unreachable
+from mimids.process import EXIT_CRASHED, EXIT_OK
 from mimids.testing import PretendGroup, ProviderFailed, Session, content_of, federation
 from mimids.wire.ids import PartitionKey, ProviderId
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_ten_lines_carry_a_message_between_three_providers(mimids_session: Session) -> None:
-    mimids_session.start({"links": {}}, Path(os.devnull)).end()  # the one-off preload
+def test_ten_lines_send_a_message_between_three_providers(mimids_session: Session) -> None:
+    mimids_session.start({"links": {}}, Path(os.devnull)).kill()  # so that the fork server runs
     began = time.monotonic()
     with federation("a.example", "b.example", "c.example", session=mimids_session) as (a, b, c):
         alice, bob, carol = a.add_device("alice"), b.add_device("bob"), c.add_device("carol")
@@ -57,14 +57,14 @@ def test_processes_are_forked_or_spawned(method: str) -> None:
         session.close()
 
 
-def test_an_unknown_way_of_starting_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_unknown_start_method_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MIMIDS_TESTING_START", "borrow")
     with pytest.raises(ValueError, match="fork or spawn"):
         Session().start({"links": {}}, tmp_path / "log")
 
 
 def test_a_process_ends_with_the_test_that_started_it(tmp_path: Path) -> None:
-    """Even where the test is killed, and its providers are stopped."""
+    """This holds even if the test is killed while its providers are frozen."""
     script = (
         "import os, signal, sys\n"
         "from mimids.testing import federation\n"
@@ -77,12 +77,12 @@ def test_a_process_ends_with_the_test_that_started_it(tmp_path: Path) -> None:
     assert done.returncode == -signal.SIGKILL, done.stderr
     give_up_at = time.monotonic() + 10
     for pid in map(int, done.stdout.split()):
-        while state(pid) != "Z":  # nobody waits for it any more
+        while state(pid) != "Z":  # a zombie, because its parent is gone
             assert time.monotonic() < give_up_at
 
 
 def state(pid: int | None) -> str:
-    """Return the letter for what a process does, "Z" too once there is none."""
+    """Return the state letter of a process; "Z" also if there is none any more."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
@@ -110,7 +110,7 @@ def test_a_provider_is_the_same_after_a_restart(mimids_session: Session) -> None
         assert a.stored(PartitionKey(bytes(16))) == []
 
 
-def test_a_provider_that_is_stopped_answers_when_it_goes_on(mimids_session: Session) -> None:
+def test_a_frozen_provider_answers_when_it_continues(mimids_session: Session) -> None:
     with federation("a.example", session=mimids_session) as (a,):
         alice = a.add_device("alice")
         a.stop()
@@ -121,7 +121,7 @@ def test_a_provider_that_is_stopped_answers_when_it_goes_on(mimids_session: Sess
         assert alice.ask(lambda device: device.me())["device_id"] == "phone"
 
 
-def test_users_devices_tokens_and_cards_are_given_whether_it_runs_or_not(mimids_session: Session) -> None:
+def test_users_devices_tokens_and_cards_can_be_made_whether_it_runs_or_not(mimids_session: Session) -> None:
     with federation("a.example", session=mimids_session) as (a,):
         a.add_user("alice")
         a.terminate()
@@ -143,7 +143,7 @@ def test_a_job_can_be_made_to_crash(mimids_session: Session) -> None:
         a.start()
 
 
-def test_what_goes_wrong_at_the_start_is_said_with_the_log(mimids_session: Session) -> None:
+def test_a_failed_start_is_reported_with_the_log(mimids_session: Session) -> None:
     with federation("a.example", session=mimids_session) as (a,):
         a.terminate()
         a.config.tls.private_key.write_text("no key")
@@ -162,7 +162,7 @@ def test_a_configuration_is_for_all_or_for_one(mimids_session: Session) -> None:
         raise AssertionError
 
 
-def test_metrics_and_files_are_at_hand(mimids_session: Session) -> None:
+def test_metrics_and_files_can_be_read(mimids_session: Session) -> None:
     with federation("a.example", session=mimids_session) as (a,):
         a.add_device("alice").ask(lambda device: device.me())
         assert a.metrics()['mimids_requests_total{code="ok",route="me"}'] == 1
@@ -170,6 +170,6 @@ def test_metrics_and_files_are_at_hand(mimids_session: Session) -> None:
         assert "provider=a.example" in a.log
 
 
-def test_a_refusal_reaches_plain_code_as_it_is(mimids_session: Session) -> None:
+def test_synchronous_code_gets_the_problem_of_a_refusal(mimids_session: Session) -> None:
     with federation("a.example", session=mimids_session) as (a,), pytest.raises(Problem, match="unknown-partition"):
         a.add_device("alice").ask(lambda device: device.receive(PretendGroup.at(a.name).hub, PartitionKey(bytes(16))))

@@ -1,19 +1,19 @@
-"""What may be dropped, and when: messages that nobody waits for, and what hangs on them.
+"""Retention: which messages and partitions may be deleted, and when (semantics: limits-and-retention).
 
-(semantics: limits-and-retention)
+A provider or a device *waits* for a message if it may still fetch it. These wait: a provider that follows the
+partition; a device of ours that presented the partition's key, from the counter it asked for; a device that has come no
+further than an earlier epoch; and the recipient of a Welcome to the partition, until the Welcome is fetched. A provider
+or device without activity for `message_days` is *silent*. A message is deleted when it is older than
+`acknowledged_message_days` and has no waiter, or older than `message_days` and has only silent ones.
 
-Whoever may still come for a message *waits* for it: a provider that follows its partition; a device of ours that
-presented the partition's key, from the counter it asked for; one that has come no further than an epoch before it; and
-whoever a Welcome to it is for that was not taken yet. One that has shown nothing for `message_days` is *silent*. A
-message goes when it is older than `acknowledged_message_days` and nobody waits for it, or older than `message_days`
-and only silent ones do: with nobody away for so long, nothing is dropped that anybody still waits for.
+Tips are the open partitions at the ends of branches in use. They keep their state, and their proposals, which the next
+commit may cover. An ancestor of a tip expires with its last message. A branch without messages, beside one with
+messages, expires too, because no member went there. Detached partitions expire `detached_days` after their last
+message, with or without waiters.
 
-Tips, the open partitions that branches in use end with, keep their state, and their proposals, which the next commit
-may cover. What lies behind them expires with its last message. A branch that carries nothing, beside one that is used,
-expires with it: nobody went there. Detached partitions expire `detached_days` after their last message, whoever waits.
-
-Plans are made on a snapshot and carried out a page at a time, each a transaction of its own: a stop loses nothing and
-costs only that the rest is planned anew. Whoever begins to wait between the two finds it dropped, as a moment later.
+A plan is made on a snapshot and carried out a page at a time, each page in a transaction of its own. A stop loses
+nothing: the rest is planned again. A device that begins to wait between the plan and its execution finds the message
+deleted, just as if it had come a moment later.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from mimids.store.retention import Follow, Kept
 from mimids.values import Milliseconds
 from mimids.wire.ids import Counter
 
-PAGE_ROWS: Final = 500  # in one transaction
+PAGE_ROWS: Final = 500  # deleted in one transaction
 GROUPS_AT_ONCE: Final = 100  # listed on one snapshot
 DAY_MILLISECONDS: Final = 86_400_000
 
 
 @attrs.frozen
-class Emptying:
-    """Messages of a partition that may go: from `start` to below `end`, if accepted before `before`."""
+class DeletableMessages:
+    """Messages of a partition to delete: counters from `start` to below `end`, if accepted before `before`."""
 
     start: Counter
     end: Counter
@@ -50,25 +50,25 @@ class Emptying:
 
 @attrs.frozen
 class RetentionPlan:
-    """What may go of one partition."""
+    """What to delete of one partition."""
 
     partition: int
-    messages: tuple[Emptying, ...]
+    messages: tuple[DeletableMessages, ...]
     applications_only: bool
-    expires: bool  # the whole partition, once no message is left in it
+    expires: bool  # the partition itself expires, once no message is left in it
 
 
 @attrs.frozen
 class GroupPlan:
-    """What may go of one group."""
+    """What to delete of one group."""
 
     partitions: tuple[RetentionPlan, ...]
-    cursors: tuple[DeviceCursor, ...]  # that say nothing any more
+    cursors: tuple[DeviceCursor, ...]  # superseded by later ones of the same device
 
 
 @attrs.frozen
 class Cutoffs:
-    """What is older than these moments is due."""
+    """Times: data older than its cutoff is due for deletion."""
 
     acknowledged: Milliseconds
     silent: Milliseconds
@@ -78,7 +78,7 @@ class Cutoffs:
 
     @classmethod
     def of(cls, keep: RetentionSettings, now: Milliseconds) -> Cutoffs:
-        """Return those of a configuration at `now`."""
+        """Return the cutoffs of a configuration at `now`."""
 
         def before(days: int) -> Milliseconds:
             return Milliseconds(now - days * DAY_MILLISECONDS)
@@ -95,7 +95,7 @@ class Cutoffs:
 
 @attrs.define
 class _Waiting:
-    """Up to where a partition's messages are waited for by nobody; and by none but silent ones."""
+    """The first counter of a partition with any waiter, and the first with a waiter that is not silent."""
 
     by_anybody: Counter
     by_present: Counter
@@ -117,14 +117,14 @@ class _Tree:
                 self.children[each.parent].append(each)
 
     def above(self, partition: int) -> Iterable[int]:
-        """Yield the partitions that lead to one, without it."""
+        """Yield the ancestors of a partition, nearest first."""
         here = self.partitions.get(partition)
         while here is not None and here.parent is not None:
             yield here.parent
             here = self.partitions.get(here.parent)
 
     def below(self, partition: int) -> Iterable[int]:
-        """Yield the partitions that one leads to, without it."""
+        """Yield the descendants of a partition, in no particular order."""
         waiting = list(self.children[partition])
         while waiting:
             each = waiting.pop()
@@ -132,26 +132,26 @@ class _Tree:
             waiting += self.children[each.id]
 
     def is_abandoned(self, partition: Kept) -> bool:
-        """Tell whether an open branch carries nothing, and another one beside it does."""
-        beside = () if partition.parent is None else self.children[partition.parent]
-        return not partition.next_counter and any(each.next_counter and not each.terminated for each in beside)
+        """Tell whether an open branch carries no messages while an open sibling does."""
+        siblings = () if partition.parent is None else self.children[partition.parent]
+        return not partition.next_counter and any(each.next_counter and not each.terminated for each in siblings)
 
     def is_tip(self, partition: Kept) -> bool:
-        """Tell whether an open branch that may go on ends here."""
+        """Tell whether a branch in use ends with this partition."""
         if partition.terminated or partition.detached or self.is_abandoned(partition):
             return False
         return all(child.terminated for child in self.children[partition.id])
 
 
 def plan_group(tx: Tx, group: int, hub: int, *, ours: int, cutoffs: Cutoffs) -> GroupPlan:
-    """Say what may go of a group; `ours` is the row of this provider, `hub` that of the group's."""
+    """Plan the deletions of a group; `ours` is the row of this provider, `hub` the row of the group's hub."""
     tree = _Tree(retention.kept_of_group(tx, group))
     shown = cursors.cursors_of_group(tx, group)
     waiting = {each.id: _Waiting(each.next_counter, each.next_counter) for each in tree.partitions.values()}
     for partition in retention.welcomed_partitions(tx, group):
         for further in (partition, *tree.below(partition)):
             waiting[further].add(Counter(0), silent=False)
-    if hub != ours and not shown:  # pushed here for a Welcome, and no device has come yet
+    if hub != ours and not shown:  # pushed here because of a Welcome, and no device has fetched anything yet
         for each in waiting.values():
             each.add(Counter(0), silent=True)
     _add_followers(tree, waiting, retention.follows_of_group(tx, group), cutoffs)
@@ -165,7 +165,9 @@ def _add_followers(tree: _Tree, waiting: dict[int, _Waiting], follows: Sequence[
     for each in follows:
         silent = each.failing_since is not None and each.failing_since < cutoffs.silent
         waiting[each.partition].add(each.next_counter, silent=silent)
-        if each.next_counter < tree.partitions[each.partition].next_counter:  # what comes next leads it on
+        if (
+            each.next_counter < tree.partitions[each.partition].next_counter
+        ):  # its next message may be the commit that leads to one of these
             for further in tree.below(each.partition):
                 if (each.provider, further) not in known:
                     waiting[further].add(Counter(0), silent=silent)
@@ -174,12 +176,12 @@ def _add_followers(tree: _Tree, waiting: dict[int, _Waiting], follows: Sequence[
 def _add_devices(
     tree: _Tree, waiting: dict[int, _Waiting], shown: Sequence[DeviceCursor], cutoffs: Cutoffs
 ) -> list[DeviceCursor]:
-    """Let devices wait; return the cursors that say nothing any more."""
+    """Note what devices wait for; return the cursors that later ones of the same device supersede."""
     passed = {(each.device, above) for each in shown for above in tree.above(each.partition)}
     stale = []
     for each in shown:
         partition = tree.partitions[each.partition]
-        if (each.device, each.partition) in passed:  # it has gone on from here
+        if (each.device, each.partition) in passed:  # the device is in a later epoch already
             if each.next_counter >= partition.next_counter or each.seen_at < cutoffs.acknowledged:
                 stale.append(each)
             else:
@@ -197,37 +199,37 @@ def _plan(tree: _Tree, partition: Kept, waiting: _Waiting, cutoffs: Cutoffs) -> 
         return None
     tip = tree.is_tip(partition)
     ends = ((waiting.by_anybody, cutoffs.acknowledged), (waiting.by_present, cutoffs.silent))
-    emptying = tuple(
-        Emptying(partition.kept_from, end, before)
+    deletable = tuple(
+        DeletableMessages(partition.kept_from, end, before)
         for end, before in ends
         if partition.kept_from < end and partition.oldest_at < before
     )
     silently = partition.active_at < cutoffs.silent and waiting.by_present >= partition.next_counter
     at_once = partition.active_at < cutoffs.acknowledged and waiting.by_anybody >= partition.next_counter
-    # An ended branch may be opened again: it keeps its state for longer.
+    # A terminated branch may be opened again, so it keeps its state for longer.
     expires = not tip and (silently or (at_once and not partition.terminated))
-    return RetentionPlan(partition.id, emptying, tip, expires) if emptying or expires else None
+    return RetentionPlan(partition.id, deletable, tip, expires) if deletable or expires else None
 
 
-class Sweep:
-    """Carries out what is due, page by page; `store` is this provider's own."""
+class RetentionSweep:
+    """Deletes everything that is due, page by page."""
 
     def __init__(self, store: Store, keep: RetentionSettings, now: Milliseconds, *, ours: int) -> None:
         self._store = store
         self._now = now
         self._ours = ours
         self.cutoffs = Cutoffs.of(keep, now)
-        self.emptied = 0  # messages
-        self.expired = 0  # partitions
+        self.emptied = 0  # messages whose content was deleted
+        self.expired = 0  # partitions that expired
 
     async def run(self) -> None:
-        """Do all that is due; raise `StorageUnavailable` where the disk takes nothing."""
-        await self._detached()
-        await self._groups()
-        await self._unmatched_groups()
-        await self._repeats()
+        """Delete everything that is due; raise `StorageUnavailable` if the disk takes no writes."""
+        await self._drop_detached()
+        await self._sweep_groups()
+        await self._drop_unmatched_groups()
+        await self._forget_repeats()
 
-    async def _groups(self) -> None:
+    async def _sweep_groups(self) -> None:
         cutoff, after = self.cutoffs.acknowledged, 0
         while found := await self._store.read(
             partial(retention.groups_with_old, before=cutoff, after=after, limit=GROUPS_AT_ONCE)
@@ -243,29 +245,29 @@ class Sweep:
         if plan.cursors:
             await self._store.write(lambda tx: cursors.forget(tx, plan.cursors))
         for each in plan.partitions:
-            for emptying in each.messages:
-                await self._empty(each.partition, emptying, applications_only=each.applications_only)
+            for messages in each.messages:
+                await self._delete(each.partition, messages, applications_only=each.applications_only)
             if each.expires:
                 self.expired += await self._store.write(
                     partial(retention.expire_partition, partition=each.partition, now=self._now)
                 )
 
-    async def _empty(self, partition: int, emptying: Emptying, *, applications_only: bool) -> None:
-        start: Counter | None = emptying.start
-        while start is not None and start < emptying.end:
+    async def _delete(self, partition: int, messages: DeletableMessages, *, applications_only: bool) -> None:
+        start: Counter | None = messages.start
+        while start is not None and start < messages.end:
             emptied, start = await self._store.write(
                 partial(
                     retention.empty_page,
                     partition=partition,
                     start=start,
-                    end=min(emptying.end, start + PAGE_ROWS),
-                    before=emptying.before,
+                    end=min(messages.end, start + PAGE_ROWS),
+                    before=messages.before,
                     applications_only=applications_only,
                 )
             )
             self.emptied += emptied
 
-    async def _detached(self) -> None:
+    async def _drop_detached(self) -> None:
         after = 0
         while found := await self._store.read(
             partial(retention.old_detached, before=self.cutoffs.detached, after=after, limit=PAGE_ROWS)
@@ -274,14 +276,14 @@ class Sweep:
                 if expired:
                     await self._store.write(partial(retention.remove_detached, partition=row))
                     continue
-                everything = Emptying(Counter(0), next_counter, self._now)
-                await self._empty(row, everything, applications_only=False)
+                everything = DeletableMessages(Counter(0), next_counter, self._now)
+                await self._delete(row, everything, applications_only=False)
                 self.expired += await self._store.write(
                     partial(retention.expire_partition, partition=row, now=self._now)
                 )
             after = found[-1][0]
 
-    async def _unmatched_groups(self) -> None:
+    async def _drop_unmatched_groups(self) -> None:
         cutoff = self.cutoffs.welcomes
         group: int | None = 0
         while group is not None:
@@ -291,7 +293,7 @@ class Sweep:
             ):
                 pass
 
-    async def _repeats(self) -> None:
+    async def _forget_repeats(self) -> None:
         after: int | None = 0
         while after is not None:
             after = await self._store.write(

@@ -1,1 +1,1 @@
-"""The operator's page (commands: commands): rendered here, whole, without scripts."""
+"""The operator's web pages (http: operator): complete HTML without scripts, made from the database."""

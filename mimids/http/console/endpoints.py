@@ -1,4 +1,4 @@
-"""The console's endpoints: each reads what its page shows at one moment of the database."""
+"""The console's endpoints. Each page is read from one snapshot of the database."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from mimids.http.api.endpoints import Answer, AnyEndpoint, Call, Endpoint, Liste
 from mimids.http.api.public import installed_version
 from mimids.http.console import pages
 from mimids.http.console.markup import Markup
+from mimids.http.console.parts import HEADERS
 from mimids.store import overview, recoveries, reports
 from mimids.store.engine.transaction import Tx
 from mimids.values import Operator
@@ -22,7 +23,7 @@ REPORTS: Final = 50
 
 
 async def console(services: Services, call: Call[Operator, None]) -> Answer[bytes]:
-    """Show what needs the operator, and all groups, providers, stock, reports and refusals."""
+    """Return the overview: alerts, groups, providers, stock, reports, refusals."""
     config, now = services.config, services.clock.now()
 
     def read(tx: Tx) -> Markup:
@@ -48,17 +49,17 @@ async def console(services: Services, call: Call[Operator, None]) -> Answer[byte
 
 
 async def console_group(services: Services, call: Call[Operator, None]) -> Answer[bytes]:
-    """Draw one group's partitions."""
+    """Return the page of one group, with its partitions drawn as a tree."""
     provider, now = services.config.provider, services.clock.now()
     try:
         group_id = GroupId(from_base64url(call.path["group_id"]))
     except ValueError:
-        raise Malformed("the group id is not base64url") from None
+        raise Malformed("the group id in the path is not base64url") from None
 
     def read(tx: Tx) -> Markup:
         group = overview.group_summary(tx, ProviderId(call.path["provider"]), group_id)
         if group is None:
-            raise NotFound("no such group")
+            raise NotFound("this provider knows no group of that hub and id")
         partitions = overview.partition_summaries(tx, group.row)
         waits_for = recoveries.waited_for(tx, group.row)
         return pages.group_page(provider, installed_version(), now, group, partitions, waits_for)
@@ -67,7 +68,7 @@ async def console_group(services: Services, call: Call[Operator, None]) -> Answe
 
 
 def _answer(page: Markup) -> Answer[bytes]:
-    return Answer(page.encode(), headers=pages.HEADERS)
+    return Answer(page.encode(), headers=HEADERS)
 
 
 # Not annotated, so that mypy checks each handler against its row (see `endpoints.AnyEndpoint`).
@@ -81,7 +82,7 @@ _ROWS = (
         request=NO_BODY,
         answer=octets(HTML),
         handler=console,
-        summary="a page for people: what needs the operator, groups, providers, stock, reports, refusals",
+        summary="a web page: alerts, groups, providers, stock, reports, refusals",
     ),
     Endpoint(
         name="console-group",
@@ -92,7 +93,7 @@ _ROWS = (
         request=NO_BODY,
         answer=octets(HTML),
         handler=console_group,
-        summary="a group's partitions drawn; the hub, and the group id in base64url",
+        summary="a web page: the partitions of a group; the path has the hub, and the group id in base64url",
     ),
 )
 CONSOLE: Final[tuple[AnyEndpoint, ...]] = _ROWS

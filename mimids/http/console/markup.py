@@ -1,4 +1,4 @@
-"""HTML and SVG from Python: text is escaped unless it is `Markup` already, so nothing a peer wrote can be any."""
+"""HTML and SVG from Python. All text is escaped unless it is `Markup`, so text from peers cannot become markup."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ VOID = frozenset({"meta"})
 
 
 class Markup(str):
-    """Text that stands in a page as it is."""
+    """HTML or SVG source, which is not escaped."""
 
     __slots__ = ()
 
@@ -19,7 +19,7 @@ Attribute = str | int | float | bool | None
 
 
 def element(name: str, *children: Child, **attributes: Attribute) -> Markup:
-    """Return an element; `class_` is class, `stroke_width` is stroke-width, and what is None or False is left out."""
+    """Return an element. `class_` becomes class, `stroke_width` stroke-width; None and False leave an attribute out."""
     written = "".join(_attribute(key, value) for key, value in attributes.items())
     if name in VOID:
         return Markup(f"<{name}{written}>")
@@ -27,7 +27,7 @@ def element(name: str, *children: Child, **attributes: Attribute) -> Markup:
 
 
 def join(children: Iterable[Child]) -> Markup:
-    """Return children one after the other, text escaped."""
+    """Return the concatenated children, text escaped."""
     return Markup("".join(map(_child, children)))
 
 

@@ -1,7 +1,7 @@
-"""The certificate watch: renewed files are taken up without a restart (commands: commands, architecture: tasks).
+"""The certificate watch: use renewed files without a restart (commands: commands, architecture: tasks).
 
-Files are looked at by time and size, so a renewal of several files may be seen half done: then a certificate and its
-key do not fit, the old pair stays in use, and the next look tries again.
+A file counts as changed when its modification time or its size differs. A renewal of several files may be seen
+half done: the certificate and the key do not match then, the old pair stays in use, and the next check tries again.
 """
 
 from __future__ import annotations
@@ -11,53 +11,49 @@ from pathlib import Path
 
 import trio
 
-from mimids.config import Config
-from mimids.ds.ports import Clock
 from mimids.http.server.tls import CertificateFileError
-from mimids.telemetry import Telemetry
 
-Seen = list[tuple[int, int] | None]
-
-
-def watched_files(config: Config) -> tuple[Path, ...]:
-    """Return every certificate, key and trust file of a configuration."""
-    files = [config.tls.certificate, config.tls.private_key, *config.tls.presented, config.tls.trust]
-    files += [peer.trust for peer in config.providers.values()]
-    return tuple(dict.fromkeys(path for path in files if path is not None))
+_Stamps = list[tuple[int, int] | None]
 
 
 async def watch(
     files: Iterable[Path],
     reload: Callable[[], Awaitable[None]],
     *,
-    clock: Clock,
+    sleep: Callable[[float], Awaitable[None]],
     seconds: float,
-    telemetry: Telemetry,
+    on_reload: Callable[[], None],
+    on_failure: Callable[[CertificateFileError], None],
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Call `reload` whenever one of `files` has changed, for ever; `CertificateFileError` is logged and tried again."""
+    """Check `files` every `seconds`, forever, and call `reload` when one of them has changed.
+
+    Calls `on_reload` after a success. If `reload` raises `CertificateFileError`, calls `on_failure` and tries again at
+    the next check.
+    """
     paths = tuple(files)
-    seen = _look(paths)
+    seen = _stamps(paths)
     task_status.started()
     while True:
-        await clock.sleep(seconds)
-        now = _look(paths)
+        await sleep(seconds)
+        now = _stamps(paths)
         if now == seen:
             continue
         try:
             await reload()
         except CertificateFileError as error:
-            telemetry.log.error("certificates not reloaded", reason=str(error))
+            on_failure(error)
         else:
             seen = now
-            telemetry.log.info("certificates reloaded")
+            on_reload()
 
 
-def _look(paths: tuple[Path, ...]) -> Seen:
+def _stamps(paths: tuple[Path, ...]) -> _Stamps:
     return [_stamp(path) for path in paths]
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
+    """Return modification time (ns) and size of a file, None if it cannot be read."""
     try:
         status = path.stat()
     except OSError:

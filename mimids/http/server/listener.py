@@ -1,6 +1,6 @@
-"""The listeners: Hypercorn's protocols inside our nursery, bounded in every direction.
+"""Listeners: accept connections within limits, and serve an ASGI application on them.
 
-`serve` runs one listener until `drain` is set. Each connection is a task; none outlives the call.
+`serve` runs one listener until `drain` is set. Each connection is a task that ends with the call.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from mimids.http.server.tls import ServerTls
 
 DRAIN_SECONDS: Final = 6
 BACKLOG: Final = 1024
-REFUSALS: Final = 16  # connections over the limit that are told so at one time; more are closed unheard
+REFUSALS: Final = 16  # connections over the limit that get a 503 at one time; others are closed without an answer
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -42,7 +42,7 @@ _LOG: Final = logging.getLogger(__name__)
 class Bind:
     """Where to listen: `HOST:PORT` (`[HOST]:PORT` for IPv6; port 0 takes a free one) or `unix:PATH`.
 
-    Without `tls` only loopback and Unix sockets are taken. A Unix socket gets `unix_mode`, whatever the umask.
+    Without `tls` the address must be loopback or a Unix socket. A Unix socket gets `unix_mode`, whatever the umask.
     """
 
     name: str
@@ -53,11 +53,11 @@ class Bind:
 
 
 @attrs.frozen
-class Statistics:
-    """A listener at one moment; all but the first two since it began."""
+class ListenerStatistics:
+    """The connections of a listener: `open` and `idle` now, the others since the start."""
 
     open: int
-    quiet: int  # of these, without a request
+    idle: int  # open ones without a request
     accepted: int
     refused: int
     timed_out: int
@@ -67,15 +67,15 @@ class Statistics:
 
 @attrs.frozen
 class OpenListener:
-    """A listener that accepts connections: its address as in `Bind`, with the port that was taken."""
+    """A listener that accepts connections: its address as in `Bind`, with the actual port."""
 
     name: str
     address: str
-    statistics: Callable[[], Statistics]
+    statistics: Callable[[], ListenerStatistics]
 
 
 def connection_info(scope: Scope) -> ConnectionInfo:
-    """Return what is known of the connection that an ASGI scope came by."""
+    """Return the connection of an ASGI scope."""
     return cast("ConnectionInfo", scope["extensions"][EXTENSION])
 
 
@@ -88,11 +88,11 @@ async def serve(
     log: logging.Logger = _LOG,
     task_status: trio.TaskStatus[OpenListener] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve `app` at `bind` until `drain` is set, and then what is still in flight for `drain_seconds`.
+    """Serve `app` at `bind` until `drain` is set, then finish within `drain_seconds`.
 
-    Requests in flight are answered, WebSockets closed with 1001; what is left at the end is closed by force. When
-    cancelled, everything is closed at once. Raises `OSError` or `ValueError` where it cannot listen; the app's
-    faults are logged and answered with a bare 500.
+    Draining answers the requests in flight, closes WebSockets with 1001, and closes by force what is left at the end.
+    Cancelling closes everything at once. Raises `OSError` or `ValueError` if it cannot listen there. Exceptions of the
+    app are logged and answered with a 500 without a body.
     """
     shared = ListenerState(bind.name, bind.tls, bind.limits, log)
     listeners = await _listen(bind)
@@ -109,25 +109,25 @@ async def serve(
             finally:
                 connections.cancel_scope.cancel()
                 for connection in tuple(shared.open):
-                    connection.abort()  # a send is shielded, and ends only with its socket
+                    connection.abort()  # a send is shielded from cancellation and ends only with its socket
     finally:
         _remove(bind)
 
 
 async def _handle(app: ASGIApp, shared: ListenerState, stream: trio.SocketStream) -> None:
     open_, most = len(shared.open), shared.limits.connections
-    if open_ >= most and shared.quiet:
-        next(iter(shared.quiet)).evict()
+    if open_ >= most and shared.idle:
+        next(iter(shared.idle)).evict()
     elif open_ >= most:
         shared.tally.refused += 1
         if open_ >= most + REFUSALS:
             return
-        app = _no_room
+        app = _refuse
     await ServerConnection(app, shared, stream.socket).run()
 
 
-async def _no_room(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer 503: every connection that a listener may have is at work."""
+async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer 503: the listener has as many busy connections as it may have."""
     kind = "http.response" if scope["type"] == "http" else "websocket.http.response"
     headers = [(b"retry-after", b"2"), (b"content-length", b"0"), (b"connection", b"close")]
     start: Message = {"type": f"{kind}.start", "status": 503, "headers": headers}
@@ -135,11 +135,11 @@ async def _no_room(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": f"{kind}.body", "body": b"", "more_body": False})
 
 
-def _statistics(shared: ListenerState) -> Statistics:
+def _statistics(shared: ListenerState) -> ListenerStatistics:
     tally = shared.tally
-    return Statistics(
+    return ListenerStatistics(
         open=len(shared.open),
-        quiet=len(shared.quiet),
+        idle=len(shared.idle),
         accepted=tally.accepted,
         refused=tally.refused,
         timed_out=tally.timed_out,
@@ -161,19 +161,19 @@ async def _listen(bind: Bind) -> list[trio.SocketListener]:
     try:
         listeners = await trio.open_tcp_listeners(int(port), host=host.strip("[]"), backlog=BACKLOG)
     except OSError as error:
-        error.filename = bind.address  # so that it says which address is taken
+        error.filename = bind.address  # so that the message names the address
         raise
     for listener in listeners:
         _keep_alive(listener.socket)
         if bind.tls is None and not ipaddress.ip_address(listener.socket.getsockname()[0]).is_loopback:
             for each in listeners:
                 each.socket.close()
-            raise ValueError(f"{bind.address}: without TLS only loopback and Unix sockets are served")
+            raise ValueError(f"{bind.address}: without TLS, only loopback addresses and Unix sockets are allowed")
     return listeners
 
 
 def _keep_alive(listening: trio.socket.SocketType) -> None:
-    """Let the kernel find peers that vanished while an app makes them wait; accepted sockets inherit it."""
+    """Have the kernel find peers that vanish while the app makes them wait; accepted sockets inherit the options."""
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
         if hasattr(socket, option):
@@ -184,7 +184,7 @@ def _listen_at_path(path: Path, mode: int) -> trio.SocketListener:
     listening = socket.socket(socket.AF_UNIX)
     try:
         _remove_stale(path)
-        umask = os.umask(0o777 & ~mode)  # the file must not be open to others for a moment
+        umask = os.umask(0o777 & ~mode)  # so that the file is not open to others even for a moment
         try:
             listening.bind(os.fspath(path))
         finally:
@@ -197,7 +197,7 @@ def _listen_at_path(path: Path, mode: int) -> trio.SocketListener:
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove the socket of a process that ended without doing so; raise `OSError` if somebody answers there."""
+    """Remove the socket file of a process that crashed; raise `FileExistsError` if a process listens there."""
     if not path.exists() or not stat.S_ISSOCK(path.stat().st_mode):
         return
     with socket.socket(socket.AF_UNIX) as probe:

@@ -1,6 +1,6 @@
-"""Hypercorn's HTTP/1.1 and WebSocket protocols, with what one peer could hold or end a process by taken out.
+"""Hypercorn's HTTP/1.1 and WebSocket protocols, without the faults by which a peer could block or crash the process.
 
-What is overridden here was seen in Hypercorn 0.18; each change is a test in tests/http/server/test_listener.py.
+The faults are those of Hypercorn 0.18. Each override has a test in tests/http/server/test_listener.py.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from wsproto.frame_protocol import CloseReason
 if TYPE_CHECKING:
     from hypercorn.typing import H11SendableEvent, WebsocketAcceptEvent
 
-JOIN_BYTES: Final = 65536  # a first body up to this size travels with its head
+JOIN_BYTES: Final = 65536  # a first piece of body up to this size is sent together with the head
 INTERNAL_ERROR: Final = b"HTTP/1.1 500 \r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
 class ProtocolSettings(Config):
-    """What Hypercorn is told: it logs nothing, and its answers say neither who it is nor anything but the date."""
+    """Hypercorn's settings: no logs, and answers get no header but Date."""
 
     accesslog = None
     errorlog = None
@@ -41,7 +41,7 @@ class ProtocolSettings(Config):
         self.websocket_max_message_size = message_bytes
 
     def response_headers(self, protocol: str) -> list[tuple[bytes, bytes]]:
-        """Return the headers of every answer: RFC 9110 section 6.6.1 wants a Date."""
+        """Return the headers of every answer: RFC 9110 section 6.6.1 requires Date."""
         return [_date(int(time()))]
 
 
@@ -51,31 +51,31 @@ def _date(now: int) -> tuple[bytes, bytes]:
 
 
 class Accepted(Event):
-    """A WebSocket's opening handshake is done."""
+    """The opening handshake of a WebSocket has succeeded."""
 
 
 class HttpProtocol(H11Protocol):
-    """HTTP/1.1 on one connection. There is no way from here to HTTP/2, and an answer leaves in one send."""
+    """HTTP/1.1 on one connection, without an upgrade to HTTP/2; a small answer is sent in one write."""
 
     stream: HTTPStream | WebSocketProtocol | None
     connection: h11.Connection | H11WSConnection
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self._head = b""  # of an answer whose body has not begun
+        self._head = b""  # the head of an answer, kept until its body begins
 
     @property
     def idle(self) -> bool:
-        """Whether there is no request, not even the beginning of one."""
+        """Whether no request has begun."""
         return self.stream is None and not self.connection.trailing_data[0]
 
     @property
     def receiving(self) -> bool:
-        """Whether a request is there whose body is not."""
+        """Whether the body of a request is still incomplete."""
         return self.connection.their_state is h11.SEND_BODY
 
     async def handle(self, event: ConnectionEvent) -> None:
-        """Take what the connection received, or that it ended."""
+        """Handle bytes from the connection, or its end."""
         try:
             await super().handle(event)
         except h11.RemoteProtocolError as error:
@@ -83,16 +83,16 @@ class HttpProtocol(H11Protocol):
             await self.send(Closed())
 
     async def refuse(self, status: int) -> None:
-        """Answer with `status` and no body, if no answer was begun; the caller ends the connection."""
+        """Answer with `status` and no body, unless an answer has begun; the caller closes the connection."""
         if self.connection.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             await self._send_error_response(status)
 
     async def stream_send(self, event: Event) -> None:
-        """Send what a request's stream has to say."""
+        """Send an event of the request's stream."""
         if isinstance(event, Response) and event.status_code >= 200 and self.context.terminated.is_set():
             event = Response(STREAM_ID, [*event.headers, (b"connection", b"close")], event.status_code)
         elif isinstance(event, StreamClosed) and self._head:
-            self._head = b""  # the app failed between head and body, and nothing has left yet
+            self._head = b""  # the app failed between head and body, and nothing was sent yet
             await self.send(RawData(INTERNAL_ERROR))
         elif isinstance(event, Accepted):
             await self.send(Updated(idle=False))
@@ -103,7 +103,7 @@ class HttpProtocol(H11Protocol):
             data = self.connection.send(event) or b""
         except h11.LocalProtocolError:
             if self.connection.their_state is h11.ERROR:
-                return  # the request broke off while it was answered; the connection ends anyway
+                return  # the request broke off while it was answered; the connection is closed anyway
             raise
         if isinstance(event, h11.Response):
             self._head = data
@@ -151,40 +151,40 @@ class HttpProtocol(H11Protocol):
 
 
 def _wants_websocket(request: h11.Request) -> bool:
-    """Tell an opening handshake (RFC 6455 section 4.1) from a plain request."""
+    """Tell whether a request is an opening handshake (RFC 6455 section 4.1)."""
     headers = dict(request.headers)
     tokens = [token.strip() for token in headers.get(b"connection", b"").lower().split(b",")]
     return request.method == b"GET" and headers.get(b"upgrade", b"").lower() == b"websocket" and b"upgrade" in tokens
 
 
 class WebSocketProtocol(WSStream):
-    """A WebSocket without compression: ciphertext does not compress, and the windows triple an idle stream's memory."""
+    """A WebSocket without compression: ciphertext does not compress, and the buffers triple the memory of a stream."""
 
     @property
     def open(self) -> bool:
-        """Whether the handshake is done and neither side has closed."""
+        """Whether the handshake has succeeded and neither side has closed."""
         return self.state is ASGIWebsocketState.CONNECTED and not self.closed
 
     async def handle(self, event: Event) -> None:
-        """Take what the connection received for this stream."""
+        """Handle an event of the connection for this stream."""
         if isinstance(event, Request) and not _is_readable(event):
             event = Request(STREAM_ID, [], event.http_version, event.method, event.raw_path, event.state)  # 400
         if isinstance(event, Data) and not self.closed and not self.handshake.accepted:
-            # RFC 6455 section 4.1: the client waits for the answer. Hypercorn leaves the app waiting for ever.
+            # RFC 6455 section 4.1: the client must wait for the answer. Hypercorn would leave the app waiting forever.
             if self.state is ASGIWebsocketState.HANDSHAKE:
                 await self._send_error_response(400)
             await self.send(StreamClosed(STREAM_ID))
         else:
             await super().handle(event)
             if isinstance(event, Request) and self.closed:
-                await self.send(StreamClosed(STREAM_ID))  # Hypercorn refused it, and would leave the connection be
+                await self.send(StreamClosed(STREAM_ID))  # Hypercorn refused it, and would not close the connection
 
     async def ping(self) -> None:
-        """Ask whether the peer is still there."""
+        """Send a ping, to learn whether the peer is still there."""
         await self._send_wsproto_event(Ping())
 
-    async def leave(self) -> None:
-        """Say that the server goes away (1001), to the app and to the peer."""
+    async def go_away(self) -> None:
+        """Close with 1001 (going away), towards the app and the peer."""
         if self.open:
             self.state = ASGIWebsocketState.CLOSED
             await self._put({"type": "websocket.disconnect", "code": CloseReason.GOING_AWAY, "reason": None})
@@ -195,7 +195,7 @@ class WebSocketProtocol(WSStream):
         await super()._accept(message)
         await self.send(Accepted(STREAM_ID))
         if self.context.terminated.is_set():
-            await self.leave()
+            await self.go_away()
 
     async def _handle_events(self) -> None:
         for event in self.connection.events():
@@ -203,8 +203,8 @@ class WebSocketProtocol(WSStream):
                 try:
                     self.buffer.extend(event)
                 except FrameTooLargeError:
-                    # Hypercorn goes on collecting what such a peer sends.
-                    await self._end(CloseConnection(CloseReason.MESSAGE_TOO_BIG))
+                    # Hypercorn would keep collecting what such a peer sends.
+                    await self._close(CloseConnection(CloseReason.MESSAGE_TOO_BIG))
                     return
                 if event.message_finished:
                     await self._put(self.buffer.to_message())
@@ -212,21 +212,21 @@ class WebSocketProtocol(WSStream):
             elif isinstance(event, Ping):
                 await self._send_wsproto_event(event.response())
             elif isinstance(event, CloseConnection):
-                # With the state still open this is wsproto's verdict on a broken frame, not the peer's word.
-                await self._end(event.response() if self.connection.state is WebsocketState.REMOTE_CLOSING else event)
+                # If the state is still open, the peer has not closed: wsproto reports a malformed frame.
+                await self._close(event.response() if self.connection.state is WebsocketState.REMOTE_CLOSING else event)
                 return
 
     async def _put(self, message: dict[str, Any]) -> None:
         await cast("Callable[[dict[str, Any]], Awaitable[None]]", self.app_put)(message)
 
-    async def _end(self, farewell: CloseConnection) -> None:
+    async def _close(self, event: CloseConnection) -> None:
         self.buffer.clear()
-        await self._send_wsproto_event(farewell)
+        await self._send_wsproto_event(event)
         await self.send(StreamClosed(STREAM_ID))
 
 
 def _is_readable(request: Request) -> bool:
-    """Tell whether Hypercorn can decode the headers of an opening handshake, as it does without asking."""
+    """Tell whether these headers of an opening handshake are ASCII: Hypercorn decodes them without a check."""
     return all(
         value.isascii() for name, value in request.headers if name.startswith((b"connection", b"sec-websocket-"))
     )

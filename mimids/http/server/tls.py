@@ -1,7 +1,7 @@
-"""Certificates: what we show, whom we believe, and which provider is calling.
+"""TLS: our certificate, trust in other providers' certificates, and which provider is calling.
 
-A trust file vouches for the providers it was given for: `[tls] trust` (or the system's roots) for all that have none
-of their own, `providers.NAME.trust` for NAME alone, in both directions.
+`[tls] trust` (or the system's roots) is trusted for all providers without a trust file of their own;
+`providers.NAME.trust` is trusted for NAME alone, and nothing else is. Both hold for incoming and outgoing connections.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FROM: Final = re.compile(r"mimi@([A-Za-z0-9.-]+)")
 
 
 class CertificateFileError(Exception):
-    """A certificate, key or trust file that cannot be used; says which, and why."""
+    """A certificate, key or trust file cannot be used; the message names the file and the reason."""
 
 
 @attrs.frozen
@@ -38,19 +38,19 @@ class Pair:
 
 @attrs.frozen
 class Trust:
-    """Who vouches for other providers, as PEM files."""
+    """The PEM files of certificates that are trusted for other providers."""
 
     general: Path | None = None  # None: the system's roots
-    providers: Mapping[ProviderId, Path] = attrs.field(factory=dict)  # vouches for this one only, and alone
+    providers: Mapping[ProviderId, Path] = attrs.field(factory=dict)  # for one provider each, instead of `general`
 
 
 # --- the provider that calls ------------------------------------------------------------------------------------
 
 
 def dns_names(certificate: bytes) -> frozenset[ProviderId]:
-    """Return the dNSNames of a DER certificate that can name a provider; wildcards never do (http: between-providers).
+    """Return the dNSNames of a DER certificate that are provider names; wildcards are none (http: between-providers).
 
-    Other names, and a certificate that cannot be read, add nothing.
+    Other names are left out. A certificate that cannot be parsed has no names.
     """
     try:
         extensions = x509.load_der_x509_certificate(certificate).extensions
@@ -61,21 +61,23 @@ def dns_names(certificate: bytes) -> frozenset[ProviderId]:
 
 
 def caller(names: frozenset[ProviderId] | None, from_header: str | None) -> ProviderId:
-    """Return the provider that calls: the one in `From: mimi@DOMAIN`, else the only name (http: between-providers).
+    """Return the calling provider: that of `From: mimi@DOMAIN`, else the only name (http: between-providers).
 
-    `names` are those that the client certificate was vouched for, None without a certificate. Raises
+    `names` are the names that the client certificate is trusted for, None without a certificate. Raises
     `CertificateRequired` or `CertificateMismatch`.
     """
     if names is None:
         raise CertificateRequired
     if from_header is None:
         if len(names) != 1:
-            raise CertificateMismatch(f"the certificate names {len(names)} providers, and there is no From")
+            raise CertificateMismatch(
+                f"the certificate names {len(names)} providers, and no From header says which one calls"
+            )
         return next(iter(names))
     match = _FROM.fullmatch(from_header.strip())
     domain = _provider_name(match[1]) if match else None
     if domain is None:
-        raise CertificateMismatch("From is not mimi@DOMAIN")
+        raise CertificateMismatch("the From header is not mimi@DOMAIN")
     if domain not in names:
         raise CertificateMismatch
     return domain
@@ -93,7 +95,7 @@ def _provider_name(text: str) -> ProviderId | None:
 
 @attrs.frozen
 class PeerCertificate:
-    """The verified certificate of a client, and the names it was vouched for."""
+    """The verified certificate of a client, and the provider names it is trusted for."""
 
     der: bytes
     names: frozenset[ProviderId]
@@ -101,14 +103,14 @@ class PeerCertificate:
 
 @attrs.frozen
 class ServerCredentials:
-    """What the files of a `ServerTls` said when they were read; a connection keeps the one it began with."""
+    """The contents of a `ServerTls`'s files when they were read. A connection keeps those it started with."""
 
     context: ssl.SSLContext
     general: frozenset[bytes] | None  # DER of the certificates in Trust.general; None: the system's
     pinned: Mapping[ProviderId, frozenset[bytes]]
 
     def peer(self, connection: ssl.SSLObject) -> PeerCertificate | None:
-        """Return who is at the other end, after the handshake; None if it showed no certificate."""
+        """Return the client's certificate after the handshake; None if it presented none."""
         leaf = connection.getpeercert(binary_form=True)
         if leaf is None:
             return None
@@ -126,10 +128,10 @@ class ServerCredentials:
 
 
 class ServerTls:
-    """The certificate of a listener; with `clients`, one is asked of the client too, and may be withheld.
+    """The TLS side of a listener. With `clients`, it asks clients for a certificate; they need not present one.
 
-    `reload()` reads all files again, for connections accepted from then on. Tickets are not issued: each connection
-    proves its certificate afresh, and nothing is kept for connections that ended.
+    `reload()` reads all files again, for later connections. No session tickets are issued: every connection verifies
+    the certificate, and nothing is kept for closed connections.
     """
 
     def __init__(self, pair: Pair, *, clients: Trust | None = None) -> None:
@@ -138,28 +140,28 @@ class ServerTls:
         self.current = self._read()
 
     def reload(self) -> None:
-        """Take up renewed files; on `CertificateFileError` the old ones stay in use."""
+        """Read the files again. If this raises `CertificateFileError`, the old certificates stay in use."""
         self.current = self._read()
 
     def _read(self) -> ServerCredentials:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_3  # BCP 195: new protocols require it
+        context.minimum_version = ssl.TLSVersion.TLSv1_3  # BCP 195 requires it of new protocols
         context.num_tickets = 0
         context.set_alpn_protocols(ALPN)
-        _show(context, self._pair)
+        _present(context, self._pair)
         if self._clients is None:
             return ServerCredentials(context, None, {})
         context.verify_mode = ssl.CERT_OPTIONAL
-        general = _believe(context, self._clients.general)
-        pinned = {name: _believe(context, path) for name, path in self._clients.providers.items()}
+        general = _trust(context, self._clients.general)
+        pinned = {name: _trust(context, path) for name, path in self._clients.providers.items()}
         return ServerCredentials(context, general if self._clients.general else None, pinned)
 
 
 def _verified_chain(connection: ssl.SSLObject) -> frozenset[bytes]:
-    """Return the DER certificates from the leaf to the one in a trust file, as OpenSSL verified them."""
+    """Return the DER certificates of the chain that OpenSSL verified, from the leaf to the trusted one."""
     if sys.version_info >= (3, 13):
         return frozenset(connection.get_verified_chain())
-    # Before 3.13 the ssl module has this call, and only its wrapper is missing (python/cpython#109109).
+    # Before Python 3.13 only the public wrapper of this call is missing (python/cpython#109109).
     chain = cast("Any", connection)._sslobj.get_verified_chain()
     return frozenset(ssl.PEM_cert_to_DER_cert(certificate.public_bytes()) for certificate in chain)
 
@@ -168,7 +170,7 @@ def _verified_chain(connection: ssl.SSLObject) -> frozenset[bytes]:
 
 
 class ClientTls:
-    """Contexts to reach other providers with: `pair` is shown to them, if given (the relay shows none)."""
+    """TLS contexts for calls to other providers; they present `pair`, if given (the relay presents none)."""
 
     def __init__(self, trust: Trust, pair: Pair | None = None) -> None:
         self._trust = trust
@@ -176,15 +178,15 @@ class ClientTls:
         self._contexts = self._read()
 
     def context(self, provider: ProviderId) -> ssl.SSLContext:
-        """Return the context for `provider`: the same object for all that have no trust file of their own.
+        """Return the context for `provider`; all providers without a trust file of their own share one object.
 
-        It checks the name that it is told (SNI), so where `providers.NAME.url` points elsewhere that name has to be
-        given beside the address.
+        The context checks the server name it is given. Where `providers.NAME.url` names another host, pass the
+        provider's name as server name beside the address.
         """
         return self._contexts.get(provider) or self._contexts[None]
 
     def reload(self) -> None:
-        """Take up renewed files; contexts handed out before stay as they are. May raise `CertificateFileError`."""
+        """Read the files again; contexts returned before stay as they are. May raise `CertificateFileError`."""
         self._contexts = self._read()
 
     def _read(self) -> dict[ProviderId | None, ssl.SSLContext]:
@@ -197,25 +199,25 @@ class ClientTls:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.set_alpn_protocols(ALPN)
-        _believe(context, trusted)
+        _trust(context, trusted)
         if self._pair is not None:
-            _show(context, self._pair)
+            _present(context, self._pair)
         return context
 
 
 # --- files ------------------------------------------------------------------------------------------------------
 
 
-def _show(context: ssl.SSLContext, pair: Pair) -> None:
+def _present(context: ssl.SSLContext, pair: Pair) -> None:
     try:
-        # A password that is wrong for sure: else OpenSSL would ask for one on the terminal.
+        # For an encrypted key OpenSSL would ask on the terminal; with a wrong password it fails.
         context.load_cert_chain(pair.certificate, pair.private_key, password="")
     except (OSError, ValueError) as error:
         raise CertificateFileError(f"{pair.certificate} with {pair.private_key}: {_reason(error)}") from error
 
 
-def _believe(context: ssl.SSLContext, trusted: Path | None) -> frozenset[bytes]:
-    """Let the file's certificates vouch in `context`, and return them as DER; nothing for the system's roots."""
+def _trust(context: ssl.SSLContext, trusted: Path | None) -> frozenset[bytes]:
+    """Trust the certificates of a file in `context` and return them as DER; for None, trust the system's roots."""
     if trusted is None:
         context.set_default_verify_paths()
         return frozenset()
@@ -226,13 +228,13 @@ def _believe(context: ssl.SSLContext, trusted: Path | None) -> frozenset[bytes]:
         context.load_verify_locations(cadata=b"".join(certificates))
     except (OSError, ValueError) as error:
         raise CertificateFileError(f"{trusted}: {_reason(error)}") from error
-    # A file may name an intermediate, or the very certificate of a provider, and mean just that.
+    # The file may hold an intermediate certificate, or the certificate of a provider itself.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     return frozenset(certificates)
 
 
 def _reason(error: Exception) -> str:
-    """Say it in words: OpenSSL's reasons look like KEY_VALUES_MISMATCH."""
+    """Return the reason in words; OpenSSL's look like KEY_VALUES_MISMATCH."""
     if isinstance(error, ssl.SSLError):
-        return (error.reason or "not a PEM file of the kind that is wanted").replace("_", " ").lower()
+        return (error.reason or "not a PEM file of the expected kind").replace("_", " ").lower()
     return getattr(error, "strerror", None) or str(error)

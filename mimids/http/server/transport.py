@@ -1,7 +1,7 @@
-"""The two ends of a connection's bytes: a socket, and TLS over it.
+"""Transports of a connection: a plain socket, and TLS over it.
 
-No send outlasts its time: a peer that does not read is given up, by closing the socket under whoever is waiting.
-`PeerGone` is all that these raise for a peer's doing.
+Each send has a time limit. When a peer does not read, the socket is closed, and all tasks that wait for it get
+`PeerGone`, the only exception raised here for what a peer does.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ import trio
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-RECEIVE_BYTES: Final = 491_520  # about, in one piece, so that a large body takes few turns of the loop
-SLICE_BYTES: Final = 32768  # what has to leave within the time for one send
+RECEIVE_BYTES: Final = 491_520  # in one receive, so that a large body takes few turns of the event loop
+SLICE_BYTES: Final = 32768  # sent within one time limit
 _RESET: Final = struct.pack("ii", 1, 0)  # struct linger: on, 0 seconds
 
 
 class PeerGone(Exception):
-    """The peer went away, broke the protocol below HTTP, or was given up."""
+    """The peer disconnected, violated TLS, or did not read in time."""
 
 
-class Plain:
-    """A connected stream socket. `send_seconds` is the time that each `SLICE_BYTES` may take to leave.
+class PlainTransport:
+    """A connected stream socket. The peer may take `send_seconds` for each SLICE_BYTES.
 
-    `aborted` tells whether it was closed by force.
+    `aborted` is true once the socket was closed by force.
     """
 
     def __init__(self, connected: trio.socket.SocketType, *, send_seconds: float) -> None:
@@ -41,19 +41,19 @@ class Plain:
         self.aborted = False
 
     async def receive(self) -> bytes:
-        """Wait for bytes: at most `RECEIVE_BYTES`, none at the end. One task at a time."""
+        """Wait for bytes, at most RECEIVE_BYTES; return none at the end. For one task at a time."""
         try:
             return await self._socket.recv(RECEIVE_BYTES)
         except (OSError, trio.ClosedResourceError) as error:
             raise PeerGone from error
 
     async def send(self, data: bytes) -> None:
-        """Send all of `data`; tasks may overlap. Cancellation waits, or half a message would spoil what follows."""
+        """Send all of `data`. Several tasks may send; cancellation takes effect after the whole of `data` is sent."""
         sent = 0
         if not self._sending.locked():
-            sent = self._write(data)  # nearly always all of it: no scheduler, no deadline
+            sent = self._write(data)  # nearly always everything: without the scheduler and a deadline
             if sent == len(data) < SLICE_BYTES:
-                return  # after a large one others get their turn, below
+                return  # after a large send other tasks get their turn, below
         with trio.CancelScope(shield=True) as time:
             async with self._sending:
                 for start in range(sent, len(data), SLICE_BYTES):
@@ -81,36 +81,36 @@ class Plain:
             raise PeerGone from error
 
     async def finish(self) -> None:
-        """Say that nothing more will come, and send on what was sent before."""
+        """Close the sending side; the kernel still sends what it has."""
         try:
             self._socket.shutdown(socket.SHUT_WR)
         except (OSError, trio.ClosedResourceError) as error:
             raise PeerGone from error
 
     async def discard(self) -> bool:
-        """Wait for bytes and drop them; False at the end."""
+        """Wait for bytes and drop them; return False at the end."""
         return bool(await self.receive())
 
     def abort(self) -> None:
-        """Close at once, drop what was not sent, and wake whoever waits with `PeerGone`."""
+        """Close at once by a reset, dropping unsent bytes; waiting tasks get `PeerGone`."""
         if self._socket.fileno() >= 0:
             self.aborted = True
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             self._socket.close()
 
     def close(self) -> None:
-        """Close; the kernel sends on what it has."""
+        """Close; the kernel still sends what it has."""
         self._socket.close()
 
 
-class Tls:
-    """TLS, server side, over a `Plain`; `handshake()` comes first.
+class TlsTransport:
+    """The server's side of TLS over a `PlainTransport`. Call `handshake()` first.
 
-    Not trio's SSLStream: that keeps the peer's chain to itself, breaks when a wait is cancelled, and cannot end with
-    close_notify and then wait for the peer. `connection` is OpenSSL's object, which knows the peer's certificate.
+    This is not trio's SSLStream, which hides the peer's certificate chain, breaks when a wait is cancelled, and cannot
+    send close_notify and then wait for the peer. `connection` is OpenSSL's object with the peer's certificate.
     """
 
-    def __init__(self, below: Plain, context: ssl.SSLContext) -> None:
+    def __init__(self, below: PlainTransport, context: ssl.SSLContext) -> None:
         self._below = below
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
@@ -118,7 +118,7 @@ class Tls:
         self.connection = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
 
     async def handshake(self) -> None:
-        """Agree on keys; raise `PeerGone` if what comes is not TLS, or a certificate does not verify."""
+        """Do the handshake; raise `PeerGone` if the peer does not speak TLS or its certificate does not verify."""
         try:
             await self._drive(self.connection.do_handshake)
         except ssl.SSLError as error:
@@ -126,26 +126,26 @@ class Tls:
             raise PeerGone from error
 
     async def receive(self) -> bytes:
-        """As `Plain.receive`."""
+        """As `PlainTransport.receive`."""
         try:
             received = [await self._drive(self.connection.read, RECEIVE_BYTES)]
-            with suppress(ssl.SSLError):  # said again at the next read; OpenSSL gives one record at a time
+            with suppress(ssl.SSLError):  # the error comes again at the next read; OpenSSL returns one record at a time
                 while received[-1] and self._incoming.pending and sum(map(len, received)) < RECEIVE_BYTES:
                     received.append(self.connection.read(RECEIVE_BYTES))
             await self._flush()
             return received[0] if len(received) == 1 else b"".join(received)
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-            return b""  # HTTP frames its messages, so a missing close_notify cuts none short
+            return b""  # HTTP messages have a length, so a missing close_notify cannot truncate one
         except ssl.SSLError as error:
             await self._flush()
             raise PeerGone from error
 
     async def send(self, data: bytes) -> None:
-        """As `Plain.send`."""
+        """As `PlainTransport.send`."""
         if len(data) <= SLICE_BYTES and not self._sending.locked():
             await self._encrypt(memoryview(data))
             return
-        # In slices, because OpenSSL's buffer keeps the size it once had for as long as the connection lives.
+        # In slices: OpenSSL's buffer never shrinks while the connection lives.
         with trio.CancelScope(shield=True):
             async with self._sending:
                 for start in range(0, len(data), SLICE_BYTES):
@@ -160,14 +160,14 @@ class Tls:
         await self._flush()
 
     async def finish(self) -> None:
-        """As `Plain.finish`, with the close_notify that RFC 8446 section 6.1 wants."""
-        with suppress(ssl.SSLError):  # it asks for the peer's close_notify; ours is written
+        """As `PlainTransport.finish`, after the close_notify that RFC 8446 section 6.1 requires."""
+        with suppress(ssl.SSLError):  # raised because the peer's close_notify is missing; ours is written
             self.connection.unwrap()
         await self._flush()
         await self._below.finish()
 
     async def discard(self) -> bool:
-        """As `Plain.discard`."""
+        """As `PlainTransport.discard`."""
         return await self._below.discard()
 
     async def _drive(self, step: Callable[[*Ts], T], *args: *Ts) -> T:
@@ -186,6 +186,6 @@ class Tls:
                 return result
 
     async def _flush(self) -> None:
-        # Nothing waits between taking records out and queueing them: the peer counts them.
+        # No task may run between reading records and queueing them: the peer expects them in order.
         if self._outgoing.pending:
             await self._below.send(self._outgoing.read())

@@ -25,14 +25,14 @@ BATCH_JOBS = 512  # jobs in one transaction: those in the queue, and the senders
 GATHERING_PASSES = 4  # of the event loop, before a batch smaller than the last one: to include what arrives meanwhile
 
 
-class Writer(Protocol):
+class StoreWriter(Protocol):
     """The one connection that writes."""
 
     async def commit(self, works: Sequence[Work[Any]]) -> list[outcome.Outcome[Any]]:
         """Run works in order; return what each returned or raised, once everything that succeeded is durable."""
 
 
-class Reader(Protocol):
+class StoreReader(Protocol):
     """A connection that reads."""
 
     async def read(self, work: Work[T]) -> outcome.Outcome[T]:
@@ -66,11 +66,11 @@ class _Job:
 class Store:
     """The writer's queue and the readers of one database, made by `open_store`; `run` commits the queue."""
 
-    def __init__(self, writer: Writer, readers: Sequence[Reader]) -> None:
+    def __init__(self, writer: StoreWriter, readers: Sequence[StoreReader]) -> None:
         self._writer = writer
         self._arrivals, self._waiting = trio.open_memory_channel[_Job](WAITING_WRITES)
-        self._give_back: trio.MemorySendChannel[Reader]
-        self._idle: trio.MemoryReceiveChannel[Reader]
+        self._give_back: trio.MemorySendChannel[StoreReader]
+        self._idle: trio.MemoryReceiveChannel[StoreReader]
         self._give_back, self._idle = trio.open_memory_channel(len(readers))
         for reader in readers:
             self._give_back.send_nowait(reader)

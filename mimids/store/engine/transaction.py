@@ -30,7 +30,7 @@ class Cursor(Protocol):
         """Return the remaining rows."""
 
 
-class Connection(Protocol):
+class SqlConnection(Protocol):
     """What `Tx` needs of a database connection; `sqlite3.Connection` has it."""
 
     def execute(self, sql: str, parameters: Any = (), /) -> Cursor:
@@ -48,7 +48,7 @@ class Tx:
 
     __slots__ = ("_connection",)
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: SqlConnection) -> None:
         self._connection = connection
 
     def execute(self, sql: str, params: Sequence[object] = ()) -> int:

@@ -12,11 +12,11 @@ from mimids.ds.commands import command_named
 from mimids.errors import Malformed, MimiError, NotFound
 from mimids.values import Follower
 from mimids.wire.ids import ProviderId
-from tests.ds.terms.test_arrangements import command
-from tests.ds.terms.test_reports import report
-from tests.support.doubles import FakeClock
+from tests.support.commands import command
+from tests.support.doubles import stopped_clock
 from tests.support.federation import Room, federated
 from tests.support.provider import Assembled
+from tests.support.reports import report
 
 A, B = ProviderId("a.example"), ProviderId("b.example")
 BOB = "mimi://b.example/u/bob"
@@ -37,7 +37,7 @@ async def run(of: Assembled, name: str, /, **arguments: Any) -> Any:
 
 
 async def test_answers_hold_what_the_table_says_they_hold(tmp_path: Path) -> None:
-    clock = FakeClock()
+    clock = stopped_clock()
     async with federated(tmp_path, A, B, clock=clock, jobs_of=()) as (hub, follower):
         for subject in (BOB, "b.example", "mimi://a.example/u/alice"):
             await run(hub, "ban add", subject=subject, reason="spam", expires_at=clock.now() + 1000)
@@ -67,7 +67,7 @@ async def test_answers_hold_what_the_table_says_they_hold(tmp_path: Path) -> Non
 
 
 async def test_answers_on_reports_hold_what_the_table_says(tmp_path: Path) -> None:
-    clock = FakeClock()
+    clock = stopped_clock()
     async with federated(tmp_path, A, B, clock=clock, jobs_of=("reports",)) as (hub, _):
         number = await hub.services.reports.take(report(Room().message("x").encoded), Follower(B))
         await run(hub, "report list")

@@ -17,7 +17,6 @@ from mimids.store import providers, welcomes
 from mimids.store.engine.transaction import Tx
 from mimids.values import Device, Milliseconds
 from mimids.wire.declare import decode, encode
-from mimids.wire.ids import Counter, PartitionKey, ProviderId
 from mimids.wire.messages import (
     Ack,
     Frame,
@@ -25,18 +24,15 @@ from mimids.wire.messages import (
     FrameType,
     InboxWelcome,
     Messages,
-    Present,
-    ReceiveRequest,
     Result,
     Send,
     SendRequest,
     SendResponse,
     Withdraw,
 )
-from tests.ds.following.test_delivery import count
-from tests.ds.upkeep.test_retention import until
-from tests.support.federation import Room, device, federated, said
+from tests.support.federation import Room, device, federated, present, said
 from tests.support.provider import Assembled
+from tests.support.stored import count, until
 from tests.vectors import load_lines
 
 
@@ -79,10 +75,6 @@ async def streaming(provider: Assembled, who: Device) -> AsyncIterator[Wire]:
         nursery.start_soon(provider.services.streams.serve, who, wire)
         yield wire
         wire.hang_up()
-
-
-def present(hub: ProviderId, *positions: tuple[PartitionKey, int]) -> Present:
-    return Present(hub, tuple(ReceiveRequest(key, Counter(counter)) for key, counter in positions))
 
 
 async def heard(wire: Wire) -> tuple[int, list[str]]:

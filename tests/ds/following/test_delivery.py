@@ -33,11 +33,11 @@ from mimids.wire.messages import (
     SendRequest,
     WelcomeInitRequest,
 )
-from tests.ds.following.test_welcomes import REF, hand_out, invite, reaches, welcome_to
-from tests.support.doubles import Called, FakeClock
+from tests.support.doubles import Called, stopped_clock
 from tests.support.federation import Room, device, federated, read, wait_stored
 from tests.support.provider import Assembled
 from tests.support.store_faults import set_faults
+from tests.support.welcomes import REF, hand_out, invite, reaches, welcome_to
 
 T = TypeVar("T")
 
@@ -349,7 +349,7 @@ async def test_leaving_while_a_long_backlog_is_fetched_ends_the_fetching(tmp_pat
 
 
 async def test_a_group_that_no_device_takes_up_does_not_delay_other_groups(tmp_path: Path) -> None:
-    clock = FakeClock()  # stands still: nothing that is put off comes again
+    clock = stopped_clock()  # stands still: nothing that is put off comes again
     names = ("a.example", "b.example")
     async with federated(tmp_path, *names, clock=clock, limits={"provider_unmatched_bytes": 5000}) as (a, b):
         alice, bob, ben = device(a), device(b, "bob"), device(b, "ben", 2)

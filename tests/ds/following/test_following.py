@@ -17,13 +17,13 @@ import trio
 from mimids.ds.devices.streams import DeviceGone
 from mimids.ds.ports import PeerAnswer
 from mimids.errors import MimiError, PeerUnavailable
+from mimids.testing.clock import MovableClock
 from mimids.values import Device
 from mimids.wire.declare import decode, encode
 from mimids.wire.ids import PartitionKey
 from mimids.wire.messages import CommitData, Frame, FrameBody, FrameType, Messages, SendRequest, Withdraw
-from tests.ds.devices.test_streams import present
-from tests.support.doubles import Called, FakeClock, Peer
-from tests.support.federation import COMMIT, Room, device, federated, read, said
+from tests.support.doubles import Called, Peer, stopped_clock
+from tests.support.federation import COMMIT, Room, device, federated, present, read, said
 from tests.support.provider import Assembled
 
 NAMES = ("a.example", "b.example", "c.example")
@@ -101,7 +101,7 @@ class Person:
 class Play:
     """What happens, drawn from a seed."""
 
-    def __init__(self, seed: int, providers: list[Assembled], clock: FakeClock, streams: trio.Nursery) -> None:
+    def __init__(self, seed: int, providers: list[Assembled], clock: MovableClock, streams: trio.Nursery) -> None:
         self.dice, self.clock, self.room = Random(seed), clock, Room()
         self.epochs: dict[PartitionKey, int] = {self.room.key: 0}
         self.people = [
@@ -161,7 +161,7 @@ class Play:
 
 @pytest.mark.parametrize("seed", range(10))
 async def test_whoever_presents_a_key_gets_all_of_its_partition_once_and_in_order(seed: int, tmp_path: Path) -> None:
-    clock = FakeClock()
+    clock = stopped_clock()
     async with (
         federated(tmp_path, *NAMES, clock=clock, jobs_of=JOBS) as providers,
         trio.open_nursery() as streams,

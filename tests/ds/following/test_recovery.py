@@ -36,14 +36,14 @@ from mimids.wire.messages import (
     SendRequest,
     SendResponse,
 )
-from tests.ds.groups.test_conversations import offer
-from tests.ds.upkeep.test_retention import bodies, commit_at, rows, until
 from tests.support.doubles import Called
-from tests.support.federation import Room, _door, device, federated, read, wait_stored
+from tests.support.federation import Room, commit_at, device, federated, in_memory_peer, read, wait_stored
+from tests.support.hub import offer
 from tests.support.provider import Assembled, assembled
 from tests.support.recordings import Recording, expected
 from tests.support.signing import GROUP, Client, by_value
 from tests.support.signing import Room as SignedRoom
+from tests.support.stored import bodies, rows, until
 
 SUITE = CipherSuite(1)
 
@@ -74,8 +74,8 @@ async def restored(
     async with AsyncExitStack() as stack:
         again = await stack.enter_async_context(assembled(config))
         for other in others:
-            other.peers.add(config.provider, _door(again, other.config.provider))
-            again.peers.add(other.config.provider, _door(other, config.provider))
+            other.peers.add(config.provider, in_memory_peer(again, other.config.provider))
+            again.peers.add(other.config.provider, in_memory_peer(other, config.provider))
         tasks = await stack.enter_async_context(trio.open_nursery())
         if jobs:
             await tasks.start(again.services.delivery.run)
@@ -149,8 +149,8 @@ async def test_a_group_is_held_until_its_followers_answer_and_other_groups_are_n
                         await again.services.hub.send(room.send("x", key), alice)
                     assert refused.value.members["retry_after"]
                 assert (await read(again, alice, room.hub, room.key))[0] == "first", "reading goes on"
-                again.peers.add("b.example", _door(b, again.config.provider))
-                b.peers.add("a.example", _door(again, b.config.provider))
+                again.peers.add("b.example", in_memory_peer(b, again.config.provider))
+                b.peers.add("a.example", in_memory_peer(again, b.config.provider))
                 await all_groups_free(again)
                 answer = await again.services.hub.send(room.send("third"), alice)
                 assert answer.counter == 2
@@ -167,7 +167,7 @@ async def test_a_malformed_answer_about_one_group_does_not_hold_another(tmp_path
         make_backup(a, tmp_path / "copy")
         await b.services.hub_router.send(bob, room.hub, other.send("1"))
         await wait_stored(b, room.hub, bob, other.key, 2)
-        spec = _door(b, a.config.provider)
+        spec = in_memory_peer(b, a.config.provider)
 
         async def about_other(called: Called) -> PeerAnswer:
             if called.path == "/ds/v1/recover" and decode(RecoverRequest, called.body).group_id == room.group_id:
@@ -298,7 +298,7 @@ async def test_a_restart_continues_with_the_open_questions(tmp_path: Path) -> No
             with pytest.raises(Recovering):
                 await again.services.hub.send(room.send("2"), alice)
         async with assembled(again.config) as once_more, trio.open_nursery() as tasks:
-            once_more.peers.add("b.example", _door(b, a.config.provider))
+            once_more.peers.add("b.example", in_memory_peer(b, a.config.provider))
             await tasks.start(once_more.services.recovery_as_hub.run)
             await all_groups_free(once_more)
             assert (await once_more.services.hub.send(room.send("2"), alice)).counter == 2

@@ -20,15 +20,16 @@ from mimids.mls.proposals import HpkeCiphertext
 from mimids.mls.welcome import EncryptedGroupSecrets, Welcome
 from mimids.store import partitions, welcomes
 from mimids.store.engine.transaction import Tx
+from mimids.testing.clock import MovableClock
 from mimids.values import DeviceRow, Milliseconds
 from mimids.wire.declare import encode
 from mimids.wire.ids import MLS10, CipherSuite, KeyPackageRef, PartitionKey, ProviderId
 from mimids.wire.messages import CommitData, SendRequest, WelcomeData, WelcomeInitResponse
-from tests.ds.upkeep.test_retention import rows, until
-from tests.support.doubles import Called, FakeClock
+from tests.support.doubles import Called, stopped_clock
 from tests.support.federation import COMMIT, Room, device, federated
 from tests.support.provider import Assembled
 from tests.support.store_faults import set_faults
+from tests.support.stored import rows, until
 
 A, B = "a.example", "b.example"
 INIT, WELCOME = "/ds/v1/welcome/init", "/ds/v1/welcome"
@@ -73,7 +74,7 @@ async def _is(hub: Assembled, *found: str) -> bool:
     return await states(hub) == [*found]
 
 
-async def in_time(clock: FakeClock, check: Callable[[], Awaitable[object]]) -> None:
+async def in_time(clock: MovableClock, check: Callable[[], Awaitable[object]]) -> None:
     """Let time pass until the check is true."""
 
     async def later() -> bool:
@@ -115,7 +116,7 @@ class Disk:
 
 @pytest.mark.parametrize("path", [INIT, WELCOME])
 async def test_a_full_disk_ends_neither_the_job_nor_a_welcome(path: str, tmp_path: Path) -> None:
-    clock = FakeClock()
+    clock = stopped_clock()
     async with federated(tmp_path, A, B, clock=clock) as (hub, follower):
         disk, route = Disk(hub), Route(hub)
 
@@ -142,7 +143,7 @@ async def _filled(disk: Disk) -> bool:
 
 
 async def test_our_full_disk_does_not_refuse_a_welcome_for_our_own_user(tmp_path: Path) -> None:
-    clock = FakeClock()
+    clock = stopped_clock()
     async with federated(tmp_path, A, clock=clock, jobs_of=()) as (hub,):
         disk = Disk(hub)
         await hand_out(hub)
@@ -162,7 +163,7 @@ async def test_our_full_disk_does_not_refuse_a_welcome_for_our_own_user(tmp_path
 async def test_an_error_that_may_pass_does_not_refuse_a_welcome_for_good(
     path: str, refusal: MimiError, tmp_path: Path
 ) -> None:
-    clock = FakeClock()
+    clock = stopped_clock()
     async with federated(tmp_path, A, B, clock=clock) as (hub, follower):
         route = Route(hub)
 
@@ -178,7 +179,7 @@ async def test_an_error_that_may_pass_does_not_refuse_a_welcome_for_good(
 
 
 async def test_a_provider_that_forgot_the_offer_it_accepted_is_asked_again(tmp_path: Path) -> None:
-    clock = FakeClock()
+    clock = stopped_clock()
     async with federated(tmp_path, A, B, clock=clock) as (hub, follower):
         route = Route(hub)
 
@@ -235,7 +236,7 @@ async def test_terminating_a_branch_cancels_its_welcome_that_was_offered(path: s
 
 
 async def test_a_welcome_that_expires_while_it_is_offered_is_not_sent(tmp_path: Path) -> None:
-    clock = FakeClock()
+    clock = stopped_clock()
     async with federated(tmp_path, A, B, clock=clock) as (hub, follower):
         route = Route(hub)
 

@@ -2,58 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-import trio
 
-from mimids.config import parse
 from mimids.ds.groups.hub import LocalHub
-from mimids.ds.groups.judging import MlsJudge
-from mimids.ds.groups.states import States
-from mimids.ds.notifier import Notifier
 from mimids.errors import MimiError, PolicyRefused, UnknownPartition
-from mimids.store.engine.migrate import migrate
-from mimids.store.engine.sqlite import open_store
-from mimids.values import Device, DeviceRow
 from mimids.wire.declare import decode
-from mimids.wire.ids import Counter, PartitionKey, ProviderId, local_user_id
+from mimids.wire.ids import Counter, PartitionKey
 from mimids.wire.messages import (
-    ExternalJoinRequest,
-    ExternalProposalRequest,
     ReceiveRequest,
     ReceiveResponse,
     SendResponse,
 )
-from tests.support.doubles import FakeClock
+from tests.support.hub import ALICE, offer, running_hub
 from tests.support.recordings import Recorded, Recording, expected, fits
 
-A = ProviderId("a.example")
-ALICE = Device(A, local_user_id(A, "alice"), DeviceRow(1), "1")
 STORIES = ("public", "private", "policy", "policy-private", "rules", "rooms")
 NAMES = (*STORIES, "suite-2", "suite-5", "suite-6", "suite-7")
-
-
-@asynccontextmanager
-async def running_hub(directory: Path, **sections: Mapping[str, object]) -> AsyncIterator[LocalHub]:
-    database = directory / "mimids.sqlite3"
-    migrate(database)
-    config = parse({"provider": A, "data_dir": str(directory), **sections}, directory)
-    async with open_store(database) as store, trio.open_nursery() as jobs:
-        await jobs.start(store.run)
-        yield LocalHub(config, store, FakeClock(), MlsJudge(States()), Notifier())
-        jobs.cancel_scope.cancel()
-
-
-async def offer(hub: LocalHub, recorded: Recorded) -> SendResponse:
-    request = recorded.request
-    if isinstance(request, ExternalJoinRequest):
-        return await hub.join(request, ALICE)
-    if isinstance(request, ExternalProposalRequest):
-        return await hub.propose(request, ALICE)
-    return await hub.send(request, ALICE)
 
 
 async def received(hub: LocalHub, key: PartitionKey) -> list[bytes]:

@@ -28,11 +28,11 @@ from mimids.wire.messages import (
     SendRequest,
     SendResponse,
 )
-from tests.ds.groups.test_conversations import ALICE as RECORDED_ALICE
-from tests.ds.groups.test_conversations import offer, running_hub
-from tests.support.doubles import FakeClock
+from tests.support.doubles import stopped_clock
 from tests.support.federation import Room as Pretended
 from tests.support.federation import device, federated, read
+from tests.support.hub import ALICE as RECORDED_ALICE
+from tests.support.hub import offer, running_hub
 from tests.support.provider import Assembled
 from tests.support.recordings import Recording, expected
 from tests.support.rooms import ALICE, BANNED, MEMBER, MUTED, dictionary, sealed, sets
@@ -183,8 +183,8 @@ async def kinds_read(at: Assembled, reader: Device, key: PartitionKey) -> list[C
     return [each.message.content_type for each in decode(ReceiveResponse, answer).epoch.messages]
 
 
-async def test_bans_and_mutes_of_the_operator_end_at_their_time(tmp_path: Path) -> None:
-    clock = FakeClock()
+async def test_bans_and_mutes_of_the_operator_end_when_they_are_to(tmp_path: Path) -> None:
+    clock = stopped_clock()
     async with federated(tmp_path, A, B, clock=clock, jobs_of=()) as (hub, _):
         group = SignedGroup(hub, {}, "anna")
         await group.begin()
@@ -333,7 +333,7 @@ RATES = {
 
 
 async def test_devices_users_and_providers_have_a_rate_each_also_after_a_restart(tmp_path: Path) -> None:
-    clock, room = FakeClock(), Pretended()
+    clock, room = stopped_clock(), Pretended()
     jobs = ("rates",)
     async with federated(tmp_path, A, B, clock=clock, jobs_of=jobs, limits=RATES) as (hub, _):
         phone, tablet, other = device(hub), device(hub, row=2), device(hub, "anna", 3)
@@ -361,7 +361,7 @@ async def test_devices_users_and_providers_have_a_rate_each_also_after_a_restart
 
 async def test_joins_and_fetches_count_against_rates_too(tmp_path: Path) -> None:
     limits = {**RATES, "user_fetches_burst": 1, "user_fetches_per_minute": 60}
-    clock = FakeClock()
+    clock = stopped_clock()
     async with federated(tmp_path, A, B, clock=clock, jobs_of=(), limits=limits) as (hub, _):
         group = SignedGroup(hub, {}, "anna")
         await group.begin()

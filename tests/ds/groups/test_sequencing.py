@@ -46,12 +46,12 @@ from mimids.wire.messages import (
     SendRequest,
     SendResponse,
 )
-from tests.ds.groups.test_conversations import running_hub
-from tests.ds.test_statements import OneConnection
 from tests.support import signing
-from tests.support.doubles import FakeClock
+from tests.support.doubles import stopped_clock
 from tests.support.federation import Room
+from tests.support.hub import running_hub
 from tests.support.mls_makers import replace
+from tests.support.one_connection import OneConnection
 from tests.support.recordings import Recording
 
 A = ProviderId("a.example")
@@ -101,11 +101,11 @@ class HubAndModel(RuleBasedStateMachine):
     def open(self) -> None:
         self.connection = connect(self.file, synchronous="NORMAL")
         self.connection.execute("PRAGMA synchronous=OFF")
-        store: Any = OneConnection(self.connection)  # type: ignore[arg-type]
+        store: Any = OneConnection(self.connection)
         self.store: Store = store
         limits = {"device_detached_partitions": 0, "provider_detached_partitions": 0, "device_branches": 0}
         config = parse({"provider": A, "data_dir": self.directory.name, "limits": limits}, self.file.parent)
-        self.hub = LocalHub(config, self.store, FakeClock(), MlsJudge(States()), Notifier())
+        self.hub = LocalHub(config, self.store, stopped_clock(), MlsJudge(States()), Notifier())
 
     def teardown(self) -> None:
         for key in self.model.lists:
@@ -474,7 +474,7 @@ async def test_a_send_that_is_cancelled_at_any_step_is_there_whole_or_not_at_all
         config = parse({"provider": A, "data_dir": str(tmp_path)}, tmp_path)
         async with open_store(database) as store, trio.open_nursery() as jobs:
             await jobs.start(store.run)
-            hub = LocalHub(config, store, FakeClock(), MlsJudge(States()), Notifier())
+            hub = LocalHub(config, store, stopped_clock(), MlsJudge(States()), Notifier())
             await hub.create_group(recording.creation(), ALICE)
             for earlier in everything[: everything.index(commit)]:
                 if isinstance(earlier.request, SendRequest):

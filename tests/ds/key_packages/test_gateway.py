@@ -24,7 +24,9 @@ from mimids.wire.codec import WireError
 from mimids.wire.declare import decode, encode
 from mimids.wire.ids import BearerToken
 from mimids.wire.messages import KeyPackageBundleResponse, KeyPackageResponse, KeyPackageStatus
-from tests.support.rig import UNLIMITED, ManualClock, Rig, ask, bundle, packages, problem_type, running
+from tests.support.doubles import stopped_clock
+from tests.support.mls_makers import NOW
+from tests.support.rig import UNLIMITED, Rig, ask, bundle, packages, problem_type, running
 
 WRONG = BearerToken(bytes(32))
 WINDOW = 300
@@ -124,7 +126,7 @@ async def test_a_clock_may_be_off_by_the_window(path: Path, late: int) -> None:
     "form", [b"Sunday, 10-Jan-27 08:00:00 GMT", b"Sun Jan 10 08:00:00 2027", b"Sun, 10 Jan 2027 08:00:00 GMT"]
 )
 async def test_all_three_forms_of_a_date_are_read(path: Path, form: bytes) -> None:
-    clock = ManualClock(1_799_568_000)
+    clock = stopped_clock(1_799_568_000)
     async with running(path, clock) as rig:
         fields = ((b"content-type", b"application/mimi-ds"), (b"date", form))
         response = await answer(rig, *rig.encapsulate(encode(ask(WRONG)), fields=fields))
@@ -135,7 +137,7 @@ async def test_all_three_forms_of_a_date_are_read(path: Path, form: bytes) -> No
     "form", [b"Sun, 10 Jan 2027 08:00:00 +0500", b", ".join([b"Sun, 10 Jan 2027 08:00:00 GMT"] * 2)]
 )
 async def test_what_is_nearly_a_date_is_none(path: Path, form: bytes) -> None:
-    async with running(path, ManualClock(1_799_568_000)) as rig:
+    async with running(path, stopped_clock(1_799_568_000)) as rig:
         fields = ((b"content-type", b"application/mimi-ds"), (b"date", form))
         response = await answer(rig, *rig.encapsulate(encode(ask(WRONG)), fields=fields))
         assert problem_type(response) == (400, "https://iana.org/assignments/http-problem-types#date")
@@ -242,7 +244,7 @@ async def test_more_than_the_rate_is_refused_before_anything_is_opened(path: Pat
         await rig.fetch(request)
         with pytest.raises(RateLimited):
             await rig.fetch(request)
-        rig.clock.move(1)
+        rig.clock.advance(1)
         assert (await rig.fetch(request)).status == 200
 
 
@@ -263,7 +265,7 @@ async def replay(rig: Rig, message: bytes, times: int) -> set[bytes]:
 
 @pytest.mark.parametrize("late", [0, WINDOW])
 async def test_a_thousand_replays_drain_one_key_package(path: Path, late: int) -> None:
-    clock = ManualClock()
+    clock = stopped_clock(NOW)
     async with running(path, clock) as rig:
         message, opener = rig.encapsulate(encode(ask(await rig.stocked(10))), late=late)
         answers = await replay(rig, message, 1000)
@@ -273,10 +275,10 @@ async def test_a_thousand_replays_drain_one_key_package(path: Path, late: int) -
         assert await rig.left() == 9
     async with running(path, clock) as rig:  # after a restart
         answers |= await replay(rig, message, 1000)
-        clock.move(WINDOW + late)  # the last moment of the window
+        clock.advance(WINDOW + late)  # the last moment of the window
         answers |= await replay(rig, message, 100)
         assert len(answers) == 1
-        clock.move(1)
+        clock.advance(1)
         response = await answer(rig, message, opener)
         assert problem_type(response) == (400, "https://iana.org/assignments/http-problem-types#date")
         assert await rig.left() == 9
@@ -288,7 +290,7 @@ async def test_a_request_that_waited_out_its_window_takes_nothing(path: Path) ->
         token = await rig.stocked(5)
         message, opener = rig.encapsulate(encode(ask(token)))
         await rig.gateway.answer(message)
-        rig.clock.move(WINDOW)
+        rig.clock.advance(WINDOW)
         another, _ = rig.encapsulate(encode(ask(token)))
         here = trio.lowlevel.current_trio_token()
         entered, leave = trio.Event(), trio.Event()
@@ -308,7 +310,7 @@ async def test_a_request_that_waited_out_its_window_takes_nothing(path: Path) ->
             await trio.testing.wait_all_tasks_blocked()
             waiting.start_soon(replay_in_time)
             await trio.testing.wait_all_tasks_blocked()
-            rig.clock.move(1)
+            rig.clock.advance(1)
             leave.set()
         assert problem_type(answers[0]) == (400, "https://iana.org/assignments/http-problem-types#date")
         assert await rig.left() == 3
@@ -378,7 +380,7 @@ async def test_when_the_replay_store_is_full_new_requests_wait_and_old_answers_s
         assert full.field(b"retry-after") == b"300"
         assert [await rig.gateway.answer(message) for message, _ in sent] == answers
         assert await rig.left() == 7
-        rig.clock.move(WINDOW + 1)
+        rig.clock.advance(WINDOW + 1)
         assert (await rig.fetch(ask(token))).status == 200
 
 
@@ -440,13 +442,13 @@ async def test_a_request_for_a_key_in_grace_is_answered_and_for_a_retired_one_is
         token = await rig.stocked(2)
         day = 86_400
         config = rig.keys.served().body
-        rig.clock.move(30 * day)
+        rig.clock.advance(30 * day)
         await rig.keys.refresh()
         assert rig.keys.served().body != config
         assert len(rig.keys.live()) == 2
         message, opener = rig.encapsulate(encode(ask(token)), config=config)
         assert (await answer(rig, message, opener)).status == 200
-        rig.clock.move(7 * day)
+        rig.clock.advance(7 * day)
         message, opener = rig.encapsulate(encode(ask(token)), config=config)
         with pytest.raises(OhttpKey):
             await rig.gateway.answer(message)

@@ -15,8 +15,9 @@ from mimids.ohttp.at_rest import KeyUnavailable, OperatorKey
 from mimids.ohttp.keys_signature import KeysExpired, KeysWronglySigned, verify
 from mimids.store import ohttp
 from mimids.wire.ids import BearerToken, UserId
+from tests.support.doubles import stopped_clock
 from tests.support.mls_makers import DAY, NOW
-from tests.support.rig import PROVIDER, SCHEDULE, ManualClock, Rig, running
+from tests.support.rig import PROVIDER, SCHEDULE, Rig, running
 
 OPERATOR = OperatorKey(bytes(range(32)))
 
@@ -36,7 +37,7 @@ async def minutes_until(rig: Rig, holds: Callable[[], bool]) -> None:
     """Move the clock on until the job has seen to it."""
     with trio.fail_after(20):
         while not holds():
-            rig.clock.move(60)
+            rig.clock.advance(60)
             await trio.sleep(0.01)  # the store's threads take real time
 
 
@@ -50,10 +51,10 @@ async def test_what_is_served_is_authentic_and_held_no_longer_than_it_lives(path
             assert 0 < served.max_age <= DAY
             # Whoever cached it may use it until then, and is answered.
             key_id = served.body[2]
-            rig.clock.move(served.max_age)
+            rig.clock.advance(served.max_age)
             await rig.keys.refresh()
             assert key_id in rig.keys.live()
-            rig.clock.move(DAY / 2 - served.max_age if served.max_age < DAY / 2 else 0)
+            rig.clock.advance(DAY / 2 - served.max_age if served.max_age < DAY / 2 else 0)
         with pytest.raises(KeysExpired):
             verify(PROVIDER, served.body, served.signature, identity, now + 60 * DAY)
         with pytest.raises(KeysWronglySigned):
@@ -61,7 +62,7 @@ async def test_what_is_served_is_authentic_and_held_no_longer_than_it_lives(path
 
 
 async def test_keys_and_identity_survive_a_restart(path: Path) -> None:
-    clock = ManualClock()
+    clock = stopped_clock(NOW)
     async with running(path, clock) as rig:
         before, identity, live = rig.keys.served(), await public(rig), rig.keys.live()
     async with running(path, clock) as rig:
@@ -73,12 +74,12 @@ async def test_keys_and_identity_survive_a_restart(path: Path) -> None:
 async def test_the_job_rotates_in_time_and_deletes_what_outlived_itself(path: Path) -> None:
     async with running(path) as rig:
         first = rig.keys.served().body
-        rig.clock.move(30 * DAY - 600)
+        rig.clock.advance(30 * DAY - 600)
         await rig.keys.refresh()
         assert rig.keys.served().body == first
         await minutes_until(rig, lambda: rig.keys.served().body != first)
         assert len(rig.keys.live()) == 2
-        rig.clock.move(7 * DAY)
+        rig.clock.advance(7 * DAY)
         await minutes_until(rig, lambda: len(rig.keys.live()) == 1)
         await rig.keys.refresh()
         assert len(await rig.store.read(ohttp.keys)) == 1

@@ -22,12 +22,14 @@ from mimids.errors import (
 )
 from mimids.http.api.devices import DEVICES
 from mimids.http.peers.answers import HttpAnswer, relayed_answer
+from mimids.testing.clock import MovableClock
 from mimids.values import DeviceRow
 from mimids.wire.ids import ProviderId
-from tests.support.doubles import Called
+from tests.support.doubles import Called, stopped_clock
 from tests.support.inmemory import InMemory
+from tests.support.mls_makers import NOW
 from tests.support.provider import Authority, assembled
-from tests.support.rig import UNLIMITED, ManualClock
+from tests.support.rig import UNLIMITED
 
 A, B, C = ProviderId("a.example"), ProviderId("b.example"), ProviderId("c.example")
 PHONE, LAPTOP = DeviceRow(1), DeviceRow(2)
@@ -65,10 +67,10 @@ async def our_gateway(message: bytes) -> bytes:
     return b"ours:" + message
 
 
-def relay(peers: FakePeers, clock: ManualClock | None = None, **bounds: Any) -> Relay:
+def relay(peers: FakePeers, clock: MovableClock | None = None, **bounds: Any) -> Relay:
     chosen = RelayBounds(**{"fetches": UNLIMITED, "new_providers": UNLIMITED, **bounds})
     local = Local(provider=A, answer=our_gateway, keys=lambda: KeysAnswer(b"our keys", "our signature", 60))
-    return Relay(peers, clock or ManualClock(), local, lambda provider: provider in (B, C), chosen)
+    return Relay(peers, clock or stopped_clock(NOW), local, lambda provider: provider in (B, C), chosen)
 
 
 async def test_a_request_goes_to_the_gateway_and_its_answer_back_as_they_are() -> None:
@@ -138,14 +140,14 @@ async def test_only_so_many_are_relayed_at_once() -> None:
 
 
 async def test_each_device_has_a_rate_of_its_own() -> None:
-    clock = ManualClock()
+    clock = stopped_clock(NOW)
     limited = relay(FakePeers(), clock, fetches=Rate("device_fetches_per_minute", 1, 2))
     await limited.forward(PHONE, B, b"x")
     await limited.forward(PHONE, C, b"x")
     with pytest.raises(RateLimited):
         await limited.forward(PHONE, B, b"x")
     await limited.forward(LAPTOP, B, b"x")
-    clock.move(1)
+    clock.advance(1)
     await limited.forward(PHONE, B, b"x")
 
 
@@ -208,13 +210,13 @@ async def test_what_is_no_answer_of_a_gateway_is_not_passed_on(
 
 
 async def test_keys_are_passed_on_with_their_signature_and_kept_as_long_as_they_say() -> None:
-    peers, clock = FakePeers(answered(b"keys", KEYS)), ManualClock()
+    peers, clock = FakePeers(answered(b"keys", KEYS)), stopped_clock(NOW)
     own = relay(peers, clock)
     assert await own.ohttp_keys(PHONE, B) == KeysAnswer(b"keys", "s", 600)
-    clock.move(599)
+    clock.advance(599)
     assert await own.ohttp_keys(LAPTOP, B) == KeysAnswer(b"keys", "s", 1)
     assert peers.asked == [(B, "GET", "/.well-known/ohttp-gateway", b"", "application/ohttp-keys")]
-    clock.move(1)
+    clock.advance(1)
     assert (await own.ohttp_keys(PHONE, B)).max_age == 600
     assert len(peers.asked) == 2
 

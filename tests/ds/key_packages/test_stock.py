@@ -26,8 +26,9 @@ from mimids.values import Device, DeviceRow
 from mimids.wire.declare import decode
 from mimids.wire.ids import MLS10, BearerToken, KeyPackageRef, local_user_id
 from mimids.wire.messages import EncodedKeyPackage, KeyPackageRequest, KeyPackageStatus
+from tests.support.doubles import stopped_clock
 from tests.support.mls_makers import DAY, NOW, Signer, key_package
-from tests.support.rig import PROVIDER, SUITE, ManualClock, Rig, a_leaf, ask, packages, running
+from tests.support.rig import PROVIDER, SUITE, Rig, a_leaf, ask, packages, running
 
 BOB = local_user_id(PROVIDER, "bob")
 
@@ -284,7 +285,7 @@ async def test_expired_ones_are_never_handed_out(path: Path) -> None:
         (living,) = packages(BOB, 1)
         await rig.key_packages.upload(device, [dying, living, *dying_last])
         token = await rig.token()
-        rig.clock.move(61)
+        rig.clock.advance(61)
         assert await claim(rig, ask(token)) == [living]
         assert await claim(rig, ask(token)) == [KeyPackagesExhausted]
 
@@ -294,7 +295,7 @@ async def test_the_last_second_of_a_lifetime_still_counts(path: Path) -> None:
         device = await rig.device()
         own = packages(BOB, 1, expires=NOW + 60)
         await rig.key_packages.upload(device, own)
-        rig.clock.move(60.999)
+        rig.clock.advance(60.999)
         assert await claim(rig, ask(await rig.token())) == own
 
 
@@ -344,10 +345,10 @@ async def test_a_claimed_reference_leads_to_its_device_and_no_other_does(path: P
 
         assert await find(first) == device.row
         assert await find(second) is None
-        rig.clock.move(180 * DAY)
+        rig.clock.advance(180 * DAY)
         await rig.store.write(lambda tx: sweep(tx, rig.clock.now(), abuse_window_seconds=DAY))
         assert await find(first) == device.row  # long after its lifetime
-        rig.clock.move(20 * DAY)
+        rig.clock.advance(20 * DAY)
         await rig.store.write(lambda tx: sweep(tx, rig.clock.now(), abuse_window_seconds=DAY))
         assert await find(first) is None
 
@@ -356,7 +357,7 @@ async def test_sweeping_drops_what_expired_and_keeps_the_rest(path: Path) -> Non
     async with running(path) as rig:
         device = await rig.device()
         await rig.key_packages.upload(device, packages(BOB, 2, expires=NOW + 60) + packages(BOB, 1))
-        rig.clock.move(61)
+        rig.clock.advance(61)
         assert await rig.store.write(lambda tx: sweep(tx, rig.clock.now(), abuse_window_seconds=DAY)) == 2
         assert await rig.left() == 1
 
@@ -383,7 +384,7 @@ class Claims(RuleBasedStateMachine):
         super().__init__()
         self.directory = tempfile.TemporaryDirectory()
         self.path = Path(self.directory.name) / "store.sqlite"
-        self.clock = ManualClock()
+        self.clock = stopped_clock(NOW)
         self.stock: dict[str, list[EncodedKeyPackage]] = {name: [] for name in self.devices}
         self.last: dict[str, EncodedKeyPackage | None] = dict.fromkeys(self.devices)
         self.turns: dict[str, int] = dict.fromkeys(self.devices, 0)

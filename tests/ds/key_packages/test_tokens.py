@@ -64,9 +64,9 @@ async def test_an_expired_token_is_refused(path: Path) -> None:
     async with running(path) as rig:
         await rig.stocked(2)
         token = await rig.token(expires_at=rig.clock.now() + 1000)
-        rig.clock.move(0.999)
+        rig.clock.advance(0.999)
         assert await outcome(rig, token) is None
-        rig.clock.move(0.001)
+        rig.clock.advance(0.001)
         assert isinstance(await outcome(rig, token), KeyPackageRefused)
 
 
@@ -87,11 +87,11 @@ async def test_a_rate_lets_so_many_through_in_each_window(path: Path) -> None:
         await rig.stocked(10)
         token = await rig.token(rate_claims=2, rate_seconds=60)
         assert [await outcome(rig, token) for _ in range(2)] == [None, None]
-        rig.clock.move(30)
+        rig.clock.advance(30)
         refused = await outcome(rig, token)
         assert isinstance(refused, RateLimited)
         assert refused.members["retry_after"] == 30
-        rig.clock.move(30)
+        rig.clock.advance(30)
         assert await outcome(rig, token) is None
 
 
@@ -127,7 +127,7 @@ async def test_every_refusal_is_the_same_bytes_after_the_same_statements(path: P
         await rig.store.write(lambda tx: revoke(tx, row_of(tx), revoked[0], now))
         await rig.store.write(lambda tx: ban(tx, row_of(tx), banned[0], now))
         assert await outcome(rig, used) is None
-        rig.clock.move(1)
+        rig.clock.advance(1)
         wrong = BearerToken(bytes(32))
         requests = [
             ask(wrong),
@@ -211,7 +211,7 @@ async def test_ended_tokens_are_forgotten_after_a_while(path: Path) -> None:
         row, _ = await rig.issue()
         await rig.issue(expires_at=rig.clock.now() + 1)
         await rig.store.write(lambda tx: revoke(tx, row_of(tx), row, rig.clock.now()))
-        rig.clock.move(DAY)
+        rig.clock.advance(DAY)
         assert await rig.store.write(lambda tx: tokens.sweep(tx, rig.clock.now())) == 2
         assert len(await rig.store.read(lambda tx: list_tokens(tx, row_of(tx)))) == 1
 
@@ -295,6 +295,6 @@ async def test_claims_of_an_earlier_window_do_not_count(path: Path) -> None:
         await rig.stocked(10)
         _, token = await rig.issue(scheme="unique")
         await claims(rig, token, 2)
-        rig.clock.move(DAY)
+        rig.clock.advance(DAY)
         assert await claims(rig, token, 2) == [None] * 2
         assert rig.abuses == []

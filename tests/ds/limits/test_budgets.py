@@ -10,7 +10,6 @@ import pytest
 import trio
 
 from mimids.ds.groups.branches import terminate_by_rule
-from mimids.ds.upkeep.sweeper import Sweeper
 from mimids.errors import MimiError, QuotaExceeded, RateLimited
 from mimids.mls.code_points import ExtensionType, WireFormat
 from mimids.mls.framing import MLSMessage
@@ -29,10 +28,10 @@ from mimids.wire.messages import (
     SendResponse,
     SendStatus,
 )
-from tests.ds.upkeep.test_retention import DAY, bodies, provider, rows, until
 from tests.support import signing
 from tests.support.federation import COMMIT, Room, device
 from tests.support.provider import Assembled
+from tests.support.stored import DAY, bodies, provider, rows, until
 
 MEBI = 1 << 20
 B, C = Follower(ProviderId("b.example")), Follower(ProviderId("c.example"))
@@ -208,7 +207,7 @@ async def test_what_is_pushed_before_anybody_comes_is_bounded_and_goes_after_a_w
         assert (await following.take_push(hub, pushed(rooms[0], texts[5:], 5))).next_counters == (20,)
         clock.advance(91 * DAY)
         assert (await following.take_push(hub, pushed(rooms[0], ["new"], 20))).next_counters == (21,)
-        await Sweeper(running.services).sweep()
+        await running.services.sweeper.sweep()
         assert await rows(running, "SELECT group_id FROM groups") == [(rooms[0].group_id,)]
         assert await rows(running, "SELECT count(*) FROM expected_welcomes") == [(0,)]
         assert (await following.take_push(hub, pushed(rooms[1], texts[:1]))).next_counters == (0xFFFF_FFFF,)
@@ -241,7 +240,7 @@ async def test_branches_end_by_age_or_childlessness_and_not_by_how_much_is_said_
         masks = {key.mask(32): name for name, key in keys.items()}
         for days, expected in ((8, ended_after_8_days), (23, ended_after_31_days)):
             clock.advance(days * DAY)
-            await Sweeper(running.services).sweep()
+            await running.services.sweeper.sweep()
             found = await rows(running, "SELECT masked_key FROM partitions WHERE terminated_by IS NOT NULL")
             assert {masks[row[0]] for row in found} == expected
 
@@ -289,7 +288,7 @@ async def test_welcomes_end_when_their_time_is_over_and_their_bodies_go_with_the
         seen = []
         for days in (6, 2, 80, 3):
             clock.advance(days * DAY)
-            await Sweeper(services).sweep()
+            await services.sweeper.sweep()
             left = [row[0] for row in await rows(running, states)]
             ((inbox,),) = await rows(running, "SELECT count(*) FROM inbox")
             ((kept,),) = await rows(running, "SELECT count(*) FROM welcomes")
@@ -317,9 +316,9 @@ async def test_messages_that_a_welcome_leads_to_wait_for_whoever_it_is_for(tmp_p
 
         await services.store.write(queue)
         clock.advance(40 * DAY)
-        await Sweeper(services).sweep()
+        await services.sweeper.sweep()
         assert await bodies(running, room.key) == [True, True]
         clock.advance(21 * DAY)
-        await Sweeper(services).sweep()
+        await services.sweeper.sweep()
         assert await bodies(running, room.key) == [False, False]
         await until(lambda: rows(running, "SELECT 1 FROM outgoing_welcomes WHERE state = 'expired'"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import pytest
 import trio
 import trio.testing
 
-from mimids.ds.commands import Context, command_named
 from mimids.ds.ports import PeerAnswer
 from mimids.ds.terms.arrangements import HubTerms
 from mimids.errors import (
@@ -36,30 +34,16 @@ from mimids.values import Device, Follower
 from mimids.wire.declare import decode, encode
 from mimids.wire.ids import MLS10, CipherSuite, Counter, GroupId, KeyPackageRef, ProviderId, UserId
 from mimids.wire.messages import GroupInfoRequest, ReceiveRequest, SendRequest, WelcomeInitRequest, WelcomeInitResponse
-from tests.support.doubles import Called, FakeClock
+from tests.support.commands import command
+from tests.support.doubles import Called, stopped_clock
 from tests.support.federation import PROPOSAL, Room, device, federated, read, wait_stored
 from tests.support.provider import Assembled
+from tests.support.stored import until
 
 A, B = ProviderId("a.example"), ProviderId("b.example")
 BOB = "mimi://b.example/u/bob"
 JOBS = ("delivery", "outgoing_welcomes", "arrangements")
 NOBODY = GroupId(b"no group")
-
-
-async def command(of: Assembled, name: str, /, **arguments: Any) -> Any:
-    """Run a command of the operator's, and what has to follow it."""
-    made = command_named(name)
-    context = Context.of(of.config, of.services.clock.now())
-    answer = await of.services.store.write(lambda tx: made.run(tx, context, made.given(arguments)))
-    if made.effects:
-        of.services.arrangements.forget()
-    return answer
-
-
-async def until(look: Callable[[], Awaitable[bool]]) -> None:
-    with trio.fail_after(20):
-        while not await look():  # noqa: ASYNC110  # what is waited for is a row
-            await trio.sleep(0.01)
 
 
 async def ask_something(follower: Assembled) -> None:
@@ -107,7 +91,7 @@ async def test_a_revision_counts_the_changes_of_what_concerns_the_follower(tmp_p
 
 
 async def test_a_ban_that_ends_is_a_change_too(tmp_path: Path) -> None:
-    clock = FakeClock()
+    clock = stopped_clock()
     async with federated(tmp_path, A, B, clock=clock, jobs_of=()) as (hub, _):
         ours = hub.services.arrangements
         await command(hub, "ban add", subject=BOB, expires_at=clock.now() + 5000)
@@ -240,7 +224,7 @@ async def test_the_operator_accepts_where_that_is_manual_and_what_was_accepted_s
 
 async def test_terms_that_must_be_accepted_are_and_then_the_request_is_made_again(tmp_path: Path) -> None:
     required = {"required": True, "grace_seconds": 60}
-    clock = FakeClock()
+    clock = stopped_clock()
     async with federated(tmp_path, A, B, clock=clock, jobs_of=(), arrangement=required) as (hub, follower):
         room = Room()
         await hub.services.hub.create_group(room.creation(), device(hub))
@@ -298,7 +282,7 @@ async def test_an_old_revision_is_not_taken_for_the_current_one(tmp_path: Path) 
 
 
 async def test_a_banned_provider_is_not_dealt_with_either_way_until_its_ban_ends(tmp_path: Path) -> None:
-    clock = FakeClock()
+    clock = stopped_clock()
     async with federated(tmp_path, A, B, clock=clock, jobs_of=()) as (hub, follower):
         room = Room()
         await hub.services.hub.create_group(room.creation(), device(hub))
@@ -340,7 +324,7 @@ async def test_a_hub_is_not_believed_about_other_providers_users(tmp_path: Path)
 
 
 async def test_the_hubs_rates_and_sizes_hold_for_each_of_our_devices_there(tmp_path: Path) -> None:
-    clock = FakeClock()
+    clock = stopped_clock()
     limits = {"device_sends_per_second": 1, "device_sends_burst": 2, "message_bytes": 200}
     async with federated(tmp_path, A, B, clock=clock, jobs_of=(), limits=limits) as (hub, follower):
         room, who = Room(), bob(follower)

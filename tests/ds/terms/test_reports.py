@@ -3,50 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
-from mimids.ds.commands import Context, command_named
 from mimids.ds.devices.accounts import add_device, add_user
 from mimids.ds.groups.contradiction import Contradiction
-from mimids.ds.terms.reports import NOTE_OCTETS, TOPIC, Report
+from mimids.ds.terms.reports import NOTE_OCTETS, Report
 from mimids.errors import Malformed, NotFound, QuotaExceeded
 from mimids.store import reports as stored
+from mimids.testing.clock import MovableClock
 from mimids.values import Device, Follower
 from mimids.wire.base64url import base64url
 from mimids.wire.declare import encode
-from mimids.wire.ids import GroupId, ProviderId, local_user_id
-from tests.ds.groups.test_conversations import ALICE, offer
-from tests.support.doubles import FakeClock
+from mimids.wire.ids import ProviderId, local_user_id
+from tests.support.commands import command
+from tests.support.doubles import stopped_clock
 from tests.support.federation import Room, device, federated
+from tests.support.hub import ALICE, offer
 from tests.support.provider import Assembled
 from tests.support.recordings import Recording, expected
+from tests.support.reports import GROUP, report
+from tests.support.stored import until
 
 A, B, C = ProviderId("a.example"), ProviderId("b.example"), ProviderId("c.example")
-GROUP = GroupId(b"mimi://a.example/g/1")
-
-
-def report(*evidence: bytes, note: str = "", kind: str = "spam", accused: str = "mimi://c.example/u/carol") -> Report:
-    return Report(A, GROUP, accused, kind, note, evidence)
-
-
-async def command(of: Assembled, name: str, /, **arguments: Any) -> Any:
-    made = command_named(name)
-    context = Context.of(of.config, of.services.clock.now())
-    answer = await of.services.store.write(lambda tx: made.run(tx, context, made.given(arguments)))
-    if made.effects:
-        of.services.notifier.notify(TOPIC)
-    return answer
-
-
-async def until(look: Callable[[], Awaitable[bool]]) -> None:
-    with trio.fail_after(20):
-        while not await look():  # noqa: ASYNC110  # what is waited for is a row
-            await trio.sleep(0.01)
 
 
 async def replayed(of: Assembled, number: int) -> Any:
@@ -56,7 +38,7 @@ async def replayed(of: Assembled, number: int) -> Any:
     async def look() -> bool:
         nonlocal found
         clock = of.services.clock
-        assert isinstance(clock, FakeClock)
+        assert isinstance(clock, MovableClock)
         clock.advance(60)
         found = await command(of, "report read", report=number)
         return found["replayed_at"] is not None
@@ -89,7 +71,7 @@ async def test_the_same_words_are_one_report_whoever_says_them(tmp_path: Path) -
 
 
 async def test_each_device_and_each_provider_has_a_quota_for_a_day(tmp_path: Path) -> None:
-    clock = FakeClock()
+    clock = stopped_clock()
     limits = {"device_reports_per_day": 2, "provider_reports_per_day": 3}
     async with federated(tmp_path, A, B, C, clock=clock, jobs_of=(), limits=limits) as (hub, *_):
         take = hub.services.reports.take
@@ -152,7 +134,7 @@ async def test_partition_keys_are_refused_beside_a_message_and_in_the_note(tmp_p
 async def test_evidence_is_held_against_what_is_stored_and_nobody_is_called(tmp_path: Path) -> None:
     recording = Recording("policy")
     lines = {recorded.line["name"]: recorded for recorded in recording.messages()}
-    async with federated(tmp_path, A, B, clock=FakeClock(), jobs_of=("reports",)) as (hub, _):
+    async with federated(tmp_path, A, B, clock=stopped_clock(), jobs_of=("reports",)) as (hub, _):
         await hub.services.hub.create_group(recording.creation(), ALICE)
         for recorded in recording.messages():
             if expected(recorded.line) == "accept":
@@ -177,7 +159,7 @@ async def test_evidence_is_held_against_what_is_stored_and_nobody_is_called(tmp_
 
 async def test_evidence_of_an_epoch_beyond_what_a_row_holds_is_looked_at_too(tmp_path: Path) -> None:
     room = Room("1")
-    async with federated(tmp_path, A, clock=FakeClock(), jobs_of=("reports",)) as (hub,):
+    async with federated(tmp_path, A, clock=stopped_clock(), jobs_of=("reports",)) as (hub,):
         await hub.services.hub.create_group(room.creation(), device(hub))
         evidence = encode(room.message("from the far end", epoch=(1 << 64) - 1))
         number = await hub.services.reports.take(report(evidence), device(hub))
@@ -186,7 +168,7 @@ async def test_evidence_of_an_epoch_beyond_what_a_row_holds_is_looked_at_too(tmp
 
 
 async def test_the_job_rests_after_each_piece_of_evidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, asked = FakeClock(), list[int]()
+    clock, asked = stopped_clock(), list[int]()
 
     def thread_time() -> float:
         asked.append(1)
@@ -212,7 +194,7 @@ async def test_the_job_rests_after_each_piece_of_evidence(tmp_path: Path, monkey
 
 
 async def test_a_report_is_passed_on_without_its_reporters_name(tmp_path: Path) -> None:
-    async with federated(tmp_path, A, B, clock=FakeClock(), jobs_of=("reports",)) as (hub, other):
+    async with federated(tmp_path, A, B, clock=stopped_clock(), jobs_of=("reports",)) as (hub, other):
         hub_user = await hub.services.store.write(lambda tx: _add_bob(hub, tx))
         message = encode(Room().message("see for yourself"))
         note = f"{hub_user.user_id.decode()} says: bob, bobby, was insulted"
@@ -237,7 +219,7 @@ async def test_a_report_is_passed_on_without_its_reporters_name(tmp_path: Path) 
 
 
 async def test_the_note_of_a_reporter_who_is_gone_is_not_passed_on(tmp_path: Path) -> None:
-    async with federated(tmp_path, A, B, clock=FakeClock(), jobs_of=("reports",)) as (hub, other):
+    async with federated(tmp_path, A, B, clock=stopped_clock(), jobs_of=("reports",)) as (hub, other):
         gone = await hub.services.store.write(lambda tx: _add_bob(hub, tx))
         number = await hub.services.reports.take(report(note="bob says so"), gone)
         await command(hub, "user remove", user="bob")
@@ -257,7 +239,7 @@ def _add_bob(of: Assembled, tx: Any) -> Device:
 
 
 async def test_who_is_away_gets_it_later_and_holds_up_nobody(tmp_path: Path) -> None:
-    clock = FakeClock()
+    clock = stopped_clock()
     async with federated(tmp_path, A, B, clock=clock, jobs_of=("reports",)) as (hub, other):
         away = await hub.services.reports.take(report(note="to somebody who is away"), Follower(B))
         there = await hub.services.reports.take(report(note="to somebody who is there"), Follower(B))
@@ -292,7 +274,7 @@ async def test_a_closed_report_is_listed_when_asked_for(tmp_path: Path) -> None:
 
 
 async def test_what_a_hub_cannot_have_meant_becomes_a_report(tmp_path: Path) -> None:
-    async with federated(tmp_path, A, B, clock=FakeClock(), jobs_of=("reports",)) as (_, follower):
+    async with federated(tmp_path, A, B, clock=stopped_clock(), jobs_of=("reports",)) as (_, follower):
         message = encode(Room().message("sequenced twice"))
         for _ in range(3):
             follower.services.reports.contradicted(Contradiction(A, GROUP, message, "sequenced-differently"))
@@ -308,7 +290,7 @@ async def test_what_a_hub_cannot_have_meant_becomes_a_report(tmp_path: Path) -> 
 
 
 async def test_old_reports_are_dropped(tmp_path: Path) -> None:
-    clock = FakeClock()
+    clock = stopped_clock()
     async with federated(tmp_path, A, B, clock=clock, jobs_of=()) as (hub, _):
         await hub.services.reports.take(report(), device(hub))
         clock.advance(100)

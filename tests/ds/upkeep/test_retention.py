@@ -1,14 +1,12 @@
-"""What the sweeper drops, and what it must not: a real store, and a clock to move."""
+"""What the sweeper deletes, and what it must keep: on a real store, with a clock that the test moves."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
 import trio
 import trio.testing
@@ -23,57 +21,26 @@ from mimids.store.engine.transaction import Tx
 from mimids.values import Device, Follower
 from mimids.wire.declare import decode, encode
 from mimids.wire.ids import Counter, PartitionKey, ProviderId
-from mimids.wire.messages import PushRequest, PushResponse, ReceiveRequest, SendRequest, SendResponse
-from tests.ds.groups.test_conversations import offer
-from tests.support.doubles import Called, FakeClock
-from tests.support.federation import APPLICATION, COMMIT, PROPOSAL, Room, device, federated, read, wait_stored
-from tests.support.mls_makers import replace
-from tests.support.provider import Assembled, Authority, assembled
+from mimids.wire.messages import PushRequest, PushResponse, ReceiveRequest, SendResponse
+from tests.support.doubles import Called, stopped_clock
+from tests.support.federation import (
+    APPLICATION,
+    PROPOSAL,
+    Room,
+    commit_at,
+    device,
+    federated,
+    read,
+    wait_stored,
+)
+from tests.support.hub import offer
+from tests.support.provider import Assembled
 from tests.support.recordings import Recording, expected
-
-DAY = 86_400.0
-
-
-@asynccontextmanager
-async def provider(directory: Path, **sections: dict[str, Any]) -> AsyncIterator[tuple[Assembled, FakeClock]]:
-    clock = FakeClock()
-    sections["limits"] = {"device_sends_per_second": 0, **sections.get("limits", {})}
-    async with assembled(Authority(directory).config("a.example", **sections), clock=clock) as running:
-        await running.add_device()  # number 1
-        yield running, clock
-
-
-async def rows(running: Assembled, sql: str, *params: object) -> list[tuple[Any, ...]]:
-    return await running.services.store.read(lambda tx: tx.all(sql, params))
-
-
-async def bodies(running: Assembled, key: PartitionKey) -> list[bool]:
-    """Tell for each message of a partition whether it is kept."""
-    found = await rows(
-        running,
-        "SELECT body IS NOT NULL FROM messages m JOIN partitions p ON p.id = m.partition WHERE p.masked_key = ?"
-        " ORDER BY counter",
-        key.mask(32),
-    )
-    return [bool(row[0]) for row in found]
-
-
-async def sweep(running: Assembled) -> None:
-    await running.services.cursors.save()
-    await Sweeper(running.services).sweep()
-
-
-async def until(check: Callable[[], Awaitable[object]]) -> None:
-    """Wait until it holds."""
-    with trio.fail_after(20):
-        while True:
-            if await check():
-                return
-            await trio.sleep(0.01)
+from tests.support.stored import DAY, bodies, provider, rows, sweep, until
 
 
 async def shows(running: Assembled, who: Device, room: Room, key: PartitionKey, counter: int) -> None:
-    """Let a device present a position."""
+    """Present a position for a device."""
     running.services.hub_router.note(who, room.hub, ReceiveRequest(key, Counter(counter)))
     await running.services.cursors.save()
 
@@ -81,7 +48,7 @@ async def shows(running: Assembled, who: Device, room: Room, key: PartitionKey, 
 # --- messages -----------------------------------------------------------------------------------------------------
 
 
-async def test_a_message_that_nobody_waits_for_goes_after_a_month_and_a_repeat_gets_its_first_answer(
+async def test_a_message_without_waiters_is_deleted_after_a_month_and_a_repeat_gets_the_first_answer(
     tmp_path: Path,
 ) -> None:
     async with provider(tmp_path) as (running, clock):
@@ -101,7 +68,7 @@ async def test_a_message_that_nobody_waits_for_goes_after_a_month_and_a_repeat_g
         assert (await hub.send(room.send("5"), alice)).counter == 5
 
 
-async def test_who_has_left_is_not_waited_for_until_it_comes_back(tmp_path: Path) -> None:
+async def test_a_device_that_left_does_not_keep_messages_until_it_returns(tmp_path: Path) -> None:
     async with provider(tmp_path) as (running, clock):
         services, alice, room = running.services, device(running), Room()
         await services.hub.create_group(room.creation(), alice)
@@ -119,7 +86,7 @@ async def test_who_has_left_is_not_waited_for_until_it_comes_back(tmp_path: Path
         assert await bodies(running, room.key) == [False, False, True]
 
 
-async def test_what_a_device_waits_for_is_kept_until_it_was_silent_for_a_year(tmp_path: Path) -> None:
+async def test_messages_that_a_device_waits_for_are_kept_until_it_is_silent_for_a_year(tmp_path: Path) -> None:
     async with provider(tmp_path) as (running, clock):
         hub, alice, room = running.services.hub, device(running), Room()
         await hub.create_group(room.creation(), alice)
@@ -138,7 +105,7 @@ async def test_what_a_device_waits_for_is_kept_until_it_was_silent_for_a_year(tm
         assert await bodies(running, room.key) == [False] * 4
 
 
-async def test_a_device_waits_for_what_follows_the_epoch_it_has_come_to_and_not_for_other_branches(
+async def test_a_device_waits_for_later_epochs_of_its_branch_and_not_for_other_branches(
     tmp_path: Path,
 ) -> None:
     async with provider(tmp_path) as (running, clock):
@@ -162,12 +129,7 @@ async def test_a_device_waits_for_what_follows_the_epoch_it_has_come_to_and_not_
         assert await bodies(running, second) == [False]
 
 
-def commit_at(room: Room, epoch: int, key: PartitionKey, following: PartitionKey) -> SendRequest:
-    message = room.message(following.mask(32).hex()[:20], epoch=epoch, kind=COMMIT)
-    return replace(room.commit("", following, key), message=message)
-
-
-async def test_proposals_of_a_tip_stay_and_those_behind_it_go(tmp_path: Path) -> None:
+async def test_proposals_of_a_tip_are_kept_and_those_of_earlier_epochs_deleted(tmp_path: Path) -> None:
     async with provider(tmp_path) as (running, clock):
         hub, alice, room = running.services.hub, device(running), Room()
         await hub.create_group(room.creation(), alice)
@@ -185,7 +147,7 @@ async def test_proposals_of_a_tip_stay_and_those_behind_it_go(tmp_path: Path) ->
         assert await rows(running, "SELECT expired_at IS NOT NULL FROM partitions ORDER BY id") == [(1,), (0,)]
 
 
-async def test_digests_are_forgotten_after_two_years_and_numbers_are_never_given_again(tmp_path: Path) -> None:
+async def test_digests_are_deleted_after_two_years_and_counters_are_never_reused(tmp_path: Path) -> None:
     async with provider(tmp_path) as (running, clock):
         hub, alice, room = running.services.hub, device(running), Room()
         await hub.create_group(room.creation(), alice)
@@ -204,8 +166,8 @@ async def test_digests_are_forgotten_after_two_years_and_numbers_are_never_given
 # --- followers ----------------------------------------------------------------------------------------------------
 
 
-async def test_a_follower_that_comes_too_late_goes_on_where_messages_are_kept(tmp_path: Path) -> None:
-    clock = FakeClock()
+async def test_a_follower_that_returns_too_late_continues_at_the_first_stored_message(tmp_path: Path) -> None:
+    clock = stopped_clock()
     async with federated(tmp_path, "a.example", "b.example", clock=clock) as (a, b):
         alice, bob, room = device(a), device(b, "bob"), Room()
         await a.services.hub.create_group(room.creation(), alice)
@@ -244,8 +206,8 @@ async def has(running: Assembled, key: PartitionKey, kept: list[bool]) -> bool:
     return await bodies(running, key) == kept
 
 
-async def test_a_follower_that_follows_no_jump_is_left_to_the_operator_and_gets_the_rest(tmp_path: Path) -> None:
-    clock = FakeClock()
+async def test_a_follower_that_refuses_a_gap_is_suspended_for_that_partition_only(tmp_path: Path) -> None:
+    clock = stopped_clock()
     taken: dict[bytes, int] = {}
 
     async def stubborn(called: Called) -> PeerAnswer:
@@ -282,7 +244,7 @@ async def test_a_follower_that_follows_no_jump_is_left_to_the_operator_and_gets_
 # --- partitions ---------------------------------------------------------------------------------------------------
 
 
-async def test_detached_partitions_go_first_and_make_room_again(tmp_path: Path) -> None:
+async def test_detached_partitions_expire_early_and_free_their_quota(tmp_path: Path) -> None:
     async with provider(tmp_path, limits={"device_detached_partitions": 2}) as (running, clock):
         hub, alice, room = running.services.hub, device(running), Room()
         await hub.create_group(room.creation(), alice)
@@ -306,7 +268,7 @@ async def test_detached_partitions_go_first_and_make_room_again(tmp_path: Path) 
         assert await rows(running, "SELECT count(*) FROM partitions WHERE detached = 1") == [(0,)]
 
 
-async def test_the_state_of_every_tip_outlives_everything_and_that_of_other_epochs_goes(tmp_path: Path) -> None:
+async def test_tips_keep_their_state_and_earlier_epochs_lose_theirs(tmp_path: Path) -> None:
     recording = Recording("public")
     async with provider(tmp_path) as (running, clock):
         services, alice = running.services, device(running)
@@ -331,7 +293,7 @@ async def test_the_state_of_every_tip_outlives_everything_and_that_of_other_epoc
 
 
 def all_states(tx: Tx) -> list[int]:
-    """Load every state that is kept from its nodes, which raises where one is missing; return the partitions' rows."""
+    """Load every stored group state, which raises if a node is missing; return the rows of the partitions."""
     found = [row for (row,) in tx.all("SELECT id FROM partitions WHERE root_hash IS NOT NULL")]
     for row in found:
         partition = partitions.partition_by_row(tx, row)
@@ -340,7 +302,7 @@ def all_states(tx: Tx) -> list[int]:
     return found
 
 
-async def test_a_lost_race_goes_with_its_group_info_and_makes_room(tmp_path: Path) -> None:
+async def test_a_branch_that_lost_a_race_expires_and_frees_its_quota(tmp_path: Path) -> None:
     async with provider(tmp_path, limits={"device_branches": 2}) as (running, clock):
         hub, alice, room = running.services.hub, device(running), Room()
         await hub.create_group(room.creation(), alice)
@@ -361,7 +323,7 @@ async def test_a_lost_race_goes_with_its_group_info_and_makes_room(tmp_path: Pat
 
 
 @pytest.mark.parametrize("stop_after", range(1, 15))
-async def test_a_stop_anywhere_loses_nothing_and_the_next_sweep_ends_the_same(tmp_path: Path, stop_after: int) -> None:
+async def test_a_sweep_that_stops_anywhere_is_completed_by_the_next_one(tmp_path: Path, stop_after: int) -> None:
     recording = Recording("public")
     ends = []
     for stop in (None, stop_after):
@@ -376,7 +338,7 @@ async def test_a_stop_anywhere_loses_nothing_and_the_next_sweep_ends_the_same(tm
             clock.advance(50 * DAY)
             if stop is not None:
                 with pytest.raises(StorageUnavailable):
-                    await Sweeper(stopping(running, stop)).sweep()
+                    await stopping(running, stop).sweep()
                 await running.services.store.read(all_states)
             await sweep(running)
             digest = hashlib.sha256()
@@ -387,8 +349,8 @@ async def test_a_stop_anywhere_loses_nothing_and_the_next_sweep_ends_the_same(tm
     assert ends[0] == ends[1]
 
 
-def stopping(running: Assembled, after: int) -> Any:
-    """Return the services with a store that takes so many writes and no more."""
+def stopping(running: Assembled, after: int) -> Sweeper:
+    """Return a sweeper whose store fails after so many writes."""
     store = running.services.store
 
     class Stopping:
@@ -404,10 +366,11 @@ def stopping(running: Assembled, after: int) -> Any:
             return await store.write(work)
 
     double: Any = Stopping()
-    return attrs.evolve(running.services, store=double)
+    services = running.services
+    return Sweeper(services.config, double, services.clock, services.notifier, services.recent, services.telemetry.log)
 
 
-async def test_nobody_may_join_where_nothing_is_left(tmp_path: Path) -> None:
+async def test_joining_an_expired_group_is_refused(tmp_path: Path) -> None:
     async with provider(tmp_path) as (running, clock):
         hub, alice, room = running.services.hub, device(running), Room()
         await hub.create_group(room.creation(), alice)

@@ -12,9 +12,9 @@ from mimids.store.engine.transaction import Tx
 from mimids.values import Follower, Milliseconds
 from mimids.wire.ids import Counter, ProviderId
 from mimids.wire.messages import ReceiveRequest
-from tests.ds.upkeep.test_retention import provider
 from tests.support.federation import Room, device
 from tests.support.inmemory import InMemory
+from tests.support.stored import provider
 
 
 @pytest.mark.parametrize(("named", "labels"), [(50, {"b.example", "c.example"}), (1, {"c.example", "others"})])

@@ -76,7 +76,7 @@ async def test_unlinkable_requests_are_counted_but_not_logged(rig: Rig) -> None:
     await rig.ask("POST", "/gateway", b"12345", PLAIN)
     await rig.ask("POST", "/gateway", b"12345", PLAIN)
     assert not rig.log.lines
-    rig.log.telemetry.tell_counts()
+    rig.log.telemetry.log_counts()
     (line,) = rig.log.lines
     assert (line["event"], line["route"], line["code"], line["count"]) == ("requests", "gateway", "ok", 2)
 

@@ -14,7 +14,7 @@ from hypothesis import given
 
 from mimids.ds.groups.tree_layout import lay_out
 from mimids.http.api.operator import HOSTS
-from mimids.http.console import pages, tree
+from mimids.http.console import pages, parts, tree
 from mimids.http.console.endpoints import CONSOLE
 from mimids.http.console.markup import Markup, element
 from mimids.http.console.tree import draw
@@ -23,10 +23,10 @@ from mimids.values import Milliseconds
 from mimids.wire.base64url import base64url
 from mimids.wire.ids import GroupId, ProviderId
 from mimids.wire.messages import SendRequest
-from tests.ds.upkeep.test_retention import provider
 from tests.support.federation import Room, device
 from tests.support.inmemory import Answered, InMemory
 from tests.support.provider import Assembled
+from tests.support.stored import provider
 from tests.support.summaries import histories, summary
 
 
@@ -48,8 +48,8 @@ def test_text_is_never_markup() -> None:
 
 
 def test_the_style_sheet_knows_the_drawing() -> None:
-    assert f"height: {tree.ROW_PIXELS}px" in pages.STYLE
-    assert {f".lane{n}" for n in range(tree.COLOURS)} <= set(re.findall(r"\.lane\d", pages.STYLE))
+    assert f"height: {tree.ROW_PIXELS}px" in parts.STYLE
+    assert {f".lane{n}" for n in range(tree.COLOURS)} <= set(re.findall(r"\.lane\d", parts.STYLE))
 
 
 async def ask(running: Assembled, path: str) -> Answered:
@@ -94,7 +94,7 @@ async def test_a_page_may_fetch_run_and_send_nothing(tmp_path: Path, path: str) 
         assert not tags & {"script", "link", "img", "form", "iframe", "object"}
         assert not [name for each in parsed(answer.body).iter() for name in each.attrib if name.startswith("on")]
         (style,) = (each.text for each in parsed(answer.body).iter("style"))
-        assert style == pages.STYLE
+        assert style == parts.STYLE
 
 
 async def test_a_group_is_linked_and_drawn_and_its_name_is_only_text(tmp_path: Path) -> None:
@@ -139,14 +139,14 @@ def overview(**changes: Any) -> list[str]:
     return texts(pages.overview_page(pages.Overview(**(seen | changes))).encode())
 
 
-def test_what_needs_somebody_is_said_and_else_that_nothing_does() -> None:
-    well = "All is well: nothing here needs you."
+def test_each_alert_is_shown_or_that_there_is_none() -> None:
+    well = "No alerts: nothing here needs your attention."
     assert well in overview()
     peer = PeerSummary(ProviderId("b.example"), 1, 7, 9, Milliseconds(5000), 0, 0, 0, 2, Milliseconds(0))
     for changes, said in (
         ({"writable": False}, "The disk takes no writes"),
-        ({"requests": Counter({("send", "internal"): 2})}, "2 requests ended in a fault of this server"),
-        ({"peers": [peer]}, "b.example refuses 2 partitions for good"),
+        ({"requests": Counter({("send", "internal"): 2})}, "2 requests failed by an error of this server"),
+        ({"peers": [peer]}, "b.example permanently refuses pushes of 2 partitions"),
         ({"peers": [peer]}, "b.example does not answer since 1970-01-01 00:00Z"),
         ({"held_groups": 1}, "1 group held since a restore"),
     ):
@@ -157,4 +157,4 @@ def test_what_needs_somebody_is_said_and_else_that_nothing_does() -> None:
 def test_refusals_are_counted_by_reason() -> None:
     requests = Counter({("send", "ok"): 9, ("send", "policy"): 2, ("join", "policy"): 1, ("push", "closed"): 4})
     said = overview(requests=requests)
-    assert said[said.index("policy") :][1:4] == ["3", "refused by policy", "send 2, join 1"]
+    assert said[said.index("policy") :][1:4] == ["3", "refused by policy in this fork", "send 2, join 1"]

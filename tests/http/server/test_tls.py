@@ -1,4 +1,4 @@
-"""Certificates and who may show them, by handshakes of OpenSSL with itself."""
+"""Certificates and trust, tested by handshakes in memory between two ends of OpenSSL."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def theirs(tmp_path: Path) -> Authority:
 
 
 def join(server: ssl.SSLContext, client: ssl.SSLContext, name: str = A) -> tuple[ssl.SSLObject, ssl.SSLObject]:
-    """Do a handshake in memory; raise `ssl.SSLError` where either side refuses."""
+    """Do a handshake in memory; raise `ssl.SSLError` if either side refuses."""
     up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
     ends = (
         server.wrap_bio(up, down, server_side=True),
@@ -111,13 +111,13 @@ def test_only_exact_dns_names_can_name_a_provider(issued: list[str], expected: s
     assert dns_names(ssl.PEM_cert_to_DER_cert(pem.decode())) == expected
 
 
-def test_a_certificate_without_names_names_nobody() -> None:
+def test_a_certificate_without_names_names_no_provider() -> None:
     pem = trustme.CA().cert_pem.bytes()
     assert dns_names(ssl.PEM_cert_to_DER_cert(pem.decode())) == frozenset()
 
 
 @given(st.binary(max_size=200))
-def test_what_is_no_certificate_names_nobody(octets: bytes) -> None:
+def test_octets_that_are_no_certificate_name_no_provider(octets: bytes) -> None:
     assert dns_names(octets) == frozenset()
 
 
@@ -130,7 +130,7 @@ def test_what_is_no_certificate_names_nobody(octets: bytes) -> None:
         ({B}, " mimi@B.EXAMPLE ", B),
     ],
 )
-def test_the_caller_is_whom_from_names_or_the_only_name(
+def test_the_caller_is_the_one_in_from_or_the_only_name(
     names: set[ProviderId], from_header: str | None, expected: ProviderId
 ) -> None:
     assert caller(frozenset(names), from_header) == expected
@@ -160,15 +160,15 @@ def test_any_other_from_is_a_mismatch(names: set[ProviderId], from_header: str |
 
 
 @pytest.mark.parametrize("from_header", [None, "mimi@b.example"])
-def test_without_a_certificate_one_is_asked_for(from_header: str | None) -> None:
+def test_a_missing_certificate_is_a_problem_of_its_own(from_header: str | None) -> None:
     with pytest.raises(CertificateRequired):
         caller(None, from_header)
 
 
-# --- who vouches for whom -----------------------------------------------------------------------------------------
+# --- trust --------------------------------------------------------------------------------------------------------
 
 
-def test_a_client_certificate_may_be_withheld(ours: Authority) -> None:
+def test_a_client_need_not_present_a_certificate(ours: Authority) -> None:
     server = ServerTls(ours.pair(A), clients=Trust(ours.file))
     assert peer_seen(server, ClientTls(Trust(ours.file)).context(A)) is None
     assert names_seen(server, ClientTls(Trust(ours.file), ours.pair(B)).context(A)) == {B}
@@ -178,14 +178,14 @@ def test_a_listener_without_clients_asks_for_no_certificate(ours: Authority) -> 
     assert peer_seen(ServerTls(ours.pair(A)), ClientTls(Trust(ours.file), ours.pair(B)).context(A)) is None
 
 
-def test_a_certificate_that_nobody_vouches_for_ends_the_handshake(ours: Authority, theirs: Authority) -> None:
+def test_an_untrusted_certificate_ends_the_handshake(ours: Authority, theirs: Authority) -> None:
     server = ServerTls(ours.pair(A), clients=Trust(ours.file))
     with pytest.raises(ssl.SSLError, match="certificate verify failed"):
         peer_seen(server, ClientTls(Trust(ours.file), theirs.pair(B)).context(A))
 
 
 @pytest.mark.parametrize("system", [False, True])
-def test_a_providers_own_file_vouches_for_it_alone_and_nothing_else_does(
+def test_the_trust_file_of_a_provider_is_the_only_one_for_it_and_for_no_other(
     ours: Authority, theirs: Authority, monkeypatch: pytest.MonkeyPatch, system: bool
 ) -> None:
     if system:
@@ -197,18 +197,18 @@ def test_a_providers_own_file_vouches_for_it_alone_and_nothing_else_does(
     assert names_seen(server, ClientTls(trust, theirs.pair(B, C)).context(A)) == {B}
 
 
-def test_one_file_may_vouch_for_all_and_for_one(ours: Authority) -> None:
+def test_one_trust_file_may_be_general_and_of_one_provider(ours: Authority) -> None:
     server = ServerTls(ours.pair(A), clients=Trust(ours.file, {B: ours.file}))
     assert names_seen(server, ClientTls(Trust(ours.file), ours.pair(B, C)).context(A)) == {B, C}
 
 
-def test_a_trust_file_may_hold_the_very_certificate(ours: Authority, theirs: Authority) -> None:
+def test_a_trust_file_may_hold_the_certificate_of_the_provider_itself(ours: Authority, theirs: Authority) -> None:
     pinned = theirs.pair(B)
     server = ServerTls(ours.pair(A), clients=Trust(ours.file, {B: pinned.certificate}))
     assert names_seen(server, ClientTls(Trust(ours.file), pinned).context(A)) == {B}
 
 
-def test_another_provider_is_reached_by_its_name_under_its_own_trust(ours: Authority, theirs: Authority) -> None:
+def test_a_client_context_checks_the_provider_name_and_its_trust_file(ours: Authority, theirs: Authority) -> None:
     client = ClientTls(Trust(ours.file, {B: theirs.file}))
     join(ServerTls(ours.pair(A)).current.context, client.context(A), A)
     join(ServerTls(theirs.pair(B)).current.context, client.context(B), B)
@@ -220,7 +220,7 @@ def test_another_provider_is_reached_by_its_name_under_its_own_trust(ours: Autho
         join(ServerTls(ours.pair(C)).current.context, client.context(A), A)
 
 
-def test_providers_without_trust_of_their_own_share_a_context(ours: Authority, theirs: Authority) -> None:
+def test_providers_without_a_trust_file_share_a_context(ours: Authority, theirs: Authority) -> None:
     client = ClientTls(Trust(ours.file, {B: theirs.file}))
     assert client.context(A) is client.context(C)
     assert client.context(A) is not client.context(B)
@@ -233,14 +233,14 @@ def test_tls_1_3_is_required(ours: Authority) -> None:
         join(ServerTls(ours.pair(A)).current.context, old)
 
 
-def test_http_1_1_is_all_that_is_negotiated(ours: Authority) -> None:
+def test_only_http_1_1_is_negotiated(ours: Authority) -> None:
     client = ClientTls(Trust(ours.file)).context(A)
     client.set_alpn_protocols(["h2", "http/1.1"])
     server, _ = join(ServerTls(ours.pair(A)).current.context, client)
     assert server.selected_alpn_protocol() == "http/1.1"
 
 
-def test_no_session_outlives_its_connection(ours: Authority) -> None:
+def test_no_session_tickets_are_issued(ours: Authority) -> None:
     _, client = join(ServerTls(ours.pair(A)).current.context, ClientTls(Trust(ours.file)).context(A))
     assert client.session is None or not client.session.has_ticket
 
@@ -248,7 +248,7 @@ def test_no_session_outlives_its_connection(ours: Authority) -> None:
 # --- files --------------------------------------------------------------------------------------------------------
 
 
-def test_a_renewed_pair_is_taken_up_and_a_broken_one_is_not(ours: Authority) -> None:
+def test_a_renewed_pair_is_used_and_a_broken_one_is_not(ours: Authority) -> None:
     pair = ours.pair(A)
     server = ServerTls(pair)
     client = ClientTls(Trust(ours.file)).context(A)
@@ -268,7 +268,7 @@ def test_a_renewed_pair_is_taken_up_and_a_broken_one_is_not(ours: Authority) -> 
     assert shown() == second
 
 
-def test_renewed_trust_is_taken_up(ours: Authority, theirs: Authority) -> None:
+def test_a_renewed_trust_file_is_used(ours: Authority, theirs: Authority) -> None:
     client = ClientTls(Trust(ours.file))
     server = ServerTls(theirs.pair(A)).current.context
     with pytest.raises(ssl.SSLCertVerificationError):
@@ -297,7 +297,7 @@ def encrypted(path: Path) -> None:
 
 @pytest.mark.parametrize("spoil", [missing, empty, garbage])
 @pytest.mark.parametrize("which", ["certificate", "private_key", "trust"])
-def test_a_file_that_does_not_do_is_named(ours: Authority, which: str, spoil: Callable[[Path], None]) -> None:
+def test_a_file_that_cannot_be_used_is_named(ours: Authority, which: str, spoil: Callable[[Path], None]) -> None:
     pair = ours.pair(A)
     path: Path = ours.file if which == "trust" else getattr(pair, which)
     spoil(path)

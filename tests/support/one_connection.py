@@ -1,0 +1,20 @@
+"""A store without threads, for tests that trace statements or take many small steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from mimids.store.engine.transaction import Tx
+
+
+class OneConnection:
+    """A `Store` that runs each work at once, on one connection. Nothing begins or ends a transaction."""
+
+    def __init__(self, connection: Any) -> None:
+        self._tx = Tx(connection)
+
+    async def write(self, work: Callable[[Tx], Any]) -> Any:
+        return work(self._tx)
+
+    read = write_shielded = write
