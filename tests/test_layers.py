@@ -67,7 +67,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 # Packages that only these parts may know.
 ONLY_IN: dict[str, tuple[str, ...]] = {
     "aiosqlite": ("store.engine.driver",),
-    "sqlite3": ("store", "cli", "testing"),
+    "sqlite3": ("store.engine.sqlite", "store.engine.driver", "store.engine.migrate", "store.backup", "cli", "testing"),
     "trio_asyncio": ("store.engine.driver",),
     "quart": ("http",),
     "quart_trio": ("http",),
@@ -133,6 +133,7 @@ def test_imports_point_one_way(module: str) -> None:
         ("mimids.policy.rules", "import trio.lowlevel"),
         ("mimids.store.groups", "from mimids.mls import tree"),
         ("mimids.store.groups", "import aiosqlite"),
+        ("mimids.store.engine.store", "import sqlite3"),
         ("mimids.ds.groups.hub", "from mimids.ds.following import delivery"),
         ("mimids.ds.following.delivery", "from mimids.ds.terms.reports import Report"),
         ("mimids.ds.limits.rates", "from mimids.ds.groups.hub import LocalHub"),
