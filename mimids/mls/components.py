@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Final, TypeVar
 
 from mimids.mls.code_points import COMPONENT_ID, ComponentId, ExtensionType
-from mimids.mls.faults import Fault, Invalid
+from mimids.mls.faults import Fault, FaultError
 from mimids.mls.leaf_node import Extension, extension_data
 from mimids.wire.codec import OPAQUE_V, UINT16, UINT32, Codec, WireError, optional, vector
 from mimids.wire.declare import codec, decode, encode, struct, wire
@@ -127,24 +127,24 @@ class RolesList:
 
 
 def dictionary_of(extensions: tuple[Extension, ...]) -> AppDataDictionary | None:
-    """Return the dictionary among these extensions, None where there is none; raise `Invalid` if it is not sound."""
+    """Return the dictionary among these extensions, None where there is none; raise `FaultError` if it is not sound."""
     data = extension_data(extensions, ExtensionType.APP_DATA_DICTIONARY)
     if data is None:
         return None
     try:
         dictionary = decode(AppDataDictionary, data)
     except WireError as error:
-        raise Invalid(Fault("the app_data_dictionary does not parse", _EXTENSIONS)) from error
+        raise FaultError(Fault("the app_data_dictionary does not parse", _EXTENSIONS)) from error
     ids = [each.component_id for each in dictionary.component_data]
     if any(one >= other for one, other in pairwise(ids)):
-        raise Invalid(Fault("the app_data_dictionary is not sorted and unique", _EXTENSIONS))
+        raise FaultError(Fault("the app_data_dictionary is not sorted and unique", _EXTENSIONS))
     return dictionary
 
 
 def apply_update(component_id: int, data: bytes | None, updates: tuple[bytes, ...]) -> bytes | None:
     """Return what a component's data becomes by the updates (one or more) of one commit, in its order.
 
-    None where nobody here knows the component, or what the updates together do. `Invalid` where they are wrong for
+    None where nobody here knows the component, or what the updates together do. `FaultError` where they are wrong for
     certain: they do not parse, or do not fit the data. `data` is None where the component has none yet.
     """
     if component_id == ComponentId.ROLES_LIST:
@@ -169,7 +169,7 @@ def _parse(cls: type[T], octets: bytes, section: str) -> T:
     try:
         return decode(cls, octets)
     except WireError as error:
-        raise Invalid(Fault(f"{cls.__name__} does not parse", section)) from error
+        raise FaultError(Fault(f"{cls.__name__} does not parse", section)) from error
 
 
 def _update_participants(
@@ -180,15 +180,15 @@ def _update_participants(
     roles = {each.user_index: each.role_index for each in update.changed_role_participants}
     indices = [each.user_index for each in update.changed_role_participants] + list(update.removed_indices)
     if any(index >= len(participants) for index in indices):
-        raise Invalid(Fault("a participant index is out of range", _PARTICIPANTS))
+        raise FaultError(Fault("a participant index is out of range", _PARTICIPANTS))
     users = [participants[index].user for index in indices] + [each.user for each in update.added_participants]
     for user in users:
         if user in touched:
-            raise Invalid(Fault("a commit changes the same participant more than once", _PARTICIPANTS))
+            raise FaultError(Fault("a commit changes the same participant more than once", _PARTICIPANTS))
         touched.add(user)
     known = {each.user for each in participants}
     if any(each.user in known for each in update.added_participants):
-        raise Invalid(Fault("a participant is added who is in the list", _PARTICIPANTS))
+        raise FaultError(Fault("a participant is added who is in the list", _PARTICIPANTS))
     removed = set(update.removed_indices)
     kept = [
         UserRolePair(each.user, roles.get(index, each.role_index))

@@ -17,7 +17,7 @@ class Fault:
         return f"{self.rule} ({self.section})"
 
 
-class Invalid(ValueError):
+class FaultError(ValueError):
     """Raised where a value is wanted and a rule forbids it."""
 
     def __init__(self, fault: Fault) -> None:

@@ -8,7 +8,7 @@ import attrs
 
 from mimids.mls.code_points import DEFAULT_EXTENSIONS, ComponentId, ExtensionType, LeafNodeSource
 from mimids.mls.components import dictionary_of
-from mimids.mls.faults import Fault, Invalid
+from mimids.mls.faults import Fault, FaultError
 from mimids.mls.identity import certificate_fault
 from mimids.mls.leaf_node import (
     EXTENSIONS,
@@ -95,10 +95,10 @@ class KeyPackageIn(Kept):
         return None
 
     def validate(self, now_s: int, *, max_lifetime_s: int) -> KeyPackage:
-        """Return the KeyPackage if it may be handed out at `now_s` (seconds since 1970), else raise `Invalid`."""
+        """Return the KeyPackage if it may be handed out at `now_s` (seconds since 1970), else raise `FaultError`."""
         fault = self.lifetime_fault(now_s, max_lifetime_s) or self.fault()
         if fault is not None:
-            raise Invalid(fault)
+            raise FaultError(fault)
         suite = suite_of(self.cipher_suite)
         assert suite is not None  # noqa: S101 - fault() saw to it
         return KeyPackage(self, self.ref(suite), _is_last_resort(self), _MAKER)
@@ -156,6 +156,6 @@ def _is_last_resort(package: KeyPackageIn) -> bool:
         return True
     try:
         dictionary = dictionary_of(package.extensions)
-    except Invalid:
+    except FaultError:
         return False
     return dictionary is not None and dictionary.get(ComponentId.LAST_RESORT_KEY_PACKAGE) is not None

@@ -10,6 +10,7 @@ from mimids.mls.group_info import GroupContext, GroupInfo
 from mimids.mls.leaf_node import extension_data
 from mimids.mls.public_group import PublicGroup
 from mimids.mls.rules.parameters import check_members, check_unique, parameters_of
+from mimids.mls.rules.tree import check_tree
 from mimids.mls.rules.verdict import (
     FIRST_EPOCH,
     GROUP_INFO_LENGTH,
@@ -23,7 +24,6 @@ from mimids.mls.rules.verdict import (
     broken,
 )
 from mimids.mls.suites import Suite, suite_of
-from mimids.mls.tree.check import check_tree
 from mimids.mls.tree.ratchet_tree import RatchetTree
 from mimids.wire.codec import WireError
 from mimids.wire.declare import decode

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from mimids.mls.code_points import ContentType, ExtensionType
-from mimids.mls.faults import Invalid as FaultError
+from mimids.mls.faults import FaultError
 from mimids.mls.framing import MLSMessage, PrivateMessage, PublicMessage
 from mimids.mls.group_info import GroupContext, GroupInfo
 from mimids.mls.key_package import KeyPackageIn

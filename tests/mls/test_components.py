@@ -20,7 +20,7 @@ from mimids.mls.components import (
     apply_update,
     dictionary_of,
 )
-from mimids.mls.faults import Invalid
+from mimids.mls.faults import FaultError
 from mimids.mls.framing import MLS_MESSAGE, PublicMessage
 from mimids.mls.group_info import GroupInfo
 from mimids.mls.leaf_node import Extension
@@ -103,9 +103,9 @@ def test_a_dictionary_is_sorted_and_unique() -> None:
     assert dictionary_of(()) is None
     assert dictionary_of(extension(1, 2, 0xFF00)) is not None
     for ids in ((2, 1), (1, 1), (1, 3, 2)):
-        with pytest.raises(Invalid, match="not sorted and unique"):
+        with pytest.raises(FaultError, match="not sorted and unique"):
             dictionary_of(extension(*ids))
-    with pytest.raises(Invalid, match="does not parse"):
+    with pytest.raises(FaultError, match="does not parse"):
         dictionary_of((Extension(ExtensionType.APP_DATA_DICTIONARY, b"\x05"),))
 
 
@@ -159,7 +159,7 @@ def test_what_indices_mean_after_an_earlier_removal_is_not_known() -> None:
 )
 def test_an_update_that_is_wrong_for_certain_is_refused(updates: tuple[bytes, ...], reason: str) -> None:
     before = encode(ParticipantList(pairs(alice=4, bob=3)))
-    with pytest.raises(Invalid, match=reason):
+    with pytest.raises(FaultError, match=reason):
         apply_update(ComponentId.PARTICIPANT_LIST, before, updates)
 
 
@@ -167,7 +167,7 @@ def test_roles_are_replaced_as_a_whole() -> None:
     _, dictionary = recorded_dictionaries()[0]
     roles = dictionary.get(ComponentId.ROLES_LIST) or b""
     assert apply_update(ComponentId.ROLES_LIST, b"anything", (encode(RolesList(())), roles)) == roles
-    with pytest.raises(Invalid, match="RolesList does not parse"):
+    with pytest.raises(FaultError, match="RolesList does not parse"):
         apply_update(ComponentId.ROLES_LIST, None, (roles[:-1],))
 
 

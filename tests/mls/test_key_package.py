@@ -9,7 +9,7 @@ import pytest
 
 from mimids.mls.code_points import ComponentId, CredentialType, ExtensionType, LeafNodeSource
 from mimids.mls.components import AppDataDictionary
-from mimids.mls.faults import Invalid
+from mimids.mls.faults import FaultError
 from mimids.mls.framing import MLS_MESSAGE
 from mimids.mls.key_package import KeyPackage, KeyPackageIn
 from mimids.mls.leaf_node import Capabilities, Credential, Extension, HpkePublicKey, Lifetime, SignaturePublicKey
@@ -24,7 +24,7 @@ RECORDED_AT = 1795408165 + DAY // 2  # within the lifetimes of the recordings
 
 
 def refusal(package: KeyPackageIn, now_s: int = NOW, max_lifetime_s: int = YEAR) -> str:
-    with pytest.raises(Invalid) as caught:
+    with pytest.raises(FaultError) as caught:
         package.validate(now_s, max_lifetime_s=max_lifetime_s)
     return str(caught.value)
 
@@ -186,7 +186,7 @@ def test_tampered_key_packages_are_judged_as_recorded() -> None:
             try:
                 package.validate(RECORDED_AT, max_lifetime_s=TEN_YEARS)
                 judged[line["name"]] = line["expect"], "accepted"
-            except Invalid as error:
+            except FaultError as error:
                 judged[line["name"]] = line["expect"], str(error)
     assert judged == {
         "expired_key_package": ("recommended_reject", "the lifetime is over (RFC 9420 section 7.3)"),

@@ -6,7 +6,7 @@ from typing import Final
 
 from mimids.mls.code_points import AppDataUpdateOperation, ExtensionType, LeafNodeSource
 from mimids.mls.components import AppDataDictionary, apply_update
-from mimids.mls.faults import Invalid as FaultError
+from mimids.mls.faults import FaultError
 from mimids.mls.framing import AuthenticatedContent
 from mimids.mls.group_info import GroupContext
 from mimids.mls.leaf_node import Extension, LeafNode

@@ -6,7 +6,7 @@ import attrs
 
 from mimids.mls.code_points import DEFAULT_EXTENSIONS, DEFAULT_PROPOSALS, ExtensionType, ProposalType
 from mimids.mls.components import AppDataDictionary, dictionary_of
-from mimids.mls.faults import Invalid as FaultError
+from mimids.mls.faults import FaultError
 from mimids.mls.group_info import ExternalSender, external_senders, required_capabilities
 from mimids.mls.identity import certificate_fault
 from mimids.mls.leaf_node import Extension, extension_data

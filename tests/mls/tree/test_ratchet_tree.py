@@ -8,10 +8,10 @@ from mimids.mls.code_points import LeafNodeSource
 from mimids.mls.leaf_node import HpkePublicKey, LeafNode
 from mimids.mls.proposals import Add, Proposal, Remove, Update
 from mimids.mls.rules.parameters import parameters_of
+from mimids.mls.rules.tree import check_tree
 from mimids.mls.rules.verdict import RuleError
 from mimids.mls.suites import SUITES, suite_of
 from mimids.mls.tree import math
-from mimids.mls.tree.check import check_tree
 from mimids.mls.tree.ratchet_tree import RatchetTree
 from mimids.mls.tree.rows import NodeRow, all_nodes, changed_nodes, load
 from mimids.mls.tree.subtree import Blank, Parent, resolution
