@@ -33,8 +33,8 @@ from mimids.mls.rules.verdict import (
     Missing,
     RuleError,
     Unknown,
-    broken,
-    covers_refused,
+    reject,
+    reject_covering,
 )
 from mimids.mls.suites import Suite
 from mimids.mls.tree.ratchet_tree import RatchetTree
@@ -86,7 +86,7 @@ def begin(info: GroupInfo | None, ratchet_tree: bytes | None = None, *, group_id
         return NotKnown(None, group_id, suite)
     group = open_group(info, ratchet_tree)
     if group.group_id != group_id or group.suite is not suite:
-        broken(GROUP_INFO_CONTRADICTS, "the GroupInfo is of another group or suite")
+        reject(GROUP_INFO_CONTRADICTS, "the GroupInfo is of another group or suite")
     return Derived(group)
 
 
@@ -105,17 +105,17 @@ def judge(knowledge: Knowledge, message: MLSMessage) -> Judgement:
     if isinstance(knowledge, Derived):
         verdict = check(knowledge.group, message)
         return Judgement(verdict, Derived(record(knowledge.group, message, verdict)))
-    unknown = knowledge if isinstance(knowledge, NotKnown) else _forgotten(knowledge.group)
+    unknown = knowledge if isinstance(knowledge, NotKnown) else _drop_state(knowledge.group)
     try:
-        _check_firm(unknown, message)
+        _check_in_any_state(unknown, message)
     except RuleError as error:
         return Judgement(error.invalid, _with_refused(knowledge, message, error.invalid))
     if isinstance(knowledge, Claimed):
         verdict = check(knowledge.group, message)
         if not isinstance(verdict, Invalid):
             return Judgement(verdict, Claimed(record(knowledge.group, message, verdict)))
-        return Judgement(_without_state(message), unknown, contradicted=verdict)
-    return Judgement(_without_state(message), knowledge)
+        return Judgement(_judge_without_state(message), unknown, contradicted=verdict)
+    return Judgement(_judge_without_state(message), knowledge)
 
 
 def refuse(knowledge: Knowledge, message: MLSMessage, why: Invalid) -> Knowledge:
@@ -136,19 +136,19 @@ def next_knowledge(
     verdict, before = judgement.verdict, judgement.knowledge
     if isinstance(verdict, Invalid):
         raise RuleError(verdict)
-    following = _following(judgement)
+    following = _knowledge_after(judgement)
     if info is None:
         return following
     public = message.message if isinstance(message.message, PublicMessage) else None
     if public is not None and info.confirmation_tag != public.confirmation_tag:
-        broken(GROUP_INFO_TAG)  # as certain as the commit itself, whatever is known of the state
+        reject(GROUP_INFO_TAG)  # as certain as the commit itself, whatever is known of the state
     tree: bytes | RatchetTree | None = ratchet_tree
     group = state_of(before)
     if group is not None and isinstance(following, NotKnown):
         stated = info.group_context.confirmed_transcript_hash
         if public is not None and stated != group.transcript_after(public.authenticated_content()):
             if isinstance(before, Derived):
-                broken(GROUP_INFO_CONTRADICTS, "the GroupInfo is of another transcript than the commit's")
+                reject(GROUP_INFO_CONTRADICTS, "the GroupInfo is of another transcript than the commit's")
             return following
         tree = group.tree if ratchet_tree is None else ratchet_tree
     return with_group_info(following, info, tree)
@@ -164,20 +164,20 @@ def with_group_info(
     """
     if isinstance(knowledge, NotKnown):
         _check_identity(knowledge, info)
-        return Claimed(_with_refusals(open_group(info, ratchet_tree), knowledge.refused))
+        return Claimed(_with_all_refused(open_group(info, ratchet_tree), knowledge.refused))
     try:
         _check_agrees(knowledge.group, info)
     except RuleError:
         if isinstance(knowledge, Derived):
             raise
-        unknown = _forgotten(knowledge.group)
+        unknown = _drop_state(knowledge.group)
         _check_identity(unknown, info)
         open_group(info, ratchet_tree)  # wrong in itself is refused all the same
         return unknown
     return knowledge
 
 
-def _check_firm(unknown: NotKnown, message: MLSMessage) -> None:
+def _check_in_any_state(unknown: NotKnown, message: MLSMessage) -> None:
     """Check what holds whatever the state is."""
     check_without_state(message)
     check_place(message, unknown.group_id, unknown.epoch)
@@ -189,26 +189,26 @@ def _check_firm(unknown: NotKnown, message: MLSMessage) -> None:
     if isinstance(public.content.content, Commit):
         for item in public.content.content.proposals:
             if isinstance(item.value, bytes) and item.value in unknown.refused:
-                covers_refused(unknown.refused[item.value])
+                reject_covering(unknown.refused[item.value])
 
 
-def _without_state(message: MLSMessage) -> Verdict:
-    """Return the verdict on what passed `_check_firm` while the state is not known."""
+def _judge_without_state(message: MLSMessage) -> Verdict:
+    """Return the verdict on what passed `_check_in_any_state` while the state is not known."""
     if isinstance(message.message, PublicMessage):
         return Unknown((Missing(STATE),))
     return Unknown((Missing(ENCRYPTED_COMMIT),)) if message.content_type is ContentType.COMMIT else Valid()
 
 
-def _forgotten(group: PublicGroup) -> NotKnown:
+def _drop_state(group: PublicGroup) -> NotKnown:
     return NotKnown(group.epoch, group.group_id, group.suite, group.refused)
 
 
-def _following(judgement: Judgement) -> Knowledge:
+def _knowledge_after(judgement: Judgement) -> Knowledge:
     verdict, before = judgement.verdict, judgement.knowledge
     if isinstance(verdict, Valid) and verdict.next is not None:
         return Claimed(verdict.next) if isinstance(before, Claimed) else Derived(verdict.next)
     epoch = epoch_of(before)
-    here = before if isinstance(before, NotKnown) else _forgotten(before.group)
+    here = before if isinstance(before, NotKnown) else _drop_state(before.group)
     return NotKnown(None if epoch is None else epoch + 1, here.group_id, here.suite)
 
 
@@ -225,7 +225,7 @@ def _with_refused(knowledge: Knowledge, message: MLSMessage, why: Invalid) -> Kn
     return attrs.evolve(knowledge, refused=MappingProxyType({**knowledge.refused, ref: why}))
 
 
-def _with_refusals(group: PublicGroup, refused: Mapping[ProposalRef, Invalid]) -> PublicGroup:
+def _with_all_refused(group: PublicGroup, refused: Mapping[ProposalRef, Invalid]) -> PublicGroup:
     return attrs.evolve(group, refused=refused) if refused else group
 
 
@@ -233,22 +233,22 @@ def _check_identity(knowledge: NotKnown, info: GroupInfo) -> None:
     """Check what is certain of a state that is not known: group, epoch and suite."""
     context = info.group_context
     if knowledge.group_id is not None and context.group_id != knowledge.group_id:
-        broken(GROUP_INFO_CONTRADICTS, "the GroupInfo is of another group")
+        reject(GROUP_INFO_CONTRADICTS, "the GroupInfo is of another group")
     if knowledge.epoch is not None and context.epoch != knowledge.epoch:
-        broken(GROUP_INFO_CONTRADICTS, "the GroupInfo is of another epoch")
+        reject(GROUP_INFO_CONTRADICTS, "the GroupInfo is of another epoch")
     if knowledge.suite is not None and context.cipher_suite != knowledge.suite.code:
-        broken(GROUP_INFO_CONTRADICTS, "the GroupInfo is of another cipher suite")
+        reject(GROUP_INFO_CONTRADICTS, "the GroupInfo is of another cipher suite")
 
 
 def _check_agrees(group: PublicGroup, info: GroupInfo) -> None:
     check_unique(info.extensions)
     if info.group_context.encoded != group.context.encoded:
-        broken(GROUP_INFO_CONTRADICTS)
+        reject(GROUP_INFO_CONTRADICTS)
     if info.confirmation_tag != group.confirmation_tag:
-        broken(GROUP_INFO_TAG)
+        reject(GROUP_INFO_TAG)
     tree = extension_data(info.extensions, ExtensionType.RATCHET_TREE)
     if tree is not None and tree != group.tree.encode():  # a tree has one encoding
-        broken(GROUP_INFO_CONTRADICTS, "the GroupInfo has another tree")
+        reject(GROUP_INFO_CONTRADICTS, "the GroupInfo has another tree")
     signer = group.tree.leaf(info.signer)
     if signer is None or not info.verifies(group.suite, signer.signature_key):
-        broken(GROUP_INFO_SIGNATURE)
+        reject(GROUP_INFO_SIGNATURE)

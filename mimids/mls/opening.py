@@ -21,7 +21,7 @@ from mimids.mls.rules.verdict import (
     TREE_NEEDED,
     UNKNOWN_SUITE,
     RuleError,
-    broken,
+    reject,
 )
 from mimids.mls.suites import Suite, suite_of
 from mimids.mls.tree.ratchet_tree import RatchetTree
@@ -39,7 +39,7 @@ def open_group(info: GroupInfo, ratchet_tree: bytes | RatchetTree | None = None)
     context = info.group_context
     suite = suite_of(context.cipher_suite)
     if suite is None:
-        broken(UNKNOWN_SUITE)
+        reject(UNKNOWN_SUITE)
     check_unique(info.extensions)
     parameters = parameters_of(context.extensions, suite)
     _check_lengths(info, context, suite)
@@ -48,20 +48,20 @@ def open_group(info: GroupInfo, ratchet_tree: bytes | RatchetTree | None = None)
     if octets is None:
         octets = ratchet_tree if isinstance(ratchet_tree, bytes) else None
         if octets is None and (inferred is None or inferred.tree_hash() != context.tree_hash):
-            broken(TREE_NEEDED)
+            reject(TREE_NEEDED)
     if inferred is not None and inferred.tree_hash() == context.tree_hash and octets is None:
         tree = inferred
     else:
         tree = _decoded(suite, octets or b"")
         if tree.tree_hash() != context.tree_hash:
-            broken(TREE_HASH)
+            reject(TREE_HASH)
     signer = tree.leaf(info.signer)
     if signer is None:
-        broken(GROUP_INFO_SIGNER)
+        reject(GROUP_INFO_SIGNER)
     if context.epoch == 0 and tree.member_count != 1:
-        broken(FIRST_EPOCH)
+        reject(FIRST_EPOCH)
     if not info.verifies(suite, signer.signature_key):
-        broken(GROUP_INFO_SIGNATURE)
+        reject(GROUP_INFO_SIGNATURE)
     if tree is inferred:
         check_members(parameters, tree.support, suite)  # the extensions may be others than when it was verified
     else:
@@ -73,18 +73,18 @@ def _decoded(suite: Suite, octets: bytes) -> RatchetTree:
     try:
         return RatchetTree.decode(suite, octets)
     except WireError as error:
-        broken(TREE_MALFORMED, str(error))
+        reject(TREE_MALFORMED, str(error))
 
 
 def _check_lengths(info: GroupInfo, context: GroupContext, suite: Suite) -> None:
     size = suite.hash_size
     if len(info.confirmation_tag) != size or len(context.tree_hash) != size:
-        broken(GROUP_INFO_LENGTH)
+        reject(GROUP_INFO_LENGTH)
     if context.epoch == 0:
         if context.confirmed_transcript_hash:
-            broken(FIRST_EPOCH)  # section 11: the zero-length octet string
+            reject(FIRST_EPOCH)  # section 11: the zero-length octet string
     elif len(context.confirmed_transcript_hash) != size:
-        broken(GROUP_INFO_LENGTH)
+        reject(GROUP_INFO_LENGTH)
 
 
 def restore_group(

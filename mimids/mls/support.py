@@ -26,7 +26,7 @@ class Support:
 
 
 @lru_cache(maxsize=4096)
-def _one(*sets: frozenset[int]) -> Support:
+def _shared_record(*sets: frozenset[int]) -> Support:
     """Return the one record of these sets, so that most comparisons are of identity."""
     return Support(*sets)
 
@@ -34,7 +34,7 @@ def _one(*sets: frozenset[int]) -> Support:
 @lru_cache(maxsize=4096)
 def support_of(capabilities: Capabilities, credential_type: int) -> Support:
     """Return what one member supports."""
-    return _one(
+    return _shared_record(
         frozenset(map(int, capabilities.versions)),
         frozenset(map(int, capabilities.cipher_suites)),
         frozenset(map(int, capabilities.extensions)),
@@ -44,18 +44,18 @@ def support_of(capabilities: Capabilities, credential_type: int) -> Support:
     )
 
 
-def common(one: Support | None, other: Support | None) -> Support | None:
+def common_support(one: Support | None, other: Support | None) -> Support | None:
     """Return what the members of both have in common; None stands for no members."""
     if one is other or other is None:
         return one
     if one is None:
         return other
-    return _both(one, other)
+    return _intersect(one, other)
 
 
 @lru_cache(maxsize=4096)
-def _both(one: Support, other: Support) -> Support:
-    return _one(
+def _intersect(one: Support, other: Support) -> Support:
+    return _shared_record(
         one.versions & other.versions,
         one.cipher_suites & other.cipher_suites,
         one.extensions & other.extensions,

@@ -14,7 +14,7 @@ from mimids.mls.identity import user_id
 from mimids.mls.knowledge import Claimed, Derived, Knowledge, epoch_of, state_of
 from mimids.mls.leaf_node import LeafNode
 from mimids.mls.public_group import PublicGroup, Verdict
-from mimids.mls.rules.verdict import MALFORMED, Invalid, Unknown, broken
+from mimids.mls.rules.verdict import MALFORMED, Invalid, Unknown, reject
 from mimids.wire.codec import WireError
 
 Line = Mapping[str, Any]
@@ -83,27 +83,27 @@ def state_differences(knowledge: Knowledge, expected: Line) -> list[str]:
     ]
 
 
-def octets(text: object) -> bytes:
+def parse_hex(text: object) -> bytes:
     """Return what a field holds as hex; raise `RuleError`."""
     try:
-        return bytes.fromhex(text) if isinstance(text, str) else broken(MALFORMED, "no hex")
+        return bytes.fromhex(text) if isinstance(text, str) else reject(MALFORMED, "no hex")
     except ValueError:
-        broken(MALFORMED, "no hex")
+        reject(MALFORMED, "no hex")
 
 
-def message(text: object) -> MLSMessage:
+def parse_message(text: object) -> MLSMessage:
     """Return the MLSMessage that a field holds as hex; raise `RuleError`."""
     try:
-        return MLS_MESSAGE.decode(octets(text))
+        return MLS_MESSAGE.decode(parse_hex(text))
     except WireError as error:
-        broken(MALFORMED, str(error))
+        reject(MALFORMED, str(error))
 
 
-def group_info(text: object) -> GroupInfo:
+def parse_group_info(text: object) -> GroupInfo:
     """Return the GroupInfo that a field holds as hex, as an MLSMessage; raise `RuleError`."""
-    found = message(text).message
+    found = parse_message(text).message
     if not isinstance(found, GroupInfo):
-        broken(MALFORMED, "a GroupInfo is wanted here")
+        reject(MALFORMED, "a GroupInfo is wanted here")
     return found
 
 

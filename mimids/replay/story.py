@@ -40,11 +40,11 @@ from mimids.mls.rules.verdict import (
     Missing,
     RuleError,
     Unknown,
-    broken,
+    reject,
 )
 from mimids.mls.suites import suite_of
 from mimids.mls.welcome import Welcome
-from mimids.replay.recordings import Line, Record, group_info, message, octets, state_differences
+from mimids.replay.recordings import Line, Record, parse_group_info, parse_hex, parse_message, state_differences
 from mimids.wire.codec import WireError
 
 # What `expect` demands. Verdicts of room policy and of secrets belong to others: here such lines pass. Of `policy` and
@@ -66,17 +66,17 @@ class Story:
         self._groups: dict[bytes, bool] = {}  # those told of, and whether any GroupInfo of them was seen
         self._suites: set[int] = set()
         # Where a GroupInfo has no tree, the story may hold it on a line of its own.
-        self._trees = {_place(line): line.get("bytes") for line in lines if line.get("kind") == "ratchet_tree"}
+        self._trees = {_tree_place(line): line.get("bytes") for line in lines if line.get("kind") == "ratchet_tree"}
 
     def records(self) -> Iterator[Record]:
         """Yield a record for each line that has a message."""
         for number, line in enumerate(self._lines, 1):
             if "bytes" in line:
-                yield self._record(line, str(line.get("name", number)), str(line.get("kind", "message")))
+                yield self._replay_line(line, str(line.get("name", number)), str(line.get("kind", "message")))
             elif line.get("kind") == "group_created":
-                self._create(line)
+                self._begin_group(line)
 
-    def _create(self, line: Line) -> None:
+    def _begin_group(self, line: Line) -> None:
         """Note a group's first partition: a GroupInfo of it on a later line counts as the creation's."""
         state = line.get("state")
         key = _partition_key(line) or (_partition_key(state) if isinstance(state, dict) else None)
@@ -84,13 +84,13 @@ class Story:
         group_id = line.get("group_id")
         if not isinstance(group_id, str) or suite is None:
             return
-        known = NotKnown(line.get("epoch", 0), octets(group_id), suite)
+        known = NotKnown(line.get("epoch", 0), parse_hex(group_id), suite)
         key = key or _named_by_epoch(known)
         self._partitions[key] = known
         self._created.add(key)
-        self._groups.setdefault(octets(group_id), False)
+        self._groups.setdefault(parse_hex(group_id), False)
 
-    def _record(self, line: Line, name: str, kind: str) -> Record:
+    def _replay_line(self, line: Line, name: str, kind: str) -> Record:
         epoch: int | None = None
         found: Knowledge | None = None
         verdict: Verdict = Valid()
@@ -99,15 +99,15 @@ class Story:
             if kind == "ratchet_tree":
                 _check_tree_parses(line["bytes"])
                 return Record(name, kind, verdict, line.get("epoch"), judged_by_expect=True)
-            carried = message(line["bytes"])
+            carried = parse_message(line["bytes"])
             epoch = carried.epoch
             if isinstance(carried.message, PublicMessage | PrivateMessage):
-                verdict, found, differs = self._sent(line, carried)
+                verdict, found, differs = self._judge_message(line, carried)
             elif isinstance(carried.message, GroupInfo):
-                found = self._learn(line, carried.message)
+                found = self._learn_group_info(line, carried.message)
                 differs = state_differences(found, line)
             elif isinstance(carried.message, KeyPackageIn):
-                verdict = self._key_package(carried.message)
+                verdict = self._judge_key_package(carried.message)
                 differs = _reference_differences(line, "key_package_ref", _key_package_ref(carried.message))
             else:
                 _check_welcome(carried.message)
@@ -120,10 +120,10 @@ class Story:
             differs.append(f"not refused, but {expect} was expected")
         return Record(name, kind, verdict, epoch, found, tuple(differs), judged_by_expect=True)
 
-    def _sent(self, line: Line, sent: MLSMessage) -> tuple[Verdict, Knowledge, list[str]]:
+    def _judge_message(self, line: Line, sent: MLSMessage) -> tuple[Verdict, Knowledge, list[str]]:
         """Judge a message in its partition, and open the next one if it is a commit."""
         if self._groups and sent.group_id not in self._groups:
-            broken(WRONG_GROUP)
+            reject(WRONG_GROUP)
         key = _partition_key(line) or self._partition_by_epoch(sent)
         judgement = judge(self._partitions.get(key, NotKnown()), sent)
         self._partitions[key] = judgement.knowledge
@@ -135,7 +135,7 @@ class Story:
         if sent.content_type is not ContentType.COMMIT:
             return verdict, judgement.knowledge, differs
         sent_along = line.get("group_info")
-        following = next_knowledge(judgement, sent, None if sent_along is None else group_info(sent_along))
+        following = next_knowledge(judgement, sent, None if sent_along is None else parse_group_info(sent_along))
         expected = line.get("next")
         expected = expected if isinstance(expected, dict) else {}
         opens = _partition_key(expected)
@@ -167,16 +167,16 @@ class Story:
                 return key
         return _named_by_epoch(NotKnown(context.epoch, context.group_id))
 
-    def _learn(self, line: Line, info: GroupInfo) -> Knowledge:
+    def _learn_group_info(self, line: Line, info: GroupInfo) -> Knowledge:
         context = info.group_context
         suite = suite_of(context.cipher_suite)
         if suite is None:
-            broken(UNKNOWN_SUITE)
+            reject(UNKNOWN_SUITE)
         key = _partition_key(line) or self._partition_of_state(context)
         tree_hex = line.get("ratchet_tree")
         if tree_hex is None and extension_data(info.extensions, ExtensionType.RATCHET_TREE) is None:
-            tree_hex = self._trees.get(_place(line))
-        tree = None if tree_hex is None else octets(tree_hex)
+            tree_hex = self._trees.get(_tree_place(line))
+        tree = None if tree_hex is None else parse_hex(tree_hex)
         known = self._partitions.get(key)
         if not self._groups.get(context.group_id) and (known is None or key in self._created):
             knowledge = begin(info, tree, group_id=context.group_id, suite=suite)
@@ -187,7 +187,7 @@ class Story:
         self._partitions[key] = knowledge
         return knowledge
 
-    def _key_package(self, package: KeyPackageIn) -> Verdict:
+    def _judge_key_package(self, package: KeyPackageIn) -> Verdict:
         """Judge a KeyPackage as on upload (semantics: key-packages), unless it is of a suite that no group here has."""
         if self._suites and package.cipher_suite not in self._suites:
             return Unknown((Missing("group of cipher suite", str(package.cipher_suite)),))
@@ -212,7 +212,7 @@ def _partition_key(line: Line) -> str | None:
     return key if isinstance(key, str) else None
 
 
-def _place(line: Line) -> tuple[object, ...]:
+def _tree_place(line: Line) -> tuple[object, ...]:
     return line.get("group_id"), line.get("branch"), line.get("epoch")
 
 
@@ -227,13 +227,13 @@ def _key_package_ref(package: KeyPackageIn) -> bytes | None:
 
 def _check_welcome(welcome: Welcome) -> None:
     if suite_of(welcome.cipher_suite) is None:
-        broken(UNKNOWN_SUITE)
+        reject(UNKNOWN_SUITE)
     if not welcome.secrets:
-        broken(WELCOME_EMPTY)
+        reject(WELCOME_EMPTY)
 
 
 def _check_tree_parses(text: object) -> None:
     try:
-        RATCHET_TREE.decode(octets(text))
+        RATCHET_TREE.decode(parse_hex(text))
     except WireError as error:
-        broken(MALFORMED, str(error))
+        reject(MALFORMED, str(error))

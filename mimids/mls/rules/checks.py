@@ -34,7 +34,7 @@ from mimids.mls.rules.verdict import (
     Missing,
     RuleError,
     Unknown,
-    broken,
+    reject,
 )
 from mimids.mls.suites import Suite, suite_of
 
@@ -83,7 +83,7 @@ def check(group: PublicGroup, message: MLSMessage) -> Verdict:
         check_framing(message)
         check_place(message, group.group_id, group.epoch)
         if group.reinitialized:
-            broken(REINITIALIZED)
+            reject(REINITIALIZED)
         if isinstance(message.message, PublicMessage):
             return _check_public(group, message.message)
     except RuleError as error:
@@ -122,18 +122,18 @@ def check_framing(message: MLSMessage) -> None:
     framed = message.message
     if isinstance(framed, PrivateMessage):
         if len(framed.encrypted_sender_data) != _SENDER_DATA_SIZE:
-            broken(SENDER_DATA_LENGTH)
+            reject(SENDER_DATA_LENGTH)
         if len(framed.ciphertext) < _SHORTEST_CIPHERTEXT:
-            broken(CIPHERTEXT_LENGTH)
+            reject(CIPHERTEXT_LENGTH)
         return
     if not isinstance(framed, PublicMessage):
         raise TypeError("only PublicMessages and PrivateMessages are sent to a group")
     if framed.content_type is ContentType.APPLICATION:
-        broken(APPLICATION_IN_CLEAR)
+        reject(APPLICATION_IN_CLEAR)
     sender = framed.content.sender.sender_type
     only_commits = sender is SenderType.NEW_MEMBER_COMMIT
     if sender is not SenderType.MEMBER and (framed.content_type is ContentType.COMMIT) != only_commits:
-        broken(SENDER_CONTENT)
+        reject(SENDER_CONTENT)
 
 
 def check_without_state(message: MLSMessage) -> None:
@@ -148,7 +148,7 @@ def check_without_state(message: MLSMessage) -> None:
         if sender.sender_type is SenderType.NEW_MEMBER_PROPOSAL and isinstance(content.body, Add):
             suite = suite_of(content.body.key_package.cipher_suite)
             if suite is None or not public.authenticated_content().verifies(suite, _own_key(content), b""):
-                broken(SIGNATURE)
+                reject(SIGNATURE)
     elif isinstance(content, Commit):
         by_value = tuple(Covered(each, sender) for each in _by_value(content))
         check_list(by_value, sender, content)
@@ -177,24 +177,24 @@ def _by_value(content: bytes | Proposal | Commit) -> tuple[Proposal, ...]:
 def check_place(message: MLSMessage, group_id: bytes | None, epoch: int | None) -> None:
     """Check group and epoch, as far as they are known."""
     if group_id is not None and message.group_id != group_id:
-        broken(WRONG_GROUP)
+        reject(WRONG_GROUP)
     if epoch is not None and message.epoch != epoch:
-        broken(WRONG_EPOCH, f"the message is of epoch {message.epoch}, not {epoch}")
+        reject(WRONG_EPOCH, f"the message is of epoch {message.epoch}, not {epoch}")
 
 
 def check_tags(public: PublicMessage, suite: Suite) -> None:
     """Check that tags are of the size of the suite's MAC (RFC 9420 sections 6.1, 6.2); more needs the epoch's keys."""
     if public.confirmation_tag is not None and len(public.confirmation_tag) != suite.hash_size:
-        broken(CONFIRMATION_TAG_LENGTH)
+        reject(CONFIRMATION_TAG_LENGTH)
     if public.membership_tag is not None and len(public.membership_tag) != suite.hash_size:
-        broken(MEMBERSHIP_TAG_LENGTH)
+        reject(MEMBERSHIP_TAG_LENGTH)
 
 
 def _check_public(group: PublicGroup, public: PublicMessage) -> Verdict:
     check_tags(public, group.suite)
     authenticated = public.authenticated_content()
     if not authenticated.verifies(group.suite, _signature_key(group, public), group.context.encoded):
-        broken(SIGNATURE)
+        reject(SIGNATURE)
     content = public.content.content
     if isinstance(content, Proposal):
         return Valid(ref=_check_proposal(group, authenticated, content))
@@ -212,7 +212,7 @@ def _check_proposal(group: PublicGroup, authenticated: AuthenticatedContent, pro
     if isinstance(proposal.body, SelfRemove) and any(
         other != ref and group.pending[other].sender == sender for other in group.self_removes()
     ):
-        broken(SELF_REMOVE_TWICE)
+        reject(SELF_REMOVE_TWICE)
     return ref
 
 
@@ -222,12 +222,12 @@ def _signature_key(group: PublicGroup, public: PublicMessage) -> bytes:
     if sender.sender_type is SenderType.MEMBER:
         leaf = None if sender.index is None else group.tree.leaf(sender.index)
         if leaf is None:
-            broken(BLANK_SENDER)
+            reject(BLANK_SENDER)
         return leaf.signature_key
     if sender.sender_type is SenderType.EXTERNAL:
         senders = group.parameters.external_senders
         if sender.index is None or sender.index >= len(senders):
-            broken(UNLISTED_SENDER)
+            reject(UNLISTED_SENDER)
         return senders[sender.index].signature_key
     return _own_key(content)
 
@@ -238,4 +238,4 @@ def _own_key(content: bytes | Proposal | Commit) -> bytes:
         return content.path.leaf_node.signature_key
     if isinstance(content, Proposal) and isinstance(content.body, Add):
         return content.body.key_package.leaf_node.signature_key
-    broken(SIGNATURE, "the message brings no key to verify it with")
+    reject(SIGNATURE, "the message brings no key to verify it with")

@@ -45,8 +45,8 @@ from mimids.mls.rules.verdict import (
     SIGNATURE_KEY_UNIQUE,
     Missing,
     Unknown,
-    broken,
-    covers_refused,
+    reject,
+    reject_covering,
 )
 from mimids.mls.suites import Suite
 from mimids.mls.tree.math import position
@@ -66,7 +66,7 @@ def check_commit(
     committer = authenticated.content.sender
     for item in items:
         if not isinstance(item, Covered) and item in group.refused:
-            covers_refused(group.refused[item])
+            reject_covering(group.refused[item])
     known = tuple(item for item in items if isinstance(item, Covered))
     check_list(known, committer, commit)
     for each in known:
@@ -85,20 +85,20 @@ def check_commit(
     missing += [Missing(PROPOSAL_TYPE, f"0x{code:04x}") for code in unknown_types(known)]
     if missing:
         return Unknown(tuple(missing))
-    return _Application(group, authenticated, commit, known).verdict()
+    return _CommitApplication(group, authenticated, commit, known).verdict()
 
 
 def check_path(path: UpdatePath, index: int | None, suite: Suite, group_id: bytes) -> None:
     """Check what of a path holds in any epoch of a group; `index` is None in an external commit."""
     if path.leaf_node.leaf_node_source is not LeafNodeSource.COMMIT:
-        broken(LEAF_SOURCE)
+        reject(LEAF_SOURCE)
     keys = {path.leaf_node.encryption_key}
     for node in path.nodes:
         if not suite.hpke_key_fits(node.encryption_key):
-            broken(PATH_KEY)
+            reject(PATH_KEY)
         keys.add(node.encryption_key)
     if len(keys) != len(path.nodes) + 1:
-        broken(PATH_KEY_REUSED)
+        reject(PATH_KEY_REUSED)
     if index is not None:
         check_leaf(path.leaf_node, suite, group_id, index)
 
@@ -116,10 +116,10 @@ def _check_committer_supports(
     leaves = (leaf,) if path is None else (leaf, path.leaf_node)
     supported = {int(each) for one in leaves for each in one.capabilities.proposals}
     if not supported.issuperset(unknown_types(known)):
-        broken(PROPOSAL_SUPPORT, "the committer does not support a proposal type that it commits")
+        reject(PROPOSAL_SUPPORT, "the committer does not support a proposal type that it commits")
 
 
-class _Application:
+class _CommitApplication:
     """One commit applied to one state, step by step in the order of RFC 9420 sections 12.3 and 12.4.2."""
 
     def __init__(
@@ -171,7 +171,7 @@ class _Application:
         for each in self.covered:
             known = isinstance(each.proposal.body, _NOT_DEFAULT)
             if known and support is not None and each.proposal.proposal_type not in support.proposals:
-                broken(PROPOSAL_SUPPORT)
+                reject(PROPOSAL_SUPPORT)
 
     def _add(self) -> list[int]:
         added = []
@@ -179,7 +179,7 @@ class _Application:
             if isinstance(each.proposal.body, Add):
                 leaf = each.proposal.body.key_package.leaf_node
                 if self.tree.holders_of_signature_key(leaf.signature_key):
-                    broken(ALREADY_MEMBER)
+                    reject(ALREADY_MEMBER)
                 self.tree, index = self.tree.add(leaf)
                 self.new_leaves.append((index, leaf))
                 added.append(index)
@@ -197,13 +197,13 @@ class _Application:
             current = dictionary.get(component_id)
             if several[0].op is AppDataUpdateOperation.REMOVE:
                 if current is None:
-                    broken(COMPONENT_ABSENT)
+                    reject(COMPONENT_ABSENT)
                 dictionary = dictionary.put(component_id, None)
                 continue
             try:
                 data = apply_update(component_id, current, tuple(each.update or b"" for each in several))
             except FaultError as error:
-                broken(COMPONENT_UPDATE, error.fault.rule, section=error.fault.section)
+                reject(COMPONENT_UPDATE, error.fault.rule, section=error.fault.section)
             if data is None:
                 unknown.append(component_id)
             else:
@@ -233,16 +233,16 @@ class _Application:
             check_leaf(leaf, group.suite, group.group_id, index)
         copath = self.tree.filtered_copath(index)
         if len(copath) != len(path.nodes):
-            broken(PATH_LENGTH)
+            reject(PATH_LENGTH)
         receivers = self._receivers(index, added)
         if any(node.encrypted_path_secret.count != count for node, count in zip(path.nodes, receivers, strict=True)):
-            broken(PATH_CIPHERTEXTS)
+            reject(PATH_CIPHERTEXTS)
         keys = tuple(node.encryption_key for node in path.nodes)
         if any(self.tree.holders_of_key(key) for key in (leaf.encryption_key, *keys)):
-            broken(PATH_KEY_REUSED)
+            reject(PATH_KEY_REUSED)
         self.tree, expected = self.tree.merge_path(index, leaf, keys)
         if leaf.parent_hash != expected:
-            broken(PATH_PARENT_HASH)
+            reject(PATH_PARENT_HASH)
         self.new_leaves.append((index, leaf))
 
     def _check_resync(self, leaf: LeafNode) -> None:
@@ -272,14 +272,14 @@ class _Application:
             if self.tree.leaf(index) is not leaf:  # an Update's leaf that the path replaced
                 continue
             if self.tree.holders_of_signature_key(leaf.signature_key) != (index,):
-                broken(SIGNATURE_KEY_UNIQUE)
+                reject(SIGNATURE_KEY_UNIQUE)
             if self.tree.holders_of_key(leaf.encryption_key) != (position(0, index),):
-                broken(ENCRYPTION_KEY_UNIQUE)
+                reject(ENCRYPTION_KEY_UNIQUE)
 
     def _next(self) -> PublicGroup:
         group, authenticated = self.group, self.authenticated
         if group.epoch == _LAST_EPOCH:
-            broken(LAST_EPOCH)
+            reject(LAST_EPOCH)
         context = GroupContext(
             group.context.version,
             group.context.cipher_suite,

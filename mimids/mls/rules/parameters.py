@@ -9,7 +9,7 @@ from mimids.mls.components import AppDataDictionary, dictionary_of
 from mimids.mls.faults import FaultError
 from mimids.mls.group_info import ExternalSender, external_senders, required_capabilities
 from mimids.mls.identity import certificate_fault
-from mimids.mls.leaf_node import Extension, extension_data
+from mimids.mls.leaf_node import Extension, extension_data, repeated
 from mimids.mls.rules.verdict import (
     CREDENTIAL_SUPPORT,
     DUPLICATE_EXTENSION,
@@ -17,7 +17,7 @@ from mimids.mls.rules.verdict import (
     GROUP_EXTENSIONS,
     REQUIRED_CAPABILITIES,
     SUITE_SUPPORT,
-    broken,
+    reject,
 )
 from mimids.mls.suites import Suite
 from mimids.mls.support import Support
@@ -45,8 +45,8 @@ class Parameters:
 
 def check_unique(extensions: tuple[Extension, ...]) -> None:
     """Check that no type occurs twice (RFC 9420 section 13.4)."""
-    if len({each.extension_type for each in extensions}) != len(extensions):
-        broken(DUPLICATE_EXTENSION)
+    if repeated(extensions):
+        reject(DUPLICATE_EXTENSION)
 
 
 def parameters_of(extensions: tuple[Extension, ...], suite: Suite) -> Parameters:
@@ -57,13 +57,13 @@ def parameters_of(extensions: tuple[Extension, ...], suite: Suite) -> Parameters
         senders = external_senders(extensions)
         dictionary = dictionary_of(extensions)
     except WireError as error:
-        broken(GROUP_EXTENSIONS, str(error))
+        reject(GROUP_EXTENSIONS, str(error))
     except FaultError as error:
-        broken(GROUP_EXTENSIONS, error.fault.rule, section=error.fault.section)
+        reject(GROUP_EXTENSIONS, error.fault.rule, section=error.fault.section)
     for sender in senders:
         fault = certificate_fault(sender.credential, sender.signature_key)
         if fault is not None:
-            broken(GROUP_EXTENSIONS, fault.rule, section=fault.section)
+            reject(GROUP_EXTENSIONS, fault.rule, section=fault.section)
     return Parameters(
         frozenset(int(each.extension_type) for each in extensions) - DEFAULT_EXTENSIONS,
         frozenset(map(int, required.extension_types)) - DEFAULT_EXTENSIONS if required else frozenset(),
@@ -82,9 +82,9 @@ def check_required(parameters: Parameters, support: Support) -> None:
         or not parameters.required_proposals <= support.proposals
         or not parameters.required_credentials <= support.credentials
     ):
-        broken(REQUIRED_CAPABILITIES)
+        reject(REQUIRED_CAPABILITIES)
     if not parameters.extension_types <= support.extensions:
-        broken(EXTENSION_SUPPORT)
+        reject(EXTENSION_SUPPORT)
 
 
 def check_members(parameters: Parameters, support: Support | None, suite: Suite) -> None:
@@ -93,6 +93,6 @@ def check_members(parameters: Parameters, support: Support | None, suite: Suite)
         return
     check_required(parameters, support)
     if not support.credentials_in_use <= support.credentials:
-        broken(CREDENTIAL_SUPPORT)
+        reject(CREDENTIAL_SUPPORT)
     if MLS10 not in support.versions or suite.code not in support.cipher_suites:
-        broken(SUITE_SUPPORT)
+        reject(SUITE_SUPPORT)

@@ -13,7 +13,7 @@ from mimids.mls.rules.verdict import (
     SIGNATURE_KEY_UNIQUE,
     TREE_PARENT_HASH,
     TREE_UNMERGED,
-    broken,
+    reject,
 )
 from mimids.mls.suites import Suite
 from mimids.mls.tree.ratchet_tree import RatchetTree
@@ -35,12 +35,12 @@ def check_tree(tree: RatchetTree, parameters: Parameters, group_id: bytes) -> No
     keys: set[bytes] = set()
     for _, key in tree.encryption_keys():
         if key in keys:
-            broken(ENCRYPTION_KEY_UNIQUE)
+            reject(ENCRYPTION_KEY_UNIQUE)
         keys.add(key)
         if not suite.hpke_key_fits(key):
-            broken(PATH_KEY, "a key in the tree is no key of the suite")
+            reject(PATH_KEY, "a key in the tree is no key of the suite")
     if len({leaf.signature_key for _, leaf in tree.leaves()}) != tree.member_count:
-        broken(SIGNATURE_KEY_UNIQUE)
+        reject(SIGNATURE_KEY_UNIQUE)
     check_members(parameters, tree.support, suite)
     ParentHashes(suite).check(tree.root, tree.height, 0)
     for index, leaf in tree.leaves():
@@ -66,16 +66,16 @@ class ParentHashes:
             return
         unmerged = node.unmerged_leaves
         if any(one >= other for one, other in pairwise(unmerged)):
-            broken(TREE_UNMERGED)
+            reject(TREE_UNMERGED)
         for leaf in unmerged:
             if not first <= leaf < first + (1 << height) or not _is_unmerged_below(subtree, height, leaf):
-                broken(TREE_UNMERGED)
+                reject(TREE_UNMERGED)
         cut = bisect_left(unmerged, half)
         left = (subtree.left, below, first, unmerged[:cut])
         right = (subtree.right, below, half, unmerged[cut:])
         # "exactly one descendant ... for which the parent node is parent-hash valid"
         if self._holds(subtree, left, right) + self._holds(subtree, right, left) != 1:
-            broken(TREE_PARENT_HASH)
+            reject(TREE_PARENT_HASH)
 
     def _holds(
         self,

@@ -69,19 +69,14 @@ class RuleError(Exception):
         self.invalid = invalid
 
 
-def broken(rule: Rule, detail: str = "", *, section: str = "") -> NoReturn:
+def reject(rule: Rule, detail: str = "", *, section: str = "") -> NoReturn:
     """Raise the `RuleError` of a rule; without a detail, its own sentence."""
     raise RuleError(Invalid(rule, section or rule.section, detail or rule.text))
 
 
-def covers_refused(why: Invalid) -> NoReturn:
+def reject_covering(why: Invalid) -> NoReturn:
     """Raise for a commit that covers a proposal which was refused: it is refused for the same reason."""
-    broken(why.rule, f"the commit covers a proposal that was refused: {why.detail}", section=why.section)
-
-
-def recalled(name: str, section: str, detail: str) -> Invalid:
-    """Return a verdict that was stored; its rule may be one of policy, which this table does not have."""
-    return Invalid(RULES.get(name) or Rule(name, section, detail), section, detail)
+    reject(why.rule, f"the commit covers a proposal that was refused: {why.detail}", section=why.section)
 
 
 RULES: Final[dict[str, Rule]] = {}

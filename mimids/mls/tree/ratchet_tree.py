@@ -19,7 +19,7 @@ from mimids.mls.tree.subtree import Blank, Leaf, Parent, Path, Subtree, children
 from mimids.wire.codec import WireError
 
 
-class _Keys:
+class _KeyIndex:
     """Where keys have been seen: hints for all versions that descend from one tree, each checked against the version.
 
     It only grows, so a tree that has collected far more hints than it has nodes starts a new one.
@@ -32,7 +32,7 @@ class _Keys:
         self.signature: dict[bytes, int | tuple[int, ...]] = {}
         self._lock = threading.Lock()  # versions are shared between threads; a lost hint would hide a duplicate
 
-    def note(self, where: dict[bytes, int | tuple[int, ...]], key: bytes, place: int) -> None:
+    def add(self, where: dict[bytes, int | tuple[int, ...]], key: bytes, place: int) -> None:
         with self._lock:
             known = where.get(key)
             if known is None:
@@ -53,7 +53,7 @@ class RatchetTree:
 
     __slots__ = ("_keys", "height", "root", "suite")
 
-    def __init__(self, suite: Suite, root: Subtree, height: int, keys: _Keys | None = None) -> None:
+    def __init__(self, suite: Suite, root: Subtree, height: int, keys: _KeyIndex | None = None) -> None:
         self.suite = suite
         self.root = root
         self.height = height
@@ -238,12 +238,12 @@ class RatchetTree:
         if keys is not None and len(keys.encryption) > 4 * self.leaf_count + 256:
             keys = None
         if keys is not None and type(leaf) is Leaf:
-            keys.note(keys.encryption, leaf.node.encryption_key, position(0, index))
-            keys.note(keys.signature, leaf.node.signature_key, index)
+            keys.add(keys.encryption, leaf.node.encryption_key, position(0, index))
+            keys.add(keys.signature, leaf.node.signature_key, index)
         subtree: Subtree = leaf
         for height, (node, copath) in enumerate(reversed(path), 1):
             if new_keys and keys is not None and node is not None:
-                keys.note(keys.encryption, node.encryption_key, position(height, index >> height << height))
+                keys.add(keys.encryption, node.encryption_key, position(height, index >> height << height))
             right = index >> (height - 1) & 1
             subtree = join(copath, subtree, node) if right else join(subtree, copath, node)
         return RatchetTree(self.suite, subtree, self.height, keys)
@@ -253,13 +253,13 @@ class RatchetTree:
         found = self.subtree(height, (place + 1 - (1 << height)) // 2)
         return None if found is None or found.node is None else found.node.encryption_key
 
-    def _index(self) -> _Keys:
+    def _index(self) -> _KeyIndex:
         if self._keys is None:
-            keys = _Keys()
+            keys = _KeyIndex()
             for place, key in self.encryption_keys():
-                keys.note(keys.encryption, key, place)
+                keys.add(keys.encryption, key, place)
             for index, leaf in self.leaves():
-                keys.note(keys.signature, leaf.signature_key, index)
+                keys.add(keys.signature, leaf.signature_key, index)
             self._keys = keys
         return self._keys
 

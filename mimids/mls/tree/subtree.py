@@ -12,7 +12,7 @@ from typing import Final
 
 from mimids.mls.leaf_node import LeafNode, ParentNode
 from mimids.mls.suites import Suite
-from mimids.mls.support import Support, common, support_of
+from mimids.mls.support import Support, common_support, support_of
 from mimids.mls.tree.math import position
 from mimids.wire import varint
 
@@ -74,7 +74,7 @@ class Parent:
         self.resolution_size: int = (
             left.resolution_size + right.resolution_size if node is None else 1 + len(node.unmerged_leaves)
         )
-        self.support: Support | None = common(left.support, right.support)
+        self.support: Support | None = common_support(left.support, right.support)
         self._hash: bytes | None = None
 
     def tree_hash(self, suite: Suite) -> bytes:
