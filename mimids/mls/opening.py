@@ -1,6 +1,6 @@
-"""`open_group`: from a GroupInfo and its tree to a verified state (RFC 9420 section 12.4.3.1, without secrets).
+"""Build a group's verified state from a GroupInfo and its tree (RFC 9420 section 12.4.3.1, without secrets).
 
-What a GroupInfo says of secrets (its confirmation tag) is taken as said. Lifetimes refuse nothing here.
+The confirmation tag cannot be verified without secrets, so only its length is checked. Lifetimes are not checked.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from mimids.wire.declare import decode
 
 
 def open_group(info: GroupInfo, ratchet_tree: bytes | RatchetTree | None = None) -> PublicGroup:
-    """Return the state that a GroupInfo and its tree state together, all of it verified.
+    """Verify a GroupInfo and its tree, and return the state that they describe.
 
-    The tree is the one in the GroupInfo; without it `ratchet_tree`, `optional<Node> ratchet_tree<V>` as octets, or a
-    tree that was inferred and thus verified already. Raises `RuleError`; its rule is `TREE_NEEDED` where there is no
-    tree, and where the inferred one is not the GroupInfo's.
+    The tree in the GroupInfo is used. If it has none, `ratchet_tree` is used: octets (`optional<Node> ratchet_tree<V>`)
+    or a tree that was inferred and is therefore verified already. Raises `RuleError`, with the rule `TREE_NEEDED` if
+    there is no tree or the inferred one does not have the GroupInfo's tree hash.
     """
     context = info.group_context
     suite = suite_of(context.cipher_suite)
@@ -63,7 +63,7 @@ def open_group(info: GroupInfo, ratchet_tree: bytes | RatchetTree | None = None)
     if not info.verifies(suite, signer.signature_key):
         reject(GROUP_INFO_SIGNATURE)
     if tree is inferred:
-        check_members(parameters, tree.support, suite)  # the extensions may be others than when it was verified
+        check_members(parameters, tree.support, suite)  # the extensions may have changed since the tree was verified
     else:
         check_tree(tree, parameters, context.group_id)
     return PublicGroup(suite, context, parameters, tree, info.confirmation_tag)
@@ -90,9 +90,10 @@ def _check_lengths(info: GroupInfo, context: GroupContext, suite: Suite) -> None
 def restore_group(
     context: bytes, confirmation_tag: bytes, tree: RatchetTree, *, reinitialized: bool = False
 ) -> PublicGroup:
-    """Return a state that was verified once, from what was kept of it; raise `ValueError` if that does not fit.
+    """Return a state, verified earlier, from its stored parts; raise `ValueError` if they do not belong together.
 
-    Its pending proposals follow by `checks.record(group, message, Valid())`, its refused ones by `with_refused`.
+    The caller adds its pending proposals with `checks.record(group, message, Valid())`, its refused ones with
+    `with_refused`.
     """
     kept = decode(GroupContext, context)
     if kept.tree_hash != tree.tree_hash() or kept.cipher_suite != tree.suite.code:
@@ -100,5 +101,5 @@ def restore_group(
     try:
         parameters = parameters_of(kept.extensions, tree.suite)
     except RuleError as error:
-        raise ValueError("the extensions of this GroupContext are not sound") from error
+        raise ValueError("the extensions of this GroupContext are invalid") from error
     return PublicGroup(tree.suite, kept, parameters, tree, confirmation_tag, reinitialized=reinitialized)

@@ -1,7 +1,7 @@
-"""Follow recorded groups as a Delivery Service does: the pure part of `mimids mls replay`.
+"""Replay recorded groups as a Delivery Service would follow them: `mimids mls replay` without its I/O.
 
-Two forms are read. A JSON array of `{cipher_suite, group_info, ratchet_tree, epochs: [{proposals, commit}]}` is what an
-observer saw of each group, in order. JSON lines are a story with forks, see `story`. All MLS objects are hex.
+Two formats are supported. A JSON array of `{cipher_suite, group_info, ratchet_tree, epochs: [{proposals, commit}]}` has
+what an observer saw of each group, in order. JSON lines are a story with forks, see `story`. MLS objects are in hex.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from mimids.replay.story import Story
 
 
 def replay(text: str, *, now_s: int) -> Iterator[Record]:
-    """Yield one record for each message of a recording; raise `ValueError` if the text is neither form.
+    """Yield one record for each message of a recording; raise `ValueError` if the text has neither format.
 
-    `now_s`, in seconds since 1970, is for the lifetimes of KeyPackages that come on their own: only there they count.
+    `now_s`, in seconds since 1970, is the time for the lifetimes of KeyPackages on lines of their own; other lifetimes
+    are not checked.
     """
     whole = _parse_json(text)
     if whole is None:
@@ -43,7 +44,7 @@ def replay(text: str, *, now_s: int) -> Iterator[Record]:
 
 
 def _replay_observed(recording: Line, number: int) -> Iterator[Record]:
-    """Follow one group; without its beginning there is nothing to follow."""
+    """Replay one group; stop if its GroupInfo is refused."""
     tree = recording.get("ratchet_tree")
     try:
         info = parse_group_info(recording["group_info"])
@@ -88,5 +89,5 @@ def _parse_json(text: str) -> Any:
 
 def _check_object(value: Any, number: int) -> Line:
     if not isinstance(value, dict):
-        raise ValueError(f"{number}: not a JSON object")
+        raise ValueError(f"entry {number} is not a JSON object")
     return value

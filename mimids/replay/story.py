@@ -1,8 +1,9 @@
-"""A recorded story of groups and their forks, in JSON lines, followed and compared with what it says of itself.
+"""Replay a story, a recording of groups and their forks in JSON lines, and compare the results with its own statements.
 
-Each line has an MLSMessage in `bytes`. `partition_key` names the epoch it was sent in, and `next.partition_key` the one
-that a commit opens; where a story names none, a message belongs to the epoch of its number whose state its signature
-fits. `expect` says what is due, `next` and `state` fields what should come of it; what is absent is not compared.
+A line has an MLSMessage in `bytes`. `partition_key` names the partition that it was sent in, `next.partition_key` the
+one that a commit opens. If a story has no keys, a message belongs to the partition of its epoch whose state it was
+signed in. `expect` is the expected verdict; `next` and `state` describe the expected result. Absent fields are not
+compared.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ from mimids.mls.welcome import Welcome
 from mimids.replay.recordings import Line, Record, parse_group_info, parse_hex, parse_message, state_differences
 from mimids.wire.codec import WireError
 
-# What `expect` demands. Verdicts of room policy and of secrets belong to others: here such lines pass. Of `policy` and
-# `recommended_reject` a recording leaves the choice to the server; ours is in docs/mls.md.
+# Values of `expect`. Refusals by room policy, or that need secrets, cannot be checked here, so such lines must pass.
+# `policy` and `recommended_reject` leave the choice to the server; docs/mls.md documents ours.
 _PASSES: Final = frozenset({"accept", "undetectable", "accept_upload", "reject_policy", "reject_policy_local_only"})
 _REFUSED: Final = frozenset({"reject"})
 
@@ -56,20 +57,20 @@ _ANY_LIFETIME_S: Final = 1 << 64
 
 
 class Story:
-    """The lines, with what is known of every partition named so far."""
+    """The lines of a story, and what is known of each partition so far."""
 
     def __init__(self, lines: list[Line], now_s: int) -> None:
         self._lines = lines
         self._now_s = now_s
         self._partitions: dict[str, Knowledge] = {}
-        self._created: set[str] = set()  # partitions that a group began with
-        self._groups: dict[bytes, bool] = {}  # those told of, and whether any GroupInfo of them was seen
+        self._created: set[str] = set()  # first partitions of groups
+        self._groups: dict[bytes, bool] = {}  # group ids so far, and whether a GroupInfo of the group was seen
         self._suites: set[int] = set()
-        # Where a GroupInfo has no tree, the story may hold it on a line of its own.
+        # The story may have a GroupInfo's tree on a line of its own.
         self._trees = {_tree_place(line): line.get("bytes") for line in lines if line.get("kind") == "ratchet_tree"}
 
     def records(self) -> Iterator[Record]:
-        """Yield a record for each line that has a message."""
+        """Yield a record for each line with a message."""
         for number, line in enumerate(self._lines, 1):
             if "bytes" in line:
                 yield self._replay_line(line, str(line.get("name", number)), str(line.get("kind", "message")))
@@ -77,7 +78,7 @@ class Story:
                 self._begin_group(line)
 
     def _begin_group(self, line: Line) -> None:
-        """Note a group's first partition: a GroupInfo of it on a later line counts as the creation's."""
+        """Store a group's first partition; its GroupInfo on a later line counts as the one of the creation."""
         state = line.get("state")
         key = _partition_key(line) or (_partition_key(state) if isinstance(state, dict) else None)
         suite = suite_of(line.get("ciphersuite", 0))
@@ -115,13 +116,13 @@ class Story:
             verdict = error.invalid
         expect = line.get("expect", "accept")
         if expect in _PASSES and isinstance(verdict, Invalid):
-            differs.append(f"refused, but {expect} was expected")
+            differs.append(f"expected {expect}, but the message was refused")
         if expect in _REFUSED and not isinstance(verdict, Invalid):
-            differs.append(f"not refused, but {expect} was expected")
+            differs.append(f"expected {expect}, but the message was not refused")
         return Record(name, kind, verdict, epoch, found, tuple(differs), judged_by_expect=True)
 
     def _judge_message(self, line: Line, sent: MLSMessage) -> tuple[Verdict, Knowledge, list[str]]:
-        """Judge a message in its partition, and open the next one if it is a commit."""
+        """Judge a message in its partition; open the next partition if it is a commit."""
         if self._groups and sent.group_id not in self._groups:
             reject(WRONG_GROUP)
         key = _partition_key(line) or self._partition_by_epoch(sent)
@@ -142,12 +143,12 @@ class Story:
         if opens is not None:
             self._partitions[opens] = following
         elif _partition_key(line) is None and line.get("expect", "accept") == "accept":
-            number = len(self._partitions)  # two commits in one partition open two
+            number = len(self._partitions)  # two commits in one partition open two partitions
             self._partitions[f"{_named_by_epoch(following)}, {number}"] = following
         return verdict, following, differs + state_differences(following, expected)
 
     def _partition_by_epoch(self, sent: MLSMessage) -> str:
-        """Return the partition of a message's epoch whose state it was signed in, else the youngest of that epoch."""
+        """Return the partition of a message's epoch in whose state it was signed, else the newest of that epoch."""
         found = [
             key
             for key, known in reversed(self._partitions.items())
@@ -160,7 +161,7 @@ class Story:
         return found[0] if found else f"{sent.group_id!r} epoch {sent.epoch}"
 
     def _partition_of_state(self, context: GroupContext) -> str:
-        """Return the partition whose state a GroupInfo states, else a new one."""
+        """Return the partition whose state a GroupInfo describes, else the key of a new one."""
         for key, known in self._partitions.items():
             group = state_of(known)
             if group is not None and group.context == context:
@@ -188,7 +189,7 @@ class Story:
         return knowledge
 
     def _judge_key_package(self, package: KeyPackageIn) -> Verdict:
-        """Judge a KeyPackage as on upload (semantics: key-packages), unless it is of a suite that no group here has."""
+        """Judge a KeyPackage as at upload (semantics: key-packages); `Unknown` if no group here has its suite."""
         if self._suites and package.cipher_suite not in self._suites:
             return Unknown((Missing("group of cipher suite", str(package.cipher_suite)),))
         try:
@@ -203,7 +204,7 @@ def _group_id(known: Knowledge) -> bytes | None:
 
 
 def _named_by_epoch(known: Knowledge) -> str:
-    """Return a name for a partition that the story gives none; no partition key is like it."""
+    """Return a name for a partition without a key in the story; it differs from every partition key."""
     return f"{_group_id(known)!r} epoch {epoch_of(known)}"
 
 
@@ -217,7 +218,9 @@ def _tree_place(line: Line) -> tuple[object, ...]:
 
 
 def _reference_differences(line: Line, field: str, ref: bytes | None) -> list[str]:
-    return [f"{field} is not the recorded one"] if ref is not None and line.get(field, ref.hex()) != ref.hex() else []
+    return (
+        [f"{field} differs from the recording"] if ref is not None and line.get(field, ref.hex()) != ref.hex() else []
+    )
 
 
 def _key_package_ref(package: KeyPackageIn) -> bytes | None:

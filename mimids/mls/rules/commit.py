@@ -53,7 +53,7 @@ from mimids.mls.tree.math import position
 from mimids.wire.declare import encode
 
 _LAST_EPOCH: Final = (1 << 64) - 1
-_NOT_DEFAULT = (AppDataUpdate, AppEphemeral, SelfRemove)  # known here; all other known types are default ones
+_NOT_DEFAULT = (AppDataUpdate, AppEphemeral, SelfRemove)  # the known proposal types that are not default types
 
 
 def check_commit(
@@ -62,7 +62,7 @@ def check_commit(
     commit: Commit,
     items: tuple[Covered | ProposalRef, ...],
 ) -> Verdict:
-    """Judge a commit whose signature is right; `items` are what it covers, bare references where that was not seen."""
+    """Judge a commit whose signature was verified; `items` are its proposals, bare references for unseen ones."""
     committer = authenticated.content.sender
     for item in items:
         if not isinstance(item, Covered) and item in group.refused:
@@ -70,7 +70,7 @@ def check_commit(
     known = tuple(item for item in items if isinstance(item, Covered))
     check_list(known, committer, commit)
     for each in known:
-        if each.ref is None:  # the others passed when they arrived, in this same state
+        if each.ref is None:  # proposals sent earlier were checked on arrival, in this same state
             check_alone(each.proposal, committer)
             check_in_group(
                 each.proposal, committer, group.tree, group.parameters, group_id=group.group_id, epoch=group.epoch
@@ -89,7 +89,7 @@ def check_commit(
 
 
 def check_path(path: UpdatePath, index: int | None, suite: Suite, group_id: bytes) -> None:
-    """Check what of a path holds in any epoch of a group; `index` is None in an external commit."""
+    """Check the rules for an UpdatePath that hold in any epoch; `index` is None in an external commit."""
     if path.leaf_node.leaf_node_source is not LeafNodeSource.COMMIT:
         reject(LEAF_SOURCE)
     keys = {path.leaf_node.encryption_key}
@@ -106,9 +106,9 @@ def check_path(path: UpdatePath, index: int | None, suite: Suite, group_id: byte
 def _check_committer_supports(
     known: tuple[Covered, ...], group: PublicGroup, index: int | None, path: UpdatePath | None
 ) -> None:
-    """Check that a committer supports the types that nobody here knows (RFC 9420 section 12.2).
+    """Check that the committer supports the proposal types that this server does not know (RFC 9420 section 12.2).
 
-    Of other members that is not certain: such a proposal could remove them, and then they need not.
+    Other members are not checked: such a proposal could remove them, and removed members need not support it.
     """
     leaf = None if index is None else group.tree.leaf(index)
     if leaf is None:
@@ -120,7 +120,7 @@ def _check_committer_supports(
 
 
 class _CommitApplication:
-    """One commit applied to one state, step by step in the order of RFC 9420 sections 12.3 and 12.4.2."""
+    """Applies one commit to one state, step by step in the order of RFC 9420 sections 12.3 and 12.4.2."""
 
     def __init__(
         self, group: PublicGroup, authenticated: AuthenticatedContent, commit: Commit, covered: tuple[Covered, ...]
@@ -135,7 +135,7 @@ class _CommitApplication:
         self.new_leaves: list[tuple[int, LeafNode]] = []
 
     def verdict(self) -> Verdict:
-        """Apply all of it; `Unknown` where a component's update cannot be told."""
+        """Apply the whole commit; `Unknown` where the effect of a component's update is not known."""
         self._replace_extensions()
         self._update_and_remove()
         self._check_support_of_types()
@@ -166,7 +166,7 @@ class _CommitApplication:
                 self.tree = self.tree.remove(removed)
 
     def _check_support_of_types(self) -> None:
-        """Check that whoever stays supports what is committed; who is added or removed need not (section 12.2)."""
+        """Check that members who stay support the proposal types; added and removed ones need not (section 12.2)."""
         support = self.tree.support
         for each in self.covered:
             known = isinstance(each.proposal.body, _NOT_DEFAULT)
@@ -186,7 +186,7 @@ class _CommitApplication:
         return added
 
     def _update_components(self) -> list[int]:
-        """Apply AppDataUpdates, which come after all default proposals; return the components not known here."""
+        """Apply the AppDataUpdates, which come after all default proposals; return the unknown components."""
         updates: dict[int, list[AppDataUpdate]] = {}
         for each in self.covered:
             if isinstance(each.proposal.body, AppDataUpdate):
@@ -213,7 +213,7 @@ class _CommitApplication:
         return unknown
 
     def _put_dictionary(self, dictionary: Extension) -> None:
-        """Replace the extension where it stands, or append it (draft-ietf-mls-extensions section 4.7)."""
+        """Replace the extension in its place, or append it (draft-ietf-mls-extensions section 4.7)."""
         if self.parameters.dictionary is None:
             self.extensions = (*self.extensions, dictionary)
         else:
@@ -246,7 +246,7 @@ class _CommitApplication:
         self.new_leaves.append((index, leaf))
 
     def _check_resync(self, leaf: LeafNode) -> None:
-        """Check that who rejoins removes only its own old leaf (RFC 9420 section 12.2)."""
+        """Check that a client that rejoins removes only its own old leaf (RFC 9420 section 12.2)."""
         for each in self.covered:
             removed = None if each.ref is not None else removed_leaf(each)
             replaced = None if removed is None else self.group.tree.leaf(removed)
@@ -254,9 +254,9 @@ class _CommitApplication:
                 check_successor(leaf, replaced)
 
     def _receivers(self, index: int, added: list[int]) -> list[int]:
-        """Return how many ciphertexts each node of the path must have, leaf upwards (RFC 9420 section 7.6).
+        """Return how many ciphertexts each node of the path must have, from the leaf up (RFC 9420 section 7.6).
 
-        A leaf that this commit added is not among them; without that it would be once in each resolution above it.
+        Leaves that this commit adds get none, so they are subtracted: each is once in every resolution above it.
         """
         found = []
         for height, (_, copath) in enumerate(reversed(self.tree.path(index))):
@@ -266,10 +266,10 @@ class _CommitApplication:
         return found
 
     def _check_members(self) -> None:
-        """Check the tree that results: what all members support, and that new leaves' keys are theirs alone."""
+        """Check the resulting tree: what all members support, and that no other leaf or node has a new leaf's keys."""
         check_members(self.parameters, self.tree.support, self.group.suite)
         for index, leaf in self.new_leaves:
-            if self.tree.leaf(index) is not leaf:  # an Update's leaf that the path replaced
+            if self.tree.leaf(index) is not leaf:  # this Update's leaf was replaced by the path
                 continue
             if self.tree.holders_of_signature_key(leaf.signature_key) != (index,):
                 reject(SIGNATURE_KEY_UNIQUE)

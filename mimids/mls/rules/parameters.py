@@ -1,4 +1,4 @@
-"""What a GroupContext's extensions say, read once for all the epochs that share them."""
+"""The demands in a GroupContext's extensions, parsed once for all epochs that share the extensions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from mimids.wire.ids import MLS10
 
 @attrs.frozen
 class Parameters:
-    """The group's demands: on its members, and who outside it may propose. Defaults are left out (section 7.2)."""
+    """The group's demands on its members, and its external senders. Default types are left out (section 7.2)."""
 
     extension_types: frozenset[int]
     required_extensions: frozenset[int]
@@ -39,7 +39,7 @@ class Parameters:
 
     @property
     def dictionary_is_kept(self) -> bool:
-        """Tell whether only AppDataUpdate changes the dictionary (draft-ietf-mls-extensions section 4.7)."""
+        """Tell whether only AppDataUpdate may change the dictionary (draft-ietf-mls-extensions section 4.7)."""
         return ProposalType.APP_DATA_UPDATE in self.required_proposals
 
 
@@ -50,7 +50,7 @@ def check_unique(extensions: tuple[Extension, ...]) -> None:
 
 
 def parameters_of(extensions: tuple[Extension, ...], suite: Suite) -> Parameters:
-    """Read a GroupContext's extensions; raise `RuleError` if they cannot be one's."""
+    """Parse a GroupContext's extensions; raise `RuleError` if they are not valid there."""
     check_unique(extensions)
     try:
         required = required_capabilities(extensions)
@@ -76,7 +76,7 @@ def parameters_of(extensions: tuple[Extension, ...], suite: Suite) -> Parameters
 
 
 def check_required(parameters: Parameters, support: Support) -> None:
-    """Check that everybody whose common support this is fits the group (RFC 9420 sections 7.3, 11.1, 13.4)."""
+    """Check that `support`, common to some members, meets the demands (RFC 9420 sections 7.3, 11.1, 13.4)."""
     if (
         not parameters.required_extensions <= support.extensions
         or not parameters.required_proposals <= support.proposals
@@ -88,7 +88,7 @@ def check_required(parameters: Parameters, support: Support) -> None:
 
 
 def check_members(parameters: Parameters, support: Support | None, suite: Suite) -> None:
-    """Check what all members together must fulfil (RFC 9420 sections 7.3, 11.1, 13.4); None: there are none."""
+    """Check the common support of all members, None without members (RFC 9420 sections 7.3, 11.1, 13.4)."""
     if support is None:
         return
     check_required(parameters, support)

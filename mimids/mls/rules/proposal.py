@@ -1,9 +1,9 @@
 """Rules for one proposal (RFC 9420 section 12.1, draft-ietf-mls-extensions): by itself, and in its group.
 
-`check_alone` needs nothing but the proposal, and `check_in_suite` besides what no epoch of a group changes, so both
-hold in any state. `check_in_group` needs the group's: what depends on the rest of a commit's list (a Remove can make
-room, new extensions can change the demands) is left to it, with one exception that RFC 9420 section 12.1.1 makes: an
-Add is judged by the demands in force when it arrives.
+`check_alone` needs only the proposal and its sender. `check_in_suite` also needs the group's suite and id, which never
+change, so both hold in any state. `check_in_group` needs the state of the epoch. Rules that depend on the rest of a
+commit's list are not checked here: a Remove can make room, and new extensions can change the demands. RFC 9420 section
+12.1.1 makes one exception: an Add is judged by the demands in force when it arrives (`check_demands`).
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ from mimids.wire.ids import MLS10
 
 
 def check_alone(proposal: Proposal, sender: Sender) -> None:
-    """Check what needs no group: who may propose what, and a KeyPackage in itself (RFC 9420 sections 6.1, 10.1)."""
+    """Check which sender may propose what, and an Add's KeyPackage by itself (RFC 9420 sections 6.1, 10.1)."""
     body = proposal.body
     if sender.sender_type is SenderType.NEW_MEMBER_PROPOSAL and not isinstance(body, Add):
         reject(NEW_MEMBER_ADD)
     if isinstance(body, SelfRemove) and sender.sender_type is not SenderType.MEMBER:
         reject(SELF_REMOVE_SENDER)
     if sender.sender_type is SenderType.EXTERNAL and isinstance(body, Update | ExternalInit):
-        reject(EXTERNAL_PROPOSAL)  # section 12.1.8; a type that is not known here may be allowed
+        reject(EXTERNAL_PROPOSAL)  # section 12.1.8; an unknown type may be allowed
     if isinstance(body, ExternalInit) and sender.sender_type is not SenderType.NEW_MEMBER_COMMIT:
         reject(EXTERNAL_INIT)
     if isinstance(body, Add):
@@ -81,14 +81,14 @@ def check_alone(proposal: Proposal, sender: Sender) -> None:
             reject(LEAF_SOURCE)
     elif isinstance(body, ReInit):
         check_unique(body.extensions)
-        if body.version < MLS10:  # the only version there is to go back from
+        if body.version < MLS10:  # mls10 is the only version that a group can have here
             reject(REINIT_VERSION)
     elif isinstance(body, GroupContextExtensions):
         check_unique(body.extensions)
 
 
 def check_in_suite(proposal: Proposal, sender: Sender, suite: Suite, group_id: bytes) -> None:
-    """Check what needs the group's suite and id, and no state."""
+    """Check the rules that need the group's suite and id, but no state."""
     body = proposal.body
     if isinstance(body, Add):
         if body.key_package.version != MLS10 or body.key_package.cipher_suite != suite.code:
@@ -108,7 +108,7 @@ def check_in_suite(proposal: Proposal, sender: Sender, suite: Suite, group_id: b
 def check_in_group(
     proposal: Proposal, sender: Sender, tree: RatchetTree, parameters: Parameters, *, group_id: bytes, epoch: int
 ) -> None:
-    """Check what needs the group's suite and id, or the state of the epoch, and only that."""
+    """Check the rules that need the group's suite and id, or the state of the epoch."""
     check_in_suite(proposal, sender, tree.suite, group_id)
     body = proposal.body
     if isinstance(body, Update):
@@ -131,7 +131,7 @@ def check_demands(proposal: Proposal, parameters: Parameters) -> None:
 
 
 def _check_update(leaf: LeafNode, index: int | None, tree: RatchetTree) -> None:
-    """Check whose leaf an Update replaces (RFC 9420 section 7.3)."""
+    """Check that an Update's leaf may replace the sender's current leaf (RFC 9420 section 7.3)."""
     current = None if index is None else tree.leaf(index)
     if current is None:
         reject(REMOVE_BLANK, "the leaf to update is blank or outside the tree", section="RFC 9420 section 12.1.2")
@@ -139,7 +139,7 @@ def _check_update(leaf: LeafNode, index: int | None, tree: RatchetTree) -> None:
 
 
 def check_leaf(leaf: LeafNode, suite: Suite, group_id: bytes, index: int) -> None:
-    """Check a leaf node in itself, and its signature (RFC 9420 section 7.3)."""
+    """Check a leaf node by itself, and its signature (RFC 9420 section 7.3)."""
     check_unique(leaf.extensions)
     fault = leaf_fault(leaf, suite)
     if fault is not None:
@@ -149,7 +149,7 @@ def check_leaf(leaf: LeafNode, suite: Suite, group_id: bytes, index: int) -> Non
 
 
 def check_successor(leaf: LeafNode, replaced: LeafNode) -> None:
-    """Check what a new leaf must and must not have of the one it replaces (RFC 9420 sections 5.3.1, 7.3, 12.2)."""
+    """Check that a leaf has a new key and the user of the one it replaces (RFC 9420 sections 5.3.1, 7.3, 12.2)."""
     if leaf.encryption_key == replaced.encryption_key:
         reject(LEAF_KEY_KEPT)
     before, after = _identifier(replaced.credential), _identifier(leaf.credential)
@@ -158,7 +158,7 @@ def check_successor(leaf: LeafNode, replaced: LeafNode) -> None:
 
 
 def _identifier(credential: Credential) -> bytes | None:
-    """Return whom a credential names: its user, else a basic one's own octets; None where only its issuer knows."""
+    """Return the user that a credential names, else a basic credential's octets; None where neither is known."""
     user = user_id(credential)
     if user is None and credential.credential_type is CredentialType.BASIC and isinstance(credential.content, bytes):
         return credential.content
@@ -167,13 +167,13 @@ def _identifier(credential: Credential) -> bytes | None:
 
 def _check_psk_usage(body: PreSharedKey, epoch: int) -> None:
     psk = body.psk.psk
-    # Sections 11.2 and 11.3: a reinitialized or branched group uses such a PSK in the commit that opens epoch 1.
+    # RFC 9420 sections 11.2, 11.3: a reinitialized or branched group uses such a PSK in the commit that opens epoch 1.
     if epoch != 0 and isinstance(psk, ResumptionPsk) and psk.usage is not ResumptionPskUsage.APPLICATION:
         reject(PSK_USAGE)
 
 
 def _check_dictionary_kept(body: GroupContextExtensions, parameters: Parameters) -> None:
-    """Check that the dictionary stays where it is for AppDataUpdate only (draft-ietf-mls-extensions)."""
+    """Check that the dictionary is unchanged where only AppDataUpdate may change it (draft-ietf-mls-extensions)."""
     if not parameters.dictionary_is_kept:
         return
     if extension_data(body.extensions, ExtensionType.APP_DATA_DICTIONARY) != parameters.dictionary_octets:

@@ -1,7 +1,7 @@
 """Rules for the list of proposals that a commit covers (RFC 9420 section 12.2, draft-ietf-mls-extensions).
 
-Every rule here stays broken whatever else the list may hold, so it may be asked with some of the list not known:
-references that were never seen, or all of them where the state is not known.
+A rule that is broken here stays broken whatever else the list contains. So the rules can be checked on a part of the
+list: without the proposals that were never seen, or without all references where the state is unknown.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ NEEDS_PATH = (Update, Remove, ExternalInit, GroupContextExtensions, SelfRemove)
 
 @attrs.frozen
 class Covered:
-    """A proposal that a commit covers: whose it is, and the reference it was named by (None: by value)."""
+    """A proposal that a commit covers, its sender, and the reference that names it (None: by value)."""
 
     proposal: Proposal
     sender: Sender
@@ -59,7 +59,7 @@ class Covered:
 
 
 def removed_leaf(covered: Covered) -> int | None:
-    """Return the leaf index that a proposal removes, None if it removes nobody."""
+    """Return the leaf index that a proposal removes, None if it removes no member."""
     body = covered.proposal.body
     if isinstance(body, Remove):
         return body.removed
@@ -67,7 +67,7 @@ def removed_leaf(covered: Covered) -> int | None:
 
 
 def check_list(known: tuple[Covered, ...], committer: Sender, commit: Commit) -> None:
-    """Check the known part of a commit's list."""
+    """Check the known proposals of a commit's list; raise `RuleError`."""
     for each in known:
         if isinstance(each.proposal.body, SelfRemove) and each.ref is None:
             reject(SELF_REMOVE_BY_VALUE)
@@ -113,17 +113,17 @@ def _check_external(known: tuple[Covered, ...], commit: Commit) -> None:
         reject(EXTERNAL_COMMIT_REFERENCE)
     bodies = [each.proposal.body for each in known if each.ref is None]
     if sum(isinstance(body, ExternalInit) for body in bodies) != 1:
-        reject(EXTERNAL_COMMIT_INIT)  # certain: an ExternalInit cannot come by reference
+        reject(EXTERNAL_COMMIT_INIT)  # certain, because an ExternalInit cannot come by reference
     if sum(isinstance(body, Remove) for body in bodies) > 1:
         reject(EXTERNAL_COMMIT_REMOVE)
     if any(isinstance(body, Add | Update | GroupContextExtensions | ReInit) for body in bodies):
-        reject(EXTERNAL_COMMIT_PROPOSAL)  # PSKs, AppDataUpdate and AppEphemeral may be; of others nobody here knows
+        reject(EXTERNAL_COMMIT_PROPOSAL)  # PSKs, AppDataUpdate, AppEphemeral are allowed; unknown types may be
     if commit.path is None:
         reject(PATH_MISSING, section="RFC 9420 section 12.4.3.2")
 
 
 def unknown_types(known: Iterable[Covered]) -> tuple[int, ...]:
-    """Return the proposal types, in order, whose effect nobody here knows."""
+    """Return the proposal types whose effect this server does not know, in order."""
     return tuple(int(each.proposal.proposal_type) for each in known if isinstance(each.proposal.body, bytes))
 
 

@@ -1,4 +1,4 @@
-"""Whether a whole tree is valid, as a joiner must check it (RFC 9420 section 12.4.3.1), without any secret."""
+"""Check a whole ratchet tree, as a joiner must (RFC 9420 section 12.4.3.1), without any secret."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from mimids.mls.tree.subtree import (
 
 
 def check_tree(tree: RatchetTree, parameters: Parameters, group_id: bytes) -> None:
-    """Check a tree that arrives as a whole; its hash is the caller's to compare. Cheap rules first."""
+    """Check a tree that arrives as a whole, cheap rules first; raise `RuleError`. The caller compares the tree hash."""
     suite = tree.suite
     keys: set[bytes] = set()
     for _, key in tree.encryption_keys():
@@ -38,7 +38,7 @@ def check_tree(tree: RatchetTree, parameters: Parameters, group_id: bytes) -> No
             reject(ENCRYPTION_KEY_UNIQUE)
         keys.add(key)
         if not suite.hpke_key_fits(key):
-            reject(PATH_KEY, "a key in the tree is no key of the suite")
+            reject(PATH_KEY, "a key in the tree does not fit the suite")
     if len({leaf.signature_key for _, leaf in tree.leaves()}) != tree.member_count:
         reject(SIGNATURE_KEY_UNIQUE)
     check_members(parameters, tree.support, suite)
@@ -48,7 +48,7 @@ def check_tree(tree: RatchetTree, parameters: Parameters, group_id: bytes) -> No
 
 
 class ParentHashes:
-    """One walk over a tree; remembers the original hashes of subtrees that several parents ask for."""
+    """Checks the parent hashes of one tree; caches the original hashes of subtrees that several parents need."""
 
     def __init__(self, suite: Suite) -> None:
         self._suite = suite
@@ -88,7 +88,7 @@ class ParentHashes:
         if own is None or own.node is None or parent.node is None:
             return False
         claimed = own.node.parent_hash
-        if claimed is None:  # a leaf that did not come by a commit
+        if claimed is None:  # not a leaf from a commit
             return False
         node = parent.node
         return claimed == parent_hash(self._suite, node.encryption_key, node.parent_hash, self._original_hash(*sibling))
@@ -112,7 +112,7 @@ class ParentHashes:
 
 
 def _is_unmerged_below(parent: Parent, height: int, leaf: int) -> bool:
-    """Tell whether the next node below that is not blank, on the way to `leaf`, has it unmerged or is it."""
+    """Tell whether the next nonblank node on the way down to `leaf` lists it as unmerged, or is that leaf."""
     subtree: Subtree = parent
     for bit in range(height - 1, -1, -1):
         subtree = children(subtree)[leaf >> bit & 1]
@@ -126,7 +126,7 @@ def _is_unmerged_below(parent: Parent, height: int, leaf: int) -> bool:
 
 
 def _sole_merged(subtree: Subtree, unmerged: tuple[int, ...]) -> Leaf | Parent | None:
-    """Return the one node in the resolution of a subtree beside `unmerged`, None unless that is what it consists of."""
+    """Return the one node in a subtree's resolution besides the `unmerged` leaves; None if there is not exactly one."""
     if subtree.resolution_size != len(unmerged) + 1:
         return None
     if type(subtree) is Parent and subtree.node is not None:
