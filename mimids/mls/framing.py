@@ -129,7 +129,7 @@ written_by(AuthenticatedContent, _AuthenticatedContent())
 
 @attrs.frozen
 class PublicMessage:
-    """An unencrypted message (RFC 9420 section 6.2). Commits have a confirmation tag, members a membership tag."""
+    """An unencrypted message (RFC 9420 section 6.2); confirmation tags are for commits, membership tags for members."""
 
     content: FramedContent
     signature: bytes
