@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "metrics": (),
     "telemetry": ("values", "config", "metrics", *ENGINE),
     "mls": ("mls", "errors", *ENGINE),
-    "mls.tree": ("mls", "errors", *ENGINE),
+    "mls.tree": ("mls.tree", "mls.code_points", "mls.leaf_node", "mls.suites", "mls.support", *ENGINE),
     "mls.rules": ("mls", "errors", *ENGINE),
     "replay": ("replay", "mls", "errors", *ENGINE),
     "ohttp": ("ohttp", "errors", *ENGINE),

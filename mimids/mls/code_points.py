@@ -1,8 +1,8 @@
 """Code points of RFC 9420 section 17 and of draft-ietf-mls-extensions.
 
-Registries are open: a value nobody here knows is still a member of its enumeration, named `UNKNOWN_...`, and
-encodes to itself, so GREASE (RFC 9420 section 13.5) survives. The closed enumerations of the framing are not: there
-an unknown value is a `WireError`, since nothing says how the rest is laid out.
+Registries are open: an unknown value is also a member of its enumeration, named `UNKNOWN_...`, and encodes to itself,
+so GREASE values (RFC 9420 section 13.5) are kept. The enumerations of the framing are closed: an unknown value there is
+a `WireError`, because the layout of the rest would be unknown.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ E = TypeVar("E", bound=IntEnum)
 
 
 class OpenEnum(IntEnum):
-    """A registry of 16-bit values that others may extend.
+    """A registry of 16-bit values, which later documents may extend.
 
-    An unknown value is a bare int of this class and finds out its name when asked: a peer may send a million of them.
+    An unknown value is an int of this class that computes its name on demand, since a peer may send a million of them.
     """
 
     @classmethod
@@ -44,7 +44,7 @@ class ExtensionType(OpenEnum):
     APP_DATA_DICTIONARY = 0x0006
     SUPPORTED_WIRE_FORMATS = 0x0007
     REQUIRED_WIRE_FORMATS = 0x0008
-    LAST_RESORT_KEY_PACKAGE = 0x000A  # of earlier drafts, and still what most clients send
+    LAST_RESORT_KEY_PACKAGE = 0x000A  # from earlier drafts; most clients still send it
 
 
 class ProposalType(OpenEnum):
@@ -82,7 +82,7 @@ class ComponentId(OpenEnum):
 
 
 class WireFormat(IntEnum):
-    """RFC 9420 section 17.2. Closed: another one has a layout that is not known here."""
+    """RFC 9420 section 17.2. Closed: the layout of other formats is unknown."""
 
     PUBLIC_MESSAGE = 0x0001
     PRIVATE_MESSAGE = 0x0002
@@ -154,7 +154,7 @@ class AppDataUpdateOperation(IntEnum):
 
 
 class _Members(dict[int, E]):
-    """From number to member, for the unknown ones of an open registry too."""
+    """Maps numbers to members of an enumeration, including unknown values of an open registry."""
 
     def __init__(self, cls: type[E]) -> None:
         super().__init__((int(member), member) for member in cls)
@@ -163,12 +163,12 @@ class _Members(dict[int, E]):
 
     def __missing__(self, value: int) -> E:
         if self._open:
-            return int.__new__(self._cls, value)  # what OpenEnum._missing_ does, without the way there
-        raise WireError("code point not known")
+            return int.__new__(self._cls, value)  # as OpenEnum._missing_ does, but faster
+        raise WireError("unknown code point")
 
 
 class CodePoint(Mapped[E]):
-    """A member of `cls`, of `size` octets."""
+    """Codec for a member of `cls`, `size` octets long."""
 
     def __init__(self, cls: type[E], size: int) -> None:
         super().__init__(Uint(size), _Members(cls).__getitem__, None)
@@ -206,6 +206,6 @@ PROPOSAL_TYPES: Final[Codec[tuple[ProposalType, ...]]] = _CodePoints(ProposalTyp
 CREDENTIAL_TYPES: Final[Codec[tuple[CredentialType, ...]]] = _CodePoints(CredentialType)
 APP_DATA_UPDATE_OPERATION: Final[Codec[AppDataUpdateOperation]] = CodePoint(AppDataUpdateOperation, 1)
 
-# RFC 9420 section 7.2: "default" types, supported by all and not listed in capabilities.
+# RFC 9420 section 7.2: "default" types are supported by all clients and not listed in capabilities.
 DEFAULT_EXTENSIONS: Final = frozenset(ExtensionType(value) for value in range(0x0001, 0x0006))
 DEFAULT_PROPOSALS: Final = frozenset(ProposalType(value) for value in range(0x0001, 0x0008))

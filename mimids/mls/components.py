@@ -1,8 +1,8 @@
-"""Components of the app_data_dictionary extension (draft-ietf-mls-extensions section 4.6), and room policy in them.
+"""Components of the app_data_dictionary extension (draft-ietf-mls-extensions section 4.6), room policy among them.
 
-The dictionary keeps the data of every component as octets, so unknown ones pass through. Two are known as values:
+The dictionary keeps each component's data as octets, so unknown components pass through. Two components are parsed:
 participant_list (draft-ietf-mimi-protocol, "Participant List") and roles_list (draft-ietf-mimi-room-policy-03
-section 3). `apply_update` says what their data becomes by an AppDataUpdate, or which rule the update breaks.
+section 3). `apply_update` returns their data after an AppDataUpdate, or raises the rule that the update breaks.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Final, TypeVar
 
 from mimids.mls.code_points import COMPONENT_ID, ComponentId, ExtensionType
-from mimids.mls.faults import Fault, Invalid
+from mimids.mls.faults import Fault, FaultError
 from mimids.mls.leaf_node import Extension, extension_data
 from mimids.wire.codec import OPAQUE_V, UINT16, UINT32, Codec, WireError, optional, vector
 from mimids.wire.declare import codec, decode, encode, struct, wire
@@ -38,7 +38,7 @@ class ComponentData:
 
 @struct
 class AppDataDictionary:
-    """The content of the app_data_dictionary extension; `dictionary_of` checks that it is sorted and unique."""
+    """The app_data_dictionary extension; `dictionary_of` checks that its components are sorted and unique."""
 
     component_data: tuple[ComponentData, ...] = wire(vector(codec(ComponentData)))
 
@@ -47,7 +47,7 @@ class AppDataDictionary:
         return next((each.data for each in self.component_data if each.component_id == component_id), None)
 
     def put(self, component_id: int, data: bytes | None) -> AppDataDictionary:
-        """Return a dictionary in which the component has this data, or with None is gone, in sorted order."""
+        """Return a sorted dictionary in which the component has this data; None removes the component."""
         others = [each for each in self.component_data if each.component_id != component_id]
         if data is not None:
             others.append(ComponentData(ComponentId(component_id), data))
@@ -56,7 +56,7 @@ class AppDataDictionary:
 
 @struct
 class UserRolePair:
-    """A participant and its one role."""
+    """A participant and their only role."""
 
     user: UserId = wire(_USER)
     role_index: int = wire(UINT32)
@@ -64,19 +64,19 @@ class UserRolePair:
 
 @struct
 class ParticipantList:
-    """Data of component 0x0022: who is in the room, with a client or without, or banned from it."""
+    """Data of component 0x0022: the users in the room, with or without a client, and those banned from it."""
 
     participants: tuple[UserRolePair, ...] = wire(vector(codec(UserRolePair)))
 
     def role_of(self, user: bytes) -> int | None:
-        """Return the role index of a user, None if the list does not name it or names it with two roles."""
+        """Return a user's role index, None if the list does not name the user or gives them two roles."""
         found = {each.role_index for each in self.participants if each.user == user}
         return found.pop() if len(found) == 1 else None
 
 
 @struct
 class UserIndexRolePair:
-    """A participant, by its index in the list, and its new role."""
+    """A participant, by index in the list, and their new role."""
 
     user_index: int = wire(UINT32)
     role_index: int = wire(UINT32)
@@ -84,7 +84,7 @@ class UserIndexRolePair:
 
 @struct
 class ParticipantListUpdate:
-    """Update of component 0x0022: roles changed, then participants removed, then others appended."""
+    """Update of component 0x0022: first changes roles, then removes participants, then appends new ones."""
 
     changed_role_participants: tuple[UserIndexRolePair, ...] = wire(vector(codec(UserIndexRolePair)))
     removed_indices: tuple[int, ...] = wire(vector(UINT32))
@@ -93,7 +93,7 @@ class ParticipantListUpdate:
 
 @struct
 class RoleChangeTargets:
-    """Which roles a holder may give to whoever has one role."""
+    """The roles that may be given to participants who have the role `from_role_index`."""
 
     from_role_index: int = wire(UINT32)
     target_role_indexes: tuple[int, ...] = wire(vector(UINT32))
@@ -101,7 +101,7 @@ class RoleChangeTargets:
 
 @struct
 class Role:
-    """One role and what it may do; the draft's names, its capabilities as their code points."""
+    """A role and what it permits; field names are the draft's, capabilities are code points."""
 
     role_index: int = wire(UINT32)
     role_name: bytes = wire(OPAQUE_V)
@@ -116,36 +116,36 @@ class Role:
 
 @struct
 class RolesList:
-    """Data of component 0x0025, and its update, which replaces the data as a whole."""
+    """Data of component 0x0025. Its update has the same form and replaces the whole data."""
 
     roles: tuple[Role, ...] = wire(vector(codec(Role)))
 
     def role(self, role_index: int) -> Role | None:
-        """Return the role of that index, None if there is none or more than one."""
+        """Return the role with that index, None if there is none or more than one."""
         found = [each for each in self.roles if each.role_index == role_index]
         return found[0] if len(found) == 1 else None
 
 
 def dictionary_of(extensions: tuple[Extension, ...]) -> AppDataDictionary | None:
-    """Return the dictionary among these extensions, None where there is none; raise `Invalid` if it is not sound."""
+    """Return the dictionary among these extensions, None without one; raise `FaultError` if it is invalid."""
     data = extension_data(extensions, ExtensionType.APP_DATA_DICTIONARY)
     if data is None:
         return None
     try:
         dictionary = decode(AppDataDictionary, data)
     except WireError as error:
-        raise Invalid(Fault("the app_data_dictionary does not parse", _EXTENSIONS)) from error
+        raise FaultError(Fault("the app_data_dictionary does not parse", _EXTENSIONS)) from error
     ids = [each.component_id for each in dictionary.component_data]
     if any(one >= other for one, other in pairwise(ids)):
-        raise Invalid(Fault("the app_data_dictionary is not sorted and unique", _EXTENSIONS))
+        raise FaultError(Fault("the app_data_dictionary is not sorted and unique", _EXTENSIONS))
     return dictionary
 
 
 def apply_update(component_id: int, data: bytes | None, updates: tuple[bytes, ...]) -> bytes | None:
-    """Return what a component's data becomes by the updates (one or more) of one commit, in its order.
+    """Return a component's data after the updates (one or more) of one commit, applied in its order.
 
-    None where nobody here knows the component, or what the updates together do. `Invalid` where they are wrong for
-    certain: they do not parse, or do not fit the data. `data` is None where the component has none yet.
+    `data` is None if the component has none yet. Returns None if the component is unknown or the combined effect of the
+    updates is undefined. Raises `FaultError` if an update does not parse or does not fit the data.
     """
     if component_id == ComponentId.ROLES_LIST:
         for update in updates:
@@ -169,26 +169,26 @@ def _parse(cls: type[T], octets: bytes, section: str) -> T:
     try:
         return decode(cls, octets)
     except WireError as error:
-        raise Invalid(Fault(f"{cls.__name__} does not parse", section)) from error
+        raise FaultError(Fault(f"{cls.__name__} does not parse", section)) from error
 
 
 def _update_participants(
     current: ParticipantList, update: ParticipantListUpdate, touched: set[bytes]
 ) -> ParticipantList:
-    """Apply one update; `touched` gathers the users of the whole commit, since none may be touched twice in it."""
+    """Apply one update; `touched` collects the users changed so far, since a commit may change each only once."""
     participants = list(current.participants)
     roles = {each.user_index: each.role_index for each in update.changed_role_participants}
     indices = [each.user_index for each in update.changed_role_participants] + list(update.removed_indices)
     if any(index >= len(participants) for index in indices):
-        raise Invalid(Fault("a participant index is out of range", _PARTICIPANTS))
+        raise FaultError(Fault("a participant index is out of range", _PARTICIPANTS))
     users = [participants[index].user for index in indices] + [each.user for each in update.added_participants]
     for user in users:
         if user in touched:
-            raise Invalid(Fault("a commit changes the same participant more than once", _PARTICIPANTS))
+            raise FaultError(Fault("a commit changes the same participant more than once", _PARTICIPANTS))
         touched.add(user)
     known = {each.user for each in participants}
     if any(each.user in known for each in update.added_participants):
-        raise Invalid(Fault("a participant is added who is in the list", _PARTICIPANTS))
+        raise FaultError(Fault("a participant is added who is already in the list", _PARTICIPANTS))
     removed = set(update.removed_indices)
     kept = [
         UserRolePair(each.user, roles.get(index, each.role_index))

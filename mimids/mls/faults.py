@@ -1,4 +1,4 @@
-"""A rule that is broken for certain: what it says and where it stands."""
+"""Why an object is invalid: the broken rule and the section that states it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import attrs
 
 @attrs.frozen
 class Fault:
-    """Why something is invalid: `rule` is a sentence that may be shown, `section` is like "RFC 9420 section 7.3"."""
+    """Why something is invalid: `rule` is a sentence for users, `section` is like "RFC 9420 section 7.3"."""
 
     rule: str
     section: str
@@ -17,8 +17,8 @@ class Fault:
         return f"{self.rule} ({self.section})"
 
 
-class Invalid(ValueError):
-    """Raised where a value is wanted and a rule forbids it."""
+class FaultError(ValueError):
+    """An object breaks a rule, so no value can be returned; carries the `Fault`."""
 
     def __init__(self, fault: Fault) -> None:
         super().__init__(str(fault))

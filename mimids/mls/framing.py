@@ -1,8 +1,8 @@
 """Message framing (RFC 9420 section 6): MLSMessage in its five wire formats, and the octets that are signed or hashed.
 
-FramedContentAuthData has a confirmation tag only beside a commit, and PublicMessage a membership tag only from a
-member: both hang on values inside the content beside them, which a list of fields cannot say. So these two and
-AuthenticatedContent are read and written by hand.
+FramedContentAuthData has a confirmation tag only for a commit, and PublicMessage has a membership tag only from a
+member. Both depend on values inside the content, which a declared list of fields cannot express, so these two structs
+and AuthenticatedContent have handwritten codecs.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 @struct
 class Sender:
-    """Who sent it; `index` is a leaf index (member) or an index into external_senders (external), else None."""
+    """The sender; `index` is a leaf index (member) or an index into external_senders (external), else None."""
 
     sender_type: SenderType = wire(SENDER_TYPE)
     index: int | None = select(
@@ -50,7 +50,7 @@ class Sender:
 
 @struct
 class FramedContent(Kept):
-    """What a message says (RFC 9420 section 6); `content` is application data, a proposal or a commit."""
+    """A message's content (RFC 9420 section 6); `content` is application data, a proposal or a commit."""
 
     group_id: GroupId = wire(GROUP_ID)
     epoch: int = wire(UINT64)
@@ -69,7 +69,7 @@ class FramedContent(Kept):
 
 @attrs.frozen
 class AuthenticatedContent:
-    """A message's content with its signature, and for a commit (only) the confirmation tag (RFC 9420 section 6.1)."""
+    """A message's content with its signature and, only for a commit, its confirmation tag (RFC 9420 section 6.1)."""
 
     wire_format: WireFormat
     content: FramedContent
@@ -77,13 +77,13 @@ class AuthenticatedContent:
     confirmation_tag: bytes | None
 
     def tbs(self, context: bytes) -> bytes:
-        """Return FramedContentTBS; `context` is the encoded GroupContext, which external senders do not sign."""
+        """Return FramedContentTBS; only members and external joiners sign `context`, the encoded GroupContext."""
         head = MLS10.to_bytes(2, "big") + self.wire_format.to_bytes(2, "big") + self.content.encoded
         covers = self.content.sender.sender_type in (SenderType.MEMBER, SenderType.NEW_MEMBER_COMMIT)
         return head + context if covers else head
 
     def verifies(self, suite: Suite, signature_key: bytes, context: bytes) -> bool:
-        """Check the signature with the sender's key; `context` as in `tbs`."""
+        """Verify the signature with the sender's key; `context` as in `tbs`."""
         return verify_with_label(suite, signature_key, b"FramedContentTBS", self.tbs(context), self.signature)
 
     def confirmed_transcript_hash_input(self) -> bytes:
@@ -96,7 +96,7 @@ class AuthenticatedContent:
 
     @property
     def encoded(self) -> bytes:
-        """Return the encoding, which a ProposalRef is made of."""
+        """Return the encoding; a ProposalRef is its hash."""
         head = self.wire_format.to_bytes(2, "big") + self.content.encoded + _opaque(self.signature)
         return head if self.confirmation_tag is None else head + _opaque(self.confirmation_tag)
 
@@ -129,7 +129,7 @@ written_by(AuthenticatedContent, _AuthenticatedContent())
 
 @attrs.frozen
 class PublicMessage:
-    """A message in the clear (RFC 9420 section 6.2); confirmation tags are for commits, membership tags for members."""
+    """An unencrypted message (RFC 9420 section 6.2); confirmation tags are for commits, membership tags for members."""
 
     content: FramedContent
     signature: bytes
@@ -138,21 +138,21 @@ class PublicMessage:
 
     @property
     def group_id(self) -> GroupId:
-        """Return the group it is for."""
+        """Return the id of the group that the message is for."""
         return self.content.group_id
 
     @property
     def epoch(self) -> int:
-        """Return the epoch it was sent in."""
+        """Return the epoch that the message was sent in."""
         return self.content.epoch
 
     @property
     def content_type(self) -> ContentType:
-        """Return what it carries."""
+        """Return which kind of content the message carries."""
         return self.content.content_type
 
     def authenticated_content(self) -> AuthenticatedContent:
-        """Return what is signed and hashed of it."""
+        """Return the part that is signed and hashed."""
         return AuthenticatedContent(WireFormat.PUBLIC_MESSAGE, self.content, self.signature, self.confirmation_tag)
 
 
@@ -166,7 +166,7 @@ class _PublicMessage(Codec[PublicMessage]):
     def write(self, value: PublicMessage, out: bytearray) -> None:
         member = value.content.sender.sender_type is SenderType.MEMBER
         if (value.membership_tag is not None) != member:
-            raise ValueError("a membership tag is for members, and only for them")
+            raise ValueError("a membership tag is for messages from members, and only for them")
         _write_content_and_auth(value.content, value.signature, value.confirmation_tag, out)
         if value.membership_tag is not None:
             out += _opaque(value.membership_tag)
@@ -203,7 +203,7 @@ def _within(place: str, by: Codec[T], reader: Reader) -> T:
 
 @struct
 class PrivateMessage:
-    """An encrypted message (RFC 9420 section 6.3); who sent it is not visible."""
+    """An encrypted message (RFC 9420 section 6.3); the sender is not visible."""
 
     group_id: GroupId = wire(GROUP_ID)
     epoch: int = wire(UINT64)
@@ -215,7 +215,7 @@ class PrivateMessage:
 
 @struct
 class MLSMessage(Kept):
-    """Any MLS message as it travels (RFC 9420 section 6); `encoded` is what was received and what is passed on."""
+    """An MLS message of any kind (RFC 9420 section 6); `encoded` is what was received and is forwarded."""
 
     version: ProtocolVersion = wire(MLS10_ONLY)
     wire_format: WireFormat = wire(WIRE_FORMAT)
@@ -232,7 +232,7 @@ class MLSMessage(Kept):
 
     @property
     def group_id(self) -> GroupId | None:
-        """Return the group it belongs to, None where the message does not say."""
+        """Return the group id in the message, None if it has none."""
         message = self.message
         if isinstance(message, PrivateMessage | PublicMessage):
             return message.group_id
@@ -240,7 +240,7 @@ class MLSMessage(Kept):
 
     @property
     def epoch(self) -> int | None:
-        """Return the epoch it was sent in or tells of, None where the message does not say."""
+        """Return the epoch that the message was sent in or that a GroupInfo describes, else None."""
         message = self.message
         if isinstance(message, PrivateMessage | PublicMessage):
             return message.epoch
@@ -248,7 +248,7 @@ class MLSMessage(Kept):
 
     @property
     def content_type(self) -> ContentType | None:
-        """Return what a PublicMessage or PrivateMessage carries, None for the others."""
+        """Return the content type of a PublicMessage or PrivateMessage, None for other messages."""
         return self.message.content_type if isinstance(self.message, PrivateMessage | PublicMessage) else None
 
 

@@ -34,7 +34,7 @@ from mimids.wire.ids import CIPHER_SUITE, GROUP_ID, MLS10, PROTOCOL_VERSION, Cip
 
 def _mls10(version: ProtocolVersion) -> ProtocolVersion:
     if version != MLS10:
-        raise ValueError("a GroupContext is of version mls10")
+        raise ValueError("the version of a GroupContext must be mls10")
     return version
 
 
@@ -52,7 +52,7 @@ class RequiredCapabilities:
 
 @struct
 class ExternalSender:
-    """Somebody outside the group who may propose (RFC 9420 section 12.1.8.1)."""
+    """A sender outside the group that may send proposals (RFC 9420 section 12.1.8.1)."""
 
     signature_key: SignaturePublicKey = wire(SIGNATURE_PUBLIC_KEY)
     credential: Credential = wire(codec(Credential))
@@ -60,7 +60,7 @@ class ExternalSender:
 
 @struct
 class ExternalPub:
-    """The key that a joiner from outside encrypts to (RFC 9420 section 12.4.3.2)."""
+    """The key that an external joiner encrypts to (RFC 9420 section 12.4.3.2)."""
 
     external_pub: HpkePublicKey = wire(HPKE_PUBLIC_KEY)
 
@@ -77,8 +77,8 @@ def required_capabilities(extensions: tuple[Extension, ...]) -> RequiredCapabili
 def external_senders(extensions: tuple[Extension, ...]) -> tuple[ExternalSender, ...]:
     """Return the external_senders among these extensions, () if there are none; `WireError` if they do not parse.
 
-    ts-mls (1.6.4) writes one ExternalSender without the length of the vector, against RFC 9420 section 12.1.8.1, and
-    takes no other form; what can be read so is no vector, since something follows the key.
+    ts-mls (1.6.4) writes one ExternalSender without the vector's length, against RFC 9420 section 12.1.8.1, and accepts
+    only that form. So both forms are read; no data is valid in both, because a credential follows the key.
     """
     data = extension_data(extensions, ExtensionType.EXTERNAL_SENDERS)
     if data is None:
@@ -106,7 +106,7 @@ class GroupContext(Kept):
 
 @struct
 class GroupInfo(Kept):
-    """A member's signed word on an epoch (RFC 9420 section 12.4.3)."""
+    """A member's signed statement of an epoch's state (RFC 9420 section 12.4.3)."""
 
     group_context: GroupContext = wire(codec(GroupContext))
     extensions: tuple[Extension, ...] = wire(EXTENSIONS)
@@ -119,19 +119,19 @@ class GroupInfo(Kept):
         return signed_part(self.encoded, self.signature)
 
     def verifies(self, suite: Suite, signature_key: bytes) -> bool:
-        """Check the signature with the key of the leaf at `signer`."""
+        """Verify the signature with `signature_key`, the key of the leaf at `signer`."""
         return verify_with_label(suite, signature_key, b"GroupInfoTBS", self.tbs(), self.signature)
 
     def ratchet_tree(self) -> RatchetTree | None:
-        """Return the tree that travels in the ratchet_tree extension; `WireError` if it does not parse."""
+        """Return the tree in the ratchet_tree extension, None without one; `WireError` if it does not parse."""
         data = extension_data(self.extensions, ExtensionType.RATCHET_TREE)
         return None if data is None else RATCHET_TREE.decode(data)
 
     def external_pub(self) -> HpkePublicKey | None:
-        """Return the key in the external_pub extension; `WireError` if there is none of the suite in it.
+        """Return the key in the external_pub extension, None without one; `WireError` if it does not parse.
 
-        ts-mls (1.6.4) writes the key without its length, against RFC 9420 section 12.4.3.2; who joins by such a
-        GroupInfo reads it so, and it is as good a key.
+        ts-mls (1.6.4) writes and reads the key without its length, against RFC 9420 section 12.4.3.2. Such a key is
+        accepted, because clients of the same library can join with it.
         """
         data = extension_data(self.extensions, ExtensionType.EXTERNAL_PUB)
         suite = suite_of(self.group_context.cipher_suite)

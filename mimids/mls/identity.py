@@ -1,4 +1,4 @@
-"""Whose a credential is: user ids and provider domains, or None where that is not certain."""
+"""The user id in a credential and the provider's domain in a user id; None where either is not certain."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from mimids.wire.ids import ProviderId, UserId, provider_id
 if TYPE_CHECKING:
     from mimids.mls.leaf_node import Credential
 
-# The name of a user or device: what RFC 3986 section 3.3 allows in a path segment.
+# The name of a user or device: a path segment of RFC 3986 section 3.3.
 _SEGMENT: Final = r"(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})+"
-_REMEMBERED_OCTETS: Final = 4096  # certificates of up to this size are parsed once
+_REMEMBERED_OCTETS: Final = 4096  # size of the largest certificate that is cached after parsing
 _USER: Final = re.compile(rf"(mimi://([a-z0-9.-]+)/u/{_SEGMENT})(/d/{_SEGMENT})?")
 
 
 def user_id(credential: Credential) -> UserId | None:
     """Return the user id that a credential names.
 
-    A BasicCredential is a user id, optionally followed by /d/DEVICE; an X509Credential has exactly one MIMI URI of
-    a user in its end entity's subjectAltName. Anything else, unknown credential types too, is None.
+    A BasicCredential must be a user id, optionally followed by /d/DEVICE. An X509Credential must name exactly one user
+    by MIMI URI in its end entity's subjectAltName. Returns None for anything else, including unknown credential types.
     """
     if credential.credential_type is CredentialType.BASIC and isinstance(credential.content, bytes):
         return _without_device(credential.content)
@@ -41,7 +41,7 @@ def user_id(credential: Credential) -> UserId | None:
 
 
 def provider_of(user: bytes) -> ProviderId | None:
-    """Return the provider's domain of a user id, None if it is no user id."""
+    """Return the provider's domain in a user id, None if `user` is not a user id."""
     found = _match(user)
     return None if found is None or found[3] is not None else provider_id(found[2])
 
@@ -51,7 +51,7 @@ def _match(octets: bytes) -> re.Match[str] | None:
         found = _USER.fullmatch(octets.decode("ascii"))
         if found is not None:
             provider_id(found[2])
-    except ValueError:  # not ASCII, or no domain name
+    except ValueError:  # not ASCII, or not a domain name
         return None
     return found
 
@@ -84,12 +84,12 @@ def _parsed(der: bytes) -> x509.Certificate | None:
 
 
 def certificate_fault(credential: Credential, signature_key: bytes) -> Fault | None:
-    """Return what is wrong between an X.509 credential and the leaf's key (RFC 9420 section 5.3)."""
+    """Check that an X.509 credential certifies the leaf's signature key (RFC 9420 section 5.3); return the fault."""
     if credential.credential_type is not CredentialType.X509:
         return None
     chain = credential.content
     if not isinstance(chain, tuple) or not chain:
-        return Fault("an X.509 credential without a certificate", "RFC 9420 section 5.3")
+        return Fault("the X.509 credential has no certificate", "RFC 9420 section 5.3")
     certificate = _certificate(chain[0].cert_data)
     if certificate is None:
         return Fault("the end-entity certificate does not parse", "RFC 9420 section 5.3")
@@ -99,10 +99,10 @@ def certificate_fault(credential: Credential, signature_key: bytes) -> Fault | N
 
 
 def _key_octets(certificate: x509.Certificate) -> tuple[bytes, ...]:
-    """Return the certificate's key as a leaf may have it, see `Suite.signature_key_fits`; () if no suite has such."""
+    """Return the encodings of the certificate's key that a leaf may have (see `Suite.signature_key_fits`)."""
     try:
         key = certificate.public_key()
-    except (ValueError, UnsupportedAlgorithm):  # a key of a kind that no suite has
+    except (ValueError, UnsupportedAlgorithm):  # no suite has keys of this kind
         return ()
     if isinstance(key, ed25519.Ed25519PublicKey | ed448.Ed448PublicKey):
         return (key.public_bytes(Encoding.Raw, PublicFormat.Raw),)

@@ -1,4 +1,4 @@
-"""KeyPackages (RFC 9420 section 10): `KeyPackageIn` is what arrived, `KeyPackage` what `validate` found sound."""
+"""KeyPackages (RFC 9420 section 10): `KeyPackageIn` is parsed but not validated, `KeyPackage` is validated."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import attrs
 
 from mimids.mls.code_points import DEFAULT_EXTENSIONS, ComponentId, ExtensionType, LeafNodeSource
 from mimids.mls.components import dictionary_of
-from mimids.mls.faults import Fault, Invalid
+from mimids.mls.faults import Fault, FaultError
 from mimids.mls.identity import certificate_fault
 from mimids.mls.leaf_node import (
     EXTENSIONS,
@@ -26,12 +26,12 @@ from mimids.wire.declare import Kept, codec, struct, wire
 from mimids.wire.ids import CIPHER_SUITE, MLS10, PROTOCOL_VERSION, CipherSuite, KeyPackageRef, ProtocolVersion
 
 _KNOWN_EXTENSIONS: Final = frozenset(ExtensionType)
-_MAKER: Final = object()  # known to KeyPackageIn.validate alone
+_MAKER: Final = object()  # proves that KeyPackageIn.validate made the object
 
 
 @struct
 class KeyPackageIn(Kept):
-    """A KeyPackage of the right shape, nothing checked (RFC 9420 section 10)."""
+    """A KeyPackage that was parsed but not validated (RFC 9420 section 10)."""
 
     version: ProtocolVersion = wire(PROTOCOL_VERSION)
     cipher_suite: CipherSuite = wire(CIPHER_SUITE)
@@ -49,26 +49,26 @@ class KeyPackageIn(Kept):
         return key_package_ref(suite, self.encoded)
 
     def fault(self) -> Fault | None:
-        """Return the first rule that the KeyPackage breaks at any time and in any group, None if it breaks none."""
+        """Return the first rule that the KeyPackage breaks regardless of time and group, None if it is valid."""
         leaf = self.leaf_node
         if self.version != MLS10:
             return Fault("the protocol version is not mls10", "RFC 9420 section 10")
         suite = suite_of(self.cipher_suite)
         if suite is None:
-            return Fault("the cipher suite is not known", "RFC 9420 section 17.1")
+            return Fault("the cipher suite is not supported", "RFC 9420 section 17.1")
         if leaf.leaf_node_source is not LeafNodeSource.KEY_PACKAGE:
-            return Fault("the leaf node is not one of a KeyPackage", "RFC 9420 section 10")
+            return Fault("the leaf_node_source is not key_package", "RFC 9420 section 10")
         if not suite.hpke_key_fits(self.init_key):
             return Fault("the init key does not fit the suite", "RFC 9420 section 5.1.1")
         if self.init_key == leaf.encryption_key:
-            return Fault("init key and encryption key are the same", "RFC 9420 section 10.1")
+            return Fault("the init key and the encryption key are the same", "RFC 9420 section 10.1")
         if self.version not in leaf.capabilities.versions:
             return Fault("the capabilities lack the protocol version", "RFC 9420 section 7.2")
         if self.cipher_suite not in leaf.capabilities.cipher_suites:
             return Fault("the capabilities lack the cipher suite", "RFC 9420 section 7.2")
         if repeated(self.extensions):
             return Fault("an extension type occurs twice in the KeyPackage", "RFC 9420 section 13.4")
-        # Unknown types are to be ignored here (section 13.4), GREASE among them, and only a leaf has to list its own.
+        # Unknown extensions of a KeyPackage are ignored (section 13.4), GREASE too; a leaf must list all of its own.
         known = tuple(each for each in self.extensions if each.extension_type in _KNOWN_EXTENSIONS)
         if not _extensions_covered(known, leaf):
             return Fault("the capabilities lack an extension of the KeyPackage", "RFC 9420 section 10")
@@ -82,31 +82,31 @@ class KeyPackageIn(Kept):
         return None
 
     def lifetime_fault(self, now_s: int, max_lifetime_s: int) -> Fault | None:
-        """Return what is wrong with the lifetime at `now_s` (seconds since 1970); refuses at upload and claim only."""
+        """Return the fault of the lifetime at `now_s` (seconds since 1970); checked only at upload and at claim."""
         lifetime = self.leaf_node.lifetime
         if lifetime is None:
-            return Fault("the leaf node is not one of a KeyPackage", "RFC 9420 section 10")
+            return Fault("the leaf_node_source is not key_package", "RFC 9420 section 10")
         if lifetime.not_after - lifetime.not_before > max_lifetime_s:
             return Fault("the lifetime is longer than allowed here", "RFC 9420 section 7.2")
         if now_s < lifetime.not_before:
             return Fault("the lifetime has not begun", "RFC 9420 section 7.3")
         if now_s > lifetime.not_after:
-            return Fault("the lifetime is over", "RFC 9420 section 7.3")
+            return Fault("the lifetime has ended", "RFC 9420 section 7.3")
         return None
 
     def validate(self, now_s: int, *, max_lifetime_s: int) -> KeyPackage:
-        """Return the KeyPackage if it may be handed out at `now_s` (seconds since 1970), else raise `Invalid`."""
+        """Return the validated KeyPackage at `now_s` (seconds since 1970); raise `FaultError` if it is invalid."""
         fault = self.lifetime_fault(now_s, max_lifetime_s) or self.fault()
         if fault is not None:
-            raise Invalid(fault)
+            raise FaultError(fault)
         suite = suite_of(self.cipher_suite)
-        assert suite is not None  # noqa: S101 - fault() saw to it
+        assert suite is not None  # noqa: S101 - fault() checked it
         return KeyPackage(self, self.ref(suite), _is_last_resort(self), _MAKER)
 
 
 @attrs.frozen
 class KeyPackage:
-    """A KeyPackage that was found sound; `KeyPackageIn.validate` is the only maker."""
+    """A validated KeyPackage; only `KeyPackageIn.validate` can create one."""
 
     wire: KeyPackageIn
     ref: KeyPackageRef
@@ -119,19 +119,19 @@ class KeyPackage:
 
     @property
     def encoded(self) -> bytes:
-        """Return the octets that arrived."""
+        """Return the octets as they arrived."""
         return self.wire.encoded
 
     @property
     def not_after(self) -> int:
-        """Return the second, since 1970, after which it may not be handed out."""
+        """Return the time, in seconds since 1970, after which the KeyPackage may not be handed out."""
         lifetime = self.wire.leaf_node.lifetime
-        assert lifetime is not None  # noqa: S101 - validate saw to it
+        assert lifetime is not None  # noqa: S101 - validate checked it
         return lifetime.not_after
 
 
 def leaf_fault(leaf: LeafNode, suite: Suite) -> Fault | None:
-    """Return what is wrong with a leaf in itself, its signature left aside (RFC 9420 sections 5.3, 7.2)."""
+    """Return the fault of a leaf by itself, without its signature (RFC 9420 sections 5.3, 7.2), None if it is valid."""
     if not suite.hpke_key_fits(leaf.encryption_key):
         return Fault("the encryption key does not fit the suite", "RFC 9420 section 5.1.1")
     if not suite.signature_key_fits(leaf.signature_key):
@@ -151,11 +151,11 @@ def _extensions_covered(extensions: tuple[Extension, ...], leaf: LeafNode) -> bo
 
 
 def _is_last_resort(package: KeyPackageIn) -> bool:
-    """Tell by the component, or by the extension of earlier drafts (draft-ietf-mls-extensions section 5.4)."""
+    """Look for the component, or the earlier drafts' extension (draft-ietf-mls-extensions section 5.4)."""
     if extension_data(package.extensions, ExtensionType.LAST_RESORT_KEY_PACKAGE) is not None:
         return True
     try:
         dictionary = dictionary_of(package.extensions)
-    except Invalid:
+    except FaultError:
         return False
     return dictionary is not None and dictionary.get(ComponentId.LAST_RESORT_KEY_PACKAGE) is not None

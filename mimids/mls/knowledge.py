@@ -1,10 +1,13 @@
-"""What is known of a partition's state, and how that falls: derived, claimed, unknown (semantics: public-group-state).
+"""What the server knows of a partition's state: derived, claimed or unknown (semantics: public-group-state).
 
-Derived follows from the creation's GroupInfo through commits that were seen whole, and whoever contradicts it is
-refused. Claimed is a member's signed word after a change that was not seen: it verifies in itself, and a message that
-contradicts it refuses nothing, since the claim may be what is wrong; the state falls back to unknown. The epoch is
-known without the state: every commit adds one. What holds in any state (checks.check_without_state) or
-epoch (checks.check_in_any_epoch), group and epoch, and references that were refused here refuse always.
+- Derived: the state follows from the creation's GroupInfo and from commits that were seen completely. A message that
+  contradicts it is refused.
+- Claimed: a member signed this state after a change that was not seen. It was verified by itself, but may be wrong, so
+  a message that contradicts it is not refused; the state becomes unknown.
+- Unknown (`NotKnown`): a message is refused only by rules that hold in any state (checks.check_without_state) or in any
+  epoch of the group (checks.check_in_any_epoch), for its group id or epoch, or for covering a refused proposal.
+
+The epoch is known without the state, because every commit adds one.
 """
 
 from __future__ import annotations
@@ -33,8 +36,8 @@ from mimids.mls.rules.verdict import (
     Missing,
     RuleError,
     Unknown,
-    broken,
-    covers_refused,
+    reject,
+    reject_covering,
 )
 from mimids.mls.suites import Suite
 from mimids.mls.tree.ratchet_tree import RatchetTree
@@ -42,21 +45,21 @@ from mimids.mls.tree.ratchet_tree import RatchetTree
 
 @attrs.frozen
 class Derived:
-    """The state follows from what was seen."""
+    """The state follows from messages that were seen."""
 
     group: PublicGroup
 
 
 @attrs.frozen
 class Claimed:
-    """A member says, and signed, that this is the state."""
+    """A member signed a statement that this is the state."""
 
     group: PublicGroup
 
 
 @attrs.frozen
 class NotKnown:
-    """The state is not known. Whatever is None is not either; the epoch of a detached partition, say."""
+    """The state is unknown. Fields that are None are unknown too, such as the epoch of a detached partition."""
 
     epoch: int | None = None
     group_id: bytes | None = None
@@ -69,10 +72,10 @@ Knowledge = Derived | Claimed | NotKnown
 
 @attrs.frozen
 class Judgement:
-    """A verdict, and what is known of the partition now.
+    """A verdict on a message, and what is known of the partition after it.
 
-    `contradicted` is the rule that the message breaks if the claimed state is true; then the state is not known any
-    more and the message is not refused for it.
+    `contradicted` is the rule that the message breaks if the claimed state is right. The message is not refused for it;
+    instead the state becomes unknown.
     """
 
     verdict: Verdict
@@ -81,74 +84,74 @@ class Judgement:
 
 
 def begin(info: GroupInfo | None, ratchet_tree: bytes | None = None, *, group_id: bytes, suite: Suite) -> Knowledge:
-    """Return what is known of a group that is created: derived if its GroupInfo comes along; raises `RuleError`."""
+    """Return what is known of a new group: derived state if its GroupInfo is given, else unknown; raise `RuleError`."""
     if info is None:
         return NotKnown(None, group_id, suite)
     group = open_group(info, ratchet_tree)
     if group.group_id != group_id or group.suite is not suite:
-        broken(GROUP_INFO_CONTRADICTS, "the GroupInfo is of another group or suite")
+        reject(GROUP_INFO_CONTRADICTS, "the GroupInfo is for another group or cipher suite")
     return Derived(group)
 
 
 def state_of(knowledge: Knowledge) -> PublicGroup | None:
-    """Return the state, derived or claimed."""
+    """Return the derived or claimed state, None if it is unknown."""
     return None if isinstance(knowledge, NotKnown) else knowledge.group
 
 
 def epoch_of(knowledge: Knowledge) -> int | None:
-    """Return the epoch, which is known even where the state is not; None in a detached partition."""
+    """Return the epoch, which is known even if the state is not; None in a detached partition."""
     return knowledge.epoch if isinstance(knowledge, NotKnown) else knowledge.group.epoch
 
 
 def judge(knowledge: Knowledge, message: MLSMessage) -> Judgement:
-    """Judge a PublicMessage or PrivateMessage sent to a partition; any other kind is a `TypeError`."""
+    """Judge a PublicMessage or PrivateMessage sent to a partition; raise `TypeError` for other messages."""
     if isinstance(knowledge, Derived):
         verdict = check(knowledge.group, message)
         return Judgement(verdict, Derived(record(knowledge.group, message, verdict)))
-    unknown = knowledge if isinstance(knowledge, NotKnown) else _forgotten(knowledge.group)
+    unknown = knowledge if isinstance(knowledge, NotKnown) else _drop_state(knowledge.group)
     try:
-        _check_firm(unknown, message)
+        _check_in_any_state(unknown, message)
     except RuleError as error:
         return Judgement(error.invalid, _with_refused(knowledge, message, error.invalid))
     if isinstance(knowledge, Claimed):
         verdict = check(knowledge.group, message)
         if not isinstance(verdict, Invalid):
             return Judgement(verdict, Claimed(record(knowledge.group, message, verdict)))
-        return Judgement(_without_state(message), unknown, contradicted=verdict)
-    return Judgement(_without_state(message), knowledge)
+        return Judgement(_judge_without_state(message), unknown, contradicted=verdict)
+    return Judgement(_judge_without_state(message), knowledge)
 
 
 def refuse(knowledge: Knowledge, message: MLSMessage, why: Invalid) -> Knowledge:
-    """Return what is known after a proposal was refused for a reason of one's own: a commit must not cover it."""
+    """Return what is known after the caller refused a proposal: a commit must not cover it."""
     return _with_refused(knowledge, message, why)
 
 
 def next_knowledge(
     judgement: Judgement, message: MLSMessage, info: GroupInfo | None = None, ratchet_tree: bytes | None = None
 ) -> Knowledge:
-    """Return what is known of the partition that a commit opens, with the GroupInfo sent along if there is one.
+    """Return what is known of the partition that a commit opens; `info` is the GroupInfo sent with the commit.
 
-    `judgement` is what `judge` said of the commit. Raises `RuleError` where the commit is invalid or the GroupInfo
-    is refused: it is wrong in itself, contradicts derived state, or has no tree where none was inferred.
+    `judgement` is the result of `judge` on the commit. Raises `RuleError` if the commit is invalid, or if the GroupInfo
+    is invalid by itself, contradicts derived state, or has no tree where none was inferred.
     """
     if message.content_type is not ContentType.COMMIT:
-        raise TypeError("only a commit leads to another epoch")
+        raise TypeError("only a commit leads to the next epoch")
     verdict, before = judgement.verdict, judgement.knowledge
     if isinstance(verdict, Invalid):
         raise RuleError(verdict)
-    following = _following(judgement)
+    following = _knowledge_after(judgement)
     if info is None:
         return following
     public = message.message if isinstance(message.message, PublicMessage) else None
     if public is not None and info.confirmation_tag != public.confirmation_tag:
-        broken(GROUP_INFO_TAG)  # as certain as the commit itself, whatever is known of the state
+        reject(GROUP_INFO_TAG)  # holds whatever is known of the state
     tree: bytes | RatchetTree | None = ratchet_tree
     group = state_of(before)
     if group is not None and isinstance(following, NotKnown):
         stated = info.group_context.confirmed_transcript_hash
         if public is not None and stated != group.transcript_after(public.authenticated_content()):
             if isinstance(before, Derived):
-                broken(GROUP_INFO_CONTRADICTS, "the GroupInfo is of another transcript than the commit's")
+                reject(GROUP_INFO_CONTRADICTS, "the GroupInfo's transcript hash is not the one after the commit")
             return following
         tree = group.tree if ratchet_tree is None else ratchet_tree
     return with_group_info(following, info, tree)
@@ -157,28 +160,28 @@ def next_knowledge(
 def with_group_info(
     knowledge: Knowledge, info: GroupInfo, ratchet_tree: bytes | RatchetTree | None = None
 ) -> Knowledge:
-    """Return what is known of a partition when a GroupInfo of it comes in; raises `RuleError` if that is refused.
+    """Return what is known of a partition after a GroupInfo for it arrives; raise `RuleError` if it is refused.
 
-    It becomes claimed where nothing was known, stays what it was where the GroupInfo agrees; one that contradicts
-    derived state is refused, and of two claims that contradict each other neither is believed.
+    An unknown state becomes claimed. If the GroupInfo agrees with the state, nothing changes. If it contradicts derived
+    state, it is refused. If it contradicts a claimed state, the state becomes unknown, since either claim may be wrong.
     """
     if isinstance(knowledge, NotKnown):
         _check_identity(knowledge, info)
-        return Claimed(_with_refusals(open_group(info, ratchet_tree), knowledge.refused))
+        return Claimed(_with_all_refused(open_group(info, ratchet_tree), knowledge.refused))
     try:
         _check_agrees(knowledge.group, info)
     except RuleError:
         if isinstance(knowledge, Derived):
             raise
-        unknown = _forgotten(knowledge.group)
+        unknown = _drop_state(knowledge.group)
         _check_identity(unknown, info)
-        open_group(info, ratchet_tree)  # wrong in itself is refused all the same
+        open_group(info, ratchet_tree)  # an invalid GroupInfo is refused in any case
         return unknown
     return knowledge
 
 
-def _check_firm(unknown: NotKnown, message: MLSMessage) -> None:
-    """Check what holds whatever the state is."""
+def _check_in_any_state(unknown: NotKnown, message: MLSMessage) -> None:
+    """Check the rules that hold in any state, and that a commit covers no refused proposal."""
     check_without_state(message)
     check_place(message, unknown.group_id, unknown.epoch)
     public = message.message
@@ -189,31 +192,31 @@ def _check_firm(unknown: NotKnown, message: MLSMessage) -> None:
     if isinstance(public.content.content, Commit):
         for item in public.content.content.proposals:
             if isinstance(item.value, bytes) and item.value in unknown.refused:
-                covers_refused(unknown.refused[item.value])
+                reject_covering(unknown.refused[item.value])
 
 
-def _without_state(message: MLSMessage) -> Verdict:
-    """Return the verdict on what passed `_check_firm` while the state is not known."""
+def _judge_without_state(message: MLSMessage) -> Verdict:
+    """Return the verdict on a message that passed `_check_in_any_state` in an unknown state."""
     if isinstance(message.message, PublicMessage):
         return Unknown((Missing(STATE),))
     return Unknown((Missing(ENCRYPTED_COMMIT),)) if message.content_type is ContentType.COMMIT else Valid()
 
 
-def _forgotten(group: PublicGroup) -> NotKnown:
+def _drop_state(group: PublicGroup) -> NotKnown:
     return NotKnown(group.epoch, group.group_id, group.suite, group.refused)
 
 
-def _following(judgement: Judgement) -> Knowledge:
+def _knowledge_after(judgement: Judgement) -> Knowledge:
     verdict, before = judgement.verdict, judgement.knowledge
     if isinstance(verdict, Valid) and verdict.next is not None:
         return Claimed(verdict.next) if isinstance(before, Claimed) else Derived(verdict.next)
     epoch = epoch_of(before)
-    here = before if isinstance(before, NotKnown) else _forgotten(before.group)
+    here = before if isinstance(before, NotKnown) else _drop_state(before.group)
     return NotKnown(None if epoch is None else epoch + 1, here.group_id, here.suite)
 
 
 def _with_refused(knowledge: Knowledge, message: MLSMessage, why: Invalid) -> Knowledge:
-    """Remember the reference of a refused proposal, as `checks.record` does in a state."""
+    """Store the reference of a refused proposal, as `checks.record` does in a known state."""
     if not isinstance(knowledge, NotKnown):
         return attrs.evolve(knowledge, group=record(knowledge.group, message, why))
     public = message.message
@@ -225,30 +228,30 @@ def _with_refused(knowledge: Knowledge, message: MLSMessage, why: Invalid) -> Kn
     return attrs.evolve(knowledge, refused=MappingProxyType({**knowledge.refused, ref: why}))
 
 
-def _with_refusals(group: PublicGroup, refused: Mapping[ProposalRef, Invalid]) -> PublicGroup:
+def _with_all_refused(group: PublicGroup, refused: Mapping[ProposalRef, Invalid]) -> PublicGroup:
     return attrs.evolve(group, refused=refused) if refused else group
 
 
 def _check_identity(knowledge: NotKnown, info: GroupInfo) -> None:
-    """Check what is certain of a state that is not known: group, epoch and suite."""
+    """Check group, epoch and suite, which may be known without the state."""
     context = info.group_context
     if knowledge.group_id is not None and context.group_id != knowledge.group_id:
-        broken(GROUP_INFO_CONTRADICTS, "the GroupInfo is of another group")
+        reject(GROUP_INFO_CONTRADICTS, "the GroupInfo is for another group")
     if knowledge.epoch is not None and context.epoch != knowledge.epoch:
-        broken(GROUP_INFO_CONTRADICTS, "the GroupInfo is of another epoch")
+        reject(GROUP_INFO_CONTRADICTS, "the GroupInfo is for another epoch")
     if knowledge.suite is not None and context.cipher_suite != knowledge.suite.code:
-        broken(GROUP_INFO_CONTRADICTS, "the GroupInfo is of another cipher suite")
+        reject(GROUP_INFO_CONTRADICTS, "the GroupInfo is for another cipher suite")
 
 
 def _check_agrees(group: PublicGroup, info: GroupInfo) -> None:
     check_unique(info.extensions)
     if info.group_context.encoded != group.context.encoded:
-        broken(GROUP_INFO_CONTRADICTS)
+        reject(GROUP_INFO_CONTRADICTS)
     if info.confirmation_tag != group.confirmation_tag:
-        broken(GROUP_INFO_TAG)
+        reject(GROUP_INFO_TAG)
     tree = extension_data(info.extensions, ExtensionType.RATCHET_TREE)
-    if tree is not None and tree != group.tree.encode():  # a tree has one encoding
-        broken(GROUP_INFO_CONTRADICTS, "the GroupInfo has another tree")
+    if tree is not None and tree != group.tree.encode():  # a tree has only one encoding
+        reject(GROUP_INFO_CONTRADICTS, "the GroupInfo has another tree")
     signer = group.tree.leaf(info.signer)
     if signer is None or not info.verifies(group.suite, signer.signature_key):
-        broken(GROUP_INFO_SIGNATURE)
+        reject(GROUP_INFO_SIGNATURE)

@@ -1,6 +1,6 @@
-"""Leaf and parent nodes of the ratchet tree (RFC 9420 sections 5.3, 7.1, 7.2, 12.4.3.3): wire shape and signature.
+"""Leaf and parent nodes of the ratchet tree (RFC 9420 sections 5.3, 7.1, 7.2, 12.4.3.3): encoding and signature.
 
-Unknown credential and extension types survive as their octets.
+Credentials and extensions of unknown types are kept as octets.
 """
 
 from __future__ import annotations
@@ -31,30 +31,30 @@ HpkePublicKey = NewType("HpkePublicKey", bytes)
 SignaturePublicKey = NewType("SignaturePublicKey", bytes)
 
 _CHAIN: Final = 32  # certificates in a credential
-_EXTENSIONS: Final = 1024  # in one list; no two are of one type, and types are 16 bits
+_EXTENSIONS: Final = 1024  # in one list; each type occurs once at most, and types are 16 bits
 
 HPKE_PUBLIC_KEY: Final[Codec[HpkePublicKey]] = OPAQUE_V.of(HpkePublicKey)
 SIGNATURE_PUBLIC_KEY: Final[Codec[SignaturePublicKey]] = OPAQUE_V.of(SignaturePublicKey)
 
 
 def signed_part(encoded: bytes, signature: bytes) -> bytes:
-    """Return an encoded structure without its last field, the opaque<V> `signature`."""
+    """Return the encoding of a struct without its last field, `opaque signature<V>`."""
     return encoded[: -len(signature) - len(varint.mls(len(signature)))]
 
 
 @struct
 class Certificate:
-    """One certificate of a chain, DER."""
+    """One certificate of a chain, in DER."""
 
     cert_data: bytes = wire(OPAQUE_V)
 
 
 @struct
 class Credential:
-    """Who a leaf says it is (RFC 9420 section 5.3).
+    """The identity that a leaf claims (RFC 9420 section 5.3).
 
     `content` is the identity (basic), a tuple of `Certificate`, end entity first (X.509), or the body of any other
-    type. RFC 9420 does not say how such a body is delimited; it is read as one opaque<V>, as OpenMLS and ts-mls do.
+    type. RFC 9420 does not say how to delimit an unknown body; it is read as one opaque<V>, as OpenMLS and ts-mls do.
     """
 
     credential_type: CredentialType = wire(CREDENTIAL_TYPE)
@@ -67,7 +67,7 @@ class Credential:
 
 @struct
 class Extension:
-    """An extension of any type, its data not looked into (RFC 9420 section 7.2)."""
+    """An extension of any type, its data not parsed (RFC 9420 section 7.2)."""
 
     extension_type: ExtensionType = wire(EXTENSION_TYPE)
     extension_data: bytes = wire(OPAQUE_V)
@@ -88,7 +88,7 @@ def repeated(extensions: tuple[Extension, ...]) -> bool:
 
 @struct
 class Capabilities:
-    """What a client can do (RFC 9420 section 7.2); unknown values are to be ignored and survive."""
+    """What a client supports (RFC 9420 section 7.2); unknown values are ignored but kept."""
 
     versions: tuple[ProtocolVersion, ...] = wire(vector(PROTOCOL_VERSION))
     cipher_suites: tuple[CipherSuite, ...] = wire(vector(CIPHER_SUITE))
@@ -99,7 +99,7 @@ class Capabilities:
 
 @struct
 class Lifetime:
-    """When a KeyPackage may be used: seconds since 1970, both ends included."""
+    """When a KeyPackage may be used: seconds since 1970, both ends inclusive."""
 
     not_before: int = wire(UINT64)
     not_after: int = wire(UINT64)
@@ -109,7 +109,8 @@ class Lifetime:
 class LeafNode(Kept):
     """One client's place in a group, signed by it (RFC 9420 section 7.2).
 
-    `origin` is what the source brings: a `Lifetime` (key_package), nothing (update) or the parent hash (commit).
+    `origin` is the field that depends on the source: a `Lifetime` (key_package), None (update), or the parent hash
+    (commit).
     """
 
     encryption_key: HpkePublicKey = wire(HPKE_PUBLIC_KEY)
@@ -130,23 +131,23 @@ class LeafNode(Kept):
 
     @property
     def lifetime(self) -> Lifetime | None:
-        """Return the lifetime that a leaf from a KeyPackage has."""
+        """Return the lifetime of a leaf from a KeyPackage, None for other leaves."""
         return self.origin if isinstance(self.origin, Lifetime) else None
 
     @property
     def parent_hash(self) -> bytes | None:
-        """Return the parent hash that a leaf from a commit has; it may be empty."""
+        """Return the parent hash of a leaf from a commit (it may be empty), None for other leaves."""
         return self.origin if isinstance(self.origin, bytes) else None
 
     def tbs(self, group_id: bytes, leaf_index: int) -> bytes:
-        """Return LeafNodeTBS; group and index count only where the leaf was made within a group."""
+        """Return LeafNodeTBS; group id and index are part of it unless the leaf is from a KeyPackage."""
         signed = signed_part(self.encoded, self.signature)
         if self.leaf_node_source is LeafNodeSource.KEY_PACKAGE:
             return signed
         return b"".join((signed, varint.mls(len(group_id)), group_id, leaf_index.to_bytes(4, "big")))
 
     def verifies(self, suite: Suite, group_id: bytes = b"", leaf_index: int = 0) -> bool:
-        """Check the leaf's own signature (RFC 9420 section 7.3)."""
+        """Verify the leaf's own signature (RFC 9420 section 7.3)."""
         return verify_with_label(
             suite, self.signature_key, b"LeafNodeTBS", self.tbs(group_id, leaf_index), self.signature
         )
@@ -163,7 +164,7 @@ class ParentNode(Kept):
 
 @struct
 class Node:
-    """A node of a ratchet tree that is not blank (RFC 9420 section 12.4.3.3)."""
+    """A nonblank node of a ratchet tree (RFC 9420 section 12.4.3.3)."""
 
     node_type: NodeType = wire(NODE_TYPE)
     node: LeafNode | ParentNode = select(

@@ -1,6 +1,6 @@
-"""`open_group`: from a GroupInfo and its tree to a verified state (RFC 9420 section 12.4.3.1, without secrets).
+"""Build a group's verified state from a GroupInfo and its tree (RFC 9420 section 12.4.3.1, without secrets).
 
-What a GroupInfo says of secrets (its confirmation tag) is taken as said. Lifetimes refuse nothing here.
+The confirmation tag cannot be verified without secrets, so only its length is checked. Lifetimes are not checked.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from mimids.mls.group_info import GroupContext, GroupInfo
 from mimids.mls.leaf_node import extension_data
 from mimids.mls.public_group import PublicGroup
 from mimids.mls.rules.parameters import check_members, check_unique, parameters_of
+from mimids.mls.rules.tree import check_tree
 from mimids.mls.rules.verdict import (
     FIRST_EPOCH,
     GROUP_INFO_LENGTH,
@@ -20,26 +21,25 @@ from mimids.mls.rules.verdict import (
     TREE_NEEDED,
     UNKNOWN_SUITE,
     RuleError,
-    broken,
+    reject,
 )
 from mimids.mls.suites import Suite, suite_of
-from mimids.mls.tree.check import check_tree
 from mimids.mls.tree.ratchet_tree import RatchetTree
 from mimids.wire.codec import WireError
 from mimids.wire.declare import decode
 
 
 def open_group(info: GroupInfo, ratchet_tree: bytes | RatchetTree | None = None) -> PublicGroup:
-    """Return the state that a GroupInfo and its tree state together, all of it verified.
+    """Verify a GroupInfo and its tree, and return the state that they describe.
 
-    The tree is the one in the GroupInfo; without it `ratchet_tree`, `optional<Node> ratchet_tree<V>` as octets, or a
-    tree that was inferred and thus verified already. Raises `RuleError`; its rule is `TREE_NEEDED` where there is no
-    tree, and where the inferred one is not the GroupInfo's.
+    The tree in the GroupInfo is used. If it has none, `ratchet_tree` is used: octets (`optional<Node> ratchet_tree<V>`)
+    or a tree that was inferred and is therefore verified already. Raises `RuleError`, with the rule `TREE_NEEDED` if
+    there is no tree or the inferred one does not have the GroupInfo's tree hash.
     """
     context = info.group_context
     suite = suite_of(context.cipher_suite)
     if suite is None:
-        broken(UNKNOWN_SUITE)
+        reject(UNKNOWN_SUITE)
     check_unique(info.extensions)
     parameters = parameters_of(context.extensions, suite)
     _check_lengths(info, context, suite)
@@ -48,22 +48,22 @@ def open_group(info: GroupInfo, ratchet_tree: bytes | RatchetTree | None = None)
     if octets is None:
         octets = ratchet_tree if isinstance(ratchet_tree, bytes) else None
         if octets is None and (inferred is None or inferred.tree_hash() != context.tree_hash):
-            broken(TREE_NEEDED)
+            reject(TREE_NEEDED)
     if inferred is not None and inferred.tree_hash() == context.tree_hash and octets is None:
         tree = inferred
     else:
         tree = _decoded(suite, octets or b"")
         if tree.tree_hash() != context.tree_hash:
-            broken(TREE_HASH)
+            reject(TREE_HASH)
     signer = tree.leaf(info.signer)
     if signer is None:
-        broken(GROUP_INFO_SIGNER)
+        reject(GROUP_INFO_SIGNER)
     if context.epoch == 0 and tree.member_count != 1:
-        broken(FIRST_EPOCH)
+        reject(FIRST_EPOCH)
     if not info.verifies(suite, signer.signature_key):
-        broken(GROUP_INFO_SIGNATURE)
+        reject(GROUP_INFO_SIGNATURE)
     if tree is inferred:
-        check_members(parameters, tree.support, suite)  # the extensions may be others than when it was verified
+        check_members(parameters, tree.support, suite)  # the extensions may have changed since the tree was verified
     else:
         check_tree(tree, parameters, context.group_id)
     return PublicGroup(suite, context, parameters, tree, info.confirmation_tag)
@@ -73,26 +73,27 @@ def _decoded(suite: Suite, octets: bytes) -> RatchetTree:
     try:
         return RatchetTree.decode(suite, octets)
     except WireError as error:
-        broken(TREE_MALFORMED, str(error))
+        reject(TREE_MALFORMED, str(error))
 
 
 def _check_lengths(info: GroupInfo, context: GroupContext, suite: Suite) -> None:
     size = suite.hash_size
     if len(info.confirmation_tag) != size or len(context.tree_hash) != size:
-        broken(GROUP_INFO_LENGTH)
+        reject(GROUP_INFO_LENGTH)
     if context.epoch == 0:
         if context.confirmed_transcript_hash:
-            broken(FIRST_EPOCH)  # section 11: the zero-length octet string
+            reject(FIRST_EPOCH)  # section 11: the zero-length octet string
     elif len(context.confirmed_transcript_hash) != size:
-        broken(GROUP_INFO_LENGTH)
+        reject(GROUP_INFO_LENGTH)
 
 
 def restore_group(
     context: bytes, confirmation_tag: bytes, tree: RatchetTree, *, reinitialized: bool = False
 ) -> PublicGroup:
-    """Return a state that was verified once, from what was kept of it; raise `ValueError` if that does not fit.
+    """Return a state, verified earlier, from its stored parts; raise `ValueError` if they do not belong together.
 
-    Its pending proposals follow by `checks.record(group, message, Valid())`, its refused ones by `with_refused`.
+    The caller adds its pending proposals with `checks.record(group, message, Valid())`, its refused ones with
+    `with_refused`.
     """
     kept = decode(GroupContext, context)
     if kept.tree_hash != tree.tree_hash() or kept.cipher_suite != tree.suite.code:
@@ -100,5 +101,5 @@ def restore_group(
     try:
         parameters = parameters_of(kept.extensions, tree.suite)
     except RuleError as error:
-        raise ValueError("the extensions of this GroupContext are not sound") from error
+        raise ValueError("the extensions of this GroupContext are invalid") from error
     return PublicGroup(tree.suite, kept, parameters, tree, confirmation_tag, reinitialized=reinitialized)

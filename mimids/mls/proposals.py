@@ -1,8 +1,8 @@
 """Proposals and commits (RFC 9420 sections 7.6, 8.4, 12.1, 12.4; draft-ietf-mls-extensions).
 
-A proposal of a type that is not known here is read as one opaque<V>, as OpenMLS and ts-mls do; RFC 9420 does not say
-how such a body is delimited. In an UpdatePath the ciphertexts are counted and kept as octets: a commit in a group of
-a thousand has as many, and a server can only check how many there are.
+A proposal of an unknown type is read as one opaque<V>, as OpenMLS and ts-mls do; RFC 9420 does not say how to delimit
+its body. The ciphertexts of an UpdatePath are counted and kept as octets: a commit in a group of a thousand members may
+have a thousand, and a server can only check their number.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from mimids.wire.declare import codec, select, struct, wire
 from mimids.wire.ids import CIPHER_SUITE, GROUP_ID, PROTOCOL_VERSION, CipherSuite, GroupId, ProtocolVersion
 
 ProposalRef = NewType("ProposalRef", bytes)
-_PATH: Final = 32  # leaf indices have 32 bits, so no path to the root is longer
+_PATH: Final = 32  # nodes in a path to the root at most, since leaf indices have 32 bits
 _COVERED: Final = 16_384  # proposals in one commit
 
 PROPOSAL_REF: Final[Codec[ProposalRef]] = OPAQUE_V.of(ProposalRef)
@@ -41,7 +41,7 @@ PROPOSAL_REF: Final[Codec[ProposalRef]] = OPAQUE_V.of(ProposalRef)
 
 @struct
 class Add:
-    """Add the client whose KeyPackage this is; nothing of it is checked yet (RFC 9420 section 12.1.1)."""
+    """Add the client with this KeyPackage, which is not validated yet (RFC 9420 section 12.1.1)."""
 
     key_package: KeyPackageIn = wire(codec(KeyPackageIn))
 
@@ -62,7 +62,7 @@ class Remove:
 
 @struct
 class ResumptionPsk:
-    """Names a secret of an earlier epoch (RFC 9420 section 8.4)."""
+    """Names the resumption PSK of an earlier epoch (RFC 9420 section 8.4)."""
 
     usage: ResumptionPskUsage = wire(RESUMPTION_PSK_USAGE)
     psk_group_id: GroupId = wire(GROUP_ID)
@@ -71,7 +71,7 @@ class ResumptionPsk:
 
 @struct
 class ApplicationPsk:
-    """Names a secret of a component (draft-ietf-mls-extensions section 4.5)."""
+    """Names a PSK of a component (draft-ietf-mls-extensions section 4.5)."""
 
     component_id: ComponentId = wire(COMPONENT_ID)
     psk_id: bytes = wire(OPAQUE_V)
@@ -79,7 +79,7 @@ class ApplicationPsk:
 
 @struct
 class PreSharedKeyId:
-    """Names a secret; `psk` is the psk_id of an external one (RFC 9420 section 8.4)."""
+    """Names a pre-shared key; for an external PSK, `psk` is its psk_id (RFC 9420 section 8.4)."""
 
     psktype: PskType = wire(PSK_TYPE)
     psk: bytes | ResumptionPsk | ApplicationPsk = select(
@@ -102,7 +102,7 @@ class PreSharedKey:
 
 @struct
 class ReInit:
-    """Start over as another group (RFC 9420 section 12.1.5)."""
+    """Replace the group with a new one that has these parameters (RFC 9420 section 12.1.5)."""
 
     group_id: GroupId = wire(GROUP_ID)
     version: ProtocolVersion = wire(PROTOCOL_VERSION)
@@ -112,14 +112,14 @@ class ReInit:
 
 @struct
 class ExternalInit:
-    """How a joiner from outside seeds the next epoch (RFC 9420 section 12.1.6)."""
+    """An external joiner's input to the next epoch's key schedule (RFC 9420 section 12.1.6)."""
 
     kem_output: bytes = wire(OPAQUE_V)
 
 
 @struct
 class GroupContextExtensions:
-    """Replace the GroupContext's extensions as a whole (RFC 9420 section 12.1.7)."""
+    """Replace all extensions of the GroupContext (RFC 9420 section 12.1.7)."""
 
     extensions: tuple[Extension, ...] = wire(EXTENSIONS)
 
@@ -137,7 +137,7 @@ class AppDataUpdate:
 
 @struct
 class AppEphemeral:
-    """Attach a component's data to the commit; no state changes by it (draft-ietf-mls-extensions section 4.8)."""
+    """Attach a component's data to the commit without changing state (draft-ietf-mls-extensions section 4.8)."""
 
     component_id: ComponentId = wire(COMPONENT_ID)
     data: bytes = wire(OPAQUE_V)
@@ -165,7 +165,7 @@ Body = (
 
 @struct
 class Proposal:
-    """A proposal of any type; the body of an unknown one is the content of its opaque<V>."""
+    """A proposal of any type; for an unknown type, `body` is the content of one opaque<V>."""
 
     proposal_type: ProposalType = wire(PROPOSAL_TYPE)
     body: Body = select(
@@ -188,7 +188,7 @@ class Proposal:
 
 @struct
 class ProposalOrRef:
-    """A proposal by value, or the ProposalRef of one sent before (RFC 9420 section 12.4)."""
+    """A proposal by value, or the ProposalRef of one sent earlier (RFC 9420 section 12.4)."""
 
     type: ProposalOrRefType = wire(PROPOSAL_OR_REF_TYPE)
     value: Proposal | ProposalRef = select(
@@ -198,7 +198,7 @@ class ProposalOrRef:
 
 @struct
 class HpkeCiphertext:
-    """One sealed secret (RFC 9420 section 7.6)."""
+    """One encrypted secret (RFC 9420 section 7.6)."""
 
     kem_output: bytes = wire(OPAQUE_V)
     ciphertext: bytes = wire(OPAQUE_V)
@@ -206,24 +206,24 @@ class HpkeCiphertext:
 
 @attrs.frozen
 class Ciphertexts:
-    """HPKECiphertext<V>, counted and not unpacked: `encoded` is the content of the vector."""
+    """HPKECiphertext<V>, counted but not parsed; `encoded` is the content of the vector."""
 
     count: int
     encoded: bytes = attrs.field(repr=lambda octets: f"<{len(octets)} octets>")
 
     def unpack(self) -> tuple[HpkeCiphertext, ...]:
-        """Return them one by one, for whoever must look."""
+        """Parse and return the ciphertexts."""
         reader = Reader(self.encoded)
         return tuple(codec(HpkeCiphertext).read(reader) for _ in range(self.count))
 
     @classmethod
     def of(cls, *ciphertexts: HpkeCiphertext) -> Ciphertexts:
-        """Pack ciphertexts."""
+        """Encode ciphertexts as a vector."""
         return cls(len(ciphertexts), b"".join(codec(HpkeCiphertext).encode(each) for each in ciphertexts))
 
 
 class _Ciphertexts(Codec[Ciphertexts]):
-    """Counts what a table would unpack: within one vector all are of one shape, and then slices do the counting."""
+    """Counts ciphertexts: by slices if all in the vector have the same lengths, as is usual, else one by one."""
 
     def read(self, reader: Reader) -> Ciphertexts:
         stop = reader.block()
@@ -245,7 +245,7 @@ class _Ciphertexts(Codec[Ciphertexts]):
 
 
 def _count_equal(data: bytes, start: int, stop: int) -> int | None:
-    """Count ciphertexts if all have the lengths of the first; None if they differ or something is wrong."""
+    """Count ciphertexts if all have the lengths of the first; None if they differ or do not parse."""
     try:
         kem, pos = varint.read_mls(data, start, stop)
         kem_header = data[start:pos]
@@ -269,7 +269,7 @@ CIPHERTEXTS: Final[Codec[Ciphertexts]] = _Ciphertexts()
 
 @struct
 class UpdatePathNode:
-    """The new key of one node on the filtered direct path, and how many its secret was sealed for."""
+    """The new key of a node on the filtered direct path, and its secret encrypted to each receiver."""
 
     encryption_key: HpkePublicKey = wire(HPKE_PUBLIC_KEY)
     encrypted_path_secret: Ciphertexts = wire(CIPHERTEXTS)
@@ -277,7 +277,7 @@ class UpdatePathNode:
 
 @struct
 class UpdatePath:
-    """A committer's new leaf and path (RFC 9420 section 7.6)."""
+    """A committer's new leaf and the new keys on its path (RFC 9420 section 7.6)."""
 
     leaf_node: LeafNode = wire(codec(LeafNode))
     nodes: tuple[UpdatePathNode, ...] = wire(vector(codec(UpdatePathNode), most=_PATH))
@@ -285,7 +285,7 @@ class UpdatePath:
 
 @struct
 class Commit:
-    """What leads to the next epoch (RFC 9420 section 12.4)."""
+    """A commit, which leads to the next epoch (RFC 9420 section 12.4)."""
 
     proposals: tuple[ProposalOrRef, ...] = wire(vector(codec(ProposalOrRef), most=_COVERED))
     path: UpdatePath | None = wire(optional(codec(UpdatePath)))

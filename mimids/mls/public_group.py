@@ -1,6 +1,7 @@
-"""A group as a server sees it: the public state of one epoch, as a value.
+"""The public state of a group in one epoch, as an immutable value.
 
-Every change returns another state, sharing what it can; `checks` says which messages lead to which.
+Each change returns a new state that shares the unchanged parts; `rules.checks` decides which message leads to which
+state.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from mimids.mls.suites import Suite
 from mimids.mls.tree.ratchet_tree import RatchetTree
 from mimids.wire.ids import UserId
 
-MAX_REFUSED: Final = 1024  # references remembered as refused, in one epoch; one more is merely not known
+MAX_REFUSED: Final = 1024  # refused references stored in one epoch; further ones count as unseen proposals
 
 NO_PENDING: Final[Mapping[ProposalRef, Covered]] = MappingProxyType({})
 NO_REFUSED: Final[Mapping[ProposalRef, Invalid]] = MappingProxyType({})
@@ -31,7 +32,7 @@ NO_REFUSED: Final[Mapping[ProposalRef, Invalid]] = MappingProxyType({})
 
 @attrs.frozen(eq=False)
 class PublicGroup:
-    """The public state of one epoch; every change returns another one, sharing what it can."""
+    """The public state of one epoch; each change returns a new state that shares the unchanged parts."""
 
     suite: Suite
     context: GroupContext
@@ -49,7 +50,7 @@ class PublicGroup:
 
     @property
     def epoch(self) -> int:
-        """Return the epoch this is the state of."""
+        """Return the epoch of this state."""
         return self.context.epoch
 
     @property
@@ -59,12 +60,12 @@ class PublicGroup:
 
     @property
     def interim_transcript_hash(self) -> bytes:
-        """Return the hash that the next commit's transcript goes on from (RFC 9420 sections 8.2, 11)."""
+        """Return the interim transcript hash, from which the next commit's hash follows (RFC 9420 sections 8.2, 11)."""
         tag = interim_transcript_hash_input(self.confirmation_tag)
         return self.suite.hash(self.context.confirmed_transcript_hash + tag)
 
     def transcript_after(self, commit: AuthenticatedContent) -> bytes:
-        """Return the confirmed transcript hash after a commit; it does not hang on what its proposals do."""
+        """Return the confirmed transcript hash after a commit; the effect of its proposals does not matter."""
         return self.suite.hash(self.interim_transcript_hash + commit.confirmed_transcript_hash_input())
 
     def members(self) -> tuple[tuple[int, LeafNode], ...]:
@@ -72,7 +73,7 @@ class PublicGroup:
         return tuple(self.tree.leaves())
 
     def users(self) -> Mapping[UserId, tuple[int, ...]]:
-        """Return each user's leaf indices; leaves whose credential names no user are left out."""
+        """Return each user's leaf indices, without leaves whose credential names no user."""
         found: dict[UserId, tuple[int, ...]] = {}
         for index, leaf in self.tree.leaves():
             user = user_id(leaf.credential)
@@ -81,26 +82,26 @@ class PublicGroup:
         return found
 
     def self_removes(self) -> tuple[ProposalRef, ...]:
-        """Return the references of the pending SelfRemoves, which a joiner from outside must cover."""
+        """Return the references of the pending SelfRemoves, which an external commit must cover."""
         return tuple(ref for ref, each in self.pending.items() if isinstance(each.proposal.body, SelfRemove))
 
     @property
     def size_estimate(self) -> int:
-        """Return about how many octets of memory this state would take alone; versions share most of it."""
+        """Return roughly how many octets of memory this state alone would need; epochs share most of them."""
         proposals = 2048 * len(self.pending) + 256 * len(self.refused)
         return 4096 + 2000 * self.tree.member_count + 2 * len(self.context.encoded) + proposals
 
     def with_pending(self, ref: ProposalRef, proposal: Covered) -> PublicGroup:
-        """Return the state after a proposal that `check` found valid; a commit may now cover it."""
+        """Return the state with a valid proposal added, which a commit may now cover."""
         if ref in self.pending:
             return self
         return attrs.evolve(self, pending=MappingProxyType({**self.pending, ref: proposal}))
 
     def with_refused(self, ref: ProposalRef, why: Invalid) -> PublicGroup:
-        """Return the state after a proposal was refused, for a rule here or by policy: a commit must not cover it.
+        """Return the state with a proposal refused, by a rule of MLS or by policy: a commit must not cover it.
 
-        A reference that is pending stays so: it covers all of the message but the membership tag, so the same
-        proposal may come once with a broken tag and once whole.
+        A pending proposal stays pending: the reference does not cover the membership tag, so the same proposal may
+        arrive once with a wrong tag and once with the right one.
         """
         if ref in self.pending or ref in self.refused or len(self.refused) >= MAX_REFUSED:
             return self
@@ -109,7 +110,7 @@ class PublicGroup:
 
 @attrs.frozen
 class Valid:
-    """Valid as far as visible: a commit's next state, a proposal's reference, neither for anything else."""
+    """Nothing visible is wrong. `next` is the state after a commit, `ref` the reference of a proposal, else None."""
 
     next: PublicGroup | None = None
     ref: ProposalRef | None = None

@@ -1,7 +1,7 @@
-"""Cipher suites 1 to 7 (RFC 9420 section 17.1): their hash, key shapes and signatures.
+"""Cipher suites 1 to 7 (RFC 9420 section 17.1): hash, key formats and signatures.
 
-Verifying is total: any key and any signature give True or False, never an exception. What HPKE and the AEAD do with
-secrets is none of a server's business and is not here.
+Verification never raises: any key and any signature give True or False. HPKE and AEAD encryption are not implemented,
+because a server holds no secrets.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519
 from mimids.wire import varint
 from mimids.wire.ids import CipherSuite, KeyPackageRef
 
-_KEYS_REMEMBERED: Final = 4096  # parsed signature keys; a member's next message finds its key parsed
+_KEYS_REMEMBERED: Final = 4096  # cached parsed signature keys, for the next message of the same member
 
 _HASHES: Final = {32: hashlib.sha256, 48: hashlib.sha384, 64: hashlib.sha512}
 
@@ -35,24 +35,24 @@ class Suite:
     hash_name: str
     hash_size: int  # KDF.Nh, and the size of MACs, tree hashes and transcript hashes
     scheme: str
-    hpke_key_size: int  # of a public key, and of a KEM output: they are one format in all seven
-    signature_key_size: int  # of a point of a NIST curve: uncompressed
+    hpke_key_size: int  # of a public key and of a KEM output, which have the same format in all seven suites
+    signature_key_size: int  # for a NIST curve: of an uncompressed point
 
     def hash(self, data: bytes) -> bytes:
         """Return Hash(data), `hash_size` octets."""
         return _HASHES[self.hash_size](data).digest()
 
     def hpke_key_fits(self, key: bytes) -> bool:
-        """Tell whether `key` can be an HPKEPublicKey: size and, for NIST curves, a point (RFC 9180 section 7.1.4)."""
+        """Check the size of an HPKEPublicKey and, for NIST curves, that it is a point (RFC 9180 section 7.1.4)."""
         if len(key) != self.hpke_key_size:
             return False
-        # A suite with a NIST curve has its KEM on the curve of its signatures.
+        # A suite with a NIST curve uses the same curve for its KEM and its signatures.
         return self.scheme not in _CURVES or _parsed(self.scheme, key) is not None
 
     def signature_key_fits(self, key: bytes) -> bool:
-        """Tell whether `key` is a SignaturePublicKey (RFC 9420 section 5.1.1): size and, for NIST curves, a point.
+        """Check the size of a SignaturePublicKey and that it is a key of the scheme (RFC 9420 section 5.1.1).
 
-        ts-mls (1.6.4) makes its points compressed, against that section; they are the same keys, and taken too.
+        Compressed points are accepted too: ts-mls (1.6.4) writes them, against that section; they are the same keys.
         """
         return len(key) <= self.signature_key_size and _public_key(self.scheme, key) is not None
 
@@ -82,12 +82,12 @@ _CURVES: Final[Mapping[str, tuple[ec.EllipticCurve, hashes.HashAlgorithm]]] = {
 
 
 def suite_of(code: int) -> Suite | None:
-    """Return the suite of this code point, None if it is not known."""
+    """Return the suite with this code point, None if it is unknown."""
     return SUITES.get(code)
 
 
 def ref_hash(suite: Suite, label: bytes, value: bytes) -> bytes:
-    """Return RefHash(label, value) (RFC 9420 section 5.2); the label is taken as it is."""
+    """Return RefHash(label, value) (RFC 9420 section 5.2); `label` is the complete label."""
     return suite.hash(b"".join((varint.mls(len(label)), label, varint.mls(len(value)), value)))
 
 
@@ -123,9 +123,9 @@ def _parsed(scheme: str, key: bytes) -> _PublicKey | None:
 
 
 def verify_with_label(suite: Suite, key: bytes, label: bytes, content: bytes, signature: bytes) -> bool:
-    """VerifyWithLabel (RFC 9420 section 5.1.2): tell whether `signature` is by `key`, an encoded public key.
+    """VerifyWithLabel (RFC 9420 section 5.1.2): tell whether `key`, an encoded public key, made `signature`.
 
-    False also for a key or signature of the wrong shape. About 0.15 ms for Ed25519.
+    Also False for a malformed key or signature. Takes about 0.15 ms for Ed25519.
     """
     public = _public_key(suite.scheme, key) if len(key) <= suite.signature_key_size else None
     if public is None:
@@ -143,8 +143,8 @@ def verify_with_label(suite: Suite, key: bytes, label: bytes, content: bytes, si
 def sign_with_label(suite: Suite, private_key: bytes, label: bytes, content: bytes) -> bytes:
     """SignWithLabel (RFC 9420 section 5.1.2), for clients and tests.
 
-    `private_key` is the seed (EdDSA) or the scalar, big-endian (ECDSA); `ValueError` if it is none. ECDSA draws a
-    random nonce, so two signatures of the same content differ.
+    `private_key` is the seed (EdDSA) or the scalar, big-endian (ECDSA); raises `ValueError` if it is
+    invalid. ECDSA draws a random nonce, so two signatures of the same content differ.
     """
     signed = sign_content(label, content)
     if suite.scheme == "Ed25519":

@@ -1,7 +1,7 @@
-"""What the members of a subtree have in common: one small shared record for each combination that occurs.
+"""What all members of a subtree support: one small shared record for each combination that occurs.
 
-Two members never need to be compared with each other: a tree keeps the common record of every subtree, so a rule
-such as "every member supports it" (RFC 9420 sections 7.3, 12.2) is one look at the root.
+A tree keeps the record of every subtree, so a rule such as "every member supports it" (RFC 9420 sections 7.3, 12.2) is
+checked at the root, without a comparison of members.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mimids.mls.leaf_node import Capabilities
 
 @attrs.frozen(eq=False)
 class Support:
-    """What all of some members support, and the credential types that at least one of them uses."""
+    """What every member of a set supports, and the credential types that at least one of them uses."""
 
     versions: frozenset[int]
     cipher_suites: frozenset[int]
@@ -26,15 +26,15 @@ class Support:
 
 
 @lru_cache(maxsize=4096)
-def _one(*sets: frozenset[int]) -> Support:
-    """Return the one record of these sets, so that most comparisons are of identity."""
+def _shared_record(*sets: frozenset[int]) -> Support:
+    """Return the shared record for these sets, so that comparing equal records is mostly a test of identity."""
     return Support(*sets)
 
 
 @lru_cache(maxsize=4096)
 def support_of(capabilities: Capabilities, credential_type: int) -> Support:
     """Return what one member supports."""
-    return _one(
+    return _shared_record(
         frozenset(map(int, capabilities.versions)),
         frozenset(map(int, capabilities.cipher_suites)),
         frozenset(map(int, capabilities.extensions)),
@@ -44,18 +44,18 @@ def support_of(capabilities: Capabilities, credential_type: int) -> Support:
     )
 
 
-def common(one: Support | None, other: Support | None) -> Support | None:
-    """Return what the members of both have in common; None stands for no members."""
+def common_support(one: Support | None, other: Support | None) -> Support | None:
+    """Return what the members of both sets support; None stands for a set without members."""
     if one is other or other is None:
         return one
     if one is None:
         return other
-    return _both(one, other)
+    return _intersect(one, other)
 
 
 @lru_cache(maxsize=4096)
-def _both(one: Support, other: Support) -> Support:
-    return _one(
+def _intersect(one: Support, other: Support) -> Support:
+    return _shared_record(
         one.versions & other.versions,
         one.cipher_suites & other.cipher_suites,
         one.extensions & other.extensions,

@@ -1,4 +1,4 @@
-"""Welcomes (RFC 9420 section 12.4.3.1): for whom they are is in the clear, what they say is not."""
+"""Welcomes (RFC 9420 section 12.4.3.1): the recipients are visible, the rest is encrypted."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from mimids.wire.codec import OPAQUE_V, Codec, optional, vector
 from mimids.wire.declare import codec, struct, wire
 from mimids.wire.ids import CIPHER_SUITE, CipherSuite, KeyPackageRef
 
-# Any length here; what a reference of the suite cannot be is for the reader to say.
+# Of any length; the caller checks that the length fits the suite.
 _NEW_MEMBER: Codec[KeyPackageRef] = OPAQUE_V.of(KeyPackageRef)
 
 
 @struct
 class PathSecret:
-    """The secret of the lowest node that committer and new member share."""
+    """The secret of the lowest node above both the committer and the new member."""
 
     path_secret: bytes = wire(OPAQUE_V)
 
 
 @struct
 class GroupSecrets:
-    """What a new member finds inside `EncryptedGroupSecrets`; a server never opens one."""
+    """The plaintext of `EncryptedGroupSecrets`; a server cannot decrypt it."""
 
     joiner_secret: bytes = wire(OPAQUE_V)
     path_secret: PathSecret | None = wire(optional(codec(PathSecret)))
@@ -29,7 +29,7 @@ class GroupSecrets:
 
 @struct
 class EncryptedGroupSecrets:
-    """The group's secrets, sealed for one KeyPackage."""
+    """The group's secrets, encrypted to one KeyPackage."""
 
     new_member: KeyPackageRef = wire(_NEW_MEMBER)
     encrypted_group_secrets: HpkeCiphertext = wire(codec(HpkeCiphertext))
@@ -45,5 +45,5 @@ class Welcome:
 
     @property
     def key_package_refs(self) -> tuple[KeyPackageRef, ...]:
-        """Return whom it is for, in its order."""
+        """Return the references of the recipients' KeyPackages, in the Welcome's order."""
         return tuple(each.new_member for each in self.secrets)

@@ -23,7 +23,7 @@ from mimids.mls.components import (
     apply_update,
     dictionary_of,
 )
-from mimids.mls.faults import Invalid
+from mimids.mls.faults import FaultError
 from mimids.mls.proposals import AppDataUpdate, GroupContextExtensions, ProposalRef
 from mimids.mls.public_group import PublicGroup
 from mimids.mls.rules.proposal_list import Covered
@@ -90,7 +90,7 @@ def room_after(group: PublicGroup, covered: Iterable[Covered | ProposalRef], *, 
         elif isinstance(body, GroupContextExtensions):  # before all other proposals (RFC 9420 section 12.3)
             try:
                 dictionary = dictionary_of(body.extensions)
-            except Invalid:
+            except FaultError:
                 return None
     data = {each: None if dictionary is None else dictionary.get(each) for each in _READ}
     for component in _READ:
@@ -102,7 +102,7 @@ def room_after(group: PublicGroup, covered: Iterable[Covered | ProposalRef], *, 
             continue
         try:
             data[component] = apply_update(component, data[component], tuple(each.update or b"" for each in several))
-        except Invalid:
+        except FaultError:
             return None
     return _room(data)
 

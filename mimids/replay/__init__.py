@@ -1,1 +1,1 @@
-"""What `mimids mls` needs: recordings, replay and inspection."""
+"""The work of `mimids mls`: replay recorded groups, and print MLS objects as text."""

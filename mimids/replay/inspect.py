@@ -1,4 +1,4 @@
-"""Any MLS object as an indented tree of text lines: for people, not for programs."""
+"""Print any MLS object as an indented tree of text lines, for people and not for programs."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from mimids.mls.welcome import Welcome
 from mimids.wire.codec import OPAQUE_V, Codec, Reader, WireError
 from mimids.wire.declare import codec
 
-_SHOWN_OCTETS: Final = 32  # of a longer field, so many are shown
+_SHOWN_OCTETS: Final = 32  # how much of a longer field is shown
 
-# What may be in a file, most telling first; decoding is exact, so the first that fits is hardly ever wrong.
+# Kinds of object in a file, the most specific first. Decoding is strict, so the first that fits is almost surely right.
 _KINDS: Final[tuple[tuple[str, Codec[Any]], ...]] = (
     ("MLSMessage", MLS_MESSAGE),
     ("KeyPackage", codec(KeyPackageIn)),
@@ -54,27 +54,27 @@ _COMPONENTS: Final[dict[ComponentId, Codec[Any]]] = {
 
 
 def inspect(data: bytes) -> tuple[str, ...]:
-    """Return the object as lines, the first naming its kind; raise `WireError` if it is none that is known.
+    """Return an MLS object as lines of text, its kind in the first; raise `WireError` if no known kind fits.
 
-    `data` is the content of a file: the octets themselves, or hex or base64 of them.
+    `data` is the content of a file: the object's octets, in binary, hex or base64.
     """
-    furthest, meant = -1, WireError("nothing here")
-    for octets in _readings(data):
+    furthest, meant = -1, WireError("the file is empty")
+    for octets in _possible_octets(data):
         for name, by in _KINDS:
             reader = Reader(octets)
             try:
                 value = by.read(reader)
                 reader.finish()
             except WireError as error:
-                if reader.pos > furthest:  # the kind that was understood furthest is the one that was meant
+                if reader.pos > furthest:  # report the error of the kind that parsed furthest
                     furthest, meant = reader.pos, error.within(name)
             else:
                 return (f"{name}, {len(octets)} octets", *_indented(_tree(value)))
     raise meant
 
 
-def _readings(data: bytes) -> Iterator[bytes]:
-    """Yield what a file's content may stand for."""
+def _possible_octets(data: bytes) -> Iterator[bytes]:
+    """Yield the octets that a file's content may represent."""
     text = b"".join(data.split())
     try:
         yield bytes.fromhex(text.decode("ascii"))
@@ -94,7 +94,7 @@ def _indented(lines: Iterator[str]) -> Iterator[str]:
 
 
 def _tree(value: object) -> Iterator[str]:
-    """Yield the lines below the line that names the value."""
+    """Yield the lines for the parts of a value."""
     if isinstance(value, tuple):
         if any(isinstance(item, Node) for item in value):
             yield from _ratchet_tree(value)
@@ -108,7 +108,7 @@ def _tree(value: object) -> Iterator[str]:
 
 
 def _field(name: str, value: Any, owner: object = None) -> Iterator[str]:
-    """Yield the line of a field and what is below it."""
+    """Yield the line for a field, and indented lines for its parts."""
     known = _inside(owner) if name in ("extension_data", "data") else None
     if known is not None:
         try:
@@ -144,10 +144,10 @@ def _inside(owner: object) -> Codec[Any] | None:
 
 
 def _named(name: str, value: object) -> str:
-    """Render a value that has no parts, by the name of its field where that says more than its type."""
+    """Render a value without parts; some fields add a meaning to the number."""
     if name in ("cipher_suite", "cipher_suites") and isinstance(value, int):
         suite = suite_of(value)
-        return f"{value} ({suite.name if suite else 'not known'})"
+        return f"{value} ({suite.name if suite else 'unknown'})"
     if name in ("not_before", "not_after") and isinstance(value, int):
         return f"{value} ({_date(value)})"
     return _scalar(value)
@@ -172,11 +172,11 @@ def _date(seconds: int) -> str:
     try:
         return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     except (ValueError, OverflowError, OSError):
-        return "beyond the calendar"
+        return "after the year 9999"
 
 
 def _ratchet_tree(nodes: tuple[Node | None, ...]) -> Iterator[str]:
-    """Yield a tree in its own order, left to right: leaves at the even places (RFC 9420 appendix C)."""
+    """Yield the lines for a ratchet tree in array order, with leaves at even positions (RFC 9420 appendix C)."""
     for index, node in enumerate(nodes):
         place = f"leaf {index // 2}" if index % 2 == 0 else f"parent at {index}"
         if node is None:
@@ -187,14 +187,14 @@ def _ratchet_tree(nodes: tuple[Node | None, ...]) -> Iterator[str]:
 
 
 def _findings(value: object) -> Iterator[str]:
-    """Yield what can be said of a value beyond its fields."""
+    """Yield lines for facts that are computed from a value."""
     if isinstance(value, Credential):
         user = user_id(value)
-        yield f"= user: {'not certain' if user is None else user.decode()}"
+        yield f"= user: {'unknown' if user is None else user.decode()}"
     elif isinstance(value, KeyPackageIn):
         suite = suite_of(value.cipher_suite)
         if suite is not None:
             yield f"= reference: {value.ref(suite).hex()}"
-        yield f"= check, lifetime aside: {value.fault() or 'sound'}"
+        yield f"= check without lifetime: {value.fault() or 'valid'}"
     elif isinstance(value, Lifetime):
         yield f"= days: {(value.not_after - value.not_before) / 86_400:.1f}"

@@ -1,4 +1,4 @@
-"""What recordings and the records of their replay have in common: hex in, one `Record` for each message out."""
+"""Parse the hex fields of recordings, and describe the result for each message as a `Record`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mimids.mls.identity import user_id
 from mimids.mls.knowledge import Claimed, Derived, Knowledge, epoch_of, state_of
 from mimids.mls.leaf_node import LeafNode
 from mimids.mls.public_group import PublicGroup, Verdict
-from mimids.mls.rules.verdict import MALFORMED, Invalid, Unknown, broken
+from mimids.mls.rules.verdict import MALFORMED, Invalid, Unknown, reject
 from mimids.wire.codec import WireError
 
 Line = Mapping[str, Any]
@@ -22,7 +22,7 @@ Line = Mapping[str, Any]
 
 @attrs.frozen
 class Record:
-    """What became of one message; `differs` says where that is not what the recording has."""
+    """The result for one message; `differs` lists where it differs from the recording."""
 
     name: str
     kind: str
@@ -34,11 +34,11 @@ class Record:
 
     @property
     def failed(self) -> bool:
-        """Tell whether the replay as a whole fails by this: refused, or where `expect` says what is due, different."""
+        """Tell whether this fails the replay: a difference or, where no `expect` decides, a refusal."""
         return bool(self.differs) or (not self.judged_by_expect and isinstance(self.verdict, Invalid))
 
     def as_json(self) -> dict[str, Any]:
-        """Return the line that is printed; a state that is not known has neither tree hash nor members."""
+        """Return the printed line as a dict; tree hash and members are None if the state is unknown."""
         verdict, reason, rule = "valid", None, None
         if isinstance(self.verdict, Invalid):
             verdict, reason, rule = "invalid", str(self.verdict), self.verdict.rule.name
@@ -61,12 +61,12 @@ class Record:
 
 
 def members(group: PublicGroup) -> list[dict[str, Any]]:
-    """Return every member as its leaf index and identity."""
+    """Return the leaf index and identity of each member."""
     return [{"leaf": index, "identity": _identity(leaf)} for index, leaf in group.members()]
 
 
 def state_differences(knowledge: Knowledge, expected: Line) -> list[str]:
-    """Compare what is known of a state with what a recording says of it."""
+    """Return the differences between what is known of a state and the recorded state."""
     found: dict[str, object] = {"epoch": epoch_of(knowledge)}
     group = state_of(knowledge)
     if group is not None:
@@ -77,33 +77,33 @@ def state_differences(knowledge: Knowledge, expected: Line) -> list[str]:
         if isinstance(expected.get("members"), int):
             found["members"] = group.tree.member_count
     return [
-        f"{field} is not the recorded one"
+        f"{field} differs from the recording"
         for field, value in found.items()
         if field in expected and value is not None and expected[field] != value
     ]
 
 
-def octets(text: object) -> bytes:
-    """Return what a field holds as hex; raise `RuleError`."""
+def parse_hex(text: object) -> bytes:
+    """Return the octets in a hex field; raise `RuleError`."""
     try:
-        return bytes.fromhex(text) if isinstance(text, str) else broken(MALFORMED, "no hex")
+        return bytes.fromhex(text) if isinstance(text, str) else reject(MALFORMED, "the field does not hold hex")
     except ValueError:
-        broken(MALFORMED, "no hex")
+        reject(MALFORMED, "the field does not hold hex")
 
 
-def message(text: object) -> MLSMessage:
-    """Return the MLSMessage that a field holds as hex; raise `RuleError`."""
+def parse_message(text: object) -> MLSMessage:
+    """Return the MLSMessage in a hex field; raise `RuleError`."""
     try:
-        return MLS_MESSAGE.decode(octets(text))
+        return MLS_MESSAGE.decode(parse_hex(text))
     except WireError as error:
-        broken(MALFORMED, str(error))
+        reject(MALFORMED, str(error))
 
 
-def group_info(text: object) -> GroupInfo:
-    """Return the GroupInfo that a field holds as hex, as an MLSMessage; raise `RuleError`."""
-    found = message(text).message
+def parse_group_info(text: object) -> GroupInfo:
+    """Return the GroupInfo in a hex field, which holds it as an MLSMessage; raise `RuleError`."""
+    found = parse_message(text).message
     if not isinstance(found, GroupInfo):
-        broken(MALFORMED, "a GroupInfo is wanted here")
+        reject(MALFORMED, "the field must hold a GroupInfo")
     return found
 
 

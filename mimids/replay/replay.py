@@ -1,7 +1,7 @@
-"""Follow recorded groups as a Delivery Service does: the pure part of `mimids mls replay`.
+"""Replay recorded groups as a Delivery Service would follow them: `mimids mls replay` without its I/O.
 
-Two forms are read. A JSON array of `{cipher_suite, group_info, ratchet_tree, epochs: [{proposals, commit}]}` is what an
-observer saw of each group, in order. JSON lines are a story with forks, see `story`. All MLS objects are hex.
+Two formats are supported. A JSON array of `{cipher_suite, group_info, ratchet_tree, epochs: [{proposals, commit}]}` has
+what an observer saw of each group, in order. JSON lines are a story with forks, see `story`. MLS objects are in hex.
 """
 
 from __future__ import annotations
@@ -14,40 +14,45 @@ from mimids.mls.code_points import ContentType
 from mimids.mls.framing import PrivateMessage, PublicMessage
 from mimids.mls.knowledge import Knowledge, begin, epoch_of, judge, next_knowledge
 from mimids.mls.public_group import Valid
-from mimids.mls.rules.verdict import MALFORMED, UNKNOWN_SUITE, Invalid, RuleError, broken
+from mimids.mls.rules.verdict import MALFORMED, UNKNOWN_SUITE, Invalid, RuleError, reject
 from mimids.mls.suites import suite_of
-from mimids.replay.recordings import Line, Record, group_info, message, octets
+from mimids.replay.recordings import Line, Record, parse_group_info, parse_hex, parse_message
 from mimids.replay.story import Story
 
 
 def replay(text: str, *, now_s: int) -> Iterator[Record]:
-    """Yield one record for each message of a recording; raise `ValueError` if the text is neither form.
+    """Yield one record for each message of a recording; raise `ValueError` if the text has neither format.
 
-    `now_s`, in seconds since 1970, is for the lifetimes of KeyPackages that come on their own: only there they count.
+    `now_s`, in seconds since 1970, is the time for the lifetimes of KeyPackages on lines of their own; other lifetimes
+    are not checked.
     """
-    whole = _parsed(text)
+    whole = _parse_json(text)
     if whole is None:
-        lines = [_object(_parsed(line), number) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+        lines = [
+            _check_object(_parse_json(line), number) for number, line in enumerate(text.splitlines(), 1) if line.strip()
+        ]
         yield from Story(lines, now_s).records()
         return
-    recordings = [_object(each, number) for number, each in enumerate(whole if isinstance(whole, list) else [whole], 1)]
+    recordings = [
+        _check_object(each, number) for number, each in enumerate(whole if isinstance(whole, list) else [whole], 1)
+    ]
     if all("epochs" in each for each in recordings):
         for number, each in enumerate(recordings):
-            yield from _observed(each, number)
+            yield from _replay_observed(each, number)
     else:
         yield from Story(recordings, now_s).records()
 
 
-def _observed(recording: Line, number: int) -> Iterator[Record]:
-    """Follow one group; without its beginning there is nothing to follow."""
+def _replay_observed(recording: Line, number: int) -> Iterator[Record]:
+    """Replay one group; stop if its GroupInfo is refused."""
     tree = recording.get("ratchet_tree")
     try:
-        info = group_info(recording["group_info"])
+        info = parse_group_info(recording["group_info"])
         suite = suite_of(info.group_context.cipher_suite)
         if suite is None:
-            broken(UNKNOWN_SUITE)
+            reject(UNKNOWN_SUITE)
         group_id = info.group_context.group_id
-        knowledge = begin(info, None if tree is None else octets(tree), group_id=group_id, suite=suite)
+        knowledge = begin(info, None if tree is None else parse_hex(tree), group_id=group_id, suite=suite)
     except RuleError as error:
         yield Record(f"{number}.group_info", "group_info", error.invalid, None)
         return
@@ -57,16 +62,16 @@ def _observed(recording: Line, number: int) -> Iterator[Record]:
         if epoch.get("commit") is not None:
             sent.append(("commit", epoch["commit"]))
         for place, (kind, hex_octets) in enumerate(sent):
-            record = _record(f"{number}.{step}.{kind}.{place}", kind, hex_octets, knowledge)
+            record = _replay_message(f"{number}.{step}.{kind}.{place}", kind, hex_octets, knowledge)
             knowledge = record.knowledge or knowledge
             yield record
 
 
-def _record(name: str, kind: str, hex_octets: object, knowledge: Knowledge) -> Record:
+def _replay_message(name: str, kind: str, hex_octets: object, knowledge: Knowledge) -> Record:
     try:
-        sent = message(hex_octets)
+        sent = parse_message(hex_octets)
         if not isinstance(sent.message, PublicMessage | PrivateMessage):
-            broken(MALFORMED, "only PublicMessages and PrivateMessages are sent to a group")
+            reject(MALFORMED, "only PublicMessages and PrivateMessages are sent to a group")
     except RuleError as error:
         return Record(name, kind, error.invalid, None, knowledge)
     judgement = judge(knowledge, sent)
@@ -75,14 +80,14 @@ def _record(name: str, kind: str, hex_octets: object, knowledge: Knowledge) -> R
     return Record(name, kind, judgement.verdict, sent.epoch, after)
 
 
-def _parsed(text: str) -> Any:
+def _parse_json(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
         return None
 
 
-def _object(value: Any, number: int) -> Line:
+def _check_object(value: Any, number: int) -> Line:
     if not isinstance(value, dict):
-        raise ValueError(f"{number}: not a JSON object")
+        raise ValueError(f"entry {number} is not a JSON object")
     return value

@@ -1,8 +1,9 @@
-"""A recorded story of groups and their forks, in JSON lines, followed and compared with what it says of itself.
+"""Replay a story, a recording of groups and their forks in JSON lines, and compare the results with its own statements.
 
-Each line has an MLSMessage in `bytes`. `partition_key` names the epoch it was sent in, and `next.partition_key` the one
-that a commit opens; where a story names none, a message belongs to the epoch of its number whose state its signature
-fits. `expect` says what is due, `next` and `state` fields what should come of it; what is absent is not compared.
+A line has an MLSMessage in `bytes`. `partition_key` names the partition that it was sent in, `next.partition_key` the
+one that a commit opens. If a story has no keys, a message belongs to the partition of its epoch whose state it was
+signed in. `expect` is the expected verdict; `next` and `state` describe the expected result. Absent fields are not
+compared.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from mimids.mls.code_points import ContentType, ExtensionType
-from mimids.mls.faults import Invalid as FaultError
+from mimids.mls.faults import FaultError
 from mimids.mls.framing import MLSMessage, PrivateMessage, PublicMessage
 from mimids.mls.group_info import GroupContext, GroupInfo
 from mimids.mls.key_package import KeyPackageIn
@@ -40,15 +41,15 @@ from mimids.mls.rules.verdict import (
     Missing,
     RuleError,
     Unknown,
-    broken,
+    reject,
 )
 from mimids.mls.suites import suite_of
 from mimids.mls.welcome import Welcome
-from mimids.replay.recordings import Line, Record, group_info, message, octets, state_differences
+from mimids.replay.recordings import Line, Record, parse_group_info, parse_hex, parse_message, state_differences
 from mimids.wire.codec import WireError
 
-# What `expect` demands. Verdicts of room policy and of secrets belong to others: here such lines pass. Of `policy` and
-# `recommended_reject` a recording leaves the choice to the server; ours is in docs/mls.md.
+# Values of `expect`. Refusals by room policy, or that need secrets, cannot be checked here, so such lines must pass.
+# `policy` and `recommended_reject` leave the choice to the server; docs/mls.md documents ours.
 _PASSES: Final = frozenset({"accept", "undetectable", "accept_upload", "reject_policy", "reject_policy_local_only"})
 _REFUSED: Final = frozenset({"reject"})
 
@@ -56,41 +57,41 @@ _ANY_LIFETIME_S: Final = 1 << 64
 
 
 class Story:
-    """The lines, with what is known of every partition named so far."""
+    """The lines of a story, and what is known of each partition so far."""
 
     def __init__(self, lines: list[Line], now_s: int) -> None:
         self._lines = lines
         self._now_s = now_s
         self._partitions: dict[str, Knowledge] = {}
-        self._created: set[str] = set()  # partitions that a group began with
-        self._groups: dict[bytes, bool] = {}  # those told of, and whether any GroupInfo of them was seen
+        self._created: set[str] = set()  # first partitions of groups
+        self._groups: dict[bytes, bool] = {}  # group ids so far, and whether a GroupInfo of the group was seen
         self._suites: set[int] = set()
-        # Where a GroupInfo has no tree, the story may hold it on a line of its own.
-        self._trees = {_place(line): line.get("bytes") for line in lines if line.get("kind") == "ratchet_tree"}
+        # The story may have a GroupInfo's tree on a line of its own.
+        self._trees = {_tree_place(line): line.get("bytes") for line in lines if line.get("kind") == "ratchet_tree"}
 
     def records(self) -> Iterator[Record]:
-        """Yield a record for each line that has a message."""
+        """Yield a record for each line with a message."""
         for number, line in enumerate(self._lines, 1):
             if "bytes" in line:
-                yield self._record(line, str(line.get("name", number)), str(line.get("kind", "message")))
+                yield self._replay_line(line, str(line.get("name", number)), str(line.get("kind", "message")))
             elif line.get("kind") == "group_created":
-                self._create(line)
+                self._begin_group(line)
 
-    def _create(self, line: Line) -> None:
-        """Note a group's first partition: a GroupInfo of it on a later line counts as the creation's."""
+    def _begin_group(self, line: Line) -> None:
+        """Store a group's first partition; its GroupInfo on a later line counts as the one of the creation."""
         state = line.get("state")
         key = _partition_key(line) or (_partition_key(state) if isinstance(state, dict) else None)
         suite = suite_of(line.get("ciphersuite", 0))
         group_id = line.get("group_id")
         if not isinstance(group_id, str) or suite is None:
             return
-        known = NotKnown(line.get("epoch", 0), octets(group_id), suite)
+        known = NotKnown(line.get("epoch", 0), parse_hex(group_id), suite)
         key = key or _named_by_epoch(known)
         self._partitions[key] = known
         self._created.add(key)
-        self._groups.setdefault(octets(group_id), False)
+        self._groups.setdefault(parse_hex(group_id), False)
 
-    def _record(self, line: Line, name: str, kind: str) -> Record:
+    def _replay_line(self, line: Line, name: str, kind: str) -> Record:
         epoch: int | None = None
         found: Knowledge | None = None
         verdict: Verdict = Valid()
@@ -99,15 +100,15 @@ class Story:
             if kind == "ratchet_tree":
                 _check_tree_parses(line["bytes"])
                 return Record(name, kind, verdict, line.get("epoch"), judged_by_expect=True)
-            carried = message(line["bytes"])
+            carried = parse_message(line["bytes"])
             epoch = carried.epoch
             if isinstance(carried.message, PublicMessage | PrivateMessage):
-                verdict, found, differs = self._sent(line, carried)
+                verdict, found, differs = self._judge_message(line, carried)
             elif isinstance(carried.message, GroupInfo):
-                found = self._learn(line, carried.message)
+                found = self._learn_group_info(line, carried.message)
                 differs = state_differences(found, line)
             elif isinstance(carried.message, KeyPackageIn):
-                verdict = self._key_package(carried.message)
+                verdict = self._judge_key_package(carried.message)
                 differs = _reference_differences(line, "key_package_ref", _key_package_ref(carried.message))
             else:
                 _check_welcome(carried.message)
@@ -115,15 +116,15 @@ class Story:
             verdict = error.invalid
         expect = line.get("expect", "accept")
         if expect in _PASSES and isinstance(verdict, Invalid):
-            differs.append(f"refused, but {expect} was expected")
+            differs.append(f"expected {expect}, but the message was refused")
         if expect in _REFUSED and not isinstance(verdict, Invalid):
-            differs.append(f"not refused, but {expect} was expected")
+            differs.append(f"expected {expect}, but the message was not refused")
         return Record(name, kind, verdict, epoch, found, tuple(differs), judged_by_expect=True)
 
-    def _sent(self, line: Line, sent: MLSMessage) -> tuple[Verdict, Knowledge, list[str]]:
-        """Judge a message in its partition, and open the next one if it is a commit."""
+    def _judge_message(self, line: Line, sent: MLSMessage) -> tuple[Verdict, Knowledge, list[str]]:
+        """Judge a message in its partition; open the next partition if it is a commit."""
         if self._groups and sent.group_id not in self._groups:
-            broken(WRONG_GROUP)
+            reject(WRONG_GROUP)
         key = _partition_key(line) or self._partition_by_epoch(sent)
         judgement = judge(self._partitions.get(key, NotKnown()), sent)
         self._partitions[key] = judgement.knowledge
@@ -135,19 +136,19 @@ class Story:
         if sent.content_type is not ContentType.COMMIT:
             return verdict, judgement.knowledge, differs
         sent_along = line.get("group_info")
-        following = next_knowledge(judgement, sent, None if sent_along is None else group_info(sent_along))
+        following = next_knowledge(judgement, sent, None if sent_along is None else parse_group_info(sent_along))
         expected = line.get("next")
         expected = expected if isinstance(expected, dict) else {}
         opens = _partition_key(expected)
         if opens is not None:
             self._partitions[opens] = following
         elif _partition_key(line) is None and line.get("expect", "accept") == "accept":
-            number = len(self._partitions)  # two commits in one partition open two
+            number = len(self._partitions)  # two commits in one partition open two partitions
             self._partitions[f"{_named_by_epoch(following)}, {number}"] = following
         return verdict, following, differs + state_differences(following, expected)
 
     def _partition_by_epoch(self, sent: MLSMessage) -> str:
-        """Return the partition of a message's epoch whose state it was signed in, else the youngest of that epoch."""
+        """Return the partition of a message's epoch in whose state it was signed, else the newest of that epoch."""
         found = [
             key
             for key, known in reversed(self._partitions.items())
@@ -160,23 +161,23 @@ class Story:
         return found[0] if found else f"{sent.group_id!r} epoch {sent.epoch}"
 
     def _partition_of_state(self, context: GroupContext) -> str:
-        """Return the partition whose state a GroupInfo states, else a new one."""
+        """Return the partition whose state a GroupInfo describes, else the key of a new one."""
         for key, known in self._partitions.items():
             group = state_of(known)
             if group is not None and group.context == context:
                 return key
         return _named_by_epoch(NotKnown(context.epoch, context.group_id))
 
-    def _learn(self, line: Line, info: GroupInfo) -> Knowledge:
+    def _learn_group_info(self, line: Line, info: GroupInfo) -> Knowledge:
         context = info.group_context
         suite = suite_of(context.cipher_suite)
         if suite is None:
-            broken(UNKNOWN_SUITE)
+            reject(UNKNOWN_SUITE)
         key = _partition_key(line) or self._partition_of_state(context)
         tree_hex = line.get("ratchet_tree")
         if tree_hex is None and extension_data(info.extensions, ExtensionType.RATCHET_TREE) is None:
-            tree_hex = self._trees.get(_place(line))
-        tree = None if tree_hex is None else octets(tree_hex)
+            tree_hex = self._trees.get(_tree_place(line))
+        tree = None if tree_hex is None else parse_hex(tree_hex)
         known = self._partitions.get(key)
         if not self._groups.get(context.group_id) and (known is None or key in self._created):
             knowledge = begin(info, tree, group_id=context.group_id, suite=suite)
@@ -187,8 +188,8 @@ class Story:
         self._partitions[key] = knowledge
         return knowledge
 
-    def _key_package(self, package: KeyPackageIn) -> Verdict:
-        """Judge a KeyPackage as on upload (semantics: key-packages), unless it is of a suite that no group here has."""
+    def _judge_key_package(self, package: KeyPackageIn) -> Verdict:
+        """Judge a KeyPackage as at upload (semantics: key-packages); `Unknown` if no group here has its suite."""
         if self._suites and package.cipher_suite not in self._suites:
             return Unknown((Missing("group of cipher suite", str(package.cipher_suite)),))
         try:
@@ -203,7 +204,7 @@ def _group_id(known: Knowledge) -> bytes | None:
 
 
 def _named_by_epoch(known: Knowledge) -> str:
-    """Return a name for a partition that the story gives none; no partition key is like it."""
+    """Return a name for a partition without a key in the story; it differs from every partition key."""
     return f"{_group_id(known)!r} epoch {epoch_of(known)}"
 
 
@@ -212,12 +213,14 @@ def _partition_key(line: Line) -> str | None:
     return key if isinstance(key, str) else None
 
 
-def _place(line: Line) -> tuple[object, ...]:
+def _tree_place(line: Line) -> tuple[object, ...]:
     return line.get("group_id"), line.get("branch"), line.get("epoch")
 
 
 def _reference_differences(line: Line, field: str, ref: bytes | None) -> list[str]:
-    return [f"{field} is not the recorded one"] if ref is not None and line.get(field, ref.hex()) != ref.hex() else []
+    return (
+        [f"{field} differs from the recording"] if ref is not None and line.get(field, ref.hex()) != ref.hex() else []
+    )
 
 
 def _key_package_ref(package: KeyPackageIn) -> bytes | None:
@@ -227,13 +230,13 @@ def _key_package_ref(package: KeyPackageIn) -> bytes | None:
 
 def _check_welcome(welcome: Welcome) -> None:
     if suite_of(welcome.cipher_suite) is None:
-        broken(UNKNOWN_SUITE)
+        reject(UNKNOWN_SUITE)
     if not welcome.secrets:
-        broken(WELCOME_EMPTY)
+        reject(WELCOME_EMPTY)
 
 
 def _check_tree_parses(text: object) -> None:
     try:
-        RATCHET_TREE.decode(octets(text))
+        RATCHET_TREE.decode(parse_hex(text))
     except WireError as error:
-        broken(MALFORMED, str(error))
+        reject(MALFORMED, str(error))

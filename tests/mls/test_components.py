@@ -1,4 +1,4 @@
-"""Room policy in the app_data_dictionary: its layout against recorded bytes, and what updates make of it."""
+"""Room policy in the app_data_dictionary: its encoding, compared with recorded bytes, and the effect of updates."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mimids.mls.components import (
     apply_update,
     dictionary_of,
 )
-from mimids.mls.faults import Invalid
+from mimids.mls.faults import FaultError
 from mimids.mls.framing import MLS_MESSAGE, PublicMessage
 from mimids.mls.group_info import GroupInfo
 from mimids.mls.leaf_node import Extension
@@ -68,7 +68,7 @@ def recorded_dictionaries() -> list[tuple[dict[str, Any], AppDataDictionary]]:
     return found
 
 
-def test_recorded_policy_reads_as_the_recording_says() -> None:
+def test_recorded_policy_parses_to_the_recorded_values() -> None:
     seen = 0
     for line, dictionary in recorded_dictionaries():
         participants = decode(ParticipantList, dictionary.get(ComponentId.PARTICIPANT_LIST) or b"")
@@ -99,13 +99,13 @@ def extension(*ids: int) -> tuple[Extension, ...]:
     return (Extension(ExtensionType.APP_DATA_DICTIONARY, data),)
 
 
-def test_a_dictionary_is_sorted_and_unique() -> None:
+def test_a_dictionary_must_be_sorted_and_unique() -> None:
     assert dictionary_of(()) is None
     assert dictionary_of(extension(1, 2, 0xFF00)) is not None
     for ids in ((2, 1), (1, 1), (1, 3, 2)):
-        with pytest.raises(Invalid, match="not sorted and unique"):
+        with pytest.raises(FaultError, match="not sorted and unique"):
             dictionary_of(extension(*ids))
-    with pytest.raises(Invalid, match="does not parse"):
+    with pytest.raises(FaultError, match="does not parse"):
         dictionary_of((Extension(ExtensionType.APP_DATA_DICTIONARY, b"\x05"),))
 
 
@@ -134,7 +134,7 @@ def test_updates_of_one_commit_build_on_each_other() -> None:
     assert after == encode(ParticipantList(pairs(alice=4, bob=3)))
 
 
-def test_what_indices_mean_after_an_earlier_removal_is_not_known() -> None:
+def test_indices_after_an_earlier_removal_are_ambiguous() -> None:
     before = encode(ParticipantList(pairs(alice=4, bob=3)))
     for later in (update({1: 2}), update(removed=(1,))):
         assert apply_update(ComponentId.PARTICIPANT_LIST, before, (update(removed=(0,)), later)) is None
@@ -151,15 +151,15 @@ def test_what_indices_mean_after_an_earlier_removal_is_not_known() -> None:
         ((update({0: 1}, (0,)),), "more than once"),
         ((update({0: 1}), update({0: 2})), "more than once"),
         ((update(removed=(0,), added=pairs(alice=1)),), "more than once"),
-        ((update(added=pairs(bob=3)),), "who is in the list"),
+        ((update(added=pairs(bob=3)),), "who is already in the list"),
         ((update(added=pairs(carol=3) * 2),), "more than once"),
         ((update() + b"\0",), "does not parse"),
         ((b"",), "does not parse"),
     ],
 )
-def test_an_update_that_is_wrong_for_certain_is_refused(updates: tuple[bytes, ...], reason: str) -> None:
+def test_an_invalid_update_is_refused(updates: tuple[bytes, ...], reason: str) -> None:
     before = encode(ParticipantList(pairs(alice=4, bob=3)))
-    with pytest.raises(Invalid, match=reason):
+    with pytest.raises(FaultError, match=reason):
         apply_update(ComponentId.PARTICIPANT_LIST, before, updates)
 
 
@@ -167,7 +167,7 @@ def test_roles_are_replaced_as_a_whole() -> None:
     _, dictionary = recorded_dictionaries()[0]
     roles = dictionary.get(ComponentId.ROLES_LIST) or b""
     assert apply_update(ComponentId.ROLES_LIST, b"anything", (encode(RolesList(())), roles)) == roles
-    with pytest.raises(Invalid, match="RolesList does not parse"):
+    with pytest.raises(FaultError, match="RolesList does not parse"):
         apply_update(ComponentId.ROLES_LIST, None, (roles[:-1],))
 
 
@@ -178,7 +178,7 @@ def test_a_user_listed_twice_has_no_certain_role() -> None:
     assert participants.role_of(CAROL) is None
 
 
-def test_an_app_data_update_is_not_wrapped() -> None:
+def test_an_app_data_update_has_no_extra_length() -> None:
     # draft-ietf-mls-extensions: component_id, op, and for `update` one opaque<V>
     octets = bytes.fromhex("0008 0022 01 03 010203")
     proposal = decode(Proposal, octets)

@@ -1,4 +1,4 @@
-"""Framing: what is read, what is signed, and what no list of fields could say."""
+"""Framing: parsing, signed octets, and the handwritten codecs."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_the_wire_format_is_signed() -> None:
         (SenderType.MEMBER, 0, ContentType.COMMIT, None, b"tag"),
     ],
 )
-def test_tags_stand_where_they_belong_and_nowhere_else(
+def test_tags_are_present_exactly_where_the_sender_and_content_require_them(
     sender_type: SenderType,
     index: int,
     content_type: ContentType,
@@ -138,7 +138,7 @@ def test_a_message_is_read_inline_and_keeps_its_octets() -> None:
         ("0001 0001 00 0000000000000000 02 00000000 00 02 0008 0022 00", "message.content.content.body.op"),
     ],
 )
-def test_values_without_a_layout_are_refused_at_their_place(head: str, place: str) -> None:
+def test_unknown_closed_values_are_refused_with_their_path(head: str, place: str) -> None:
     with pytest.raises(WireError) as caught:
         MLS_MESSAGE.decode(bytes.fromhex(head) + bytes(40))
     assert ".".join(caught.value.path) == place

@@ -1,4 +1,4 @@
-"""GroupInfo and the extensions that are read from it."""
+"""GroupInfo and its extensions."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_broken_ratchet_tree_is_a_wire_error() -> None:
         replace(info, extensions=(Extension(ExtensionType.RATCHET_TREE, b"\x02\x01\x03"),)).ratchet_tree()
 
 
-def test_demands_of_a_group_are_values() -> None:
+def test_required_capabilities_and_external_senders_are_parsed() -> None:
     required = RequiredCapabilities(
         (ExtensionType(0xF001),), (ProposalType.SELF_REMOVE,), (CredentialType.BASIC, CredentialType(0x0A0A))
     )

@@ -1,4 +1,4 @@
-"""Whose a credential is, and what an X.509 credential must have to do with its leaf's key."""
+"""The user in a credential, and the check of an X.509 credential against its leaf's key."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_basic_credential_is_a_user_id_with_or_without_a_device(identity: byte
     assert user_id(Credential(CredentialType.BASIC, identity)) == user
 
 
-def test_other_credential_types_name_nobody() -> None:
+def test_other_credential_types_name_no_user() -> None:
     assert user_id(Credential(CredentialType(0x0A0A), BOB.encode())) is None
 
 
@@ -109,7 +109,7 @@ def test_an_x509_credential_of_any_suite_names_the_user_in_its_certificate(code:
 
 
 @pytest.mark.parametrize("uris", [(), (BOB, "mimi://b.example/u/rob"), ("https://b.example/u/bob",)])
-def test_a_certificate_without_exactly_one_user_names_nobody(uris: tuple[str, ...]) -> None:
+def test_a_certificate_without_exactly_one_user_names_no_user(uris: tuple[str, ...]) -> None:
     assert user_id(x509_credential(certificate(private_key(1), *uris))) is None
 
 
@@ -119,13 +119,13 @@ def test_a_certificate_may_name_a_device_and_other_things() -> None:
     assert user_id(x509_credential(certificate(private_key(1), names=False))) is None
 
 
-def test_the_certificates_key_must_be_the_leafs() -> None:
+def test_the_certificates_key_must_be_the_leafs_signature_key() -> None:
     one, other = Signer.of(1), Signer.of(1, seed=2)
     credential = x509_credential(certificate(private_key(1), BOB))
     assert "not the leaf's signature key" in str(certificate_fault(credential, other.public))
     rsa_key = rsa.generate_private_key(65537, 2048)
     assert "not the leaf's" in str(certificate_fault(x509_credential(certificate(rsa_key, BOB)), one.public))
-    assert "without a certificate" in str(certificate_fault(x509_credential(), one.public))
+    assert "has no certificate" in str(certificate_fault(x509_credential(), one.public))
     assert "does not parse" in str(certificate_fault(x509_credential(b"junk"), one.public))
     assert certificate_fault(Credential(CredentialType.BASIC, b""), one.public) is None
 

@@ -9,7 +9,7 @@ import pytest
 
 from mimids.mls.code_points import ComponentId, CredentialType, ExtensionType, LeafNodeSource
 from mimids.mls.components import AppDataDictionary
-from mimids.mls.faults import Invalid
+from mimids.mls.faults import FaultError
 from mimids.mls.framing import MLS_MESSAGE
 from mimids.mls.key_package import KeyPackage, KeyPackageIn
 from mimids.mls.leaf_node import Capabilities, Credential, Extension, HpkePublicKey, Lifetime, SignaturePublicKey
@@ -24,13 +24,13 @@ RECORDED_AT = 1795408165 + DAY // 2  # within the lifetimes of the recordings
 
 
 def refusal(package: KeyPackageIn, now_s: int = NOW, max_lifetime_s: int = YEAR) -> str:
-    with pytest.raises(Invalid) as caught:
+    with pytest.raises(FaultError) as caught:
         package.validate(now_s, max_lifetime_s=max_lifetime_s)
     return str(caught.value)
 
 
 @pytest.mark.parametrize("code", SUITES)
-def test_a_sound_key_package_of_any_suite_is_accepted(code: int) -> None:
+def test_a_valid_key_package_of_any_suite_is_accepted(code: int) -> None:
     package = key_package(Signer.of(code))
     made = decode(KeyPackageIn, package.encoded).validate(NOW, max_lifetime_s=YEAR)
     assert made.wire == package
@@ -68,7 +68,7 @@ def test_signatures_and_keys_that_are_wrong_are_refused(code: int, spoil: Any, r
 def test_a_point_of_a_nist_curve_is_a_signature_key_compressed_too(code: int) -> None:
     one = attrs.evolve(Signer.of(code), public=Signer.of(code).compressed)
     assert key_package(one).validate(NOW, max_lifetime_s=YEAR).wire.leaf_node.signature_key == one.public
-    assert not SUITES[code].hpke_key_fits(one.public)  # RFC 9180 section 7.1.1, and so does ts-mls
+    assert not SUITES[code].hpke_key_fits(one.public)  # RFC 9180 section 7.1.1; ts-mls conforms
 
 
 @pytest.mark.parametrize("code", [2, 5, 7])
@@ -88,8 +88,8 @@ def _refused_fields() -> list[Any]:
     update: dict[str, Any] = {"leaf_node_source": LeafNodeSource.UPDATE, "origin": None}
     cases = {
         "version is not mls10 (RFC 9420 section 10)": key_package(one, version=ProtocolVersion(2)),
-        "suite is not known (RFC 9420 section 17.1)": key_package(one, cipher_suite=CipherSuite(0x0A0A)),
-        "not one of a KeyPackage (RFC 9420 section 10)": key_package(one, leaf_node(one, **update)),
+        "suite is not supported (RFC 9420 section 17.1)": key_package(one, cipher_suite=CipherSuite(0x0A0A)),
+        "leaf_node_source is not key_package (RFC 9420 section 10)": key_package(one, leaf_node(one, **update)),
         "init key does not fit": key_package(one, init_key=HpkePublicKey(bytes(31))),
         "encryption key does not fit": key_package(one, leaf_node(one, encryption_key=HpkePublicKey(bytes(33)))),
         "are the same (RFC 9420 section 10.1)": key_package(one, init_key=hpke_key(one.suite, 2)),
@@ -110,7 +110,7 @@ def _refused_fields() -> list[Any]:
         "lack an extension of the KeyPackage": key_package(one, extensions=(last_resort,)),
         "longer than allowed": key_package(one, leaf_node(one, origin=Lifetime(NOW - 1, NOW + YEAR))),
         "not begun": key_package(one, leaf_node(one, origin=Lifetime(NOW + 1, NOW + 2))),
-        "is over": key_package(one, leaf_node(one, origin=Lifetime(NOW - 2, NOW - 1))),
+        "has ended": key_package(one, leaf_node(one, origin=Lifetime(NOW - 2, NOW - 1))),
     }
     return [pytest.param(package, reason, id=reason) for reason, package in cases.items()]
 
@@ -130,7 +130,7 @@ def test_an_x509_credential_needs_a_certificate_of_the_leafs_key() -> None:
     one = Signer.of(1)
     x509 = Capabilities((MLS10,), (one.suite.code,), (), (), (CredentialType.X509,))
     package = key_package(one, leaf_node(one, credential=Credential(CredentialType.X509, ()), capabilities=x509))
-    assert "without a certificate" in refusal(package)
+    assert "has no certificate" in refusal(package)
 
 
 def test_unknown_extensions_are_accepted_in_a_leaf_that_lists_them_and_in_any_key_package() -> None:
@@ -159,7 +159,7 @@ def test_unknown_extensions_are_accepted_in_a_leaf_that_lists_them_and_in_any_ke
         ),
     ],
 )
-def test_a_last_resort_is_known_by_component_or_extension(mark: Extension) -> None:
+def test_a_last_resort_is_marked_by_component_or_extension(mark: Extension) -> None:
     one = Signer.of(1)
     capabilities = Capabilities((MLS10,), (one.suite.code,), (mark.extension_type,), (), (CredentialType.BASIC,))
     package = key_package(one, leaf_node(one, capabilities=capabilities), extensions=(mark,))
@@ -186,18 +186,18 @@ def test_tampered_key_packages_are_judged_as_recorded() -> None:
             try:
                 package.validate(RECORDED_AT, max_lifetime_s=TEN_YEARS)
                 judged[line["name"]] = line["expect"], "accepted"
-            except Invalid as error:
+            except FaultError as error:
                 judged[line["name"]] = line["expect"], str(error)
     assert judged == {
-        "expired_key_package": ("recommended_reject", "the lifetime is over (RFC 9420 section 7.3)"),
+        "expired_key_package": ("recommended_reject", "the lifetime has ended (RFC 9420 section 7.3)"),
         "not_yet_valid_key_package": ("recommended_reject", "the lifetime has not begun (RFC 9420 section 7.3)"),
         "key_package_bad_signature": ("reject", "the KeyPackage's signature is wrong (RFC 9420 section 10.1)"),
         "key_package_init_equals_encryption_key": (
             "reject",
-            "init key and encryption key are the same (RFC 9420 section 10.1)",
+            "the init key and the encryption key are the same (RFC 9420 section 10.1)",
         ),
         "key_package_lacks_required_capability": ("accept_upload", "accepted"),
-        # The recording only wrote 2 where it said 1: X25519 and Ed25519 keys under a suite of P-256, which its
-        # capabilities lack. Both signatures verify under suites 1 and 3 alone, so upload refuses what it would accept.
+        # The recording changed only the suite number from 1 to 2, so suite 2 (P-256) has X25519 and Ed25519 keys and is
+        # not in the capabilities. Both signatures verify only under suites 1 and 3, so upload refuses the KeyPackage.
         "key_package_other_suite": ("accept_upload", "the init key does not fit the suite (RFC 9420 section 5.1.1)"),
     }

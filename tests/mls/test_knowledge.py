@@ -60,7 +60,7 @@ def refused(call: Any, *arguments: Any) -> str:
     return caught.value.invalid.rule.name
 
 
-def test_a_group_begins_derived_or_not_known() -> None:
+def test_a_group_begins_with_derived_or_unknown_state() -> None:
     room = Room.create(Client.of(1))
     assert isinstance(begin(room.info(), group_id=GROUP, suite=room.suite), Derived)
     without = begin(room.info(tree=False), room.tree.encode(), group_id=GROUP, suite=room.suite)
@@ -83,7 +83,7 @@ def test_public_commits_keep_what_is_known(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("known", [derived, claimed, not_known])
-def test_an_encrypted_commit_leads_to_a_state_that_is_not_known_but_for_its_epoch(known: Any) -> None:
+def test_after_an_encrypted_commit_only_the_epoch_is_known(known: Any) -> None:
     room = crowd(4)
     following = went(known(room), encrypted(room))
     assert following == NotKnown(room.epoch + 1, GROUP, room.suite)
@@ -91,7 +91,7 @@ def test_an_encrypted_commit_leads_to_a_state_that_is_not_known_but_for_its_epoc
 
 
 @pytest.mark.parametrize("known", [derived, claimed, not_known])
-def test_a_group_info_along_an_encrypted_commit_is_a_claim(known: Any) -> None:
+def test_a_group_info_with_an_encrypted_commit_gives_claimed_state(known: Any) -> None:
     room = crowd(4)
     _, after = room.commit(1)  # what the encrypted commit did
     following = went(known(room), encrypted(room), after.info())
@@ -102,7 +102,7 @@ def test_a_group_info_along_an_encrypted_commit_is_a_claim(known: Any) -> None:
     assert group.context == later.context()
 
 
-def test_a_group_info_along_an_encrypted_commit_needs_its_tree() -> None:
+def test_a_group_info_with_an_encrypted_commit_needs_its_tree() -> None:
     room = crowd(4)
     _, after = room.commit(1)
     judgement = judge(derived(room), encrypted(room))
@@ -123,7 +123,7 @@ def test_a_group_info_along_an_encrypted_commit_needs_its_tree() -> None:
         ({"tag": b""}, "group-info-length"),
     ],
 )
-def test_a_claim_that_is_wrong_for_certain_is_refused(changed: dict[str, Any], rule: str) -> None:
+def test_an_invalid_claim_is_refused(changed: dict[str, Any], rule: str) -> None:
     room = crowd(4)
     _, after = room.commit(1)
     for name, value in changed.items():
@@ -134,9 +134,9 @@ def test_a_claim_that_is_wrong_for_certain_is_refused(changed: dict[str, Any], r
     assert refused(next_knowledge, judge(derived(room), encrypted(room)), encrypted(room), unsigned)
 
 
-def test_a_covered_proposal_that_was_not_seen_leads_to_not_known() -> None:
+def test_an_unseen_covered_proposal_leads_to_unknown_state() -> None:
     room = crowd(4)
-    hidden = room.propose(1, Remove(2))  # it travelled as a PrivateMessage, of which nothing can be told
+    hidden = room.propose(1, Remove(2))  # it was sent as a PrivateMessage, so it was not seen
     seen = judge(derived(room), encrypted(room, ContentType.PROPOSAL))
     assert seen.verdict == Valid()
     message, after = room.commit(0, by_reference(ref_of(hidden, room.suite)))
@@ -146,14 +146,14 @@ def test_a_covered_proposal_that_was_not_seen_leads_to_not_known() -> None:
     assert isinstance(next_knowledge(judgement, message, after.info()), Claimed)
 
 
-def test_a_claim_is_held_to_the_commit_that_it_came_with() -> None:
+def test_a_claim_must_match_the_commit_it_came_with() -> None:
     room = crowd(4)
     hidden = room.propose(1, Remove(2))
     message, after = room.commit(0, by_reference(ref_of(hidden, room.suite)))
     for known in (derived, claimed, not_known):
         judgement = judge(known(room), message)
         assert refused(next_knowledge, judgement, message, after.info(confirmation_tag=bytes(32))) == "group-info-tag"
-    after.confirmed = bytes(32)  # the transcript does not hang on what the proposals do
+    after.confirmed = bytes(32)  # the transcript hash does not depend on the effect of the proposals
     judgement = judge(derived(room), message)
     assert refused(next_knowledge, judgement, message, after.info()) == "group-info-contradicts"
     assert isinstance(next_knowledge(judge(claimed(room), message), message, after.info()), NotKnown)
@@ -235,7 +235,7 @@ FIRM: dict[str, Callable[[Room], MLSMessage]] = {
 
 @pytest.mark.parametrize("rule", FIRM)
 @pytest.mark.parametrize("known", [derived, claimed, not_known])
-def test_what_holds_in_any_state_refuses_in_any_state(known: Any, rule: str) -> None:
+def test_rules_for_any_state_refuse_in_every_state(known: Any, rule: str) -> None:
     room = crowd(4)
     knowledge = known(room)
     found = judge(knowledge, FIRM[rule](room))
@@ -245,7 +245,7 @@ def test_what_holds_in_any_state_refuses_in_any_state(known: Any, rule: str) -> 
 
 
 @pytest.mark.parametrize("known", [derived, claimed, not_known])
-def test_a_refused_proposal_is_remembered_whatever_is_known(known: Any) -> None:
+def test_a_refused_proposal_is_stored_in_every_state(known: Any) -> None:
     room = crowd(4)
     bad = room.propose(1, Add(replace(Client.of(30).key_package(), signature=bytes(64))))
     by_policy = room.propose(1, Remove(2))
@@ -257,7 +257,7 @@ def test_a_refused_proposal_is_remembered_whatever_is_known(known: Any) -> None:
         assert found.verdict.rule.name == rule
 
 
-def test_pending_proposals_stay_with_what_is_known() -> None:
+def test_pending_proposals_are_kept_with_the_state() -> None:
     room = crowd(4)
     knowledge = derived(room)
     message = room.propose(1, Remove(2))
@@ -270,7 +270,7 @@ def test_pending_proposals_stay_with_what_is_known() -> None:
     assert state_of(knowledge).pending == {}  # type: ignore[union-attr]
 
 
-def test_a_detached_partition_learns_from_a_group_info() -> None:
+def test_a_group_info_gives_a_detached_partition_a_claimed_state() -> None:
     room = crowd(4)
     nothing = NotKnown()
     assert judge(nothing, room.commit(1)[0]).verdict == Unknown((Missing(verdict.STATE),))
@@ -280,7 +280,7 @@ def test_a_detached_partition_learns_from_a_group_info() -> None:
     assert refused(with_group_info, NotKnown(None, b"other"), room.info()) == "group-info-contradicts"
 
 
-def test_only_commits_lead_on() -> None:
+def test_only_commits_lead_to_the_next_epoch() -> None:
     room = crowd(3)
     message = room.propose(1, Remove(2))
     with pytest.raises(TypeError):

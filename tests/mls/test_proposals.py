@@ -1,4 +1,4 @@
-"""Proposals and commits: what a commit's path says, packed as it arrived."""
+"""Proposals and commits: the counted ciphertexts of a commit's path."""
 
 from __future__ import annotations
 

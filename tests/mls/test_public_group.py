@@ -8,11 +8,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from mimids.mls.code_points import (
-    AppDataUpdateOperation,
     ComponentId,
     CredentialType,
     ExtensionType,
@@ -24,84 +21,39 @@ from mimids.mls.code_points import (
     WireFormat,
 )
 from mimids.mls.components import (
-    AppDataDictionary,
-    ComponentData,
     ParticipantList,
     ParticipantListUpdate,
     RolesList,
     UserIndexRolePair,
     UserRolePair,
 )
-from mimids.mls.framing import MLS_MESSAGE, AuthenticatedContent, MLSMessage, Sender
-from mimids.mls.group_info import EXTERNAL_SENDERS, ExternalSender, RequiredCapabilities
+from mimids.mls.framing import MLSMessage, Sender
+from mimids.mls.group_info import RequiredCapabilities
 from mimids.mls.leaf_node import Certificate, Credential, Extension
 from mimids.mls.opening import open_group, restore_group
 from mimids.mls.proposals import (
     Add,
-    AppDataUpdate,
     AppEphemeral,
-    ExternalInit,
     GroupContextExtensions,
     PreSharedKey,
     PreSharedKeyId,
-    Proposal,
-    ProposalOrRef,
     ReInit,
     Remove,
     ResumptionPsk,
     SelfRemove,
     Update,
 )
-from mimids.mls.public_group import PublicGroup, Valid
 from mimids.mls.rules import verdict
 from mimids.mls.rules.checks import apply, check, covered_proposals, record, signature_fits
 from mimids.mls.rules.proposal_list import Covered
 from mimids.mls.rules.verdict import Invalid, Missing, RuleError, Unknown
-from mimids.mls.suites import SUITES, suite_of
-from mimids.mls.tree.ratchet_tree import RatchetTree
-from mimids.mls.tree.rows import all_nodes, load
+from mimids.mls.suites import SUITES
 from mimids.wire.declare import decode, encode
 from mimids.wire.ids import MLS10, CipherSuite, GroupId, UserId
-from tests import vectors
-from tests.support.signing import Client, Room, by_reference, by_value, crowd, fresh_key, ref_of
+from tests.support.public_groups import OUTSIDER, SENDERS, component, dictionary, followed, init, kept, refs
+from tests.support.signing import Client, Room, by_reference, by_value, crowd, ref_of
 
 SUITE_CODES = sorted(SUITES)
-
-
-def followed(group: PublicGroup, message: MLSMessage, after: Room) -> PublicGroup:
-    """The state after a commit, which must be the one that the committer came to."""
-    message = MLS_MESSAGE.decode(message.encoded)
-    before = snapshot(group)
-    found = check(group, message)
-    assert isinstance(found, Valid), found
-    assert found.next is not None
-    assert snapshot(group) == before
-    assert found.next.context == after.context()
-    assert found.next.confirmation_tag == after.tag
-    assert found.next.tree.encode() == after.tree.encode()
-    return found.next
-
-
-def snapshot(group: PublicGroup) -> tuple[object, ...]:
-    return group.context.encoded, group.tree.encode(), group.confirmation_tag, dict(group.pending), dict(group.refused)
-
-
-def kept(group: PublicGroup, *messages: MLSMessage) -> PublicGroup:
-    """The same epoch after these proposals, all valid."""
-    for message in messages:
-        found = check(group, message)
-        assert isinstance(found, Valid), found
-        assert found.ref == ref_of(message, group.suite)
-        group = record(group, message, found)
-    return group
-
-
-def refs(room: Room, *messages: MLSMessage) -> list[ProposalOrRef]:
-    return [by_reference(ref_of(message, room.suite)) for message in messages]
-
-
-def init(room: Room) -> ProposalOrRef:
-    return by_value(ExternalInit(fresh_key(room.suite)))
 
 
 @pytest.mark.parametrize("suite", SUITE_CODES)
@@ -141,18 +93,6 @@ def test_psks_of_a_branch_belong_to_its_first_commit() -> None:
     followed(open_group(room.info()), message, after)
 
 
-OUTSIDER = Client.of(70, "service@s.example")
-SENDERS = Extension(
-    ExtensionType.EXTERNAL_SENDERS,
-    EXTERNAL_SENDERS.encode(
-        (
-            ExternalSender(Client.of(71).signer.public, Client.of(71).credential),
-            ExternalSender(OUTSIDER.signer.public, OUTSIDER.credential),
-        )
-    ),
-)
-
-
 def test_external_senders_propose_and_members_commit() -> None:
     room = crowd(5, extensions=(SENDERS,))
     outside = Sender(SenderType.EXTERNAL, 1)
@@ -188,16 +128,6 @@ def test_self_removes_are_covered_by_members_and_by_joiners() -> None:
         items = refs(room, *leaving)
         message, after = room.commit(by, *([init(room)] if isinstance(by, Client) else []), *items)
         assert 5 not in followed(group, message, after).users().get(UserId(b"mimi://a.example/u/user6"), ())
-
-
-def component(component_id: int, update: bytes | None) -> AppDataUpdate:
-    op = AppDataUpdateOperation.REMOVE if update is None else AppDataUpdateOperation.UPDATE
-    return AppDataUpdate(ComponentId(component_id), op, update)
-
-
-def dictionary(**entries: bytes) -> Extension:
-    data = tuple(ComponentData(ComponentId(int(name[1:], 16)), octets) for name, octets in sorted(entries.items()))
-    return Extension(ExtensionType.APP_DATA_DICTIONARY, encode(AppDataDictionary(data)))
 
 
 ALICE, BOB = UserId(b"mimi://a.example/u/user1"), UserId(b"mimi://a.example/u/user2")
@@ -256,7 +186,7 @@ def missing(found: object) -> tuple[Missing, ...]:
     return found.missing
 
 
-def test_what_is_not_known_is_named_and_refuses_nothing() -> None:
+def test_missing_information_is_named_and_refuses_nothing() -> None:
     room = crowd(4)
     group = open_group(room.info())
     unseen = room.propose(1, Remove(2))
@@ -303,7 +233,7 @@ def test_a_refused_proposal_refuses_the_commit_that_covers_it_for_the_same_reaso
 
 
 def test_a_broken_copy_does_not_poison_the_proposal_itself() -> None:
-    """The reference covers all but the membership tag, so whoever sees a proposal could send it with a broken one."""
+    """A reference does not cover the membership tag, so anybody could resend a proposal with a wrong tag."""
     room = crowd(4)
     group = open_group(room.info())
     good = room.propose(1, Remove(2))
@@ -316,7 +246,7 @@ def test_a_broken_copy_does_not_poison_the_proposal_itself() -> None:
     followed(group, message, after)
 
 
-def test_refusals_are_remembered_up_to_a_bound() -> None:
+def test_refusals_are_stored_up_to_a_bound() -> None:
     group = open_group(crowd(2).info())
     why = Invalid(verdict.SIGNATURE, "", "")
     for number in range(1100):
@@ -338,10 +268,12 @@ def test_a_signature_fits_the_state_it_was_made_in_only() -> None:
     from_outside = room.propose(
         Sender(SenderType.NEW_MEMBER_PROPOSAL, None), Add(Client.of(61).key_package()), by=Client.of(61).signer
     )
-    assert not signature_fits(open_group(room.info()), from_outside)  # it covers no GroupContext and proves no fork
+    assert not signature_fits(
+        open_group(room.info()), from_outside
+    )  # its signature covers no GroupContext, so it fits no state
 
 
-def test_apply_raises_what_check_says() -> None:
+def test_apply_raises_the_verdict_of_check() -> None:
     room = crowd(4)
     group = open_group(room.info())
     message, after = room.commit(0)
@@ -358,7 +290,7 @@ CURVES: dict[str, ec.EllipticCurve] = {"P-256": ec.SECP256R1(), "P-384": ec.SECP
 
 
 def certified(suite: int, seed: int, uri: str, *, other_key: bool = False) -> Client:
-    """A client whose credential is a certificate chain that it signed itself."""
+    """Return a client whose credential is a self-signed certificate chain."""
     client = Client.of(seed, suite=suite, credentials=(CredentialType.BASIC, CredentialType.X509))
     private: Any
     octets = bytes([seed + 1 if other_key else seed])
@@ -378,7 +310,7 @@ def certified(suite: int, seed: int, uri: str, *, other_key: bool = False) -> Cl
         .public_key(private.public_key())
         .serial_number(seed)
         .not_valid_before(now)
-        .not_valid_after(now + timedelta(days=1))  # expiry is the members' affair
+        .not_valid_after(now + timedelta(days=1))  # members check the expiry
         .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)]), critical=False)
     )
     certificate = builder.sign(private, None if scheme.startswith("Ed") else hashes.SHA256())
@@ -394,7 +326,7 @@ def everybody_reads_certificates(size: int, suite: int) -> Room:
 
 
 @pytest.mark.parametrize("suite", SUITE_CODES)
-def test_certificates_name_their_holder_and_hold_its_key(suite: int) -> None:
+def test_certificates_name_their_user_and_contain_its_key(suite: int) -> None:
     room = everybody_reads_certificates(3, suite)
     group = open_group(room.info())
     holder = certified(suite, 90, "mimi://x.example/u/xavier")
@@ -423,7 +355,7 @@ def test_certificates_are_refused_where_a_member_cannot_read_them() -> None:
     assert found.rule is verdict.CREDENTIAL_SUPPORT
 
 
-def test_nothing_is_sent_to_a_group_that_was_reinitialized() -> None:
+def test_a_reinitialized_group_accepts_no_messages() -> None:
     room = crowd(3)
     message, after = room.commit(0, by_value(ReInit(GroupId(b"new"), MLS10, CipherSuite(3), ())), path=False)
     group = followed(open_group(room.info()), message, after)
@@ -432,156 +364,3 @@ def test_nothing_is_sent_to_a_group_that_was_reinitialized() -> None:
         found = check(state, after.propose(1, Remove(2)))
         assert isinstance(found, Invalid)
         assert found.rule is verdict.REINITIALIZED
-
-
-Move = tuple[str, int, int]
-MOVES = st.lists(
-    st.tuples(
-        st.sampled_from(
-            ["add", "join", "resync", "remove", "update", "self_remove", "components", "empty", "extensions"]
-        ),
-        st.integers(0, 30),
-        st.integers(0, 30),
-    ),
-    max_size=12,
-)
-
-
-def moved(room: Room, move: Move, seed: int) -> tuple[list[MLSMessage], MLSMessage, Room] | None:
-    """One epoch's messages: proposals, and the commit that covers them."""
-    kind, first, second = move
-    members = room.tree.members()
-    committer, other = members[first % len(members)], members[second % len(members)]
-    if kind == "add":
-        sent = [room.propose(other, Add(Client.of(seed).key_package()))]
-        return sent, *room.commit(
-            committer, *refs(room, *sent), by_value(Add(Client.of(seed + 1).key_package())), path=first % 2 == 0
-        )
-    if kind == "join":
-        return [], *room.commit(Client.of(seed), init(room))
-    if kind == "resync":
-        return [], *room.commit(room.clients[other], init(room), by_value(Remove(other)))
-    if kind == "extensions":
-        return [], *room.commit(committer, by_value(GroupContextExtensions((SENDERS,) if first % 2 else ())))
-    if kind == "empty" or other == committer:
-        return [], *room.commit(committer)
-    if kind == "remove":
-        sent = [room.propose(other, Remove(other))]
-        return sent, *room.commit(committer, *refs(room, *sent))
-    if kind == "update":
-        sent = [room.propose(other, Update(room.clients[other].leaf(LeafNodeSource.UPDATE, other)))]
-        return sent, *room.commit(committer, *refs(room, *sent))
-    if kind == "self_remove":
-        sent = [room.propose(other, SelfRemove())]
-        return sent, *room.commit(committer, *refs(room, *sent))
-    return None
-
-
-@given(MOVES)
-@settings(max_examples=40, deadline=None)
-def test_any_public_history_is_followed_from_any_of_its_states(moves: list[Move]) -> None:
-    room = crowd(3)
-    group = open_group(room.info())
-    log: list[tuple[list[MLSMessage], MLSMessage, Room]] = []
-    states = [group]
-    for number, move in enumerate(moves):
-        made = moved(room, move, 100 + 2 * number)
-        if made is None:
-            continue
-        log.append(made)
-        sent, commit, room = made
-        group = followed(kept(group, *sent), commit, room)
-        states.append(group)
-    for start, state in enumerate(states):  # from a GroupInfo, and from what a store keeps
-        rows = {row.tree_hash: row for row in all_nodes(state.tree)}
-        tree = load(state.suite, state.tree_hash, rows.get)
-        again = restore_group(state.context.encoded, state.confirmation_tag, tree)
-        for sent, commit, _ in log[start:]:
-            again = apply(kept(again, *sent), commit)
-        assert snapshot(again) == snapshot(group)
-        assert RatchetTree.decode(group.suite, again.tree.encode()).tree_hash() == again.tree_hash
-
-
-def any_body(draw: st.DrawFn, room: Room) -> Any:
-    """A proposal's body, sound or not; few values, so that they meet."""
-    number = draw(st.integers(0, 7))
-    index = draw(st.integers(0, 5))
-    psk = PreSharedKeyId(PskType.EXTERNAL, bytes([number % 2]), bytes(draw(st.sampled_from([32, 31]))))
-    extensions = draw(st.sampled_from([(), (SENDERS,), (dictionary(_ff00=b"x"),), (SENDERS, SENDERS)]))
-    return draw(
-        st.sampled_from(
-            [
-                Add(Client.of(40 + number).key_package()),
-                Add(Client.of(1 + number).key_package()),
-                Update(Client.of(1 + index).leaf(LeafNodeSource.UPDATE, index)),
-                Remove(index),
-                Remove(index),
-                PreSharedKey(psk),
-                ReInit(GroupId(b"new"), MLS10, CipherSuite(1), ()),
-                ExternalInit(fresh_key(room.suite)),
-                GroupContextExtensions(extensions),
-                component(0xFF00, None),
-                component(ComponentId.ROLES_LIST, draw(st.sampled_from([b"", encode(RolesList(()))]))),
-                AppEphemeral(ComponentId(0xFF07), b"now"),
-                SelfRemove(),
-                b"whatever",
-            ]
-        )
-    )
-
-
-@given(st.data())
-@settings(max_examples=150, deadline=None)
-def test_whatever_is_signed_gets_a_verdict_and_the_right_state_if_it_is_valid(data: st.DataObject) -> None:
-    room = crowd(5, extensions=data.draw(st.sampled_from([(), (dictionary(_ff00=b"y"), SENDERS)])))
-    group = open_group(room.info())
-    items: list[ProposalOrRef] = []
-    for _ in range(data.draw(st.integers(0, 3))):
-        body = data.draw(st.composite(any_body)(room))
-        if data.draw(st.booleans()):
-            items.append(by_value(body))
-            continue
-        message = room.propose(data.draw(st.integers(0, 4)), body)
-        if data.draw(st.booleans()):
-            group = record(group, message, check(group, message))
-        items += refs(room, message)
-    committer: int | Client = data.draw(st.integers(0, 4))
-    if data.draw(st.booleans()):
-        committer = Client.of(50)
-        items.append(init(room))
-    before = snapshot(group)
-    message, after = room.commit(committer, *items, path=data.draw(st.booleans()))
-    found = check(group, MLS_MESSAGE.decode(message.encoded))
-    assert snapshot(group) == before
-    if isinstance(found, Valid):
-        assert found.next is not None
-        assert found.next.tree.encode() == after.tree.encode()
-        components = any(
-            isinstance(each.value, Proposal) and isinstance(each.value.body, AppDataUpdate) for each in items
-        )
-        if not components and not any(isinstance(each.proposal.body, AppDataUpdate) for each in group.pending.values()):
-            assert found.next.context == after.context()  # the room knows nothing of components
-
-
-def test_transcript_hashes_are_those_of_the_vectors() -> None:
-    for vector in vectors.load("mls/transcript-hashes.json"):
-        suite = suite_of(vector["cipher_suite"])
-        assert suite is not None
-        content = decode(AuthenticatedContent, bytes.fromhex(vector["authenticated_content"]))
-        before = bytes.fromhex(vector["interim_transcript_hash_before"])
-        confirmed = suite.hash(before + content.confirmed_transcript_hash_input())
-        assert confirmed.hex() == vector["confirmed_transcript_hash_after"]
-        interim = suite.hash(confirmed + content.interim_transcript_hash_input())
-        assert interim.hex() == vector["interim_transcript_hash_after"]
-
-
-def test_fifty_commits_in_a_group_of_a_thousand_lead_where_they_did() -> None:
-    lines = vectors.load_lines("large/group-1000.jsonl")
-    start = MLS_MESSAGE.decode(bytes.fromhex(lines[0]["bytes"])).message
-    group = open_group(start, bytes.fromhex(lines[0]["ratchet_tree"]))  # type: ignore[arg-type]
-    assert group.tree.member_count == 1000
-    for line in lines[1:51]:
-        group = apply(group, MLS_MESSAGE.decode(bytes.fromhex(line["bytes"])))
-        assert group.tree_hash.hex() == line["next"]["tree_hash"], line["name"]
-        assert group.context.confirmed_transcript_hash.hex() == line["next"]["confirmed_transcript_hash"]
-    assert group.tree.encode().hex() == lines[51]["ratchet_tree"]

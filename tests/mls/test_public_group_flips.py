@@ -1,5 +1,6 @@
-"""Each byte of a sample of messages flipped, one at a time: a verdict, never an exception, and no more accepted than
-only secrets could tell.
+"""Flip each byte of sample messages, one at a time: each gives a verdict, never an exception.
+
+A flip is accepted only where noticing it would need secrets.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def flips(octets: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def accepted(group: PublicGroup, octets: bytes) -> set[int]:
-    """The places where a flip is not noticed."""
+    """Return the places where a flip is not noticed."""
     found = set()
     for place, flipped in flips(octets):
         try:
@@ -58,7 +59,7 @@ def accepted(group: PublicGroup, octets: bytes) -> set[int]:
 
 
 def tags(message: MLSMessage) -> set[int]:
-    """The places of the octets of both tags, which only keys of the epoch can check."""
+    """Return the places of both tags' octets, which only the epoch's keys can verify."""
     public = message.message
     assert isinstance(public, PublicMessage)
     end = len(message.encoded)
@@ -94,7 +95,7 @@ SAMPLE: dict[str, Callable[[Room], MLSMessage]] = {
 
 
 @pytest.mark.parametrize("name", SAMPLE)
-def test_a_flipped_byte_of_a_public_message_shows_except_in_its_tags(name: str) -> None:
+def test_a_flipped_byte_of_a_public_message_is_noticed_except_in_its_tags(name: str) -> None:
     room = crowd(4)
     group, _ = with_pending(room)
     message = SAMPLE[name](room)
@@ -103,7 +104,7 @@ def test_a_flipped_byte_of_a_public_message_shows_except_in_its_tags(name: str) 
 
 
 @pytest.mark.parametrize("suite", [2, 4])
-def test_a_flipped_byte_shows_in_other_suites_too(suite: int) -> None:
+def test_a_flipped_byte_is_noticed_in_other_suites_too(suite: int) -> None:
     room = crowd(3, suite=suite)
     message, _ = room.commit(1)
     group = open_group(room.info())
@@ -111,7 +112,7 @@ def test_a_flipped_byte_shows_in_other_suites_too(suite: int) -> None:
     assert accepted(group, message.encoded) == tags(message)
 
 
-def test_a_flipped_byte_of_a_recorded_private_message_shows_in_its_header_only() -> None:
+def test_a_flipped_byte_of_a_recorded_private_message_is_noticed_only_in_its_header() -> None:
     lines = {line.get("name"): line for line in vectors.load_lines("conversations/private.jsonl")}
     info = MLS_MESSAGE.decode(bytes.fromhex(lines["group_info_epoch10"]["bytes"])).message
     assert isinstance(info, GroupInfo)
@@ -125,7 +126,7 @@ def test_a_flipped_byte_of_a_recorded_private_message_shows_in_its_header_only()
     assert accepted(group, octets) == content_type | sealed
 
 
-def test_a_flipped_byte_of_a_group_info_or_its_tree_shows() -> None:
+def test_a_flipped_byte_of_a_group_info_or_its_tree_is_noticed() -> None:
     room = crowd(3)
     info, tree = room.info(tree=False), room.tree.encode()
     for _, flipped in flips(info.encoded):
@@ -144,7 +145,7 @@ def test_a_flipped_byte_of_a_group_info_or_its_tree_shows() -> None:
             continue
 
 
-def test_a_flipped_byte_of_a_stored_creation_shows() -> None:
+def test_a_flipped_byte_of_a_stored_creation_is_noticed() -> None:
     room = Room.create(Client.of(1))
     whole = room.info()
     for _, flipped in flips(whole.encoded):

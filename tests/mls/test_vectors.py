@@ -1,4 +1,4 @@
-"""The working group's vectors and the recordings, as far as structures, hashes and signatures go."""
+"""The working group's test vectors and the recordings: structures, hashes and signatures."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_every_recorded_message_reads_and_writes_back(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RECORDINGS)
-def test_headers_tell_what_the_recording_says(name: str) -> None:
+def test_headers_match_the_recording(name: str) -> None:
     for line in vectors.load_lines(name):
         if line["kind"] not in ("commit", "proposal", "application", "group_info"):
             continue

@@ -1,4 +1,4 @@
-"""The text tree of an MLS object: what it must tell, and that it tells something of anything that parses."""
+"""MLS objects as text: the required lines, and that every object that parses can be printed."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from tests.support.mls_makers import Signer, key_package, leaf_node
 from tests.support.strategies import values
 
 
-def test_a_bare_key_package_is_told_from_its_message() -> None:
+def test_a_bare_key_package_is_distinguished_from_a_message() -> None:
     package = key_package(Signer.of(2))
     lines = inspect(package.encoded)
     assert lines[0] == f"KeyPackage, {len(package.encoded)} octets"
     assert "  cipher_suite: 2 (MLS_128_DHKEMP256_AES128GCM_SHA256_P256)" in lines
     assert "      = user: mimi://b.example/u/bob" in lines
     assert f"  = reference: {package.ref(Signer.of(2).suite).hex()}" in lines
-    assert lines[-1] == "  = check, lifetime aside: sound"
+    assert lines[-1] == "  = check without lifetime: valid"
 
 
 def test_a_file_may_hold_hex_or_base64() -> None:
@@ -38,7 +38,7 @@ def test_a_file_may_hold_hex_or_base64() -> None:
     assert inspect(base64.encodebytes(octets)) == lines
 
 
-def test_the_error_is_that_of_the_kind_understood_deepest() -> None:
+def test_the_error_is_that_of_the_kind_that_parsed_furthest() -> None:
     octets = b"\0\1\0\5" + key_package(Signer.of(1)).encoded
     assert inspect(octets)[0].startswith("MLSMessage")
     with pytest.raises(WireError, match=r"^MLSMessage\.message\.signature: truncated"):
@@ -48,7 +48,7 @@ def test_the_error_is_that_of_the_kind_understood_deepest() -> None:
 
 
 @pytest.mark.parametrize("name", ["public", "private", "policy"])
-def test_every_recorded_object_is_told_by_its_kind(name: str) -> None:
+def test_every_recorded_object_is_printed_with_its_kind(name: str) -> None:
     for line in vectors.load_lines(f"conversations/{name}.jsonl"):
         if "bytes" not in line or line["kind"] == "tampered":
             continue
@@ -59,7 +59,7 @@ def test_every_recorded_object_is_told_by_its_kind(name: str) -> None:
             assert any(each.strip() == f"epoch: {line['epoch']}" for each in lines)
 
 
-def test_policy_and_trees_inside_extensions_are_unfolded() -> None:
+def test_policy_and_trees_inside_extensions_are_parsed() -> None:
     lines = vectors.load_lines("conversations/policy.jsonl")
     text = "\n".join(inspect(bytes.fromhex(next(each["bytes"] for each in lines if each["kind"] == "group_info"))))
     assert 'role_name: "banned"' in text
@@ -74,7 +74,7 @@ def test_blank_nodes_are_shown() -> None:
 
 
 @given(data=st.data())
-def test_whatever_parses_is_shown(data: st.DataObject) -> None:
+def test_every_object_that_parses_is_printed(data: st.DataObject) -> None:
     kinds: list[Any] = [MLS_MESSAGE, RATCHET_TREE]
     by = data.draw(st.sampled_from(kinds))
     lines = inspect(by.encode(data.draw(values(by))))
@@ -82,7 +82,7 @@ def test_whatever_parses_is_shown(data: st.DataObject) -> None:
 
 
 @given(st.binary(max_size=60))
-def test_any_octets_are_lines_or_a_wire_error(octets: bytes) -> None:
+def test_any_octets_give_lines_or_a_wire_error(octets: bytes) -> None:
     try:
         inspect(octets)
     except WireError:

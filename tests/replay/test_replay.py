@@ -13,7 +13,7 @@ RECORDED_AT = 1_795_451_365  # half a day after the recording; lifetimes run ten
 STORIES = ("public", "private", "policy", "rules", "rooms", "policy-private")
 SUITES = ("suite-2", "suite-3", "suite-4", "suite-5", "suite-6", "suite-7", "x509")  # and credentials
 
-# What docs/semantics.md implies where a recording leaves the choice to the server; docs/mls.md says why.
+# Our verdicts where a recording leaves the choice to the server; docs/mls.md gives the reasons.
 OUR_CHOICE = {
     ("public", "late_from_carol_previous_epoch"): "valid",
     ("public", "trailing_byte"): "invalid",
@@ -58,7 +58,7 @@ def test_each_line_of_a_story_gets_the_verdict_it_expects(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["public", "policy", *SUITES])
-def test_public_stories_are_known_throughout_and_equal_what_was_recorded(name: str) -> None:
+def test_states_of_public_stories_are_known_and_match_the_recording(name: str) -> None:
     compared = 0
     for line, record in zip(*story(name), strict=True):
         shown = record.as_json()
@@ -71,7 +71,7 @@ def test_public_stories_are_known_throughout_and_equal_what_was_recorded(name: s
     assert compared > (2 if name in SUITES else 15)
 
 
-def test_an_encrypted_story_is_known_by_claims_only() -> None:
+def test_an_encrypted_story_has_only_claimed_states() -> None:
     states = [record.as_json()["state"] for _, record in zip(*story("private"), strict=True)]
     assert states.count("derived") == 1  # the creation's GroupInfo
     assert states.count("claimed") > 10
@@ -79,8 +79,8 @@ def test_an_encrypted_story_is_known_by_claims_only() -> None:
 
 
 @pytest.mark.parametrize("name", ["external-joins", "external-proposals", "member-commits"])
-def test_observed_groups_are_followed_to_their_end(name: str) -> None:
-    """Each later signature covers the GroupContext, so to follow a group to its end proves every state before it."""
+def test_observed_groups_are_replayed_to_their_end(name: str) -> None:
+    """Each later signature covers the GroupContext, so a valid last message proves every earlier state."""
     recordings = vectors.load(f"observer/{name}.json")
     records = list(replay(vectors.path(f"observer/{name}.json").read_text(), now_s=0))
     assert all(record.as_json()["verdict"] == "valid" for record in records)
@@ -96,8 +96,8 @@ def lines_of(name: str) -> list[dict[str, Any]]:
     return vectors.load_lines(f"conversations/{name}.jsonl")
 
 
-def test_a_story_needs_none_of_its_comments() -> None:
-    """Without names, kinds and epochs, every line still gets the verdict it had."""
+def test_a_story_needs_no_descriptive_fields() -> None:
+    """Without names, kinds and epochs, every line still gets the same verdict."""
     lines, records = story("public")
     bare: list[dict[str, Any]] = [
         {key: line[key] for key in ("bytes", "partition_key", "next", "expect", "ciphersuite") if key in line}
@@ -115,12 +115,12 @@ def test_a_story_needs_none_of_its_comments() -> None:
 @pytest.mark.parametrize(
     ("name", "lost"),
     [
-        ("public", ["wrong_epoch_resigned"]),  # nothing says that no partition is of that epoch
+        ("public", ["wrong_epoch_resigned"]),  # without a key, its epoch may have a partition that was not seen
         ("suite-6", []),
         ("rooms", []),  # with several commits in one partition
     ],
 )
-def test_a_story_that_names_no_partitions_is_followed_by_epochs_and_signatures(name: str, lost: list[str]) -> None:
+def test_a_story_without_partition_keys_is_followed_by_epochs_and_signatures(name: str, lost: list[str]) -> None:
     lines, records = story(name)
     bare: list[dict[str, Any]] = []
     for line in lines:
@@ -136,21 +136,21 @@ def test_a_story_that_names_no_partitions_is_followed_by_epochs_and_signatures(n
     assert differing == lost
 
 
-def test_of_two_groups_each_is_its_own() -> None:
+def test_two_groups_are_kept_apart() -> None:
     both = [line for pair in zip(lines_of("public")[:40], lines_of("policy")[:40], strict=True) for line in pair]
     records = list(replay(text(*both), now_s=RECORDED_AT))
     assert not [record.as_json() for record in records if record.failed]
     assert {record.as_json()["state"] for record in records} == {None, "derived"}
 
 
-def test_what_differs_from_the_recording_fails() -> None:
+def test_a_difference_from_the_recording_fails() -> None:
     lines = lines_of("public")
     at = next(place for place, line in enumerate(lines) if line.get("name") == "bob_empty_commit")
     for field, other in (("tree_hash", "00" * 32), ("members", []), ("epoch", 99), ("confirmed_transcript_hash", "")):
         changed = {**lines[at], "next": {**lines[at]["next"], field: other}}
         failed = [record for record in replay(text(*lines[:at], changed), now_s=RECORDED_AT) if record.failed]
         assert [record.name for record in failed] == ["bob_empty_commit"]
-        assert failed[0].differs == (f"{field} is not the recorded one",)
+        assert failed[0].differs == (f"{field} differs from the recording",)
     unexpected = {**lines[at], "expect": "reject"}
     assert [record.failed for record in replay(text(*lines[:at], unexpected), now_s=RECORDED_AT)][-1]
 
@@ -164,12 +164,12 @@ def test_a_refused_message_fails_an_observed_group() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", "\n\n"])
-def test_nothing_to_replay_is_nothing(text: str) -> None:
+def test_an_empty_recording_gives_no_records(text: str) -> None:
     assert list(replay(text, now_s=0)) == []
 
 
 @pytest.mark.parametrize("text", ["no json", "[1]", '"x"', "{}\n5"])
-def test_what_is_no_recording_is_a_value_error(text: str) -> None:
+def test_other_text_is_a_value_error(text: str) -> None:
     with pytest.raises(ValueError, match="not"):
         list(replay(text, now_s=0))
 
@@ -191,7 +191,7 @@ def test_odd_lines_get_a_verdict(line: dict[str, Any]) -> None:
     assert record.as_json()["rule"] == "malformed"
 
 
-def test_a_message_of_a_group_that_was_never_told_of_is_unknown() -> None:
+def test_a_message_of_an_unmentioned_group_is_unknown() -> None:
     commit = next(line for line in lines_of("public") if line.get("name") == "bob_empty_commit")
     (record,) = replay(text(commit), now_s=0)
     shown = record.as_json()

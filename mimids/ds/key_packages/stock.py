@@ -18,7 +18,7 @@ import trio
 from mimids.ds.key_packages.claims import Abuse, ClaimedPackages, LowStock, Outcome, TokenChecks
 from mimids.ds.ports import Clock
 from mimids.errors import KeyPackagesExhausted, MimiError, TooMany, Unauthenticated
-from mimids.mls.faults import Fault, Invalid
+from mimids.mls.faults import Fault, FaultError
 from mimids.mls.identity import user_id
 from mimids.mls.key_package import KeyPackage, KeyPackageIn
 from mimids.store import accounts, key_packages, ohttp, tokens
@@ -144,7 +144,7 @@ class KeyPackageStock:
         arrived = decode(KeyPackageIn, encoded)
         try:
             package = arrived.validate(now // 1000, max_lifetime_s=self._rules.max_lifetime_seconds)
-        except Invalid as error:
+        except FaultError as error:
             return str(error.fault)
         if user_id(arrived.leaf_node.credential) != user:
             return str(Fault("the credential is not this user's", "RFC 9420 section 5.3.1"))

@@ -1,1 +1,1 @@
-"""The rules of RFC 9420 that an observer can check."""
+"""The rules of RFC 9420 and its drafts that a server without the group's secrets can check."""

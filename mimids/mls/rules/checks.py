@@ -1,7 +1,8 @@
-"""`check` and `apply`: which messages a state admits, and which state a commit leads to. Neither changes a state.
+"""Judge a message in a state (`check`), and return the state that a commit leads to (`apply`). No state is modified.
 
-Signatures of members and of joiners from outside cover the GroupContext, so whatever verifies here was made in this
-very state (RFC 9420 section 6.1). Membership and confirmation tags need secrets and are only measured.
+The signatures of members and external joiners cover the GroupContext, so a message whose signature verifies was made in
+exactly this state (RFC 9420 section 6.1). Verifying membership and confirmation tags needs secrets, so only their
+length is checked.
 """
 
 from __future__ import annotations
@@ -34,17 +35,17 @@ from mimids.mls.rules.verdict import (
     Missing,
     RuleError,
     Unknown,
-    broken,
+    reject,
 )
 from mimids.mls.suites import Suite, suite_of
 
 # The AEAD of every suite has a tag of 16 octets; SenderData are 12 octets (section 6.3.2).
 _SENDER_DATA_SIZE: Final = 12 + 16
-_SHORTEST_CIPHERTEXT: Final = 2 + 16  # an empty content and a signature's length, sealed (section 6.3.1)
+_SHORTEST_CIPHERTEXT: Final = 2 + 16  # empty content and the signature's length, encrypted (section 6.3.1)
 
 
 def signature_fits(group: PublicGroup, message: MLSMessage) -> bool:
-    """Tell whether a member's or outside joiner's PublicMessage was signed in this very state; one verification."""
+    """Tell whether a member or external joiner signed a PublicMessage in this state; costs one verification."""
     public = message.message
     if not isinstance(public, PublicMessage):
         return False
@@ -59,7 +60,7 @@ def signature_fits(group: PublicGroup, message: MLSMessage) -> bool:
 
 
 def covered_proposals(group: PublicGroup, message: MLSMessage) -> tuple[Covered | ProposalRef, ...]:
-    """Return what a public commit covers, in its order; a reference stays bare where its proposal was not seen."""
+    """Return the proposals that a public commit covers, in order; a bare reference for each one that was not seen."""
     public = message.message
     if not isinstance(public, PublicMessage) or not isinstance(public.content.content, Commit):
         return ()
@@ -76,14 +77,14 @@ def _covered(group: PublicGroup, item: ProposalOrRef, committer: Sender) -> Cove
 def check(group: PublicGroup, message: MLSMessage) -> Verdict:
     """Judge a PublicMessage or PrivateMessage in this state.
 
-    A valid commit comes with the next state, a valid proposal with its reference (`record` keeps it). Any other
-    kind of message is a `TypeError`.
+    The verdict on a valid commit carries the next state; the one on a valid proposal carries its reference, which
+    `record` stores. Raises `TypeError` for other kinds of message.
     """
     try:
         check_framing(message)
         check_place(message, group.group_id, group.epoch)
         if group.reinitialized:
-            broken(REINITIALIZED)
+            reject(REINITIALIZED)
         if isinstance(message.message, PublicMessage):
             return _check_public(group, message.message)
     except RuleError as error:
@@ -94,17 +95,17 @@ def check(group: PublicGroup, message: MLSMessage) -> Verdict:
 
 
 def apply(group: PublicGroup, message: MLSMessage) -> PublicGroup:
-    """Return the state that a commit leads to; or raise `RuleError` (invalid) or `LookupError` (cannot be told)."""
+    """Return the state that a commit leads to; raise `RuleError` if invalid, `LookupError` if the state is unknown."""
     verdict = check(group, message)
     if isinstance(verdict, Invalid):
         raise RuleError(verdict)
     if isinstance(verdict, Unknown) or verdict.next is None:
-        raise LookupError("the state that this leads to cannot be told")
+        raise LookupError("the state that this message leads to is unknown")
     return verdict.next
 
 
 def record(group: PublicGroup, message: MLSMessage, verdict: Verdict) -> PublicGroup:
-    """Return this epoch's state after a message was judged: proposals become pending or refused, no more."""
+    """Return this epoch's state with a judged proposal added as pending or refused; other messages change nothing."""
     public = message.message
     if not isinstance(public, PublicMessage) or not isinstance(public.content.content, Proposal):
         return group
@@ -112,32 +113,34 @@ def record(group: PublicGroup, message: MLSMessage, verdict: Verdict) -> PublicG
     ref = known or public.authenticated_content().proposal_ref(group.suite)
     if isinstance(verdict, Valid):
         return group.with_pending(ref, Covered(public.content.content, public.content.sender, ref))
-    if isinstance(verdict, Invalid) and verdict.rule is not MEMBERSHIP_TAG_LENGTH:  # the reference does not cover it
+    if (
+        isinstance(verdict, Invalid) and verdict.rule is not MEMBERSHIP_TAG_LENGTH
+    ):  # the reference does not cover the tag
         return group.with_refused(ref, verdict)
     return group
 
 
 def check_framing(message: MLSMessage) -> None:
-    """Check what shows on the message alone: who may send which content, and sizes that no suite changes."""
+    """Check which sender may send which content, and the lengths that are the same for every suite."""
     framed = message.message
     if isinstance(framed, PrivateMessage):
         if len(framed.encrypted_sender_data) != _SENDER_DATA_SIZE:
-            broken(SENDER_DATA_LENGTH)
+            reject(SENDER_DATA_LENGTH)
         if len(framed.ciphertext) < _SHORTEST_CIPHERTEXT:
-            broken(CIPHERTEXT_LENGTH)
+            reject(CIPHERTEXT_LENGTH)
         return
     if not isinstance(framed, PublicMessage):
         raise TypeError("only PublicMessages and PrivateMessages are sent to a group")
     if framed.content_type is ContentType.APPLICATION:
-        broken(APPLICATION_IN_CLEAR)
+        reject(APPLICATION_IN_CLEAR)
     sender = framed.content.sender.sender_type
     only_commits = sender is SenderType.NEW_MEMBER_COMMIT
     if sender is not SenderType.MEMBER and (framed.content_type is ContentType.COMMIT) != only_commits:
-        broken(SENDER_CONTENT)
+        reject(SENDER_CONTENT)
 
 
 def check_without_state(message: MLSMessage) -> None:
-    """Check what holds in any state of any group; raise `RuleError`."""
+    """Check the rules that hold in any state of any group; raise `RuleError`."""
     check_framing(message)
     public = message.message
     if not isinstance(public, PublicMessage):
@@ -148,7 +151,7 @@ def check_without_state(message: MLSMessage) -> None:
         if sender.sender_type is SenderType.NEW_MEMBER_PROPOSAL and isinstance(content.body, Add):
             suite = suite_of(content.body.key_package.cipher_suite)
             if suite is None or not public.authenticated_content().verifies(suite, _own_key(content), b""):
-                broken(SIGNATURE)
+                reject(SIGNATURE)
     elif isinstance(content, Commit):
         by_value = tuple(Covered(each, sender) for each in _by_value(content))
         check_list(by_value, sender, content)
@@ -157,7 +160,7 @@ def check_without_state(message: MLSMessage) -> None:
 
 
 def check_in_any_epoch(public: PublicMessage, suite: Suite) -> None:
-    """Check what holds in every epoch of the message's group, whose suite this is; raise `RuleError`."""
+    """Check the rules that hold in every epoch of a group with this suite; raise `RuleError`."""
     check_tags(public, suite)
     sender, content = public.content.sender, public.content.content
     for each in _by_value(content):
@@ -167,7 +170,7 @@ def check_in_any_epoch(public: PublicMessage, suite: Suite) -> None:
 
 
 def _by_value(content: bytes | Proposal | Commit) -> tuple[Proposal, ...]:
-    """Return the proposal that a message is, or those that a commit carries."""
+    """Return a proposal message's proposal, or the proposals that a commit carries by value."""
     if isinstance(content, Proposal):
         return (content,)
     items = content.proposals if isinstance(content, Commit) else ()
@@ -175,30 +178,30 @@ def _by_value(content: bytes | Proposal | Commit) -> tuple[Proposal, ...]:
 
 
 def check_place(message: MLSMessage, group_id: bytes | None, epoch: int | None) -> None:
-    """Check group and epoch, as far as they are known."""
+    """Check that a message is for this group and epoch; None skips that check."""
     if group_id is not None and message.group_id != group_id:
-        broken(WRONG_GROUP)
+        reject(WRONG_GROUP)
     if epoch is not None and message.epoch != epoch:
-        broken(WRONG_EPOCH, f"the message is of epoch {message.epoch}, not {epoch}")
+        reject(WRONG_EPOCH, f"the message is from epoch {message.epoch}, not {epoch}")
 
 
 def check_tags(public: PublicMessage, suite: Suite) -> None:
-    """Check that tags are of the size of the suite's MAC (RFC 9420 sections 6.1, 6.2); more needs the epoch's keys."""
+    """Check that tags are as long as the suite's MAC (RFC 9420 sections 6.1, 6.2); more needs the epoch's keys."""
     if public.confirmation_tag is not None and len(public.confirmation_tag) != suite.hash_size:
-        broken(CONFIRMATION_TAG_LENGTH)
+        reject(CONFIRMATION_TAG_LENGTH)
     if public.membership_tag is not None and len(public.membership_tag) != suite.hash_size:
-        broken(MEMBERSHIP_TAG_LENGTH)
+        reject(MEMBERSHIP_TAG_LENGTH)
 
 
 def _check_public(group: PublicGroup, public: PublicMessage) -> Verdict:
     check_tags(public, group.suite)
     authenticated = public.authenticated_content()
     if not authenticated.verifies(group.suite, _signature_key(group, public), group.context.encoded):
-        broken(SIGNATURE)
+        reject(SIGNATURE)
     content = public.content.content
     if isinstance(content, Proposal):
         return Valid(ref=_check_proposal(group, authenticated, content))
-    assert isinstance(content, Commit)  # noqa: S101 - check_framing let nothing else through
+    assert isinstance(content, Commit)  # noqa: S101 - check_framing refuses everything else
     items = tuple(_covered(group, each, public.content.sender) for each in content.proposals)
     return check_commit(group, authenticated, content, items)
 
@@ -212,30 +215,30 @@ def _check_proposal(group: PublicGroup, authenticated: AuthenticatedContent, pro
     if isinstance(proposal.body, SelfRemove) and any(
         other != ref and group.pending[other].sender == sender for other in group.self_removes()
     ):
-        broken(SELF_REMOVE_TWICE)
+        reject(SELF_REMOVE_TWICE)
     return ref
 
 
 def _signature_key(group: PublicGroup, public: PublicMessage) -> bytes:
-    """Return the key that the sender must have signed with (RFC 9420 section 6.1)."""
+    """Return the key that must verify the sender's signature (RFC 9420 section 6.1)."""
     sender, content = public.content.sender, public.content.content
     if sender.sender_type is SenderType.MEMBER:
         leaf = None if sender.index is None else group.tree.leaf(sender.index)
         if leaf is None:
-            broken(BLANK_SENDER)
+            reject(BLANK_SENDER)
         return leaf.signature_key
     if sender.sender_type is SenderType.EXTERNAL:
         senders = group.parameters.external_senders
         if sender.index is None or sender.index >= len(senders):
-            broken(UNLISTED_SENDER)
+            reject(UNLISTED_SENDER)
         return senders[sender.index].signature_key
     return _own_key(content)
 
 
 def _own_key(content: bytes | Proposal | Commit) -> bytes:
-    """Return the key that a newcomer's message brings along (RFC 9420 section 6.1)."""
+    """Return the signature key that a new member's message contains (RFC 9420 section 6.1)."""
     if isinstance(content, Commit) and content.path is not None:
         return content.path.leaf_node.signature_key
     if isinstance(content, Proposal) and isinstance(content.body, Add):
         return content.body.key_package.leaf_node.signature_key
-    broken(SIGNATURE, "the message brings no key to verify it with")
+    reject(SIGNATURE, "the message contains no key to verify its signature with")

@@ -6,7 +6,7 @@ from typing import Final
 
 from mimids.mls.code_points import AppDataUpdateOperation, ExtensionType, LeafNodeSource
 from mimids.mls.components import AppDataDictionary, apply_update
-from mimids.mls.faults import Invalid as FaultError
+from mimids.mls.faults import FaultError
 from mimids.mls.framing import AuthenticatedContent
 from mimids.mls.group_info import GroupContext
 from mimids.mls.leaf_node import Extension, LeafNode
@@ -45,15 +45,15 @@ from mimids.mls.rules.verdict import (
     SIGNATURE_KEY_UNIQUE,
     Missing,
     Unknown,
-    broken,
-    covers_refused,
+    reject,
+    reject_covering,
 )
 from mimids.mls.suites import Suite
 from mimids.mls.tree.math import position
 from mimids.wire.declare import encode
 
 _LAST_EPOCH: Final = (1 << 64) - 1
-_NOT_DEFAULT = (AppDataUpdate, AppEphemeral, SelfRemove)  # known here; all other known types are default ones
+_NOT_DEFAULT = (AppDataUpdate, AppEphemeral, SelfRemove)  # the known proposal types that are not default types
 
 
 def check_commit(
@@ -62,15 +62,15 @@ def check_commit(
     commit: Commit,
     items: tuple[Covered | ProposalRef, ...],
 ) -> Verdict:
-    """Judge a commit whose signature is right; `items` are what it covers, bare references where that was not seen."""
+    """Judge a commit whose signature was verified; `items` are its proposals, bare references for unseen ones."""
     committer = authenticated.content.sender
     for item in items:
         if not isinstance(item, Covered) and item in group.refused:
-            covers_refused(group.refused[item])
+            reject_covering(group.refused[item])
     known = tuple(item for item in items if isinstance(item, Covered))
     check_list(known, committer, commit)
     for each in known:
-        if each.ref is None:  # the others passed when they arrived, in this same state
+        if each.ref is None:  # proposals sent earlier were checked on arrival, in this same state
             check_alone(each.proposal, committer)
             check_in_group(
                 each.proposal, committer, group.tree, group.parameters, group_id=group.group_id, epoch=group.epoch
@@ -85,20 +85,20 @@ def check_commit(
     missing += [Missing(PROPOSAL_TYPE, f"0x{code:04x}") for code in unknown_types(known)]
     if missing:
         return Unknown(tuple(missing))
-    return _Application(group, authenticated, commit, known).verdict()
+    return _CommitApplication(group, authenticated, commit, known).verdict()
 
 
 def check_path(path: UpdatePath, index: int | None, suite: Suite, group_id: bytes) -> None:
-    """Check what of a path holds in any epoch of a group; `index` is None in an external commit."""
+    """Check the rules for an UpdatePath that hold in any epoch; `index` is None in an external commit."""
     if path.leaf_node.leaf_node_source is not LeafNodeSource.COMMIT:
-        broken(LEAF_SOURCE)
+        reject(LEAF_SOURCE)
     keys = {path.leaf_node.encryption_key}
     for node in path.nodes:
         if not suite.hpke_key_fits(node.encryption_key):
-            broken(PATH_KEY)
+            reject(PATH_KEY)
         keys.add(node.encryption_key)
     if len(keys) != len(path.nodes) + 1:
-        broken(PATH_KEY_REUSED)
+        reject(PATH_KEY_REUSED)
     if index is not None:
         check_leaf(path.leaf_node, suite, group_id, index)
 
@@ -106,9 +106,9 @@ def check_path(path: UpdatePath, index: int | None, suite: Suite, group_id: byte
 def _check_committer_supports(
     known: tuple[Covered, ...], group: PublicGroup, index: int | None, path: UpdatePath | None
 ) -> None:
-    """Check that a committer supports the types that nobody here knows (RFC 9420 section 12.2).
+    """Check that the committer supports the proposal types that this server does not know (RFC 9420 section 12.2).
 
-    Of other members that is not certain: such a proposal could remove them, and then they need not.
+    Other members are not checked: such a proposal could remove them, and removed members need not support it.
     """
     leaf = None if index is None else group.tree.leaf(index)
     if leaf is None:
@@ -116,11 +116,11 @@ def _check_committer_supports(
     leaves = (leaf,) if path is None else (leaf, path.leaf_node)
     supported = {int(each) for one in leaves for each in one.capabilities.proposals}
     if not supported.issuperset(unknown_types(known)):
-        broken(PROPOSAL_SUPPORT, "the committer does not support a proposal type that it commits")
+        reject(PROPOSAL_SUPPORT, "the committer does not support a proposal type that it commits")
 
 
-class _Application:
-    """One commit applied to one state, step by step in the order of RFC 9420 sections 12.3 and 12.4.2."""
+class _CommitApplication:
+    """Applies one commit to one state, step by step in the order of RFC 9420 sections 12.3 and 12.4.2."""
 
     def __init__(
         self, group: PublicGroup, authenticated: AuthenticatedContent, commit: Commit, covered: tuple[Covered, ...]
@@ -135,7 +135,7 @@ class _Application:
         self.new_leaves: list[tuple[int, LeafNode]] = []
 
     def verdict(self) -> Verdict:
-        """Apply all of it; `Unknown` where a component's update cannot be told."""
+        """Apply the whole commit; `Unknown` where the effect of a component's update is not known."""
         self._replace_extensions()
         self._update_and_remove()
         self._check_support_of_types()
@@ -166,12 +166,12 @@ class _Application:
                 self.tree = self.tree.remove(removed)
 
     def _check_support_of_types(self) -> None:
-        """Check that whoever stays supports what is committed; who is added or removed need not (section 12.2)."""
+        """Check that members who stay support the proposal types; added and removed ones need not (section 12.2)."""
         support = self.tree.support
         for each in self.covered:
             known = isinstance(each.proposal.body, _NOT_DEFAULT)
             if known and support is not None and each.proposal.proposal_type not in support.proposals:
-                broken(PROPOSAL_SUPPORT)
+                reject(PROPOSAL_SUPPORT)
 
     def _add(self) -> list[int]:
         added = []
@@ -179,14 +179,14 @@ class _Application:
             if isinstance(each.proposal.body, Add):
                 leaf = each.proposal.body.key_package.leaf_node
                 if self.tree.holders_of_signature_key(leaf.signature_key):
-                    broken(ALREADY_MEMBER)
+                    reject(ALREADY_MEMBER)
                 self.tree, index = self.tree.add(leaf)
                 self.new_leaves.append((index, leaf))
                 added.append(index)
         return added
 
     def _update_components(self) -> list[int]:
-        """Apply AppDataUpdates, which come after all default proposals; return the components not known here."""
+        """Apply the AppDataUpdates, which come after all default proposals; return the unknown components."""
         updates: dict[int, list[AppDataUpdate]] = {}
         for each in self.covered:
             if isinstance(each.proposal.body, AppDataUpdate):
@@ -197,13 +197,13 @@ class _Application:
             current = dictionary.get(component_id)
             if several[0].op is AppDataUpdateOperation.REMOVE:
                 if current is None:
-                    broken(COMPONENT_ABSENT)
+                    reject(COMPONENT_ABSENT)
                 dictionary = dictionary.put(component_id, None)
                 continue
             try:
                 data = apply_update(component_id, current, tuple(each.update or b"" for each in several))
             except FaultError as error:
-                broken(COMPONENT_UPDATE, error.fault.rule, section=error.fault.section)
+                reject(COMPONENT_UPDATE, error.fault.rule, section=error.fault.section)
             if data is None:
                 unknown.append(component_id)
             else:
@@ -213,7 +213,7 @@ class _Application:
         return unknown
 
     def _put_dictionary(self, dictionary: Extension) -> None:
-        """Replace the extension where it stands, or append it (draft-ietf-mls-extensions section 4.7)."""
+        """Replace the extension in its place, or append it (draft-ietf-mls-extensions section 4.7)."""
         if self.parameters.dictionary is None:
             self.extensions = (*self.extensions, dictionary)
         else:
@@ -233,20 +233,20 @@ class _Application:
             check_leaf(leaf, group.suite, group.group_id, index)
         copath = self.tree.filtered_copath(index)
         if len(copath) != len(path.nodes):
-            broken(PATH_LENGTH)
+            reject(PATH_LENGTH)
         receivers = self._receivers(index, added)
         if any(node.encrypted_path_secret.count != count for node, count in zip(path.nodes, receivers, strict=True)):
-            broken(PATH_CIPHERTEXTS)
+            reject(PATH_CIPHERTEXTS)
         keys = tuple(node.encryption_key for node in path.nodes)
         if any(self.tree.holders_of_key(key) for key in (leaf.encryption_key, *keys)):
-            broken(PATH_KEY_REUSED)
+            reject(PATH_KEY_REUSED)
         self.tree, expected = self.tree.merge_path(index, leaf, keys)
         if leaf.parent_hash != expected:
-            broken(PATH_PARENT_HASH)
+            reject(PATH_PARENT_HASH)
         self.new_leaves.append((index, leaf))
 
     def _check_resync(self, leaf: LeafNode) -> None:
-        """Check that who rejoins removes only its own old leaf (RFC 9420 section 12.2)."""
+        """Check that a client that rejoins removes only its own old leaf (RFC 9420 section 12.2)."""
         for each in self.covered:
             removed = None if each.ref is not None else removed_leaf(each)
             replaced = None if removed is None else self.group.tree.leaf(removed)
@@ -254,9 +254,9 @@ class _Application:
                 check_successor(leaf, replaced)
 
     def _receivers(self, index: int, added: list[int]) -> list[int]:
-        """Return how many ciphertexts each node of the path must have, leaf upwards (RFC 9420 section 7.6).
+        """Return how many ciphertexts each node of the path must have, from the leaf up (RFC 9420 section 7.6).
 
-        A leaf that this commit added is not among them; without that it would be once in each resolution above it.
+        Leaves that this commit adds get none, so they are subtracted: each is once in every resolution above it.
         """
         found = []
         for height, (_, copath) in enumerate(reversed(self.tree.path(index))):
@@ -266,20 +266,20 @@ class _Application:
         return found
 
     def _check_members(self) -> None:
-        """Check the tree that results: what all members support, and that new leaves' keys are theirs alone."""
+        """Check the resulting tree: what all members support, and that no other leaf or node has a new leaf's keys."""
         check_members(self.parameters, self.tree.support, self.group.suite)
         for index, leaf in self.new_leaves:
-            if self.tree.leaf(index) is not leaf:  # an Update's leaf that the path replaced
+            if self.tree.leaf(index) is not leaf:  # this Update's leaf was replaced by the path
                 continue
             if self.tree.holders_of_signature_key(leaf.signature_key) != (index,):
-                broken(SIGNATURE_KEY_UNIQUE)
+                reject(SIGNATURE_KEY_UNIQUE)
             if self.tree.holders_of_key(leaf.encryption_key) != (position(0, index),):
-                broken(ENCRYPTION_KEY_UNIQUE)
+                reject(ENCRYPTION_KEY_UNIQUE)
 
     def _next(self) -> PublicGroup:
         group, authenticated = self.group, self.authenticated
         if group.epoch == _LAST_EPOCH:
-            broken(LAST_EPOCH)
+            reject(LAST_EPOCH)
         context = GroupContext(
             group.context.version,
             group.context.cipher_suite,

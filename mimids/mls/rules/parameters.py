@@ -1,4 +1,4 @@
-"""What a GroupContext's extensions say, read once for all the epochs that share them."""
+"""The demands in a GroupContext's extensions, parsed once for all epochs that share the extensions."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import attrs
 
 from mimids.mls.code_points import DEFAULT_EXTENSIONS, DEFAULT_PROPOSALS, ExtensionType, ProposalType
 from mimids.mls.components import AppDataDictionary, dictionary_of
-from mimids.mls.faults import Invalid as FaultError
+from mimids.mls.faults import FaultError
 from mimids.mls.group_info import ExternalSender, external_senders, required_capabilities
 from mimids.mls.identity import certificate_fault
-from mimids.mls.leaf_node import Extension, extension_data
+from mimids.mls.leaf_node import Extension, extension_data, repeated
 from mimids.mls.rules.verdict import (
     CREDENTIAL_SUPPORT,
     DUPLICATE_EXTENSION,
@@ -17,7 +17,7 @@ from mimids.mls.rules.verdict import (
     GROUP_EXTENSIONS,
     REQUIRED_CAPABILITIES,
     SUITE_SUPPORT,
-    broken,
+    reject,
 )
 from mimids.mls.suites import Suite
 from mimids.mls.support import Support
@@ -27,7 +27,7 @@ from mimids.wire.ids import MLS10
 
 @attrs.frozen
 class Parameters:
-    """The group's demands: on its members, and who outside it may propose. Defaults are left out (section 7.2)."""
+    """The group's demands on its members, and its external senders. Default types are left out (section 7.2)."""
 
     extension_types: frozenset[int]
     required_extensions: frozenset[int]
@@ -39,31 +39,31 @@ class Parameters:
 
     @property
     def dictionary_is_kept(self) -> bool:
-        """Tell whether only AppDataUpdate changes the dictionary (draft-ietf-mls-extensions section 4.7)."""
+        """Tell whether only AppDataUpdate may change the dictionary (draft-ietf-mls-extensions section 4.7)."""
         return ProposalType.APP_DATA_UPDATE in self.required_proposals
 
 
 def check_unique(extensions: tuple[Extension, ...]) -> None:
     """Check that no type occurs twice (RFC 9420 section 13.4)."""
-    if len({each.extension_type for each in extensions}) != len(extensions):
-        broken(DUPLICATE_EXTENSION)
+    if repeated(extensions):
+        reject(DUPLICATE_EXTENSION)
 
 
 def parameters_of(extensions: tuple[Extension, ...], suite: Suite) -> Parameters:
-    """Read a GroupContext's extensions; raise `RuleError` if they cannot be one's."""
+    """Parse a GroupContext's extensions; raise `RuleError` if they are not valid there."""
     check_unique(extensions)
     try:
         required = required_capabilities(extensions)
         senders = external_senders(extensions)
         dictionary = dictionary_of(extensions)
     except WireError as error:
-        broken(GROUP_EXTENSIONS, str(error))
+        reject(GROUP_EXTENSIONS, str(error))
     except FaultError as error:
-        broken(GROUP_EXTENSIONS, error.fault.rule, section=error.fault.section)
+        reject(GROUP_EXTENSIONS, error.fault.rule, section=error.fault.section)
     for sender in senders:
         fault = certificate_fault(sender.credential, sender.signature_key)
         if fault is not None:
-            broken(GROUP_EXTENSIONS, fault.rule, section=fault.section)
+            reject(GROUP_EXTENSIONS, fault.rule, section=fault.section)
     return Parameters(
         frozenset(int(each.extension_type) for each in extensions) - DEFAULT_EXTENSIONS,
         frozenset(map(int, required.extension_types)) - DEFAULT_EXTENSIONS if required else frozenset(),
@@ -76,23 +76,23 @@ def parameters_of(extensions: tuple[Extension, ...], suite: Suite) -> Parameters
 
 
 def check_required(parameters: Parameters, support: Support) -> None:
-    """Check that everybody whose common support this is fits the group (RFC 9420 sections 7.3, 11.1, 13.4)."""
+    """Check that `support`, common to some members, meets the demands (RFC 9420 sections 7.3, 11.1, 13.4)."""
     if (
         not parameters.required_extensions <= support.extensions
         or not parameters.required_proposals <= support.proposals
         or not parameters.required_credentials <= support.credentials
     ):
-        broken(REQUIRED_CAPABILITIES)
+        reject(REQUIRED_CAPABILITIES)
     if not parameters.extension_types <= support.extensions:
-        broken(EXTENSION_SUPPORT)
+        reject(EXTENSION_SUPPORT)
 
 
 def check_members(parameters: Parameters, support: Support | None, suite: Suite) -> None:
-    """Check what all members together must fulfil (RFC 9420 sections 7.3, 11.1, 13.4); None: there are none."""
+    """Check the common support of all members, None without members (RFC 9420 sections 7.3, 11.1, 13.4)."""
     if support is None:
         return
     check_required(parameters, support)
     if not support.credentials_in_use <= support.credentials:
-        broken(CREDENTIAL_SUPPORT)
+        reject(CREDENTIAL_SUPPORT)
     if MLS10 not in support.versions or suite.code not in support.cipher_suites:
-        broken(SUITE_SUPPORT)
+        reject(SUITE_SUPPORT)

@@ -1,9 +1,9 @@
 """Rules for one proposal (RFC 9420 section 12.1, draft-ietf-mls-extensions): by itself, and in its group.
 
-`check_alone` needs nothing but the proposal, and `check_in_suite` besides what no epoch of a group changes, so both
-hold in any state. `check_in_group` needs the group's: what depends on the rest of a commit's list (a Remove can make
-room, new extensions can change the demands) is left to it, with one exception that RFC 9420 section 12.1.1 makes: an
-Add is judged by the demands in force when it arrives.
+`check_alone` needs only the proposal and its sender. `check_in_suite` also needs the group's suite and id, which never
+change, so both hold in any state. `check_in_group` needs the state of the epoch. Rules that depend on the rest of a
+commit's list are not checked here: a Remove can make room, and new extensions can change the demands. RFC 9420 section
+12.1.1 makes one exception: an Add is judged by the demands in force when it arrives (`check_demands`).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from mimids.mls.rules.verdict import (
     REINIT_VERSION,
     REMOVE_BLANK,
     SELF_REMOVE_SENDER,
-    broken,
+    reject,
 )
 from mimids.mls.suites import Suite
 from mimids.mls.support import support_of
@@ -59,48 +59,48 @@ from mimids.wire.ids import MLS10
 
 
 def check_alone(proposal: Proposal, sender: Sender) -> None:
-    """Check what needs no group: who may propose what, and a KeyPackage in itself (RFC 9420 sections 6.1, 10.1)."""
+    """Check which sender may propose what, and an Add's KeyPackage by itself (RFC 9420 sections 6.1, 10.1)."""
     body = proposal.body
     if sender.sender_type is SenderType.NEW_MEMBER_PROPOSAL and not isinstance(body, Add):
-        broken(NEW_MEMBER_ADD)
+        reject(NEW_MEMBER_ADD)
     if isinstance(body, SelfRemove) and sender.sender_type is not SenderType.MEMBER:
-        broken(SELF_REMOVE_SENDER)
+        reject(SELF_REMOVE_SENDER)
     if sender.sender_type is SenderType.EXTERNAL and isinstance(body, Update | ExternalInit):
-        broken(EXTERNAL_PROPOSAL)  # section 12.1.8; a type that is not known here may be allowed
+        reject(EXTERNAL_PROPOSAL)  # section 12.1.8; an unknown type may be allowed
     if isinstance(body, ExternalInit) and sender.sender_type is not SenderType.NEW_MEMBER_COMMIT:
-        broken(EXTERNAL_INIT)
+        reject(EXTERNAL_INIT)
     if isinstance(body, Add):
         check_unique(body.key_package.extensions)
         check_unique(body.key_package.leaf_node.extensions)
         fault = body.key_package.fault()
         if fault is not None:
-            broken(KEY_PACKAGE, fault.rule, section=fault.section)
+            reject(KEY_PACKAGE, fault.rule, section=fault.section)
     elif isinstance(body, Update):
         check_unique(body.leaf_node.extensions)
         if body.leaf_node.leaf_node_source is not LeafNodeSource.UPDATE:
-            broken(LEAF_SOURCE)
+            reject(LEAF_SOURCE)
     elif isinstance(body, ReInit):
         check_unique(body.extensions)
-        if body.version < MLS10:  # the only version there is to go back from
-            broken(REINIT_VERSION)
+        if body.version < MLS10:  # mls10 is the only version that a group can have here
+            reject(REINIT_VERSION)
     elif isinstance(body, GroupContextExtensions):
         check_unique(body.extensions)
 
 
 def check_in_suite(proposal: Proposal, sender: Sender, suite: Suite, group_id: bytes) -> None:
-    """Check what needs the group's suite and id, and no state."""
+    """Check the rules that need the group's suite and id, but no state."""
     body = proposal.body
     if isinstance(body, Add):
         if body.key_package.version != MLS10 or body.key_package.cipher_suite != suite.code:
-            broken(KEY_PACKAGE_GROUP)  # RFC 9420 section 10.1
+            reject(KEY_PACKAGE_GROUP)  # RFC 9420 section 10.1
     elif isinstance(body, Update) and sender.index is not None:
         check_leaf(body.leaf_node, suite, group_id, sender.index)
     elif isinstance(body, PreSharedKey):
         if len(body.psk.psk_nonce) != suite.hash_size:
-            broken(PSK_NONCE)
+            reject(PSK_NONCE)
     elif isinstance(body, ExternalInit):
         if not suite.hpke_key_fits(body.kem_output):  # RFC 9180: a KEM output is an encoded public key
-            broken(KEM_OUTPUT)
+            reject(KEM_OUTPUT)
     elif isinstance(body, GroupContextExtensions):
         parameters_of(body.extensions, suite)
 
@@ -108,14 +108,14 @@ def check_in_suite(proposal: Proposal, sender: Sender, suite: Suite, group_id: b
 def check_in_group(
     proposal: Proposal, sender: Sender, tree: RatchetTree, parameters: Parameters, *, group_id: bytes, epoch: int
 ) -> None:
-    """Check what needs the group's suite and id, or the state of the epoch, and only that."""
+    """Check the rules that need the group's suite and id, or the state of the epoch."""
     check_in_suite(proposal, sender, tree.suite, group_id)
     body = proposal.body
     if isinstance(body, Update):
         _check_update(body.leaf_node, sender.index, tree)
     elif isinstance(body, Remove):
         if tree.leaf(body.removed) is None:
-            broken(REMOVE_BLANK)
+            reject(REMOVE_BLANK)
     elif isinstance(body, PreSharedKey):
         _check_psk_usage(body, epoch)
     elif isinstance(body, GroupContextExtensions):
@@ -131,34 +131,34 @@ def check_demands(proposal: Proposal, parameters: Parameters) -> None:
 
 
 def _check_update(leaf: LeafNode, index: int | None, tree: RatchetTree) -> None:
-    """Check whose leaf an Update replaces (RFC 9420 section 7.3)."""
+    """Check that an Update's leaf may replace the sender's current leaf (RFC 9420 section 7.3)."""
     current = None if index is None else tree.leaf(index)
     if current is None:
-        broken(REMOVE_BLANK, "the leaf to update is blank or outside the tree", section="RFC 9420 section 12.1.2")
+        reject(REMOVE_BLANK, "the leaf to update is blank or outside the tree", section="RFC 9420 section 12.1.2")
     check_successor(leaf, current)
 
 
 def check_leaf(leaf: LeafNode, suite: Suite, group_id: bytes, index: int) -> None:
-    """Check a leaf node in itself, and its signature (RFC 9420 section 7.3)."""
+    """Check a leaf node by itself, and its signature (RFC 9420 section 7.3)."""
     check_unique(leaf.extensions)
     fault = leaf_fault(leaf, suite)
     if fault is not None:
-        broken(LEAF_NODE, fault.rule, section=fault.section)
+        reject(LEAF_NODE, fault.rule, section=fault.section)
     if not leaf.verifies(suite, group_id, index):
-        broken(LEAF_SIGNATURE)
+        reject(LEAF_SIGNATURE)
 
 
 def check_successor(leaf: LeafNode, replaced: LeafNode) -> None:
-    """Check what a new leaf must and must not have of the one it replaces (RFC 9420 sections 5.3.1, 7.3, 12.2)."""
+    """Check that a leaf has a new key and the user of the one it replaces (RFC 9420 sections 5.3.1, 7.3, 12.2)."""
     if leaf.encryption_key == replaced.encryption_key:
-        broken(LEAF_KEY_KEPT)
+        reject(LEAF_KEY_KEPT)
     before, after = _identifier(replaced.credential), _identifier(leaf.credential)
     if before is not None and after is not None and before != after:
-        broken(CREDENTIAL_SUCCESSOR)
+        reject(CREDENTIAL_SUCCESSOR)
 
 
 def _identifier(credential: Credential) -> bytes | None:
-    """Return whom a credential names: its user, else a basic one's own octets; None where only its issuer knows."""
+    """Return the user that a credential names, else a basic credential's octets; None where neither is known."""
     user = user_id(credential)
     if user is None and credential.credential_type is CredentialType.BASIC and isinstance(credential.content, bytes):
         return credential.content
@@ -167,14 +167,14 @@ def _identifier(credential: Credential) -> bytes | None:
 
 def _check_psk_usage(body: PreSharedKey, epoch: int) -> None:
     psk = body.psk.psk
-    # Sections 11.2 and 11.3: a reinitialized or branched group uses such a PSK in the commit that opens epoch 1.
+    # RFC 9420 sections 11.2, 11.3: a reinitialized or branched group uses such a PSK in the commit that opens epoch 1.
     if epoch != 0 and isinstance(psk, ResumptionPsk) and psk.usage is not ResumptionPskUsage.APPLICATION:
-        broken(PSK_USAGE)
+        reject(PSK_USAGE)
 
 
 def _check_dictionary_kept(body: GroupContextExtensions, parameters: Parameters) -> None:
-    """Check that the dictionary stays where it is for AppDataUpdate only (draft-ietf-mls-extensions)."""
+    """Check that the dictionary is unchanged where only AppDataUpdate may change it (draft-ietf-mls-extensions)."""
     if not parameters.dictionary_is_kept:
         return
     if extension_data(body.extensions, ExtensionType.APP_DATA_DICTIONARY) != parameters.dictionary_octets:
-        broken(DICTIONARY_KEPT)
+        reject(DICTIONARY_KEPT)

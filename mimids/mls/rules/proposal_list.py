@@ -1,7 +1,7 @@
 """Rules for the list of proposals that a commit covers (RFC 9420 section 12.2, draft-ietf-mls-extensions).
 
-Every rule here stays broken whatever else the list may hold, so it may be asked with some of the list not known:
-references that were never seen, or all of them where the state is not known.
+A rule that is broken here stays broken whatever else the list contains. So the rules can be checked on a part of the
+list: without the proposals that were never seen, or without all references where the state is unknown.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from mimids.mls.rules.verdict import (
     SAME_LEAF,
     SELF_REMOVE_BY_VALUE,
     TWO_GROUP_CONTEXT_EXTENSIONS,
-    broken,
+    reject,
 )
 
 NEEDS_PATH = (Update, Remove, ExternalInit, GroupContextExtensions, SelfRemove)
@@ -51,7 +51,7 @@ NEEDS_PATH = (Update, Remove, ExternalInit, GroupContextExtensions, SelfRemove)
 
 @attrs.frozen
 class Covered:
-    """A proposal that a commit covers: whose it is, and the reference it was named by (None: by value)."""
+    """A proposal that a commit covers, its sender, and the reference that names it (None: by value)."""
 
     proposal: Proposal
     sender: Sender
@@ -59,7 +59,7 @@ class Covered:
 
 
 def removed_leaf(covered: Covered) -> int | None:
-    """Return the leaf index that a proposal removes, None if it removes nobody."""
+    """Return the leaf index that a proposal removes, None if it removes no member."""
     body = covered.proposal.body
     if isinstance(body, Remove):
         return body.removed
@@ -67,10 +67,10 @@ def removed_leaf(covered: Covered) -> int | None:
 
 
 def check_list(known: tuple[Covered, ...], committer: Sender, commit: Commit) -> None:
-    """Check the known part of a commit's list."""
+    """Check the known proposals of a commit's list; raise `RuleError`."""
     for each in known:
         if isinstance(each.proposal.body, SelfRemove) and each.ref is None:
-            broken(SELF_REMOVE_BY_VALUE)
+            reject(SELF_REMOVE_BY_VALUE)
     if committer.sender_type is SenderType.NEW_MEMBER_COMMIT:
         _check_external(known, commit)
     else:
@@ -79,51 +79,51 @@ def check_list(known: tuple[Covered, ...], committer: Sender, commit: Commit) ->
     touched = [removed_leaf(each) for each in known]
     touched += [each.sender.index for each in known if isinstance(each.proposal.body, Update)]
     if _repeats(index for index in touched if index is not None):
-        broken(SAME_LEAF)
+        reject(SAME_LEAF)
     if _repeats(body.psk for body in bodies if isinstance(body, PreSharedKey)):
-        broken(DUPLICATE_PSK)
+        reject(DUPLICATE_PSK)
     updates = [body for body in bodies if isinstance(body, AppDataUpdate)]
     removed = Counter(body.component_id for body in updates if body.op is AppDataUpdateOperation.REMOVE)
     if any(count > 1 for count in removed.values()) or any(
         body.op is AppDataUpdateOperation.UPDATE and body.component_id in removed for body in updates
     ):
-        broken(COMPONENT_LIST)
+        reject(COMPONENT_LIST)
     if commit.path is None and (not commit.proposals or any(isinstance(body, NEEDS_PATH) for body in bodies)):
-        broken(PATH_MISSING)
+        reject(PATH_MISSING)
 
 
 def _check_regular(known: tuple[Covered, ...], committer: Sender, commit: Commit) -> None:
     bodies = [each.proposal.body for each in known]
     if any(isinstance(each.proposal.body, Update) and each.sender == committer for each in known):
-        broken(OWN_UPDATE)
+        reject(OWN_UPDATE)
     if any(removed_leaf(each) == committer.index for each in known):
-        broken(OWN_REMOVE)
+        reject(OWN_REMOVE)
     if _repeats(body.key_package.leaf_node.signature_key for body in bodies if isinstance(body, Add)):
-        broken(DUPLICATE_ADD)
+        reject(DUPLICATE_ADD)
     if sum(isinstance(body, GroupContextExtensions) for body in bodies) > 1:
-        broken(TWO_GROUP_CONTEXT_EXTENSIONS)
+        reject(TWO_GROUP_CONTEXT_EXTENSIONS)
     if len(commit.proposals) > 1 and any(isinstance(body, ReInit) for body in bodies):
-        broken(REINIT_ALONE)
+        reject(REINIT_ALONE)
     if any(isinstance(body, ExternalInit) for body in bodies):
-        broken(EXTERNAL_INIT)
+        reject(EXTERNAL_INIT)
 
 
 def _check_external(known: tuple[Covered, ...], commit: Commit) -> None:
     if any(each.ref is not None and not isinstance(each.proposal.body, SelfRemove) for each in known):
-        broken(EXTERNAL_COMMIT_REFERENCE)
+        reject(EXTERNAL_COMMIT_REFERENCE)
     bodies = [each.proposal.body for each in known if each.ref is None]
     if sum(isinstance(body, ExternalInit) for body in bodies) != 1:
-        broken(EXTERNAL_COMMIT_INIT)  # certain: an ExternalInit cannot come by reference
+        reject(EXTERNAL_COMMIT_INIT)  # certain, because an ExternalInit cannot come by reference
     if sum(isinstance(body, Remove) for body in bodies) > 1:
-        broken(EXTERNAL_COMMIT_REMOVE)
+        reject(EXTERNAL_COMMIT_REMOVE)
     if any(isinstance(body, Add | Update | GroupContextExtensions | ReInit) for body in bodies):
-        broken(EXTERNAL_COMMIT_PROPOSAL)  # PSKs, AppDataUpdate and AppEphemeral may be; of others nobody here knows
+        reject(EXTERNAL_COMMIT_PROPOSAL)  # PSKs, AppDataUpdate, AppEphemeral are allowed; unknown types may be
     if commit.path is None:
-        broken(PATH_MISSING, section="RFC 9420 section 12.4.3.2")
+        reject(PATH_MISSING, section="RFC 9420 section 12.4.3.2")
 
 
 def unknown_types(known: Iterable[Covered]) -> tuple[int, ...]:
-    """Return the proposal types, in order, whose effect nobody here knows."""
+    """Return the proposal types whose effect this server does not know, in order."""
     return tuple(int(each.proposal.proposal_type) for each in known if isinstance(each.proposal.body, bytes))
 
 

@@ -1,28 +1,28 @@
-"""Array positions of a ratchet tree (RFC 9420 appendix C): leaf L stands at 2L, inner nodes between their subtrees.
+"""Array positions of ratchet tree nodes (RFC 9420 appendix C): leaf L is at 2L, an inner node between its subtrees.
 
-The trees themselves are linked; positions name nodes towards others: in vectors, in verdicts, in the index of keys.
+Trees are stored as linked nodes. Positions identify nodes in test vectors, in verdicts and in the key index.
 """
 
 from __future__ import annotations
 
 
 def level(node: int) -> int:
-    """Return how many levels `node` stands above the leaves: the number of ones at its end."""
+    """Return a node's height above the leaves: the number of trailing one bits."""
     return (node ^ (node + 1)).bit_length() - 1
 
 
 def position(height: int, first_leaf: int) -> int:
-    """Return the position of the subtree root of that height whose leftmost leaf is `first_leaf`."""
+    """Return the position of the root of a subtree, given its height and its leftmost leaf."""
     return 2 * first_leaf + (1 << height) - 1
 
 
 def node_width(leaves: int) -> int:
-    """Return how many nodes a tree of that many leaves has."""
+    """Return the number of nodes in a tree with that many leaves."""
     return 2 * leaves - 1 if leaves else 0
 
 
 def root(leaves: int) -> int:
-    """Return the root of a full tree of `leaves`, a power of two."""
+    """Return the position of the root of a tree; `leaves` is a power of two."""
     return leaves - 1
 
 
@@ -39,7 +39,7 @@ def right(node: int) -> int | None:
 
 
 def parent(node: int, leaves: int) -> int | None:
-    """Return the parent in a tree of that many leaves, None for the root."""
+    """Return the parent in a tree with that many leaves, None for the root."""
     if node == root(leaves):
         return None
     height = level(node)

@@ -1,7 +1,7 @@
-"""The ratchet tree (RFC 9420 section 7): immutable, every version sharing what did not change with the one before.
+"""The ratchet tree (RFC 9420 section 7): immutable; each version shares unchanged subtrees with the one before.
 
-Each operation copies the path from the root to what it changes, so a version costs what changed in it. Nothing here
-says whether a tree is valid: `tree_check` does.
+An operation copies only the path from the root to the changed leaf. This module does not check whether a tree is
+valid; `rules.tree` does.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from mimids.mls.tree.subtree import Blank, Leaf, Parent, Path, Subtree, children
 from mimids.wire.codec import WireError
 
 
-class _Keys:
-    """Where keys have been seen: hints for all versions that descend from one tree, each checked against the version.
+class _KeyIndex:
+    """The places where keys were seen in any version that descends from one tree; lookups verify them in the version.
 
-    It only grows, so a tree that has collected far more hints than it has nodes starts a new one.
+    Entries are never removed, so a tree starts a new index once the old one is far larger than the tree.
     """
 
     __slots__ = ("_lock", "encryption", "signature")
@@ -30,9 +30,9 @@ class _Keys:
     def __init__(self) -> None:
         self.encryption: dict[bytes, int | tuple[int, ...]] = {}
         self.signature: dict[bytes, int | tuple[int, ...]] = {}
-        self._lock = threading.Lock()  # versions are shared between threads; a lost hint would hide a duplicate
+        self._lock = threading.Lock()  # versions are shared between threads; a lost entry would hide a duplicate key
 
-    def note(self, where: dict[bytes, int | tuple[int, ...]], key: bytes, place: int) -> None:
+    def add(self, where: dict[bytes, int | tuple[int, ...]], key: bytes, place: int) -> None:
         with self._lock:
             known = where.get(key)
             if known is None:
@@ -49,11 +49,11 @@ def _places(known: int | tuple[int, ...] | None) -> tuple[int, ...]:
 
 
 class RatchetTree:
-    """One version of a group's tree, `1 << height` leaves wide. Every operation returns another version."""
+    """One version of a group's tree, `1 << height` leaves wide. Operations return a new version."""
 
     __slots__ = ("_keys", "height", "root", "suite")
 
-    def __init__(self, suite: Suite, root: Subtree, height: int, keys: _Keys | None = None) -> None:
+    def __init__(self, suite: Suite, root: Subtree, height: int, keys: _KeyIndex | None = None) -> None:
         self.suite = suite
         self.root = root
         self.height = height
@@ -68,17 +68,17 @@ class RatchetTree:
 
     @classmethod
     def of_nodes(cls, suite: Suite, nodes: NodeList) -> RatchetTree:
-        """Build the tree whose nodes these are, in array order; raise `WireError` if they cannot be one."""
+        """Build a tree from its nodes in array order; raise `WireError` if they do not form a tree."""
         if not nodes or nodes[-1] is None:
-            raise WireError("the last node of a ratchet tree is not blank")  # RFC 9420 section 12.4.3.3
+            raise WireError("the last node of a ratchet tree must not be blank")  # RFC 9420 section 12.4.3.3
         for place, node in enumerate(nodes):
             if node is not None and (node.node_type is NodeType.LEAF) != (place % 2 == 0):
-                raise WireError(f"node {place} is of the wrong type")
+                raise WireError(f"node {place} has the wrong type")
         height = (len(nodes) // 2).bit_length()
         return cls(suite, _build(nodes, height, 0), height)
 
     def nodes(self) -> NodeList:
-        """Return the nodes in array order, without blank ones at the end (RFC 9420 section 12.4.3.3)."""
+        """Return the nodes in array order, without trailing blank nodes (RFC 9420 section 12.4.3.3)."""
         found: list[Node | None] = []
         _collect(self.root, self.height, found)
         while found and found[-1] is None:
@@ -95,21 +95,21 @@ class RatchetTree:
 
     @property
     def leaf_count(self) -> int:
-        """Return the width of the tree, blank leaves included."""
+        """Return the number of leaves, including blank ones."""
         return 1 << self.height
 
     @property
     def member_count(self) -> int:
-        """Return how many leaves are not blank."""
+        """Return the number of leaves that are not blank."""
         return self.root.members
 
     @property
     def support(self) -> Support | None:
-        """Return what all members have in common, None while there are none (a sole member rejoins from outside)."""
+        """Return what all members support; None without members (while a sole member rejoins by external commit)."""
         return self.root.support
 
     def leaf(self, index: int) -> LeafNode | None:
-        """Return the leaf node at a leaf index, None where it is blank or outside the tree."""
+        """Return the leaf node at a leaf index, None if it is blank or outside the tree."""
         found = self.subtree(0, index)
         return found.node if type(found) is Leaf else None
 
@@ -124,7 +124,7 @@ class RatchetTree:
                 stack += (subtree.right, subtree.left)
 
     def subtree(self, height: int, first_leaf: int) -> Subtree | None:
-        """Return the subtree of that height that begins at a leaf, None outside the tree."""
+        """Return the subtree with this height and leftmost leaf, None if it is outside the tree."""
         if not 0 <= first_leaf < self.leaf_count or height > self.height:
             return None
         found = self.root
@@ -135,7 +135,7 @@ class RatchetTree:
         return found
 
     def leftmost_blank(self) -> int:
-        """Return the index that the next new member gets (RFC 9420 section 12.1.1); it may need a wider tree."""
+        """Return the leaf index for the next new member (RFC 9420 section 12.1.1); the tree's width if it is full."""
         if self.member_count == self.leaf_count:
             return self.leaf_count
         subtree, first, height = self.root, 0, self.height
@@ -147,7 +147,7 @@ class RatchetTree:
         return first
 
     def path(self, index: int) -> Path:
-        """Return (node, copath child) from the root down to the parent of a leaf."""
+        """Return (node, copath child) pairs from the root down to the parent of a leaf."""
         found: Path = []
         subtree = self.root
         for bit in range(self.height - 1, -1, -1):
@@ -162,16 +162,16 @@ class RatchetTree:
         return found
 
     def filtered_copath(self, index: int) -> list[Subtree]:
-        """Return the copath child of each node on the filtered direct path, leaf upwards (RFC 9420 section 4.1.2)."""
+        """Return the copath child of each filtered direct path node, from the leaf up (RFC 9420 section 4.1.2)."""
         return [copath for _, copath in reversed(self.path(index)) if copath.resolution_size]
 
     def holders_of_key(self, key: bytes) -> tuple[int, ...]:
-        """Return the positions of the nodes that have this encryption key."""
+        """Return the positions of the nodes with this encryption key."""
         known = _places(self._index().encryption.get(key))
         return tuple(place for place in known if self._encryption_key(place) == key)
 
     def holders_of_signature_key(self, key: bytes) -> tuple[int, ...]:
-        """Return the leaf indices that have this signature key."""
+        """Return the indices of the leaves with this signature key."""
         found = []
         for index in _places(self._index().signature.get(key)):
             leaf = self.leaf(index)
@@ -182,7 +182,7 @@ class RatchetTree:
     # Changing
 
     def add(self, leaf: LeafNode) -> tuple[RatchetTree, int]:
-        """Put a new member at the leftmost blank leaf (RFC 9420 section 12.1.1); return the tree and its index."""
+        """Add a member at the leftmost blank leaf (RFC 9420 section 12.1.1); return the tree and the leaf index."""
         index = self.leftmost_blank()
         tree = self._widened() if index == self.leaf_count else self
         path = [(None if node is None else _with_unmerged(node, index), copath) for node, copath in tree.path(index)]
@@ -193,7 +193,7 @@ class RatchetTree:
         return self._with_path(_blanked(self.path(index)), index, Leaf(index, leaf))
 
     def remove(self, index: int) -> RatchetTree:
-        """Blank a leaf and its direct path, and truncate (RFC 9420 section 12.1.3)."""
+        """Blank a leaf and its direct path, and truncate the tree (RFC 9420 section 12.1.3)."""
         tree = self._with_path(_blanked(self.path(index)), index, Blank(0, index))
         root, height = tree.root, tree.height
         while height and type(children(root)[1]) is Blank:
@@ -203,7 +203,7 @@ class RatchetTree:
     def merge_path(self, index: int, leaf: LeafNode, keys: tuple[HpkePublicKey, ...]) -> tuple[RatchetTree, bytes]:
         """Merge an UpdatePath (RFC 9420 section 7.5); return the tree and the parent_hash that `leaf` must carry.
 
-        `keys` are those of the filtered direct path, leaf upwards, and as many as it is long.
+        `keys` has one key for each node of the filtered direct path, from the leaf up.
         """
         path: Path = []
         hash_above = b""
@@ -219,7 +219,7 @@ class RatchetTree:
         return self._with_path(path, index, Leaf(index, leaf), new_keys=True), hash_above
 
     def widened_for(self, index: int) -> RatchetTree:
-        """Return a tree that has this leaf index, itself if it does already (RFC 9420 section 7.7)."""
+        """Return a tree wide enough for this leaf index; this tree if it already is (RFC 9420 section 7.7)."""
         return self if index < self.leaf_count else self._widened()
 
     def _widened(self) -> RatchetTree:
@@ -238,12 +238,12 @@ class RatchetTree:
         if keys is not None and len(keys.encryption) > 4 * self.leaf_count + 256:
             keys = None
         if keys is not None and type(leaf) is Leaf:
-            keys.note(keys.encryption, leaf.node.encryption_key, position(0, index))
-            keys.note(keys.signature, leaf.node.signature_key, index)
+            keys.add(keys.encryption, leaf.node.encryption_key, position(0, index))
+            keys.add(keys.signature, leaf.node.signature_key, index)
         subtree: Subtree = leaf
         for height, (node, copath) in enumerate(reversed(path), 1):
             if new_keys and keys is not None and node is not None:
-                keys.note(keys.encryption, node.encryption_key, position(height, index >> height << height))
+                keys.add(keys.encryption, node.encryption_key, position(height, index >> height << height))
             right = index >> (height - 1) & 1
             subtree = join(copath, subtree, node) if right else join(subtree, copath, node)
         return RatchetTree(self.suite, subtree, self.height, keys)
@@ -253,18 +253,18 @@ class RatchetTree:
         found = self.subtree(height, (place + 1 - (1 << height)) // 2)
         return None if found is None or found.node is None else found.node.encryption_key
 
-    def _index(self) -> _Keys:
+    def _index(self) -> _KeyIndex:
         if self._keys is None:
-            keys = _Keys()
+            keys = _KeyIndex()
             for place, key in self.encryption_keys():
-                keys.note(keys.encryption, key, place)
+                keys.add(keys.encryption, key, place)
             for index, leaf in self.leaves():
-                keys.note(keys.signature, leaf.signature_key, index)
+                keys.add(keys.signature, leaf.signature_key, index)
             self._keys = keys
         return self._keys
 
     def encryption_keys(self) -> Iterator[tuple[int, bytes]]:
-        """Yield the position and encryption key of every node."""
+        """Yield the position and encryption key of each node that is not blank."""
         stack: list[tuple[Subtree, int, int]] = [(self.root, self.height, 0)]
         while stack:
             subtree, height, first = stack.pop()

@@ -1,7 +1,7 @@
-"""A tree as content-addressed rows: each subtree under its tree hash, so that versions and forks share.
+"""A tree as rows for storage, one per subtree, keyed by tree hash, so that epochs and forks share equal rows.
 
-A hash covers the leaf indices below it, so equal rows are equal subtrees at the same place. Blank subtrees have no
-row: their hash follows from where they stand, and a row names such a child by no octets.
+A tree hash covers the leaf indices, so rows with equal hashes are equal subtrees at the same place. A blank subtree has
+no row, because its hash follows from its place; its parent's row has an empty hash for it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MAX_HEIGHT: Final = 32  # leaf indices are uint32
 
 @attrs.frozen
 class NodeRow:
-    """One subtree: `node` is the encoded LeafNode or ParentNode, empty where blank; a leaf has no children."""
+    """One subtree: the encoded LeafNode or ParentNode, empty if blank, and the hashes of its children, if any."""
 
     tree_hash: bytes
     node: bytes
@@ -31,25 +31,27 @@ class NodeRow:
 
 
 def all_nodes(tree: RatchetTree) -> Iterator[NodeRow]:
-    """Yield a row for every subtree that is not blank."""
+    """Yield a row for each subtree that is not blank."""
     return _rows(tree.suite, tree.root, None)
 
 
 def changed_nodes(old: RatchetTree | None, new: RatchetTree) -> Iterator[NodeRow]:
-    """Yield the rows of `new` that `old` does not have at the same place; costs what changed."""
+    """Yield the rows of `new` that `old` lacks at the same place; the cost is proportional to the change."""
     if old is None:
         return all_nodes(new)
-    # Both begin at leaf 0, so the same place is the leftmost subtree of the smaller one's height.
+    # Both trees begin at leaf 0: they share the leftmost subtree that has the height of the smaller tree.
     narrow: Subtree | None = old.subtree(min(old.height, new.height), 0)
-    return _wider(new, new.root, new.height, narrow, old.height)
+    return _rows_of_wider(new, new.root, new.height, narrow, old.height)
 
 
-def _wider(tree: RatchetTree, subtree: Subtree, height: int, old: Subtree | None, old_height: int) -> Iterator[NodeRow]:
+def _rows_of_wider(
+    tree: RatchetTree, subtree: Subtree, height: int, old: Subtree | None, old_height: int
+) -> Iterator[NodeRow]:
     if height <= old_height or type(subtree) is not Parent:
         yield from _rows(tree.suite, subtree, old)
         return
     yield _row(tree.suite, subtree)
-    yield from _wider(tree, subtree.left, height - 1, old, old_height)
+    yield from _rows_of_wider(tree, subtree.left, height - 1, old, old_height)
     yield from _rows(tree.suite, subtree.right, None)
 
 
@@ -74,9 +76,9 @@ def _row(suite: Suite, subtree: Subtree) -> NodeRow:
 
 
 def load(suite: Suite, tree_hash: bytes, fetch: Callable[[bytes], NodeRow | None]) -> RatchetTree:
-    """Rebuild the tree with that hash from its rows; `fetch` returns the row of a hash.
+    """Rebuild the tree with this hash from its rows; `fetch` returns the row with a hash.
 
-    Raises `LookupError` for a row that is missing and `ValueError` for one that is not what its hash says.
+    Raises `LookupError` if a row is missing, and `ValueError` if a row does not match its hash.
     """
     height = 0
     row = _fetched(fetch, tree_hash)
@@ -84,9 +86,9 @@ def load(suite: Suite, tree_hash: bytes, fetch: Callable[[bytes], NodeRow | None
         row = _fetched(fetch, row.left or row.right)
         height += 1
         if height > _MAX_HEIGHT:
-            raise ValueError("the rows of a tree go around in a circle")
+            raise ValueError("the rows of a tree form a circle")
     tree = RatchetTree(suite, _load(fetch, tree_hash, height, 0), height)
-    if tree.tree_hash() != tree_hash:  # bottom up over all rows, so each is checked
+    if tree.tree_hash() != tree_hash:  # computed over all rows, so each one is checked
         raise ValueError("the rows of a tree do not have the hash they are stored under")
     return tree
 

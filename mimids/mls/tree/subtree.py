@@ -1,7 +1,7 @@
-"""Subtrees of a ratchet tree (RFC 9420 sections 4.1, 7.8, 7.9): immutable, with what is asked of them kept beside.
+"""Immutable subtrees of a ratchet tree, with their hashes and counts (RFC 9420 sections 4.1, 7.8, 7.9).
 
-A subtree is a `Leaf`, a `Parent` or a `Blank`; blank is only what has no node in it at all, so a Blank of any height
-is one small object and its resolution is empty. Tree hashes are made when first asked for and stay.
+A subtree is a `Leaf`, a `Parent` or a `Blank`. A `Blank` contains no node at all, so it is one small object at any
+height and its resolution is empty. Tree hashes are computed on first use and cached.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Final
 
 from mimids.mls.leaf_node import LeafNode, ParentNode
 from mimids.mls.suites import Suite
-from mimids.mls.support import Support, common, support_of
+from mimids.mls.support import Support, common_support, support_of
 from mimids.mls.tree.math import position
 from mimids.wire import varint
 
 
 class Leaf:
-    """A member's place; `index` is its leaf index."""
+    """A member's leaf; `index` is its leaf index."""
 
     __slots__ = ("_hash", "index", "node", "support")
     members: Final = 1
@@ -39,7 +39,7 @@ class Leaf:
 
 
 class Blank:
-    """A subtree without any node, `1 << height` leaves from `first_leaf` on."""
+    """A subtree without any node, `1 << height` leaves wide, starting at `first_leaf`."""
 
     __slots__ = ("first_leaf", "height")
     node: Final = None
@@ -52,17 +52,17 @@ class Blank:
         self.first_leaf = first_leaf
 
     def halves(self) -> tuple[Blank, Blank]:
-        """Return its children."""
+        """Return the left and the right child."""
         below = self.height - 1
         return Blank(below, self.first_leaf), Blank(below, self.first_leaf + (1 << below))
 
     def tree_hash(self, suite: Suite) -> bytes:
-        """Return Hash(TreeHashInput) (RFC 9420 section 7.8); costs its size once, then it is remembered."""
+        """Return Hash(TreeHashInput) (RFC 9420 section 7.8); computing it visits every leaf, so it is cached."""
         return _blank_hash(suite.hash_name, self.height, self.first_leaf)
 
 
 class Parent:
-    """An inner node, blank where `node` is None, with at least one node somewhere below or in it."""
+    """An inner node, blank if `node` is None; at least one node is in it or below it."""
 
     __slots__ = ("_hash", "left", "members", "node", "resolution_size", "right", "support")
 
@@ -74,7 +74,7 @@ class Parent:
         self.resolution_size: int = (
             left.resolution_size + right.resolution_size if node is None else 1 + len(node.unmerged_leaves)
         )
-        self.support: Support | None = common(left.support, right.support)
+        self.support: Support | None = common_support(left.support, right.support)
         self._hash: bytes | None = None
 
     def tree_hash(self, suite: Suite) -> bytes:
@@ -86,11 +86,11 @@ class Parent:
 
 
 Subtree = Leaf | Parent | Blank
-Path = list[tuple[ParentNode | None, Subtree]]  # from the root down: a node, and its child beside the path
+Path = list[tuple[ParentNode | None, Subtree]]  # from the root down: a node, and its child that is not on the path
 
 
 def join(left: Subtree, right: Subtree, node: ParentNode | None) -> Parent | Blank:
-    """Return the subtree of these children; a Blank where there is nothing in it."""
+    """Return the subtree with these children; a Blank if it contains no node."""
     if node is None and type(left) is Blank and type(right) is Blank:
         return Blank(left.height + 1, left.first_leaf)
     return Parent(left, right, node)
@@ -113,7 +113,7 @@ def parent_tree_hash(suite: Suite, node: ParentNode | None, left: bytes, right: 
 
 
 def parent_octets(node: ParentNode) -> bytes:
-    """Return the encoding of a ParentNode, not kept beside its fields: each commit makes a path of them."""
+    """Return the encoding of a ParentNode without caching it, since each commit creates a path of new nodes."""
     unmerged = b"".join(leaf.to_bytes(4, "big") for leaf in node.unmerged_leaves)
     return b"".join(
         octets
@@ -144,7 +144,7 @@ def _blank_hash(hash_name: str, height: int, first_leaf: int) -> bytes:
 
 
 def without_unmerged(node: ParentNode, leaves: tuple[int, ...]) -> ParentNode:
-    """Return a node as it was before these leaves were added below it (RFC 9420 section 7.9)."""
+    """Return a node without these unmerged leaves, as it was before they were added (RFC 9420 section 7.9)."""
     kept = tuple(leaf for leaf in node.unmerged_leaves if leaf not in leaves)
     return ParentNode(node.encryption_key, node.parent_hash, kept)
 

@@ -8,10 +8,10 @@ from mimids.mls.code_points import LeafNodeSource
 from mimids.mls.leaf_node import HpkePublicKey, LeafNode
 from mimids.mls.proposals import Add, Proposal, Remove, Update
 from mimids.mls.rules.parameters import parameters_of
+from mimids.mls.rules.tree import check_tree
 from mimids.mls.rules.verdict import RuleError
 from mimids.mls.suites import SUITES, suite_of
 from mimids.mls.tree import math
-from mimids.mls.tree.check import check_tree
 from mimids.mls.tree.ratchet_tree import RatchetTree
 from mimids.mls.tree.rows import NodeRow, all_nodes, changed_nodes, load
 from mimids.mls.tree.subtree import Blank, Parent, resolution
@@ -25,7 +25,7 @@ NO_DEMANDS = parameters_of((), SUITES[1])
 CLIENTS = [Client.of(seed) for seed in range(1, 40)]
 
 
-def test_tree_math_is_that_of_the_vectors() -> None:
+def test_tree_math_matches_the_vectors() -> None:
     for vector in vectors.load("mls/tree-math.json"):
         leaves = vector["n_leaves"]
         nodes = range(vector["n_nodes"])
@@ -37,7 +37,7 @@ def test_tree_math_is_that_of_the_vectors() -> None:
         assert [math.sibling(node, leaves) for node in nodes] == vector["sibling"]
 
 
-def test_trees_of_the_vectors_are_valid_and_hash_to_what_they_say() -> None:
+def test_trees_of_the_vectors_are_valid_and_have_the_stated_hashes() -> None:
     for vector in vectors.load("mls/tree-validation.json"):
         suite = suite_of(vector["cipher_suite"])
         assert suite is not None
@@ -54,7 +54,7 @@ def test_trees_of_the_vectors_are_valid_and_hash_to_what_they_say() -> None:
             assert subtree.resolution_size == len(expected[1])
 
 
-def test_operations_lead_to_the_trees_of_the_vectors() -> None:
+def test_operations_give_the_trees_of_the_vectors() -> None:
     for vector in vectors.load("mls/tree-operations.json"):
         suite = suite_of(vector["cipher_suite"])
         assert suite is not None
@@ -84,7 +84,7 @@ STEPS = st.lists(
 
 
 def history(steps: list[Step], *, one_index: bool = False) -> list[tuple[RatchetTree, NaiveTree]]:
-    """Apply steps to both kinds of tree; the number chooses among the members."""
+    """Apply steps to both kinds of tree; a step's number selects the member."""
     suite = SUITES[1]
     first = leaf(0)
     naive = NaiveTree(suite, [first])
@@ -119,9 +119,9 @@ def history(steps: list[Step], *, one_index: bool = False) -> list[tuple[Ratchet
 
 @given(STEPS)
 @settings(max_examples=60, deadline=None)
-def test_a_random_history_comes_to_the_tree_built_from_scratch(steps: list[Step]) -> None:
+def test_a_random_history_gives_the_tree_built_from_scratch(steps: list[Step]) -> None:
     versions = history(steps)
-    for tree, naive in versions:  # after all steps, so a step that touched an earlier version shows here
+    for tree, naive in versions:  # after all steps, to notice a step that modified an earlier version
         assert tree.encode() == naive.encode()
         assert tree.tree_hash() == naive.tree_hash() == RatchetTree.decode(SUITES[1], naive.encode()).tree_hash()
         assert [index for index, _ in tree.leaves()] == naive.members()
@@ -133,7 +133,7 @@ def test_a_random_history_comes_to_the_tree_built_from_scratch(steps: list[Step]
 
 @given(STEPS, st.booleans())
 @settings(max_examples=60, deadline=None)
-def test_keys_are_found_where_they_are_and_nowhere_else(steps: list[Step], one_index: bool) -> None:
+def test_keys_are_found_exactly_where_they_are(steps: list[Step], one_index: bool) -> None:
     everywhere: set[bytes] = set()
     for tree, naive in history(steps, one_index=one_index):
         held: dict[bytes, list[int]] = {}
@@ -147,7 +147,7 @@ def test_keys_are_found_where_they_are_and_nowhere_else(steps: list[Step], one_i
             assert index in tree.holders_of_signature_key(naive.leaf(index).signature_key)
 
 
-def test_the_index_of_keys_stays_right_when_it_is_started_anew() -> None:
+def test_the_key_index_stays_correct_when_it_is_rebuilt() -> None:
     tree = RatchetTree.decode(SUITES[1], NaiveTree(SUITES[1], [leaf(0)]).encode())
     for number in range(400):  # far more keys than the tree has nodes
         assert not tree.holders_of_key(fresh_key(SUITES[1]))
@@ -158,7 +158,7 @@ def test_the_index_of_keys_stays_right_when_it_is_started_anew() -> None:
 
 @given(STEPS)
 @settings(max_examples=40, deadline=None)
-def test_rows_rebuild_every_version_and_hold_only_what_changed(steps: list[Step]) -> None:
+def test_rows_rebuild_every_version_and_contain_only_changes(steps: list[Step]) -> None:
     rows: dict[bytes, NodeRow] = {}
     before: RatchetTree | None = None
     versions = [tree for tree, _ in history(steps)]
@@ -186,11 +186,11 @@ def test_a_row_that_is_missing_or_wrong_is_noticed() -> None:
     with pytest.raises(ValueError, match="hash they are stored under"):
         load(tree.suite, tree.tree_hash(), {**rows, root.tree_hash: swapped}.get)
     circle = NodeRow(root.tree_hash, root.node, root.tree_hash, b"")
-    with pytest.raises(ValueError, match="circle"):
+    with pytest.raises(ValueError, match="form a circle"):
         load(tree.suite, tree.tree_hash(), {root.tree_hash: circle}.get)
 
 
-def test_versions_share_what_did_not_change() -> None:
+def test_versions_share_unchanged_subtrees() -> None:
     tree = RatchetTree.decode(SUITES[1], crowd(16).tree.encode())
     changed = tree.update(0, leaf(30))
     assert isinstance(tree.root, Parent)
@@ -209,7 +209,7 @@ def test_a_tree_without_its_last_member_is_one_blank_leaf() -> None:
 @pytest.mark.parametrize(
     "damage", ["no node", "blank at the end", "leaf in an inner place", "parent in a leaf's place"]
 )
-def test_what_is_no_tree_is_refused(damage: str) -> None:
+def test_nodes_that_form_no_tree_are_refused(damage: str) -> None:
     nodes = list(RatchetTree.decode(SUITES[1], crowd(4, path=True).tree.encode()).nodes())
     broken = {
         "no node": (),
@@ -221,8 +221,8 @@ def test_what_is_no_tree_is_refused(damage: str) -> None:
         RatchetTree.of_nodes(SUITES[1], broken)
 
 
-def test_a_tree_whose_parents_were_made_by_nobody_is_refused() -> None:
-    """RFC 9420 section 7.9.2: whoever puts a key of its own into a parent node is found out."""
+def test_a_tree_with_planted_parent_nodes_is_refused() -> None:
+    """RFC 9420 section 7.9.2: a key that somebody planted in a parent node is detected."""
     for size in (2, 3, 5, 8, 13):
         tree = RatchetTree.decode(SUITES[1], crowd(size).tree.encode())
         check_tree(tree, NO_DEMANDS, GROUP)

@@ -1,4 +1,4 @@
-"""Whether a whole tree is valid, as a joiner must check it (RFC 9420 section 12.4.3.1), without any secret."""
+"""Check a whole ratchet tree, as a joiner must (RFC 9420 section 12.4.3.1), without any secret."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mimids.mls.rules.verdict import (
     SIGNATURE_KEY_UNIQUE,
     TREE_PARENT_HASH,
     TREE_UNMERGED,
-    broken,
+    reject,
 )
 from mimids.mls.suites import Suite
 from mimids.mls.tree.ratchet_tree import RatchetTree
@@ -30,17 +30,17 @@ from mimids.mls.tree.subtree import (
 
 
 def check_tree(tree: RatchetTree, parameters: Parameters, group_id: bytes) -> None:
-    """Check a tree that arrives as a whole; its hash is the caller's to compare. Cheap rules first."""
+    """Check a tree that arrives as a whole, cheap rules first; raise `RuleError`. The caller compares the tree hash."""
     suite = tree.suite
     keys: set[bytes] = set()
     for _, key in tree.encryption_keys():
         if key in keys:
-            broken(ENCRYPTION_KEY_UNIQUE)
+            reject(ENCRYPTION_KEY_UNIQUE)
         keys.add(key)
         if not suite.hpke_key_fits(key):
-            broken(PATH_KEY, "a key in the tree is no key of the suite")
+            reject(PATH_KEY, "a key in the tree does not fit the suite")
     if len({leaf.signature_key for _, leaf in tree.leaves()}) != tree.member_count:
-        broken(SIGNATURE_KEY_UNIQUE)
+        reject(SIGNATURE_KEY_UNIQUE)
     check_members(parameters, tree.support, suite)
     ParentHashes(suite).check(tree.root, tree.height, 0)
     for index, leaf in tree.leaves():
@@ -48,7 +48,7 @@ def check_tree(tree: RatchetTree, parameters: Parameters, group_id: bytes) -> No
 
 
 class ParentHashes:
-    """One walk over a tree; remembers the original hashes of subtrees that several parents ask for."""
+    """Checks the parent hashes of one tree; caches the original hashes of subtrees that several parents need."""
 
     def __init__(self, suite: Suite) -> None:
         self._suite = suite
@@ -66,16 +66,16 @@ class ParentHashes:
             return
         unmerged = node.unmerged_leaves
         if any(one >= other for one, other in pairwise(unmerged)):
-            broken(TREE_UNMERGED)
+            reject(TREE_UNMERGED)
         for leaf in unmerged:
             if not first <= leaf < first + (1 << height) or not _is_unmerged_below(subtree, height, leaf):
-                broken(TREE_UNMERGED)
+                reject(TREE_UNMERGED)
         cut = bisect_left(unmerged, half)
         left = (subtree.left, below, first, unmerged[:cut])
         right = (subtree.right, below, half, unmerged[cut:])
         # "exactly one descendant ... for which the parent node is parent-hash valid"
         if self._holds(subtree, left, right) + self._holds(subtree, right, left) != 1:
-            broken(TREE_PARENT_HASH)
+            reject(TREE_PARENT_HASH)
 
     def _holds(
         self,
@@ -88,7 +88,7 @@ class ParentHashes:
         if own is None or own.node is None or parent.node is None:
             return False
         claimed = own.node.parent_hash
-        if claimed is None:  # a leaf that did not come by a commit
+        if claimed is None:  # not a leaf from a commit
             return False
         node = parent.node
         return claimed == parent_hash(self._suite, node.encryption_key, node.parent_hash, self._original_hash(*sibling))
@@ -112,7 +112,7 @@ class ParentHashes:
 
 
 def _is_unmerged_below(parent: Parent, height: int, leaf: int) -> bool:
-    """Tell whether the next node below that is not blank, on the way to `leaf`, has it unmerged or is it."""
+    """Tell whether the next nonblank node on the way down to `leaf` lists it as unmerged, or is that leaf."""
     subtree: Subtree = parent
     for bit in range(height - 1, -1, -1):
         subtree = children(subtree)[leaf >> bit & 1]
@@ -126,7 +126,7 @@ def _is_unmerged_below(parent: Parent, height: int, leaf: int) -> bool:
 
 
 def _sole_merged(subtree: Subtree, unmerged: tuple[int, ...]) -> Leaf | Parent | None:
-    """Return the one node in the resolution of a subtree beside `unmerged`, None unless that is what it consists of."""
+    """Return the one node in a subtree's resolution besides the `unmerged` leaves; None if there is not exactly one."""
     if subtree.resolution_size != len(unmerged) + 1:
         return None
     if type(subtree) is Parent and subtree.node is not None:
