@@ -88,7 +88,7 @@ async def _deliver(provider: AssembledProvider, *, task_status: trio.TaskStatus[
 
 
 async def _sync(provider: AssembledProvider, *, task_status: trio.TaskStatus[None]) -> None:
-    await provider.services.following.run(task_status=task_status)
+    await provider.services.sync.run(task_status=task_status)
 
 
 async def _keep_arrangements(provider: AssembledProvider, *, task_status: trio.TaskStatus[None]) -> None:

@@ -19,7 +19,9 @@ from mimids.ds.devices.streams import Streams
 from mimids.ds.following.cursors import Cursors
 from mimids.ds.following.delivery import Delivery
 from mimids.ds.following.following import Following
+from mimids.ds.following.receiver import EpochReceiver
 from mimids.ds.following.recovery import Recovery
+from mimids.ds.following.sync import Sync
 from mimids.ds.following.welcomes import Welcomes
 from mimids.ds.groups.contradiction import Contradiction
 from mimids.ds.groups.hub import LocalHub
@@ -100,7 +102,7 @@ def assemble(config: Config, clock: Clock, telemetry: Telemetry, store: Store, p
         "gateway": services.gateway.statistics,
         "relay": services.relay.statistics,
         "delivery": services.delivery.statistics,
-        "following": services.following.statistics,
+        "following": services.epoch_receiver.statistics,
         "recovery": services.recovery.statistics,
         "streams": services.streams.statistics,
     }
@@ -173,9 +175,10 @@ def make_services(
     )
     backoff = Backoff(config.delivery.backoff_first_seconds, config.delivery.backoff_cap_seconds)
     reports = Reports(config, store, clock, peers, notifier, states)
-    following = Following(
-        config, store, clock, peers, states, notifier, contradicted=partial(_tell_of_contradiction, telemetry, reports)
+    receiver = EpochReceiver(
+        config, store, clock, states, notifier, contradicted=partial(_tell_of_contradiction, telemetry, reports)
     )
+    following = Following(config, store, clock, peers, states, receiver)
     cursors = Cursors(store, clock)
     hub_router = HubRouter(provider, hub, following, peers, gate, arrangements, cursors, document)
     welcomes = Welcomes(
@@ -217,8 +220,10 @@ def make_services(
             workers=config.delivery.workers,
             batch_octets=config.delivery.batch_bytes,
         ),
+        epoch_receiver=receiver,
         following=following,
-        recovery=Recovery(config, store, clock, peers, states, notifier, following, backoff=backoff),
+        sync=Sync(store, clock, peers, provider=provider),
+        recovery=Recovery(config, store, clock, peers, states, notifier, receiver, backoff=backoff),
         welcomes=welcomes,
         streams=Streams(
             hub_router,

@@ -12,7 +12,9 @@ from mimids.ds.devices.streams import Streams
 from mimids.ds.following.cursors import Cursors
 from mimids.ds.following.delivery import Delivery
 from mimids.ds.following.following import Following
+from mimids.ds.following.receiver import EpochReceiver
 from mimids.ds.following.recovery import Recovery
+from mimids.ds.following.sync import Sync
 from mimids.ds.following.welcomes import Welcomes
 from mimids.ds.groups.hub import LocalHub
 from mimids.ds.groups.recent import Recent
@@ -53,7 +55,9 @@ class Services:
     hub: LocalHub
     hub_router: HubRouter
     delivery: Delivery
+    epoch_receiver: EpochReceiver
     following: Following
+    sync: Sync
     recovery: Recovery
     welcomes: Welcomes
     streams: Streams

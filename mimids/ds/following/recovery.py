@@ -26,7 +26,8 @@ import trio
 
 from mimids.config import Config
 from mimids.ds.backoff import Backoff
-from mimids.ds.following.following import Following
+from mimids.ds.following.followed_groups import add_followed_group
+from mimids.ds.following.receiver import EpochReceiver
 from mimids.ds.groups import pages
 from mimids.ds.groups.states import States
 from mimids.ds.notifier import DELIVERY, Notifier
@@ -95,7 +96,7 @@ class Recovery:
         peers: Peers,
         states: States,
         notifier: Notifier,
-        following: Following,
+        receiver: EpochReceiver,
         *,
         backoff: Backoff,
     ) -> None:
@@ -106,7 +107,7 @@ class Recovery:
         self._peers = peers
         self._states = states
         self._notifier = notifier
-        self._following = following
+        self._receiver = receiver
         self._backoff = backoff
         self._busy: set[int] = set()
         self._waiting = self._messages = 0
@@ -236,7 +237,9 @@ class Recovery:
     def _note_groups(self, provider: int, found: tuple[GroupId, ...], tx: Tx) -> None:
         ours = providers.ensure_provider(tx, self._provider)
         for group_id in found:
-            group = groups.find_group(tx, ours, group_id) or self._following.begin_group(tx, ours, group_id)
+            group = groups.find_group(tx, ours, group_id)
+            if group is None:
+                group = add_followed_group(tx, ours, group_id, self._clock.now())
             recoveries.ask(tx, group.id, provider)
 
     async def _take_back(self, domain: ProviderId, provider: int, group: Group) -> None:
@@ -254,7 +257,7 @@ class Recovery:
                 )
                 await self._store.write(learn)
             before = {each.masked_partition_key: each.counter for each in request.known}
-            counters = await self._following.take_back(self._provider, found.epochs)
+            counters = await self._receiver.restore_from_peer(found.epochs)
             ends = zip(found.epochs, counters, strict=True)
             moved = [counter > before.get(epoch.masked_partition_key, -1) for epoch, counter in ends]
             await self._store.write(partial(self._follow, provider, group, found.epochs, counters))
@@ -307,7 +310,7 @@ class Recovery:
                 for epoch, counter in zip(epochs, counters, strict=True)
                 if counter != NO_LONGER_FOLLOWED
             ]
-            await self._following.take_back(self._provider, jumps)
+            await self._receiver.restore_from_peer(jumps)
 
     # --- as follower --------------------------------------------------------------------------------------------
 

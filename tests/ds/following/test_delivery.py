@@ -149,7 +149,7 @@ async def test_resume_is_for_those_who_follow(tmp_path: Path) -> None:
 async def test_a_push_that_nobody_expects_is_not_followed(tmp_path: Path) -> None:
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
         room = Room()
-        answer = await b.services.following.take_push(a.config.provider, push(room, 0, "unasked"))
+        answer = await b.services.epoch_receiver.receive_push(a.config.provider, push(room, 0, "unasked"))
         assert answer.next_counters == (NO_LONGER_FOLLOWED,)
 
 
@@ -167,7 +167,7 @@ async def test_duplicates_are_ignored_and_a_gap_is_answered_with_what_is_missing
         await wait_stored(b, room.hub, bob, room.key, 1)
 
         async def take(counter: int, *texts: str) -> tuple[Counter, ...]:
-            return (await b.services.following.take_push(room.hub, push(room, counter, *texts))).next_counters
+            return (await b.services.epoch_receiver.receive_push(room.hub, push(room, counter, *texts))).next_counters
 
         assert await take(0, "zero", "one") == (2,)
         assert await take(0, "zero", "one") == (2,)
@@ -175,7 +175,7 @@ async def test_duplicates_are_ignored_and_a_gap_is_answered_with_what_is_missing
         assert await take(1, "other") == (2,)
         assert await take(2, "two") == (3,)
         assert await wait_stored(b, room.hub, bob, room.key, 3) == ["zero", "one", "two"]
-        statistics = b.services.following.statistics()
+        statistics = b.services.epoch_receiver.statistics()
         assert (statistics.gaps, statistics.contradictions) == (1, 1)
 
 
@@ -388,7 +388,7 @@ async def test_who_waits_is_woken_though_whoever_brings_it_hangs_up(what: str, t
                 if what == "a message":
                     await a.services.hub.send(room.send("one"), alice)
                 elif what == "a push":
-                    await b.services.following.take_push(room.hub, push(room, 0, "zero"))
+                    await b.services.epoch_receiver.receive_push(room.hub, push(room, 0, "zero"))
                 else:
                     await b.services.welcomes.take(room.hub, welcome_to(REF))
             with trio.fail_after(20):

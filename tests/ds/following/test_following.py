@@ -27,7 +27,7 @@ from tests.support.federation import COMMIT, Room, device, federated, read, said
 from tests.support.provider import Assembled
 
 NAMES = ("a.example", "b.example", "c.example")
-JOBS = ("delivery", "welcomes", "following")
+JOBS = ("delivery", "welcomes", "sync")
 STEPS = 60
 
 
@@ -152,7 +152,7 @@ class Play:
             case 5:
                 await hub_router.leave(who, hub, self.room.group_id)
             case 6:
-                person.provider.services.following._asked.clear()  # which a restart forgets
+                person.provider.services.epoch_receiver.requested.clear()  # which a restart forgets
             case 7:
                 self.clock.advance(self.dice.choice((1, 5, 70)))
             case 8:

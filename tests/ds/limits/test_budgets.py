@@ -190,28 +190,29 @@ async def expect_welcome(running: Assembled, number: int) -> None:
 
 async def test_what_is_pushed_before_anybody_comes_is_bounded_and_goes_after_a_while(tmp_path: Path) -> None:
     async with provider(tmp_path, limits={"provider_unmatched_bytes": 1000}) as (running, clock):
-        following, hub = running.services.following, ProviderId("b.example")
+        following, receiver = running.services.following, running.services.epoch_receiver
+        hub = ProviderId("b.example")
         rooms = [Room(f"{n}", hub) for n in range(3)]
-        assert (await following.take_push(hub, pushed(rooms[0], ["0"]))).next_counters == (0xFFFF_FFFF,)
+        assert (await receiver.receive_push(hub, pushed(rooms[0], ["0"]))).next_counters == (0xFFFF_FFFF,)
         for number in range(2):
             await expect_welcome(running, number)
         texts = [f"{n}" for n in range(20)]
-        assert (await following.take_push(hub, pushed(rooms[0], texts[:5]))).next_counters == (5,)
-        assert (await following.take_push(hub, pushed(rooms[0], texts[:5]))).next_counters == (5,), "nothing is new"
-        assert (await following.take_push(hub, pushed(rooms[0], texts[5:], 5))).next_counters == (0xFFFF_FFFF,), (
+        assert (await receiver.receive_push(hub, pushed(rooms[0], texts[:5]))).next_counters == (5,)
+        assert (await receiver.receive_push(hub, pushed(rooms[0], texts[:5]))).next_counters == (5,), "nothing is new"
+        assert (await receiver.receive_push(hub, pushed(rooms[0], texts[5:], 5))).next_counters == (0xFFFF_FFFF,), (
             "no room"
         )
-        assert (await following.take_push(hub, pushed(rooms[1], texts[:1]))).next_counters == (1,)
-        assert (await following.take_push(hub, pushed(rooms[2], texts[:1]))).next_counters == (0xFFFF_FFFF,)
+        assert (await receiver.receive_push(hub, pushed(rooms[1], texts[:1]))).next_counters == (1,)
+        assert (await receiver.receive_push(hub, pushed(rooms[2], texts[:1]))).next_counters == (0xFFFF_FFFF,)
         alice = device(running)
         await following.note_sent(alice, hub, rooms[0].group_id, [])
-        assert (await following.take_push(hub, pushed(rooms[0], texts[5:], 5))).next_counters == (20,)
+        assert (await receiver.receive_push(hub, pushed(rooms[0], texts[5:], 5))).next_counters == (20,)
         clock.advance(91 * DAY)
-        assert (await following.take_push(hub, pushed(rooms[0], ["new"], 20))).next_counters == (21,)
+        assert (await receiver.receive_push(hub, pushed(rooms[0], ["new"], 20))).next_counters == (21,)
         await Sweeper(running.services).sweep()
         assert await rows(running, "SELECT group_id FROM groups") == [(rooms[0].group_id,)]
         assert await rows(running, "SELECT count(*) FROM welcomes_expected") == [(0,)]
-        assert (await following.take_push(hub, pushed(rooms[1], texts[:1]))).next_counters == (0xFFFF_FFFF,)
+        assert (await receiver.receive_push(hub, pushed(rooms[1], texts[:1]))).next_counters == (0xFFFF_FFFF,)
 
 
 # --- the rule that ends branches ----------------------------------------------------------------------------------
