@@ -12,7 +12,14 @@ from collections.abc import Sequence
 
 import attrs
 
-from mimids.ds.groups.appending import Child, MessageAppender, PartitionEnd, open_child, save_child_state
+from mimids.ds.groups.appending import (
+    Child,
+    MessageAppender,
+    PartitionEnd,
+    can_attach,
+    open_child,
+    save_child_state,
+)
 from mimids.ds.groups.contradiction import Contradiction
 from mimids.ds.groups.states import Judged, States
 from mimids.errors import InvalidMessage, MimiError, WrongBranch
@@ -153,7 +160,7 @@ class Intake:
     ) -> None:
         """Open the partition that a commit leads to, with its state as far as that is known."""
         existing = partitions.find_partition(self._tx, group.hub, [hint.next_partition_key])
-        if existing is not None and (existing.parent is not None or existing.id == parent.id):
+        if existing is not None and not can_attach(self._tx, group, parent, existing):
             self._contradictions.append(Contradiction(self._hub, group.group_id, commit, "partition-exists"))
             return
         child = Child(masked_key=hint.next_partition_key, existing=existing, detached=False)

@@ -148,6 +148,17 @@ class Child:
     detached: bool
 
 
+def can_attach(tx: Tx, group: Group, parent: Partition, existing: Partition) -> bool:
+    """Tell whether a commit in `parent` may lead to an existing partition of the group.
+
+    No commit may lead to that partition yet, and it may not be `parent` or lie above it, or the tree would have a
+    cycle.
+    """
+    if existing.group != group.id or existing.parent is not None:
+        return False
+    return all(above.id != existing.id for above in partitions.ancestors(tx, parent))
+
+
 def open_child(
     appender: MessageAppender, group: Group, parent: Partition, child: Child, opener: SenderRows = UNKNOWN_SENDER
 ) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from mimids.ds.groups.appending import Child, MessageAppender, open_child, save_child_state
+from mimids.ds.groups.appending import Child, MessageAppender, can_attach, open_child, save_child_state
 from mimids.ds.groups.sequencing.partition_writer import PartitionWriter, PartitionWriters
 from mimids.ds.groups.sequencing.submitter import Submitter
 from mimids.ds.groups.states import Judged, States
@@ -58,7 +58,9 @@ class CommitSequencer:
         self._appender.flush()
         existing = self._writers.find(masks)
         if existing is not None:
-            self._check_attachable(existing, group, writer.partition)
+            # Otherwise a member could graft one branch onto another (semantics: partitions-and-forks).
+            if not existing.detached or not can_attach(self._tx, group, writer.partition, existing):
+                raise PartitionExists
         elif writer.partition.detached:  # then the child is detached too
             self._quotas.check_detached_partitions()
         else:
@@ -69,19 +71,6 @@ class CommitSequencer:
         masked_key = existing.masked_key if existing else self._states.mask(group, masks)
         child = Child(masked_key=masked_key, existing=existing, detached=writer.partition.detached)
         return Opening(child, knowledge, judged)
-
-    def _check_attachable(self, existing: Partition, group: Group, parent: Partition) -> None:
-        """Raise `PartitionExists` unless a partition is a detached one that no commit leads to.
-
-        Otherwise a member could graft one branch onto another (semantics: partitions-and-forks).
-        """
-        if (
-            existing.group != group.id
-            or not existing.detached
-            or existing.parent is not None
-            or any(above.id == existing.id for above in partitions.ancestors(self._tx, parent))
-        ):
-            raise PartitionExists
 
     def open(self, group: Group, writer: PartitionWriter, opening: Opening, data: CommitData) -> None:
         """Open the partition that the commit appended last leads to, and queue the commit's Welcome."""
