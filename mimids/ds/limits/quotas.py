@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from mimids.config import Limits
 from mimids.errors import QuotaExceeded
-from mimids.store import groups, partitions
+from mimids.store import partitions
 from mimids.store.engine.store import Tx
-from mimids.values import DeviceRow
 
 
 class SenderQuotas:
@@ -49,14 +48,6 @@ class SenderQuotas:
             if left < 0:
                 beyond.append((row, opened_by))
         return beyond
-
-
-def created_groups_exceeded(tx: Tx, limits: Limits, creator: DeviceRow) -> QuotaExceeded | None:
-    """Return the refusal if a device has created as many groups as it may, else None."""
-    allowed = limits.device_groups
-    if allowed and groups.count_created(tx, creator, at_most=allowed) >= allowed:
-        return QuotaExceeded("device_groups")
-    return None
 
 
 def _check(limit: str, allowed: int, used: int) -> None:
