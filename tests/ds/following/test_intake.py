@@ -14,13 +14,12 @@ from mimids.ds.following.receiver import EpochReceiver, FollowerStatistics, Requ
 from mimids.values import DeviceRow
 from mimids.wire.ids import NO_LONGER_FOLLOWED, Counter, GroupId, PartitionKey, ProviderId
 from mimids.wire.messages import CommitHint, Epoch, GroupInfoResponse, Message, PushedEpoch, PushRequest
-from tests.ds.groups.test_conversations import NAMES
-from tests.ds.upkeep.test_retention import rows
 from tests.support.federation import COMMIT, Room, device
 from tests.support.provider import Assembled, Authority, assembled
 from tests.support.recordings import Recorded, Recording
 
 HUB = ProviderId("b.example")
+RECORDINGS = ("public", "private", "policy", "rules", "rooms", "suite-2", "suite-5")
 TABLES = {
     "groups": "group_id, version, cipher_suite, encrypted_handshakes, unmatched_bytes",
     "messages": "seq, partition, counter, kind, digest, digest_key, next_masked_key, group_info, body",
@@ -38,6 +37,10 @@ async def follower(directory: Path, group_id: GroupId) -> AsyncIterator[tuple[As
         await running.add_device()
         await running.services.following.note_sent(device(running), HUB, group_id, [])
         yield running, running.services.epoch_receiver
+
+
+async def rows(running: Assembled, sql: str) -> list[tuple[Any, ...]]:
+    return await running.services.store.read(lambda tx: tx.all(sql))
 
 
 def epoch(
@@ -70,13 +73,13 @@ async def test_gaps_duplicates_and_another_message_under_the_same_counter_are_to
         assert receiver.statistics() == FollowerStatistics(messages=3, duplicates=2, gaps=2, contradictions=1)
 
 
-async def test_a_commit_that_would_close_a_circle_is_a_contradiction_and_no_endless_loop(tmp_path: Path) -> None:
+async def test_a_commit_that_leads_back_to_a_partition_above_it_is_a_contradiction(tmp_path: Path) -> None:
     room = Room(hub=HUB)
     async with follower(tmp_path, room.group_id) as (running, receiver):
         keys = [room.key, room.new_key(), room.new_key()]
         for key, next_key in zip(keys, [*keys[1:], keys[0]], strict=True):
             request = PushRequest((epoch(room, key, [f"to {next_key.mask(32).hex()}"], next_key=next_key),))
-            assert (await receiver.receive_push(HUB, request)).next_counters == (1,), "it is delivered all the same"
+            assert (await receiver.receive_push(HUB, request)).next_counters == (1,), "the commit itself is delivered"
         assert receiver.statistics().contradictions == 1
         assert await rows(running, "SELECT parent FROM partitions ORDER BY id") == [(None,), (1,), (2,)]
 
@@ -104,7 +107,7 @@ def test_the_key_that_was_requested_longest_ago_is_forgotten_first() -> None:
 
 
 def pushed(recording: Recording) -> list[PushedEpoch]:
-    """Return everything in a recording as a careless hub would push it, one message at a time."""
+    """Return the messages of a recording, each as an epoch, including those that a correct hub refuses."""
     creation, found, counters = recording.creation(), list[PushedEpoch](), dict[PartitionKey, int]()
     for recorded in recording.messages():
         counter = counters.get(recorded.key, 0)
@@ -126,7 +129,7 @@ def hint_of(recorded: Recorded, size: int) -> CommitHint | None:
 
 
 def joined(epochs: Sequence[PushedEpoch]) -> list[PushedEpoch]:
-    """Return the same with epochs made one where one continues the other."""
+    """Return the same messages, with neighbouring epochs of one partition joined."""
     found: list[PushedEpoch] = []
     for each in epochs:
         if found and each.masked_partition_key == found[-1].masked_partition_key:
@@ -144,7 +147,7 @@ async def stored(running: Assembled) -> dict[str, list[tuple[Any, ...]]]:
     return found
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", RECORDINGS)
 async def test_one_push_of_many_messages_stores_what_many_pushes_of_one_do(name: str, tmp_path: Path) -> None:
     epochs, dice = pushed(Recording(name)), random.Random(name)
     group_id = epochs[0].group_id
