@@ -6,8 +6,6 @@ sequence. It keeps the rows in memory and writes them with one statement on `flu
 
 from __future__ import annotations
 
-from typing import Final
-
 import attrs
 
 from mimids.ds.groups.recent import Recent
@@ -25,17 +23,6 @@ from mimids.values import Milliseconds
 from mimids.wire.ids import Counter, MaskedPartitionKey
 
 
-@attrs.frozen
-class SenderRows:
-    """The rows of a sender: its provider and, of our own users, its device."""
-
-    provider: int | None
-    device: int | None
-
-
-UNKNOWN_SENDER: Final = SenderRows(None, None)  # of messages that another hub sequenced
-
-
 @attrs.define
 class PartitionEnd:
     """Where the next message of a partition goes."""
@@ -46,16 +33,26 @@ class PartitionEnd:
 
 
 class MessageAppender:
-    """Appends messages within one transaction; nothing is in the store before `flush`."""
+    """Appends the messages of one sender within one transaction; nothing is in the store before `flush`.
+
+    `provider` and `device` are the sender's rows. Both are None for messages that another hub sequenced.
+    """
 
     def __init__(
-        self, tx: Tx, *, now: Milliseconds, sender: SenderRows = UNKNOWN_SENDER, recent: Recent | None = None
+        self,
+        tx: Tx,
+        *,
+        now: Milliseconds,
+        provider: int | None = None,
+        device: int | None = None,
+        recent: Recent | None = None,
     ) -> None:
         self.tx = tx
         self.now = now
         self.seq = messages.last_seq(tx)  # of the message that was appended last
         self.changed: set[MaskedPartitionKey] = set()  # partitions with new messages in the store
-        self._provider, self._device = sender.provider, sender.device
+        self.provider = provider
+        self.device = device
         self._recent = recent
         self._pending: list[NewMessage] = []
         self._pending_proposals: list[tuple[int, ProposalRef, int, int]] = []
@@ -87,8 +84,8 @@ class MessageAppender:
                 digest,
                 messages.digest_key(digest),
                 next_masked_key,
-                self._provider,
-                self._device,
+                self.provider,
+                self.device,
                 body,
                 group_info,
             )
@@ -159,9 +156,7 @@ def can_attach(tx: Tx, group: Group, parent: Partition, existing: Partition) -> 
     return all(above.id != existing.id for above in partitions.ancestors(tx, parent))
 
 
-def open_child(
-    appender: MessageAppender, group: Group, parent: Partition, child: Child, opener: SenderRows = UNKNOWN_SENDER
-) -> int:
+def open_child(appender: MessageAppender, group: Group, parent: Partition, child: Child) -> int:
     """Open or attach the partition that the commit appended last leads to; return its row."""
     epoch = None if parent.epoch is None else parent.epoch + 1  # every commit adds one (semantics: sequencing)
     if child.existing is not None:
@@ -180,8 +175,8 @@ def open_child(
         parent=parent.id,
         opened_by=appender.seq,
         detached=child.detached,
-        opener_provider=opener.provider,
-        opener_device=opener.device,
+        opener_provider=appender.provider,
+        opener_device=appender.device,
     )
 
 

@@ -46,7 +46,6 @@ class CommitSequencer:
         self._submitter = submitter
         self._states = states
         self._quotas = quotas
-        self.queued_welcomes = False
 
     def check(self, group: Group, writer: PartitionWriter, judged: Judged, data: CommitData) -> Opening:
         """Return where a commit leads.
@@ -72,9 +71,12 @@ class CommitSequencer:
         child = Child(masked_key=masked_key, existing=existing, detached=writer.partition.detached)
         return Opening(child, knowledge, judged)
 
-    def open(self, group: Group, writer: PartitionWriter, opening: Opening, data: CommitData) -> None:
-        """Open the partition that the commit appended last leads to, and queue the commit's Welcome."""
-        row = open_child(self._appender, group, writer.partition, opening.child, self._submitter.rows)
+    def open(self, group: Group, writer: PartitionWriter, opening: Opening, data: CommitData) -> bool:
+        """Open the partition that the commit appended last leads to, and queue the commit's Welcome.
+
+        Returns whether there is a Welcome that can be sent at once.
+        """
+        row = open_child(self._appender, group, writer.partition, opening.child)
         if opening.child.existing is not None:
             self._writers.reload()
         save_child_state(self._tx, self._states, row, opening.knowledge, opening.judged, data.group_info)
@@ -85,10 +87,11 @@ class CommitSequencer:
         self._writers.note_opened(row, data.next_partition_key)
         # The next key of a CommitData counts as presented (semantics: following-and-delivery).
         self._submitter.follow(self._tx, row, writer.partition.id)
-        if data.welcome_data is not None:
-            # RFC 9420 section 14: a Welcome goes out only once its commit is accepted.
-            queue_welcome(self._tx, data.welcome_data, row, held=not first, now=self._appender.now)
-            self.queued_welcomes |= first
+        if data.welcome_data is None:
+            return False
+        # RFC 9420 section 14: a Welcome goes out only once its commit is accepted.
+        queue_welcome(self._tx, data.welcome_data, row, held=not first, now=self._appender.now)
+        return first
 
     def _drop_group_infos(self, group: Group) -> None:
         """Drop the GroupInfos and held Welcomes beyond the sender's quota, the oldest first.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import attrs
 
-from mimids.ds.groups.appending import SenderRows
 from mimids.store import follows, providers
 from mimids.store.engine.store import Tx
 from mimids.values import Device, Follower, Sender
@@ -27,11 +26,6 @@ class Submitter:
         if isinstance(sender, Device):
             return cls(sender, row, row, sender.row)
         return cls(sender, row, providers.ensure_provider(tx, sender.provider), None)
-
-    @property
-    def rows(self) -> SenderRows:
-        """Return the rows that are stored with each message."""
-        return SenderRows(self.provider, self.device)
 
     def follow(self, tx: Tx, partition: int, parent: int | None) -> None:
         """Make another provider follow a partition whose key it presented (semantics: following-and-delivery)."""

@@ -8,6 +8,7 @@ reference of a proposal. The caller answers the sender after the commit, when th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import attrs
 
@@ -80,15 +81,21 @@ class SequencingTransaction:
     ) -> None:
         self.tx = tx
         self._submitter = submitter = Submitter.of(tx, sender, provider)
-        quotas = SenderQuotas(tx, limits, submitter.provider, submitter.device)
+        self._quotas = SenderQuotas(tx, limits, submitter.provider, submitter.device)
         self._states = states
         self._limits = limits
         self._policy = GroupPolicy(tx, states, now, ours=True)
-        self._appender = MessageAppender(tx, now=now, sender=submitter.rows, recent=recent)
-        self._writers = PartitionWriters(tx, submitter, states, quotas, now=now)
-        self._commits = CommitSequencer(self._appender, self._writers, submitter, states, quotas)
+        self._appender = MessageAppender(
+            tx, now=now, provider=submitter.provider, device=submitter.device, recent=recent
+        )
+        self._writers = PartitionWriters(tx, submitter, states, self._quotas, now=now)
         self._groups: dict[bytes, Group] = {}
-        self._released_welcomes = False
+        self._welcomes = False  # there are some that can be sent
+
+    @cached_property
+    def _commits(self) -> CommitSequencer:
+        """Made for the first commit, because most transactions have none."""
+        return CommitSequencer(self._appender, self._writers, self._submitter, self._states, self._quotas)
 
     # --- the three ways in --------------------------------------------------------------------------------------
 
@@ -141,8 +148,7 @@ class SequencingTransaction:
     def finish(self) -> Changes:
         """Write what was accepted; return what to notify of once the transaction is committed."""
         self._appender.flush()
-        welcomes = self._commits.queued_welcomes or self._released_welcomes
-        return Changes(frozenset(self._appender.changed), welcomes)
+        return Changes(frozenset(self._appender.changed), self._welcomes)
 
     # --- where a message goes -----------------------------------------------------------------------------------
 
@@ -246,7 +252,7 @@ class SequencingTransaction:
         if judged.contradicts_claim:
             writer.judged_for = None
         if opening is not None and data is not None:
-            self._commits.open(group, writer, opening, data)
+            self._welcomes |= self._commits.open(group, writer, opening, data)
         elif writer.partition.held_welcomes and not writer.opened_here:
             self._release_welcomes(writer)
         return response
@@ -295,5 +301,5 @@ class SequencingTransaction:
     def _release_welcomes(self, writer: PartitionWriter) -> None:
         """Release the held Welcomes of a partition that is used now (semantics: welcomes-and-leaving)."""
         release_held(self.tx, writer.partition.id)
-        self._released_welcomes = True
+        self._welcomes = True
         writer.partition = attrs.evolve(writer.partition, held_welcomes=0)
