@@ -10,7 +10,8 @@ from mimids.wire.messages import CommitData
 
 def check_sizes(limits: Limits, message: MLSMessage, data: CommitData | None) -> None:
     """Raise `TooLarge` if a message, its GroupInfo or its Welcome has more octets than its limit."""
-    _check("message_bytes", limits.message_bytes, message)
+    if len(message.encoded) > limits.message_bytes:
+        raise TooLarge("message_bytes", len(message.encoded))
     if data is None:
         return
     if data.group_info is not None:

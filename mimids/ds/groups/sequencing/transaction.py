@@ -186,7 +186,10 @@ class SequencingTransaction:
             check_sizes(self._limits, message, None)
         except (RuleError, TooLarge):
             return None
-        return self._append(writer, message, digest, ContentType.APPLICATION)
+        counter = self._appender.append(writer, message.encoded, digest)
+        response = writer.response(counter, self._appender.now)
+        writer.answers[digest] = response, None
+        return response
 
     def _target_of_proposal(
         self, request: ExternalProposalRequest, default: Partition | None
@@ -286,8 +289,8 @@ class SequencingTransaction:
         message: MLSMessage,
         digest: bytes,
         kind: ContentType,
-        opening: Opening | None = None,
-        data: CommitData | None = None,
+        opening: Opening | None,
+        data: CommitData | None,
     ) -> SendResponse:
         next_masked_key = None if opening is None else opening.child.masked_key
         group_info = None if data is None or data.group_info is None else data.group_info.encoded
