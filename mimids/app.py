@@ -34,7 +34,7 @@ from mimids.http.server.listener import serve as listen
 from mimids.http.server.tls import CertificateFileError
 from mimids.store.engine import lock
 from mimids.store.engine.migrate import pending
-from mimids.store.engine.store import open_store
+from mimids.store.engine.sqlite import open_store
 from mimids.telemetry import Telemetry, new_telemetry
 
 EXIT_OK: Final = 0
@@ -80,7 +80,7 @@ async def _keep_ohttp_keys(provider: AssembledProvider, *, task_status: trio.Tas
 
 
 async def _send_welcomes(provider: AssembledProvider, *, task_status: trio.TaskStatus[None]) -> None:
-    await provider.services.welcomes.run(task_status=task_status)
+    await provider.services.outgoing_welcomes.run(task_status=task_status)
 
 
 async def _deliver(provider: AssembledProvider, *, task_status: trio.TaskStatus[None]) -> None:
@@ -100,7 +100,10 @@ async def _keep_rates(provider: AssembledProvider, *, task_status: trio.TaskStat
 
 
 async def _recover(provider: AssembledProvider, *, task_status: trio.TaskStatus[None]) -> None:
-    await provider.services.recovery.run(task_status=task_status)
+    services = provider.services
+    async with trio.open_nursery() as recovering:
+        recovering.start_soon(services.recovery_as_follower.run)
+        await services.recovery_as_hub.run(task_status=task_status)
 
 
 async def _keep_cursors(provider: AssembledProvider, *, task_status: trio.TaskStatus[None]) -> None:

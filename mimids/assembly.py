@@ -19,12 +19,16 @@ from mimids.ds.devices.streams import Streams
 from mimids.ds.following.cursors import Cursors
 from mimids.ds.following.delivery import Delivery
 from mimids.ds.following.following import Following
+from mimids.ds.following.incoming_welcomes import IncomingWelcomes
+from mimids.ds.following.outgoing_welcomes import OutgoingWelcomes
 from mimids.ds.following.receiver import EpochReceiver
-from mimids.ds.following.recovery import Recovery
+from mimids.ds.following.recovery_answers import RecoveryAnswers
+from mimids.ds.following.recovery_as_follower import RecoveryAsFollower
+from mimids.ds.following.recovery_as_hub import RecoveryAsHub
 from mimids.ds.following.sync import Sync
-from mimids.ds.following.welcomes import Welcomes
 from mimids.ds.groups.contradiction import Contradiction
 from mimids.ds.groups.hub import LocalHub
+from mimids.ds.groups.judging import MlsJudge
 from mimids.ds.groups.recent import Recent
 from mimids.ds.groups.states import States
 from mimids.ds.key_packages.claims import Abuse, LowStock
@@ -103,7 +107,7 @@ def assemble(config: Config, clock: Clock, telemetry: Telemetry, store: Store, p
         "relay": services.relay.statistics,
         "delivery": services.delivery.statistics,
         "following": services.epoch_receiver.statistics,
-        "recovery": services.recovery.statistics,
+        "recovery": services.recovery_as_hub.statistics,
         "streams": services.streams.statistics,
     }
     for name, statistics in watched.items():
@@ -116,13 +120,13 @@ def make_services(
 ) -> Services:
     """Make the services of a provider, each with its part of the configuration."""
     provider, limits = config.provider, config.limits
-    notifier, states, recent = Notifier(), States(), Recent()
+    notifier, mls, recent = Notifier(), MlsJudge(States()), Recent()
     arrangements = Arrangements(config, store, clock, transport, notifier)
     peers: Peers = ArrangedPeers(transport, arrangements)
     user_rates, provider_rates = UserRates(limits, clock), ProviderRates(limits, clock)
     budgets = Budgets(limits, clock)
-    gate = Gate(provider, store, clock, states, user_rates, budgets, arrangements)
-    hub = LocalHub(config, store, clock, states, notifier, recent=recent, rates=provider_rates, budgets=budgets)
+    gate = Gate(provider, store, clock, mls, user_rates, budgets, arrangements)
+    hub = LocalHub(config, store, clock, mls, notifier, recent=recent, rates=provider_rates, budgets=budgets)
     ohttp_keys = OhttpKeys(
         store,
         clock,
@@ -174,16 +178,14 @@ def make_services(
         ),
     )
     backoff = Backoff(config.delivery.backoff_first_seconds, config.delivery.backoff_cap_seconds)
-    reports = Reports(config, store, clock, peers, notifier, states)
+    reports = Reports(config, store, clock, peers, notifier, mls)
     receiver = EpochReceiver(
-        config, store, clock, states, notifier, contradicted=partial(_tell_of_contradiction, telemetry, reports)
+        config, store, clock, mls, notifier, contradicted=partial(_tell_of_contradiction, telemetry, reports)
     )
-    following = Following(config, store, clock, peers, states, receiver)
+    following = Following(config, store, clock, peers, mls.states, receiver)
     cursors = Cursors(store, clock)
     hub_router = HubRouter(provider, hub, following, peers, gate, arrangements, cursors, document)
-    welcomes = Welcomes(
-        store, clock, peers, notifier, provider=provider, backoff=backoff, workers=config.delivery.workers
-    )
+    incoming_welcomes = IncomingWelcomes(store, clock, notifier, provider=provider)
 
     async def is_known(device: Device) -> bool:
         return await store.read(lambda tx: device_exists(tx, device.row))
@@ -212,7 +214,7 @@ def make_services(
             store,
             clock,
             peers,
-            states,
+            mls.states,
             notifier,
             recent,
             provider=provider,
@@ -223,11 +225,25 @@ def make_services(
         epoch_receiver=receiver,
         following=following,
         sync=Sync(store, clock, peers, provider=provider),
-        recovery=Recovery(config, store, clock, peers, states, notifier, receiver, backoff=backoff),
-        welcomes=welcomes,
+        recovery_answers=RecoveryAnswers(store, mls.states, answer_octets=limits.receive_bytes),
+        recovery_as_follower=RecoveryAsFollower(store, clock, peers, provider=provider, backoff=backoff),
+        recovery_as_hub=RecoveryAsHub(
+            store, clock, peers, mls.states, notifier, receiver, provider=provider, backoff=backoff
+        ),
+        incoming_welcomes=incoming_welcomes,
+        outgoing_welcomes=OutgoingWelcomes(
+            store,
+            clock,
+            peers,
+            notifier,
+            incoming_welcomes,
+            provider=provider,
+            backoff=backoff,
+            workers=config.delivery.workers,
+        ),
         streams=Streams(
             hub_router,
-            welcomes,
+            incoming_welcomes,
             key_packages,
             notifier,
             clock,

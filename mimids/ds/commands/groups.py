@@ -9,7 +9,7 @@ from mimids.ds.commands.declare import Argument, ArgumentKind, Command, Context,
 from mimids.ds.groups import branches
 from mimids.errors import Malformed, NotFound
 from mimids.store import overview, partitions, recoveries
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.store.overview import GroupSummary, PartitionSummary
 from mimids.wire.base64url import base64url, from_base64url
 from mimids.wire.ids import GroupId
@@ -31,9 +31,7 @@ def _show_group(tx: Tx, _: Context, *, group: str, hub: str | None = None) -> Js
     all_of_it = overview.partition_summaries(tx, found.row)
     keys = {partition.row: partition.masked_key.hex() for partition in all_of_it}
     waits_for = recoveries.waited_for(tx, found.row)
-    used = [each.parent for each in all_of_it if each.messages and not each.terminated]
-    tree = [{**_partition(each, keys), "live_fork": used.count(each.row) > 1} for each in all_of_it]
-    return {**_summary(found), "waits_for": waits_for, "tree": tree}
+    return {**_summary(found), "waits_for": waits_for, "tree": [_partition(each, keys) for each in all_of_it]}
 
 
 def _release(tx: Tx, context: Context, *, group: str) -> JsonObject:
@@ -103,11 +101,12 @@ def _partition(partition: PartitionSummary, keys: dict[int, str]) -> JsonObject:
         "state": partition.knowledge,
         "detached": partition.detached,
         "terminated": partition.terminated,
-        "why": partition.terminated_why,
+        "why": partition.terminated_reason,
         "group_info": partition.has_group_info,
         "held_welcomes": partition.held_welcomes,
         "followers": list(partition.followers),
         "opened_at": partition.opened_at,
+        "live_fork": partition.live_fork,
     }
 
 

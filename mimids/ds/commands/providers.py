@@ -9,7 +9,7 @@ from mimids.ds.commands.declare import Argument, Command, Context, Effect, JsonO
 from mimids.ds.terms.arrangements import HubTerms, accept_offer
 from mimids.errors import Malformed, NotFound
 from mimids.store import arrangements, bans, overview, providers
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.store.overview import PeerSummary
 from mimids.values import Milliseconds
 from mimids.wire.ids import ProviderId, provider_id
@@ -37,7 +37,7 @@ def _all(tx: Tx, context: Context) -> list[JsonObject]:
 def _arrangement(tx: Tx, context: Context, name: ProviderId) -> JsonObject:
     """Return both sides of the terms: `ours` that we give it as hub, `theirs` that we took as its follower."""
     row = providers.provider_row(tx, name) or 0
-    given, taken = arrangements.given(tx, row), arrangements.taken(tx, row)
+    given, taken = arrangements.find_offered(tx, row), arrangements.find_accepted(tx, row)
     end = bans.banned_providers(tx).get(name, Milliseconds(0))
     offered = None if taken is None else HubTerms.read(json.loads(taken.offered), name).as_json()
     return {
@@ -47,7 +47,7 @@ def _arrangement(tx: Tx, context: Context, name: ProviderId) -> JsonObject:
         "our_terms_accepted": None if given is None else given.accepted_revision,
         "their_terms": None if taken is None else taken.offered_revision,
         "their_terms_accepted": None if taken is None else taken.accepted_revision,
-        "their_terms_told": taken is not None and bool(taken.told),
+        "their_terms_told": taken is not None and bool(taken.acknowledged),
         "they_ban": [{"user_id": user} for user in offered["bans"]] if offered else [],
         "they_mute": offered["mutes"] if offered else [],
     }

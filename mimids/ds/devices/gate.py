@@ -9,13 +9,12 @@ Nothing is kept but the buckets.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import attrs
 
-from mimids.ds.groups.rules import GroupPolicy
-from mimids.ds.groups.states import States
+from mimids.ds.groups.judging import MlsJudge
+from mimids.ds.groups.policy import GroupPolicy
 from mimids.ds.groups.submission import Submission, submissions_in
 from mimids.ds.limits.budgets import Budgets, octets_of
 from mimids.ds.limits.rates import HubRates, UserRates
@@ -24,7 +23,8 @@ from mimids.ds.terms.arrangements import Arrangements
 from mimids.errors import MimiError
 from mimids.mls.framing import MLSMessage
 from mimids.store import groups, messages, partitions, providers
-from mimids.store.engine.store import Store, Tx
+from mimids.store.engine.store import Store
+from mimids.store.engine.transaction import Tx
 from mimids.store.groups import Group
 from mimids.store.partitions import Partition
 from mimids.values import Device
@@ -55,7 +55,7 @@ class Gate:
         provider: ProviderId,
         store: Store,
         clock: Clock,
-        states: States,
+        mls: MlsJudge,
         rates: UserRates,
         budgets: Budgets,
         arrangements: Arrangements,
@@ -63,7 +63,7 @@ class Gate:
         self._provider = provider
         self._store = store
         self._clock = clock
-        self._states = states
+        self._mls = mls
         self._rates = rates
         self._budgets = budgets
         self._arrangements = arrangements
@@ -126,7 +126,7 @@ class Gate:
         """
 
         def look(tx: Tx) -> None:
-            rules = GroupPolicy(tx, self._states, self._clock.now(), ours=hub == self._provider)
+            rules = GroupPolicy(tx, self._mls.states, self._clock.now(), ours=hub == self._provider)
             rules.check_reader(providers.provider_row(tx, hub) or 0, device)
 
         await self._store.read(look)
@@ -141,11 +141,11 @@ class Gate:
     async def _judge(
         self, device: Device, hub: ProviderId, asked: Sequence[_Asked], offered: Sequence[Submission]
     ) -> list[MimiError | None]:
-        await self._states.prepare(self._store, hub, offered)
+        await self._mls.prepare(self._store, hub, offered)
 
         def look(tx: Tx) -> list[MimiError | None]:
             number = providers.provider_row(tx, hub) or 0
-            rules = GroupPolicy(tx, self._states, self._clock.now(), ours=False)
+            rules = GroupPolicy(tx, self._mls.states, self._clock.now(), ours=False)
             return [self._verdict(tx, rules, hub, number, device, each) for each in asked]
 
         return await self._store.read(look)
@@ -172,24 +172,24 @@ class Gate:
             found = partitions.find_partition(tx, group.hub, asked.masks)
             return found if found is not None and found.group == group.id else None
         fitting = partitions.partitions_of_epoch(tx, group.id, asked.message.epoch or 0)
-        return next((each for each in fitting if self._states.signature_fits(tx, group, each, asked.message)), None)
+        return next((each for each in fitting if self._mls.signature_fits(tx, group, each, asked.message)), None)
 
     def _is_repeat(self, tx: Tx, partition: Partition, message: MLSMessage) -> bool:
-        return messages.find_repeat(tx, partition.id, hashlib.sha256(message.encoded).digest()) is not None
+        return messages.find_repeat(tx, partition.id, messages.digest_of(message.encoded)) is not None
 
     def _check(
         self, tx: Tx, rules: GroupPolicy, group: Group, partition: Partition, asked: _Asked, device: Device
     ) -> None:
         """Judge by the state as we follow it; that a message is invalid is for the hub to say."""
         try:
-            judged = self._states.judge(tx, group, partition, asked.message)
+            judged = self._mls.judge(tx, group, partition, asked.message)
         except MimiError:
             rules.check_unseen(group.hub, asked.message, device)
             return
         ahead = None
         if asked.data is not None:
             try:
-                ahead = self._states.after_commit(judged, asked.data.group_info)
+                ahead = self._mls.after_commit(judged, asked.data.group_info)
             except MimiError:
                 ahead = None
         rules.check(group, partition, judged, ahead, device)

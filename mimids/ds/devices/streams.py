@@ -18,7 +18,7 @@ import trio
 
 from mimids.ds.backoff import Backoff
 from mimids.ds.devices.hub_router import HubRouter
-from mimids.ds.following.welcomes import Welcomes
+from mimids.ds.following.incoming_welcomes import IncomingWelcomes
 from mimids.ds.key_packages.stock import KeyPackageStock
 from mimids.ds.notifier import Notifier, Waiter, inbox_topic, partition_topic, stock_topic
 from mimids.ds.ports import Clock
@@ -93,7 +93,7 @@ class Streams:
     def __init__(
         self,
         hub_router: HubRouter,
-        welcomes: Welcomes,
+        welcomes: IncomingWelcomes,
         key_packages: KeyPackageStock,
         notifier: Notifier,
         clock: Clock,

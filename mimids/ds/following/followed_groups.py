@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mimids.store import groups, participations, partitions, welcomes
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.store.groups import Group
 from mimids.values import DeviceRow, Milliseconds
 from mimids.wire.ids import MLS10, CipherSuite, Counter, GroupId

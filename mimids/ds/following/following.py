@@ -14,12 +14,13 @@ from mimids.ds.following.followed_groups import take_part
 from mimids.ds.following.intake import find_or_add_partition
 from mimids.ds.following.receiver import EpochReceiver
 from mimids.ds.groups import pages
-from mimids.ds.groups.rules import GroupPolicy
+from mimids.ds.groups.policy import GroupPolicy
 from mimids.ds.groups.states import States
 from mimids.ds.ports import Clock, Peers
 from mimids.errors import PeerFailed, UnknownGroup
 from mimids.store import groups, participations, partitions, providers
-from mimids.store.engine.store import Store, Tx
+from mimids.store.engine.store import Store
+from mimids.store.engine.transaction import Tx
 from mimids.store.partitions import Partition
 from mimids.values import Device
 from mimids.wire.declare import decode, encode

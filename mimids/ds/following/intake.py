@@ -21,11 +21,11 @@ from mimids.ds.groups.appending import (
     save_child_state,
 )
 from mimids.ds.groups.contradiction import Contradiction
-from mimids.ds.groups.states import Judged, States
+from mimids.ds.groups.judging import Judged, MlsJudge
 from mimids.errors import InvalidMessage, MimiError, WrongBranch
 from mimids.mls.group_info import GroupInfo
 from mimids.store import groups, messages, partitions
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.store.groups import Group
 from mimids.store.partitions import Partition
 from mimids.values import Milliseconds
@@ -48,10 +48,10 @@ class Received:
 class Intake:
     """Appends epochs of one hub's groups within one transaction."""
 
-    def __init__(self, tx: Tx, hub: ProviderId, states: States, now: Milliseconds) -> None:
+    def __init__(self, tx: Tx, hub: ProviderId, mls: MlsJudge, now: Milliseconds) -> None:
         self._tx = tx
         self._hub = hub
-        self._states = states
+        self._mls = mls
         self._appender = MessageAppender(tx, now=now)
         self._counters: list[Counter] = []
         self._changed: set[MaskedPartitionKey] = set()
@@ -91,7 +91,7 @@ class Intake:
     def _store_opening(self, group: Group, partition: Partition, opening: GroupInfoResponse) -> tuple[Group, Partition]:
         """Store the state that the hub says a partition opened with, verified as the hub verifies it."""
         try:
-            knowledge = self._states.claimed(group, partition.epoch, opening)
+            knowledge = self._mls.claimed(group, partition.epoch, opening)
         except MimiError as error:
             self._note_error(group, opening.group_info.encoded, error)
             return group, partition
@@ -100,7 +100,7 @@ class Intake:
             context = info.group_context
             groups.learn_suite(self._tx, group.id, context.version, context.cipher_suite)
             partitions.learn_epoch(self._tx, partition.id, context.epoch)
-        self._states.save(self._tx, partition.id, knowledge)
+        self._mls.states.save(self._tx, partition.id, knowledge)
         partitions.set_group_info(self._tx, partition.id, opening.group_info.encoded)
         return groups.group_by_row(self._tx, group.id), partitions.partition_by_row(self._tx, partition.id)
 
@@ -139,7 +139,7 @@ class Intake:
         judged: Judged | None = None
         self._appender.flush_before_judging(mls)
         try:
-            judged = self._states.judge(self._tx, group, end.partition, mls)
+            judged = self._mls.judge(self._tx, group, end.partition, mls)
         except (InvalidMessage, WrongBranch) as error:
             self._note_error(group, mls.encoded, error)
         self._appender.append(
@@ -168,11 +168,11 @@ class Intake:
         if judged is None or (existing is not None and existing.state is not None):
             return
         try:
-            knowledge = self._states.after_commit(judged, hint.group_info)
+            knowledge = self._mls.after_commit(judged, hint.group_info)
         except MimiError as error:
             self._note_error(group, b"" if hint.group_info is None else hint.group_info.encoded, error)
             return
-        save_child_state(self._tx, self._states, row, knowledge, judged, hint.group_info)
+        save_child_state(self._tx, self._mls.states, row, knowledge, judged, hint.group_info)
 
     def _note_error(self, group: Group, message: bytes, error: MimiError) -> None:
         self._contradictions.append(Contradiction.of_error(self._hub, group.group_id, message, error))

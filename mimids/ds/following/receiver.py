@@ -11,12 +11,13 @@ from mimids.config import Config
 from mimids.ds.following.followed_groups import exceeds_unmatched_bytes, find_followed_group, take_part
 from mimids.ds.following.intake import Intake, Received
 from mimids.ds.groups.contradiction import Contradiction
-from mimids.ds.groups.states import States
+from mimids.ds.groups.judging import MlsJudge
 from mimids.ds.lru import LeastRecentlyUsed
 from mimids.ds.notifier import Notifier, partition_topic
 from mimids.ds.ports import Clock
 from mimids.store import groups, partitions, providers
-from mimids.store.engine.store import Store, Tx
+from mimids.store.engine.store import Store
+from mimids.store.engine.transaction import Tx
 from mimids.store.groups import Group
 from mimids.store.partitions import Partition
 from mimids.values import DeviceRow
@@ -72,7 +73,7 @@ class EpochReceiver:
         config: Config,
         store: Store,
         clock: Clock,
-        states: States,
+        mls: MlsJudge,
         notifier: Notifier,
         *,
         contradicted: Callable[[Contradiction], None],
@@ -81,7 +82,7 @@ class EpochReceiver:
         self._unmatched_bytes = config.limits.provider_unmatched_bytes
         self._store = store
         self._clock = clock
-        self._states = states
+        self._mls = mls
         self._notifier = notifier
         self._contradicted = contradicted
         self.requested = RequestedKeys()
@@ -131,7 +132,7 @@ class EpochReceiver:
 
         def work(tx: Tx) -> Received:
             number = providers.ensure_provider(tx, hub)
-            intake = Intake(tx, hub, self._states, self._clock.now())
+            intake = Intake(tx, hub, self._mls, self._clock.now())
             for epoch in epochs:
                 intake.append(group_of(tx, number, epoch), epoch)
             return intake.finish()
@@ -160,4 +161,4 @@ class EpochReceiver:
 
             group, partition = await self._store.read(find)
             if group is not None and (partition is None or partition.state is None):
-                await self._states.prepare_claim(group, partition.epoch if partition else None, epoch.opening)
+                await self._mls.prepare_claim(group, partition.epoch if partition else None, epoch.opening)

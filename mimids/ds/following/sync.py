@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from typing import Final
 
 import trio
 
+from mimids.ds.following.recovery_as_follower import resume_requests
 from mimids.ds.ports import Clock, Peers
 from mimids.errors import MimiError
-from mimids.store import partitions, providers
-from mimids.store.engine.store import Store, Tx
+from mimids.store.engine.store import Store
 from mimids.wire.declare import encode
 from mimids.wire.ids import ProviderId
-from mimids.wire.messages import ResumeRequest
 
 SYNC_SECONDS: Final = 3600.0
 RESUMED_PARTITIONS: Final = 32  # of each hub, the newest: enough to make it retry
@@ -32,18 +32,7 @@ class Sync:
         """Ask each hub that we follow to push again; never returns."""
         task_status.started()
         while True:
-            for hub, request in await self._store.read(lambda tx: positions(tx, self._provider, RESUMED_PARTITIONS)):
+            for hub, request in await self._store.read(partial(resume_requests, self._provider, RESUMED_PARTITIONS)):
                 with contextlib.suppress(MimiError):  # a hub that is away or refuses will push by itself later
                     await self._peers.call(hub, "POST", "/ds/v1/resume", encode(request))
             await self._clock.sleep(SYNC_SECONDS)
-
-
-def positions(tx: Tx, provider: ProviderId, limit: int) -> list[tuple[ProviderId, ResumeRequest]]:
-    """Return for each hub but `provider` the counters wanted next in its `limit` newest partitions."""
-    found = []
-    for hub in providers.every_domain(tx):
-        if hub != provider:
-            row = providers.provider_row(tx, hub) or 0
-            for group_id, key, counter in partitions.newest_of_hub(tx, row, limit=limit):
-                found.append((hub, ResumeRequest(group_id, key, counter)))
-    return found

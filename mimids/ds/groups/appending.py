@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import attrs
 
+from mimids.ds.groups.judging import Judged
 from mimids.ds.groups.recent import Recent
-from mimids.ds.groups.states import Judged, States
+from mimids.ds.groups.states import States
 from mimids.mls.code_points import ContentType
 from mimids.mls.framing import MLSMessage, PrivateMessage, PublicMessage
 from mimids.mls.knowledge import Knowledge
 from mimids.mls.proposals import Proposal, ProposalRef, SelfRemove
 from mimids.store import groups, messages, partitions, proposals
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.store.groups import Group
 from mimids.store.messages import NewMessage
 from mimids.store.partitions import Partition
@@ -121,7 +122,7 @@ class MessageAppender:
             return
         messages.append(self.tx, self._pending)
         if self._recent is not None:
-            self._recent.take(self._pending)
+            self._recent.add(self._pending)
         proposals.add_sequenced(self.tx, self._pending_proposals)
         for row, end in self._ends.items():
             self.changed.add(end.partition.masked_key)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from mimids.config import Limits
 from mimids.errors import QuotaExceeded
 from mimids.store import partitions
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 
 
 class SenderQuotas:

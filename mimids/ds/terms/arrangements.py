@@ -24,7 +24,7 @@ import trio
 from mimids.config import Config
 from mimids.ds.limits.rates import Rate
 from mimids.ds.notifier import Notifier
-from mimids.ds.peer_answers import expect_nothing
+from mimids.ds.peer_answers import expect_empty
 from mimids.ds.ports import Clock, PeerAnswer, Peers, PeerTransport, RelayedAnswer
 from mimids.errors import (
     ArrangementOutdated,
@@ -37,8 +37,9 @@ from mimids.errors import (
 )
 from mimids.mls.identity import provider_of
 from mimids.store import arrangements, bans, providers
-from mimids.store.arrangements import Given, HubTerm, Taken
-from mimids.store.engine.store import Store, Tx
+from mimids.store.arrangements import AcceptedTerms, OfferedTerms, Restriction
+from mimids.store.engine.store import Store
+from mimids.store.engine.transaction import Tx
 from mimids.values import Milliseconds
 from mimids.wire.base64url import base64url, from_base64url
 from mimids.wire.ids import GroupId, ProviderId, UserId
@@ -103,10 +104,10 @@ class HubTerms:
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError("a member is missing or of another type") from error
 
-    def terms_for(self, provider: ProviderId) -> set[HubTerm]:
+    def terms_for(self, provider: ProviderId) -> set[Restriction]:
         """Return what is said of one provider's users; a hub's word on anybody else's is nothing to it."""
-        banned = {HubTerm(user, None) for user in self.bans if provider_of(user) == provider}
-        return banned | {HubTerm(user, group) for user, group in self.mutes if provider_of(user) == provider}
+        banned = {Restriction(user, None) for user in self.bans if provider_of(user) == provider}
+        return banned | {Restriction(user, group) for user, group in self.mutes if provider_of(user) == provider}
 
     def rate(self, name: str, seconds: int) -> Rate | None:
         """Return a rate such as "device_sends" per that many seconds, None where the hub sets none."""
@@ -136,7 +137,7 @@ def _rate(value: object) -> float:
 def accept_offer(tx: Tx, hub: ProviderId, ours: ProviderId, now: Milliseconds) -> int:
     """Put a hub's newest terms in force; return their revision. Raise `NotFound` if we know none."""
     row = providers.provider_row(tx, hub)
-    known = None if row is None else arrangements.taken(tx, row)
+    known = None if row is None else arrangements.find_accepted(tx, row)
     if row is None or known is None:
         raise NotFound("no terms of that hub are known")
     offer = HubTerms.read(json.loads(known.offered), hub)
@@ -148,7 +149,7 @@ def accept_offer(tx: Tx, hub: ProviderId, ours: ProviderId, now: Milliseconds) -
 class _Known:
     """What a provider was given, as long as nothing in it ends."""
 
-    given: Given
+    given: OfferedTerms
     good_until: Milliseconds
 
 
@@ -165,7 +166,7 @@ class Arrangements:
         self._known: OrderedDict[ProviderId, _Known] = OrderedDict()
         self._banned: Mapping[ProviderId, Milliseconds | None] | None = None
         self._generation = 0  # of what is known from the store
-        self._taken: dict[ProviderId, Taken] = {}
+        self._taken: dict[ProviderId, AcceptedTerms] = {}
         self._in_force: dict[ProviderId, HubTerms] = {}
         self._seen: OrderedDict[ProviderId, int] = OrderedDict()  # the revision that a hub named last
         self._next_attempt: dict[ProviderId, Milliseconds] = {}
@@ -260,12 +261,12 @@ class Arrangements:
     def _give(self, provider: ProviderId, now: Milliseconds, tx: Tx) -> _Known:
         """Return what a provider is given, under a new revision if its content changed."""
         row = providers.ensure_provider(tx, provider)
-        before = arrangements.given(tx, row)
+        before = arrangements.find_offered(tx, row)
         offer, good_until = self._offer(tx, provider, now, 0)
         digest = hashlib.sha256(json.dumps(offer.as_json(), sort_keys=True).encode()).digest()
         if before is None or before.digest != digest:
-            arrangements.give(tx, row, 1 if before is None else before.revision + 1, digest, now)
-        given = arrangements.given(tx, row)
+            arrangements.offer(tx, row, 1 if before is None else before.revision + 1, digest, now)
+        given = arrangements.find_offered(tx, row)
         if given is None:
             raise LookupError("it was given just now")
         return _Known(given, good_until)
@@ -326,18 +327,18 @@ class Arrangements:
                 self._in_force_from(known)
                 if known.accepted_revision != offer.revision:
                     return False  # the operator accepts
-                if known.told or await self._tell(known):
+                if known.acknowledged or await self._tell(known):
                     return True
             raise PeerFailed("its terms change faster than they can be accepted")
 
-    async def _tell(self, known: Taken) -> bool:
+    async def _tell(self, known: AcceptedTerms) -> bool:
         """Tell a hub that we accept; False if its terms have changed meanwhile."""
         try:
-            expect_nothing(await self._peers.call(known.hub, "PUT", f"/ds/v1/arrangement/{known.offered_revision}"))
+            expect_empty(await self._peers.call(known.hub, "PUT", f"/ds/v1/arrangement/{known.offered_revision}"))
         except ArrangementOutdated:
             return False
         await self._store.write(partial(self._note_told, known.hub, known.offered_revision))
-        self._taken[known.hub] = attrs.evolve(known, told=1)
+        self._taken[known.hub] = attrs.evolve(known, acknowledged=1)
         return True
 
     async def _fetch(self, hub: ProviderId) -> HubTerms:
@@ -351,26 +352,26 @@ class Arrangements:
         self._seen[hub] = offer.revision
         return offer
 
-    def _take(self, offer: HubTerms, tx: Tx) -> Taken:
+    def _take(self, offer: HubTerms, tx: Tx) -> AcceptedTerms:
         """Keep a hub's terms, and accept them where nobody wants to be asked or nothing changed."""
         now = self._clock.now()
         row = providers.ensure_provider(tx, offer.hub)
-        before = arrangements.taken(tx, row)
+        before = arrangements.find_accepted(tx, row)
         if before is None or before.offered_revision != offer.revision or _content(before.offered) != _content(offer):
-            arrangements.note_offer(tx, row, offer.revision, json.dumps(offer.as_json()), now)
+            arrangements.store_offer(tx, row, offer.revision, json.dumps(offer.as_json()), now)
         accepted = before is not None and before.accepted is not None and _content(before.accepted) == _content(offer)
         is_new = before is None or before.accepted_revision != offer.revision or not accepted
         if is_new and (accepted or self._config.arrangement.accept == "automatic"):
             accept_offer(tx, offer.hub, self._provider, now)
-        found = arrangements.taken(tx, row)
+        found = arrangements.find_accepted(tx, row)
         if found is None:
             raise LookupError("it was kept just now")
         return found
 
     def _note_told(self, hub: ProviderId, revision: int, tx: Tx) -> None:
-        arrangements.note_told(tx, providers.ensure_provider(tx, hub), revision)
+        arrangements.note_acknowledged(tx, providers.ensure_provider(tx, hub), revision)
 
-    def _in_force_from(self, known: Taken) -> None:
+    def _in_force_from(self, known: AcceptedTerms) -> None:
         if known.accepted is not None:
             self._in_force[known.hub] = HubTerms.read(json.loads(known.accepted), known.hub)
 
@@ -409,7 +410,7 @@ class Arrangements:
         return Milliseconds(self._clock.now() + int(seconds * 1000))
 
     async def _load(self) -> None:
-        for each in await self._store.read(arrangements.all_taken):
+        for each in await self._store.read(arrangements.every_accepted):
             self._taken[each.hub] = each
             self._in_force_from(each)
 
@@ -421,7 +422,7 @@ class Arrangements:
         untold = [
             hub
             for hub, known in self._taken.items()
-            if known.accepted_revision == known.offered_revision and not known.told
+            if known.accepted_revision == known.offered_revision and not known.acknowledged
         ]
         return [*unknown, *(hub for hub in untold if hub not in unknown)]
 

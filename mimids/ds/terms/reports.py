@@ -24,8 +24,8 @@ import trio
 
 from mimids.config import Config
 from mimids.ds.groups.contradiction import Contradiction
-from mimids.ds.groups.rules import GroupPolicy
-from mimids.ds.groups.states import Judged, States
+from mimids.ds.groups.judging import Judged, MlsJudge
+from mimids.ds.groups.policy import GroupPolicy
 from mimids.ds.notifier import Notifier
 from mimids.ds.ports import Clock, Peers
 from mimids.errors import Malformed, MimiError, QuotaExceeded, StorageUnavailable
@@ -35,7 +35,8 @@ from mimids.mls.identity import provider_of
 from mimids.mls.public_group import Valid
 from mimids.mls.rules.verdict import Unknown
 from mimids.store import groups, messages, partitions, providers, reports
-from mimids.store.engine.store import Store, Tx
+from mimids.store.engine.store import Store
+from mimids.store.engine.transaction import Tx
 from mimids.store.groups import Group
 from mimids.store.partitions import Partition
 from mimids.store.reports import NewReport, StoredReport
@@ -137,14 +138,14 @@ class Reports:
     """Takes reports; `run` is the job that replays evidence and passes on."""
 
     def __init__(
-        self, config: Config, store: Store, clock: Clock, peers: Peers, notifier: Notifier, states: States
+        self, config: Config, store: Store, clock: Clock, peers: Peers, notifier: Notifier, mls: MlsJudge
     ) -> None:
         self._config = config
         self._store = store
         self._clock = clock
         self._peers = peers
         self._notifier = notifier
-        self._states = states
+        self._mls = mls
         self._found: deque[Contradiction] = deque(maxlen=OWN_REPORTS_PER_DAY)
 
     async def take(self, report: Report, reporter: Sender) -> int:
@@ -253,7 +254,7 @@ class Reports:
         group = groups.find_group(tx, providers.provider_row(tx, report.hub) or 0, message.group_id or GroupId(b""))
         if group is None or not isinstance(message.message, PublicMessage | PrivateMessage):
             return finding
-        found = self._where(tx, group, message, hashlib.sha256(octets).digest())
+        found = self._where(tx, group, message, messages.digest_of(octets))
         if found is None:
             return finding
         partition, counter = found
@@ -261,7 +262,7 @@ class Reports:
         if partition.state is not None:
             finding["state"] = "derived" if partition.state.derived else "claimed"
         try:
-            judged = self._states.judge(tx, group, partition, message)
+            judged = self._mls.judge(tx, group, partition, message)
             verdict = judged.judgement.verdict
             if isinstance(verdict, Unknown):
                 finding["why"] = ", ".join(map(str, verdict.missing))
@@ -279,14 +280,14 @@ class Reports:
         for partition in candidates:
             if (sequenced := messages.find_repeat(tx, partition.id, digest)) is not None:
                 return partition, sequenced.counter
-        fitting = (each for each in candidates if self._states.signature_fits(tx, group, each, message))
+        fitting = (each for each in candidates if self._mls.signature_fits(tx, group, each, message))
         return next(((each, None) for each in fitting), None)
 
     def _check_policy(self, tx: Tx, hub: ProviderId, group: Group, partition: Partition, judged: Judged) -> None:
         """Raise `PolicyRefused` for what every provider should have refused; who sent it is not asked."""
-        rules = GroupPolicy(tx, self._states, self._clock.now(), ours=hub == self._config.provider)
+        rules = GroupPolicy(tx, self._mls.states, self._clock.now(), ours=hub == self._config.provider)
         is_commit = judged.message.content_type is ContentType.COMMIT
-        ahead = self._states.after_commit(judged, None) if is_commit else None
+        ahead = self._mls.after_commit(judged, None) if is_commit else None
         rules.check(group, partition, judged, ahead, Follower(hub))
 
     async def _pass_on(self) -> bool:

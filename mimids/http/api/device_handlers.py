@@ -21,7 +21,7 @@ from mimids.http.api.parameters import group_id_in, number_in, partition_in, pro
 from mimids.http.api.provider_handlers import ReportId
 from mimids.http.api.public import keys_answer, published_limits
 from mimids.mls.framing import MLSMessage
-from mimids.store.engine.store import Tx, refusable
+from mimids.store.engine.transaction import Tx, refusable
 from mimids.store.key_packages import StockRow
 from mimids.values import Device, TokenId
 from mimids.wire.base64url import base64url
@@ -199,13 +199,13 @@ async def report(services: Services, call: Call[Device, Report]) -> ReportId:
 
 async def welcomes(services: Services, call: Call[Device, None]) -> tuple[InboxWelcome, ...]:
     """Return the Welcomes that the device has not acknowledged."""
-    waiting = await services.welcomes.inbox(call.caller.row)
+    waiting = await services.incoming_welcomes.inbox(call.caller.row)
     return tuple(InboxWelcome(each.id, decode(MLSMessage, each.body)) for each in waiting)
 
 
 async def acknowledge_welcome(services: Services, call: Call[Device, None]) -> None:
     """Remove a Welcome from the inbox; doing it again changes nothing."""
-    await services.welcomes.acknowledge(call.caller.row, number_in(call.path, "id"))
+    await services.incoming_welcomes.acknowledge(call.caller.row, number_in(call.path, "id"))
 
 
 async def stream(services: Services, call: Call[Device, WebSocketStream]) -> None:

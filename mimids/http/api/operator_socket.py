@@ -20,7 +20,7 @@ from mimids.ds.terms import reports
 from mimids.errors import Malformed, MimiError, NameTaken, NotFound, QuotaExceeded, StorageUnavailable
 from mimids.http.api.bodies import json_answer, json_object
 from mimids.http.api.endpoints import AnyEndpoint, Call, Endpoint, Listener
-from mimids.store.engine.store import refusable
+from mimids.store.engine.transaction import refusable
 from mimids.values import Operator
 
 _PROBLEMS: Final[tuple[type[MimiError], ...]] = (Malformed, NotFound, NameTaken, QuotaExceeded, StorageUnavailable)

@@ -19,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from mimids.config import parse
 from mimids.ds.groups import branches
 from mimids.ds.groups.hub import LocalHub
+from mimids.ds.groups.judging import MlsJudge
 from mimids.ds.groups.sequencing import Outcome
 from mimids.ds.groups.states import States
 from mimids.ds.notifier import Notifier
@@ -29,7 +30,9 @@ from mimids.mls.framing import MLSMessage
 from mimids.mls.proposals import Add, ExternalInit, Remove
 from mimids.store import partitions
 from mimids.store.engine.migrate import migrate
-from mimids.store.engine.store import Store, Tx, connect, open_store
+from mimids.store.engine.sqlite import connect, open_store
+from mimids.store.engine.store import Store
+from mimids.store.engine.transaction import Tx
 from mimids.values import Device, DeviceRow, Follower, Milliseconds, Sender
 from mimids.wire.declare import decode
 from mimids.wire.ids import MLS10, Counter, PartitionKey, ProviderId, local_user_id
@@ -102,7 +105,7 @@ class HubAndModel(RuleBasedStateMachine):
         self.store: Store = store
         limits = {"device_detached_partitions": 0, "provider_detached_partitions": 0, "device_branches": 0}
         config = parse({"provider": A, "data_dir": self.directory.name, "limits": limits}, self.file.parent)
-        self.hub = LocalHub(config, self.store, FakeClock(), States(), Notifier())
+        self.hub = LocalHub(config, self.store, FakeClock(), MlsJudge(States()), Notifier())
 
     def teardown(self) -> None:
         for key in self.model.lists:
@@ -448,7 +451,7 @@ async def cancelled_at(step: int, ask: Callable[[], Awaitable[object]]) -> bool:
 
 
 def counted(tx: Tx) -> tuple[int, ...]:
-    tables = ("messages", "partitions", "welcomes", "welcomes_out", "follows", "proposals")
+    tables = ("messages", "partitions", "welcomes", "outgoing_welcomes", "follows", "proposals")
     counts = [tx.all(f"SELECT count(*) FROM {table}")[0][0] for table in tables]  # noqa: S608
     return (*counts, tx.all("SELECT sum(next_counter) FROM partitions")[0][0])
 
@@ -471,7 +474,7 @@ async def test_a_send_that_is_cancelled_at_any_step_is_stored_whole_or_not_at_al
         config = parse({"provider": A, "data_dir": str(tmp_path)}, tmp_path)
         async with open_store(database) as store, trio.open_nursery() as jobs:
             await jobs.start(store.run)
-            hub = LocalHub(config, store, FakeClock(), States(), Notifier())
+            hub = LocalHub(config, store, FakeClock(), MlsJudge(States()), Notifier())
             await hub.create_group(recording.creation(), ALICE)
             for earlier in everything[: everything.index(commit)]:
                 if isinstance(earlier.request, SendRequest):

@@ -211,7 +211,7 @@ async def test_pushes_for_groups_without_our_devices_are_bounded_and_expire(tmp_
         assert (await receiver.receive_push(hub, pushed(rooms[0], ["new"], 20))).next_counters == (21,)
         await Sweeper(running.services).sweep()
         assert await rows(running, "SELECT group_id FROM groups") == [(rooms[0].group_id,)]
-        assert await rows(running, "SELECT count(*) FROM welcomes_expected") == [(0,)]
+        assert await rows(running, "SELECT count(*) FROM expected_welcomes") == [(0,)]
         assert (await receiver.receive_push(hub, pushed(rooms[1], texts[:1]))).next_counters == (0xFFFF_FFFF,)
 
 
@@ -286,7 +286,7 @@ async def test_expired_welcomes_are_dropped_and_their_bodies_with_the_last_of_th
             welcomes.acknowledge(tx, DeviceRow(1), 2, start)
 
         await services.store.write(queue)
-        states = "SELECT state FROM welcomes_out ORDER BY id"
+        states = "SELECT state FROM outgoing_welcomes ORDER BY id"
         seen = []
         for days in (6, 2, 80, 3):
             clock.advance(days * DAY)
@@ -323,4 +323,4 @@ async def test_messages_are_kept_while_a_welcome_to_their_partition_is_held(tmp_
         clock.advance(21 * DAY)
         await Sweeper(services).sweep()
         assert await bodies(running, room.key) == [False, False]
-        await until(lambda: rows(running, "SELECT 1 FROM welcomes_out WHERE state = 'expired'"))
+        await until(lambda: rows(running, "SELECT 1 FROM outgoing_welcomes WHERE state = 'expired'"))

@@ -31,7 +31,7 @@ from mimids.mls.framing import MLSMessage
 from mimids.mls.proposals import HpkeCiphertext
 from mimids.mls.welcome import EncryptedGroupSecrets, Welcome
 from mimids.store import arrangements, providers
-from mimids.store.arrangements import HubTerm
+from mimids.store.arrangements import Restriction
 from mimids.values import Device, Follower
 from mimids.wire.declare import decode, encode
 from mimids.wire.ids import MLS10, CipherSuite, Counter, GroupId, KeyPackageRef, ProviderId, UserId
@@ -42,7 +42,7 @@ from tests.support.provider import Assembled
 
 A, B = ProviderId("a.example"), ProviderId("b.example")
 BOB = "mimi://b.example/u/bob"
-JOBS = ("delivery", "welcomes", "arrangements")
+JOBS = ("delivery", "outgoing_welcomes", "arrangements")
 NOBODY = GroupId(b"no group")
 
 
@@ -336,7 +336,7 @@ async def test_a_hub_is_not_believed_about_other_providers_users(tmp_path: Path)
         for wrong in wrongs:
             with pytest.raises(ValueError, match=r"terms|wanted|member|encoding"):
                 HubTerms.read(wrong, A)
-        assert await follower.services.store.read(arrangements.all_taken) == []
+        assert await follower.services.store.read(arrangements.every_accepted) == []
 
 
 async def test_the_hubs_rates_and_sizes_hold_for_each_of_our_devices_there(tmp_path: Path) -> None:
@@ -394,8 +394,8 @@ async def test_rows_of_terms_are_found_by_hub_and_group(tmp_path: Path) -> None:
             row = providers.ensure_provider(tx, B)
             one, two = GroupId(b"one"), GroupId(b"two")
             users = [UserId(name) for name in (b"banned", b"everywhere", b"in one", b"nobody")]
-            terms = [HubTerm(users[0], None), HubTerm(users[1], GroupId(b"")), HubTerm(users[2], one)]
-            arrangements.note_offer(tx, row, 1, "{}", hub.services.clock.now())
+            terms = [Restriction(users[0], None), Restriction(users[1], GroupId(b"")), Restriction(users[2], one)]
+            arrangements.store_offer(tx, row, 1, "{}", hub.services.clock.now())
             arrangements.accept(tx, row, terms, hub.services.clock.now())
             assert arrangements.banned_by(tx, row, users) == {users[0]}
             assert arrangements.muted_by(tx, row, users, one) == {users[1], users[2]}
@@ -432,7 +432,7 @@ async def test_no_welcome_is_taken_for_whom_the_hub_bans(tmp_path: Path) -> None
 
 def _hand_out(name: str, ref: KeyPackageRef, tx: Any) -> None:
     """Remember a KeyPackage of a user's first device as handed out."""
-    sql = "SELECT d.id FROM devices d JOIN users u ON u.id = d.user WHERE u.user_id = ?"
+    sql = "SELECT d.id FROM devices d JOIN users u ON u.id = d.owner WHERE u.user_id = ?"
     row = tx.one(sql, (f"mimi://b.example/u/{name}".encode(),))
     tx.execute(
         "INSERT INTO key_package_refs (ref, init_key, device, version, cipher_suite, expires_at, claimed_at)"
@@ -477,9 +477,9 @@ async def test_after_a_restore_no_revision_is_given_twice(tmp_path: Path) -> Non
         await follower.services.arrangements.renew(A)
         await command(hub, "ban add", subject=BOB)
         await follower.services.arrangements.renew(A)
-        await hub.services.store.write(lambda tx: tx.execute("UPDATE terms_given SET revision = 1"))
+        await hub.services.store.write(lambda tx: tx.execute("UPDATE offered_terms SET revision = 1"))
         await command(hub, "ban remove", subject=BOB)  # the database is the one before the ban
-        await hub.services.store.write(arrangements.outrun_revisions)
+        await hub.services.store.write(arrangements.skip_revisions)
         assert await follower.services.arrangements.renew(A)
         shown = await command(follower, "provider show", provider=A)
         assert shown["they_ban"] == []

@@ -5,9 +5,10 @@ from __future__ import annotations
 import attrs
 
 from mimids.ds.groups.appending import Child, MessageAppender, can_attach, open_child, save_child_state
+from mimids.ds.groups.judging import Judged, MlsJudge
 from mimids.ds.groups.sequencing.partition_writer import PartitionWriter, PartitionWriters
 from mimids.ds.groups.sequencing.submitter import Submitter
-from mimids.ds.groups.states import Judged, States
+from mimids.ds.groups.states import mask_of
 from mimids.ds.groups.welcome_rows import check_welcome, queue_welcome
 from mimids.ds.limits.quotas import SenderQuotas
 from mimids.errors import PartitionExists
@@ -37,20 +38,20 @@ class CommitSequencer:
         appender: MessageAppender,
         writers: PartitionWriters,
         submitter: Submitter,
-        states: States,
+        mls: MlsJudge,
         quotas: SenderQuotas,
     ) -> None:
         self._tx = appender.tx
         self._appender = appender
         self._writers = writers
         self._submitter = submitter
-        self._states = states
+        self._mls = mls
         self._quotas = quotas
 
     def check(self, group: Group, writer: PartitionWriter, judged: Judged, data: CommitData) -> Opening:
         """Return where a commit leads.
 
-        Raises `QuotaExceeded`, `PartitionExists`, `WelcomeMismatch`, and for the GroupInfo what `States.after_commit`
+        Raises `QuotaExceeded`, `PartitionExists`, `WelcomeMismatch`, and for the GroupInfo what `MlsJudge.after_commit`
         raises.
         """
         masks = data.next_partition_key.masks()
@@ -64,10 +65,10 @@ class CommitSequencer:
             self._quotas.check_detached_partitions()
         else:
             self._quotas.check_branches(group.id)
-        knowledge = self._states.after_commit(judged, data.group_info)
+        knowledge = self._mls.after_commit(judged, data.group_info)
         if data.welcome_data is not None:
             check_welcome(data.welcome_data, group)
-        masked_key = existing.masked_key if existing else self._states.mask(group, masks)
+        masked_key = existing.masked_key if existing else mask_of(group, masks)
         child = Child(masked_key=masked_key, existing=existing, detached=writer.partition.detached)
         return Opening(child, knowledge, judged)
 
@@ -79,7 +80,7 @@ class CommitSequencer:
         row = open_child(self._appender, group, writer.partition, opening.child)
         if opening.child.existing is not None:
             self._writers.reload()
-        save_child_state(self._tx, self._states, row, opening.knowledge, opening.judged, data.group_info)
+        save_child_state(self._tx, self._mls.states, row, opening.knowledge, opening.judged, data.group_info)
         if data.group_info is not None:
             self._drop_group_infos(group)
         first = not self._has_open_siblings(writer.partition)

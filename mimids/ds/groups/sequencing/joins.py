@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from mimids.ds.groups.states import States
+from mimids.ds.groups.judging import MlsJudge
 from mimids.errors import BranchTerminated, WrongEpoch
 from mimids.mls.framing import MLSMessage
 from mimids.store import messages, partitions
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.store.groups import Group
 from mimids.store.partitions import Partition
 
 
-def partition_of_join(tx: Tx, states: States, group: Group, message: MLSMessage, digest: bytes) -> Partition:
+def partition_of_join(tx: Tx, mls: MlsJudge, group: Group, message: MLSMessage, digest: bytes) -> Partition:
     """Return the partition in whose state an external commit verifies, else the newest one of unknown state.
 
     (semantics: joining-from-outside)
@@ -29,7 +29,7 @@ def partition_of_join(tx: Tx, states: States, group: Group, message: MLSMessage,
     usable = [partition for partition in found if not partition.terminated]
     unknown = [partition for partition in usable if partition.state is None]
     for partition in usable:
-        if partition.state is not None and states.signature_fits(tx, group, partition, message):
+        if partition.state is not None and mls.signature_fits(tx, group, partition, message):
             return partition
     if unknown:
         return unknown[0]

@@ -8,11 +8,11 @@ import attrs
 
 from mimids.ds.groups.appending import PartitionEnd
 from mimids.ds.groups.sequencing.submitter import Submitter
-from mimids.ds.groups.states import States
+from mimids.ds.groups.states import mask_of
 from mimids.ds.limits.quotas import SenderQuotas
 from mimids.errors import PartitionExists
 from mimids.store import messages, partitions
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.store.groups import Group
 from mimids.store.messages import AcceptedMessage
 from mimids.store.partitions import Partition
@@ -59,12 +59,9 @@ class PartitionWriter(PartitionEnd):
 class PartitionWriters:
     """The writers of one transaction, one for each partition."""
 
-    def __init__(
-        self, tx: Tx, submitter: Submitter, states: States, quotas: SenderQuotas, *, now: Milliseconds
-    ) -> None:
+    def __init__(self, tx: Tx, submitter: Submitter, quotas: SenderQuotas, *, now: Milliseconds) -> None:
         self._tx = tx
         self._submitter = submitter
-        self._states = states
         self._quotas = quotas
         self._now = now
         self._by_row: dict[int, PartitionWriter] = {}
@@ -121,7 +118,7 @@ class PartitionWriters:
             self._tx,
             group=group.id,
             hub=self._submitter.hub,
-            masked_key=self._states.mask(group, masks),
+            masked_key=mask_of(group, masks),
             epoch=None,
             now=self._now,
             detached=True,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from mimids.ds.groups.rules import is_lasting
+from mimids.ds.groups.policy import is_lasting
 from mimids.ds.groups.states import States
+from mimids.ds.groups.visible_proposals import store_refused
 from mimids.errors import InvalidMessage, MimiError
 from mimids.mls.code_points import ContentType
 from mimids.mls.framing import MLSMessage, PublicMessage
 from mimids.store import groups, proposals
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.store.partitions import Partition
 from mimids.values import Sender
 
@@ -32,4 +33,4 @@ def remember_refusal(
         if not is_lasting(error, here, public, sender):
             return
     if proposals.count_refused(tx, partition.id) < REFUSED_PROPOSALS_KEPT:
-        states.note_refused(tx, partition, public, error)
+        store_refused(tx, partition, public, error)

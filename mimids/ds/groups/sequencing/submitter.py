@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 
 from mimids.store import follows, providers
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.values import Device, Follower, Sender
 from mimids.wire.ids import ProviderId
 

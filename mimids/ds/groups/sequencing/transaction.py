@@ -14,14 +14,14 @@ import attrs
 
 from mimids.config import Limits
 from mimids.ds.groups.appending import MessageAppender
+from mimids.ds.groups.judging import Judged, MlsJudge
+from mimids.ds.groups.policy import GroupPolicy
 from mimids.ds.groups.recent import Recent
-from mimids.ds.groups.rules import GroupPolicy
 from mimids.ds.groups.sequencing.commits import CommitSequencer, Opening
 from mimids.ds.groups.sequencing.joins import partition_of_join
 from mimids.ds.groups.sequencing.partition_writer import PartitionWriter, PartitionWriters
 from mimids.ds.groups.sequencing.refused_proposals import remember_refusal
 from mimids.ds.groups.sequencing.submitter import Submitter
-from mimids.ds.groups.states import Judged, States
 from mimids.ds.limits.quotas import SenderQuotas
 from mimids.ds.limits.sizes import check_sizes
 from mimids.errors import (
@@ -40,7 +40,7 @@ from mimids.mls.framing import MLSMessage, PrivateMessage, PublicMessage
 from mimids.mls.rules.checks import check_framing
 from mimids.mls.rules.verdict import RuleError
 from mimids.store import groups, messages
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.store.groups import Group
 from mimids.store.partitions import Partition
 from mimids.store.welcomes import release_held
@@ -75,27 +75,27 @@ class SequencingTransaction:
         *,
         provider: ProviderId,
         now: Milliseconds,
-        states: States,
+        mls: MlsJudge,
         recent: Recent,
         limits: Limits,
     ) -> None:
         self.tx = tx
         self._submitter = submitter = Submitter.of(tx, sender, provider)
         self._quotas = SenderQuotas(tx, limits, submitter.provider, submitter.device)
-        self._states = states
+        self._mls = mls
         self._limits = limits
-        self._policy = GroupPolicy(tx, states, now, ours=True)
+        self._policy = GroupPolicy(tx, mls.states, now, ours=True)
         self._appender = MessageAppender(
             tx, now=now, provider=submitter.provider, device=submitter.device, recent=recent
         )
-        self._writers = PartitionWriters(tx, submitter, states, self._quotas, now=now)
+        self._writers = PartitionWriters(tx, submitter, self._quotas, now=now)
         self._groups: dict[bytes, Group] = {}
         self._welcomes = False  # there are some that can be sent
 
     @cached_property
     def _commits(self) -> CommitSequencer:
         """Made for the first commit, because most transactions have none."""
-        return CommitSequencer(self._appender, self._writers, self._submitter, self._states, self._quotas)
+        return CommitSequencer(self._appender, self._writers, self._submitter, self._mls, self._quotas)
 
     # --- the three ways in --------------------------------------------------------------------------------------
 
@@ -123,7 +123,7 @@ class SequencingTransaction:
                 raise WelcomeMismatch("an external commit adds nobody, so it has no Welcome")
             group = self._group(request.message)
             digest = messages.digest_of(request.message.encoded)
-            partition = partition_of_join(self.tx, self._states, group, request.message, digest)
+            partition = partition_of_join(self.tx, self._mls, group, request.message, digest)
             return self._sequence(group, self._writers.of(partition), request.message, digest, request.commit_data)
         except MimiError as error:
             return error
@@ -220,7 +220,7 @@ class SequencingTransaction:
         return group
 
     def _remember_refusal(self, writer: PartitionWriter, message: MLSMessage, error: MimiError) -> None:
-        remember_refusal(self.tx, self._states, writer.partition, message, error, self._submitter.sender)
+        remember_refusal(self.tx, self._mls.states, writer.partition, message, error, self._submitter.sender)
 
     # --- one message --------------------------------------------------------------------------------------------
 
@@ -277,7 +277,7 @@ class SequencingTransaction:
     ) -> tuple[Judged, Opening | None]:
         """Judge a message by the state of its partition and by policy, and a commit also by where it leads."""
         self._appender.flush_before_judging(message)
-        judged = self._states.judge(self.tx, group, writer.partition, message)
+        judged = self._mls.judge(self.tx, group, writer.partition, message)
         opening = None if data is None else self._commits.check(group, writer, judged, data)
         ahead = None if opening is None else opening.knowledge
         self._policy.check(group, writer.partition, judged, ahead, self._submitter.sender)
