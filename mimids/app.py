@@ -114,7 +114,7 @@ JOBS: Final[tuple[Job, ...]] = (
     Job("ohttp-keys", Stage.WORK, _service(lambda services: services.ohttp_keys)),
     Job("welcomes", Stage.WORK, _service(lambda services: services.outgoing_welcomes)),
     Job("delivery", Stage.WORK, _service(lambda services: services.delivery)),
-    Job("sync", Stage.WORK, _service(lambda services: services.following)),
+    Job("sync", Stage.WORK, _service(lambda services: services.sync)),
     Job("recovery", Stage.WORK, _recover),
     Job("arrangements", Stage.WORK, _service(lambda services: services.arrangements)),
     Job("rates", Stage.WORK, _service(lambda services: services.rates)),

@@ -22,9 +22,11 @@ from mimids.ds.following.delivery import Delivery
 from mimids.ds.following.following import Following
 from mimids.ds.following.incoming_welcomes import IncomingWelcomes
 from mimids.ds.following.outgoing_welcomes import OutgoingWelcomes
+from mimids.ds.following.receiver import EpochReceiver
 from mimids.ds.following.recovery_answers import RecoveryAnswers
 from mimids.ds.following.recovery_as_follower import RecoveryAsFollower
 from mimids.ds.following.recovery_as_hub import RecoveryAsHub
+from mimids.ds.following.sync import Sync
 from mimids.ds.groups.contradiction import Contradiction
 from mimids.ds.groups.hub import LocalHub
 from mimids.ds.groups.judging import MlsJudge
@@ -109,7 +111,7 @@ def assemble(config: Config, clock: Clock, telemetry: Telemetry, store: Store, p
         "gateway": services.gateway.statistics,
         "relay": services.relay.statistics,
         "delivery": services.delivery.statistics,
-        "following": services.following.statistics,
+        "following": services.epoch_receiver.statistics,
         "recovery": services.recovery_as_hub.statistics,
         "streams": services.streams.statistics,
         "sweeper": services.sweeper.statistics,
@@ -152,7 +154,8 @@ def make_services(
 
     reports = Reports(config, store, clock, peers, notifier, mls)
     contradicted = partial(_on_contradiction, telemetry, reports)
-    following = Following(config, store, clock, peers, mls, notifier, contradicted=contradicted)
+    receiver = EpochReceiver(config, store, clock, mls, notifier, contradicted=contradicted)
+    following = Following(config, store, clock, peers, mls.states, receiver)
     cursors = Cursors(store, clock)
     hub_router = HubRouter(provider, hub, following, peers, gate, arrangements, cursors, document)
     workers = config.delivery.workers
@@ -194,11 +197,13 @@ def make_services(
             workers=workers,
             batch_octets=config.delivery.batch_bytes,
         ),
+        epoch_receiver=receiver,
         following=following,
+        sync=Sync(store, clock, peers, provider=provider),
         recovery_answers=RecoveryAnswers(store, mls.states, answer_octets=limits.receive_bytes),
         recovery_as_follower=RecoveryAsFollower(store, clock, peers, provider=provider, backoff=backoff),
         recovery_as_hub=RecoveryAsHub(
-            store, clock, peers, mls.states, notifier, following, provider=provider, backoff=backoff
+            store, clock, peers, mls.states, notifier, receiver, provider=provider, backoff=backoff
         ),
         incoming_welcomes=incoming_welcomes,
         outgoing_welcomes=outgoing_welcomes,

@@ -48,6 +48,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "ds": DS,
     "ds.limits": (*DS, "ds.limits"),
     "ds.groups": (*DS, "ds.limits", "ds.groups"),
+    "ds.groups.sequencing": (*DS, "ds.limits", "ds.groups"),
     "ds.key_packages": (*DS, "ds.limits", "ds.key_packages"),
     "ds.following": (*GROUPS, "ds.following"),
     "ds.terms": (*GROUPS, "ds.terms"),

@@ -35,6 +35,11 @@ TESTED_IN = {
     "ds.devices.gate": "ds/limits/test_budgets.py",
     "ds.devices.hub_router": "ds/following/test_following.py",  # sends and receives at other hubs
     "ds.following.cursors": "ds/upkeep/test_retention.py",  # retention is what cursors are for
+    "ds.following.followed_groups": "ds/following/test_following.py",
+    "ds.following.receiver": "ds/following/test_following.py",
+    "ds.following.sync": "ds/following/test_following.py",
+    "ds.groups.appending": "ds/groups/test_sequencing.py",
+    "ds.groups.sequencing": "ds/groups/test_sequencing.py",
     "ds.following.incoming_welcomes": "ds/following/test_welcomes.py",
     "ds.following.outgoing_welcomes": "ds/following/test_welcomes.py",
     "ds.following.pushes": "ds/following/test_delivery.py",
@@ -52,6 +57,8 @@ TESTED_IN = {
     "ds.groups.visible_proposals": "ds/groups/test_sequencing.py",
     "ds.groups.welcome_rows": "ds/following/test_welcomes.py",
     "ds.key_packages.claims": "ds/key_packages/test_stock.py",
+    "ds.limits.quotas": "ds/limits/test_budgets.py",
+    "ds.limits.sizes": "ds/limits/test_budgets.py",
     "ds.ports": "ds/test_clock.py",  # with http/peers/test_calls.py, the contract tests of the ports
     "ds.services": "test_app.py",  # a record without code
     "ds.upkeep.sweeper": "ds/upkeep/test_retention.py",
@@ -64,7 +71,7 @@ TESTED_IN = {
     "http.server.transport": "http/server/test_connection.py",
     "mls": "mls/test_public_group.py",  # structures and rules that a conversation uses
     "mls.faults": "mls/test_key_package.py",
-    "mls.rules": "mls/test_public_group_rules.py",
+    "mls.rules": "mls/rules/test_verdict.py",
     "mls.tree": "mls/tree/test_ratchet_tree.py",
     "ohttp": "ohttp/test_rfc9458.py",
     "policy": "policy/test_rules.py",
@@ -97,7 +104,6 @@ SAME_NAME = {
     "LowStock": _CLIENT,
     "Stock": _CLIENT,
     "StreamStatistics": _CLIENT,
-    "Invalid": "one is a refused group operation, the other the verdict on a message; mls/ and mls/rules/ only",
     "Kept": "one is a row of store/retention.py, the other the declaration of a field in wire/declare.py",
 }
 

@@ -14,9 +14,11 @@ from mimids.ds.following.delivery import Delivery
 from mimids.ds.following.following import Following
 from mimids.ds.following.incoming_welcomes import IncomingWelcomes
 from mimids.ds.following.outgoing_welcomes import OutgoingWelcomes
+from mimids.ds.following.receiver import EpochReceiver
 from mimids.ds.following.recovery_answers import RecoveryAnswers
 from mimids.ds.following.recovery_as_follower import RecoveryAsFollower
 from mimids.ds.following.recovery_as_hub import RecoveryAsHub
+from mimids.ds.following.sync import Sync
 from mimids.ds.groups.hub import LocalHub
 from mimids.ds.groups.recent import Recent
 from mimids.ds.key_packages.gateway import Gateway
@@ -57,7 +59,9 @@ class Services:
     hub: LocalHub
     hub_router: HubRouter
     delivery: Delivery
+    epoch_receiver: EpochReceiver
     following: Following
+    sync: Sync
     recovery_answers: RecoveryAnswers
     recovery_as_follower: RecoveryAsFollower
     recovery_as_hub: RecoveryAsHub

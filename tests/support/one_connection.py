@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from mimids.errors import MimiError
 from mimids.store.engine.transaction import Tx
 
 
@@ -18,3 +19,9 @@ class OneConnection:
         return work(self._tx)
 
     read = write_shielded = write
+
+    async def write_or_refuse(self, work: Callable[[Tx], Any]) -> Any:
+        answer = await self.write(work)
+        if isinstance(answer, MimiError):
+            raise answer
+        return answer

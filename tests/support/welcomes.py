@@ -42,7 +42,7 @@ async def hand_out(provider: Assembled, ref: KeyPackageRef = REF) -> None:
 
 async def states(hub: Assembled) -> list[str]:
     """Return the states of the outgoing Welcomes of a hub, oldest first."""
-    return [row[0] for row in await rows(hub, "SELECT state FROM welcomes_out ORDER BY id")]
+    return [row[0] for row in await rows(hub, "SELECT state FROM outgoing_welcomes ORDER BY id")]
 
 
 async def has_states(hub: Assembled, *wanted: str) -> bool:

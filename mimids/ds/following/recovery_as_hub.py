@@ -32,7 +32,8 @@ import attrs
 import trio
 
 from mimids.ds.backoff import Backoff
-from mimids.ds.following.following import Following
+from mimids.ds.following.followed_groups import add_followed_group
+from mimids.ds.following.receiver import EpochReceiver
 from mimids.ds.following.recovery_answers import EPOCHS_IN_AN_ANSWER, GROUPS_IN_AN_ANSWER
 from mimids.ds.groups.states import States
 from mimids.ds.notifier import DELIVERY, Notifier
@@ -88,7 +89,7 @@ class RecoveryAsHub:
         peers: Peers,
         states: States,
         notifier: Notifier,
-        following: Following,
+        receiver: EpochReceiver,
         *,
         provider: ProviderId,
         backoff: Backoff,
@@ -98,7 +99,7 @@ class RecoveryAsHub:
         self._peers = peers
         self._states = states
         self._notifier = notifier
-        self._following = following
+        self._receiver = receiver
         self._provider = provider
         self._backoff = backoff
         self._busy: set[int] = set()
@@ -186,7 +187,9 @@ class RecoveryAsHub:
     def _note_groups(self, provider: int, found: tuple[GroupId, ...], tx: Tx) -> None:
         ours = providers.ensure_provider(tx, self._provider)
         for group_id in found:
-            group = groups.find_group(tx, ours, group_id) or self._following.begin_group(tx, ours, group_id)
+            group = groups.find_group(tx, ours, group_id)
+            if group is None:
+                group = add_followed_group(tx, ours, group_id, self._clock.now())
             recoveries.ask(tx, group.id, provider)
 
     # --- what a provider has of a group -------------------------------------------------------------------------
@@ -203,7 +206,7 @@ class RecoveryAsHub:
                 raise PeerFailed("its answer is about another group")
             if group.cipher_suite == 0:
                 await self._learn_suite(group, found)
-            counters = await self._following.take_back(self._provider, found.epochs)
+            counters = await self._receiver.restore_from_peer(found.epochs)
             await self._store.write(partial(_follow, provider, group, found.epochs, counters))
             self._messages += sum(len(epoch.epoch.messages) for epoch in found.epochs)
             self._notifier.notify(DELIVERY)
@@ -229,7 +232,7 @@ class RecoveryAsHub:
                 for epoch, counter in zip(epochs, counters, strict=True)
                 if counter != NO_LONGER_FOLLOWED
             ]
-            await self._following.take_back(self._provider, jumps)
+            await self._receiver.restore_from_peer(jumps)
 
     # --- when a group is free -----------------------------------------------------------------------------------
 

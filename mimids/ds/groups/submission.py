@@ -1,4 +1,4 @@
-"""A message that is about to be sequenced, as far as it can be prepared for."""
+"""Messages that are about to be sequenced, for `States.prepare`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mimids.wire.messages import CommitData, SendRequest
 
 @attrs.frozen
 class Submission:
-    """A message with the partition it names; without a key it comes from outside the group."""
+    """A message with its partition key; an external commit or proposal has none."""
 
     message: MLSMessage
     partition_key: PartitionKey | None
@@ -21,7 +21,7 @@ class Submission:
 
 
 def submissions_in(requests: Sequence[SendRequest]) -> list[Submission]:
-    """Return the messages of a batch that there is something to prepare for: those in the clear."""
+    """Return the PublicMessages of a batch: only those can be judged before their transaction."""
     return [
         Submission(each.message, each.partition_key, each.commit_data)
         for each in requests

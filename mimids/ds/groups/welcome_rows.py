@@ -1,4 +1,4 @@
-"""The rows of outgoing Welcomes, written in the transaction that accepts their commit.
+"""Outgoing Welcomes: checked, and stored in the transaction that accepts their commit.
 
 (semantics: welcomes-and-leaving)
 """
@@ -18,7 +18,7 @@ from mimids.wire.messages import WelcomeData
 
 
 def check_welcome(data: WelcomeData, group: Group) -> None:
-    """Check that a Welcome is one, of the group's suite, with as many providers as secrets."""
+    """Raise `WelcomeMismatch` unless this is a Welcome of the group's suite with one provider for each secret."""
     welcome = data.welcome.message
     if not isinstance(welcome, Welcome):
         raise WelcomeMismatch("welcome_data holds no Welcome")
@@ -30,10 +30,13 @@ def check_welcome(data: WelcomeData, group: Group) -> None:
 
 
 def queue_welcome(tx: Tx, data: WelcomeData, partition: int, *, held: bool, now: Milliseconds) -> None:
-    """Write the rows of a Welcome whose commit is accepted in this transaction; its lengths were checked."""
+    """Store a Welcome for each provider it goes to; `check_welcome` was called before.
+
+    A `held` Welcome is not sent before its branch is used (semantics: welcomes-and-leaving).
+    """
     message = data.welcome.message
     if not isinstance(message, Welcome):
-        raise TypeError("checked before")
+        raise TypeError("not a Welcome")
     refs: defaultdict[ProviderId, list[KeyPackageRef]] = defaultdict(list)
     for ref, provider in zip(message.key_package_refs, data.service_providers, strict=True):
         refs[provider].append(ref)

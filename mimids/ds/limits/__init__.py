@@ -1,1 +1,1 @@
-"""Rates, quotas and budgets: how much each device and each provider may use."""
+"""Limits: rates, quotas, budgets and sizes, for each device and each other provider."""

@@ -1,10 +1,8 @@
-"""Octets that a sender may have stored: so many at once, and so many a day after that.
+"""Budgets: how many octets a sender may have stored, a burst and a refill a day (semantics: limits-and-retention).
 
-(semantics: limits-and-retention)
-
-They count against the authenticated device, at its own provider and whatever the hub, and against the calling provider
-at the hub; never against a group or a partition, or one junk sender could block a group. No two providers share a
-budget, so each has what it needs reserved, whatever the others do.
+Octets count against the device at its own provider, whichever provider is the hub, and against the calling provider at
+the hub. They never count against a group or partition, because then one sender of junk could block a group. Each
+provider has a budget of its own, which other providers cannot use up.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ DAY_SECONDS: Final = 86_400
 
 
 def octets_of(message: MLSMessage, data: CommitData | None) -> int:
-    """Return what storing a message takes: itself, its GroupInfo and its Welcome."""
+    """Return how many octets are stored for a message: its own, its GroupInfo's and its Welcome's."""
     octets = len(message.encoded)
     if data is not None and data.group_info is not None:
         octets += len(data.group_info.encoded)
@@ -35,7 +33,7 @@ def octets_of(message: MLSMessage, data: CommitData | None) -> int:
 
 
 class Budgets:
-    """What each device and each other provider may still store."""
+    """The budgets of our devices and of other providers."""
 
     def __init__(self, limits: Limits, clock: Clock) -> None:
         self._clock = clock
@@ -48,20 +46,20 @@ class Budgets:
 
     @property
     def all(self) -> tuple[Rates, ...]:
-        """Return all of them, to be kept."""
+        """Return all rates, for `KeptRates`."""
         return (self._devices, self._providers)
 
     def take(self, sender: Sender, octets: Sequence[int]) -> tuple[int, RateLimited | None]:
-        """Count as many of these, in order, as the sender has room for; return how many, and why not more."""
+        """Count the octets of messages, in order, while the budget lasts; return how many, and why not more."""
         rates = self._devices if isinstance(sender, Device) else self._providers
         key = str(sender.row) if isinstance(sender, Device) else sender.provider
         now = self._clock.now()
-        with suppress(RateLimited):  # nearly always there is room for all
+        with suppress(RateLimited):  # nearly always the budget lasts for all
             rates.take(key, now, sum(octets))
             return len(octets), None
-        for taken, each in enumerate(octets):
+        for counted, each in enumerate(octets):
             try:
                 rates.take(key, now, each)
             except RateLimited as refusal:
-                return taken, refusal
+                return counted, refusal
         return len(octets), None

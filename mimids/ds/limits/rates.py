@@ -1,14 +1,15 @@
-"""Rates: so many at once, and so many a second after that.
+"""Rates: token buckets, each with a burst and a refill a second (semantics: limits-and-retention).
 
-A bucket is a key's; a restart does not refill those that `KeptRates` keeps. `UserRates` take a `Device`, one of our own
-and known by its token: a hub that wanted to hold another provider's user to a rate would have to guess who sends, and
-has nothing that it could pass here (DS draft section 4: "A DS MUST NOT reject messages based on criteria that are not
-unambiguously known by the DS"). Of another provider the sum of its calls is known, and `ProviderRates` hold that.
+Each key of a rate has a bucket of its own. `KeptRates` saves buckets, so that a restart does not refill them.
+
+`UserRates` limits our own users and devices, which are known by their tokens. It takes a `Device` and nothing else,
+because which of another provider's users sends a message is not known for certain (DS draft section 4: "A DS MUST NOT
+reject messages based on criteria that are not unambiguously known by the DS"). `ProviderRates` limits the sum of what
+another provider sends.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import takewhile
@@ -19,6 +20,7 @@ import attrs
 import trio
 
 from mimids.config import Limits
+from mimids.ds.lru import LeastRecentlyUsed
 from mimids.ds.ports import Clock
 from mimids.errors import MimiError, RateLimited
 from mimids.store import rates as stored
@@ -27,14 +29,14 @@ from mimids.store.rates import StoredBucket
 from mimids.values import Device, Follower, Milliseconds
 from mimids.wire.ids import ProviderId
 
-KEYS_REMEMBERED: Final = 100_000
-SAVE_SECONDS: Final = 10.0  # what a killed process may forget
-LAST_SAVE_SECONDS: Final = 5.0
+KEYS_REMEMBERED: Final = 100_000  # of each rate
+SAVE_SECONDS: Final = 10.0  # a killed process loses the changes of this time
+LAST_SAVE_SECONDS: Final = 5.0  # at most, at shutdown
 
 
 @attrs.frozen
 class Rate:
-    """`burst` at once, refilled at `per_second`; a `per_second` of 0 lifts the limit, named `limit` in refusals."""
+    """At most `burst` tokens, refilled at `per_second`; 0 a second is no limit. `limit` is its name in refusals."""
 
     limit: str
     per_second: float
@@ -43,39 +45,35 @@ class Rate:
 
 @attrs.define
 class _Bucket:
-    left: float
+    left: float  # tokens
     at: Milliseconds
 
 
 class Rates:
-    """One bucket for each key; of keys that were not seen for longest, the buckets are dropped, and so refilled."""
+    """One bucket for each key. At most `keys` are kept; an evicted bucket is full when its key comes again."""
 
     def __init__(self, rate: Rate, *, keys: int = KEYS_REMEMBERED) -> None:
         self.rate = rate
-        self._keys = keys
-        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
+        self._buckets = LeastRecentlyUsed[str, _Bucket](keys)
         self._changed: set[str] = set()
 
     def take(self, key: object, now: Milliseconds, count: int = 1) -> None:
-        """Count `count`; raise `RateLimited` if the key has fewer left at `now`, which costs it nothing further."""
+        """Take `count` tokens; raise `RateLimited`, and take none, if the key has fewer at `now`."""
         if not self.rate.per_second or not count:
             return
         name = str(key)
         left = self._left(name, now)
         if left < count:
             raise RateLimited(self.rate.limit, ceil((count - left) / self.rate.per_second))
-        self._buckets[name] = _Bucket(left - count, now)
-        self._buckets.move_to_end(name)
+        self._buckets.put(name, _Bucket(left - count, now))
         self._changed.add(name)
-        if len(self._buckets) > self._keys:
-            self._buckets.popitem(last=False)
 
     def left(self, key: object, now: Milliseconds, *, at_most: int) -> int:
-        """Return how many a key may count at `now`, at most `at_most`."""
+        """Return how many tokens a key has at `now`, at most `at_most`."""
         return at_most if not self.rate.per_second else min(at_most, int(self._left(str(key), now)))
 
     def _left(self, name: str, now: Milliseconds) -> float:
-        bucket = self._buckets.get(name)
+        bucket = self._buckets.peek(name)
         if bucket is None:
             return self.rate.burst
         return min(self.rate.burst, bucket.left + max(0, now - bucket.at) / 1000 * self.rate.per_second)
@@ -83,23 +81,30 @@ class Rates:
     # --- across restarts ----------------------------------------------------------------------------------------
 
     def restore(self, name: str, left: float, at: Milliseconds) -> None:
-        """Take up a bucket that was saved."""
-        self._buckets[name] = _Bucket(left, at)
+        """Restore a bucket that was saved."""
+        self._buckets.put(name, _Bucket(left, at))
 
     def drain(self, now: Milliseconds) -> tuple[list[StoredBucket], list[tuple[str, str]]]:
-        """Return the buckets that changed since the last call, and of the least used those that are full again."""
-        changed = [(name, self._buckets[name]) for name in self._changed if name in self._buckets]
-        self._changed.clear()
+        """Return the buckets that changed since the last call, and drop those that are full again.
+
+        The full ones are returned second, by limit and key: they need not be stored. Only the least recently used
+        buckets are looked at, up to the first that is not full.
+        """
         full = list(takewhile(lambda name: self._left(name, now) >= self.rate.burst, self._buckets))
         for name in full:
-            del self._buckets[name]
+            self._buckets.pop(name)
         limit = self.rate.limit
-        kept = [StoredBucket(limit, name, each.left, each.at) for name, each in changed if name in self._buckets]
-        return kept, [(limit, name) for name in full]
+        changed = []
+        for name in self._changed:
+            bucket = self._buckets.peek(name)
+            if bucket is not None:
+                changed.append(StoredBucket(limit, name, bucket.left, bucket.at))
+        self._changed.clear()
+        return changed, [(limit, name) for name in full]
 
 
 class UserRates:
-    """What each of our own users and devices may do. All of this takes a `Device`; there is no other way in."""
+    """The rates of our own users and devices."""
 
     def __init__(self, limits: Limits, clock: Clock) -> None:
         self._clock = clock
@@ -117,11 +122,11 @@ class UserRates:
 
     @property
     def all(self) -> tuple[Rates, ...]:
-        """Return all of them, to be kept."""
+        """Return all rates, for `KeptRates`."""
         return (*self._sends, *self._joins, self._fetches)
 
     def take_sends(self, device: Device, wanted: int) -> tuple[int, RateLimited | None]:
-        """Count as many of `wanted` messages as device and user have left; return how many, and why not more."""
+        """Count as many of `wanted` messages as device and user may send; return how many, and why not more."""
         return _take_some(list(zip(self._sends, _keys(device), strict=True)), wanted, self._clock.now())
 
     def take_join(self, device: Device) -> None:
@@ -131,12 +136,12 @@ class UserRates:
             raise refusal
 
     def take_fetch(self, device: Device) -> None:
-        """Count a KeyPackage request through the relay, which counts for the device itself; raise `RateLimited`."""
+        """Count a KeyPackage request of the device's user (the relay counts the device's); raise `RateLimited`."""
         self._fetches.take(_keys(device)[1], self._clock.now())
 
 
 class ProviderRates:
-    """What each other provider may do in sum; which of its users sends is not known, and not asked."""
+    """The rates of other providers, each for all its users together."""
 
     def __init__(self, limits: Limits, clock: Clock) -> None:
         self._clock = clock
@@ -149,11 +154,11 @@ class ProviderRates:
 
     @property
     def all(self) -> tuple[Rates, ...]:
-        """Return all of them, to be kept."""
+        """Return all rates, for `KeptRates`."""
         return (self._sends, self._joins)
 
     def take_sends(self, follower: Follower, wanted: int) -> tuple[int, RateLimited | None]:
-        """Count as many of `wanted` messages as the provider has left; return how many, and why not more."""
+        """Count as many of `wanted` messages as the provider may send; return how many, and why not more."""
         return _take_some([(self._sends, follower.provider)], wanted, self._clock.now())
 
     def take_join(self, follower: Follower) -> None:
@@ -162,10 +167,7 @@ class ProviderRates:
 
 
 class HubRates:
-    """What a hub lets each of a follower's users do, by the terms that the follower accepted.
-
-    (semantics: terms-and-reports)
-    """
+    """The rates that the terms of a hub set for each of our devices (semantics: terms-and-reports)."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -174,7 +176,7 @@ class HubRates:
     def take_sends(
         self, hub: ProviderId, rate: Rate | None, device: Device, wanted: int
     ) -> tuple[int, RateLimited | None]:
-        """Count as many of `wanted` messages as a device has left at a hub; return how many, and why not more."""
+        """Count as many of `wanted` messages as a device may send to a hub; return how many, and why not more."""
         if rate is None:
             return wanted, None
         return _take_some([(self._rates(hub, rate), str(device.row))], wanted, self._clock.now())
@@ -196,7 +198,7 @@ def _keys(device: Device) -> tuple[str, str]:
 
 
 def _take_some(buckets: Sequence[tuple[Rates, str]], wanted: int, now: Milliseconds) -> tuple[int, RateLimited | None]:
-    """Count from all buckets alike as many as each has left."""
+    """Take as many tokens, of `wanted`, as every bucket has; return how many, and why not more."""
     count = min((rates.left(key, now, at_most=wanted) for rates, key in buckets), default=wanted)
     for rates, key in buckets:
         rates.take(key, now, count)
@@ -212,7 +214,7 @@ def _take_some(buckets: Sequence[tuple[Rates, str]], wanted: int, now: Milliseco
 
 
 class KeptRates:
-    """Saves buckets now and then, and takes them up again at the start; `run` is the job."""
+    """Saves the buckets of some rates every `SAVE_SECONDS` and restores them at the start; `run` is the job."""
 
     def __init__(self, store: Store, clock: Clock, rates: Sequence[Rates]) -> None:
         self._store = store
@@ -220,7 +222,7 @@ class KeptRates:
         self._rates = {each.rate.limit: each for each in rates}
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Take up what was saved, then save every SAVE_SECONDS and at the end."""
+        """Restore the buckets, then save them until cancelled, and once more at the end."""
         for bucket in await self._store.read(lambda tx: stored.load(tx, limit=KEYS_REMEMBERED)):
             if bucket.rate in self._rates:
                 self._rates[bucket.rate].restore(bucket.key, bucket.left, bucket.at)
@@ -234,7 +236,7 @@ class KeptRates:
                 await self.save()
 
     async def save(self) -> None:
-        """Save what changed; a disk that takes nothing costs no more than the memory of it."""
+        """Save the buckets that changed; if the store refuses, a restart restores older ones."""
         now = self._clock.now()
         drained = [each.drain(now) for each in self._rates.values()]
         changed = [bucket for kept, _ in drained for bucket in kept]

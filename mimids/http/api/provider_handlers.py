@@ -87,7 +87,7 @@ async def welcome(services: Services, call: Call[Follower, MLSMessage]) -> None:
 
 async def push(services: Services, call: Call[Follower, PushRequest]) -> PushResponse:
     """Store the messages that a hub pushes."""
-    return await services.following.take_push(call.caller.provider, call.body)
+    return await services.epoch_receiver.receive_push(call.caller.provider, call.body)
 
 
 async def arrangement(services: Services, call: Call[Follower, None]) -> HubTerms:

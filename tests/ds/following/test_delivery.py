@@ -151,7 +151,7 @@ async def test_only_followers_may_resume(tmp_path: Path) -> None:
 async def test_a_push_of_an_unexpected_group_is_answered_no_longer_followed(tmp_path: Path) -> None:
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
         room = Room()
-        answer = await b.services.following.take_push(a.config.provider, push(room, 0, "unasked"))
+        answer = await b.services.epoch_receiver.receive_push(a.config.provider, push(room, 0, "unasked"))
         assert answer.next_counters == (NO_LONGER_FOLLOWED,)
 
 
@@ -169,7 +169,7 @@ async def test_duplicates_are_ignored_and_a_gap_is_answered_with_the_counter_wan
         await wait_stored(b, room.hub, bob, room.key, 1)
 
         async def pushed(counter: int, *texts: str) -> tuple[Counter, ...]:
-            return (await b.services.following.take_push(room.hub, push(room, counter, *texts))).next_counters
+            return (await b.services.epoch_receiver.receive_push(room.hub, push(room, counter, *texts))).next_counters
 
         assert await pushed(0, "zero", "one") == (2,)
         assert await pushed(0, "zero", "one") == (2,)
@@ -177,7 +177,7 @@ async def test_duplicates_are_ignored_and_a_gap_is_answered_with_the_counter_wan
         assert await pushed(1, "other") == (2,)
         assert await pushed(2, "two") == (3,)
         assert await wait_stored(b, room.hub, bob, room.key, 3) == ["zero", "one", "two"]
-        statistics = b.services.following.statistics()
+        statistics = b.services.epoch_receiver.statistics()
         assert (statistics.gaps, statistics.contradictions) == (1, 1)
 
 
@@ -392,7 +392,7 @@ async def test_a_waiting_reader_is_notified_though_the_sender_hangs_up(what: str
                 if what == "a message":
                     await a.services.hub.send(room.send("one"), alice)
                 elif what == "a push":
-                    await b.services.following.take_push(room.hub, push(room, 0, "zero"))
+                    await b.services.epoch_receiver.receive_push(room.hub, push(room, 0, "zero"))
                 else:
                     await b.services.incoming_welcomes.store(room.hub, welcome_to(REF))
             with trio.fail_after(20):

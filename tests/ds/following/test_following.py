@@ -1,4 +1,4 @@
-"""Live streams at three providers, while calls are lost and people come and go: everybody gets all they ask for.
+"""Streams at three providers while calls are lost and devices connect and leave: each gets all that it asks for.
 
 What is drawn comes from a seed; which of two things that happen at once is first does not.
 """
@@ -27,7 +27,7 @@ from tests.support.federation import COMMIT, Room, device, federated, present, r
 from tests.support.provider import Assembled
 
 NAMES = ("a.example", "b.example", "c.example")
-JOBS = ("delivery", "outgoing_welcomes", "following")
+JOBS = ("delivery", "outgoing_welcomes", "sync")
 STEPS = 60
 
 
@@ -152,7 +152,7 @@ class Play:
             case 5:
                 await hub_router.leave(who, hub, self.room.group_id)
             case 6:
-                person.provider.services.following._asked.clear()  # which a restart forgets
+                person.provider.services.epoch_receiver.requested.clear()  # which a restart forgets
             case 7:
                 self.clock.advance(self.dice.choice((1, 5, 70)))
             case 8:
@@ -160,7 +160,9 @@ class Play:
 
 
 @pytest.mark.parametrize("seed", range(10))
-async def test_whoever_presents_a_key_gets_all_of_its_partition_once_and_in_order(seed: int, tmp_path: Path) -> None:
+async def test_a_device_that_presents_a_key_gets_its_whole_partition_once_and_in_order(
+    seed: int, tmp_path: Path
+) -> None:
     clock = stopped_clock()
     async with (
         federated(tmp_path, *NAMES, clock=clock, jobs_of=JOBS) as providers,

@@ -1,4 +1,4 @@
-"""The hub against a model of dicts and lists; many senders at once; senders that hang up at any moment."""
+"""The hub against a model of dicts and lists; with many senders at once; with senders that cancel at any step."""
 
 from __future__ import annotations
 
@@ -269,7 +269,7 @@ TestHubAndModel = HubAndModel.TestCase
 
 @pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize("epoch", [(1 << 63) - 2, (1 << 63) - 1, 1 << 63, (1 << 64) - 1])
-async def test_an_epoch_that_a_row_can_hardly_hold_is_no_fault(epoch: int, known: bool, tmp_path: Path) -> None:
+async def test_epochs_near_the_largest_storable_value_are_handled(epoch: int, known: bool, tmp_path: Path) -> None:
     room, newcomer = signing.Room.create(signing.Client.of(1)), signing.Client.of(2)
     room.epoch, room.confirmed = epoch, bytes(32)
     info = MLSMessage(MLS10, WireFormat.GROUP_INFO, room.info()) if known else None
@@ -290,7 +290,7 @@ async def test_an_epoch_that_a_row_can_hardly_hold_is_no_fault(epoch: int, known
                 await cast("Any", ask)(request, ALICE)
 
 
-async def test_who_proposes_from_outside_has_no_key_and_is_pushed_nothing(tmp_path: Path) -> None:
+async def test_a_provider_that_proposes_from_outside_does_not_follow_the_partition(tmp_path: Path) -> None:
     room, newcomer, stranger = signing.Room.create(signing.Client.of(1)), signing.Client.of(2), SENDERS[1]
     info, key = MLSMessage(MLS10, WireFormat.GROUP_INFO, room.info()), Room.new_key()
     add = room.propose(
@@ -347,7 +347,7 @@ def mixture(dice: random.Random, info: MLSMessage) -> tuple[list[Room], list[Sen
 
 @pytest.mark.parametrize("sender", SENDERS[:2], ids=["device", "follower"])
 @pytest.mark.parametrize("seed", range(10))
-async def test_a_batch_is_answered_as_its_messages_would_be_one_by_one(
+async def test_a_batch_gets_the_answers_that_its_messages_would_get_one_by_one(
     seed: int, sender: Sender, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     dice, known = random.Random(seed), signing.Room.create(signing.Client.of(1))
@@ -383,7 +383,7 @@ def stored(tx: Tx) -> list[tuple[object, ...]]:
 # --- many at once -------------------------------------------------------------------------------------------------
 
 
-async def test_two_hundred_senders_at_once_leave_no_gap_and_one_order_for_every_reader(tmp_path: Path) -> None:
+async def test_two_hundred_senders_leave_no_gap_and_every_reader_sees_the_same_order(tmp_path: Path) -> None:
     room, dice = Room(), random.Random(3)
     told: dict[int, str] = {}
     live: list[bytes] = []
@@ -457,7 +457,7 @@ def counted(tx: Tx) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize("sender", SENDERS[:2], ids=["device", "follower"])
-async def test_a_send_that_is_cancelled_at_any_step_is_there_whole_or_not_at_all(
+async def test_a_send_that_is_cancelled_at_any_step_is_stored_whole_or_not_at_all(
     tmp_path: Path, sender: Sender
 ) -> None:
     recording = Recording("public")

@@ -1,4 +1,4 @@
-"""Quotas: what one sender uses up is its own."""
+"""Budgets and quotas: what one sender uses up is not taken from others."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def stored_octets(running: Assembled) -> int:
     return int(pages) * int(size)
 
 
-async def test_a_minute_of_noise_commits_stops_nobody_else_and_fills_no_disk(tmp_path: Path) -> None:
+async def test_a_flood_of_junk_commits_neither_blocks_others_nor_fills_the_disk(tmp_path: Path) -> None:
     small = {"device_bytes_burst": 32 * MEBI, "device_bytes_per_day": 32 * MEBI, "device_branch_bytes": 4 * MEBI}
     limits = {**small, "device_branches": 0, "device_sends_per_second": 100}
     async with provider(tmp_path, limits=limits) as (running, clock):
@@ -86,7 +86,7 @@ async def test_a_minute_of_noise_commits_stops_nobody_else_and_fills_no_disk(tmp
         assert (await rows(running, "SELECT count(*) FROM messages WHERE kind = 1")) == [(120,)]
 
 
-async def test_a_room_for_group_infos_that_is_full_drops_the_senders_own_oldest_unused_ones(tmp_path: Path) -> None:
+async def test_a_sender_over_its_quota_of_group_infos_loses_its_own_oldest_unused_ones(tmp_path: Path) -> None:
     async with provider(tmp_path, limits={"device_branch_bytes": 3 * MEBI}) as (running, _):
         alice, room = device(running), Room()
         hub = running.services.hub
@@ -99,14 +99,14 @@ async def test_a_room_for_group_infos_that_is_full_drops_the_senders_own_oldest_
         await hub.send(room.send("used", used.commit_data.next_partition_key, epoch=1), alice)
         await hub.send(noise(room, 1, info), carol)
         answers = [await hub.send(noise(room, n, info), alice) for n in range(2, 7)]
-        assert [answer.counter for answer in answers] == [2, 3, 4, 5, 6], "no commit is refused for it"
+        assert [answer.counter for answer in answers] == [2, 3, 4, 5, 6], "no commit is refused for that"
         found = await rows(running, "SELECT group_info IS NOT NULL FROM partitions WHERE parent > 0 ORDER BY id")
         assert [row[0] for row in found] == [1, 1, 0, 0, 0, 1, 1]
         found = await rows(running, "SELECT group_info IS NOT NULL FROM messages WHERE kind = 3 ORDER BY seq")
         assert [row[0] for row in found] == [1, 1, 0, 0, 0, 1, 1]
 
 
-async def test_each_provider_has_a_share_in_each_group_that_others_cannot_use_up(tmp_path: Path) -> None:
+async def test_each_provider_has_a_quota_of_its_own_in_each_group(tmp_path: Path) -> None:
     limits = {"provider_branches": 2, "provider_detached_partitions": 1}
     async with provider(tmp_path, limits=limits) as (running, _):
         hub, alice = running.services.hub, device(running)
@@ -126,7 +126,7 @@ async def test_each_provider_has_a_share_in_each_group_that_others_cannot_use_up
         await hub.send(room.send("nowhere", Room.new_key()), C)
 
 
-async def test_octets_are_counted_for_a_device_at_other_hubs_too_and_for_providers_in_sum(tmp_path: Path) -> None:
+async def test_octets_count_against_a_device_at_every_hub_and_against_a_provider_in_sum(tmp_path: Path) -> None:
     limits = {
         "device_bytes_burst": 32 * MEBI,
         "device_bytes_per_day": 32 * MEBI,
@@ -156,7 +156,7 @@ async def test_octets_are_counted_for_a_device_at_other_hubs_too_and_for_provide
         await services.hub.send(noise(room, 6, info), B)
 
 
-async def test_a_device_creates_so_many_groups_and_repeats_are_none(tmp_path: Path) -> None:
+async def test_a_device_creates_at_most_its_quota_of_groups_and_repeats_do_not_count(tmp_path: Path) -> None:
     async with provider(tmp_path, limits={"device_groups": 2}) as (running, _):
         hub, alice = running.services.hub, device(running)
         rooms = [Room(f"{n}") for n in range(3)]
@@ -187,30 +187,31 @@ async def expect_welcome(running: Assembled, number: int) -> None:
     await running.services.store.write(work)
 
 
-async def test_what_is_pushed_before_anybody_comes_is_bounded_and_goes_after_a_while(tmp_path: Path) -> None:
+async def test_pushes_for_groups_without_our_devices_are_bounded_and_expire(tmp_path: Path) -> None:
     async with provider(tmp_path, limits={"provider_unmatched_bytes": 1000}) as (running, clock):
-        following, hub = running.services.following, ProviderId("b.example")
+        following, receiver = running.services.following, running.services.epoch_receiver
+        hub = ProviderId("b.example")
         rooms = [Room(f"{n}", hub) for n in range(3)]
-        assert (await following.take_push(hub, pushed(rooms[0], ["0"]))).next_counters == (0xFFFF_FFFF,)
+        assert (await receiver.receive_push(hub, pushed(rooms[0], ["0"]))).next_counters == (0xFFFF_FFFF,)
         for number in range(2):
             await expect_welcome(running, number)
         texts = [f"{n}" for n in range(20)]
-        assert (await following.take_push(hub, pushed(rooms[0], texts[:5]))).next_counters == (5,)
-        assert (await following.take_push(hub, pushed(rooms[0], texts[:5]))).next_counters == (5,), "nothing is new"
-        assert (await following.take_push(hub, pushed(rooms[0], texts[5:], 5))).next_counters == (0xFFFF_FFFF,), (
+        assert (await receiver.receive_push(hub, pushed(rooms[0], texts[:5]))).next_counters == (5,)
+        assert (await receiver.receive_push(hub, pushed(rooms[0], texts[:5]))).next_counters == (5,), "nothing is new"
+        assert (await receiver.receive_push(hub, pushed(rooms[0], texts[5:], 5))).next_counters == (0xFFFF_FFFF,), (
             "no room"
         )
-        assert (await following.take_push(hub, pushed(rooms[1], texts[:1]))).next_counters == (1,)
-        assert (await following.take_push(hub, pushed(rooms[2], texts[:1]))).next_counters == (0xFFFF_FFFF,)
+        assert (await receiver.receive_push(hub, pushed(rooms[1], texts[:1]))).next_counters == (1,)
+        assert (await receiver.receive_push(hub, pushed(rooms[2], texts[:1]))).next_counters == (0xFFFF_FFFF,)
         alice = device(running)
         await following.note_sent(alice, hub, rooms[0].group_id, [])
-        assert (await following.take_push(hub, pushed(rooms[0], texts[5:], 5))).next_counters == (20,)
+        assert (await receiver.receive_push(hub, pushed(rooms[0], texts[5:], 5))).next_counters == (20,)
         clock.advance(91 * DAY)
-        assert (await following.take_push(hub, pushed(rooms[0], ["new"], 20))).next_counters == (21,)
+        assert (await receiver.receive_push(hub, pushed(rooms[0], ["new"], 20))).next_counters == (21,)
         await running.services.sweeper.sweep()
         assert await rows(running, "SELECT group_id FROM groups") == [(rooms[0].group_id,)]
         assert await rows(running, "SELECT count(*) FROM expected_welcomes") == [(0,)]
-        assert (await following.take_push(hub, pushed(rooms[1], texts[:1]))).next_counters == (0xFFFF_FFFF,)
+        assert (await receiver.receive_push(hub, pushed(rooms[1], texts[:1]))).next_counters == (0xFFFF_FFFF,)
 
 
 # --- the rule that ends branches ----------------------------------------------------------------------------------
@@ -224,7 +225,7 @@ async def test_what_is_pushed_before_anybody_comes_is_bounded_and_goes_after_a_w
         ({"terminate_age_days": 30}, set(), {"early", "late"}),
     ],
 )
-async def test_branches_end_by_age_or_childlessness_and_not_by_how_much_is_said_in_them(
+async def test_branches_are_terminated_by_age_or_lack_of_commits_and_not_by_traffic(
     tmp_path: Path, rule: dict[str, Any], ended_after_8_days: set[str], ended_after_31_days: set[str]
 ) -> None:
     async with provider(tmp_path, group=rule) as (running, clock):
@@ -245,7 +246,7 @@ async def test_branches_end_by_age_or_childlessness_and_not_by_how_much_is_said_
             assert {masks[row[0]] for row in found} == expected
 
 
-async def test_of_branches_alike_the_first_stays(tmp_path: Path) -> None:
+async def test_of_equal_branches_the_first_is_kept(tmp_path: Path) -> None:
     async with provider(tmp_path, group={"terminate_age_days": 1, "terminate_childless_days": 1}) as (running, _):
         hub, alice, room = running.services.hub, device(running), Room()
         await hub.create_group(room.creation(), alice)
@@ -267,7 +268,7 @@ async def test_of_branches_alike_the_first_stays(tmp_path: Path) -> None:
 # --- Welcomes -----------------------------------------------------------------------------------------------------
 
 
-async def test_welcomes_end_when_their_time_is_over_and_their_bodies_go_with_the_last(tmp_path: Path) -> None:
+async def test_expired_welcomes_are_dropped_and_their_bodies_with_the_last_of_them(tmp_path: Path) -> None:
     async with provider(tmp_path) as (running, clock):
         services, alice, room = running.services, device(running), Room()
         await services.hub.create_group(room.creation(), alice)
@@ -302,7 +303,7 @@ async def test_welcomes_end_when_their_time_is_over_and_their_bodies_go_with_the
         ]
 
 
-async def test_messages_that_a_welcome_leads_to_wait_for_whoever_it_is_for(tmp_path: Path) -> None:
+async def test_messages_are_kept_while_a_welcome_to_their_partition_is_held(tmp_path: Path) -> None:
     async with provider(tmp_path, welcome={"hold_days": 60}) as (running, clock):
         services, alice, room = running.services, device(running), Room()
         await services.hub.create_group(room.creation(), alice)

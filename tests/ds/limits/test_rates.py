@@ -1,3 +1,5 @@
+"""Token buckets."""
+
 from __future__ import annotations
 
 import pytest
@@ -11,7 +13,7 @@ def at(seconds: float) -> Milliseconds:
     return Milliseconds(int(seconds * 1000))
 
 
-def test_a_burst_is_let_through_and_refilled_steadily() -> None:
+def test_a_burst_is_allowed_and_refilled_steadily() -> None:
     rates = Rates(Rate("limit", 0.5, 3))
     for _ in range(3):
         rates.take("a", at(0))
@@ -27,7 +29,7 @@ def test_a_burst_is_let_through_and_refilled_steadily() -> None:
         rates.take("a", at(100))
 
 
-def test_being_refused_costs_nothing() -> None:
+def test_a_refusal_takes_no_tokens() -> None:
     rates = Rates(Rate("limit", 1, 1))
     rates.take("a", at(0))
     for tenth in range(1, 10):
@@ -36,13 +38,13 @@ def test_being_refused_costs_nothing() -> None:
     rates.take("a", at(1))
 
 
-def test_keys_do_not_touch_each_other() -> None:
+def test_each_key_has_a_bucket_of_its_own() -> None:
     rates = Rates(Rate("limit", 1, 1))
     rates.take("a", at(0))
     rates.take("b", at(0))
 
 
-def test_a_clock_set_back_gives_nothing_and_takes_nothing() -> None:
+def test_a_clock_that_is_set_back_neither_refills_nor_drains() -> None:
     rates = Rates(Rate("limit", 1, 2))
     rates.take("a", at(100))
     rates.take("a", at(50))
@@ -51,16 +53,16 @@ def test_a_clock_set_back_gives_nothing_and_takes_nothing() -> None:
     rates.take("a", at(51))
 
 
-def test_no_rate_is_no_limit() -> None:
+def test_a_rate_of_zero_is_no_limit() -> None:
     rates = Rates(Rate("limit", 0, 1))
     for _ in range(1000):
         rates.take("a", at(0))
 
 
-def test_no_more_keys_are_remembered_than_stated() -> None:
+def test_the_bucket_that_was_used_longest_ago_is_evicted() -> None:
     rates = Rates(Rate("limit", 1, 1), keys=2)
     for key in "abc":
         rates.take(key, at(0))
-    rates.take("a", at(0))  # forgotten, so refilled
+    rates.take("a", at(0))  # evicted, so full
     with pytest.raises(RateLimited):
         rates.take("c", at(0))

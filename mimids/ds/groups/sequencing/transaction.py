@@ -1,0 +1,308 @@
+"""One transaction's worth of sequencing.
+
+The sequencer is a function of a transaction, not a job: a `SequencingTransaction` takes messages in order, accepts or
+refuses each as a whole, and `finish` writes what was accepted. Of a refused message nothing is written but the
+reference of a proposal. The caller answers the sender after the commit, when the messages are durable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import attrs
+
+from mimids.config import Limits
+from mimids.ds.groups.appending import MessageAppender
+from mimids.ds.groups.judging import Judged, MlsJudge
+from mimids.ds.groups.policy import GroupPolicy
+from mimids.ds.groups.recent import Recent
+from mimids.ds.groups.sequencing.commits import CommitSequencer, Opening
+from mimids.ds.groups.sequencing.joins import partition_of_join
+from mimids.ds.groups.sequencing.partition_writer import PartitionWriter, PartitionWriters
+from mimids.ds.groups.sequencing.refused_proposals import remember_refusal
+from mimids.ds.groups.sequencing.submitter import Submitter
+from mimids.ds.limits.quotas import SenderQuotas
+from mimids.ds.limits.sizes import check_sizes
+from mimids.errors import (
+    BranchTerminated,
+    CommitDataDiffers,
+    Malformed,
+    MimiError,
+    Recovering,
+    TooLarge,
+    UnknownGroup,
+    WelcomeMismatch,
+    WrongEpoch,
+)
+from mimids.mls.code_points import ContentType, SenderType
+from mimids.mls.framing import MLSMessage, PrivateMessage, PublicMessage
+from mimids.mls.rules.checks import check_framing
+from mimids.mls.rules.verdict import RuleError
+from mimids.store import groups, messages
+from mimids.store.engine.transaction import Tx
+from mimids.store.groups import Group
+from mimids.store.partitions import Partition
+from mimids.store.welcomes import release_held
+from mimids.values import Milliseconds, Sender
+from mimids.wire.ids import MaskedPartitionKey, ProviderId
+from mimids.wire.messages import (
+    CommitData,
+    ExternalJoinRequest,
+    ExternalProposalRequest,
+    SendRequest,
+    SendResponse,
+)
+
+Outcome = SendResponse | MimiError
+
+
+@attrs.frozen
+class Changes:
+    """What to notify of once the transaction is committed."""
+
+    partitions: frozenset[MaskedPartitionKey]  # that have new messages
+    welcomes: bool  # some can be sent
+
+
+class SequencingTransaction:
+    """Sequences the messages of one sender within one transaction."""
+
+    def __init__(
+        self,
+        tx: Tx,
+        sender: Sender,
+        *,
+        provider: ProviderId,
+        now: Milliseconds,
+        mls: MlsJudge,
+        recent: Recent,
+        limits: Limits,
+    ) -> None:
+        self.tx = tx
+        self._submitter = submitter = Submitter.of(tx, sender, provider)
+        self._quotas = SenderQuotas(tx, limits, submitter.provider, submitter.device)
+        self._mls = mls
+        self._limits = limits
+        self._policy = GroupPolicy(tx, mls.states, now, ours=True)
+        self._appender = MessageAppender(
+            tx, now=now, provider=submitter.provider, device=submitter.device, recent=recent
+        )
+        self._writers = PartitionWriters(tx, submitter, self._quotas, now=now)
+        self._groups: dict[bytes, Group] = {}
+        self._welcomes = False  # there are some that can be sent
+
+    @cached_property
+    def _commits(self) -> CommitSequencer:
+        """Made for the first commit, because most transactions have none."""
+        return CommitSequencer(self._appender, self._writers, self._submitter, self._mls, self._quotas)
+
+    # --- the three ways in --------------------------------------------------------------------------------------
+
+    def send(self, requests: Sequence[SendRequest]) -> list[Outcome]:
+        """Sequence messages to the partitions of their keys; an unknown key opens a detached partition.
+
+        (semantics: partitions-and-forks)
+        """
+        digests = [messages.digest_of(request.message.encoded) for request in requests]
+        self._writers.look_up_repeats(requests, digests)
+        return [
+            self._send_like_the_one_before(request, digest) or self._send(request, digest)
+            for request, digest in zip(requests, digests, strict=True)
+        ]
+
+    def join(self, request: ExternalJoinRequest) -> Outcome:
+        """Sequence an external commit to the open partition it was made for (semantics: joining-from-outside)."""
+        message = request.message.message
+        try:
+            if not isinstance(message, PublicMessage):
+                raise Malformed("an external commit is a PublicMessage")  # RFC 9420 section 12.4.3.2: MUST
+            if message.content.sender.sender_type is not SenderType.NEW_MEMBER_COMMIT:
+                raise Malformed("the sender of an external commit is new_member_commit")
+            if request.commit_data.welcome_data is not None:
+                raise WelcomeMismatch("an external commit adds nobody, so it has no Welcome")
+            group = self._group(request.message)
+            digest = messages.digest_of(request.message.encoded)
+            partition = partition_of_join(self.tx, self._mls, group, request.message, digest)
+            return self._sequence(group, self._writers.of(partition), request.message, digest, request.commit_data)
+        except MimiError as error:
+            return error
+
+    def propose(self, request: ExternalProposalRequest, default: Partition | None) -> Outcome:
+        """Sequence a proposal from outside to the partition it names, or to `default` if it names none.
+
+        `default` is the partition that group-info answers for (semantics: joining-from-outside).
+        """
+        try:
+            group, partition = self._target_of_proposal(request, default)
+            writer = self._writers.of(partition)
+        except MimiError as error:
+            return error
+        try:
+            digest = messages.digest_of(request.message.encoded)
+            return self._sequence(group, writer, request.message, digest, None, has_key=False)
+        except MimiError as error:
+            self._remember_refusal(writer, request.message, error)
+            return error
+
+    def finish(self) -> Changes:
+        """Write what was accepted; return what to notify of once the transaction is committed."""
+        self._appender.flush()
+        return Changes(frozenset(self._appender.changed), self._welcomes)
+
+    # --- where a message goes -----------------------------------------------------------------------------------
+
+    def _send(self, request: SendRequest, digest: bytes) -> Outcome:
+        writer = None
+        try:
+            group = self._group(request.message)
+            writer = self._writers.find_or_open(request.partition_key, group)
+            return self._sequence(group, writer, request.message, digest, request.commit_data)
+        except MimiError as error:
+            if writer is not None:
+                self._remember_refusal(writer, request.message, error)
+                self._writers.remove_if_empty(writer, request.partition_key)
+            return error
+
+    def _send_like_the_one_before(self, request: SendRequest, digest: bytes) -> SendResponse | None:
+        """Append an application message without judging it, if one to the same partition was judged before it.
+
+        This is the fast path: nearly all messages of a batch take it. Returns None for every other message, and for
+        one that is a repeat or would be refused: `_send` finds the answer to those.
+        """
+        writer = self._writers.known(request.partition_key)
+        message, framed = request.message, request.message.message
+        if (
+            writer is None
+            or not isinstance(framed, PrivateMessage)
+            or framed.content_type is not ContentType.APPLICATION
+            or framed.group_id != writer.judged_for
+            or writer.partition.epoch not in (framed.epoch, None)
+            or writer.find_repeat(self.tx, digest) is not None
+        ):
+            return None
+        try:
+            check_framing(message)
+            check_sizes(self._limits, message, None)
+        except (RuleError, TooLarge):
+            return None
+        counter = self._appender.append(writer, message.encoded, digest)
+        response = writer.response(counter, self._appender.now)
+        writer.answers[digest] = response, None
+        return response
+
+    def _target_of_proposal(
+        self, request: ExternalProposalRequest, default: Partition | None
+    ) -> tuple[Group, Partition]:
+        message = request.message.message
+        outside = (SenderType.EXTERNAL, SenderType.NEW_MEMBER_PROPOSAL)
+        if not isinstance(message, PublicMessage):
+            raise Malformed("an external proposal is a PublicMessage")
+        if message.content_type is not ContentType.PROPOSAL or message.content.sender.sender_type not in outside:
+            raise Malformed("proposals of senders external and new_member_proposal only")
+        group = self._group(request.message)
+        partition = default if request.partition is None else self._writers.find([request.partition])
+        if partition is None or partition.group != group.id:
+            raise UnknownGroup
+        return group, partition
+
+    def _group(self, message: MLSMessage) -> Group:
+        """Return the group of a message (later revision, "Sending Messages": unknown groups are rejected)."""
+        group_id = message.group_id
+        if group_id is None:
+            raise Malformed("not a group message")
+        group = self._groups.get(group_id) or groups.find_group(self.tx, self._submitter.hub, group_id)
+        if group is None:
+            raise UnknownGroup
+        if group.held:  # before the restore its next counters may have been given to other messages
+            raise Recovering
+        self._groups[group_id] = group
+        return group
+
+    def _remember_refusal(self, writer: PartitionWriter, message: MLSMessage, error: MimiError) -> None:
+        remember_refusal(self.tx, self._mls.states, writer.partition, message, error, self._submitter.sender)
+
+    # --- one message --------------------------------------------------------------------------------------------
+
+    def _sequence(
+        self,
+        group: Group,
+        writer: PartitionWriter,
+        message: MLSMessage,
+        digest: bytes,
+        data: CommitData | None,
+        *,
+        has_key: bool = True,
+    ) -> SendResponse:
+        """Give a message its place in a partition, or raise why it is refused; `has_key`: its sender has the key."""
+        repeat = writer.find_repeat(self.tx, digest)
+        if repeat is not None:  # checked before policy and termination (semantics: sequencing)
+            response, opened = repeat
+            if data is not None and opened not in data.next_partition_key.masks():
+                raise CommitDataDiffers
+            return response
+        kind = self._check_message(writer.partition, message, data)
+        judged, opening = self._judge(group, writer, message, data)
+
+        # Nothing below refuses.
+        response = self._append(writer, message, digest, kind, opening, data)
+        if has_key and not writer.followed:
+            self._submitter.follow(self.tx, writer.partition.id, writer.partition.parent)
+        writer.followed = True
+        if kind is ContentType.APPLICATION:
+            writer.judged_for = group.group_id
+        self._groups[group.group_id] = self._appender.note_content(group, writer, message, judged)
+        if judged.contradicts_claim:
+            writer.judged_for = None
+        if opening is not None and data is not None:
+            self._welcomes |= self._commits.open(group, writer, opening, data)
+        elif writer.partition.held_welcomes and not writer.opened_here:
+            self._release_welcomes(writer)
+        return response
+
+    def _check_message(self, partition: Partition, message: MLSMessage, data: CommitData | None) -> ContentType:
+        """Return the content type of a message; raise why it is refused whatever the state of the group."""
+        framed = message.message
+        if partition.terminated:
+            raise BranchTerminated
+        if not isinstance(framed, PrivateMessage | PublicMessage):
+            raise Malformed("not a group message")
+        if partition.epoch is not None and framed.epoch != partition.epoch:
+            raise WrongEpoch(epoch=partition.epoch)
+        check_sizes(self._limits, message, data)
+        return framed.content_type
+
+    def _judge(
+        self, group: Group, writer: PartitionWriter, message: MLSMessage, data: CommitData | None
+    ) -> tuple[Judged, Opening | None]:
+        """Judge a message by the state of its partition and by policy, and a commit also by where it leads."""
+        self._appender.flush_before_judging(message)
+        judged = self._mls.judge(self.tx, group, writer.partition, message)
+        opening = None if data is None else self._commits.check(group, writer, judged, data)
+        ahead = None if opening is None else opening.knowledge
+        self._policy.check(group, writer.partition, judged, ahead, self._submitter.sender)
+        return judged, opening
+
+    def _append(
+        self,
+        writer: PartitionWriter,
+        message: MLSMessage,
+        digest: bytes,
+        kind: ContentType,
+        opening: Opening | None,
+        data: CommitData | None,
+    ) -> SendResponse:
+        next_masked_key = None if opening is None else opening.child.masked_key
+        group_info = None if data is None or data.group_info is None else data.group_info.encoded
+        counter = self._appender.append(
+            writer, message.encoded, digest, kind=kind, next_masked_key=next_masked_key, group_info=group_info
+        )
+        response = writer.response(counter, self._appender.now)
+        writer.answers[digest] = response, next_masked_key
+        return response
+
+    def _release_welcomes(self, writer: PartitionWriter) -> None:
+        """Release the held Welcomes of a partition that is used now (semantics: welcomes-and-leaving)."""
+        release_held(self.tx, writer.partition.id)
+        self._welcomes = True
+        writer.partition = attrs.evolve(writer.partition, held_welcomes=0)
