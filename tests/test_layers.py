@@ -21,7 +21,7 @@ ENGINE = ("wire.base64url", "wire.codec", "wire.compiled", "wire.declare", "wire
 PURE = ("wire", "mls", "ohttp", "policy")
 BELOW_DS = (*PURE, "errors", "values", "config", "metrics", "store", "telemetry")
 # What every package of ds/ may use: the ports and the modules beside them.
-DS = (*BELOW_DS, "ds.backoff", "ds.clock", "ds.notifier", "ds.peer_answers", "ds.ports")
+DS = (*BELOW_DS, "ds.backoff", "ds.clock", "ds.lru", "ds.notifier", "ds.peer_answers", "ds.ports")
 GROUPS = (*DS, "ds.limits", "ds.groups", "ds.key_packages")  # what the packages above both may use
 BELOW_HTTP = (*BELOW_DS, "ds")
 
