@@ -92,7 +92,7 @@ async def _sync(provider: AssembledProvider, *, task_status: trio.TaskStatus[Non
 
 
 async def _keep_arrangements(provider: AssembledProvider, *, task_status: trio.TaskStatus[None]) -> None:
-    await provider.services.arrangements.run(task_status=task_status)
+    await provider.services.accepted_terms.run(task_status=task_status)
 
 
 async def _keep_rates(provider: AssembledProvider, *, task_status: trio.TaskStatus[None]) -> None:

@@ -13,8 +13,11 @@ from mimids.config import Config
 from mimids.ds.backoff import Backoff
 from mimids.ds.commands import Context
 from mimids.ds.devices.accounts import Devices
+from mimids.ds.devices.follower_policy import FollowerPolicy
 from mimids.ds.devices.gate import Gate
 from mimids.ds.devices.hub_router import HubRouter
+from mimids.ds.devices.own_hub import OwnHub
+from mimids.ds.devices.remote_hub import RemoteHub
 from mimids.ds.devices.streams import Streams
 from mimids.ds.following.cursors import Cursors
 from mimids.ds.following.delivery import Delivery
@@ -36,7 +39,11 @@ from mimids.ds.limits.rates import KeptRates, ProviderRates, Rate, Rates, UserRa
 from mimids.ds.notifier import Notifier, stock_topic
 from mimids.ds.ports import Clock, Peers
 from mimids.ds.services import Services
-from mimids.ds.terms.arrangements import HEADER, ArrangedPeers, Arrangements
+from mimids.ds.terms.accepted import AcceptedTerms
+from mimids.ds.terms.banned_providers import BannedProviders
+from mimids.ds.terms.evidence import EvidenceReplay
+from mimids.ds.terms.offered import REVISION_HEADER, OfferedTerms
+from mimids.ds.terms.peers import PeersUnderTerms
 from mimids.ds.terms.reports import Reports
 from mimids.http.api.admission import Authenticator
 from mimids.http.api.asgi import application
@@ -112,11 +119,13 @@ def make_services(config: Config, clock: Clock, telemetry: Telemetry, store: Sto
     """Make the services of a provider, each with its part of the configuration."""
     provider, limits = config.provider, config.limits
     notifier, states, recent = Notifier(), States(), Recent()
-    arrangements = Arrangements(config, store, clock, peers, notifier)
-    peers = ArrangedPeers(peers, arrangements)
+    banned = BannedProviders(store, clock)
+    offered_terms = OfferedTerms(config, store, clock, banned)
+    accepted_terms = AcceptedTerms(config, store, clock, peers, notifier)
+    peers = PeersUnderTerms(peers, accepted_terms, banned)
     user_rates, provider_rates = UserRates(limits, clock), ProviderRates(limits, clock)
     budgets = Budgets(limits, clock)
-    gate = Gate(provider, store, clock, states, user_rates, budgets, arrangements)
+    gate = Gate(clock, user_rates, budgets)
     hub = LocalHub(config, store, clock, states, notifier, recent=recent, rates=provider_rates, budgets=budgets)
     ohttp_keys = OhttpKeys(
         store,
@@ -169,12 +178,24 @@ def make_services(config: Config, clock: Clock, telemetry: Telemetry, store: Sto
         ),
     )
     backoff = Backoff(config.delivery.backoff_first_seconds, config.delivery.backoff_cap_seconds)
-    reports = Reports(config, store, clock, peers, notifier, states)
+    reports = Reports(config, store, clock, peers, notifier, EvidenceReplay(provider, clock, states))
     following = Following(
         config, store, clock, peers, states, notifier, contradicted=partial(_tell_of_contradiction, telemetry, reports)
     )
     cursors = Cursors(store, clock)
-    hub_router = HubRouter(provider, hub, following, peers, gate, arrangements, cursors, document)
+    hub_router = HubRouter(
+        OwnHub(provider=provider, hub=hub, gate=gate, cursors=cursors, problem=document),
+        partial(
+            RemoteHub,
+            following=following,
+            peers=peers,
+            gate=gate,
+            policy=FollowerPolicy(store, clock, states, accepted_terms),
+            accepted=accepted_terms,
+            cursors=cursors,
+            problem=document,
+        ),
+    )
     welcomes = Welcomes(
         store, clock, peers, notifier, provider=provider, backoff=backoff, workers=config.delivery.workers
     )
@@ -190,7 +211,8 @@ def make_services(config: Config, clock: Clock, telemetry: Telemetry, store: Sto
         peers=peers,
         notifier=notifier,
         recent=recent,
-        arrangements=arrangements,
+        offered_terms=offered_terms,
+        accepted_terms=accepted_terms,
         gate=gate,
         reports=reports,
         rates=KeptRates(store, clock, (*user_rates.all, *provider_rates.all, *budgets.all, *relay.rates)),
@@ -221,6 +243,7 @@ def make_services(config: Config, clock: Clock, telemetry: Telemetry, store: Sto
             hub_router,
             welcomes,
             key_packages,
+            cursors,
             notifier,
             clock,
             backoff=backoff,
@@ -243,8 +266,8 @@ def make_app(services: Services, endpoints: Iterable[Endpoint], *, hosts: frozen
             admit=_admission(services),
             telemetry=services.telemetry,
             body_seconds=config.limits.body_seconds,
-            stamp=partial(_stamp, services.arrangements),
-            demand=partial(_demand, services.arrangements),
+            stamp=partial(_stamp, services.offered_terms),
+            demand=partial(_demand, services.offered_terms),
             hosts=hosts,
         )
     )
@@ -261,21 +284,21 @@ def _admission(services: Services) -> Admit:
         if isinstance(caller, Device):
             rates.take(caller.row, services.clock.now())
         elif isinstance(caller, Follower):
-            await services.arrangements.meet(caller.provider)
+            await services.offered_terms.load(caller.provider)
         return caller
 
     return admit
 
 
-def _stamp(arrangements: Arrangements, caller: Caller) -> Sequence[tuple[bytes, bytes]]:
+def _stamp(offered_terms: OfferedTerms, caller: Caller) -> Sequence[tuple[bytes, bytes]]:
     """Name the current revision of a provider's terms on every answer to it (semantics: terms-and-reports)."""
-    revision = arrangements.revision(caller.provider) if isinstance(caller, Follower) else None
-    return () if revision is None else ((HEADER.encode(), b"%d" % revision),)
+    revision = offered_terms.revision(caller.provider) if isinstance(caller, Follower) else None
+    return () if revision is None else ((REVISION_HEADER.encode(), b"%d" % revision),)
 
 
-def _demand(arrangements: Arrangements, caller: Caller, endpoint: Endpoint) -> None:
+def _demand(offered_terms: OfferedTerms, caller: Caller, endpoint: Endpoint) -> None:
     if isinstance(caller, Follower) and not endpoint.open_without_arrangement:
-        arrangements.require(caller.provider)
+        offered_terms.require(caller.provider)
 
 
 def _listener_specs(services: Services) -> dict[str, ListenerSpec]:
@@ -312,7 +335,7 @@ def _tell_of_low_stock(telemetry: Telemetry, notifier: Notifier, low: LowStock) 
 
 
 def _tell_of_contradiction(telemetry: Telemetry, reports: Reports, contradiction: Contradiction) -> None:
-    reports.contradicted(contradiction)
+    reports.note_contradiction(contradiction)
     telemetry.log.warning("a hub contradicts itself", peer=contradiction.hub, rule=contradiction.rule)
 
 

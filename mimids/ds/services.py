@@ -23,7 +23,8 @@ from mimids.ds.key_packages.stock import KeyPackageStock
 from mimids.ds.limits.rates import KeptRates
 from mimids.ds.notifier import Notifier
 from mimids.ds.ports import Clock, Peers
-from mimids.ds.terms.arrangements import Arrangements
+from mimids.ds.terms.accepted import AcceptedTerms
+from mimids.ds.terms.offered import OfferedTerms
 from mimids.ds.terms.reports import Reports
 from mimids.store.engine.store import Store
 from mimids.telemetry import Telemetry
@@ -40,7 +41,8 @@ class Services:
     peers: Peers
     notifier: Notifier
     recent: Recent
-    arrangements: Arrangements
+    offered_terms: OfferedTerms
+    accepted_terms: AcceptedTerms
     gate: Gate
     rates: KeptRates
     cursors: Cursors

@@ -6,7 +6,8 @@ import json
 from typing import Final
 
 from mimids.ds.commands.declare import Argument, Command, Context, Effect, JsonObject
-from mimids.ds.terms.arrangements import HubTerms, accept_offer
+from mimids.ds.terms.accepted import accept_offer
+from mimids.ds.terms.hub_terms import HubTerms
 from mimids.errors import Malformed, NotFound
 from mimids.store import arrangements, bans, overview, providers
 from mimids.store.engine.store import Tx

@@ -10,10 +10,11 @@ import attrs
 
 from mimids.config import Limits
 from mimids.ds.devices import accounts
+from mimids.ds.devices.hubs import Hub
 from mimids.ds.devices.streams import DeviceGone
 from mimids.ds.key_packages import tokens
 from mimids.ds.services import Services
-from mimids.ds.terms.reports import Report
+from mimids.ds.terms.report import Report
 from mimids.errors import (
     Busy,
     GroupExists,
@@ -81,6 +82,7 @@ from mimids.wire.messages import (
     InboxWelcome,
     ReceiveRequest,
     SendRequest,
+    encode_send_results,
 )
 
 _TOLD: Final = (
@@ -123,13 +125,13 @@ async def drop_key_packages(services: Services, call: Call[None]) -> None:
 
 async def ohttp_keys(services: Services, call: Call[None]) -> Answer[bytes]:
     """Give another provider's key configurations as it gave them."""
-    services.gate.fetch(_device(call))
+    services.gate.count_fetch(_device(call))
     return keys_answer(await services.relay.ohttp_keys(_device(call).row, _provider(call)))
 
 
 async def relay(services: Services, call: Call[bytes]) -> Answer[bytes]:
     """Pass a sealed request on; the answer is the gateway's own, its problem documents too."""
-    services.gate.fetch(_device(call))
+    services.gate.count_fetch(_device(call))
     relayed = await services.relay.forward(_device(call).row, _provider(call), call.body)
     headers = {"Content-Type": relayed.media_type, "Cache-Control": "no-store"}
     if relayed.retry_after:
@@ -164,52 +166,50 @@ async def revoke_contact_token(services: Services, call: Call[None]) -> None:
 
 async def create_group(services: Services, call: Call[CreateGroupRequest]) -> None:
     """Make this provider the hub of a group."""
-    services.gate.create(_device(call), call.body)
+    services.gate.count_creation(_device(call), call.body)
     await services.hub.create_group(call.body, _device(call))
 
 
 async def send(services: Services, call: Call[SendRequest]) -> bytes:
     """Sequence a message at its hub."""
-    return await services.hub_router.send(_device(call), _provider(call), call.body)
+    return await _hub(services, call).send(_device(call), call.body)
 
 
 async def send_batch(services: Services, call: Call[tuple[SendRequest, ...]]) -> bytes:
     """Sequence messages at their hub."""
-    return await services.hub_router.send_batch(_device(call), _provider(call), call.body)
+    return encode_send_results(await _hub(services, call).send_batch(_device(call), call.body))
 
 
 async def receive(services: Services, call: Call[ReceiveRequest]) -> bytes:
     """Return a partition's messages."""
     wait = wait_seconds(call.headers, services.config.limits.receive_wait_seconds)
-    return await services.hub_router.receive(_device(call), _provider(call), call.body, wait_seconds=wait)
+    return await _hub(services, call).receive(_device(call), call.body, wait_seconds=wait)
 
 
 async def join(services: Services, call: Call[ExternalJoinRequest]) -> bytes:
     """Sequence an external commit."""
-    return await services.hub_router.join(_device(call), _provider(call), call.body)
+    return await _hub(services, call).join(_device(call), call.body)
 
 
 async def propose(services: Services, call: Call[ExternalProposalRequest]) -> bytes:
     """Sequence a proposal from outside."""
-    return await services.hub_router.propose(_device(call), _provider(call), call.body)
+    return await _hub(services, call).propose(_device(call), call.body)
 
 
 async def group_info(services: Services, call: Call[GroupInfoRequest]) -> bytes:
     """Return what a joiner needs."""
     partition, bundle = partition_of(call.query), "bundle" in call.query
-    return await services.hub_router.group_info(
-        _device(call), _provider(call), call.body, partition=partition, bundle=bundle
-    )
+    return await _hub(services, call).group_info(_device(call), call.body, partition=partition, bundle=bundle)
 
 
 async def leave(services: Services, call: Call[None]) -> None:
     """Let the device leave a group."""
-    await services.hub_router.leave(_device(call), _provider(call), GroupId(from_base64url(call.path["group_id"])))
+    await services.following.leave(_device(call), _provider(call), GroupId(from_base64url(call.path["group_id"])))
 
 
 async def report(services: Services, call: Call[Report]) -> dict[str, Any]:
     """Take a report of one of our own users."""
-    return {"id": await services.reports.take(call.body, _device(call))}
+    return {"id": await services.reports.receive(call.body, _device(call))}
 
 
 async def welcomes(services: Services, call: Call[None]) -> tuple[InboxWelcome, ...]:
@@ -260,6 +260,10 @@ def _provider(call: Call[Any]) -> ProviderId:
         return provider_id(call.path["provider"])
     except ValueError:
         raise NotFound("that is no provider's name") from None
+
+
+def _hub(services: Services, call: Call[Any]) -> Hub:
+    return services.hub_router.hub(_provider(call))
 
 
 def _number(call: Call[Any], name: str) -> int:

@@ -66,7 +66,8 @@ async def _take_up(effects: tuple[Effect, ...], services: Services) -> None:
         elif effect is Effect.OHTTP_KEYS:
             await services.ohttp_keys.refresh()
         elif effect is Effect.POLICY:
-            services.arrangements.forget()
+            services.offered_terms.forget()
+            services.accepted_terms.forget()
         elif effect is Effect.REPORTS:
             services.notifier.notify(reports.TOPIC)
 

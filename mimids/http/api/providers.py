@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
-from mimids.ds.devices.hub_router import encode_outcomes
+from mimids.ds.devices.hubs import encode_outcomes
 from mimids.ds.services import Services
-from mimids.ds.terms.reports import Report
+from mimids.ds.terms.report import Report
 from mimids.errors import (
     ArrangementOutdated,
     ArrangementRequired,
@@ -161,7 +161,7 @@ async def push(services: Services, call: Call[PushRequest]) -> PushResponse:
 
 async def arrangement(services: Services, call: Call[None]) -> dict[str, Any]:
     """Give a follower its terms."""
-    return (await services.arrangements.terms_for(_follower(call).provider)).as_json()
+    return (await services.offered_terms.terms_for(_follower(call).provider)).as_json()
 
 
 async def accept_arrangement(services: Services, call: Call[None]) -> None:
@@ -169,12 +169,12 @@ async def accept_arrangement(services: Services, call: Call[None]) -> None:
     revision = call.path["revision"]
     if not (revision.isascii() and revision.isdigit() and len(revision) < REVISION_DIGITS):
         raise NotFound
-    await services.arrangements.take_acceptance(_follower(call).provider, int(revision))
+    await services.offered_terms.record_acceptance(_follower(call).provider, int(revision))
 
 
 async def report(services: Services, call: Call[Report]) -> dict[str, Any]:
     """Take a report of another provider."""
-    return {"id": await services.reports.take(call.body, _follower(call))}
+    return {"id": await services.reports.receive(call.body, _follower(call))}
 
 
 async def resume(services: Services, call: Call[ResumeRequest]) -> None:

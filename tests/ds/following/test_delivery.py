@@ -44,7 +44,7 @@ async def talking(a: Assembled, b: Assembled) -> tuple[Device, Device, Room]:
     """Let Alice make a group at her provider, and Bob, at his, send its first message and get it."""
     alice, bob, room = device(a), device(b, "bob"), Room()
     await a.services.hub.create_group(room.creation(), alice)
-    await b.services.hub_router.send(bob, room.hub, room.send("here"))
+    await b.services.hub_router.hub(room.hub).send(bob, room.send("here"))
     await wait_stored(b, room.hub, bob, room.key, 1)
     return alice, bob, room
 
@@ -56,7 +56,7 @@ async def test_what_a_follower_presented_the_key_of_is_pushed_to_it(tmp_path: Pa
         await a.services.hub.send(room.send("one"), alice)
         assert await read(b, bob, room.hub, room.key) == ["one"]
         await a.services.hub.send(room.send("two"), alice)
-        await b.services.hub_router.send(bob, room.hub, room.send("three"))
+        await b.services.hub_router.hub(room.hub).send(bob, room.send("three"))
         assert await wait_stored(b, room.hub, bob, room.key, 3) == ["one", "two", "three"]
 
 
@@ -115,7 +115,7 @@ async def test_a_detached_partition_is_served_to_its_key_and_pushed_to_nobody(tm
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
         alice, bob, room = device(a), device(b, "bob"), Room()
         await a.services.hub.create_group(room.creation(), alice)
-        await b.services.hub_router.send(bob, room.hub, room.send("in the open"))
+        await b.services.hub_router.hub(room.hub).send(bob, room.send("in the open"))
         stray = room.new_key()
         answer = await a.services.hub.send(room.send("astray", stray, epoch=7), alice)
         assert answer.detached == 1
@@ -163,7 +163,7 @@ async def test_duplicates_are_ignored_and_a_gap_is_answered_with_what_is_missing
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
         bob, room = device(b, "bob"), Room()
         await a.services.hub.create_group(room.creation(), device(a))
-        await b.services.hub_router.send(bob, room.hub, room.send("zero"))
+        await b.services.hub_router.hub(room.hub).send(bob, room.send("zero"))
         await wait_stored(b, room.hub, bob, room.key, 1)
 
         async def take(counter: int, *texts: str) -> tuple[Counter, ...]:
@@ -184,9 +184,9 @@ async def test_a_provider_whose_last_device_left_is_not_pushed_to(tmp_path: Path
         alice, bob, room = device(a), device(b, "bob"), Room()
         await a.services.hub.create_group(room.creation(), alice)
         assert await read(b, bob, room.hub, room.key) == []
-        await b.services.hub_router.send(bob, room.hub, room.send("hello"))
+        await b.services.hub_router.hub(room.hub).send(bob, room.send("hello"))
         await wait_stored(b, room.hub, bob, room.key, 1)
-        await b.services.hub_router.leave(bob, room.hub, room.group_id)
+        await b.services.following.leave(bob, room.hub, room.group_id)
         await a.services.hub.send(room.send("without bob"), alice)
         with trio.fail_after(10):
             while count(a, "SELECT count(*) FROM follows"):  # noqa: ASYNC110  # the store changes by another task
@@ -200,7 +200,7 @@ async def test_a_hub_that_is_away_is_unavailable_and_queues_no_key(tmp_path: Pat
         await a.services.hub.create_group(room.creation(), device(a))
         b.peers.peers.pop(a.config.provider)
         with pytest.raises(PeerUnavailable):
-            await b.services.hub_router.send(bob, room.hub, room.send("lost"))
+            await b.services.hub_router.hub(room.hub).send(bob, room.send("lost"))
         assert room.key.reveal() not in b.config.database.read_bytes()
 
 
@@ -240,7 +240,7 @@ async def test_a_full_disk_puts_pushes_off_and_ends_nothing(tmp_path: Path, nurs
     async with federated(tmp_path, "a.example", "b.example", jobs_of=()) as (a, b):
         alice, bob, room = device(a), device(b, "bob"), Room()
         await a.services.hub.create_group(room.creation(), alice)
-        await b.services.hub_router.send(bob, room.hub, room.send("here"))
+        await b.services.hub_router.hub(room.hub).send(bob, room.send("here"))
         store: Any = Full(a.services.store)
         delivery = Delivery(
             store,
@@ -284,12 +284,12 @@ class Held:
 async def test_who_comes_back_while_its_provider_says_that_nobody_is_there_is_followed(tmp_path: Path) -> None:
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
         alice, bob, room = await talking(a, b)
-        await b.services.hub_router.leave(bob, room.hub, room.group_id)
+        await b.services.following.leave(bob, room.hub, room.group_id)
         held = Held(a, b, answers=True)
         await a.services.hub.send(room.send("while nobody is there"), alice)
         with trio.fail_after(20):
             await held.waits.wait()
-        await b.services.hub_router.present(bob, room.hub, room.key)
+        await b.services.hub_router.hub(room.hub).present(bob, room.key)
         held.go.set()
         await a.services.hub.send(room.send("again"), alice)
         assert await wait_stored(b, room.hub, bob, room.key, 3) == ["here", "while nobody is there", "again"]
@@ -298,12 +298,12 @@ async def test_who_comes_back_while_its_provider_says_that_nobody_is_there_is_fo
 async def test_who_leaves_one_epoch_and_presents_another_is_followed_there(tmp_path: Path) -> None:
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
         alice, bob, room = await talking(a, b)
-        await b.services.hub_router.leave(bob, room.hub, room.group_id)
+        await b.services.following.leave(bob, room.hub, room.group_id)
         held, following = Held(a, b, answers=False), room.new_key()
         await a.services.hub.send(room.commit("on", following), alice)
         with trio.fail_after(20):
             await held.waits.wait()
-        await b.services.hub_router.present(bob, room.hub, following)  # its group is not known to be this one
+        await b.services.hub_router.hub(room.hub).present(bob, following)  # its group is not known to be this one
         held.go.set()
         await a.services.hub.send(room.send("again", following, epoch=1), alice)
         assert await wait_stored(b, room.hub, bob, following, 1) == ["again"]
@@ -317,10 +317,10 @@ async def test_what_a_device_presented_the_key_of_is_no_stranger_s_push(tmp_path
         await a.services.hub.send(room.send("the first"), alice)
         await wait_stored(b, room.hub, bob, room.key, 1)
         assert count(b, "SELECT count(*) FROM participations WHERE left_at IS NULL") == 1
-        await b.services.hub_router.leave(bob, room.hub, room.group_id)
+        await b.services.following.leave(bob, room.hub, room.group_id)
         following = room.new_key()
         await a.services.hub.send(room.commit("on", following), alice)
-        await b.services.hub_router.present(bob, room.hub, following)  # back again, in an epoch not known here
+        await b.services.hub_router.hub(room.hub).present(bob, following)  # back again, in an epoch not known here
         await a.services.hub.send(room.send("again", following, epoch=1), alice)
         assert await wait_stored(b, room.hub, bob, following, 1) == ["again"]
 
@@ -335,12 +335,12 @@ async def test_who_leaves_while_a_long_backlog_is_asked_for_ends_the_asking(tmp_
         async def leaves_meanwhile(called: Called) -> PeerAnswer:
             nonlocal asked
             asked += 1
-            await b.services.hub_router.leave(bob, room.hub, room.group_id)
+            await b.services.following.leave(bob, room.hub, room.group_id)
             return await spec(called)
 
         b.peers.add(room.hub, leaves_meanwhile)
         with trio.fail_after(20):
-            await b.services.hub_router.present(bob, room.hub, room.key)
+            await b.services.hub_router.hub(room.hub).present(bob, room.key)
         assert asked == 1
 
 
@@ -362,7 +362,7 @@ async def test_whoever_does_not_come_for_a_group_holds_up_no_other_group(tmp_pat
         await a.services.hub.send_batch([other.send(text) for text in said], alice)
         assert await wait_stored(b, other.hub, ben, other.key, 5) == said
         assert count(b, "SELECT unmatched_bytes FROM groups ORDER BY id LIMIT 1") <= 5000
-        await b.services.hub_router.present(bob, room.hub, key)  # here he comes
+        await b.services.hub_router.hub(room.hub).present(bob, key)  # here he comes
         assert await wait_stored(b, room.hub, bob, key, 5) == said
 
 
@@ -371,7 +371,7 @@ async def test_who_waits_is_woken_though_whoever_brings_it_hangs_up(what: str, t
     async with federated(tmp_path, "a.example", "b.example", jobs_of=()) as (a, b):
         alice, bob, room = device(a), device(b, "bob"), Room()
         await a.services.hub.create_group(room.creation(), alice)
-        await b.services.hub_router.send(bob, room.hub, room.send("zero"))
+        await b.services.hub_router.hub(room.hub).send(bob, room.send("zero"))
         await hand_out(b)
         await b.services.welcomes.init(room.hub, WelcomeInitRequest((REF,)))
         topic = inbox_topic(bob.row) if what == "a Welcome" else partition_topic(room.key.mask(32))

@@ -74,7 +74,7 @@ async def until(check: Callable[[], Awaitable[object]]) -> None:
 
 async def shows(running: Assembled, who: Device, room: Room, key: PartitionKey, counter: int) -> None:
     """Let a device present a position."""
-    running.services.hub_router.note(who, room.hub, ReceiveRequest(key, Counter(counter)))
+    running.services.cursors.note(who, room.hub, ReceiveRequest(key, Counter(counter)))
     await running.services.cursors.save()
 
 
@@ -107,8 +107,8 @@ async def test_who_has_left_is_not_waited_for_until_it_comes_back(tmp_path: Path
         await services.hub.create_group(room.creation(), alice)
         for n in range(2):
             await services.hub.send(room.send(f"{n}"), alice)
-            services.hub_router.note(alice, room.hub, ReceiveRequest(room.key, Counter(n)))
-            await services.hub_router.leave(alice, room.hub, room.group_id)
+            services.cursors.note(alice, room.hub, ReceiveRequest(room.key, Counter(n)))
+            await services.following.leave(alice, room.hub, room.group_id)
             clock.advance(40 * DAY)
             await sweep(running)
             assert await bodies(running, room.key) == [False] * (n + 1)
@@ -209,7 +209,7 @@ async def test_a_follower_that_comes_too_late_goes_on_where_messages_are_kept(tm
     async with federated(tmp_path, "a.example", "b.example", clock=clock) as (a, b):
         alice, bob, room = device(a), device(b, "bob"), Room()
         await a.services.hub.create_group(room.creation(), alice)
-        await b.services.hub_router.send(bob, room.hub, room.send("0"))
+        await b.services.hub_router.hub(room.hub).send(bob, room.send("0"))
         await wait_stored(b, room.hub, bob, room.key, 1)
         spec = a.peers.peers.pop(b.config.provider)
         for n in range(1, 5):
