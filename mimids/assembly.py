@@ -12,7 +12,7 @@ import trio
 from mimids.config import Config
 from mimids.ds.backoff import Backoff
 from mimids.ds.commands import Context
-from mimids.ds.devices.accounts import Devices
+from mimids.ds.devices.accounts import DeviceTokens
 from mimids.ds.devices.follower_policy import FollowerPolicy
 from mimids.ds.devices.gate import Gate
 from mimids.ds.devices.hub_router import HubRouter
@@ -31,7 +31,7 @@ from mimids.ds.groups.states import States
 from mimids.ds.key_packages.claims import Abuse, LowStock
 from mimids.ds.key_packages.gateway import Gateway, GatewayBounds
 from mimids.ds.key_packages.gateway_keys import OhttpKeys
-from mimids.ds.key_packages.relay import Local, Relay, RelayBounds
+from mimids.ds.key_packages.relay import OwnGateway, Relay, RelayBounds
 from mimids.ds.key_packages.stock import KeyPackageStock, StockRules
 from mimids.ds.key_packages.tokens import AbuseRule, Tokens
 from mimids.ds.limits.budgets import Budgets
@@ -144,7 +144,6 @@ def make_services(config: Config, clock: Clock, telemetry: Telemetry, store: Sto
             low_stock=config.key_packages.low_stock_packages,
             device_packages=config.key_packages.device_packages,
             package_octets=limits.key_package_bytes,
-            bundle_requests=config.ohttp.bundle_max_requests,
         ),
         on_low=partial(_tell_of_low_stock, telemetry, notifier),
         on_abuse=partial(_tell_of_abuse, telemetry),
@@ -166,7 +165,7 @@ def make_services(config: Config, clock: Clock, telemetry: Telemetry, store: Sto
     relay = Relay(
         peers,
         clock,
-        Local(provider=provider, answer=gateway.answer, keys=ohttp_keys.served),
+        OwnGateway(provider=provider, answer=gateway.answer, keys=ohttp_keys.served),
         partial(config.federation.allows, us=provider),
         RelayBounds(
             octets=limits.ohttp_bytes,
@@ -217,7 +216,7 @@ def make_services(config: Config, clock: Clock, telemetry: Telemetry, store: Sto
         reports=reports,
         rates=KeptRates(store, clock, (*user_rates.all, *provider_rates.all, *budgets.all, *relay.rates)),
         cursors=cursors,
-        devices=Devices(store, provider),
+        devices=DeviceTokens(store, provider),
         key_packages=key_packages,
         ohttp_keys=ohttp_keys,
         gateway=gateway,

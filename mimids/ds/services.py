@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 
 from mimids.config import Config
-from mimids.ds.devices.accounts import Devices
+from mimids.ds.devices.accounts import DeviceTokens
 from mimids.ds.devices.gate import Gate
 from mimids.ds.devices.hub_router import HubRouter
 from mimids.ds.devices.streams import Streams
@@ -47,7 +47,7 @@ class Services:
     rates: KeptRates
     cursors: Cursors
     reports: Reports
-    devices: Devices
+    devices: DeviceTokens
     key_packages: KeyPackageStock
     ohttp_keys: OhttpKeys
     gateway: Gateway

@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from mimids.ds.key_packages.gateway_keys import KeysAnswer
-from mimids.ds.key_packages.relay import Local, Relay, RelayBounds, Relayed
+from mimids.ds.key_packages.relay import OwnGateway, Relay, RelayBounds, Relayed
 from mimids.ds.limits.rates import Rate
 from mimids.ds.ports import PeerAnswer
 from mimids.errors import (
@@ -63,7 +63,7 @@ async def our_gateway(message: bytes) -> bytes:
 
 def relay(peers: FakePeers, clock: ManualClock | None = None, **bounds: Any) -> Relay:
     chosen = RelayBounds(**{"fetches": UNLIMITED, "new_providers": UNLIMITED, **bounds})
-    local = Local(provider=A, answer=our_gateway, keys=lambda: KeysAnswer(b"our keys", "our signature", 60))
+    local = OwnGateway(provider=A, answer=our_gateway, keys=lambda: KeysAnswer(b"our keys", "our signature", 60))
     return Relay(peers, clock or ManualClock(), local, lambda provider: provider in (B, C), chosen)
 
 
@@ -273,7 +273,7 @@ async def test_nothing_that_it_keeps_joins_a_device_with_a_target() -> None:
     assert set(vars(own)) == {
         "_peers",
         "_clock",
-        "_local",
+        "_own",
         "_allowed",
         "_bounds",
         "_fetches",
