@@ -126,7 +126,7 @@ def test_a_branch_within_an_ended_one_stays_ended(config: Config) -> None:
         (["terminate", "_wA", "aaaaaa"], "no partition of this group"),
         (["terminate", "g", "aaaa", "--hub", "a.example"], "no partition of this group"),
         (["terminate", "g", "eeeeee", "--hub", "a.example"], "`mimids group show GROUP`"),
-        (["terminate", "only there", "dddddd"], "b.example hosts this group"),
+        (["terminate", "only there", "dddddd"], "the hub of this group is b.example"),
         (["terminate", "g", "bbbbbb", "--hub", "a.example", "--undo"], "no branch that begins"),
         (["show", "nothing"], "`mimids group list`"),
     ],

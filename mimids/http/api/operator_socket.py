@@ -49,7 +49,7 @@ def _handler(command: Command) -> Callable[[Services, Call[JsonObject]], Awaitab
             return await services.store.read(lambda tx: command.run(tx, context, call.body))
         # Whoever hangs up does not recall the write, so what has to follow it follows: a removed device is out.
         with trio.CancelScope(shield=True):
-            answer = await services.store.write(lambda tx: command.run(tx, context, call.body))
+            answer = await services.store.write_or_refuse(command.refusable(context, call.body))
             await _take_up(command.effects, services)
         return answer
 
