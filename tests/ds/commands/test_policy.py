@@ -12,11 +12,10 @@ from mimids.ds.commands import command_named
 from mimids.errors import Malformed, MimiError, NotFound
 from mimids.values import Follower
 from mimids.wire.ids import ProviderId
-from tests.ds.terms.test_arrangements import command
-from tests.ds.terms.test_reports import report
 from tests.support.doubles import FakeClock
 from tests.support.federation import Room, federated
 from tests.support.provider import Assembled
+from tests.support.terms import command, report
 
 A, B = ProviderId("a.example"), ProviderId("b.example")
 BOB = "mimi://b.example/u/bob"

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
-from mimids.ds.commands import Context, command_named
 from mimids.ds.devices.accounts import add_device, add_user
 from mimids.ds.groups.contradiction import Contradiction
 from mimids.ds.terms.report import NOTE_OCTETS, Report
-from mimids.ds.terms.reports import TOPIC
 from mimids.errors import Malformed, NotFound, QuotaExceeded
 from mimids.store import reports as stored
 from mimids.values import Device, Follower
@@ -26,28 +23,10 @@ from tests.support.doubles import FakeClock
 from tests.support.federation import Room, device, federated
 from tests.support.provider import Assembled
 from tests.support.recordings import Recording, expected
+from tests.support.terms import command, report, until
 
 A, B, C = ProviderId("a.example"), ProviderId("b.example"), ProviderId("c.example")
 GROUP = GroupId(b"mimi://a.example/g/1")
-
-
-def report(*evidence: bytes, note: str = "", kind: str = "spam", accused: str = "mimi://c.example/u/carol") -> Report:
-    return Report(A, GROUP, accused, kind, note, evidence)
-
-
-async def command(of: Assembled, name: str, /, **arguments: Any) -> Any:
-    made = command_named(name)
-    context = Context.of(of.config, of.services.clock.now())
-    answer = await of.services.store.write(lambda tx: made.run(tx, context, made.given(arguments)))
-    if made.effects:
-        of.services.notifier.notify(TOPIC)
-    return answer
-
-
-async def until(look: Callable[[], Awaitable[bool]]) -> None:
-    with trio.fail_after(20):
-        while not await look():  # noqa: ASYNC110  # what is waited for is a row
-            await trio.sleep(0.01)
 
 
 async def replayed(of: Assembled, number: int) -> Any:
