@@ -48,7 +48,7 @@ T = TypeVar("T")
 class RemoteHub:
     """`Hub` over calls to `provider`: limits and policy first, then the call, then a note of the group that it is in.
 
-    If the hub wants its terms accepted first, they are accepted, and the call is made once more.
+    If the hub requires its terms to be accepted first, they are accepted and the call is retried once.
     """
 
     provider: ProviderId
@@ -141,7 +141,7 @@ class RemoteHub:
         return (await self._accepting_terms(call)).body
 
     async def _accepting_terms(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """Ask the hub; if it wants its terms accepted first, accept them and ask once more.
+        """Ask the hub; if it requires its terms to be accepted first, accept them and retry once.
 
         (semantics: terms-and-reports)
         """

@@ -162,7 +162,7 @@ class Relay:
         self._contacted.put(provider, None)
 
     async def _exchange(self, provider: ProviderId, method: str, body: bytes, media_type: str) -> PeerAnswer:
-        with self._one_of_at_once():
+        with self._exchange_slot():
             try:
                 with trio.fail_after(self._bounds.seconds):
                     answer = await self._peers.call_plainly(provider, method, GATEWAY_PATH, body, media_type=media_type)
@@ -173,7 +173,7 @@ class Relay:
         return answer
 
     @contextmanager
-    def _one_of_at_once(self) -> Iterator[None]:
+    def _exchange_slot(self) -> Iterator[None]:
         if self._at_once >= self._bounds.at_once:
             raise Busy("too many requests are being relayed; try again")
         self._at_once += 1

@@ -116,7 +116,7 @@ def issue(
     if terms.expires_at is not None and not now < terms.expires_at < 1 << 53:
         raise Malformed("expires_at must be in the future, in milliseconds since the epoch")
     if any(each is not None and not 0 < each < 1 << 31 for each in (terms.uses, terms.rate_claims, terms.rate_seconds)):
-        raise Malformed("uses, rate_claims and rate_seconds must be at least 1")
+        raise Malformed("uses, rate_claims and rate_seconds must be from 1 to 2147483647")
     if (terms.rate_claims is None) != (terms.rate_seconds is None):
         raise Malformed("rate_claims and rate_seconds must be given together")
     if device is not None and quota and tokens.count_issued_by(tx, device) >= quota:

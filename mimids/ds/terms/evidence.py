@@ -77,7 +77,7 @@ class EvidenceReplay:
         return next(((each, None) for each in fitting), None)
 
     def _check_policy(self, tx: Tx, hub: ProviderId, group: Group, partition: Partition, judged: Judged) -> None:
-        """Raise `PolicyRefused` if every provider had to refuse the message, whoever of its users sent it."""
+        """Raise `PolicyRefused` if every provider had to refuse the message, no matter which user sent it."""
         rules = GroupPolicy(tx, self._states, self._clock.now(), ours=hub == self._provider)
         is_commit = judged.message.content_type is ContentType.COMMIT
         ahead = self._states.after_commit(judged, None) if is_commit else None

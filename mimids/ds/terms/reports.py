@@ -4,8 +4,8 @@ A report is *received* (one row; a second report with the same words is the same
 compared with what is stored here), perhaps *passed on* by the operator without the reporter's name, and *closed*.
 Only the rows count after a restart.
 
-The job replays at low priority: it uses a small share of a core. It calls no other provider, so a report cannot make
-this provider call a third one. Only reports that an operator passes on leave this provider.
+Evidence is replayed at low priority, with a small share of a core. A replay calls no other provider, so a report cannot
+make this provider call a third one. Only reports that an operator passes on are sent to other providers.
 """
 
 from __future__ import annotations
