@@ -37,18 +37,18 @@ from mimids.ds.key_packages.tokens import AbuseRule, Tokens
 from mimids.ds.limits.budgets import Budgets
 from mimids.ds.limits.rates import KeptRates, ProviderRates, Rate, Rates, UserRates
 from mimids.ds.notifier import Notifier, stock_topic
-from mimids.ds.ports import Clock, Peers
+from mimids.ds.ports import Clock, Peers, PeerTransport
 from mimids.ds.services import Services
 from mimids.ds.terms.accepted import AcceptedTerms
 from mimids.ds.terms.banned_providers import BannedProviders
 from mimids.ds.terms.evidence import EvidenceReplay
-from mimids.ds.terms.offered import REVISION_HEADER, OfferedTerms
+from mimids.ds.terms.offered import OfferedTerms
 from mimids.ds.terms.peers import PeersUnderTerms
 from mimids.ds.terms.reports import Reports
 from mimids.http.api.admission import Authenticator
 from mimids.http.api.asgi import application
 from mimids.http.api.devices import DEVICES
-from mimids.http.api.endpoints import Access, Endpoint, Listener
+from mimids.http.api.endpoints import AnyEndpoint, Listener
 from mimids.http.api.operator import HOSTS, OPERATOR
 from mimids.http.api.operator_socket import OPERATOR_SOCKET
 from mimids.http.api.problems import document
@@ -56,6 +56,7 @@ from mimids.http.api.providers import PROVIDERS
 from mimids.http.api.public import PUBLIC
 from mimids.http.api.table import Admit, Table
 from mimids.http.console.endpoints import CONSOLE
+from mimids.http.header_names import ARRANGEMENT
 from mimids.http.peers.calls import HttpPeers
 from mimids.http.server.connection import ASGIApp, ConnectionLimits
 from mimids.http.server.listener import Bind
@@ -115,14 +116,16 @@ def assemble(config: Config, clock: Clock, telemetry: Telemetry, store: Store, p
     return AssembledProvider(services, _listener_specs(services), peers)
 
 
-def make_services(config: Config, clock: Clock, telemetry: Telemetry, store: Store, peers: Peers) -> Services:
+def make_services(
+    config: Config, clock: Clock, telemetry: Telemetry, store: Store, transport: PeerTransport
+) -> Services:
     """Make the services of a provider, each with its part of the configuration."""
     provider, limits = config.provider, config.limits
     notifier, states, recent = Notifier(), States(), Recent()
     banned = BannedProviders(store, clock)
     offered_terms = OfferedTerms(config, store, clock, banned)
-    accepted_terms = AcceptedTerms(config, store, clock, peers, notifier)
-    peers = PeersUnderTerms(peers, accepted_terms, banned)
+    accepted_terms = AcceptedTerms(config, store, clock, transport, notifier)
+    peers: Peers = PeersUnderTerms(transport, accepted_terms, banned)
     user_rates, provider_rates = UserRates(limits, clock), ProviderRates(limits, clock)
     budgets = Budgets(limits, clock)
     gate = Gate(clock, user_rates, budgets)
@@ -254,7 +257,7 @@ def make_services(config: Config, clock: Clock, telemetry: Telemetry, store: Sto
     )
 
 
-def make_app(services: Services, endpoints: Iterable[Endpoint], *, hosts: frozenset[str] | None = None) -> ASGIApp:
+def make_app(services: Services, endpoints: Iterable[AnyEndpoint], *, hosts: frozenset[str] | None = None) -> ASGIApp:
     """Return what answers at a listener with these endpoints."""
     config = services.config
     return application(
@@ -278,8 +281,8 @@ def _admission(services: Services) -> Admit:
     per_minute = config.limits.device_requests_per_minute
     rates = Rates(Rate("device_requests_per_minute", per_minute / 60, per_minute))
 
-    async def admit(access: Access, headers: Mapping[str, str], names: frozenset[ProviderId] | None) -> Caller:
-        caller = await authenticator.admit(access, headers, names)
+    async def admit(kind: type[Caller], headers: Mapping[str, str], names: frozenset[ProviderId] | None) -> Caller:
+        caller = await authenticator.admit(kind, headers, names)
         if isinstance(caller, Device):
             rates.take(caller.row, services.clock.now())
         elif isinstance(caller, Follower):
@@ -292,10 +295,10 @@ def _admission(services: Services) -> Admit:
 def _stamp(offered_terms: OfferedTerms, caller: Caller) -> Sequence[tuple[bytes, bytes]]:
     """Name the current revision of a provider's terms on every answer to it (semantics: terms-and-reports)."""
     revision = offered_terms.revision(caller.provider) if isinstance(caller, Follower) else None
-    return () if revision is None else ((REVISION_HEADER.encode(), b"%d" % revision),)
+    return () if revision is None else ((ARRANGEMENT.encode(), b"%d" % revision),)
 
 
-def _demand(offered_terms: OfferedTerms, caller: Caller, endpoint: Endpoint) -> None:
+def _demand(offered_terms: OfferedTerms, caller: Caller, endpoint: AnyEndpoint) -> None:
     if isinstance(caller, Follower) and not endpoint.open_without_arrangement:
         offered_terms.require(caller.provider)
 

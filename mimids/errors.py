@@ -1,8 +1,8 @@
-"""Every refusal a peer may see, in one tree: the class carries its code and status.
+"""Every refusal that a caller may see, in one tree; each class has its code, HTTP status and title.
 
-`str(error)` is safe to send; a cause is only logged. `http/api/problems.py` alone makes
-`application/problem+json` of it, with the type `urn:mimids:problem:CODE`. Anything that is not in this tree is our
-fault and becomes a bare 500.
+`str(error)` is safe to send; the exception's cause is only logged. `http/api/problems.py` writes errors as
+`application/problem+json`, with the type `urn:mimids:problem:CODE`. Any other exception is a fault of ours and is
+answered with a bare 500.
 """
 
 from __future__ import annotations
@@ -15,20 +15,16 @@ Member = str | int | float | list[str]
 
 
 class MimiError(Exception):
-    """A refusal the peer may see; `members` are the further members of its problem document.
-
-    One that another provider answered us with has the headers of that answer in `heard`, which go nowhere else.
-    """
+    """A refusal that the caller may see; `members` are additional members of its problem document."""
 
     code: ClassVar[str]
     status: ClassVar[HTTPStatus]
     title: ClassVar[str]
-    type_uri: ClassVar[str | None] = None  # where an RFC defines the type, that one
+    type_uri: ClassVar[str | None] = None  # set if an RFC defines the problem type
 
     def __init__(self, detail: str = "", **members: Member) -> None:
         super().__init__(detail or self.title)
         self.members: Mapping[str, Member] = members
-        self.heard: Mapping[str, str] = {}
 
     @classmethod
     def problem_type(cls) -> str:
@@ -40,131 +36,135 @@ class MimiError(Exception):
 
 
 class Malformed(MimiError):
-    """The body or a parameter is not what the endpoint takes."""
+    """The body or a parameter cannot be decoded; the detail says where."""
 
-    code, status, title = "malformed", HTTPStatus.BAD_REQUEST, "the request is malformed"
+    code, status, title = "malformed", HTTPStatus.BAD_REQUEST, "malformed request"
 
 
 class UnsupportedMediaType(MimiError):
-    """The body has another media type than the endpoint takes."""
+    """Content-Type is not the media type of this endpoint."""
 
-    code, status, title = "unsupported-media-type", HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "wrong media type"
+    code, status, title = "unsupported-media-type", HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported media type"
 
 
 class TooLarge(MimiError):
-    """The body, or an object in it, exceeds a limit; `limit` names it, `octets` is its size."""
+    """The body or an object in it exceeds a limit; `limit` names the limit, `octets` is the size."""
 
-    code, status, title = "too-large", HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "larger than a limit allows"
+    code, status, title = "too-large", HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too large"
 
     def __init__(self, limit: str, octets: int) -> None:
-        super().__init__(f"more than {limit} allows", limit=limit, octets=octets)
+        super().__init__(f"{octets} octets exceed the limit {limit}", limit=limit, octets=octets)
 
 
 class TooMany(MimiError):
-    """More items in one request than `limit` allows."""
+    """The request has more items than `limit` allows."""
 
-    code, status, title = "too-many", HTTPStatus.BAD_REQUEST, "more items than one request may carry"
+    code, status, title = "too-many", HTTPStatus.BAD_REQUEST, "too many items in one request"
 
     def __init__(self, limit: str, items: int) -> None:
-        super().__init__(f"more than {limit} allows", limit=limit, items=items)
+        super().__init__(f"{items} items exceed the limit {limit}", limit=limit, items=items)
 
 
 class NotFound(MimiError):
-    """No such path, or nothing of that name."""
+    """The path does not exist, or nothing has that name or id."""
 
-    code, status, title = "not-found", HTTPStatus.NOT_FOUND, "nothing here"
+    code, status, title = "not-found", HTTPStatus.NOT_FOUND, "not found"
 
 
 class NameTaken(MimiError):
-    """There is a user or device of that name already."""
+    """A user or device of that name exists already."""
 
-    code, status, title = "name-taken", HTTPStatus.CONFLICT, "that name is taken"
+    code, status, title = "name-taken", HTTPStatus.CONFLICT, "name already in use"
 
 
 class MethodNotAllowed(MimiError):
-    """The path exists, the method does not."""
+    """The path exists, but not with this method; Allow lists the methods."""
 
-    code, status, title = "method-not-allowed", HTTPStatus.METHOD_NOT_ALLOWED, "the method is not allowed here"
+    code, status, title = "method-not-allowed", HTTPStatus.METHOD_NOT_ALLOWED, "method not allowed"
 
 
 class TimedOut(MimiError):
     """The request body did not arrive in time."""
 
-    code, status, title = "request-timeout", HTTPStatus.REQUEST_TIMEOUT, "the request took too long to arrive"
+    code, status, title = "request-timeout", HTTPStatus.REQUEST_TIMEOUT, "the request body did not arrive in time"
 
 
-# --- who asks ---------------------------------------------------------------------------------------------------
+# --- the caller --------------------------------------------------------------------------------------------------
 
 
 class Unauthenticated(MimiError):
-    """No device token, or one that is not known."""
+    """The device token is missing or unknown."""
 
-    code, status, title = "unauthenticated", HTTPStatus.UNAUTHORIZED, "a valid device token is needed"
+    code, status, title = "unauthenticated", HTTPStatus.UNAUTHORIZED, "missing or unknown device token"
 
 
 class CertificateRequired(MimiError):
     """The endpoint is for providers, and the connection has no client certificate."""
 
-    code, status, title = "certificate-required", HTTPStatus.UNAUTHORIZED, "a client certificate is needed"
+    code, status, title = "certificate-required", HTTPStatus.UNAUTHORIZED, "client certificate required"
 
 
 class CertificateMismatch(MimiError):
-    """The certificate does not name the provider in From, or, without From, not exactly one."""
+    """The certificate does not name the provider in From; or there is no From, and it does not name exactly one."""
 
-    code, status, title = "certificate-mismatch", HTTPStatus.FORBIDDEN, "the certificate does not name the caller"
+    code, status, title = (
+        "certificate-mismatch",
+        HTTPStatus.FORBIDDEN,
+        "the certificate does not name the caller",
+    )
 
 
 class ProviderNotAllowed(MimiError):
-    """The provider is not on the allow-list, is banned here, or may not be contacted."""
+    """The provider is not on the allow-list, is banned, or has an address that may not be contacted."""
 
-    code, status, title = "provider-not-allowed", HTTPStatus.FORBIDDEN, "this provider is not federated with"
+    code, status, title = "provider-not-allowed", HTTPStatus.FORBIDDEN, "provider not allowed"
 
 
 # --- KeyPackages and OHTTP --------------------------------------------------------------------------------------
 
 
 class KeyPackageRefused(MimiError):
-    """Unknown user or wrong, revoked, expired or used-up token: one answer, nobody can tell them apart."""
+    """The user is unknown, or the token is wrong, revoked, expired or used up; the answer is always the same."""
 
     code, status, title = "key-package-refused", HTTPStatus.FORBIDDEN, "unknown user or token"
 
 
 class KeyPackagesExhausted(MimiError):
-    """The token is right, and the user has no KeyPackage left for this version and suite."""
+    """The token is valid, but the user has no KeyPackages left for this version and cipher suite."""
 
-    code, status, title = "key-packages-exhausted", HTTPStatus.NOT_FOUND, "no KeyPackage is left"
+    code, status, title = "key-packages-exhausted", HTTPStatus.NOT_FOUND, "no KeyPackages left"
 
 
 class OhttpKey(MimiError):
-    """The key id is not known, or the suite is not one that the key has (RFC 9458 section 5.3)."""
+    """The key id is unknown, or the key does not have this suite (RFC 9458 section 5.3)."""
 
     code, status, title = "ohttp-key", HTTPStatus.UNPROCESSABLE_ENTITY, "key configuration not accepted"
     type_uri = "https://iana.org/assignments/http-problem-types#ohttp-key"
 
 
 class OhttpDate(MimiError):
-    """The inner request has no Date, or one outside the window (RFC 9458 section 6.5.2)."""
+    """The inner request has no Date, or one too far from our time (RFC 9458 section 6.5.2)."""
 
-    code, status, title = "date", HTTPStatus.BAD_REQUEST, "date is missing or outside the window"
+    code, status, title = "date", HTTPStatus.BAD_REQUEST, "Date missing or too far from our time"
     type_uri = "https://iana.org/assignments/http-problem-types#date"
 
 
 class OhttpUndecipherable(MimiError):
-    """The encapsulated request does not open."""
+    """The encapsulated request cannot be decrypted."""
 
-    code, status, title = "ohttp-undecipherable", HTTPStatus.BAD_REQUEST, "the encapsulated request does not open"
+    code, status, title = "ohttp-undecipherable", HTTPStatus.BAD_REQUEST, "the encapsulated request cannot be decrypted"
 
 
 class OhttpReplayed(MimiError):
-    """The encapsulated key was seen with another request."""
+    """The encapsulated key was used before, with another request."""
 
-    code, status, title = "ohttp-replayed", HTTPStatus.BAD_REQUEST, "this encapsulation was used before"
+    code, status, title = "ohttp-replayed", HTTPStatus.BAD_REQUEST, "the encapsulated request was sent before"
 
 
 class Busy(MimiError):
-    """Nothing is wrong with the request, there is no room for it now; `retry_after` is in seconds."""
+    """The server cannot serve the request now; try again after `retry_after` seconds."""
 
-    code, status, title = "busy", HTTPStatus.SERVICE_UNAVAILABLE, "no room now"
+    code, status, title = "busy", HTTPStatus.SERVICE_UNAVAILABLE, "busy, try again later"
 
     def __init__(self, detail: str = "", *, retry_after: int = 5) -> None:
         super().__init__(detail, retry_after=retry_after)
@@ -174,15 +174,15 @@ class Busy(MimiError):
 
 
 class UnknownGroup(MimiError):
-    """No such group here, or not one that the caller may join: one answer."""
+    """The group is unknown here, or the caller may not join it; the answer is the same."""
 
     code, status, title = "unknown-group", HTTPStatus.NOT_FOUND, "unknown group"
 
 
 class GroupExists(MimiError):
-    """A group of that id was created before, with other contents."""
+    """A group of that id was created before with other contents."""
 
-    code, status, title = "group-exists", HTTPStatus.CONFLICT, "a group of that id exists"
+    code, status, title = "group-exists", HTTPStatus.CONFLICT, "group id already in use"
 
 
 class UnknownPartition(MimiError):
@@ -192,169 +192,177 @@ class UnknownPartition(MimiError):
 
 
 class MessagesExpired(MimiError):
-    """Retention emptied the messages asked for; the first that is left has index `next_counter`."""
+    """Retention deleted the messages asked for; `next_counter` is the counter of the first that is kept."""
 
-    code, status, title = "messages-expired", HTTPStatus.GONE, "these messages are no longer kept"
+    code, status, title = "messages-expired", HTTPStatus.GONE, "messages deleted by retention"
 
 
 class PartitionExists(MimiError):
-    """The next partition key names a partition that a commit already leads to."""
+    """The next partition key belongs to a partition that another commit already leads to."""
 
-    code, status, title = "partition-exists", HTTPStatus.CONFLICT, "a commit already leads to that partition"
+    code, status, title = "partition-exists", HTTPStatus.CONFLICT, "partition key already in use"
 
 
 class PartitionAmbiguous(MimiError):
-    """More than one open partition could be meant, and the hub cannot tell which."""
+    """The request fits more than one open partition, and the hub cannot tell which is meant."""
 
-    code, status, title = "partition-ambiguous", HTTPStatus.CONFLICT, "more than one fork could be meant"
+    code, status, title = "partition-ambiguous", HTTPStatus.CONFLICT, "the request fits more than one fork"
 
 
 class WrongEpoch(MimiError):
-    """The message's epoch is not the one its partition stands for; `epoch` is that one."""
+    """The message is of another epoch than its partition; `epoch` is the partition's."""
 
-    code, status, title = "wrong-epoch", HTTPStatus.CONFLICT, "the partition stands for another epoch"
+    code, status, title = "wrong-epoch", HTTPStatus.CONFLICT, "wrong epoch"
 
 
 class WrongBranch(MimiError):
-    """The signature fits the GroupContext of another branch of this group only."""
+    """The signature is valid only in another branch of the group."""
 
-    code, status, title = "wrong-branch", HTTPStatus.CONFLICT, "the message was made in another fork"
+    code, status, title = "wrong-branch", HTTPStatus.CONFLICT, "message made in another branch"
 
 
 class BranchTerminated(MimiError):
-    """The hub ended this branch; receiving goes on, and clients must not rejoin automatically."""
+    """The hub terminated this branch: its messages can still be received; clients must not rejoin automatically."""
 
-    code, status, title = "branch-terminated", HTTPStatus.CONFLICT, "this branch was terminated"
+    code, status, title = "branch-terminated", HTTPStatus.CONFLICT, "branch terminated"
 
 
 class CommitDataDiffers(MimiError):
-    """The same commit was accepted with another next partition key."""
+    """The same commit was accepted before with another next partition key."""
 
-    code, status, title = "commit-data-differs", HTTPStatus.CONFLICT, "accepted before with other commit data"
+    code, status, title = "commit-data-differs", HTTPStatus.CONFLICT, "commit accepted before with other commit data"
 
 
 class InvalidMessage(MimiError):
-    """The message breaks a rule of RFC 9420 in its fork; `rule` and `section` say which."""
+    """The message breaks a rule of MLS in its fork; `rule` and `section` say which."""
 
-    code, status, title = "invalid-message", HTTPStatus.UNPROCESSABLE_ENTITY, "the message is invalid in its fork"
+    code, status, title = "invalid-message", HTTPStatus.UNPROCESSABLE_ENTITY, "invalid MLS message"
 
 
 class RatchetTreeNeeded(MimiError):
-    """The GroupInfo has no ratchet_tree extension, and the hub infers no tree that matches it."""
+    """The GroupInfo has no ratchet_tree extension, and the hub knows no tree that matches it."""
 
-    code, status, title = "ratchet-tree-needed", HTTPStatus.UNPROCESSABLE_ENTITY, "a ratchet_tree is needed"
+    code, status, title = "ratchet-tree-needed", HTTPStatus.UNPROCESSABLE_ENTITY, "ratchet_tree extension required"
 
 
 class GroupInfoMismatch(MimiError):
-    """The GroupInfo is not that of the epoch that the commit leads to, or does not verify."""
+    """The GroupInfo is not of the epoch that the commit starts, or its signature is wrong."""
 
-    code, status, title = "group-info-mismatch", HTTPStatus.UNPROCESSABLE_ENTITY, "the GroupInfo does not fit"
+    code, status, title = (
+        "group-info-mismatch",
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        "GroupInfo does not match",
+    )
 
 
 class WelcomeMismatch(MimiError):
-    """service_providers and the Welcome's secrets differ in length, or a Welcome is where none may be."""
+    """service_providers and the Welcome's secrets differ in number, or a Welcome is not allowed here."""
 
-    code, status, title = "welcome-mismatch", HTTPStatus.UNPROCESSABLE_ENTITY, "the Welcome does not fit"
+    code, status, title = "welcome-mismatch", HTTPStatus.UNPROCESSABLE_ENTITY, "Welcome does not match"
 
 
 class WelcomeNotExpected(MimiError):
-    """None of the Welcome's KeyPackages was accepted for this hub before."""
+    """This hub announced none of the Welcome's KeyPackages before, with `welcome-init`."""
 
-    code, status, title = "welcome-not-expected", HTTPStatus.CONFLICT, "nobody here expects this Welcome"
+    code, status, title = "welcome-not-expected", HTTPStatus.CONFLICT, "Welcome not expected"
 
 
 class NotFollowed(MimiError):
-    """The provider does not follow this partition and may not ask for it to be pushed."""
+    """The caller does not follow this partition, so it is not pushed to it."""
 
-    code, status, title = "not-followed", HTTPStatus.FORBIDDEN, "this partition is not followed by the caller"
+    code, status, title = "not-followed", HTTPStatus.FORBIDDEN, "partition not followed by the caller"
 
 
 # --- policy -----------------------------------------------------------------------------------------------------
 
 
 class PolicyRefused(MimiError):
-    """A rule of policy refuses the message in its fork; `rule`, `section` and what was read say why."""
+    """A rule of policy refuses the message in its fork; `rule`, `section` and `read` (facts) say why."""
 
-    code, status, title = "policy", HTTPStatus.FORBIDDEN, "refused by policy in this fork"
+    code, status, title = "policy", HTTPStatus.FORBIDDEN, "refused by policy"
 
 
 class RateLimited(MimiError):
-    """The device or the calling provider is over a rate; `retry_after` is in seconds."""
+    """The device or provider exceeds the rate `limit`; try again after `retry_after` seconds."""
 
-    code, status, title = "rate-limited", HTTPStatus.TOO_MANY_REQUESTS, "too many requests"
+    code, status, title = "rate-limited", HTTPStatus.TOO_MANY_REQUESTS, "rate limit exceeded"
 
     def __init__(self, limit: str, retry_after: int) -> None:
-        super().__init__(f"over {limit}", limit=limit, retry_after=retry_after)
+        super().__init__(f"the rate limit {limit} is exceeded", limit=limit, retry_after=retry_after)
 
 
 class QuotaExceeded(MimiError):
-    """The device or the calling provider holds as much as `limit` allows."""
+    """The device or provider already has as many as `limit` allows."""
 
-    code, status, title = "quota-exceeded", HTTPStatus.TOO_MANY_REQUESTS, "over a quota"
+    code, status, title = "quota-exceeded", HTTPStatus.TOO_MANY_REQUESTS, "quota exceeded"
 
     def __init__(self, limit: str) -> None:
-        super().__init__(f"over {limit}", limit=limit)
+        super().__init__(f"the quota {limit} is exhausted", limit=limit)
 
 
 class ArrangementRequired(MimiError):
-    """The hub wants its terms accepted first; `revision` is the current one."""
+    """The caller must accept the hub's terms first; `revision` is the current one."""
 
-    code, status, title = "arrangement-required", HTTPStatus.FORBIDDEN, "the hub's terms are not accepted"
+    code, status, title = "arrangement-required", HTTPStatus.FORBIDDEN, "the hub's terms must be accepted first"
 
 
 class ArrangementOutdated(MimiError):
-    """The revision is not the current one, which is `revision`."""
+    """Another revision of the terms is current: `revision`."""
 
-    code, status, title = "arrangement-outdated", HTTPStatus.CONFLICT, "that revision is not the current one"
+    code, status, title = "arrangement-outdated", HTTPStatus.CONFLICT, "outdated revision of the terms"
 
 
-# --- us and others ----------------------------------------------------------------------------------------------
+# --- servers ----------------------------------------------------------------------------------------------------
 
 
 class StorageUnavailable(MimiError):
-    """The disk takes no writes; reads go on."""
+    """The database cannot be written, often because the disk is full; reading still works."""
 
-    code, status, title = "storage-unavailable", HTTPStatus.SERVICE_UNAVAILABLE, "storage takes no writes now"
+    code, status, title = "storage-unavailable", HTTPStatus.SERVICE_UNAVAILABLE, "storage cannot be written"
 
 
 class Recovering(MimiError):
-    """The hub was restored from a backup, and asks others what it sequenced since; `retry_after` is in seconds."""
+    """The hub was restored from a backup and is fetching later messages; try again after `retry_after` seconds."""
 
-    code, status, title = "recovering", HTTPStatus.SERVICE_UNAVAILABLE, "the group is held after a restore"
+    code, status, title = (
+        "recovering",
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "group locked during recovery",
+    )
 
     def __init__(self, detail: str = "", *, retry_after: int = 5) -> None:
         super().__init__(detail, retry_after=retry_after)
 
 
 class PeerUnavailable(MimiError):
-    """Another provider did not answer; `retry_after` is in seconds."""
+    """Another provider did not answer or has a fault; try again after `retry_after` seconds."""
 
-    code, status, title = "peer-unavailable", HTTPStatus.SERVICE_UNAVAILABLE, "the other provider does not answer"
+    code, status, title = "peer-unavailable", HTTPStatus.SERVICE_UNAVAILABLE, "the other provider is unavailable"
 
     def __init__(self, detail: str = "", *, retry_after: int = 5) -> None:
         super().__init__(detail, retry_after=retry_after)
 
 
 class PeerFailed(MimiError):
-    """Another provider answered with what is no answer."""
+    """Another provider answered with something that is not a valid answer."""
 
-    code, status, title = "peer-failed", HTTPStatus.BAD_GATEWAY, "the other provider's answer makes no sense"
+    code, status, title = "peer-failed", HTTPStatus.BAD_GATEWAY, "invalid answer of the other provider"
 
 
 class ShuttingDown(MimiError):
-    """The process is ending; another attempt will reach its successor."""
+    """The server is shutting down; try again, since it usually restarts at once."""
 
-    code, status, title = "shutting-down", HTTPStatus.SERVICE_UNAVAILABLE, "the server is restarting"
+    code, status, title = "shutting-down", HTTPStatus.SERVICE_UNAVAILABLE, "the server is shutting down"
 
 
 class Internal(MimiError):
-    """A fault of this server; the log has it."""
+    """A fault of this server; its log has the details under the id in `Mimids-Request-Id`."""
 
-    code, status, title = "internal", HTTPStatus.INTERNAL_SERVER_ERROR, "a fault of this server"
+    code, status, title = "internal", HTTPStatus.INTERNAL_SERVER_ERROR, "internal error"
 
 
 def every_error() -> list[type[MimiError]]:
-    """Return all kinds of refusal, in the order they are declared, for the table in the docs."""
+    """Return all classes of errors in the order of their declaration, for the table in docs/http.md."""
     found: list[type[MimiError]] = []
     waiting = list(MimiError.__subclasses__())
     while waiting:

@@ -1,4 +1,4 @@
-"""Records that travel between layers, and who a caller is."""
+"""Values that several layers share: row ids, times, positions, and the kinds of callers."""
 
 from __future__ import annotations
 
@@ -10,18 +10,23 @@ from mimids.wire.ids import Counter, MaskedPartitionKey, ProviderId, UserId
 
 UserRow = NewType("UserRow", int)  # users.id
 DeviceRow = NewType("DeviceRow", int)  # devices.id
-TokenId = NewType("TokenId", int)  # tokens.id: no secret, the token is
+TokenId = NewType("TokenId", int)  # tokens.id, which is not secret
 Milliseconds = NewType("Milliseconds", int)  # since the epoch
 
 
 @attrs.frozen
 class Anyone:
-    """Nobody in particular: the public listener without a certificate."""
+    """A caller that is not authenticated: of the directory and the OHTTP gateway."""
+
+
+@attrs.frozen
+class Operator:
+    """The operator of this provider, on the loopback listener or the operator socket (http: operator)."""
 
 
 @attrs.frozen
 class Follower:
-    """Another provider, known by its certificate; which of its users sends is not known."""
+    """Another provider, known by its certificate. We do not learn which of its users caused the request."""
 
     provider: ProviderId
 
@@ -36,13 +41,13 @@ class Device:
     name: str
 
 
-Caller = Anyone | Follower | Device
+Caller = Anyone | Follower | Device | Operator
 Sender = Follower | Device
 
 
 @attrs.frozen
 class Position:
-    """Where a message was sequenced. Sending the same bytes again yields an equal Position."""
+    """Where a message was sequenced. Sending the same bytes again returns an equal Position."""
 
     partition: MaskedPartitionKey
     counter: Counter

@@ -2,6 +2,7 @@
 
     python requirements/lock.py python3.11 python3.12 python3.13   writes requirements/dev.txt
     python requirements/lock.py --floors                           prints requirements at their floors
+    python requirements/lock.py --newest                           prints requirements as pyproject.toml has them
 
 The wishes stand in pyproject.toml and nowhere else; this resolves them under each interpreter named (oldest
 first) and merges the answers: a pin that differs carries a marker. No index, no address is written, so that
@@ -75,5 +76,7 @@ def lock(pythons: list[str]) -> str:
 if __name__ == "__main__":
     if sys.argv[1:] == ["--floors"]:
         print("\n".join(floors()))
+    elif sys.argv[1:] == ["--newest"]:
+        print("\n".join(RUNTIME + group("dev")))
     else:
         (HERE / "dev.txt").write_text(lock(sys.argv[1:] or [sys.executable]))

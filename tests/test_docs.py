@@ -26,6 +26,13 @@ from mimids.config import parse
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
+# What hosts of repositories and tools of contributors read; an sdist has none of it.
+HOUSE = sorted(
+    path
+    for pattern in (".ci/*", ".forgejo/**/*", ".github/**/*", ".pre-commit-config.yaml")
+    for path in ROOT.glob(pattern)
+    if path.is_file()
+)
 SESSION_SECONDS = 180
 
 
@@ -122,14 +129,22 @@ def test_links_within_the_repository_lead_somewhere(document: Path) -> None:
 
 
 def test_commands_to_make_exist() -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    for document in DOCUMENTS:
-        for target in re.findall(r"(?:^|`)make ([a-z]+)\b", document.read_text(), re.MULTILINE):
-            assert target in targets, f"{named(document)}: make {target}"
+    for document in [*DOCUMENTS, *HOUSE]:
+        for target in re.findall(r"(?:^|`|run: )make ([a-z-]+)\b", document.read_text(), re.MULTILINE):
+            assert target in make_targets(), f"{named(document)}: make {target}"
+
+
+def make_targets() -> set[str]:
+    return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def test_make_lists_every_target() -> None:
+    help_ = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert set(re.findall(r"^  make ([a-z-]+) ", help_, re.MULTILINE)) == make_targets()
 
 
 def test_notes_for_the_changelog_are_for_operators() -> None:
-    notes = [path for path in (ROOT / "changes").iterdir() if path.name != "README.md"]
+    notes = [path for path in (ROOT / "changes").iterdir() if path.name not in {"README.md", "template.md.jinja"}]
     for note in notes:
         assert re.fullmatch(r"\d+\.(feature|fix|security|removal)\.md", note.name)
         assert re.fullmatch(r"[A-Z`].*\.", note.read_text().strip()), note.name

@@ -24,6 +24,7 @@ BELOW_DS = (*PURE, "errors", "values", "config", "metrics", "store", "telemetry"
 DS = (*BELOW_DS, "ds.backoff", "ds.clock", "ds.lru", "ds.notifier", "ds.peer_answers", "ds.ports")
 GROUPS = (*DS, "ds.limits", "ds.groups", "ds.key_packages")  # what the packages above both may use
 BELOW_HTTP = (*BELOW_DS, "ds")
+HTTP = ("http.header_names", "http.media_types")
 
 # One row for each package, and for each module beside packages; the longest name that a module's name begins with
 # decides. A name allows all that begins with it.
@@ -56,10 +57,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "ds.devices": (*GROUPS, "ds.following", "ds.terms", "ds.devices"),
     "ds.commands": BELOW_HTTP,
     "ds.services": BELOW_HTTP,
-    "http": (),
+    "http": (),  # media types and header names, which every package of http/ may use
     "http.server": ("errors", "wire.ids", "http.server", "config", "ds.ports", "telemetry"),
-    "http.api": (*BELOW_HTTP, "http.server", "http.api"),
-    "http.peers": (*BELOW_HTTP, "http.server", "http.api", "http.peers"),
+    "http.api": (*BELOW_HTTP, *HTTP, "http.server", "http.api"),
+    "http.peers": (*BELOW_HTTP, *HTTP, "http.server", "http.peers"),
     "http.console": (*BELOW_HTTP, "http.api", "http.console"),
     "client": ("client", *PURE),
     **dict.fromkeys(("app", "assembly", "cli", "cli.check", "cli.demo", "testing", "__main__"), ("",)),
@@ -172,6 +173,7 @@ def test_imports_point_one_way(module: str) -> None:
         ("mimids.ds.limits.rates", "from mimids.ds.groups.hub import LocalHub"),
         ("mimids.ds.following.delivery", "from mimids.http.peers.calls import Peer"),
         ("mimids.ds.following.delivery", "import httpcore"),
+        ("mimids.http.peers.calls", "from mimids.http.api import problems"),
         ("mimids.http.server.listener", "import mimids.app"),
     ],
 )

@@ -1,1 +1,1 @@
-"""Prints the parts of the documents that come from code."""
+"""Prints those parts of docs/ that are made from code."""

@@ -1,6 +1,7 @@
-"""What docs/ has of endpoints, problems, structures and metrics, printed from the code; a test compares.
+"""Prints the endpoints, problems, structures and metrics in docs/ from the code.
 
-`python -m docs.generate.http docs/http.md docs/wire.md docs/metrics.md` writes it anew between its markers.
+`python -m docs.generate.http docs/http.md docs/wire.md docs/metrics.md` replaces the text between the markers of these
+documents. A test fails if a document differs from what would be printed.
 """
 
 from __future__ import annotations
@@ -29,33 +30,36 @@ from mimids.errors import (
     UnsupportedMediaType,
     every_error,
 )
+from mimids.http.api.bodies import Body
 from mimids.http.api.devices import DEVICES
-from mimids.http.api.endpoints import Access, Body, Endpoint
+from mimids.http.api.endpoints import AnyEndpoint
 from mimids.http.api.operator import OPERATOR
 from mimids.http.api.providers import PROVIDERS
 from mimids.http.api.public import PUBLIC
 from mimids.http.console.endpoints import CONSOLE
 from mimids.metrics import catalogue
+from mimids.values import Anyone, Caller, Device, Follower, Operator
 
-SECTIONS: Final[tuple[tuple[str, tuple[Endpoint, ...]], ...]] = (
+SECTIONS: Final[tuple[tuple[str, tuple[AnyEndpoint, ...]], ...]] = (
     ("Public", PUBLIC),
     ("Between providers", PROVIDERS),
     ("From the provider's own devices", DEVICES),
     ("Operator", (*OPERATOR, *CONSOLE)),
 )
 
-_OF_ACCESS: Final[dict[Access, tuple[type[MimiError], ...]]] = {
-    Access.ANYONE: (),
-    Access.PROVIDER: (CertificateRequired, CertificateMismatch, ProviderNotAllowed),
-    Access.DEVICE: (Unauthenticated, RateLimited),
+_OF_CALLER: Final[dict[type[Caller], tuple[type[MimiError], ...]]] = {
+    Anyone: (),
+    Operator: (),
+    Follower: (CertificateRequired, CertificateMismatch, ProviderNotAllowed),
+    Device: (Unauthenticated, RateLimited),
 }
 _OF_BODIES: Final = (Malformed, UnsupportedMediaType, TooLarge, TimedOut)
 
 
-def problems_of(endpoint: Endpoint) -> tuple[type[MimiError], ...]:
-    """Return every problem that an endpoint may answer: its own, and those of what it is."""
-    found = [*_OF_ACCESS[endpoint.access]]
-    if endpoint.request is not None:
+def problems_of(endpoint: AnyEndpoint) -> tuple[type[MimiError], ...]:
+    """Return every problem that an endpoint may answer with: its own, and those of its kind of caller and body."""
+    found = [*_OF_CALLER[endpoint.caller]]
+    if endpoint.request_body is not None:
         found += _OF_BODIES
     elif endpoint.query or endpoint.websocket or "{" in endpoint.path:
         found.append(Malformed)
@@ -66,7 +70,7 @@ def problems_of(endpoint: Endpoint) -> tuple[type[MimiError], ...]:
 
 
 def endpoint_tables() -> str:
-    """Return the endpoints of each listener, with bodies, limits and problems."""
+    """Return the endpoints of each listener in Markdown, with bodies, limits and problems."""
     parts: list[str] = []
     for title, rows in SECTIONS:
         parts.append(f"### {title}\n")
@@ -75,7 +79,7 @@ def endpoint_tables() -> str:
 
 
 def problem_table() -> str:
-    """Return every problem type with its status, its meaning, and the endpoints that name it as their own."""
+    """Return a Markdown table of every problem type with its status and meaning."""
     rows = ["| problem | status | meaning |", "| --- | --- | --- |"]
     for kind in every_error():
         meaning = " ".join((kind.__doc__ or "").split()).replace("|", "\\|")
@@ -92,29 +96,29 @@ _PRINTED: Final[Mapping[str, Callable[[], str]]] = {
 
 
 def written(text: str) -> str:
-    """Return a document with what stands between its markers made anew."""
+    """Return a document with the text between its markers replaced."""
     for name, content in _PRINTED.items():
         begin, end = re.search(rf"<!-- {name}: .*-->\n", text), text.find(f"<!-- /{name} -->")
         if begin is not None:
             if end < begin.end():
-                raise ValueError(f"the {name} markers are a pair")
+                raise ValueError(f"add a line `<!-- /{name} -->` after the line that begins with `<!-- {name}: `")
             text = f"{text[: begin.end()]}\n{content()}\n{text[end:]}"
     return text
 
 
-def _endpoint(row: Endpoint) -> Iterator[str]:
+def _endpoint(row: AnyEndpoint) -> Iterator[str]:
     query = "".join(f" `?{name}`" for name in row.query)
     kind = "WebSocket" if row.websocket else row.method
     yield f"**`{kind} {row.path}`**{query} · `{row.name}`  "
     yield f"{row.summary[0].upper()}{row.summary[1:]}.\n"
-    if row.request is not None:
-        yield f"- request: {_body(row.request)}, at most `{row.limit}`"
-    if row.answer is not None:
-        yield f"- answer: {row.status.value}, {_body(row.answer)}"
+    if row.request_body is not None:
+        yield f"- request: {_body(row.request_body)}, at most `{row.limit}`"
+    if row.answer_body is not None:
+        yield f"- answer: {row.status.value}, {_body(row.answer_body)}"
     elif not row.websocket:
         yield f"- answer: {row.status.value}, no content"
     yield "- problems: " + ", ".join(f"`{_name(kind)}`" for kind in problems_of(row))
-    for what, body in (("A request", row.request), ("An answer", row.answer)):
+    for what, body in (("A request", row.request_body), ("An answer", row.answer_body)):
         if body is not None and body.example:
             yield f"\n{what}:\n\n```json\n{json.dumps(json.loads(body.example), indent=2)}\n```"
 
@@ -127,8 +131,8 @@ def _name(kind: type[MimiError]) -> str:
     return kind.problem_type().removeprefix("urn:mimids:problem:").rpartition("#")[2]
 
 
-def every_endpoint() -> Iterable[Endpoint]:
-    """Return all rows that have a place in the reference."""
+def every_endpoint() -> Iterable[AnyEndpoint]:
+    """Return all endpoints of the reference."""
     return (row for _, rows in SECTIONS for row in rows)
 
 

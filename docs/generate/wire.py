@@ -1,6 +1,6 @@
-"""The structures of `wire.messages` in the notation of RFC 9420 section 2.1, printed from their declarations.
+"""Prints the structures of `wire.messages` in the notation of RFC 9420 section 2.1, from their declarations.
 
-It looks into the codecs, which keep what they were made of for their own use: nothing else needs to know.
+It reads private attributes of the codecs. Nothing else needs them, so they stay private.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _NAMED: Final[tuple[tuple[Codec[Any], str], ...]] = (
     (messages.KEY_PACKAGE, "KeyPackage"),
     (messages.RATCHET_TREE, "RatchetTree"),
 )
-_ON: Final = {"message": "message.content_type"}  # a `select` that hangs on what is within the field
+_ON: Final = {"message": "message.content_type"}  # the case of a `select` may be in a field of a field
 _COMMENT: Final = re.compile(r"^ +(\w+): .*?  # (.+)$", re.MULTILINE)
 _ITEM: Final = re.compile(r"tuple\[(\w+), \.\.\.\]")
-_COLUMN: Final = 44  # of comments
+_COLUMN: Final = 44  # where comments begin
 
 
 def structures() -> str:
-    """Return every structure and enumeration of the protocol, in the order they are declared."""
+    """Return every structure and enumeration of the protocol, in the order of their declaration."""
     kinds = [kind for kind in vars(messages).values() if inspect.isclass(kind) and kind.__module__ == messages.__name__]
     parts = []
     for kind in kinds:
@@ -73,7 +73,7 @@ def _structure(kind: type[attrs.AttrsInstance]) -> Iterator[str]:
 
 
 def _declared(codec: Codec[Any], name: str, annotation: str) -> tuple[str, str]:
-    """Return a field as it is declared, and what bounds it."""
+    """Return the declaration of a field, and a note on its limit."""
     if isinstance(codec, engine._Optional):
         return f"optional<{_type(codec._item)}> {name}", ""
     if isinstance(codec, engine._Vector | engine._UintVector):
@@ -101,7 +101,7 @@ def _type(codec: Codec[Any]) -> str:
     for kind in vars(messages).values():
         if getattr(kind, "__wire_codec__", None) is inner:
             return str(kind.__name__)
-    raise TypeError(f"say what {type(inner).__name__} is called")
+    raise TypeError(f"add the name of {type(inner).__name__} to _NAMED in {__name__}")
 
 
 def _innermost(codec: Codec[Any]) -> Codec[Any]:

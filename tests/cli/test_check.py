@@ -7,6 +7,7 @@ import socket
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -128,12 +129,11 @@ def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
 
 def test_a_damaged_database_is_found(tmp_path: Path) -> None:
     config = provider(tmp_path)
-    with sqlite3.connect(config.database) as connection:
+    with closing(sqlite3.connect(config.database)) as connection, connection:
         connection.execute("PRAGMA foreign_keys=OFF")
         connection.execute(
             "INSERT INTO devices (user, name, token_digest, created_at) VALUES (7, 'x', zeroblob(32), 0)"
         )
-    connection.close()
     code, faults = checked(config)
     assert code == 1
     assert "devices refers to nothing" in faults["database"][0]["what"]
@@ -156,10 +156,9 @@ def test_a_torn_database_is_found_and_no_command_ends_in_a_traceback(tmp_path: P
 
 def test_a_clock_that_is_behind_its_own_database_is_found(tmp_path: Path) -> None:
     config = provider(tmp_path)
-    with sqlite3.connect(config.database) as connection:
+    with closing(sqlite3.connect(config.database)) as connection, connection:
         ahead = int(time.time() * 1000) + 7_200_000
         connection.execute("INSERT INTO users (user_id, created_at) VALUES (x'61', ?)", (ahead,))
-    connection.close()
     code, faults = checked(config)
     assert code == 1
     assert "clock" in faults["clock"][0]["mend"]

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -174,9 +175,8 @@ def test_a_command_waits_for_nobody_who_holds_the_lock_for_long(config: Config) 
 def test_a_database_that_is_not_there_or_not_ours_is_not_touched(config: Config) -> None:
     config.database.rename(config.data_dir / "elsewhere")
     assert "`mimids migrate` makes it" in invoke(config, "user", "list").stderr
-    with sqlite3.connect(config.database) as connection:
+    with closing(sqlite3.connect(config.database)) as connection:
         connection.execute("CREATE TABLE other (x)")
-    connection.close()
     refused = invoke(config, "user", "add", "alice")
     assert refused.exit_code == 1
     assert "not one of mimids" in refused.stderr
@@ -190,7 +190,8 @@ def test_a_work_that_is_refused_leaves_nothing(config: Config) -> None:
     command = Command(name="half done", summary="Stop.", work=half, answer="{}", example="mimids half done")
     refusal = write_here(config.database, command.refusable(None, {}))  # type: ignore[arg-type]
     assert isinstance(refusal, Malformed)
-    assert sqlite3.connect(config.database).execute("SELECT count(*) FROM settings").fetchone() == (0,)
+    with closing(sqlite3.connect(config.database)) as connection:
+        assert connection.execute("SELECT count(*) FROM settings").fetchone() == (0,)
 
 
 @pytest.mark.parametrize(

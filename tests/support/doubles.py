@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
 
 import attrs
 import trio
 
-from mimids.ds.ports import PeerAnswer
+from mimids.ds.ports import PeerAnswer, RelayedAnswer
 from mimids.errors import PeerUnavailable
 from mimids.telemetry import Telemetry, new_telemetry
 from mimids.values import Milliseconds
 from mimids.wire.ids import ProviderId
+
+T = TypeVar("T")
 
 START = Milliseconds(1_900_000_000_000)  # spring 2030
 
@@ -66,21 +68,27 @@ class Called:
     body: bytes
     media_type: str
     wait_seconds: int | None = None
-    plainly: bool = False
+    on_terms_revision: Callable[[int], None] = lambda _: None
 
 
 Peer = Callable[[Called], Awaitable[PeerAnswer]]
+Gateway = Callable[[Called], Awaitable[RelayedAnswer]]
 
 
 class FakePeers:
-    """`ports.Peers` in memory: each provider is a function; one that is not there is unavailable."""
+    """`ports.PeerTransport` in memory: each provider is a function; one that is not there is unavailable."""
 
     def __init__(self, **peers: Peer) -> None:
         self.peers: dict[ProviderId, Peer] = {ProviderId(name): peer for name, peer in peers.items()}
+        self.gateways: dict[ProviderId, Gateway] = {}
         self.calls: list[Called] = []
 
     def add(self, provider: str, peer: Peer) -> None:
         self.peers[ProviderId(provider)] = peer
+
+    def add_gateway(self, provider: str, gateway: Gateway) -> None:
+        """Have a function answer the calls that name nobody."""
+        self.gateways[ProviderId(provider)] = gateway
 
     async def call(
         self,
@@ -92,25 +100,26 @@ class FakePeers:
         media_type: str = "application/mimi-ds",
         timeout_seconds: float = 30,
         wait_seconds: int | None = None,
+        on_terms_revision: Callable[[int], None] | None = None,
     ) -> PeerAnswer:
+        called = Called(provider, method, path, body, media_type, wait_seconds, on_terms_revision or (lambda _: None))
         try:
             with trio.fail_after(timeout_seconds + (wait_seconds or 0)):
-                return await self._exchange(Called(provider, method, path, body, media_type, wait_seconds))
+                return await self._exchange(self.peers, called)
         except trio.TooSlowError:
             raise PeerUnavailable from None
 
     async def call_plainly(
         self, provider: ProviderId, method: str, path: str, body: bytes = b"", *, media_type: str
-    ) -> PeerAnswer:
-        answer = await self._exchange(Called(provider, method, path, body, media_type, plainly=True))
-        return attrs.evolve(answer, headers={":status": "200", **answer.headers})
+    ) -> RelayedAnswer:
+        return await self._exchange(self.gateways, Called(provider, method, path, body, media_type))
 
-    async def _exchange(self, called: Called) -> PeerAnswer:
+    async def _exchange(self, peers: Mapping[ProviderId, Callable[[Called], Awaitable[T]]], called: Called) -> T:
         await trio.lowlevel.checkpoint()
         self.calls.append(called)
-        if called.provider not in self.peers:
+        if called.provider not in peers:
             raise PeerUnavailable
-        return await self.peers[called.provider](called)
+        return await peers[called.provider](called)
 
 
 class _Heard(io.StringIO):

@@ -11,8 +11,9 @@ from typing import Any
 import trio
 
 from mimids.ds.ports import Clock, PeerAnswer
-from mimids.http.api import problems
 from mimids.http.api.providers import PROVIDERS
+from mimids.http.peers.answers import terms_revision
+from mimids.http.peers.problems import error_from
 from mimids.mls.framing import MLSMessage, PrivateMessage
 from mimids.values import Device, DeviceRow
 from mimids.wire.codec import OPAQUE_V
@@ -67,9 +68,12 @@ def _door(target: Assembled, caller: ProviderId) -> Peer:
         if called.wait_seconds is not None:
             headers["prefer"] = f"wait={called.wait_seconds}"
         answered = await spec.ask(called.method, called.path, called.body, headers)
+        revision = terms_revision(answered.headers)
+        if revision is not None:
+            called.on_terms_revision(revision)
         if answered.status >= 400:
-            raise problems.error_from(answered.status, answered.headers, answered.body, now_seconds=0)
-        return PeerAnswer(answered.body, answered.headers)
+            raise error_from(answered.status, answered.headers, answered.body, now_seconds=0)
+        return PeerAnswer(answered.body)
 
     return answer
 

@@ -21,7 +21,7 @@ from mimids.ds.clock import SystemClock
 from mimids.ds.devices import accounts
 from mimids.ds.ports import Clock
 from mimids.ds.services import Services
-from mimids.http.api.endpoints import Endpoint
+from mimids.http.api.endpoints import AnyEndpoint
 from mimids.http.server.connection import ASGIApp
 from mimids.store import accounts as store_accounts
 from mimids.store.engine.migrate import migrate
@@ -101,7 +101,7 @@ class Assembled:
     peers: FakePeers
     log: SpyLog
 
-    def app(self, endpoints: Iterable[Endpoint], **options: Any) -> ASGIApp:
+    def app(self, endpoints: Iterable[AnyEndpoint], **options: Any) -> ASGIApp:
         return make_app(self.services, endpoints, **options)
 
     async def add_device(self, user: str = "alice", name: str = "phone") -> str:

@@ -12,9 +12,8 @@ import trio
 from mimids.cli.check.finding import Finding, ok, warning, wrong
 from mimids.config import Config
 from mimids.ds.clock import SystemClock
-from mimids.ds.ports import PeerAnswer, Peers
 from mimids.errors import MimiError, PeerFailed, PeerUnavailable, ProviderNotAllowed
-from mimids.http.peers.calls import open_peers
+from mimids.http.peers.calls import HttpPeers, open_peers
 from mimids.http.server.tls import CertificateFileError
 from mimids.wire.declare import encode
 from mimids.wire.ids import ProviderId
@@ -41,7 +40,7 @@ def peers(config: Config) -> Iterator[Finding]:
 async def _ask_all(config: Config, named: list[ProviderId]) -> list[Finding]:
     found: dict[ProviderId, list[Finding]] = {}
 
-    async def ask(peers: Peers, name: ProviderId) -> None:
+    async def ask(peers: HttpPeers, name: ProviderId) -> None:
         found[name] = await _ask(config, peers, name)
 
     async with open_peers(config, SystemClock()) as reached, trio.open_nursery() as asking:
@@ -50,7 +49,7 @@ async def _ask_all(config: Config, named: list[ProviderId]) -> list[Finding]:
     return [finding for name in named for finding in found[name]]
 
 
-async def _ask(config: Config, reached: Peers, name: ProviderId) -> list[Finding]:
+async def _ask(config: Config, reached: HttpPeers, name: ProviderId) -> list[Finding]:
     check = f"peer {name}"
     peer = config.providers.get(name)
     url = f"https://{name}" if peer is None or peer.url is None else peer.url
@@ -70,13 +69,13 @@ async def _ask(config: Config, reached: Peers, name: ProviderId) -> list[Finding
         return [wrong(check, f"{url}: {error}", mend)]
     except MimiError as error:
         return [wrong(check, f"{url} refuses: {error}", "ask its operator")]
-    return [ok(check, f"{url} answers and takes our certificate"), *_clock(check, answer)]
+    return [ok(check, f"{url} answers and takes our certificate"), *_clock(check, answer.date)]
 
 
-def _clock(check: str, answer: PeerAnswer) -> list[Finding]:
+def _clock(check: str, date: str) -> list[Finding]:
     try:
-        theirs = parsedate_to_datetime(answer.headers["date"]).timestamp()
-    except (KeyError, ValueError):
+        theirs = parsedate_to_datetime(date).timestamp()
+    except ValueError:
         return []
     off = time.time() - theirs
     if abs(off) <= CLOCK_WARNING_SECONDS:

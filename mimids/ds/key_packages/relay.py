@@ -10,8 +10,7 @@ The relay MUST NOT retry a request by itself (RFC 9458 section 6.5).
 
 from __future__ import annotations
 
-import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -21,11 +20,10 @@ import trio
 from mimids.ds.key_packages.gateway_keys import KeysAnswer
 from mimids.ds.limits.rates import Rate, Rates
 from mimids.ds.lru import LeastRecentlyUsed
-from mimids.ds.ports import Clock, PeerAnswer, Peers
+from mimids.ds.ports import Clock, Peers, RelayedAnswer
 from mimids.errors import Busy, PeerFailed, PeerUnavailable, ProviderNotAllowed, TooLarge
 from mimids.ohttp.config import KEYS_LIMIT, KEYS_TYPE
 from mimids.ohttp.encapsulation import REQUEST_TYPE, RESPONSE_TYPE
-from mimids.ohttp.keys_signature import HEADER
 from mimids.values import DeviceRow, Milliseconds
 from mimids.wire.ids import ProviderId
 
@@ -34,9 +32,6 @@ PROBLEM_JSON: Final = "application/problem+json"
 PROVIDERS_CACHED: Final = 10_000
 MAX_AGE_SECONDS: Final = 86_400  # keys are fetched again within a day, whatever max-age the gateway gives
 KEY_PROBLEM_STATUSES: Final = frozenset({400, 422})
-
-_MAX_AGE: Final = re.compile(r"(?:^|[,\s])max-age=([0-9]{1,9})(?:$|[,\s])")
-_UNCACHED: Final = re.compile(r"(?:^|[,\s])(?:no-store|no-cache)(?:$|[,\s=])")
 
 
 @attrs.frozen(kw_only=True)
@@ -48,16 +43,6 @@ class RelayBounds:
     at_once: int = 256  # exchanges, for all devices together
     fetches: Rate  # for each device
     new_providers: Rate  # for each device: providers that no device here has fetched from
-
-
-@attrs.frozen
-class Relayed:
-    """A gateway's answer, unchanged: sealed, or the gateway's problem document."""
-
-    status: int
-    media_type: str
-    body: bytes = attrs.field(repr=False)
-    retry_after: str = ""  # of a problem
 
 
 @attrs.frozen(kw_only=True)
@@ -100,7 +85,7 @@ class Relay:
         self._keys: LeastRecentlyUsed[ProviderId, _CachedKeys] = LeastRecentlyUsed(PROVIDERS_CACHED)
         self._at_once = 0
 
-    async def forward(self, device: DeviceRow, provider: ProviderId, message: bytes) -> Relayed:
+    async def forward(self, device: DeviceRow, provider: ProviderId, message: bytes) -> RelayedAnswer:
         """Return the answer of that provider's gateway to a sealed request.
 
         Raises `ProviderNotAllowed`, `TooLarge`, `RateLimited`, `Busy`, `PeerUnavailable`, `PeerFailed` (the answer is
@@ -110,15 +95,15 @@ class Relay:
         if len(message) > self._bounds.octets:
             raise TooLarge("ohttp_bytes", len(message))
         if provider == self._own.provider:
-            return Relayed(200, RESPONSE_TYPE, await self._own.answer(message))
+            sealed = await self._own.answer(message)
+            return RelayedAnswer(status=200, media_type=RESPONSE_TYPE, body=sealed)
         answer = await self._exchange(provider, "POST", message, REQUEST_TYPE)
-        status, media_type = _status(answer), _media_type(answer.headers)
-        sealed = status == 200 and media_type == RESPONSE_TYPE
-        if not sealed and not (400 <= status <= 599 and media_type == PROBLEM_JSON):
-            raise PeerUnavailable if status >= 500 else PeerFailed("its answer is not that of an OHTTP gateway")
-        if status in KEY_PROBLEM_STATUSES:
+        is_sealed = answer.status == 200 and answer.media_type == RESPONSE_TYPE
+        if not is_sealed and not (400 <= answer.status <= 599 and answer.media_type == PROBLEM_JSON):
+            raise PeerUnavailable if answer.status >= 500 else PeerFailed("its answer is not that of an OHTTP gateway")
+        if answer.status in KEY_PROBLEM_STATUSES:
             self._keys.pop(provider)  # it may have rotated early: fetch its keys again next time
-        return Relayed(status, media_type, answer.body, "" if sealed else answer.headers.get("retry-after", ""))
+        return attrs.evolve(answer, retry_after="") if is_sealed else answer
 
     async def ohttp_keys(self, device: DeviceRow, provider: ProviderId) -> KeysAnswer:
         """Return a provider's key configurations and their signature, unchanged; `max_age` is the time that is left.
@@ -133,10 +118,9 @@ class Relay:
         if cached is not None and now < cached.fresh_until:
             return attrs.evolve(cached.keys, max_age=(cached.fresh_until - now) // 1000)
         answer = await self._exchange(provider, "GET", b"", KEYS_TYPE)
-        signature = answer.headers.get(HEADER.lower(), "")
-        if _status(answer) != 200 or _media_type(answer.headers) != KEYS_TYPE or len(answer.body) > KEYS_LIMIT:
+        if answer.status != 200 or answer.media_type != KEYS_TYPE or len(answer.body) > KEYS_LIMIT:
             raise PeerFailed("its answer has no OHTTP key configurations")
-        keys = KeysAnswer(answer.body, signature, _max_age(answer.headers))
+        keys = KeysAnswer(answer.body, answer.keys_signature, min(answer.max_age_seconds, MAX_AGE_SECONDS))
         if keys.max_age:
             self._keys.put(provider, _CachedKeys(keys, Milliseconds(now + keys.max_age * 1000)))
         return keys
@@ -161,7 +145,7 @@ class Relay:
             self._new_providers.take(device, now)
         self._contacted.put(provider, None)
 
-    async def _exchange(self, provider: ProviderId, method: str, body: bytes, media_type: str) -> PeerAnswer:
+    async def _exchange(self, provider: ProviderId, method: str, body: bytes, media_type: str) -> RelayedAnswer:
         with self._exchange_slot():
             try:
                 with trio.fail_after(self._bounds.seconds):
@@ -181,18 +165,3 @@ class Relay:
             yield
         finally:
             self._at_once -= 1
-
-
-def _status(answer: PeerAnswer) -> int:
-    return int(answer.headers.get(":status", "200"))
-
-
-def _media_type(headers: Mapping[str, str]) -> str:
-    return headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
-def _max_age(headers: Mapping[str, str]) -> int:
-    """Return the seconds that an answer may be cached (RFC 9111 section 5.2.2); 0 if it gives none."""
-    control = headers.get("cache-control", "").lower()
-    found = _MAX_AGE.search(control)
-    return 0 if found is None or _UNCACHED.search(control) else min(int(found[1]), MAX_AGE_SECONDS)

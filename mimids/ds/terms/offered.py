@@ -27,7 +27,6 @@ from mimids.store.engine.store import Store, Tx
 from mimids.values import Milliseconds
 from mimids.wire.ids import ProviderId, UserId
 
-REVISION_HEADER: Final = "mimids-arrangement"
 PROVIDERS_CACHED: Final = 10_000
 NEVER: Final = Milliseconds(1 << 62)
 

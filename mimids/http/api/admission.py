@@ -1,6 +1,6 @@
-"""Who asks: other providers by certificate, our own users' devices by token (http: devices).
+"""Authentication of callers: other providers by certificate, devices of our users by token.
 
-(http: between-providers)
+(http: between-providers) (http: devices)
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ import attrs
 
 from mimids.config import FederationSettings
 from mimids.errors import ProviderNotAllowed, Unauthenticated
-from mimids.http.api.endpoints import Access
 from mimids.http.server.tls import caller
-from mimids.values import Anyone, Caller, Device, Follower
+from mimids.values import Anyone, Caller, Device, Follower, Operator
 from mimids.wire.ids import ProviderId, Secret
 
 SUBPROTOCOL: Final = "mimids.bearer."  # a browser's WebSocket cannot send Authorization
-_NOBODY: Final = Anyone()
+_ANYONE: Final = Anyone()
+_OPERATOR: Final = Operator()
 
 
 class PresentedToken(Secret):
-    """What a device shows, as it was written."""
+    """A device token, as the request has it."""
 
 
 def device_token(headers: Mapping[str, str]) -> PresentedToken:
-    """Return the token of `Authorization: Bearer`, or of a WebSocket's subprotocol; raise `Unauthenticated`."""
+    """Return the token in `Authorization: Bearer` or in a WebSocket's subprotocol; raise `Unauthenticated`."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer":  # RFC 9110 section 11.1: the scheme's case means nothing
+    if scheme.lower() == "bearer":  # RFC 9110 section 11.1: case-insensitive
         return _token(token.strip())
     for offered in headers.get("sec-websocket-protocol", "").split(","):
         if offered.strip().startswith(SUBPROTOCOL):
@@ -44,22 +44,29 @@ def _token(text: str) -> PresentedToken:
 
 @attrs.frozen
 class Authenticator:
-    """Finds out who asks, and whether that is who may. `find_device` knows the tokens; None is a stranger."""
+    """Authenticates callers. `find_device` returns the device of a token, None for an unknown token."""
 
     provider: ProviderId  # our own
     federation: FederationSettings
     find_device: Callable[[PresentedToken], Awaitable[Device | None]]
 
-    async def admit(self, access: Access, headers: Mapping[str, str], names: frozenset[ProviderId] | None) -> Caller:
-        """Return the caller, or raise the refusal; `names` are those of its certificate, None without one."""
-        if access is Access.DEVICE:
+    async def admit(
+        self, kind: type[Caller], headers: Mapping[str, str], names: frozenset[ProviderId] | None
+    ) -> Caller:
+        """Return the caller, an instance of `kind`; `names` are those of its certificate, None without one.
+
+        Raises `Unauthenticated` for a device, and `CertificateRequired`, `CertificateMismatch` and
+        `ProviderNotAllowed` for another provider. An `Operator` is not authenticated: the address of the listener, or
+        the mode of the socket's file, keeps others out (http: operator).
+        """
+        if kind is Device:
             device = await self.find_device(device_token(headers))
             if device is None:
                 raise Unauthenticated
             return device
-        if access is Access.PROVIDER:
+        if kind is Follower:
             provider = caller(names, headers.get("from"))
             if not self.federation.allows(provider, us=self.provider):
                 raise ProviderNotAllowed
             return Follower(provider)
-        return _NOBODY
+        return _OPERATOR if kind is Operator else _ANYONE

@@ -1,4 +1,4 @@
-"""A `Table` as an ASGI application, with no framework between it and the server (docs/decisions/0002)."""
+"""A `Table` as an ASGI application, without a framework (docs/decisions/0002)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
 from mimids.http.api.admission import SUBPROTOCOL
-from mimids.http.api.endpoints import StreamClosed
-from mimids.http.api.problems import HttpReply
-from mimids.http.api.table import HttpRequest, Table
+from mimids.http.api.bodies import StreamClosed
+from mimids.http.api.messages import HttpReply, HttpRequest
+from mimids.http.api.table import Table
 from mimids.http.server.listener import connection_info
 
 Scope = MutableMapping[str, Any]
@@ -48,7 +48,7 @@ def request(scope: Scope, receive: Receive) -> HttpRequest:
     async def piece() -> tuple[bytes, bool]:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise StreamClosed  # half a body is none
+            raise StreamClosed  # an incomplete body is not decoded
         return message.get("body", b""), message.get("more_body", False)
 
     path: bytes = scope["raw_path"]
@@ -65,7 +65,7 @@ def request(scope: Scope, receive: Receive) -> HttpRequest:
 
 
 class _WebSocket:
-    """A `Stream`; accepted by the first use, so that a handler can still refuse the handshake."""
+    """A `WebSocketStream`. The first use accepts the handshake, so that a handler can refuse it before."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._offered: list[str] = scope.get("subprotocols") or []
@@ -75,7 +75,7 @@ class _WebSocket:
         self._closed = False
 
     async def receive(self) -> bytes:
-        """Wait for the next binary message; text ends the stream, as nothing here is text."""
+        """Wait for the next binary message; a text message closes the WebSocket, since our protocol has none."""
         await self._accept()
         message = await self._receive()
         if message["type"] == "websocket.disconnect" or self._closed:
@@ -95,14 +95,14 @@ class _WebSocket:
         await self._send({"type": "websocket.send", "bytes": message, "text": None})
 
     async def close(self, code: int = 1000) -> None:
-        """Say goodbye, once."""
+        """Close the WebSocket; doing it again does nothing."""
         await self._accept()
         if not self._closed:
             self._closed = True
             await self._send({"type": "websocket.close", "code": code, "reason": ""})
 
     async def refuse(self, reply: HttpReply) -> None:
-        """Answer the handshake with a problem document, or end a stream that has begun."""
+        """Answer the handshake with a problem document; if it was accepted already, close the WebSocket."""
         if self._accepted:
             await self.close(_INTERNAL_ERROR if reply.status >= 500 else _POLICY_VIOLATION)
             return
@@ -117,7 +117,7 @@ class _WebSocket:
             self._closed = True
             raise StreamClosed
         self._accepted = True
-        # A browser that offered protocols gives up unless one of them is chosen; the token's only if it must be.
+        # A browser that offered subprotocols fails unless we choose one; prefer one that does not hold the token.
         others = [name for name in self._offered if not name.startswith(SUBPROTOCOL)]
         chosen = next(iter(others or self._offered), None)
         await self._send({"type": "websocket.accept", "subprotocol": chosen, "headers": []})

@@ -1,171 +1,101 @@
 """Endpoints as data.
 
-From these records come routing, decoding, authentication, the directory, the reference in the docs and the tests of
-bad input. A handler is an async function from a `Call` (the typed request and who asks) to the typed answer.
-Nothing here, and nothing below, knows the framework that serves the table.
+Routing, decoding, authentication, the directory, the reference in docs/http.md and the tests of bad input are all made
+from these records. A handler is an async function from the services and a `Call` to the answer; mypy checks that its
+caller, body and answer are those of its endpoint. Nothing here depends on a web framework.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Mapping
 from enum import Enum
 from http import HTTPStatus
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import attrs
 
+from mimids.ds.services import Services
 from mimids.errors import MimiError
+from mimids.http.api.bodies import WEBSOCKET, Body, NoBody
 from mimids.values import Caller
-from mimids.wire.codec import Codec
-from mimids.wire.declare import codec
 
-T = TypeVar("T")
-
-MIMI_DS: Final = "application/mimi-ds"
-MESSAGE_MLS: Final = "message/mls"
-OHTTP_KEYS: Final = "application/ohttp-keys"
-OHTTP_REQUEST: Final = "message/ohttp-req"
-OHTTP_RESPONSE: Final = "message/ohttp-res"
-JSON: Final = "application/json"
-PROBLEM_JSON: Final = "application/problem+json"
+In = TypeVar("In")
+Out = TypeVar("Out")
+CallerT = TypeVar("CallerT", bound=Caller)
 
 
 class Listener(Enum):
-    """Where an endpoint is reached (http: listeners)."""
+    """Where an endpoint is served (http: listeners)."""
 
     PUBLIC = "public"
     CLIENT = "client"
     OPERATOR = "operator"
 
 
-class Access(Enum):
-    """Who may call it."""
-
-    ANYONE = "anyone"
-    PROVIDER = "provider"  # a client certificate that names it (http: between-providers)
-    DEVICE = "device"  # Authorization: Bearer DEVICE_TOKEN (http: devices)
-
-
 @attrs.frozen
-class Body(Generic[T]):
-    """A body of one media type: `read` makes the value (`ValueError` is 400), `write` its bytes."""
+class Call(Generic[CallerT, In]):
+    """One request, authenticated and decoded."""
 
-    media_type: str
-    read: Callable[[bytes], T]
-    write: Callable[[T], bytes]
-    schema: str  # the struct's name, or what the JSON object holds
-    example: str = ""  # of a JSON body
-
-
-def mimi_ds(cls: type[T]) -> Body[T]:
-    """Return the body of a `@struct` of the wire format."""
-    return Body(MIMI_DS, codec(cls).decode, codec(cls).encode, cls.__name__)
-
-
-def of_codec(codec_: Codec[T], schema: str, media_type: str = MIMI_DS) -> Body[T]:
-    """Return the body that is exactly one value of `codec_`."""
-    return Body(media_type, codec_.decode, codec_.encode, schema)
-
-
-def octets(media_type: str) -> Body[bytes]:
-    """Return a body that is passed on as it is."""
-    return Body(media_type, bytes, bytes, media_type)
-
-
-def encoded(schema: str, media_type: str = MIMI_DS) -> Body[bytes]:
-    """Return the body of an answer that its service gives encoded already."""
-    return Body(media_type, bytes, bytes, schema)
-
-
-def json_object(read: Callable[[dict[str, Any]], T], schema: str, example: str) -> Body[T]:
-    """Return a JSON request body, an object; `read` raises `ValueError`, `KeyError` or `TypeError`."""
-
-    def decode(octets: bytes) -> T:
-        value = json.loads(octets)
-        if not isinstance(value, dict):
-            raise ValueError("not an object")
-        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text: no row could hold it
-        try:
-            return read(value)
-        except (KeyError, TypeError, AttributeError) as error:  # all that another type than the wanted one raises
-            raise ValueError("a member is missing or of another type") from error
-
-    return Body(JSON, decode, _write_json, schema, example)
-
-
-def json_answer(schema: str, example: str) -> Body[Any]:
-    """Return a JSON answer body, written from plain dicts, lists, strings and numbers."""
-    return Body(JSON, json.loads, _write_json, schema, example)
-
-
-def _write_json(value: object) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode()
-
-
-@attrs.frozen
-class Call(Generic[T]):
-    """One request, decoded and authenticated."""
-
-    body: T
-    caller: Caller
-    path: Mapping[str, str] = attrs.field(factory=dict)  # the parts in braces, percent-decoded
-    query: Mapping[str, str] = attrs.field(factory=dict)
+    caller: CallerT
+    body: In
+    path: Mapping[str, str] = attrs.field(factory=dict)  # the values of the parts in braces, percent-decoded
+    query: Mapping[str, str] = attrs.field(factory=dict)  # only the keys that the endpoint names
     headers: Mapping[str, str] = attrs.field(factory=dict)  # lower-case names
 
 
 @attrs.frozen
-class Answer(Generic[T]):
-    """An answer with headers or a status of its own; most handlers return the bare value."""
+class Answer(Generic[Out]):
+    """An answer with its own headers or status. Most handlers return just the body."""
 
-    body: T
-    status: int | None = None  # what another server answered may be in no list
+    body: Out
+    status: int | None = None  # an int, since the relay passes on statuses that `HTTPStatus` does not know
     headers: Mapping[str, str] = attrs.field(factory=dict)
 
 
-class StreamClosed(Exception):
-    """The other side of a request or WebSocket is gone, or said goodbye."""
+@attrs.frozen(kw_only=True)
+class Endpoint(Generic[CallerT, In, Out]):
+    """One endpoint.
 
+    `caller` says who may call it: `Anyone`, a `Follower` (a client certificate names it, http: between-providers), a
+    `Device` (Authorization: Bearer DEVICE_TOKEN, http: devices) or the `Operator` (http: operator).
 
-class WebSocketStream(Protocol):
-    """A WebSocket as its handler sees it: binary messages. The handshake is answered by the first of these calls."""
-
-    async def receive(self) -> bytes:
-        """Wait for the next message; raise `StreamClosed` when there is none any more."""
-        ...
-
-    async def send(self, message: bytes) -> None:
-        """Send a message; waits while the peer does not read. Raises `StreamClosed`."""
-        ...
-
-    async def close(self, code: int = 1000) -> None:
-        """Say goodbye (RFC 6455 section 7.4); returning from the handler does so with 1000."""
-        ...
-
-
-@attrs.frozen
-class Endpoint:
-    """One row of the table.
-
-    `handler(services, call)` gets the services of its process; `limit` names the `[limits]` key that bounds the
-    body (octets); `problems` are those that this endpoint adds to the ones that every endpoint may give. The body of
-    a `websocket` row's call is its `WebSocketStream`. Requests of an `unlinkable` row (gateway, relay) are counted,
-    not logged.
+    `limit` names the key of `[limits]` that bounds the request body, in octets. `problems` are the errors that this
+    endpoint adds to those that every endpoint may answer with. Requests of an `unlinkable` endpoint (gateway, relay)
+    are counted, but not logged.
     """
 
     name: str
     listener: Listener
     method: str
     path: str
-    access: Access
-    request: Body[Any] | None
-    answer: Body[Any] | None
-    handler: Callable[[Any, Call[Any]], Awaitable[Any]]
+    caller: type[CallerT]
+    request: Body[In] | NoBody[In]
+    answer: Body[Out] | NoBody[Out]
+    handler: Callable[[Services, Call[CallerT, In]], Awaitable[Out | Answer[Out]]]
     summary: str
     limit: str = "max_body_bytes"
     status: HTTPStatus = HTTPStatus.OK
     query: tuple[str, ...] = ()
     problems: tuple[type[MimiError], ...] = ()
-    open_without_arrangement: bool = False  # never refused for lack of accepted terms (semantics: terms-and-reports)
-    websocket: bool = False
+    open_without_arrangement: bool = False  # callers need not have accepted our terms (semantics: terms-and-reports)
     unlinkable: bool = False
+
+    @property
+    def request_body(self) -> Body[In] | None:
+        """Return the body of a request, None if there is none."""
+        return self.request if isinstance(self.request, Body) else None
+
+    @property
+    def answer_body(self) -> Body[Out] | None:
+        """Return the body of an answer, None if there is none."""
+        return self.answer if isinstance(self.answer, Body) else None
+
+    @property
+    def websocket(self) -> bool:
+        """Tell whether the endpoint is a WebSocket."""
+        return self.request is WEBSOCKET
+
+
+# For code that treats all endpoints alike. Don't annotate a table of endpoints with it: mypy would take Any for the
+# types of each row and check nothing.
+AnyEndpoint: TypeAlias = Endpoint[Any, Any, Any]

@@ -1,4 +1,4 @@
-"""Endpoints for the operator (http: operator): read-only, on loopback, Host checked."""
+"""The operator's endpoints on the loopback listener (http: operator): they only read, and check Host."""
 
 from __future__ import annotations
 
@@ -15,25 +15,27 @@ from mimids.config import Config
 from mimids.ds.following.delivery import OPEN_CIRCUIT_FAILURES
 from mimids.ds.services import Services
 from mimids.errors import Busy, StorageUnavailable
-from mimids.http.api.endpoints import Access, Answer, Call, Endpoint, Listener, octets
+from mimids.http.api.bodies import NO_BODY, octets
+from mimids.http.api.endpoints import Answer, AnyEndpoint, Call, Endpoint, Listener
 from mimids.store import overview, reports
 from mimids.store.engine.store import Tx
 from mimids.store.overview import PeerLag
 from mimids.telemetry import METRICS_TYPE, Reading
-from mimids.values import Milliseconds
+from mimids.values import Milliseconds, Operator
 from mimids.wire.ids import ProviderId
 
-# A page in the operator's browser could name us by a domain of its own; it cannot make the browser say these.
+# A page in the operator's browser could reach this listener by a domain that resolves to loopback (DNS rebinding).
+# Its requests then have that domain as Host, never one of these.
 HOSTS: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
-async def healthz(services: Services, call: Call[None]) -> bytes:
-    """Say that the process runs its loop."""
+async def healthz(services: Services, call: Call[Operator, None]) -> bytes:
+    """Answer as long as the event loop runs."""
     return b"ok\n"
 
 
-async def readyz(services: Services, call: Call[None]) -> bytes:
-    """Say that requests are answered: the disk takes writes, the store is read, the gateway has keys."""
+async def readyz(services: Services, call: Call[Operator, None]) -> bytes:
+    """Answer if requests can be served: the disk takes writes, the store can be read, the gateway has keys."""
     if not services.store.statistics().writable:
         raise StorageUnavailable
     await services.store.read(lambda tx: tx.one("SELECT 1"))
@@ -43,18 +45,18 @@ async def readyz(services: Services, call: Call[None]) -> bytes:
 
 @attrs.frozen
 class PeerNumbers:
-    """What metrics say of a follower, or of several together."""
+    """The metrics of one follower, or of several together."""
 
     behind_messages: int
     behind_seconds: float
     failures: int  # in a row
-    circuit_open: int  # 1: it has failed so often that it is tried only now and then
+    circuit_open: int  # 1: after many failures it is tried only rarely
     stuck_partitions: int
 
 
 @attrs.frozen
 class StockNumbers:
-    """Devices, and how many of them could not be added to a group."""
+    """The number of devices, and of those without KeyPackages, which cannot be added to groups."""
 
     devices: int
     devices_empty: int
@@ -62,14 +64,14 @@ class StockNumbers:
 
 @attrs.frozen
 class ReportNumbers:
-    """What waits for the operator."""
+    """Reports that the operator has not closed."""
 
     open: int
 
 
 @attrs.frozen
 class DiskNumbers:
-    """Room, and what the database takes."""
+    """Free space on the disk, and the size of the database."""
 
     free_bytes: int
     database_bytes: int
@@ -77,7 +79,7 @@ class DiskNumbers:
 
 @attrs.frozen
 class CertificateNumbers:
-    """When the pair that is served ends, in seconds since the epoch."""
+    """When the certificate that we serve expires, in seconds since the epoch."""
 
     expires_seconds: float
 
@@ -85,8 +87,11 @@ class CertificateNumbers:
 OTHERS: Final = "others"
 
 
-async def metrics(services: Services, call: Call[None]) -> Answer[bytes]:
-    """Return all metrics; followers beyond `[metrics] named_peers` are added up, those least behind."""
+async def metrics(services: Services, call: Call[Operator, None]) -> Answer[bytes]:
+    """Return all metrics.
+
+    The `[metrics] named_peers` followers that are furthest behind have their own; the others are added up.
+    """
     config, now = services.config, services.clock.now()
 
     def read(tx: Tx) -> list[Reading]:
@@ -106,7 +111,7 @@ async def metrics(services: Services, call: Call[None]) -> Answer[bytes]:
 
 
 def _of_machine(config: Config) -> list[Reading]:
-    """Return what its files say; one that cannot be read says nothing."""
+    """Return the readings of files; those of a file that cannot be read are left out."""
     found = []
     with suppress(OSError):
         log = config.database.with_name(f"{config.database.name}-wal")
@@ -125,7 +130,7 @@ def _numbers(lag: PeerLag, now: Milliseconds) -> PeerNumbers:
 
 
 def _together(numbers: Sequence[PeerNumbers]) -> PeerNumbers:
-    """Add up what can be, and take the largest of what cannot."""
+    """Add up counts; of times and of failures in a row return the largest."""
     return PeerNumbers(
         sum(each.behind_messages for each in numbers),
         max(each.behind_seconds for each in numbers),
@@ -135,14 +140,15 @@ def _together(numbers: Sequence[PeerNumbers]) -> PeerNumbers:
     )
 
 
-OPERATOR: Final[tuple[Endpoint, ...]] = (
+# Not annotated, so that mypy checks each handler against its row (see `endpoints.AnyEndpoint`).
+_ROWS = (
     Endpoint(
         name="healthz",
         listener=Listener.OPERATOR,
         method="GET",
         path="/healthz",
-        access=Access.ANYONE,
-        request=None,
+        caller=Operator,
+        request=NO_BODY,
         answer=octets("text/plain"),
         handler=healthz,
         summary="the process runs",
@@ -152,11 +158,11 @@ OPERATOR: Final[tuple[Endpoint, ...]] = (
         listener=Listener.OPERATOR,
         method="GET",
         path="/readyz",
-        access=Access.ANYONE,
-        request=None,
+        caller=Operator,
+        request=NO_BODY,
         answer=octets("text/plain"),
         handler=readyz,
-        summary="requests are answered: the disk takes writes, the gateway has keys",
+        summary="requests can be served: the disk takes writes, the gateway has keys",
         problems=(StorageUnavailable, Busy),
     ),
     Endpoint(
@@ -164,10 +170,11 @@ OPERATOR: Final[tuple[Endpoint, ...]] = (
         listener=Listener.OPERATOR,
         method="GET",
         path="/metrics",
-        access=Access.ANYONE,
-        request=None,
+        caller=Operator,
+        request=NO_BODY,
         answer=octets(METRICS_TYPE),
         handler=metrics,
-        summary="Prometheus text",
+        summary="metrics as Prometheus text",
     ),
 )
+OPERATOR: Final[tuple[AnyEndpoint, ...]] = _ROWS

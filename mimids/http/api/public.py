@@ -1,9 +1,9 @@
-"""Endpoints for anybody: the directory, and the OHTTP gateway with its keys (http: public)."""
+"""The endpoints for anybody: the directory, and the OHTTP gateway with its keys (http: public)."""
 
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Final
+from typing import Final, TypedDict
 
 import attrs
 
@@ -11,61 +11,69 @@ from mimids.config import Limits
 from mimids.ds.key_packages.gateway_keys import KeysAnswer, identity_public
 from mimids.ds.services import Services
 from mimids.errors import Busy, OhttpKey, OhttpUndecipherable, RateLimited, StorageUnavailable
-from mimids.http.api.endpoints import (
-    OHTTP_KEYS,
-    OHTTP_REQUEST,
-    OHTTP_RESPONSE,
-    Access,
-    Answer,
-    Call,
-    Endpoint,
-    Listener,
-    json_answer,
-    octets,
-)
+from mimids.http.api.bodies import NO_BODY, json_answer, octets
+from mimids.http.api.endpoints import Answer, AnyEndpoint, Call, Endpoint, Listener
 from mimids.http.api.providers import PROVIDERS
+from mimids.http.media_types import OHTTP_KEYS, OHTTP_REQUEST, OHTTP_RESPONSE
 from mimids.mls.suites import SUITES
 from mimids.ohttp.keys_signature import HEADER as KEYS_SIGNATURE
+from mimids.values import Anyone
 from mimids.wire.base64url import base64url
 
 DIRECTORY_MAX_AGE_SECONDS: Final = 300
-_PUBLISHED: Final = ("send_batch_messages", "receive_wait_seconds")  # and all that end in _bytes
+_PUBLISHED: Final = ("send_batch_messages", "receive_wait_seconds")  # and all limits that end in _bytes
 
 
-async def directory(services: Services, call: Call[None]) -> Answer[dict[str, Any]]:
-    """Say where everything is, and how large it may be (appendix A)."""
+class Directory(TypedDict):
+    """What a provider publishes about itself (http: json-bodies)."""
+
+    provider: str
+    version: str
+    endpoints: dict[str, str]
+    ohttp_identity: str
+    cipher_suites: list[int]
+    limits: dict[str, int]
+
+
+async def directory(services: Services, call: Call[Anyone, None]) -> Answer[Directory]:
+    """Return the URLs of all endpoints, and the limits of requests."""
     config = services.config
-    limits = {
-        field.name: getattr(config.limits, field.name)
-        for field in attrs.fields(Limits)
-        if field.name.endswith("_bytes") or field.name in _PUBLISHED
-    }
     identity = await services.store.read(identity_public)
     if identity is None:
-        raise Busy("still starting")
-    body = {
+        raise Busy("the server is still starting")
+    rows: tuple[AnyEndpoint, ...] = (*PUBLIC, *PROVIDERS)
+    body: Directory = {
         "provider": config.provider,
         "version": installed_version(),
-        "endpoints": {row.name: config.listen.public_url + row.path for row in (*PUBLIC, *PROVIDERS)},
+        "endpoints": {row.name: config.listen.public_url + row.path for row in rows},
         "ohttp_identity": base64url(identity),
         "cipher_suites": sorted(SUITES),
-        "limits": limits | {"bundle_max_requests": config.ohttp.bundle_max_requests},
+        "limits": published_limits(config.limits) | {"bundle_max_requests": config.ohttp.bundle_max_requests},
     }
     return Answer(body, headers={"Cache-Control": f"max-age={DIRECTORY_MAX_AGE_SECONDS}"})
 
 
-async def ohttp_keys(services: Services, call: Call[None]) -> Answer[bytes]:
-    """Give the gateway's key configurations, signed."""
+async def ohttp_keys(services: Services, call: Call[Anyone, None]) -> Answer[bytes]:
+    """Return the gateway's key configurations with their signature."""
     return keys_answer(services.ohttp_keys.served())
 
 
-async def ohttp_gateway(services: Services, call: Call[bytes]) -> Answer[bytes]:
-    """Answer a sealed request; what can be sealed of a refusal is."""
+async def ohttp_gateway(services: Services, call: Call[Anyone, bytes]) -> Answer[bytes]:
+    """Answer a sealed request. Errors that occur after it was opened are sealed as well."""
     return Answer(await services.gateway.answer(call.body), headers={"Cache-Control": "no-store"})
 
 
+def published_limits(limits: Limits, *prefixes: str) -> dict[str, int]:
+    """Return the limits that clients must know, and those whose names begin with one of `prefixes`."""
+    return {
+        field.name: getattr(limits, field.name)
+        for field in attrs.fields(Limits)
+        if field.name.endswith("_bytes") or field.name.startswith(prefixes) or field.name in _PUBLISHED
+    }
+
+
 def keys_answer(keys: KeysAnswer) -> Answer[bytes]:
-    """Return key configurations with their signature, to be kept no longer than they live."""
+    """Return key configurations with their signature; caches may keep them for `max_age` seconds."""
     cache = f"max-age={keys.max_age}" if keys.max_age else "no-store"
     headers = {"Cache-Control": cache} | ({KEYS_SIGNATURE: keys.signature} if keys.signature else {})
     return Answer(keys.body, headers=headers)
@@ -75,19 +83,21 @@ def installed_version() -> str:
     """Return the version of the package."""
     try:
         return version("mimids")
-    except PackageNotFoundError:  # run from a source tree that was never installed
+    except PackageNotFoundError:  # a source tree that was never installed
         return "0"
 
 
-PUBLIC: Final[tuple[Endpoint, ...]] = (
+# Not annotated, so that mypy checks each handler against its row (see `endpoints.AnyEndpoint`).
+_ROWS = (
     Endpoint(
         name="directory",
         listener=Listener.PUBLIC,
         method="GET",
         path="/.well-known/mimi-ds",
-        access=Access.ANYONE,
-        request=None,
+        caller=Anyone,
+        request=NO_BODY,
         answer=json_answer(
+            Directory,
             '{"provider", "version", "endpoints": {NAME: URL}, "ohttp_identity", "cipher_suites": [..], '
             '"limits": {NAME: number}}',
             '{"provider":"a.example","version":"0.1.0","endpoints":{"send":"https://a.example/ds/v1/send"},'
@@ -95,7 +105,7 @@ PUBLIC: Final[tuple[Endpoint, ...]] = (
             '"limits":{"max_body_bytes":16777216}}',
         ),
         handler=directory,
-        summary="where everything is, and how large it may be",
+        summary="the URLs of all endpoints, and the limits of requests",
         problems=(Busy,),
     ),
     Endpoint(
@@ -103,8 +113,8 @@ PUBLIC: Final[tuple[Endpoint, ...]] = (
         listener=Listener.PUBLIC,
         method="GET",
         path="/.well-known/ohttp-gateway",
-        access=Access.ANYONE,
-        request=None,
+        caller=Anyone,
+        request=NO_BODY,
         answer=octets(OHTTP_KEYS),
         handler=ohttp_keys,
         summary="the gateway's key configurations, with their signature in `Mimids-Keys-Signature`",
@@ -116,13 +126,14 @@ PUBLIC: Final[tuple[Endpoint, ...]] = (
         listener=Listener.PUBLIC,
         method="POST",
         path="/.well-known/ohttp-gateway",
-        access=Access.ANYONE,
+        caller=Anyone,
         request=octets(OHTTP_REQUEST),
         answer=octets(OHTTP_RESPONSE),
         handler=ohttp_gateway,
-        summary="sealed requests for KeyPackages; errors after opening travel sealed",
+        summary="a sealed request for KeyPackages; errors after it was opened are sealed as well",
         limit="ohttp_bytes",
         problems=(OhttpKey, OhttpUndecipherable, RateLimited, StorageUnavailable),
         unlinkable=True,
     ),
 )
+PUBLIC: Final[tuple[AnyEndpoint, ...]] = _ROWS

@@ -6,12 +6,14 @@ from typing import Final
 
 from mimids.ds.services import Services
 from mimids.errors import Malformed, NotFound
-from mimids.http.api.endpoints import Access, Answer, Call, Endpoint, Listener, octets
+from mimids.http.api.bodies import NO_BODY, octets
+from mimids.http.api.endpoints import Answer, AnyEndpoint, Call, Endpoint, Listener
 from mimids.http.api.public import installed_version
 from mimids.http.console import pages
 from mimids.http.console.markup import Markup
 from mimids.store import overview, recoveries, reports
 from mimids.store.engine.store import Tx
+from mimids.values import Operator
 from mimids.wire.base64url import from_base64url
 from mimids.wire.ids import GroupId, ProviderId
 
@@ -19,7 +21,7 @@ HTML: Final = "text/html; charset=utf-8"
 REPORTS: Final = 50
 
 
-async def console(services: Services, call: Call[None]) -> Answer[bytes]:
+async def console(services: Services, call: Call[Operator, None]) -> Answer[bytes]:
     """Show what needs the operator, and all groups, providers, stock, reports and refusals."""
     config, now = services.config, services.clock.now()
 
@@ -45,7 +47,7 @@ async def console(services: Services, call: Call[None]) -> Answer[bytes]:
     return _answer(await services.store.read(read))
 
 
-async def console_group(services: Services, call: Call[None]) -> Answer[bytes]:
+async def console_group(services: Services, call: Call[Operator, None]) -> Answer[bytes]:
     """Draw one group's partitions."""
     provider, now = services.config.provider, services.clock.now()
     try:
@@ -68,14 +70,15 @@ def _answer(page: Markup) -> Answer[bytes]:
     return Answer(page.encode(), headers=pages.HEADERS)
 
 
-CONSOLE: Final[tuple[Endpoint, ...]] = (
+# Not annotated, so that mypy checks each handler against its row (see `endpoints.AnyEndpoint`).
+_ROWS = (
     Endpoint(
         name="console",
         listener=Listener.OPERATOR,
         method="GET",
         path="/console",
-        access=Access.ANYONE,
-        request=None,
+        caller=Operator,
+        request=NO_BODY,
         answer=octets(HTML),
         handler=console,
         summary="a page for people: what needs the operator, groups, providers, stock, reports, refusals",
@@ -85,10 +88,11 @@ CONSOLE: Final[tuple[Endpoint, ...]] = (
         listener=Listener.OPERATOR,
         method="GET",
         path="/console/groups/{provider}/{group_id}",
-        access=Access.ANYONE,
-        request=None,
+        caller=Operator,
+        request=NO_BODY,
         answer=octets(HTML),
         handler=console_group,
         summary="a group's partitions drawn; the hub, and the group id in base64url",
     ),
 )
+CONSOLE: Final[tuple[AnyEndpoint, ...]] = _ROWS

@@ -1,51 +1,46 @@
-"""Other providers, called over HTTPS: `ds.ports.Peers` on httpcore.
+"""Calls to other providers over HTTPS: `ds.ports.PeerTransport` on httpcore.
 
-httpcore is the part of httpx that speaks HTTP. It is used without httpx because that part alone lets us choose the
-address that is connected to, keeps no cookies, follows no redirect, reads no proxy or .netrc from the environment
-and logs no URL; it also costs less (docs/decisions/0004).
+httpcore is the part of httpx that speaks HTTP. We use it without httpx because it lets us choose the address that we
+connect to, keeps no cookies, follows no redirects, reads no proxy settings or .netrc from the environment and logs no
+URLs. It is also faster (docs/decisions/0004).
 
-A peer is named by its domain and nothing else: it is the origin of its connections, the name its certificate must
-have and the Host it is told, wherever `providers.NAME.url` sends us.
+A provider is named by its domain only. The domain is the origin of its connections, the name that its certificate
+must have and the Host header, even where `providers.NAME.url` names another address to connect to.
 """
 
 from __future__ import annotations
 
-import ipaddress
-import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from ssl import SSLContext
-from typing import Any, Final
-from urllib.parse import urlsplit
+from typing import Final
 
 import attrs
 import httpcore
 import trio
 
 from mimids.config import Config
-from mimids.ds.ports import Clock, PeerAnswer
+from mimids.ds.ports import Clock, RelayedAnswer
 from mimids.errors import PeerFailed, PeerUnavailable, ProviderNotAllowed
-from mimids.http.api import problems
+from mimids.http.media_types import MIMI_DS
+from mimids.http.peers.answers import DatedAnswer, HttpAnswer, dated_answer, relayed_answer, terms_revision
+from mimids.http.peers.dialling import Dialler
+from mimids.http.peers.pools import CLOSE_SECONDS, Pools
+from mimids.http.peers.problems import error_from
 from mimids.http.server.tls import ClientTls, Pair, Trust
 from mimids.wire.ids import ProviderId
 
-CONNECTIONS: Final = 256
-IDLE_CONNECTIONS: Final = 64
-IDLE_SECONDS: Final = 30  # less than any listener of ours keeps an idle connection
-CALLS_TO_ONE: Final = 64  # at a time: a slow peer must not hold what calls to others need
-CLOSE_SECONDS: Final = 5
-PROBLEM_OCTETS: Final = 65_536  # of an answer that is none
-_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052
+CALLS_TO_ONE: Final = 64  # at a time, so that a slow peer does not use up the connections for calls to others
+PROBLEM_OCTETS: Final = 65_536  # of an answer whose status is not 2xx
 USER_AGENT: Final = b"mimids"
 
-# A connection that idled may be closed by the peer just as it is used again; that says nothing about the peer.
+# The peer may close an idle connection just as we use it again. The peer is not unavailable then.
 _STALE: Final = (httpcore.RemoteProtocolError, httpcore.ReadError, httpcore.WriteError)
 
 
 @attrs.frozen
 class PeerStatistics:
-    """Calls in flight, and what became of those that ended."""
+    """The number of calls in flight, and of those that ended by how they ended."""
 
     calling: int
     answered: int
@@ -53,157 +48,15 @@ class PeerStatistics:
     unavailable: int
 
 
-class _BeforeTls(httpcore.AsyncNetworkStream):
-    """A connection before its TLS handshake; httpcore would leave it open where that is cancelled."""
-
-    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
-        self._stream = stream
-
-    async def start_tls(
-        self,
-        ssl_context: SSLContext,
-        server_hostname: str | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109  # httpcore says so
-    ) -> httpcore.AsyncNetworkStream:
-        try:
-            return await self._stream.start_tls(ssl_context, server_hostname, timeout)
-        except BaseException:
-            with trio.CancelScope(shield=True):
-                await self.aclose()
-            raise
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-
-class _Dialler(httpcore.AsyncNetworkBackend):
-    """Connects to a provider by its name: where its url says, else to port 443 of what the name resolves to."""
-
-    def __init__(self, config: Config) -> None:
-        self._open = config.federation.mode == "open"
-        self._urls = {name: urlsplit(peer.url) for name, peer in config.providers.items() if peer.url is not None}
-        self._tcp = httpcore.TrioBackend()
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,  # noqa: ASYNC109  # httpcore says so
-        local_address: str | None = None,
-        socket_options: Any = None,
-    ) -> httpcore.AsyncNetworkStream:
-        return _BeforeTls(await self._connect(host, port, timeout))
-
-    async def _connect(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None,  # noqa: ASYNC109  # as above
-    ) -> httpcore.AsyncNetworkStream:
-        url = self._urls.get(ProviderId(host))
-        if url is not None and url.hostname is not None:
-            return await self._tcp.connect_tcp(url.hostname, url.port or port, timeout)
-        if not self._open:
-            return await self._tcp.connect_tcp(host, port, timeout)
-        addresses = await _public_addresses(host, port)
-        for address in addresses[:-1]:
-            try:
-                return await self._tcp.connect_tcp(address, port, (timeout or CLOSE_SECONDS) / len(addresses))
-            except (httpcore.ConnectError, httpcore.ConnectTimeout):
-                continue
-        return await self._tcp.connect_tcp(addresses[-1], port, timeout)
-
-
-async def _public_addresses(host: str, port: int) -> list[str]:
-    """Resolve a name that anybody may have given us; what is connected to is what was looked at here.
-
-    One address that is not public spoils the name: it would let a stranger aim us at our own network.
-    """
-    try:
-        found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise httpcore.ConnectError(str(error)) from error
-    addresses = list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
-    if not addresses or not all(_is_public(address) for address in addresses):
-        raise ProviderNotAllowed("its name does not resolve to public addresses only")
-    return addresses
-
-
-def _is_public(address: str) -> bool:
-    parsed = ipaddress.ip_address(address)
-    if isinstance(parsed, ipaddress.IPv6Address):
-        if parsed.sixtofour is not None or parsed.teredo is not None:  # tunnels to IPv4 that nobody serves from
-            return False
-        if parsed.ipv4_mapped is not None or parsed in _NAT64:  # an IPv4 address, as IPv6-only networks see it
-            parsed = ipaddress.IPv4Address(parsed.packed[-4:])
-    return parsed.is_global and not parsed.is_multicast
-
-
-@attrs.define(eq=False)
-class _Pool:
-    """Connections under one SSL context. After a reload the old one is closed by its last call."""
-
-    connections: httpcore.AsyncConnectionPool
-    calls: int = 0
-    retired: bool = False
-
-
-class _Pools:
-    """The pools of one `ClientTls`: one for all providers, and one for each that has a trust file of its own."""
-
-    def __init__(self, tls: ClientTls, dialler: _Dialler) -> None:
-        self._tls = tls
-        self._dialler = dialler
-        self._pools: dict[SSLContext, _Pool] = {}
-
-    @asynccontextmanager
-    async def borrow(self, provider: ProviderId) -> AsyncIterator[httpcore.AsyncConnectionPool]:
-        context = self._tls.context(provider)
-        pool = self._pools.get(context)
-        if pool is None:
-            pool = self._pools[context] = _Pool(
-                httpcore.AsyncConnectionPool(
-                    ssl_context=context,
-                    max_connections=CONNECTIONS,
-                    max_keepalive_connections=IDLE_CONNECTIONS,
-                    keepalive_expiry=IDLE_SECONDS,
-                    network_backend=self._dialler,
-                )
-            )
-        pool.calls += 1
-        try:
-            yield pool.connections
-        finally:
-            pool.calls -= 1
-            if pool.retired and not pool.calls:
-                await _close(pool)
-
-    async def reload(self) -> None:
-        self._tls.reload()
-        await self.close(only_idle=True)
-
-    async def close(self, *, only_idle: bool = False) -> None:
-        pools, self._pools = self._pools, {}
-        for pool in pools.values():
-            pool.retired = True
-            if not (only_idle and pool.calls):
-                await _close(pool)
-
-
-async def _close(pool: _Pool) -> None:
-    with trio.move_on_after(CLOSE_SECONDS, shield=True):
-        await pool.connections.aclose()
-
-
 class HttpPeers:
-    """`ds.ports.Peers`; made by `open_peers`."""
+    """Implements `ds.ports.PeerTransport`; made by `open_peers`."""
 
     def __init__(self, config: Config, clock: Clock, *, named: ClientTls, nameless: ClientTls) -> None:
-        dialler = _Dialler(config)
+        dialler = Dialler(config)
         self._config = config
         self._clock = clock
-        self._named = _Pools(named, dialler)
-        self._nameless = _Pools(nameless, dialler)
+        self._named = Pools(named, dialler)
+        self._nameless = Pools(nameless, dialler)
         self._calling: Counter[ProviderId] = Counter()
         self._answered = self._refused = self._unavailable = 0
 
@@ -214,26 +67,30 @@ class HttpPeers:
         path: str,
         body: bytes = b"",
         *,
-        media_type: str = "application/mimi-ds",
+        media_type: str = MIMI_DS,
         timeout_seconds: float = 30,
         wait_seconds: int | None = None,
-    ) -> PeerAnswer:
-        """Exchange one request over mutual TLS; see `ds.ports.Peers`. Answers are cut off at max_body_bytes."""
+        on_terms_revision: Callable[[int], None] | None = None,
+    ) -> DatedAnswer:
+        """Exchange one request over mutual TLS, as `PeerTransport.call` says; an answer is at most max_body_bytes."""
         headers = [(b"from", b"mimi@" + self._config.provider.encode())]
         if wait_seconds is not None:
             headers.append((b"prefer", b"wait=%d" % wait_seconds))
             timeout_seconds += wait_seconds
-        status, answer = await self._exchange(
+        answer = await self._exchange(
             self._named,
             _request(provider, method, path, body, media_type, headers),
             seconds=timeout_seconds,
             octets=self._config.limits.max_body_bytes,
-            tries=2,  # a request of ours may be asked for twice
+            tries=2,  # every request between providers may be repeated
         )
-        if 200 <= status < 300:
+        revision = terms_revision(answer.headers)
+        if revision is not None and on_terms_revision is not None:
+            on_terms_revision(revision)
+        if 200 <= answer.status < 300:
             self._answered += 1
-            return answer
-        error = problems.error_from(status, answer.headers, answer.body, now_seconds=self._clock.now() / 1000)
+            return dated_answer(answer)
+        error = error_from(answer.status, answer.headers, answer.body, now_seconds=self._clock.now() / 1000)
         if isinstance(error, PeerUnavailable):
             self._unavailable += 1
         else:
@@ -242,28 +99,28 @@ class HttpPeers:
 
     async def call_plainly(
         self, provider: ProviderId, method: str, path: str, body: bytes = b"", *, media_type: str
-    ) -> PeerAnswer:
-        """Exchange one request that says nothing of us or of a client; see `ds.ports.Peers`."""
-        status, answer = await self._exchange(
+    ) -> RelayedAnswer:
+        """Exchange one request that names neither us nor a client, as `Peers.call_plainly` says."""
+        answer = await self._exchange(
             self._nameless,
             _request(provider, method, path, body, media_type, []),
             seconds=self._config.federation.answer_seconds,
             octets=self._config.limits.ohttp_bytes,
-            tries=1,  # RFC 9458 section 6.5.1: a relay MUST NOT
+            tries=1,  # RFC 9458 section 6.5.1: a relay MUST NOT retry
         )
         self._answered += 1
-        return attrs.evolve(answer, headers={**answer.headers, ":status": str(status)})
+        return relayed_answer(answer)
 
     async def reload(self) -> None:
-        """Take up renewed certificate and trust files, for connections made from now on.
+        """Read renewed certificate and trust files, for connections made from now on.
 
-        Raises `tls.CertificateFileError`, with the old files still in use.
+        Raises `tls.CertificateFileError`; the old files stay in use then.
         """
         await self._named.reload()
         await self._nameless.reload()
 
     async def close(self) -> None:
-        """Close all connections; within ten seconds, cancelled or not."""
+        """Close all connections; takes at most ten seconds, also when cancelled."""
         await self._named.close()
         await self._nameless.close()
 
@@ -272,8 +129,8 @@ class HttpPeers:
         return PeerStatistics(self._calling.total(), self._answered, self._refused, self._unavailable)
 
     async def _exchange(
-        self, pools: _Pools, request: httpcore.Request, *, seconds: float, octets: int, tries: int
-    ) -> tuple[int, PeerAnswer]:
+        self, pools: Pools, request: httpcore.Request, *, seconds: float, octets: int, tries: int
+    ) -> HttpAnswer:
         provider = ProviderId(request.url.host.decode())
         if not self._config.federation.allows(provider, us=self._config.provider):
             raise ProviderNotAllowed
@@ -308,8 +165,8 @@ def _request(
     return httpcore.Request(method, url, headers=headers, content=body)
 
 
-async def _ask(pool: httpcore.AsyncConnectionPool, request: httpcore.Request, octets: int) -> tuple[int, PeerAnswer]:
-    """Exchange one request; an answer with more than `octets` (or a problem beyond reason) is `PeerFailed`."""
+async def _ask(pool: httpcore.AsyncConnectionPool, request: httpcore.Request, octets: int) -> HttpAnswer:
+    """Exchange one request; raise `PeerFailed` for an answer of more than `octets`, or an error beyond its limit."""
     response = await pool.handle_async_request(request)
     room = octets if response.status < 300 else min(octets, PROBLEM_OCTETS)
     pieces: list[bytes] = []
@@ -319,7 +176,7 @@ async def _ask(pool: httpcore.AsyncConnectionPool, request: httpcore.Request, oc
             if room >= 0:
                 pieces.append(piece)
             else:
-                # Closed here, httpcore's generators end by what they raise; left alone, they would not end at all.
+                # httpcore's generators end only by raising, so close the answer and go on with the loop.
                 await response.aclose()
     except (httpcore.NetworkError, httpcore.ProtocolError):
         if room >= 0:
@@ -329,7 +186,7 @@ async def _ask(pool: httpcore.AsyncConnectionPool, request: httpcore.Request, oc
             await response.aclose()
     if room < 0:
         raise PeerFailed("its answer is too large")
-    return response.status, PeerAnswer(b"".join(pieces), _headers(response.headers))
+    return HttpAnswer(response.status, _headers(response.headers), b"".join(pieces))
 
 
 def _headers(given: list[tuple[bytes, bytes]]) -> Mapping[str, str]:
@@ -342,7 +199,10 @@ def _headers(given: list[tuple[bytes, bytes]]) -> Mapping[str, str]:
 
 @asynccontextmanager
 async def open_peers(config: Config, clock: Clock) -> AsyncIterator[HttpPeers]:
-    """Give the way to other providers, as configured; raise `tls.CertificateFileError` where files do not do."""
+    """Open the connections to other providers for the block.
+
+    Raises `tls.CertificateFileError` if a certificate, key or trust file cannot be used.
+    """
     trust = Trust(
         config.tls.trust, {name: peer.trust for name, peer in config.providers.items() if peer.trust is not None}
     )

@@ -169,7 +169,7 @@ async def test_what_a_provider_answers_nonsense_about_holds_no_other_group(tmp_p
 
         async def about_other(called: Called) -> PeerAnswer:
             if called.path == "/ds/v1/recover" and decode(RecoverRequest, called.body).group_id == room.group_id:
-                return PeerAnswer(b"nonsense", {})
+                return PeerAnswer(b"nonsense")
             return await spec(called)
 
         async with restored(a, tmp_path / "copy", tmp_path / "again", jobs=False) as again:
@@ -263,7 +263,7 @@ async def test_a_follower_that_knows_only_pushes_tells_its_counters(tmp_path: Pa
         if called.path != "/ds/v1/push":
             raise MethodNotAllowed
         epochs = decode(PushRequest, called.body).epochs
-        return PeerAnswer(encode(PushResponse(tuple(Counter(7) for _ in epochs))), {})
+        return PeerAnswer(encode(PushResponse(tuple(Counter(7) for _ in epochs))))
 
     async with federated(tmp_path, "a.example") as (a,):
         alice, room = device(a), Room()

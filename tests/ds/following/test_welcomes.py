@@ -197,7 +197,7 @@ async def test_a_provider_that_accepts_and_then_expects_nothing_is_not_asked_for
         way = Way(hub)
 
         async def accept(passed_on: Answer) -> PeerAnswer:
-            return PeerAnswer(encode(WelcomeInitResponse((REF,))), {})
+            return PeerAnswer(encode(WelcomeInitResponse((REF,))))
 
         async def refuse(passed_on: Answer) -> PeerAnswer:
             raise WelcomeNotExpected

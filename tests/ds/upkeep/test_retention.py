@@ -254,7 +254,7 @@ async def test_a_follower_that_follows_no_jump_is_left_to_the_operator_and_gets_
             if epoch.counter == taken.get(epoch.group_id, 0):
                 taken[epoch.group_id] = epoch.counter + len(epoch.epoch.messages)
             counters.append(Counter(taken.get(epoch.group_id, 0)))
-        return PeerAnswer(encode(PushResponse(tuple(counters))), {})
+        return PeerAnswer(encode(PushResponse(tuple(counters))))
 
     async with federated(tmp_path, "a.example", clock=clock) as (a,):
         alice, carol = device(a), Follower(ProviderId("c.example"))

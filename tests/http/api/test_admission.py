@@ -12,8 +12,7 @@ from mimids.errors import (
     Unauthenticated,
 )
 from mimids.http.api.admission import Authenticator, PresentedToken, device_token
-from mimids.http.api.endpoints import Access
-from mimids.values import Anyone, Device, DeviceRow, Follower
+from mimids.values import Anyone, Device, DeviceRow, Follower, Operator
 from mimids.wire.ids import ProviderId, local_user_id
 
 A, B, C = (ProviderId(f"{letter}.example") for letter in "abc")
@@ -26,7 +25,7 @@ async def known(token: PresentedToken) -> Device | None:
     return ALICE if token.reveal() == b"alices-token" else None
 
 
-KEEPER = Authenticator(A, LISTED, known)
+AUTHENTICATOR = Authenticator(A, LISTED, known)
 
 
 def names(*domains: str) -> frozenset[ProviderId]:
@@ -42,8 +41,8 @@ def names(*domains: str) -> frozenset[ProviderId]:
         {"sec-websocket-protocol": "mimids, mimids.bearer.alices-token"},
     ],
 )
-async def test_a_device_is_known_by_its_token(headers: dict[str, str]) -> None:
-    assert await KEEPER.admit(Access.DEVICE, headers, None) == ALICE
+async def test_a_device_is_authenticated_by_its_token(headers: dict[str, str]) -> None:
+    assert await AUTHENTICATOR.admit(Device, headers, None) == ALICE
 
 
 @pytest.mark.parametrize(
@@ -60,9 +59,9 @@ async def test_a_device_is_known_by_its_token(headers: dict[str, str]) -> None:
         {"sec-websocket-protocol": "mimids"},
     ],
 )
-async def test_without_a_right_token_nobody_is_a_device(headers: dict[str, str]) -> None:
+async def test_a_device_with_a_wrong_token_or_none_is_refused(headers: dict[str, str]) -> None:
     with pytest.raises(Unauthenticated):
-        await KEEPER.admit(Access.DEVICE, headers, names("a.example"))
+        await AUTHENTICATOR.admit(Device, headers, names("a.example"))
 
 
 @pytest.mark.parametrize(
@@ -74,10 +73,10 @@ async def test_without_a_right_token_nobody_is_a_device(headers: dict[str, str])
         (names("b.example"), {"from": "mimi@B.Example"}),
     ],
 )
-async def test_a_provider_is_known_by_its_certificate(
+async def test_a_provider_is_authenticated_by_its_certificate(
     certificate: frozenset[ProviderId], headers: dict[str, str]
 ) -> None:
-    assert await KEEPER.admit(Access.PROVIDER, headers, certificate) == Follower(B)
+    assert await AUTHENTICATOR.admit(Follower, headers, certificate) == Follower(B)
 
 
 @pytest.mark.parametrize(
@@ -94,22 +93,26 @@ async def test_a_provider_is_known_by_its_certificate(
         (names("a.example"), {}, ProviderNotAllowed),  # that is us, allowed or not
     ],
 )
-async def test_another_is_refused(
+async def test_a_provider_with_another_certificate_or_not_allowed_is_refused(
     certificate: frozenset[ProviderId] | None, headers: dict[str, str], refusal: type[MimiError]
 ) -> None:
     with pytest.raises(refusal):
-        await KEEPER.admit(Access.PROVIDER, headers, certificate)
+        await AUTHENTICATOR.admit(Follower, headers, certificate)
 
 
-async def test_anyone_is_nobody_in_particular() -> None:
-    assert await KEEPER.admit(Access.ANYONE, {"authorization": "Bearer x"}, names("c.example")) == Anyone()
+async def test_a_public_endpoint_does_not_authenticate_its_caller() -> None:
+    assert await AUTHENTICATOR.admit(Anyone, {"authorization": "Bearer x"}, names("c.example")) == Anyone()
+
+
+async def test_the_operator_is_not_authenticated() -> None:
+    assert await AUTHENTICATOR.admit(Operator, {}, None) == Operator()
 
 
 @pytest.mark.parametrize(
     ("federation", "provider", "may"),
     [(LISTED, B, True), (LISTED, C, False), (LISTED, A, False), (OPEN, C, True), (OPEN, A, False)],
 )
-def test_whom_we_deal_with(federation: FederationSettings, provider: ProviderId, may: bool) -> None:
+def test_which_providers_are_allowed(federation: FederationSettings, provider: ProviderId, may: bool) -> None:
     assert federation.allows(provider, us=A) is may
 
 

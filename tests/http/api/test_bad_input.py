@@ -1,6 +1,7 @@
-"""Bad input of every kind to every endpoint, generated from the table: it gets its problem type and changes nothing.
+"""Bad input of every kind to every endpoint: it is answered with the right problem type and changes nothing.
 
-A row that is added is tested by being there. What it answers must be declared in it: the reference is the test.
+The tests are made from the table, so that a new row is tested without more work. Each answer must be one that the row
+declares.
 """
 
 from __future__ import annotations
@@ -20,17 +21,19 @@ from hypothesis import strategies as st
 from docs.generate.http import every_endpoint, problems_of
 from mimids.config import Config
 from mimids.errors import Internal
-from mimids.http.api.endpoints import JSON, OHTTP_REQUEST, Access, Endpoint, Listener
+from mimids.http.api.endpoints import AnyEndpoint, Listener
 from mimids.http.api.operator_socket import OPERATOR_SOCKET
+from mimids.http.media_types import JSON, OHTTP_REQUEST
+from mimids.values import Caller, Device, Follower
 from mimids.wire.codec import Codec
 from tests.support.inmemory import Answered, InMemory
 from tests.support.provider import Assembled, Authority, assembled
 from tests.support.strategies import values
 
 ROWS = tuple(every_endpoint())
-WITH_BODY = tuple(row for row in ROWS if row.request is not None)
+WITH_BODY = tuple(row for row in ROWS if row.request_body is not None)
 LIMIT = 20_000
-# Each example is a provider of its own; a failure is told by row and body, smaller ones would say no more.
+# Each example starts a provider. A failure names the row and the body, so examples are not shrunk.
 FEW = settings(max_examples=3, phases=(Phase.generate,), suppress_health_check=list(HealthCheck))
 GARBAGE = {
     "empty": b"",
@@ -43,37 +46,39 @@ GARBAGE = {
 OHTTP_PROBLEMS = {"malformed", "ohttp-key", "ohttp-undecipherable"}
 
 
-def codec_of(row: Endpoint) -> Codec[Any] | None:
-    """Return the codec of a row's request; None where it takes any octets, or JSON."""
-    by = getattr(row.request and row.request.read, "__self__", None)
+def codec_of(row: AnyEndpoint) -> Codec[Any] | None:
+    """Return the codec of a row's request; None if the body is opaque or JSON."""
+    by = getattr(row.request_body and row.request_body.read, "__self__", None)
     return by if isinstance(by, Codec) else None
 
 
 STRUCTURED = tuple(row for row in WITH_BODY if codec_of(row) is not None)
-OPAQUE = tuple(row for row in WITH_BODY if codec_of(row) is None and row.request and row.request.media_type != JSON)
-OF_JSON = tuple(row for row in WITH_BODY if row.request and row.request.media_type == JSON)
+OPAQUE = tuple(
+    row for row in WITH_BODY if codec_of(row) is None and row.request_body and row.request_body.media_type != JSON
+)
+OF_JSON = tuple(row for row in WITH_BODY if row.request_body and row.request_body.media_type == JSON)
 
 
-def path_of(row: Endpoint) -> str:
-    """Return the row's path with something in its braces that could be there."""
+def path_of(row: AnyEndpoint) -> str:
+    """Return the row's path with valid values in its braces."""
     filled = {"{provider}": "a.example", "{group_id}": "Z3JvdXA", "{id}": "7", "{revision}": "1"}
     path = row.path
     for brace, value in filled.items():
         path = path.replace(brace, value)
-    assert "{" not in path, "say what stands in this brace"
+    assert "{" not in path, "add a value for this brace to `filled`"
     return path
 
 
 @attrs.frozen
 class World:
-    """A provider in memory, and who may call it."""
+    """A provider in memory, and the token of a device."""
 
     provider: Assembled
     token: str
 
     async def ask(
         self,
-        row: Endpoint,
+        row: AnyEndpoint,
         body: Any = b"",
         *,
         headers: dict[str, str] | None = None,
@@ -81,14 +86,14 @@ class World:
         method: str | None = None,
         target: str | None = None,
     ) -> Answered:
-        """Exchange one request as whoever may call the row, but for what is given."""
+        """Exchange one request as a caller that may call the row, except for what the arguments change."""
         rows = [each for each in ROWS if each.listener is row.listener]
-        sent = {"authorization": f"Bearer {self.token}"} if row.access is Access.DEVICE else {}
-        if row.request is not None:
-            sent["content-type"] = row.request.media_type
+        sent = {"authorization": f"Bearer {self.token}"} if row.caller is Device else {}
+        if row.request_body is not None:
+            sent["content-type"] = row.request_body.media_type
         sent |= headers or {}
         sent = {name: value for name, value in sent.items() if value}
-        who = names if row.access is Access.PROVIDER else None
+        who = names if row.caller is Follower else None
         with trio.fail_after(10):
             answered = await InMemory(self.provider.app(rows), who).ask(
                 method or row.method, target or path_of(row), body, sent
@@ -108,14 +113,14 @@ def configure(directory: Path) -> Config:
 
 
 def in_world(test: Callable[[World], Awaitable[None]]) -> None:
-    """Run a test in a world of its own."""
+    """Run a test with a provider of its own."""
 
     async def run() -> None:
         with tempfile.TemporaryDirectory() as directory:
             async with assembled(configure(Path(directory))) as provider:
                 world = World(provider, await provider.add_device())
-                for row in ROWS:  # a provider that calls for the first time is given its terms, whatever it asks
-                    if row.access is Access.PROVIDER:
+                for row in ROWS:  # the first call of a provider stores its terms
+                    if row.caller is Follower:
                         await world.ask(row, target="/nowhere" + path_of(row))
                         await world.ask(row, method="POST", headers={"content-type": "x/y"}, target="/ds/v1/receive")
                         break
@@ -133,31 +138,31 @@ def unchanged(test: Callable[[World], Awaitable[None]]) -> Callable[[World], Awa
     return run
 
 
-def each_row(rows: tuple[Endpoint, ...]) -> pytest.MarkDecorator:
+def each_row(rows: tuple[AnyEndpoint, ...]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("row", rows, ids=lambda row: row.name)
 
 
-# --- who asks -----------------------------------------------------------------------------------------------------
+# --- the caller ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("access", "headers", "names", "problem"),
+    ("caller", "headers", "names", "problem"),
     [
-        (Access.DEVICE, {"authorization": ""}, None, "unauthenticated"),
-        (Access.DEVICE, {"authorization": "Bearer wrong"}, None, "unauthenticated"),
-        (Access.DEVICE, {"authorization": "Basic YTpi"}, None, "unauthenticated"),
-        (Access.PROVIDER, {}, None, "certificate-required"),
-        (Access.PROVIDER, {}, (), "certificate-mismatch"),
-        (Access.PROVIDER, {}, ("b.example", "c.example"), "certificate-mismatch"),
-        (Access.PROVIDER, {"from": "mimi@c.example"}, ("b.example",), "certificate-mismatch"),
-        (Access.PROVIDER, {}, ("c.example",), "provider-not-allowed"),
-        (Access.PROVIDER, {}, ("a.example",), "provider-not-allowed"),
+        (Device, {"authorization": ""}, None, "unauthenticated"),
+        (Device, {"authorization": "Bearer wrong"}, None, "unauthenticated"),
+        (Device, {"authorization": "Basic YTpi"}, None, "unauthenticated"),
+        (Follower, {}, None, "certificate-required"),
+        (Follower, {}, (), "certificate-mismatch"),
+        (Follower, {}, ("b.example", "c.example"), "certificate-mismatch"),
+        (Follower, {"from": "mimi@c.example"}, ("b.example",), "certificate-mismatch"),
+        (Follower, {}, ("c.example",), "provider-not-allowed"),
+        (Follower, {}, ("a.example",), "provider-not-allowed"),
     ],
 )
-def test_whoever_may_not_call_is_told_so(
-    access: Access, headers: dict[str, str], names: tuple[str, ...] | None, problem: str
+def test_callers_that_may_not_call_an_endpoint_are_refused(
+    caller: type[Caller], headers: dict[str, str], names: tuple[str, ...] | None, problem: str
 ) -> None:
-    rows = [row for row in ROWS if row.access is access and not row.websocket]
+    rows = [row for row in ROWS if row.caller is caller and not row.websocket]
     assert rows
 
     @unchanged
@@ -187,7 +192,7 @@ def test_other_methods_and_paths_are_refused() -> None:
 
 
 @each_row(tuple(row for row in ROWS if "{" in row.path))
-def test_what_stands_in_braces_may_be_anything(row: Endpoint) -> None:
+def test_any_value_in_the_path_is_answered_without_an_internal_error(row: AnyEndpoint) -> None:
     @unchanged
     async def test(world: World) -> None:
         head, _, tail = row.path.partition("{")
@@ -212,7 +217,7 @@ def test_what_stands_in_braces_may_be_anything(row: Endpoint) -> None:
     in_world(test)
 
 
-def test_another_media_type_is_refused() -> None:
+def test_a_wrong_media_type_is_refused() -> None:
     @unchanged
     async def test(world: World) -> None:
         for row in WITH_BODY:
@@ -223,7 +228,7 @@ def test_another_media_type_is_refused() -> None:
     in_world(test)
 
 
-def test_a_body_over_its_limit_is_refused_however_it_is_framed() -> None:
+def test_a_body_over_its_limit_is_refused_with_a_length_or_chunked() -> None:
     @unchanged
     async def test(world: World) -> None:
         for row in WITH_BODY:
@@ -238,7 +243,7 @@ def test_a_body_over_its_limit_is_refused_however_it_is_framed() -> None:
 @each_row(STRUCTURED)
 @given(data=st.data())
 @settings(FEW)
-def test_a_body_that_is_not_its_structure_is_malformed(row: Endpoint, data: st.DataObject) -> None:
+def test_a_body_that_cannot_be_decoded_is_malformed(row: AnyEndpoint, data: st.DataObject) -> None:
     by = codec_of(row)
     assert by is not None
     body = by.encode(data.draw(values(by)))
@@ -252,7 +257,7 @@ def test_a_body_that_is_not_its_structure_is_malformed(row: Endpoint, data: st.D
             except ValueError:
                 answered = await world.ask(row, bad)
                 assert answered.problem == "malformed", bad
-                assert answered.json()["detail"].startswith(row.request.schema if row.request else "")
+                assert answered.json()["detail"].startswith(row.request_body.schema if row.request_body else "")
             else:
                 continue
 
@@ -260,12 +265,12 @@ def test_a_body_that_is_not_its_structure_is_malformed(row: Endpoint, data: st.D
 
 
 @pytest.mark.parametrize("body", GARBAGE.values(), ids=GARBAGE)
-def test_a_sealed_request_that_is_none_is_refused(body: bytes) -> None:
+def test_a_sealed_request_that_cannot_be_opened_is_refused(body: bytes) -> None:
     @unchanged
     async def test(world: World) -> None:
         for row in OPAQUE:
-            assert row.request is not None
-            assert row.request.media_type == OHTTP_REQUEST
+            assert row.request_body is not None
+            assert row.request_body.media_type == OHTTP_REQUEST
             assert (await world.ask(row, body)).problem in OHTTP_PROBLEMS
 
     in_world(test)
@@ -274,9 +279,9 @@ def test_a_sealed_request_that_is_none_is_refused(body: bytes) -> None:
 @each_row(OF_JSON)
 @given(value=st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5), st.lists))
 @settings(FEW)
-def test_json_that_is_another_is_malformed(row: Endpoint, value: object) -> None:
-    assert row.request is not None
-    good = json.loads(row.request.example)
+def test_json_of_another_shape_is_malformed(row: AnyEndpoint, value: object) -> None:
+    assert row.request_body is not None
+    good = json.loads(row.request_body.example)
 
     @unchanged
     async def test(world: World) -> None:
@@ -299,13 +304,13 @@ def test_json_that_is_another_is_malformed(row: Endpoint, value: object) -> None
     in_world(test)
 
 
-# --- the meaning --------------------------------------------------------------------------------------------------
+# --- the answer ---------------------------------------------------------------------------------------------------
 
 
 @each_row(STRUCTURED)
 @given(data=st.data())
 @settings(FEW)
-def test_any_value_of_the_structure_gets_an_answer_that_is_declared(row: Endpoint, data: st.DataObject) -> None:
+def test_any_decodable_body_gets_an_answer_that_its_endpoint_declares(row: AnyEndpoint, data: st.DataObject) -> None:
     by = codec_of(row)
     assert by is not None
     body = by.encode(data.draw(values(by)))

@@ -1,4 +1,4 @@
-"""Metrics of followers: who is behind, by how much, and who is not asked any more."""
+"""Metrics of followers: how far each is behind, and which are tried only rarely."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.inmemory import InMemory
 
 
 @pytest.mark.parametrize(("named", "labels"), [(50, {"b.example", "c.example"}), (1, {"c.example", "others"})])
-async def test_followers_have_numbers_of_their_own_up_to_a_bound(tmp_path: Path, named: int, labels: set[str]) -> None:
+async def test_only_so_many_followers_have_metrics_of_their_own(tmp_path: Path, named: int, labels: set[str]) -> None:
     async with provider(tmp_path, metrics={"named_peers": named}) as (running, clock):
         hub, alice, room = running.services.hub, device(running), Room()
         await hub.create_group(room.creation(), alice)

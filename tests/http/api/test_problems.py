@@ -3,167 +3,13 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from mimids import errors
-from mimids.errors import (
-    BranchTerminated,
-    CertificateMismatch,
-    Internal,
-    Malformed,
-    MimiError,
-    PeerFailed,
-    PeerUnavailable,
-    RateLimited,
-    StorageUnavailable,
-    TooLarge,
-    WrongEpoch,
-    every_error,
-)
+from mimids.errors import Internal, InvalidMessage
 from mimids.http.api import problems
-from mimids.http.api.problems import TEXT_CHARS, error_from
 from mimids.wire.codec import WireError
 
-PROBLEM = {"content-type": "application/problem+json"}
-NOW = 1_900_000_000.0
 
-
-def back(error: MimiError) -> MimiError:
-    reply = problems.reply(error)
-    headers = {name.decode(): value.decode() for name, value in reply.headers}
-    return error_from(reply.status, headers, reply.body, now_seconds=NOW)
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        BranchTerminated(),
-        WrongEpoch("it stands for another", epoch=7),
-        TooLarge("message_bytes", 12),
-        RateLimited("provider_sends_per_second", 9),
-        Malformed("SendRequest.message: truncated"),
-    ],
-)
-def test_a_refusal_comes_back_as_itself(error: MimiError) -> None:
-    again = back(error)
-    assert type(again) is type(error)
-    assert str(again) == str(error)
-    assert again.members == error.members
-
-
-def test_every_refusal_that_is_the_peers_to_give_survives_the_way() -> None:
-    for kind in every_error():
-        error = kind.__new__(kind)
-        MimiError.__init__(error, "why")
-        again = back(error)
-        if kind.status >= 500:
-            assert type(again) is PeerUnavailable
-        elif kind in (errors.Unauthenticated, errors.CertificateRequired, CertificateMismatch):
-            assert type(again) is PeerFailed
-        elif kind is errors.TimedOut:
-            assert type(again) is PeerUnavailable
-        else:
-            assert type(again) is kind
-
-
-def test_a_peers_own_trouble_is_unavailability_with_its_retry_after() -> None:
-    error = error_from(503, {"retry-after": "77"}, b"", now_seconds=NOW)
-    assert isinstance(error, PeerUnavailable)
-    assert error.members["retry_after"] == 77
-    assert back(StorageUnavailable()).members["retry_after"] == problems.RETRY_AFTER_SECONDS
-
-
-@pytest.mark.parametrize(
-    ("written", "seconds"),
-    [
-        ("0", 0),
-        ("999999", 86_400),
-        ("Sun, 17 Mar 2030 17:46:45 GMT", 5),
-        ("Sun, 17 Mar 2030 17:00:00 GMT", 0),
-        ("soon", 5),
-        ("-3", 5),
-        ("٣", 5),
-        ("9" * 5000, 5),
-        ("Sun, 99 Mar 99999 17:46:45 GMT", 5),
-    ],
-)
-def test_retry_after_is_seconds_or_a_date_within_reason(written: str, seconds: int) -> None:
-    error = error_from(500, {"retry-after": written}, b"", now_seconds=NOW)
-    assert error.members["retry_after"] == seconds
-
-
-@pytest.mark.parametrize(
-    ("status", "headers", "body"),
-    [
-        (404, {}, b"<html>"),
-        (404, PROBLEM, b"<html>"),
-        (404, PROBLEM, b"[]"),
-        (404, PROBLEM, b"[" * 100_000),
-        (404, PROBLEM, b'{"type": ["x"]}'),
-        (404, PROBLEM, b'{"type": "about:blank"}'),
-        (301, {"location": "https://evil.example/"}, b""),
-        (404, PROBLEM, json.dumps({"type": BranchTerminated.problem_type()}).encode()),  # its status is 409
-        (409, {"content-type": "application/json"}, json.dumps({"type": BranchTerminated.problem_type()}).encode()),
-    ],
-)
-def test_an_answer_that_makes_no_sense_is_a_failure_of_the_peer(
-    status: int, headers: dict[str, str], body: bytes
-) -> None:
-    assert type(error_from(status, headers, body, now_seconds=NOW)) is PeerFailed
-
-
-def test_what_a_peer_says_of_us_is_not_said_to_our_client() -> None:
-    assert "certificate-mismatch" in str(back(CertificateMismatch()))
-    assert type(back(CertificateMismatch())) is PeerFailed
-
-
-def test_what_a_peer_writes_is_bounded() -> None:
-    problem: dict[str, object] = {
-        "type": BranchTerminated.problem_type(),
-        "detail": "x" * 10_000,
-        "a": "y" * 10_000,
-        "b": {"c": 1},
-    }
-    problem |= {f"m{n}": n for n in range(1000)} | {"z" * 1000: 1}
-    error = error_from(409, PROBLEM, json.dumps(problem).encode(), now_seconds=NOW)
-    assert len(str(error)) == TEXT_CHARS
-    assert len(error.members) <= problems.MEMBERS + 5
-    assert "b" not in error.members
-
-
-@given(st.integers(300, 599), st.binary(max_size=100), st.booleans())
-def test_any_answer_is_some_refusal(status: int, body: bytes, is_problem: bool) -> None:
-    assert isinstance(error_from(status, PROBLEM if is_problem else {}, body, now_seconds=NOW), MimiError)
-
-
-@given(
-    st.recursive(
-        st.none() | st.booleans() | st.floats() | st.text(max_size=5),
-        lambda x: st.lists(x) | st.dictionaries(st.text(max_size=5), x),
-    )
-)
-def test_any_json_is_some_refusal(value: object) -> None:
-    body = json.dumps({"type": BranchTerminated.problem_type(), "members": value, "retry_after": value}).encode()
-    error = error_from(409, PROBLEM, body, now_seconds=NOW)
-    assert isinstance(error, BranchTerminated)
-    assert problems.reply(error).status == 409
-
-
-@pytest.mark.parametrize("written", ["5\r\nset-cookie: x", "soon", 3.5, None, [1], True, 10**30, -4])
-def test_a_peers_retry_after_cannot_become_another_header(written: object) -> None:
-    problem = {"type": RateLimited.problem_type(), "retry_after": written}
-    error = error_from(429, PROBLEM, json.dumps(problem).encode(), now_seconds=NOW)
-    waits = [value for name, value in problems.reply(error).headers if name == b"retry-after"]
-    assert waits in ([], [b"0"], [b"86400"])
-
-
-def test_a_number_that_json_does_not_know_is_left_out() -> None:
-    body = f'{{"type": "{BranchTerminated.problem_type()}", "a": NaN, "b": Infinity, "c": 1e999, "d": 1}}'.encode()
-    assert error_from(409, PROBLEM, body, now_seconds=NOW).members == {"d": 1}
-
-
-def test_a_fault_of_ours_is_a_bare_internal() -> None:
+def test_an_unexpected_exception_becomes_internal_without_details() -> None:
     assert type(problems.classify(KeyError("secret"))) is Internal
     assert b"secret" not in problems.reply(problems.classify(KeyError("secret"))).body
 
@@ -172,3 +18,19 @@ def test_wire_errors_are_malformed_requests() -> None:
     assert (
         str(problems.classify(WireError("truncated", ("SendRequest", "message")))) == "SendRequest.message: truncated"
     )
+
+
+@pytest.mark.parametrize(
+    ("section", "travels"),
+    [
+        ("RFC 9420 section 12.2", True),
+        ("draft-ietf-mimi-room-policy-03 section 8", True),
+        ("semantics: public-group-state", False),
+    ],
+)
+def test_a_section_of_our_own_documents_does_not_travel(section: str, travels: bool) -> None:
+    error = InvalidMessage("why", rule="a-rule", section=section)
+    members = json.loads(problems.document(error))
+    assert members.get("section") == (section if travels else None)
+    assert members["rule"] == "a-rule"
+    assert error.members["section"] == section

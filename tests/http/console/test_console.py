@@ -234,4 +234,4 @@ def test_what_needs_somebody_is_said_and_else_that_nothing_does() -> None:
 def test_refusals_are_counted_by_reason() -> None:
     requests = Counter({("send", "ok"): 9, ("send", "policy"): 2, ("join", "policy"): 1, ("push", "closed"): 4})
     said = overview(requests=requests)
-    assert said[said.index("policy") :][1:4] == ["3", "refused by policy in this fork", "send 2, join 1"]
+    assert said[said.index("policy") :][1:4] == ["3", "refused by policy", "send 2, join 1"]
