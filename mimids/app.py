@@ -80,7 +80,7 @@ async def _keep_ohttp_keys(provider: AssembledProvider, *, task_status: trio.Tas
 
 
 async def _send_welcomes(provider: AssembledProvider, *, task_status: trio.TaskStatus[None]) -> None:
-    await provider.services.welcomes.run(task_status=task_status)
+    await provider.services.outgoing_welcomes.run(task_status=task_status)
 
 
 async def _deliver(provider: AssembledProvider, *, task_status: trio.TaskStatus[None]) -> None:
@@ -100,7 +100,10 @@ async def _keep_rates(provider: AssembledProvider, *, task_status: trio.TaskStat
 
 
 async def _recover(provider: AssembledProvider, *, task_status: trio.TaskStatus[None]) -> None:
-    await provider.services.recovery.run(task_status=task_status)
+    services = provider.services
+    async with trio.open_nursery() as recovering:
+        recovering.start_soon(services.recovery_as_follower.run)
+        await services.recovery_as_hub.run(task_status=task_status)
 
 
 async def _keep_cursors(provider: AssembledProvider, *, task_status: trio.TaskStatus[None]) -> None:

@@ -22,10 +22,14 @@ from mimids.ds.devices.streams import Streams
 from mimids.ds.following.cursors import Cursors
 from mimids.ds.following.delivery import Delivery
 from mimids.ds.following.following import Following
-from mimids.ds.following.recovery import Recovery
-from mimids.ds.following.welcomes import Welcomes
+from mimids.ds.following.incoming_welcomes import IncomingWelcomes
+from mimids.ds.following.outgoing_welcomes import OutgoingWelcomes
+from mimids.ds.following.recovery_answers import RecoveryAnswers
+from mimids.ds.following.recovery_as_follower import RecoveryAsFollower
+from mimids.ds.following.recovery_as_hub import RecoveryAsHub
 from mimids.ds.groups.contradiction import Contradiction
 from mimids.ds.groups.hub import LocalHub
+from mimids.ds.groups.judging import MlsJudge
 from mimids.ds.groups.recent import Recent
 from mimids.ds.groups.states import States
 from mimids.ds.key_packages.claims import Abuse, LowStock
@@ -108,7 +112,7 @@ def assemble(config: Config, clock: Clock, telemetry: Telemetry, store: Store, p
         "relay": services.relay.statistics,
         "delivery": services.delivery.statistics,
         "following": services.following.statistics,
-        "recovery": services.recovery.statistics,
+        "recovery": services.recovery_as_hub.statistics,
         "streams": services.streams.statistics,
     }
     for name, statistics in watched.items():
@@ -121,7 +125,7 @@ def make_services(
 ) -> Services:
     """Make the services of a provider, each with its part of the configuration."""
     provider, limits = config.provider, config.limits
-    notifier, states, recent = Notifier(), States(), Recent()
+    notifier, mls, recent = Notifier(), MlsJudge(States()), Recent()
     banned = BannedProviders(store, clock)
     offered_terms = OfferedTerms(config, store, clock, banned)
     accepted_terms = AcceptedTerms(config, store, clock, transport, notifier)
@@ -129,7 +133,7 @@ def make_services(
     user_rates, provider_rates = UserRates(limits, clock), ProviderRates(limits, clock)
     budgets = Budgets(limits, clock)
     gate = Gate(clock, user_rates, budgets)
-    hub = LocalHub(config, store, clock, states, notifier, recent=recent, rates=provider_rates, budgets=budgets)
+    hub = LocalHub(config, store, clock, mls, notifier, recent=recent, rates=provider_rates, budgets=budgets)
     ohttp_keys = OhttpKeys(
         store,
         clock,
@@ -180,9 +184,9 @@ def make_services(
         ),
     )
     backoff = Backoff(config.delivery.backoff_first_seconds, config.delivery.backoff_cap_seconds)
-    reports = Reports(config, store, clock, peers, notifier, EvidenceReplay(provider, clock, states))
+    reports = Reports(config, store, clock, peers, notifier, EvidenceReplay(provider, clock, mls))
     following = Following(
-        config, store, clock, peers, states, notifier, contradicted=partial(_tell_of_contradiction, telemetry, reports)
+        config, store, clock, peers, mls, notifier, contradicted=partial(_tell_of_contradiction, telemetry, reports)
     )
     cursors = Cursors(store, clock)
     hub_router = HubRouter(
@@ -192,15 +196,13 @@ def make_services(
             following=following,
             peers=peers,
             gate=gate,
-            policy=FollowerPolicy(store, clock, states, accepted_terms),
+            policy=FollowerPolicy(store, clock, mls, accepted_terms),
             accepted=accepted_terms,
             cursors=cursors,
             problem=document,
         ),
     )
-    welcomes = Welcomes(
-        store, clock, peers, notifier, provider=provider, backoff=backoff, workers=config.delivery.workers
-    )
+    incoming_welcomes = IncomingWelcomes(store, clock, notifier, provider=provider)
 
     async def is_known(device: Device) -> bool:
         return await store.read(lambda tx: device_exists(tx, device.row))
@@ -230,7 +232,7 @@ def make_services(
             store,
             clock,
             peers,
-            states,
+            mls.states,
             notifier,
             recent,
             provider=provider,
@@ -239,11 +241,25 @@ def make_services(
             batch_octets=config.delivery.batch_bytes,
         ),
         following=following,
-        recovery=Recovery(config, store, clock, peers, states, notifier, following, backoff=backoff),
-        welcomes=welcomes,
+        recovery_answers=RecoveryAnswers(store, mls.states, answer_octets=limits.receive_bytes),
+        recovery_as_follower=RecoveryAsFollower(store, clock, peers, provider=provider, backoff=backoff),
+        recovery_as_hub=RecoveryAsHub(
+            store, clock, peers, mls.states, notifier, following, provider=provider, backoff=backoff
+        ),
+        incoming_welcomes=incoming_welcomes,
+        outgoing_welcomes=OutgoingWelcomes(
+            store,
+            clock,
+            peers,
+            notifier,
+            incoming_welcomes,
+            provider=provider,
+            backoff=backoff,
+            workers=config.delivery.workers,
+        ),
         streams=Streams(
             hub_router,
-            welcomes,
+            incoming_welcomes,
             key_packages,
             cursors,
             notifier,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import Any, Final
 
 import click
 
 from mimids.ds.commands import JsonObject
+from mimids.ds.groups.tree_layout import margins
 
 _KEY_DIGITS: Final = 8  # of a masked partition key, in a drawing
 _TIMES: Final = ("_at", "not_after")
@@ -67,10 +69,7 @@ def _groups(answer: JsonObject) -> Iterator[str]:
 
 
 def _group(answer: JsonObject) -> Iterator[str]:
-    """Draw the partitions of a group: time runs down, a fork runs to the right.
-
-    A chain of commits stays in its column; only where a partition has several children does each get a branch.
-    """
+    """Draw the partitions of a group: time runs down, a fork runs to the right."""
     yield answer["name"] or answer["group_id"]
     yield f"hub {answer['hub']}, cipher suite {answer['cipher_suite']}, since {_value('_at', answer['created_at'])}"
     forks = answer["live_forks"]
@@ -79,28 +78,9 @@ def _group(answer: JsonObject) -> Iterator[str]:
     if answer.get("waits_for"):
         waits_for = ", ".join(answer["waits_for"])
         yield f"held after a restore, until {waits_for} say what they have: see `mimids group release`"
-    below: dict[str | None, list[JsonObject]] = {}
-    known = {each["partition"] for each in answer["tree"]}
-    for each in answer["tree"]:
-        below.setdefault(each["parent"] if each["parent"] in known else None, []).append(each)
-    for root in below.get(None, []):
+    for lines in margins(answer["tree"], itemgetter("partition"), itemgetter("parent")):
         yield ""
-        yield from _branch(root, below, "")
-
-
-def _branch(partition: JsonObject, below: Mapping[str | None, list[JsonObject]], margin: str) -> Iterator[str]:
-    while True:
-        yield f"{margin}{_drawn(partition)}"
-        children = below.get(partition["partition"], [])
-        if len(children) != 1:
-            break
-        partition = children[0]
-    for child in children:
-        last = child is children[-1]
-        lines = _branch(child, below, "")
-        yield f"{margin}{'└─' if last else '├─'} {next(lines)}"
-        for line in lines:
-            yield f"{margin}{'   ' if last else '│  '}{line}"
+        yield from (f"{margin}{_drawn(partition)}" for margin, partition in lines)
 
 
 def _drawn(partition: JsonObject) -> str:

@@ -1,4 +1,4 @@
-"""When to try again: doubling, with jitter, up to a cap."""
+"""How long to wait before the next attempt: the delay doubles, with jitter, up to a cap."""
 
 from __future__ import annotations
 
@@ -6,20 +6,27 @@ import random
 
 import attrs
 
+from mimids.errors import MimiError
+
 
 @attrs.frozen
 class Backoff:
-    """Delays between attempts; `random` is a source of numbers from 0 to 1."""
+    """Delays between attempts; `jitter` is a source of random numbers from 0 to 1."""
 
     first_seconds: float
     cap_seconds: float
     jitter: random.Random = attrs.field(factory=random.Random)
 
     def seconds(self, failures: int, retry_after: float | None = None) -> float:
-        """Return how long to wait after `failures` (1 or more) in a row; never less than the peer asked for.
+        """Return how long to wait after `failures` (1 or more) in a row; `retry_after` is the least, up to the cap.
 
-        Half of the delay is certain and half is chance, so that peers that failed together do not return together.
+        Half of the delay is fixed and half is random, so that peers that failed together do not retry together.
         """
         delay = min(self.cap_seconds, self.first_seconds * 2.0 ** min(failures - 1, 32))
         delay *= 0.5 + self.jitter.random() / 2
         return max(delay, min(retry_after or 0, self.cap_seconds))
+
+    def seconds_after(self, error: MimiError, failures: int) -> float:
+        """Return how long to wait after an error, at least as long as its `retry_after` asks for."""
+        retry_after = error.members.get("retry_after")
+        return self.seconds(failures, retry_after if isinstance(retry_after, int | float) else None)

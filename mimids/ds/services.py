@@ -12,8 +12,11 @@ from mimids.ds.devices.streams import Streams
 from mimids.ds.following.cursors import Cursors
 from mimids.ds.following.delivery import Delivery
 from mimids.ds.following.following import Following
-from mimids.ds.following.recovery import Recovery
-from mimids.ds.following.welcomes import Welcomes
+from mimids.ds.following.incoming_welcomes import IncomingWelcomes
+from mimids.ds.following.outgoing_welcomes import OutgoingWelcomes
+from mimids.ds.following.recovery_answers import RecoveryAnswers
+from mimids.ds.following.recovery_as_follower import RecoveryAsFollower
+from mimids.ds.following.recovery_as_hub import RecoveryAsHub
 from mimids.ds.groups.hub import LocalHub
 from mimids.ds.groups.recent import Recent
 from mimids.ds.key_packages.gateway import Gateway
@@ -56,6 +59,9 @@ class Services:
     hub_router: HubRouter
     delivery: Delivery
     following: Following
-    recovery: Recovery
-    welcomes: Welcomes
+    recovery_answers: RecoveryAnswers
+    recovery_as_follower: RecoveryAsFollower
+    recovery_as_hub: RecoveryAsHub
+    incoming_welcomes: IncomingWelcomes
+    outgoing_welcomes: OutgoingWelcomes
     streams: Streams

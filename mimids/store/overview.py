@@ -8,6 +8,7 @@ from __future__ import annotations
 import attrs
 
 from mimids.store.engine.store import Tx
+from mimids.store.partitions import live_forks
 from mimids.values import Milliseconds
 from mimids.wire.ids import CipherSuite, GroupId, MaskedPartitionKey, ProviderId
 
@@ -25,7 +26,7 @@ class GroupSummary:
     partitions: int
     detached: int
     messages: int
-    live_forks: int  # partitions under which two branches carry messages (semantics: partitions-and-forks)
+    live_forks: int  # (semantics: partitions-and-forks)
 
 
 @attrs.frozen
@@ -45,6 +46,7 @@ class PartitionSummary:
     held_welcomes: int
     opened_at: Milliseconds
     followers: tuple[ProviderId, ...]
+    live_fork: bool = False  # at least two open branches below carry messages
 
 
 @attrs.frozen
@@ -88,8 +90,7 @@ class PeerLag:
 _GROUPS = (
     "SELECT g.id, h.domain, g.group_id, g.cipher_suite, g.created_at, max(p.epoch), count(p.id),"
     " coalesce(sum(p.detached), 0), coalesce(sum(p.next_counter), 0),"
-    " (SELECT count(*) FROM (SELECT 1 FROM partitions b WHERE b.group_ref = g.id AND b.parent IS NOT NULL"
-    "  AND b.terminated_by IS NULL AND b.next_counter > 0 GROUP BY b.parent HAVING count(*) > 1))"
+    f" (SELECT count(*) FROM ({live_forks('g.id')}))"
     " FROM groups g JOIN providers h ON h.id = g.hub LEFT JOIN partitions p ON p.group_ref = g.id"
 )
 
@@ -116,16 +117,16 @@ def partition_summaries(tx: Tx, group: int) -> list[PartitionSummary]:
         followers.setdefault(partition, []).append(domain)
     rows = tx.all(
         "SELECT id, masked_key, parent, epoch, next_counter, knowledge, detached, terminated_by IS NOT NULL,"
-        " terminated_why, group_info IS NOT NULL, held_welcomes, opened_at FROM partitions WHERE group_ref = ?"
-        " ORDER BY coalesce(opened_by, 0), id",
+        f" terminated_why, group_info IS NOT NULL, held_welcomes, opened_at, id IN ({live_forks('?1')})"
+        " FROM partitions WHERE group_ref = ?1 ORDER BY coalesce(opened_by, 0), id",
         (group,),
     )
     found = []
-    for id_, key, parent, epoch, count, knowledge, detached, ended, why, info, held, opened_at in rows:
+    for id_, key, parent, epoch, count, knowledge, detached, ended, why, info, held, opened_at, forked in rows:
         names = tuple(followers.get(id_, ()))
-        flags = bool(detached), bool(ended)
+        flags = bool(detached), bool(ended), why, bool(info)
         found.append(
-            PartitionSummary(id_, key, parent, epoch, count, knowledge, *flags, why, bool(info), held, opened_at, names)
+            PartitionSummary(id_, key, parent, epoch, count, knowledge, *flags, held, opened_at, names, bool(forked))
         )
     return found
 

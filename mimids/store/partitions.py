@@ -131,6 +131,17 @@ def children(tx: Tx, partition: int) -> list[Partition]:
     return [_partition(row) for row in rows]
 
 
+def live_forks(group: str) -> str:
+    """Return the SQL of the live forks of a group: partitions with at least two open branches that carry messages.
+
+    `group` is the SQL of the group's row. This is the one definition (semantics: partitions-and-forks).
+    """
+    return (
+        f"SELECT parent FROM partitions WHERE group_ref = {group} AND parent IS NOT NULL AND terminated_by IS NULL"
+        " AND next_counter > 0 GROUP BY parent HAVING count(*) > 1"
+    )
+
+
 def forks_of_hub(tx: Tx, hub: int, before: Milliseconds, *, after: int, limit: int) -> list[Partition]:
     """Return partitions under which more than one branch is open, one of them since before `before`, by row."""
     rows = tx.all(

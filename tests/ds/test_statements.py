@@ -16,6 +16,7 @@ from mimids.config import parse
 from mimids.ds.backoff import Backoff
 from mimids.ds.following.delivery import Delivery, _peers_with_due
 from mimids.ds.groups.hub import LocalHub
+from mimids.ds.groups.judging import MlsJudge
 from mimids.ds.groups.recent import Recent
 from mimids.ds.groups.states import States
 from mimids.ds.notifier import Notifier
@@ -68,6 +69,12 @@ class OneConnection:
         return work(self._tx)
 
     read = write_shielded = write
+
+    async def write_or_refuse(self, work: Callable[[Tx], Any]) -> Any:
+        answer = await self.write(work)
+        if isinstance(answer, MimiError):
+            raise answer
+        return answer
 
 
 @attrs.define
@@ -131,7 +138,7 @@ async def rig(directory: Path, total: int) -> Rig:
     store: Any = OneConnection(recording)
     config = parse({"provider": A, "data_dir": str(directory)}, directory)
     clock, states, notifier, room, recent = FakeClock(), States(), Notifier(), Room(), Recent(0)  # nothing from memory
-    hub = LocalHub(config, store, clock, states, notifier, recent=recent)
+    hub = LocalHub(config, store, clock, MlsJudge(states), notifier, recent=recent)
     await hub.create_group(room.creation(), ALICE)
     connection.execute("BEGIN")
     fill(connection, room, total)
@@ -168,10 +175,10 @@ async def asked(rig: Rig) -> dict[str, list[tuple[str, Any]]]:
         number = providers.provider_row(tx, B) or 0
         peer = PeerState(number, B, 0, 0, Milliseconds(0))
         assert _peers_with_due(frozenset(), tx)[1]
-        made = rig.delivery._next_push(peer, 1 << 16, tx)
+        made = rig.delivery._pushes.next_push(peer, 1 << 16, tx)
         assert made is not None
         wanted = [Counter(epoch.counter + len(epoch.messages)) for epoch in made.epochs]
-        rig.delivery._settle(peer, made, wanted, tx)
+        rig.delivery._pushes.settle(peer, made, wanted, tx)
         follows.due_partitions(tx, number, 1, limit=64)
         peers.note_failure(tx, number, 1, Milliseconds(0), Milliseconds(0))
 

@@ -39,7 +39,7 @@ async def federated(
     directory: Path,
     *names: str,
     clock: Clock | None = None,
-    jobs_of: Sequence[str] = ("delivery", "welcomes"),
+    jobs_of: Sequence[str] = ("delivery", "outgoing_welcomes"),
     **sections: Mapping[str, Any],
 ) -> AsyncIterator[list[Assembled]]:
     """Run providers for the block, each with the jobs that send and follow, or those of `jobs_of` (services)."""

@@ -20,7 +20,7 @@ from tests.support.provider import Assembled
 
 A = ProviderId("a.example")
 BOB = "mimi://b.example/u/bob"
-JOBS = ("delivery", "welcomes", "accepted_terms")
+JOBS = ("delivery", "outgoing_welcomes", "accepted_terms")
 NOBODY = GroupId(b"no group")
 
 

@@ -31,9 +31,7 @@ def _show_group(tx: Tx, _: Context, *, group: str, hub: str | None = None) -> Js
     summaries = overview.partition_summaries(tx, found.row)
     keys = {partition.row: partition.masked_key.hex() for partition in summaries}
     waits_for = recoveries.waited_for(tx, found.row)
-    used = [each.parent for each in summaries if each.messages and not each.terminated]
-    tree = [{**_partition(each, keys), "live_fork": used.count(each.row) > 1} for each in summaries]
-    return {**_summary(found), "waits_for": waits_for, "tree": tree}
+    return {**_summary(found), "waits_for": waits_for, "tree": [_partition(each, keys) for each in summaries]}
 
 
 def _release(tx: Tx, context: Context, *, group: str) -> JsonObject:
@@ -110,6 +108,7 @@ def _partition(partition: PartitionSummary, keys: dict[int, str]) -> JsonObject:
         "held_welcomes": partition.held_welcomes,
         "followers": list(partition.followers),
         "opened_at": partition.opened_at,
+        "live_fork": partition.live_fork,
     }
 
 

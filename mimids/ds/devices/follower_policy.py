@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import attrs
 
-from mimids.ds.groups.rules import GroupPolicy
-from mimids.ds.groups.states import States
+from mimids.ds.groups.judging import MlsJudge
+from mimids.ds.groups.policy import GroupPolicy
 from mimids.ds.groups.submission import Submission, submissions_in
 from mimids.ds.ports import Clock
 from mimids.ds.terms.accepted import AcceptedTerms
@@ -40,10 +40,10 @@ class _Outgoing:
 class FollowerPolicy:
     """Checks our devices' requests against what we know of another hub's groups. It writes nothing."""
 
-    def __init__(self, store: Store, clock: Clock, states: States, accepted: AcceptedTerms) -> None:
+    def __init__(self, store: Store, clock: Clock, mls: MlsJudge, accepted: AcceptedTerms) -> None:
         self._store = store
         self._clock = clock
-        self._states = states
+        self._mls = mls
         self._accepted = accepted
 
     async def check_sends(
@@ -69,7 +69,7 @@ class FollowerPolicy:
         """
 
         def check(tx: Tx) -> None:
-            rules = GroupPolicy(tx, self._states, self._clock.now(), ours=False)
+            rules = GroupPolicy(tx, self._mls.states, self._clock.now(), ours=False)
             rules.check_reader(providers.provider_row(tx, hub) or 0, device)
 
         await self._store.read(check)
@@ -83,11 +83,11 @@ class FollowerPolicy:
     async def _check_all(
         self, device: Device, hub: ProviderId, outgoing: Sequence[_Outgoing], submissions: Sequence[Submission]
     ) -> list[MimiError | None]:
-        await self._states.prepare(self._store, hub, submissions)
+        await self._mls.prepare(self._store, hub, submissions)
 
         def check(tx: Tx) -> list[MimiError | None]:
             number = providers.provider_row(tx, hub) or 0
-            rules = GroupPolicy(tx, self._states, self._clock.now(), ours=False)
+            rules = GroupPolicy(tx, self._mls.states, self._clock.now(), ours=False)
             return [self._refusal(tx, rules, hub, number, device, each) for each in outgoing]
 
         return await self._store.read(check)
@@ -115,21 +115,21 @@ class FollowerPolicy:
             return found if found is not None and found.group == group.id else None
         message = outgoing.message
         candidates = partitions.partitions_of_epoch(tx, group.id, message.epoch or 0)
-        return next((each for each in candidates if self._states.signature_fits(tx, group, each, message)), None)
+        return next((each for each in candidates if self._mls.signature_fits(tx, group, each, message)), None)
 
     def _check_in_partition(
         self, tx: Tx, rules: GroupPolicy, group: Group, partition: Partition, outgoing: _Outgoing, device: Device
     ) -> None:
         """Check policy by the state that we follow. Whether the message is valid MLS is left to the hub."""
         try:
-            judged = self._states.judge(tx, group, partition, outgoing.message)
+            judged = self._mls.judge(tx, group, partition, outgoing.message)
         except MimiError:
             rules.check_unseen(group.hub, outgoing.message, device)
             return
         ahead = None
         if outgoing.data is not None:
             try:
-                ahead = self._states.after_commit(judged, outgoing.data.group_info)
+                ahead = self._mls.after_commit(judged, outgoing.data.group_info)
             except MimiError:
                 ahead = None
         rules.check(group, partition, judged, ahead, device)

@@ -21,7 +21,7 @@ from mimids.ds.devices.hub_router import HubRouter
 from mimids.ds.devices.hubs import Hub
 from mimids.ds.devices.send_queue import SendQueue
 from mimids.ds.following.cursors import Cursors
-from mimids.ds.following.welcomes import Welcomes
+from mimids.ds.following.incoming_welcomes import IncomingWelcomes
 from mimids.ds.key_packages.stock import KeyPackageStock
 from mimids.ds.notifier import Notifier, Waiter, inbox_topic, partition_topic, stock_topic
 from mimids.ds.ports import Clock
@@ -95,7 +95,7 @@ class Streams:
     def __init__(
         self,
         hub_router: HubRouter,
-        welcomes: Welcomes,
+        welcomes: IncomingWelcomes,
         key_packages: KeyPackageStock,
         cursors: Cursors,
         notifier: Notifier,

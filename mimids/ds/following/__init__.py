@@ -1,1 +1,5 @@
-"""Following: delivery between hub and followers, Welcomes, and recovery after a restore."""
+"""What passes between a hub and the providers that follow its groups.
+
+As hub: `delivery.Delivery` pushes messages, `outgoing_welcomes.OutgoingWelcomes` sends Welcomes. As follower:
+`following.Following` and `incoming_welcomes.IncomingWelcomes`. After a restore: the three `recovery` modules.
+"""

@@ -1,7 +1,7 @@
-"""What our devices have come for: the positions they present, kept so that retention knows what is waited for.
+"""How far our devices have read: the cursors they present, stored so that retention knows what they still need.
 
-A position is held in memory and stored now and then, so that reading costs no write. What a killed process forgets
-makes retention keep more for a while, never less: a device that comes back presents its positions again.
+A cursor is kept in memory and stored once a minute, so that reading costs no write. If the process is killed, cursors
+of the last minute are lost, and retention keeps more than it needs until the device presents its cursor again.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Final
 
 import trio
 
+from mimids.ds.lru import LeastRecentlyUsed
 from mimids.ds.ports import Clock
 from mimids.errors import MimiError
 from mimids.store import cursors, providers
@@ -24,28 +25,27 @@ from mimids.wire.messages import ReceiveRequest
 
 SAVE_SECONDS: Final = 60.0
 LAST_SAVE_SECONDS: Final = 5.0
-PAGE: Final = 500  # in one transaction
-HELD_AT_MOST: Final = 100_000  # beyond that the oldest are forgotten
+PAGE: Final = 500  # cursors in one transaction
+MOST_UNSAVED: Final = 100_000  # beyond that the oldest are dropped
 
-_Place = tuple[DeviceRow, ProviderId, tuple[MaskedPartitionKey, ...]]
+_Key = tuple[DeviceRow, ProviderId, tuple[MaskedPartitionKey, ...]]
+_Cursor = tuple[Counter, Milliseconds]  # the counter, and when it was presented
 
 
 class Cursors:
-    """The positions of all our devices; `run` is the job that stores them."""
+    """The cursors of all our devices; `run` is the job that stores them."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self._shown: dict[_Place, tuple[Counter, Milliseconds]] = {}
+        self._unsaved: LeastRecentlyUsed[_Key, _Cursor] = LeastRecentlyUsed(MOST_UNSAVED)
 
     def note(self, device: Device, hub: ProviderId, request: ReceiveRequest) -> None:
-        """Take note that a device asks from a counter on: it has what is earlier."""
-        self._shown[device.row, hub, request.partition_key.masks()] = request.counter, self._clock.now()
-        if len(self._shown) > HELD_AT_MOST:
-            del self._shown[next(iter(self._shown))]
+        """Note that a device reads from a counter on: it has the messages before it."""
+        self._unsaved.put((device.row, hub, request.partition_key.masks()), (request.counter, self._clock.now()))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Store positions every SAVE_SECONDS and at the end."""
+        """Store cursors every SAVE_SECONDS, and once more when cancelled."""
         task_status.started()
         try:
             while True:
@@ -56,14 +56,13 @@ class Cursors:
                 await self.save()
 
     async def save(self) -> None:
-        """Store what was noted; a disk that takes nothing costs no more than the memory of it."""
-        while self._shown:
-            page = [self._shown.popitem() for _ in range(min(PAGE, len(self._shown)))]
-
+        """Store the cursors that were noted; those that the disk does not accept are dropped."""
+        while self._unsaved:
+            page = [self._unsaved.pop_oldest() for _ in range(min(PAGE, len(self._unsaved)))]
             with suppress(MimiError):
                 await self._store.write(partial(_save, page))
 
 
-def _save(page: Sequence[tuple[_Place, tuple[Counter, Milliseconds]]], tx: Tx) -> None:
+def _save(page: Sequence[tuple[_Key, _Cursor]], tx: Tx) -> None:
     rows = {hub: providers.provider_row(tx, hub) or 0 for (_, hub, _), _ in page}
     cursors.note(tx, [Shown(device, rows[hub], masks, *shown) for (device, hub, masks), shown in page])

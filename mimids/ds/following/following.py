@@ -24,8 +24,8 @@ import trio
 from mimids.config import Config
 from mimids.ds.groups import pages
 from mimids.ds.groups.contradiction import Contradiction
-from mimids.ds.groups.rules import GroupPolicy
-from mimids.ds.groups.states import Judged, States
+from mimids.ds.groups.judging import Judged, MlsJudge
+from mimids.ds.groups.policy import GroupPolicy
 from mimids.ds.notifier import Notifier, partition_topic
 from mimids.ds.ports import Clock, Peers
 from mimids.errors import InvalidMessage, MimiError, PeerFailed, UnknownGroup, WrongBranch
@@ -101,7 +101,7 @@ class Following:
         store: Store,
         clock: Clock,
         peers: Peers,
-        states: States,
+        mls: MlsJudge,
         notifier: Notifier,
         *,
         contradicted: Callable[[Contradiction], None],
@@ -110,7 +110,8 @@ class Following:
         self._store = store
         self._clock = clock
         self._peers = peers
-        self._states = states
+        self._mls = mls
+        self._states = mls.states
         self._notifier = notifier
         self._contradicted = contradicted
         # Keys that a device had us present to a hub, the newest last: what is pushed under them is wanted.
@@ -186,7 +187,7 @@ class Following:
 
             group, partition = await self._store.read(find)
             if group is not None and (partition is None or partition.state is None):
-                await self._states.prepare_claim(group, partition.epoch if partition else None, epoch.opening)
+                await self._mls.prepare_claim(group, partition.epoch if partition else None, epoch.opening)
 
     def _followed_group(self, tx: Tx, hub: int, group_id: GroupId, *, expected: bool) -> Group | None:
         """Return the group, beginning it if it may; None if none of our devices is in it, or nobody expects it."""
@@ -282,7 +283,7 @@ class Following:
     ) -> tuple[Group, Partition]:
         """Take the state that the hub says a partition opened with, verified as the hub verifies it."""
         try:
-            knowledge = self._states.claimed(group, partition.epoch, opening)
+            knowledge = self._mls.claimed(group, partition.epoch, opening)
         except MimiError as error:
             rule = str(error.members.get("rule", error.code))
             taken.contradictions.append(Contradiction(hub, group.group_id, opening.group_info.encoded, rule))
@@ -305,7 +306,7 @@ class Following:
         hint = message.commit
         judged: Judged | None = None
         try:
-            judged = self._states.judge(tx, group, partition, mls)
+            judged = self._mls.judge(tx, group, partition, mls)
         except (InvalidMessage, WrongBranch) as error:
             rule = str(error.members.get("rule", error.code))
             taken.contradictions.append(Contradiction(hub, group.group_id, mls.encoded, rule))
@@ -381,7 +382,7 @@ class Following:
         if judged is None or (child is not None and child.state is not None):
             return
         try:
-            knowledge = self._states.after_commit(judged, hint.group_info)
+            knowledge = self._mls.after_commit(judged, hint.group_info)
         except MimiError as error:
             rule = str(error.members.get("rule", error.code))
             body = hint.group_info.encoded if hint.group_info is not None else b""

@@ -1,7 +1,7 @@
-"""Ending a branch of a group, and opening it again (semantics: partitions-and-forks).
+"""Terminating a branch of a group, and opening it again (semantics: partitions-and-forks).
 
-Functions of a transaction, for the operator and for the rules that act in the operator's stead. Whoever commits wakes
-what sends Welcomes.
+Functions of a transaction, for the operator and for the configured rule. After the commit, the caller notifies the job
+that sends Welcomes.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ DAY_MILLISECONDS: Final = 86_400_000
 
 
 def terminate(tx: Tx, partition: Partition, why: str, now: Milliseconds) -> int:
-    """End a partition and all below it that are not ended yet; return how many.
+    """Terminate a branch: the partition and all below it. Return how many partitions were open before.
 
-    Their unsent Welcomes are cancelled, and where the ended branch was the first, the next one that is open counts as
-    first from now on: its Welcomes wait no longer (semantics: welcomes-and-leaving).
+    Their unsent Welcomes are cancelled. The first branch beside it that is still open counts as the first from now on:
+    its held Welcomes are released (semantics: welcomes-and-leaving).
     """
     ended = partitions.terminate(tx, partition.id, why, now)
     waiting = [partition.id]
@@ -37,11 +37,11 @@ def terminate(tx: Tx, partition: Partition, why: str, now: Milliseconds) -> int:
 
 
 def terminate_by_rule(tx: Tx, fork: Partition, rule: GroupSettings, now: Milliseconds) -> int:
-    """End what the operator's rule says of the branches under a partition; return how many partitions that concerns.
+    """Terminate branches under a partition by the configured rule; return how many partitions were terminated.
 
-    The branch that stays is the first whose partition carried a commit, or the first of all where none did. The others
-    end once they are older than `terminate_age_days`; with `terminate_childless_days` those that carried no commit
-    until then, beside one that did. How much is said in a branch counts for nothing: an attacker can say much.
+    The first branch whose partition carried a commit stays; if none did, the first branch. The others are terminated
+    once they are older than `terminate_age_days`, and after `terminate_childless_days` if they carried no commit while
+    another branch did. The amount of traffic does not count: an attacker can produce traffic.
     """
     branches = [each for each in partitions.children(tx, fork.id) if not each.terminated and not each.detached]
     if len(branches) < 2:
@@ -62,8 +62,9 @@ def terminate_by_rule(tx: Tx, fork: Partition, rule: GroupSettings, now: Millise
 
 
 def undo_termination(tx: Tx, partition: Partition) -> int:
-    """Open a branch again, unless one around it is ended too; return how many partitions that concerns.
+    """Open a terminated branch again; return how many partitions that opened.
 
-    Cancelled Welcomes stay cancelled: their KeyPackages may be gone, and members may have added anew.
+    If the branch is part of another terminated branch, its partitions stay terminated with that one. Cancelled
+    Welcomes stay cancelled: their KeyPackages may be gone, and members may have added the devices again.
     """
     return partitions.undo_termination(tx, partition.id)

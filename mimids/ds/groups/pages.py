@@ -1,6 +1,6 @@
-"""What the hub shows of a group (semantics: following-and-delivery): an epoch, and the epochs that it hints at.
+"""Reading messages page by page, and the epochs that a hub hints at (semantics: following-and-delivery).
 
-Functions of a transaction; nothing here writes.
+Functions of a transaction; none of them writes.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Page:
     partition: Partition
     counter: Counter
     messages: tuple[bytes, ...]
-    kinds: frozenset[int]  # content types among them
-    complete: bool  # nothing follows it now
+    kinds: frozenset[int]  # content types of the messages
+    complete: bool  # it reaches the end of the partition as it is now
 
     @property
     def octets(self) -> int:
@@ -42,11 +42,11 @@ class Page:
 
     @property
     def epoch(self) -> bytes:
-        """Return it as an encoded `Epoch`."""
+        """Return the page as an encoded `Epoch`."""
         return encode_epoch(self.messages)
 
     def without_messages(self) -> Page:
-        """Return the same place, with nothing there."""
+        """Return an empty page at the same counter."""
         return attrs.evolve(self, messages=(), kinds=frozenset(), complete=self.counter >= self.partition.next_counter)
 
 
@@ -59,10 +59,10 @@ def page(
     handshakes_only: bool = False,
     recent: Recent | None = None,
 ) -> Page:
-    """Return messages from `counter` on, at least one where there is one; raise `MessagesExpired` for emptied ones.
+    """Return messages from `counter` on, at least one if there is one; raise `MessagesExpired` if it was dropped.
 
-    What is in `recent` is not fetched. `handshakes_only` passes over application messages: a page then holds those that
-    follow each other without one between them, and begins where the first of them stands.
+    Messages in `recent` are not fetched from the store. With `handshakes_only` application messages are skipped: the
+    page begins at the first handshake message and ends before the next application message.
     """
     if recent is not None and not handshakes_only:
         bodies = recent.messages(partition.id, counter, partition.next_counter, limit_octets=limit_octets)
@@ -71,10 +71,10 @@ def page(
             return Page(partition, counter, tuple(bodies), _APPLICATIONS, end >= partition.next_counter)
     found = messages.messages_from(tx, partition.id, counter, limit_octets=limit_octets)
     while handshakes_only and found:
-        passed = list(takewhile(_is_application, found))
-        counter = Counter(passed[-1].counter + 1) if passed else counter
-        if len(passed) < len(found):
-            found = list(takewhile(lambda message: not _is_application(message), found[len(passed) :]))
+        skipped = list(takewhile(_is_application, found))
+        counter = Counter(skipped[-1].counter + 1) if skipped else counter
+        if len(skipped) < len(found):
+            found = list(takewhile(lambda message: not _is_application(message), found[len(skipped) :]))
             break
         found = messages.messages_from(tx, partition.id, counter, limit_octets=limit_octets)
     encoded: list[bytes] = []
@@ -95,7 +95,7 @@ def _is_application(message: StoredMessage) -> bool:
 def kept_page(
     tx: Tx, partition: Partition, counter: Counter, *, limit_octets: int, recent: Recent | None = None
 ) -> Page:
-    """Return messages from `counter` on, passing over those at the start that retention has emptied."""
+    """Return messages from `counter` on; if retention dropped the first ones, from the first that is kept."""
     try:
         return page(tx, partition, counter, limit_octets=limit_octets, recent=recent)
     except MessagesExpired:
@@ -110,10 +110,10 @@ def hinted(
     may_have: Callable[[Partition], bool],
     limit_octets: int,
 ) -> list[Page]:
-    """Return the epochs that public commits of `asked` and of what follows it lead to, as far as `may_have` allows.
+    """Return the epochs below `asked` in the tree of partitions, breadth first, as far as `may_have` allows.
 
-    Each from its first message on and none twice; the last may be cut at its end, never at its start (wire:
-    where-the-draft-is-loose).
+    Each begins with its first message and comes once. The last may be cut at its end, never at its start
+    (wire: where-the-draft-is-loose).
     """
     found: list[Page] = []
     waiting = [asked]

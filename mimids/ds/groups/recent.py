@@ -1,32 +1,33 @@
-"""The newest application messages of the hub's partitions, as the store has them.
+"""A cache of the newest application messages of the hub's partitions: bounded, droppable, empty after a restart.
 
-What is sequenced is nearly always read a moment later, for each follower and each device that listens, and always from
-a position that the store gives. So the sequencer leaves here what it writes, and `reading` takes from here what lies
-below the counter that its own snapshot says comes next: that has been committed, and a message never changes. What a
-transaction left here that was then undone lies beyond that, and gives way to what is sequenced there instead.
+A sequenced message is nearly always read a moment later, for each follower and each device that listens. So the
+sequencer adds what it writes to the cache, before the commit, and `pages` reads it from there.
 
-It is no truth of its own: it is bounded, forgets when it likes, and does not survive the process.
+A reader gets only messages below the next counter of its own snapshot of the store: these are committed, and a message
+never changes. Messages of a transaction that was undone are beyond that counter, and are replaced by those that are
+sequenced there next.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import sys
 from collections.abc import Iterable
 from threading import Lock
 from typing import Final
 
 import attrs
 
+from mimids.ds.lru import LeastRecentlyUsed
 from mimids.mls.code_points import ContentType
 from mimids.store.messages import NewMessage
 from mimids.wire.ids import Counter
 
-OCTETS: Final = 16 * 1024 * 1024  # a follower slower than its senders stays within it for seconds
+OCTETS: Final = 16 * 1024 * 1024  # enough for a follower that is seconds behind its senders
 
 
 @attrs.frozen
 class _Tail:
-    """Messages that follow each other, up to the newest; `bodies` only ever grows."""
+    """The newest messages of a partition, without a gap; `bodies` only grows."""
 
     first: int
     bodies: list[bytes]
@@ -37,35 +38,40 @@ class _Tail:
 
 
 class Recent:
-    """Tails of partitions; the one that grew last is the last to go."""
+    """The newest messages of each partition; evicts partitions that have had no new message for longest."""
 
     def __init__(self, octets: int = OCTETS) -> None:
-        self._most = octets
+        self._limit = octets
         self._octets = 0
-        self._tails: OrderedDict[int, _Tail] = OrderedDict()
-        self._changing = Lock()  # the writer's thread adds, a sweep forgets; readers only look
+        self._tails: LeastRecentlyUsed[int, _Tail] = LeastRecentlyUsed(sys.maxsize)  # bounded by octets
+        self._lock = Lock()  # the writer's thread adds, a sweep clears; readers change nothing and need no lock
 
-    def take(self, messages: Iterable[NewMessage]) -> None:
-        """Take up what is about to be committed, in order; what is no application message ends a tail."""
-        with self._changing:
+    def add(self, messages: Iterable[NewMessage]) -> None:
+        """Add messages that are about to be committed, in order; a handshake message empties its partition's cache."""
+        with self._lock:
+            tail, tail_of = None, -1  # the tail that grew last, and its partition
             for message in messages:
                 partition, body = message.partition, message.body
                 if message.kind != ContentType.APPLICATION:
                     self._drop(partition)
+                    tail_of = -1
                     continue
-                tail = self._tails.get(partition)
+                if partition != tail_of:
+                    tail = self._tails.peek(partition)
                 if tail is None or message.counter != tail.first + len(tail.bodies):
                     self._drop(partition)
-                    tail = self._tails[partition] = _Tail(message.counter, [])
+                    tail, tail_of = _Tail(message.counter, []), -1
                 tail.bodies.append(body)
                 self._octets += len(body)
-                self._tails.move_to_end(partition)
-            while self._octets > self._most:
+                if partition != tail_of:
+                    self._tails.put(partition, tail)
+                    tail_of = partition
+            while self._octets > self._limit:
                 self._shrink()
 
     def messages(self, partition: int, counter: Counter, end: Counter, *, limit_octets: int) -> list[bytes]:
-        """Return messages from `counter` on and below `end`, if it is here: one, then as many as fit."""
-        tail = self._tails.get(partition)
+        """Return cached messages from `counter` on and below `end`: the first, then as many as fit."""
+        tail = self._tails.peek(partition)
         if tail is None or counter < tail.first:
             return []
         found = tail.bodies[counter - tail.first : end - tail.first]
@@ -76,22 +82,22 @@ class Recent:
         return found
 
     def clear(self) -> None:
-        """Forget all, after something was dropped from the store."""
-        with self._changing:
+        """Empty the cache, after messages were dropped from the store."""
+        with self._lock:
             self._tails.clear()
             self._octets = 0
 
-    def _drop(self, partition: int) -> _Tail | None:
-        tail = self._tails.pop(partition, None)
+    def _drop(self, partition: int) -> None:
+        tail = self._tails.pop(partition)
         if tail is not None:
             self._octets -= tail.octets
-        return tail
 
     def _shrink(self) -> None:
-        """Drop the oldest tail; of the only one there is, the older half."""
-        partition = next(iter(self._tails))
-        tail = self._drop(partition)
-        if tail is not None and not self._tails:
+        """Drop the messages of the oldest partition; if there is only one, the older half of its messages."""
+        partition, tail = self._tails.pop_oldest()
+        self._octets -= tail.octets
+        if not self._tails:
             half = (len(tail.bodies) + 1) // 2
-            kept = self._tails[partition] = _Tail(tail.first + half, tail.bodies[half:])
+            kept = _Tail(tail.first + half, tail.bodies[half:])
+            self._tails.put(partition, kept)
             self._octets = kept.octets

@@ -15,9 +15,11 @@ from typing import Final
 import attrs
 
 from mimids.config import Limits
+from mimids.ds.groups.judging import Judged, MlsJudge
+from mimids.ds.groups.policy import GroupPolicy, is_lasting
 from mimids.ds.groups.recent import Recent
-from mimids.ds.groups.rules import GroupPolicy, is_lasting
-from mimids.ds.groups.states import Judged, States
+from mimids.ds.groups.states import mask_of
+from mimids.ds.groups.visible_proposals import store_refused
 from mimids.ds.groups.welcome_rows import check_welcome, queue_welcome
 from mimids.errors import (
     BranchTerminated,
@@ -93,17 +95,18 @@ class SequencingTransaction:
         *,
         provider: ProviderId,
         now: Milliseconds,
-        states: States,
+        mls: MlsJudge,
         recent: Recent,
         limits: Limits,
     ) -> None:
         self.tx = tx
         self._sender = sender
         self._now = now
-        self._states = states
+        self._mls = mls
+        self._states = mls.states
         self._recent = recent
         self._limits = limits
-        self._rules = GroupPolicy(tx, states, now, ours=True)
+        self._rules = GroupPolicy(tx, mls.states, now, ours=True)
         self._hub = self._sender_provider = providers.ensure_provider(tx, provider)
         self._sender_device: int | None = None
         if isinstance(sender, Device):
@@ -246,7 +249,7 @@ class SequencingTransaction:
             self.tx,
             group=group.id,
             hub=self._hub,
-            masked_key=self._states.mask(group, masks),
+            masked_key=mask_of(group, masks),
             epoch=None,
             now=self._now,
             detached=True,
@@ -265,7 +268,7 @@ class SequencingTransaction:
             if not is_lasting(error, here, public, self._sender):
                 return  # of the moment, or of who brought it
         if proposals.count_refused(self.tx, lane.partition.id) < REFUSED_PROPOSALS_KEPT:
-            self._states.note_refused(self.tx, lane.partition, public, error)
+            store_refused(self.tx, lane.partition, public, error)
 
     def _meant_by_join(self, group: Group, message: MLSMessage, digest: bytes) -> Partition:
         """Find the partition of an external commit: where it verifies, else the newest of unknown context.
@@ -283,7 +286,7 @@ class SequencingTransaction:
         usable = [partition for partition in found if not partition.terminated]
         unknown = [partition for partition in usable if partition.state is None]
         for partition in usable:
-            if partition.state is not None and self._states.signature_fits(self.tx, group, partition, message):
+            if partition.state is not None and self._mls.signature_fits(self.tx, group, partition, message):
                 return partition
         if unknown:
             return unknown[0]
@@ -420,7 +423,7 @@ class SequencingTransaction:
         """Judge a message by its fork's state and by policy; a commit also by where it leads."""
         if self._proposals and _reads_proposals(message):
             self._flush()
-        judged = self._states.judge(self.tx, group, lane.partition, message)
+        judged = self._mls.judge(self.tx, group, lane.partition, message)
         opening = None if data is None else self._check_commit(group, lane, judged, data)
         self._rules.check(group, lane.partition, judged, None if opening is None else opening.knowledge, self._sender)
         return judged, opening
@@ -489,10 +492,10 @@ class SequencingTransaction:
             or any(above.id == existing.id for above in partitions.ancestors(self.tx, lane.partition))
         ):
             raise PartitionExists  # or a member could graft one branch onto another (semantics: partitions-and-forks)
-        knowledge = self._states.after_commit(judged, data.group_info)
+        knowledge = self._mls.after_commit(judged, data.group_info)
         if data.welcome_data is not None:
             check_welcome(data.welcome_data, group)
-        key = existing.masked_key if existing else self._states.mask(group, masks)
+        key = existing.masked_key if existing else mask_of(group, masks)
         return _Opening(key, existing, knowledge, judged)
 
     def _open(self, group: Group, lane: PartitionWriter, opening: _Opening, data: CommitData) -> None:
@@ -567,7 +570,7 @@ class SequencingTransaction:
         if not self._pending:
             return
         messages.append(self.tx, self._pending)
-        self._recent.take(self._pending)
+        self._recent.add(self._pending)
         proposals.add_sequenced(self.tx, self._proposals)
         self._proposals = []
         touched = {message.partition for message in self._pending}

@@ -22,7 +22,7 @@ import trio
 from mimids.config import Config
 from mimids.ds.lru import LeastRecentlyUsed
 from mimids.ds.notifier import Notifier
-from mimids.ds.peer_answers import expect_nothing
+from mimids.ds.peer_answers import expect_empty
 from mimids.ds.ports import Clock, Peers
 from mimids.ds.terms.hub_terms import HubTerms
 from mimids.errors import ArrangementOutdated, MimiError, NotFound, PeerFailed, TooLarge
@@ -202,7 +202,7 @@ class AcceptedTerms:
         """Tell a hub that we accept its terms; return False if they have changed since we fetched them."""
         hub, revision = known.hub, known.offered_revision
         try:
-            expect_nothing(await self._peers.call(hub, "PUT", f"/ds/v1/arrangement/{revision}"))
+            expect_empty(await self._peers.call(hub, "PUT", f"/ds/v1/arrangement/{revision}"))
         except ArrangementOutdated:
             return False
         await self._store.write(partial(_store_confirmation, hub, revision))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from mimids.ds.groups.rules import GroupPolicy
-from mimids.ds.groups.states import Judged, States
+from mimids.ds.groups.judging import Judged, MlsJudge
+from mimids.ds.groups.policy import GroupPolicy
 from mimids.ds.ports import Clock
 from mimids.errors import MimiError
 from mimids.mls.code_points import ContentType
@@ -25,10 +25,10 @@ from mimids.wire.ids import GroupId, ProviderId
 class EvidenceReplay:
     """Judges a message again, by the stored state of its partition."""
 
-    def __init__(self, provider: ProviderId, clock: Clock, states: States) -> None:
+    def __init__(self, provider: ProviderId, clock: Clock, mls: MlsJudge) -> None:
         self._provider = provider
         self._clock = clock
-        self._states = states
+        self._mls = mls
 
     def finding(self, tx: Tx, hub: ProviderId, evidence: bytes) -> dict[str, Any]:
         """Return what is known of a message at `hub`: where it was sequenced, and whether MLS and policy allow it."""
@@ -53,7 +53,7 @@ class EvidenceReplay:
         if partition.state is not None:
             finding["state"] = "derived" if partition.state.derived else "claimed"
         try:
-            judged = self._states.judge(tx, group, partition, message)
+            judged = self._mls.judge(tx, group, partition, message)
             verdict = judged.judgement.verdict
             if isinstance(verdict, Unknown):
                 finding["why"] = ", ".join(map(str, verdict.missing))
@@ -73,12 +73,12 @@ class EvidenceReplay:
         for partition in candidates:
             if (sequenced := messages.find_repeat(tx, partition.id, digest)) is not None:
                 return partition, sequenced.counter
-        fitting = (each for each in candidates if self._states.signature_fits(tx, group, each, message))
+        fitting = (each for each in candidates if self._mls.signature_fits(tx, group, each, message))
         return next(((each, None) for each in fitting), None)
 
     def _check_policy(self, tx: Tx, hub: ProviderId, group: Group, partition: Partition, judged: Judged) -> None:
         """Raise `PolicyRefused` if every provider had to refuse the message, no matter which user sent it."""
-        rules = GroupPolicy(tx, self._states, self._clock.now(), ours=hub == self._provider)
+        rules = GroupPolicy(tx, self._mls.states, self._clock.now(), ours=hub == self._provider)
         is_commit = judged.message.content_type is ContentType.COMMIT
-        ahead = self._states.after_commit(judged, None) if is_commit else None
+        ahead = self._mls.after_commit(judged, None) if is_commit else None
         rules.check(group, partition, judged, ahead, Follower(hub))

@@ -201,13 +201,13 @@ async def report(services: Services, call: Call[Device, Report]) -> ReportId:
 
 async def welcomes(services: Services, call: Call[Device, None]) -> tuple[InboxWelcome, ...]:
     """Return the Welcomes that the device has not acknowledged."""
-    waiting = await services.welcomes.inbox(call.caller.row)
+    waiting = await services.incoming_welcomes.inbox(call.caller.row)
     return tuple(InboxWelcome(each.id, decode(MLSMessage, each.body)) for each in waiting)
 
 
 async def acknowledge_welcome(services: Services, call: Call[Device, None]) -> None:
     """Remove a Welcome from the inbox; doing it again changes nothing."""
-    await services.welcomes.acknowledge(call.caller.row, number_in(call.path, "id"))
+    await services.incoming_welcomes.acknowledge(call.caller.row, number_in(call.path, "id"))
 
 
 async def stream(services: Services, call: Call[Device, WebSocketStream]) -> None:

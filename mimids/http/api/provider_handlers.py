@@ -77,12 +77,12 @@ async def group_info(services: Services, call: Call[Follower, GroupInfoRequest])
 
 async def welcome_init(services: Services, call: Call[Follower, WelcomeInitRequest]) -> WelcomeInitResponse:
     """Return which of these KeyPackages belong to users of ours."""
-    return await services.welcomes.init(call.caller.provider, call.body)
+    return await services.incoming_welcomes.init(call.caller.provider, call.body)
 
 
 async def welcome(services: Services, call: Call[Follower, MLSMessage]) -> None:
     """Store a Welcome for our devices."""
-    await services.welcomes.take(call.caller.provider, call.body)
+    await services.incoming_welcomes.store(call.caller.provider, call.body)
 
 
 async def push(services: Services, call: Call[Follower, PushRequest]) -> PushResponse:
@@ -112,9 +112,9 @@ async def resume(services: Services, call: Call[Follower, ResumeRequest]) -> Non
 
 async def recover(services: Services, call: Call[Follower, RecoverRequest]) -> RecoverResponse:
     """Return messages that the calling hub sequenced and lost."""
-    return await services.recovery.beyond(call.caller, call.body)
+    return await services.recovery_answers.messages_beyond(call.caller, call.body)
 
 
 async def recover_groups(services: Services, call: Call[Follower, HeldGroupsRequest]) -> HeldGroupsResponse:
     """Return which groups of the calling hub we know."""
-    return await services.recovery.groups_of(call.caller, call.body)
+    return await services.recovery_answers.groups_of(call.caller, call.body)

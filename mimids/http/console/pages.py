@@ -14,9 +14,10 @@ import attrs
 
 from mimids.ds.commands.groups import group_name
 from mimids.ds.following.delivery import OPEN_CIRCUIT_FAILURES
+from mimids.ds.groups.tree_layout import PartitionTree, TreeRow, lay_out
 from mimids.errors import Internal, every_error
 from mimids.http.console.markup import Child, Markup, element
-from mimids.http.console.tree import Row, Tree, draw, lay_out
+from mimids.http.console.tree import draw
 from mimids.store.overview import GroupSummary, PartitionSummary, PeerSummary, SuiteStock
 from mimids.store.reports import StoredReport
 from mimids.values import Milliseconds
@@ -280,7 +281,7 @@ def _refusals(requests: Counter[tuple[str, str]]) -> Markup:
 # --- the drawing ------------------------------------------------------------------------------------------------
 
 
-def _tree(tree: Tree, group: GroupSummary, provider: ProviderId) -> Iterator[Markup]:
+def _tree(tree: PartitionTree, group: GroupSummary, provider: ProviderId) -> Iterator[Markup]:
     if tree.left_out:
         yield element("p", f"{_many(tree.left_out, 'older partition')} not drawn", class_="more")
     if not tree.rows:
@@ -299,7 +300,7 @@ def _tree(tree: Tree, group: GroupSummary, provider: ProviderId) -> Iterator[Mar
     yield element("div", table, class_="wide")
 
 
-def _described(row: Row, most: int) -> Iterator[Markup]:
+def _described(row: TreeRow, most: int) -> Iterator[Markup]:
     each = row.partition
     epoch = "?" if each.epoch is None else str(each.epoch)
     if row.folded:
@@ -314,7 +315,7 @@ def _described(row: Row, most: int) -> Iterator[Markup]:
     yield element("td", None if row.folded else _bar(row.messages, most))
     yield element("td", each.knowledge, class_="dim")
     notes = [
-        _badge("fork", "live fork") if row.forks else None,
+        _badge("fork", "live fork") if row.partition.live_fork else None,
         _badge("detached", "detached") if each.detached else None,
         _badge("ended", "terminated" + (f": {each.terminated_why}" if each.terminated_why else ""))
         if each.terminated

@@ -228,7 +228,7 @@ async def test_a_welcome_comes_until_it_is_acknowledged(tmp_path: Path) -> None:
             await wire.say(FrameType.ACK, Ack(((1 << 64) - 1, again.welcome_id)))  # the first of them is no row
             await wire.say_octets(b"")  # answered once what came before is done
             assert (await wire.hear()).type == FrameType.PROBLEM
-            assert await a.services.welcomes.inbox(alice.row) == []
+            assert await a.services.incoming_welcomes.inbox(alice.row) == []
 
 
 async def test_a_device_has_a_bounded_number_of_streams(tmp_path: Path) -> None:

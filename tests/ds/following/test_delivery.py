@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 
 async def talking(a: Assembled, b: Assembled) -> tuple[Device, Device, Room]:
-    """Let Alice make a group at her provider, and Bob, at his, send its first message and get it."""
+    """Create a group at Alice's provider; Bob, at another one, sends its first message and receives it."""
     alice, bob, room = device(a), device(b, "bob"), Room()
     await a.services.hub.create_group(room.creation(), alice)
     await b.services.hub_router.hub(room.hub).send(bob, room.send("here"))
@@ -49,7 +49,7 @@ async def talking(a: Assembled, b: Assembled) -> tuple[Device, Device, Room]:
     return alice, bob, room
 
 
-async def test_what_a_follower_presented_the_key_of_is_pushed_to_it(tmp_path: Path) -> None:
+async def test_partitions_whose_keys_a_follower_presented_are_pushed_to_it(tmp_path: Path) -> None:
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
         alice, bob, room = device(a), device(b, "bob"), Room()
         await a.services.hub.create_group(room.creation(), alice)
@@ -60,7 +60,7 @@ async def test_what_a_follower_presented_the_key_of_is_pushed_to_it(tmp_path: Pa
         assert await wait_stored(b, room.hub, bob, room.key, 3) == ["one", "two", "three"]
 
 
-async def test_a_long_absence_is_made_up_in_few_requests(tmp_path: Path) -> None:
+async def test_after_a_long_absence_a_follower_catches_up_in_few_requests(tmp_path: Path) -> None:
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
         alice, bob, room = await talking(a, b)
         spec = a.peers.peers.pop(b.config.provider)
@@ -135,7 +135,7 @@ def count(provider: Assembled, query: str, *params: object) -> int:
         return int(connection.execute(query, params).fetchone()[0])
 
 
-async def test_resume_is_for_those_who_follow(tmp_path: Path) -> None:
+async def test_only_followers_may_resume(tmp_path: Path) -> None:
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
         alice, room = device(a), Room()
         await a.services.hub.create_group(room.creation(), alice)
@@ -146,7 +146,7 @@ async def test_resume_is_for_those_who_follow(tmp_path: Path) -> None:
             await a.services.delivery.resume(resume(room, bytes(32), 0), stranger)
 
 
-async def test_a_push_that_nobody_expects_is_not_followed(tmp_path: Path) -> None:
+async def test_a_push_of_an_unexpected_group_is_answered_no_longer_followed(tmp_path: Path) -> None:
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
         room = Room()
         answer = await b.services.following.take_push(a.config.provider, push(room, 0, "unasked"))
@@ -159,21 +159,21 @@ def push(room: Room, counter: int, *texts: str) -> PushRequest:
     return PushRequest((epoch,))
 
 
-async def test_duplicates_are_ignored_and_a_gap_is_answered_with_what_is_missing(tmp_path: Path) -> None:
+async def test_duplicates_are_ignored_and_a_gap_is_answered_with_the_counter_wanted_next(tmp_path: Path) -> None:
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
         bob, room = device(b, "bob"), Room()
         await a.services.hub.create_group(room.creation(), device(a))
         await b.services.hub_router.hub(room.hub).send(bob, room.send("zero"))
         await wait_stored(b, room.hub, bob, room.key, 1)
 
-        async def take(counter: int, *texts: str) -> tuple[Counter, ...]:
+        async def pushed(counter: int, *texts: str) -> tuple[Counter, ...]:
             return (await b.services.following.take_push(room.hub, push(room, counter, *texts))).next_counters
 
-        assert await take(0, "zero", "one") == (2,)
-        assert await take(0, "zero", "one") == (2,)
-        assert await take(5, "five") == (2,)
-        assert await take(1, "other") == (2,)
-        assert await take(2, "two") == (3,)
+        assert await pushed(0, "zero", "one") == (2,)
+        assert await pushed(0, "zero", "one") == (2,)
+        assert await pushed(5, "five") == (2,)
+        assert await pushed(1, "other") == (2,)
+        assert await pushed(2, "two") == (3,)
         assert await wait_stored(b, room.hub, bob, room.key, 3) == ["zero", "one", "two"]
         statistics = b.services.following.statistics()
         assert (statistics.gaps, statistics.contradictions) == (1, 1)
@@ -194,7 +194,7 @@ async def test_a_provider_whose_last_device_left_is_not_pushed_to(tmp_path: Path
         assert await wait_stored(b, room.hub, bob, room.key, 1) == ["hello"]
 
 
-async def test_a_hub_that_is_away_is_unavailable_and_queues_no_key(tmp_path: Path) -> None:
+async def test_a_hub_that_does_not_answer_is_unavailable_and_no_key_is_queued(tmp_path: Path) -> None:
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
         bob, room = device(b, "bob"), Room()
         await a.services.hub.create_group(room.creation(), device(a))
@@ -204,7 +204,7 @@ async def test_a_hub_that_is_away_is_unavailable_and_queues_no_key(tmp_path: Pat
         assert room.key.reveal() not in b.config.database.read_bytes()
 
 
-async def test_repeats_and_forks_reach_a_follower_as_the_hub_has_them(tmp_path: Path) -> None:
+async def test_repeats_and_forks_reach_a_follower_as_the_hub_stores_them(tmp_path: Path) -> None:
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
         alice, bob, room = device(a), device(b, "bob"), Room()
         left, right = room.new_key(), room.new_key()
@@ -223,7 +223,7 @@ async def test_repeats_and_forks_reach_a_follower_as_the_hub_has_them(tmp_path: 
 
 
 class Full:
-    """A store whose disk takes nothing until there is room again."""
+    """A store whose disk is full until `room` is set."""
 
     def __init__(self, store: Store) -> None:
         self._store, self.room, self.refused = store, trio.Event(), trio.Event()
@@ -235,8 +235,10 @@ class Full:
             raise StorageUnavailable
         return await self._store.write(work)
 
+    write_or_refuse = write
 
-async def test_a_full_disk_puts_pushes_off_and_ends_nothing(tmp_path: Path, nursery: trio.Nursery) -> None:
+
+async def test_a_full_disk_delays_pushes_and_the_job_goes_on(tmp_path: Path, nursery: trio.Nursery) -> None:
     async with federated(tmp_path, "a.example", "b.example", jobs_of=()) as (a, b):
         alice, bob, room = device(a), device(b, "bob"), Room()
         await a.services.hub.create_group(room.creation(), alice)
@@ -257,7 +259,7 @@ async def test_a_full_disk_puts_pushes_off_and_ends_nothing(tmp_path: Path, nurs
         await nursery.start(delivery.run)
         with trio.fail_after(20):
             await store.refused.wait()
-            await wait_stored(b, room.hub, bob, room.key, 1)  # what was pushed is there, though it was not noted here
+            await wait_stored(b, room.hub, bob, room.key, 1)  # the push arrived, though the hub could not write that
             store.room.set()
             await a.services.hub.send(room.send("and there"), alice)
             assert await wait_stored(b, room.hub, bob, room.key, 2) == ["here", "and there"]
@@ -265,7 +267,7 @@ async def test_a_full_disk_puts_pushes_off_and_ends_nothing(tmp_path: Path, nurs
 
 
 class Held:
-    """The way of pushes to a provider: each waits before it arrives, or its answer before it is heard, for `go`."""
+    """Delays pushes to a provider until `go` is set: the request, or with `answers` its answer."""
 
     def __init__(self, caller: Assembled, target: Assembled, *, answers: bool) -> None:
         self.waits, self.go = trio.Event(), trio.Event()
@@ -281,7 +283,7 @@ class Held:
         return answer or await self._door(called)
 
 
-async def test_who_comes_back_while_its_provider_says_that_nobody_is_there_is_followed(tmp_path: Path) -> None:
+async def test_a_key_presented_while_the_follower_answers_no_longer_followed_is_followed(tmp_path: Path) -> None:
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
         alice, bob, room = await talking(a, b)
         await b.services.following.leave(bob, room.hub, room.group_id)
@@ -295,7 +297,7 @@ async def test_who_comes_back_while_its_provider_says_that_nobody_is_there_is_fo
         assert await wait_stored(b, room.hub, bob, room.key, 3) == ["here", "while nobody is there", "again"]
 
 
-async def test_who_leaves_one_epoch_and_presents_another_is_followed_there(tmp_path: Path) -> None:
+async def test_ending_one_epoch_does_not_end_another_that_was_just_presented(tmp_path: Path) -> None:
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
         alice, bob, room = await talking(a, b)
         await b.services.following.leave(bob, room.hub, room.group_id)
@@ -309,7 +311,7 @@ async def test_who_leaves_one_epoch_and_presents_another_is_followed_there(tmp_p
         assert await wait_stored(b, room.hub, bob, following, 1) == ["again"]
 
 
-async def test_what_a_device_presented_the_key_of_is_no_stranger_s_push(tmp_path: Path) -> None:
+async def test_a_push_under_a_key_that_a_device_presented_is_accepted(tmp_path: Path) -> None:
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
         alice, bob, room = device(a), device(b, "bob"), Room()
         await a.services.hub.create_group(room.creation(), alice)
@@ -325,7 +327,7 @@ async def test_what_a_device_presented_the_key_of_is_no_stranger_s_push(tmp_path
         assert await wait_stored(b, room.hub, bob, following, 1) == ["again"]
 
 
-async def test_who_leaves_while_a_long_backlog_is_asked_for_ends_the_asking(tmp_path: Path) -> None:
+async def test_leaving_while_a_long_backlog_is_fetched_ends_the_fetching(tmp_path: Path) -> None:
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
         alice, bob, room = await talking(a, b)
         a.peers.peers.pop(b.config.provider)
@@ -344,7 +346,7 @@ async def test_who_leaves_while_a_long_backlog_is_asked_for_ends_the_asking(tmp_
         assert asked == 1
 
 
-async def test_whoever_does_not_come_for_a_group_holds_up_no_other_group(tmp_path: Path) -> None:
+async def test_a_group_that_no_device_takes_up_does_not_delay_other_groups(tmp_path: Path) -> None:
     clock = FakeClock()  # stands still: nothing that is put off comes again
     names = ("a.example", "b.example")
     async with federated(tmp_path, *names, clock=clock, limits={"provider_unmatched_bytes": 5000}) as (a, b):
@@ -367,13 +369,13 @@ async def test_whoever_does_not_come_for_a_group_holds_up_no_other_group(tmp_pat
 
 
 @pytest.mark.parametrize("what", ["a message", "a push", "a Welcome"])
-async def test_who_waits_is_woken_though_whoever_brings_it_hangs_up(what: str, tmp_path: Path) -> None:
+async def test_a_waiting_reader_is_notified_though_the_sender_hangs_up(what: str, tmp_path: Path) -> None:
     async with federated(tmp_path, "a.example", "b.example", jobs_of=()) as (a, b):
         alice, bob, room = device(a), device(b, "bob"), Room()
         await a.services.hub.create_group(room.creation(), alice)
         await b.services.hub_router.hub(room.hub).send(bob, room.send("zero"))
         await hand_out(b)
-        await b.services.welcomes.init(room.hub, WelcomeInitRequest((REF,)))
+        await b.services.incoming_welcomes.init(room.hub, WelcomeInitRequest((REF,)))
         topic = inbox_topic(bob.row) if what == "a Welcome" else partition_topic(room.key.mask(32))
         token, hanging_up = trio.lowlevel.current_trio_token(), trio.CancelScope()
         receiver = a if what == "a message" else b
@@ -390,6 +392,6 @@ async def test_who_waits_is_woken_though_whoever_brings_it_hangs_up(what: str, t
                 elif what == "a push":
                     await b.services.following.take_push(room.hub, push(room, 0, "zero"))
                 else:
-                    await b.services.welcomes.take(room.hub, welcome_to(REF))
+                    await b.services.incoming_welcomes.store(room.hub, welcome_to(REF))
             with trio.fail_after(20):
                 assert await waiter.wait() == {topic}

@@ -27,7 +27,7 @@ from tests.support.federation import COMMIT, Room, device, federated, read, said
 from tests.support.provider import Assembled
 
 NAMES = ("a.example", "b.example", "c.example")
-JOBS = ("delivery", "welcomes", "following")
+JOBS = ("delivery", "outgoing_welcomes", "following")
 STEPS = 60
 
 

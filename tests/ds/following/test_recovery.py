@@ -1,4 +1,4 @@
-"""A provider that was restored from a backup, and what others know of its groups."""
+"""A provider that was restored from a backup fetches later messages from other providers."""
 
 from __future__ import annotations
 
@@ -51,25 +51,25 @@ def make_backup(running: Assembled, to: Path) -> None:
     backup.copy(running.config.database, to, Milliseconds(0))
 
 
-def put_in_place(copy: Path, config: Config) -> None:
-    """Do to a backup what `mimids restore` does about groups."""
+def use_backup(copy: Path, config: Config) -> None:
+    """Prepare a backup as `mimids restore` does, as far as groups are concerned."""
     config.data_dir.mkdir()
     shutil.copy(copy, config.database)
 
-    def make_present(tx: Tx) -> None:
+    def prepare(tx: Tx) -> None:
         recoveries.begin(tx, config.provider, config.federation.allow)
         backup.unmark(tx)
 
-    write_here(config.database, make_present)
+    write_here(config.database, prepare)
 
 
 @asynccontextmanager
 async def restored(
     running: Assembled, copy: Path, directory: Path, *others: Assembled, jobs: bool = True
 ) -> AsyncIterator[Assembled]:
-    """Run a provider again on a backup of it, in the place of the one that runs."""
+    """Run a provider on a backup of it, in place of the one that is running."""
     config = attrs.evolve(running.config, data_dir=directory)
-    await trio.to_thread.run_sync(put_in_place, copy, config)
+    await trio.to_thread.run_sync(use_backup, copy, config)
     async with AsyncExitStack() as stack:
         again = await stack.enter_async_context(assembled(config))
         for other in others:
@@ -77,13 +77,14 @@ async def restored(
             again.peers.add(other.config.provider, _door(other, config.provider))
         tasks = await stack.enter_async_context(trio.open_nursery())
         if jobs:
-            for job in (again.services.delivery.run, again.services.recovery.run):
-                await tasks.start(job)
+            await tasks.start(again.services.delivery.run)
+            await tasks.start(again.services.recovery_as_hub.run)
+            tasks.start_soon(again.services.recovery_as_follower.run)
         yield again
         tasks.cancel_scope.cancel()
 
 
-async def freed(running: Assembled) -> None:
+async def all_groups_free(running: Assembled) -> None:
     await until(lambda: _is_free(running))
 
 
@@ -91,7 +92,7 @@ async def _is_free(running: Assembled) -> bool:
     return await rows(running, "SELECT count(*) FROM recoveries WHERE answered = 0") == [(0,)]
 
 
-async def test_what_followers_have_comes_back_and_no_counter_is_given_twice(tmp_path: Path) -> None:
+async def test_messages_come_back_from_followers_and_no_counter_is_given_twice(tmp_path: Path) -> None:
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
         alice, bob, room = device(a), device(b, "bob"), Room()
         tip, newer = Room.new_key(), Room.new_key()
@@ -108,7 +109,7 @@ async def test_what_followers_have_comes_back_and_no_counter_is_given_twice(tmp_
             await wait_stored(b, room.hub, bob, key, count)
         before = {key: await read(a, alice, room.hub, key) for key in (room.key, tip, newer)}
         async with restored(a, tmp_path / "copy", tmp_path / "again", b) as again:
-            await freed(again)
+            await all_groups_free(again)
             assert {key: await read(again, alice, room.hub, key) for key in before} == before
             late = await again.services.hub.send(room.send("4"), alice)
             assert (late.counter, late.detached) == (5, 0)
@@ -120,7 +121,7 @@ async def test_what_followers_have_comes_back_and_no_counter_is_given_twice(tmp_
                 await again.services.hub.send(Room("other").send("x"), alice)
 
 
-async def test_a_group_is_held_while_a_follower_is_away_and_others_are_not(tmp_path: Path) -> None:
+async def test_a_group_is_held_until_its_followers_answer_and_other_groups_are_not(tmp_path: Path) -> None:
     async with federated(tmp_path, "a.example", "b.example", "c.example") as (a, b, c):
         alice, bob, carol = device(a), device(b, "bob"), device(c, "carol")
         room, alone, with_carol = Room(), Room("alone"), Room("with carol")
@@ -136,27 +137,27 @@ async def test_a_group_is_held_while_a_follower_is_away_and_others_are_not(tmp_p
             with pytest.raises(Recovering):
                 await again.services.hub.send(with_carol.send("too early"), alice)
             async with trio.open_nursery() as tasks:
-                await tasks.start(again.services.recovery.run)
+                await tasks.start(again.services.recovery_as_hub.run)
                 free = "SELECT 1 FROM groups g WHERE group_id = ? AND NOT EXISTS (SELECT 1 FROM recoveries"
                 free += " WHERE group_ref = g.id AND answered = 0)"
                 await until(lambda: rows(again, free, with_carol.group_id))
                 await again.services.hub.send(with_carol.send("second"), alice)
                 await again.services.hub.send(alone.send("second"), alice)
-                for key in (room.key, Room.new_key()):  # a key that is not known may be one that was lost
+                for key in (room.key, Room.new_key()):  # an unknown key may belong to a partition that was lost
                     with pytest.raises(Recovering) as refused:
                         await again.services.hub.send(room.send("x", key), alice)
                     assert refused.value.members["retry_after"]
                 assert (await read(again, alice, room.hub, room.key))[0] == "first", "reading goes on"
                 again.peers.add("b.example", _door(b, again.config.provider))
                 b.peers.add("a.example", _door(again, b.config.provider))
-                await freed(again)
+                await all_groups_free(again)
                 answer = await again.services.hub.send(room.send("third"), alice)
                 assert answer.counter == 2
                 assert await read(again, alice, room.hub, room.key) == ["first", "later", "third"]
                 tasks.cancel_scope.cancel()
 
 
-async def test_what_a_provider_answers_nonsense_about_holds_no_other_group(tmp_path: Path) -> None:
+async def test_a_malformed_answer_about_one_group_does_not_hold_another(tmp_path: Path) -> None:
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
         alice, bob, room, other = device(a), device(b, "bob"), Room(), Room("other")
         for each in (room, other):
@@ -175,7 +176,7 @@ async def test_what_a_provider_answers_nonsense_about_holds_no_other_group(tmp_p
         async with restored(a, tmp_path / "copy", tmp_path / "again", jobs=False) as again:
             again.peers.add("b.example", about_other)
             async with trio.open_nursery() as tasks:
-                await tasks.start(again.services.recovery.run)
+                await tasks.start(again.services.recovery_as_hub.run)
                 free = "SELECT 1 FROM groups g WHERE group_id = ? AND NOT EXISTS (SELECT 1 FROM recoveries"
                 free += " WHERE group_ref = g.id AND answered = 0)"
                 await until(lambda: rows(again, free, other.group_id))
@@ -185,7 +186,7 @@ async def test_what_a_provider_answers_nonsense_about_holds_no_other_group(tmp_p
                 tasks.cancel_scope.cancel()
 
 
-async def test_a_group_that_was_made_since_the_backup_comes_back(tmp_path: Path) -> None:
+async def test_a_group_created_after_the_backup_comes_back(tmp_path: Path) -> None:
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
         make_backup(a, tmp_path / "copy")
         alice, bob, room = device(a), device(b, "bob"), Room()
@@ -195,13 +196,13 @@ async def test_a_group_that_was_made_since_the_backup_comes_back(tmp_path: Path)
         await wait_stored(b, room.hub, bob, room.key, 3)
         async with restored(a, tmp_path / "copy", tmp_path / "again", b) as again:
             await until(lambda: rows(again, "SELECT 1 FROM groups"))
-            await freed(again)
+            await all_groups_free(again)
             assert await read(again, alice, room.hub, room.key) == ["0", "1", "2"]
             assert (await again.services.hub.send(room.send("3"), alice)).counter == 3
             assert (await wait_stored(b, room.hub, bob, room.key, 4))[-1] == "3"
 
 
-async def test_state_comes_back_with_the_commits_that_led_to_it(tmp_path: Path) -> None:
+async def test_states_come_back_with_their_commits(tmp_path: Path) -> None:
     recording = Recording("public")
     accepted = [each for each in recording.messages() if expected(each.line) == "accept"]
     half = len(accepted) // 2
@@ -224,7 +225,7 @@ async def test_state_comes_back_with_the_commits_that_led_to_it(tmp_path: Path) 
         await until(lambda: _same_counters(a, b))
         before = await rows(a, states)
         async with restored(a, tmp_path / "copy", tmp_path / "again", b, c) as again:
-            await freed(again)
+            await all_groups_free(again)
 
             async def is_as_before() -> bool:  # the other follower may still be answering
                 return await rows(again, states) == before
@@ -237,8 +238,8 @@ async def _same_counters(a: Assembled, b: Assembled) -> bool:
     return await rows(a, counters) == await rows(b, counters)
 
 
-async def test_what_only_a_member_that_joined_since_has_is_asked_of_its_provider_too(tmp_path: Path) -> None:
-    """Its provider followed nothing at the time of the backup; what the first follower has shows that it has users."""
+async def test_the_provider_of_a_member_who_joined_after_the_backup_is_asked_too(tmp_path: Path) -> None:
+    """Its provider followed nothing at the time of the backup; the first follower's answer shows the member."""
     recording = Recording("public")
     accepted = [each for each in recording.messages() if expected(each.line) == "accept"]
     async with federated(tmp_path, "a.example", "b.example", "c.example") as (a, b, c):
@@ -253,12 +254,12 @@ async def test_what_only_a_member_that_joined_since_has_is_asked_of_its_provider
             await b.services.following.ask(bob, a.config.provider, key)
         await until(lambda: _same_counters(a, b))
         async with restored(a, tmp_path / "copy", tmp_path / "again", b, c) as again:
-            await freed(again)
+            await all_groups_free(again)
             asked = {call.provider for call in again.peers.calls if call.path == "/ds/v1/recover"}
             assert asked == {"b.example", "c.example"}
 
 
-async def test_a_follower_that_knows_only_pushes_tells_its_counters(tmp_path: Path) -> None:
+async def test_a_provider_without_recover_is_asked_for_its_counters_by_empty_pushes(tmp_path: Path) -> None:
     async def old(called: Called) -> PeerAnswer:
         if called.path != "/ds/v1/push":
             raise MethodNotAllowed
@@ -276,15 +277,15 @@ async def test_a_follower_that_knows_only_pushes_tells_its_counters(tmp_path: Pa
         async with restored(a, tmp_path / "copy", tmp_path / "again", jobs=False) as again:
             again.peers.add("b.example", old)
             async with trio.open_nursery() as tasks:
-                await tasks.start(again.services.recovery.run)
-                await freed(again)
+                await tasks.start(again.services.recovery_as_hub.run)
+                await all_groups_free(again)
                 assert (await again.services.hub.send(room.send("new"), alice)).counter == 7
                 assert await read(again, alice, room.hub, room.key) == ["0", "1", "2"]
                 assert await read(again, alice, room.hub, room.key, 7) == ["new"]
                 tasks.cancel_scope.cancel()
 
 
-async def test_a_restart_goes_on_with_asking(tmp_path: Path) -> None:
+async def test_a_restart_continues_with_the_open_questions(tmp_path: Path) -> None:
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
         alice, bob, room = device(a), device(b, "bob"), Room()
         await a.services.hub.create_group(room.creation(), alice)
@@ -297,29 +298,29 @@ async def test_a_restart_goes_on_with_asking(tmp_path: Path) -> None:
                 await again.services.hub.send(room.send("2"), alice)
         async with assembled(again.config) as once_more, trio.open_nursery() as tasks:
             once_more.peers.add("b.example", _door(b, a.config.provider))
-            await tasks.start(once_more.services.recovery.run)
-            await freed(once_more)
+            await tasks.start(once_more.services.recovery_as_hub.run)
+            await all_groups_free(once_more)
             assert (await once_more.services.hub.send(room.send("2"), alice)).counter == 2
             tasks.cancel_scope.cancel()
 
 
-async def test_only_the_hub_gets_its_messages_back(tmp_path: Path) -> None:
+async def test_only_the_hub_of_a_group_gets_its_messages_back(tmp_path: Path) -> None:
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
         alice, bob, room = device(a), device(b, "bob"), Room()
         await a.services.hub.create_group(room.creation(), alice)
         await b.services.hub_router.hub(room.hub).send(bob, room.send("0"))
         await wait_stored(b, room.hub, bob, room.key, 1)
-        recovery = b.services.recovery
+        answers = b.services.recovery_answers
         mine, stranger = Follower(a.config.provider), Follower(ProviderId("c.example"))
         nothing = RecoverRequest(room.group_id, ())
-        assert len((await recovery.beyond(mine, nothing)).epochs) == 1
-        assert (await recovery.groups_of(mine, HeldGroupsRequest(GroupId(b"")))).group_ids == (room.group_id,)
-        assert (await recovery.groups_of(stranger, HeldGroupsRequest(GroupId(b"")))).group_ids == ()
+        assert len((await answers.messages_beyond(mine, nothing)).epochs) == 1
+        assert (await answers.groups_of(mine, HeldGroupsRequest(GroupId(b"")))).group_ids == (room.group_id,)
+        assert (await answers.groups_of(stranger, HeldGroupsRequest(GroupId(b"")))).group_ids == ()
         with pytest.raises(UnknownGroup):
-            await recovery.beyond(stranger, nothing)
+            await answers.messages_beyond(stranger, nothing)
 
 
-async def test_as_follower_it_gets_again_what_was_pushed_since(tmp_path: Path) -> None:
+async def test_a_restored_follower_is_pushed_again_what_came_after_the_backup(tmp_path: Path) -> None:
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
         alice, bob, room = device(a), device(b, "bob"), Room()
         await a.services.hub.create_group(room.creation(), alice)
@@ -333,12 +334,12 @@ async def test_as_follower_it_gets_again_what_was_pushed_since(tmp_path: Path) -
             found = await wait_stored(again, room.hub, bob, room.key, 4)
             assert found == ["0", "1", "2", "3"]
             assert await bodies(again, room.key) == [True] * 4
-            with pytest.raises(PeerUnavailable):  # nothing else is asked for in its name
+            with pytest.raises(PeerUnavailable):  # the test connected no other provider
                 await again.services.peers.call(ProviderId("c.example"), "POST", "/ds/v1/resume")
 
 
-async def test_an_answer_is_bounded_with_the_trees_in_it(tmp_path: Path) -> None:
-    """A hub reads no answer without end: of a large group, one with the trees of many epochs would never be read."""
+async def test_an_answer_is_bounded_including_its_trees(tmp_path: Path) -> None:
+    """The hub refuses answers over a size; in a large group the trees of many epochs alone would exceed it."""
     limit = 30_000
     async with federated(tmp_path, "a.example", "b.example", limits={"receive_bytes": limit}) as (a, b):
         alice, bob = device(a), device(b, "bob")
@@ -356,7 +357,7 @@ async def test_an_answer_is_bounded_with_the_trees_in_it(tmp_path: Path) -> None
             await a.services.hub.send(SendRequest(decode(MLSMessage, encode(message)), key, data), alice)
         await until(lambda: _same_counters(a, b))
         hub, known, answers = Follower(a.config.provider), dict[MaskedPartitionKey, Counter](), 0
-        while epochs := (answer := await b.services.recovery.beyond(hub, _request(known))).epochs:
+        while epochs := (answer := await b.services.recovery_answers.messages_beyond(hub, _request(known))).epochs:
             assert len(encode(answer)) < 2 * limit
             known |= {each.masked_partition_key: Counter(each.counter + len(each.epoch.messages)) for each in epochs}
             answers += 1

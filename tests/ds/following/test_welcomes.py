@@ -1,4 +1,4 @@
-"""The job that sends Welcomes: what becomes of each, whatever happens on its way."""
+"""Welcomes are sent, retried, refused and stored, whatever fails in between."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def welcome_to(*refs: KeyPackageRef) -> MLSMessage:
 
 
 async def invite(hub: Assembled, room: Room, to: str = B) -> PartitionKey:
-    """Let Alice add Bob by the first commit of a new group; return the key of what it leads to."""
+    """Let Alice add Bob with the first commit of a new group; return the key of the partition that it opens."""
     following = room.new_key()
     await hub.services.hub.create_group(room.creation(), device(hub))
     data = CommitData(following, None, WelcomeData(welcome_to(REF), (ProviderId(to),)))
@@ -51,7 +51,7 @@ async def invite(hub: Assembled, room: Room, to: str = B) -> PartitionKey:
 
 
 async def hand_out(provider: Assembled, ref: KeyPackageRef = REF) -> None:
-    """Remember a KeyPackage of the provider's first device as handed out."""
+    """Store that a KeyPackage of the provider's first device was handed out."""
     await provider.add_device("bob")
     sql = (
         "INSERT INTO key_package_refs (ref, init_key, device, version, cipher_suite, expires_at, claimed_at)"
@@ -73,7 +73,7 @@ async def _is(hub: Assembled, *found: str) -> bool:
 
 
 async def in_time(clock: FakeClock, check: Callable[[], Awaitable[object]]) -> None:
-    """Let time pass until it holds."""
+    """Let time pass until the check is true."""
 
     async def later() -> bool:
         clock.advance(1)
@@ -82,24 +82,24 @@ async def in_time(clock: FakeClock, check: Callable[[], Awaitable[object]]) -> N
     await until(later)
 
 
-class Way:
-    """The way from a hub to a provider: what `instead` says of a path is done in the place of passing a call on."""
+class Route:
+    """The calls from a hub to a provider: `instead` replaces those to a path."""
 
     def __init__(self, hub: Assembled, to: str = B) -> None:
-        self._door = hub.peers.peers[ProviderId(to)]
+        self._target = hub.peers.peers[ProviderId(to)]
         self.instead: dict[str, Callable[[Answer], Awaitable[PeerAnswer]]] = {}
         self.called: list[str] = []
         hub.peers.add(to, self._call)
 
     async def _call(self, called: Called) -> PeerAnswer:
         self.called.append(called.path)
-        passed_on = partial(self._door, called)
+        passed_on = partial(self._target, called)
         instead = self.instead.get(called.path)
         return await passed_on() if instead is None else await instead(passed_on)
 
 
 class Disk:
-    """A provider's disk, which takes nothing while it is `full`."""
+    """A provider's disk; writes fail while it is `full`."""
 
     def __init__(self, provider: Assembled) -> None:
         self.full = False
@@ -113,34 +113,34 @@ class Disk:
 
 
 @pytest.mark.parametrize("path", [INIT, WELCOME])
-async def test_a_disk_that_takes_nothing_ends_neither_the_job_nor_a_welcome(path: str, tmp_path: Path) -> None:
+async def test_a_full_disk_ends_neither_the_job_nor_a_welcome(path: str, tmp_path: Path) -> None:
     clock = FakeClock()
     async with federated(tmp_path, A, B, clock=clock) as (hub, follower):
-        disk, way = Disk(hub), Way(hub)
+        disk, route = Disk(hub), Route(hub)
 
         async def fills_up(passed_on: Answer) -> PeerAnswer:
             disk.full = True
             return await passed_on()
 
-        way.instead[path] = fills_up
+        route.instead[path] = fills_up
         await hand_out(follower)
         await invite(hub, Room())
         await until(lambda: _filled(disk))
         for _ in range(3):
             await trio.testing.wait_all_tasks_blocked(0.05)
             clock.advance(10)
-        assert len(way.called) < 10, "it is not tried all the time"
-        way.instead.clear()
+        assert len(route.called) < 10, "it is not tried all the time"
+        route.instead.clear()
         disk.full = False
         await in_time(clock, lambda: _is(hub, "delivered"))
-        assert len(await follower.services.welcomes.inbox(DeviceRow(1))) == 1
+        assert len(await follower.services.incoming_welcomes.inbox(DeviceRow(1))) == 1
 
 
 async def _filled(disk: Disk) -> bool:
     return disk.full
 
 
-async def test_a_full_disk_of_our_own_refuses_no_welcome_of_our_own_user(tmp_path: Path) -> None:
+async def test_our_full_disk_does_not_refuse_a_welcome_for_our_own_user(tmp_path: Path) -> None:
     clock = FakeClock()
     async with federated(tmp_path, A, clock=clock, jobs_of=()) as (hub,):
         disk = Disk(hub)
@@ -148,53 +148,55 @@ async def test_a_full_disk_of_our_own_refuses_no_welcome_of_our_own_user(tmp_pat
         await invite(hub, Room(), A)
         disk.full = True
         async with trio.open_nursery() as jobs:
-            await jobs.start(hub.services.welcomes.run)
+            await jobs.start(hub.services.outgoing_welcomes.run)
             await trio.testing.wait_all_tasks_blocked(0.05)
             disk.full = False
             await in_time(clock, lambda: _is(hub, "delivered"))
-            assert len(await hub.services.welcomes.inbox(DeviceRow(1))) == 1
+            assert len(await hub.services.incoming_welcomes.inbox(DeviceRow(1))) == 1
             jobs.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("refusal", [RateLimited("calls", 1), CertificateMismatch()])
 @pytest.mark.parametrize("path", [INIT, WELCOME])
-async def test_what_may_pass_refuses_no_welcome_for_good(path: str, refusal: MimiError, tmp_path: Path) -> None:
+async def test_an_error_that_may_pass_does_not_refuse_a_welcome_for_good(
+    path: str, refusal: MimiError, tmp_path: Path
+) -> None:
     clock = FakeClock()
     async with federated(tmp_path, A, B, clock=clock) as (hub, follower):
-        way = Way(hub)
+        route = Route(hub)
 
         async def refuse(passed_on: Answer) -> PeerAnswer:
             raise refusal
 
-        way.instead[path] = refuse
+        route.instead[path] = refuse
         await hand_out(follower)
         await invite(hub, Room())
         await until(lambda: rows(hub, "SELECT 1 FROM welcomes_out WHERE failures = 1"))
-        way.instead.clear()
+        route.instead.clear()
         await in_time(clock, lambda: _is(hub, "delivered"))
 
 
-async def test_a_provider_that_forgot_what_it_accepted_is_asked_again(tmp_path: Path) -> None:
+async def test_a_provider_that_forgot_the_offer_it_accepted_is_asked_again(tmp_path: Path) -> None:
     clock = FakeClock()
     async with federated(tmp_path, A, B, clock=clock) as (hub, follower):
-        way = Way(hub)
+        route = Route(hub)
 
         async def forget(passed_on: Answer) -> PeerAnswer:
             await follower.services.store.write(lambda tx: tx.execute("DELETE FROM welcomes_expected"))
-            way.instead.clear()
+            route.instead.clear()
             raise PeerUnavailable
 
-        way.instead[WELCOME] = forget
+        route.instead[WELCOME] = forget
         await hand_out(follower)
         await invite(hub, Room())
         await until(lambda: rows(hub, "SELECT 1 FROM welcomes_out WHERE failures = 1"))
         await in_time(clock, lambda: _is(hub, "delivered"))
-        assert way.called[:5] == [INIT, WELCOME, WELCOME, INIT, WELCOME]
+        assert route.called[:5] == [INIT, WELCOME, WELCOME, INIT, WELCOME]
 
 
-async def test_a_provider_that_accepts_and_then_expects_nothing_is_not_asked_for_ever(tmp_path: Path) -> None:
+async def test_a_provider_that_accepts_and_then_refuses_is_not_asked_forever(tmp_path: Path) -> None:
     async with federated(tmp_path, A, B) as (hub, _):
-        way = Way(hub)
+        route = Route(hub)
 
         async def accept(passed_on: Answer) -> PeerAnswer:
             return PeerAnswer(encode(WelcomeInitResponse((REF,))))
@@ -202,16 +204,16 @@ async def test_a_provider_that_accepts_and_then_expects_nothing_is_not_asked_for
         async def refuse(passed_on: Answer) -> PeerAnswer:
             raise WelcomeNotExpected
 
-        way.instead = {INIT: accept, WELCOME: refuse}
+        route.instead = {INIT: accept, WELCOME: refuse}
         await invite(hub, Room())
         await reaches(hub, "refused")
-        assert way.called == [INIT, WELCOME]
+        assert route.called == [INIT, WELCOME]
 
 
 @pytest.mark.parametrize("path", [INIT, WELCOME])
-async def test_a_branch_that_is_ended_while_its_welcome_is_offered_sends_none(path: str, tmp_path: Path) -> None:
+async def test_terminating_a_branch_cancels_its_welcome_that_was_offered(path: str, tmp_path: Path) -> None:
     async with federated(tmp_path, A, B) as (hub, follower):
-        way, room = Way(hub), Room()
+        route, room = Route(hub), Room()
 
         def end(tx: Tx) -> None:
             branch = partitions.partition_by_row(tx, 2)
@@ -222,19 +224,19 @@ async def test_a_branch_that_is_ended_while_its_welcome_is_offered_sends_none(pa
             await hub.services.store.write(end)
             return answer
 
-        way.instead[path] = ends
+        route.instead[path] = ends
         await hand_out(follower)
         await invite(hub, room)
-        arrived = path == WELCOME  # then it was under way already
+        arrived = path == WELCOME  # then the Welcome was sent before the branch ended
         await reaches(hub, "delivered" if arrived else "cancelled")
-        assert len(await follower.services.welcomes.inbox(DeviceRow(1))) == arrived
+        assert len(await follower.services.incoming_welcomes.inbox(DeviceRow(1))) == arrived
         assert await rows(hub, "SELECT count(*) FROM follows") == [(int(arrived),)]
 
 
-async def test_a_welcome_that_is_given_up_on_while_it_is_offered_is_gone(tmp_path: Path) -> None:
+async def test_a_welcome_that_expires_while_it_is_offered_is_not_sent(tmp_path: Path) -> None:
     clock = FakeClock()
     async with federated(tmp_path, A, B, clock=clock) as (hub, follower):
-        way = Way(hub)
+        route = Route(hub)
 
         def give_up(tx: Tx) -> None:
             now = Milliseconds(clock.now() + 1)
@@ -246,10 +248,10 @@ async def test_a_welcome_that_is_given_up_on_while_it_is_offered_is_gone(tmp_pat
             await hub.services.store.write(give_up)
             return answer
 
-        way.instead[INIT] = gives_up
+        route.instead[INIT] = gives_up
         await hand_out(follower)
         await invite(hub, Room())
         await until(lambda: _is(hub))
-        await invite(hub, Room("another"), A)  # the job goes on
-        await reaches(hub, "refused")  # here nobody is called Bob
-        assert WELCOME not in way.called
+        await invite(hub, Room("another"), A)  # the job still runs
+        await reaches(hub, "refused")  # this provider has no user Bob
+        assert WELCOME not in route.called

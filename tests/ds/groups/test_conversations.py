@@ -1,4 +1,4 @@
-"""Recorded conversations through a hub: each message in its own fork, each verdict as recorded."""
+"""Recorded conversations through a hub: each message in its branch, with the recorded verdict."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import trio
 
 from mimids.config import parse
 from mimids.ds.groups.hub import LocalHub
+from mimids.ds.groups.judging import MlsJudge
 from mimids.ds.groups.states import States
 from mimids.ds.notifier import Notifier
 from mimids.errors import MimiError, PolicyRefused, UnknownPartition
@@ -42,7 +43,7 @@ async def running_hub(directory: Path, **sections: Mapping[str, object]) -> Asyn
     config = parse({"provider": A, "data_dir": str(directory), **sections}, directory)
     async with open_store(database) as store, trio.open_nursery() as jobs:
         await jobs.start(store.run)
-        yield LocalHub(config, store, FakeClock(), States(), Notifier())
+        yield LocalHub(config, store, FakeClock(), MlsJudge(States()), Notifier())
         jobs.cancel_scope.cancel()
 
 
@@ -62,7 +63,7 @@ async def received(hub: LocalHub, key: PartitionKey) -> list[bytes]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_each_message_is_sequenced_in_its_own_fork_or_refused_for_what_is_wrong(
+async def test_each_message_is_sequenced_in_its_branch_or_refused_by_the_recorded_rule(
     name: str, tmp_path: Path
 ) -> None:
     recording = Recording(name)

@@ -19,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from mimids.config import parse
 from mimids.ds.groups import branches
 from mimids.ds.groups.hub import LocalHub
+from mimids.ds.groups.judging import MlsJudge
 from mimids.ds.groups.sequencing import Outcome
 from mimids.ds.groups.states import States
 from mimids.ds.notifier import Notifier
@@ -102,7 +103,7 @@ class HubAndModel(RuleBasedStateMachine):
         self.store: Store = store
         limits = {"device_detached_partitions": 0, "provider_detached_partitions": 0, "device_branches": 0}
         config = parse({"provider": A, "data_dir": self.directory.name, "limits": limits}, self.file.parent)
-        self.hub = LocalHub(config, self.store, FakeClock(), States(), Notifier())
+        self.hub = LocalHub(config, self.store, FakeClock(), MlsJudge(States()), Notifier())
 
     def teardown(self) -> None:
         for key in self.model.lists:
@@ -471,7 +472,7 @@ async def test_a_send_that_is_cancelled_at_any_step_is_there_whole_or_not_at_all
         config = parse({"provider": A, "data_dir": str(tmp_path)}, tmp_path)
         async with open_store(database) as store, trio.open_nursery() as jobs:
             await jobs.start(store.run)
-            hub = LocalHub(config, store, FakeClock(), States(), Notifier())
+            hub = LocalHub(config, store, FakeClock(), MlsJudge(States()), Notifier())
             await hub.create_group(recording.creation(), ALICE)
             for earlier in everything[: everything.index(commit)]:
                 if isinstance(earlier.request, SendRequest):

@@ -11,111 +11,34 @@ from xml.etree import ElementTree as ET
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
+from mimids.ds.groups.tree_layout import lay_out
 from mimids.http.api.operator import HOSTS
 from mimids.http.console import pages, tree
 from mimids.http.console.endpoints import CONSOLE
 from mimids.http.console.markup import Markup, element
-from mimids.http.console.tree import Tree, draw, lay_out
+from mimids.http.console.tree import draw
 from mimids.store.overview import PartitionSummary, PeerSummary
 from mimids.values import Milliseconds
 from mimids.wire.base64url import base64url
-from mimids.wire.ids import GroupId, MaskedPartitionKey, ProviderId
+from mimids.wire.ids import GroupId, ProviderId
 from mimids.wire.messages import SendRequest
 from tests.ds.upkeep.test_retention import provider
 from tests.support.federation import Room, device
 from tests.support.inmemory import Answered, InMemory
 from tests.support.provider import Assembled
+from tests.support.summaries import histories, summary
 
 
-def partition(row: int, parent: int | None, messages: int = 1, **other: Any) -> PartitionSummary:
-    given: dict[str, Any] = {
-        "knowledge": "derived",
-        "detached": False,
-        "terminated": False,
-        "held_welcomes": 0,
-        "followers": (),
-    }
-    return PartitionSummary(
-        row=row,
-        masked_key=MaskedPartitionKey(row.to_bytes(32, "big")),
-        parent=parent,
-        epoch=row,
-        messages=messages,
-        terminated_why=None,
-        has_group_info=False,
-        opened_at=Milliseconds(row),
-        **(given | other),
-    )
+@given(histories())
+def test_every_drawing_is_xml(partitions: list[PartitionSummary]) -> None:
+    ET.fromstring(draw(lay_out(partitions)))  # noqa: S314  # our own output is no threat
 
 
-def drawn(laid: Tree) -> list[tuple[int, int, int | None]]:
-    """Return of each row the partition, the lane, and the row above that it hangs on."""
-    return [(row.partition.row, row.lane, row.parent) for row in laid.rows]
-
-
-def test_a_branch_gets_a_lane_beside_the_one_that_carries_more() -> None:
-    laid = lay_out([partition(1, None), partition(2, 1, 1), partition(3, 1, 5), partition(4, 2), partition(5, 3)])
-    assert drawn(laid) == [(1, 0, None), (2, 1, 0), (3, 0, 0), (4, 1, 1), (5, 0, 2)]
-    assert laid.lanes == 2
-    assert [row.forks for row in laid.rows] == [True, False, False, False, False]
-
-
-def test_a_fork_is_live_only_while_two_branches_carry_messages() -> None:
-    for second in (partition(3, 1, 0), partition(3, 1, 5, terminated=True)):
-        assert not any(row.forks for row in lay_out([partition(1, None), partition(2, 1), second]).rows)
-
-
-def test_a_lane_is_used_again_once_its_branch_has_ended() -> None:
-    laid = lay_out([partition(1, None), partition(2, 1, 0), partition(3, 1), partition(4, 3, 0), partition(5, 3)])
-    assert [row.lane for row in laid.rows] == [0, 1, 0, 1, 0]
-
-
-def test_what_hangs_on_nothing_known_stands_by_itself_and_parents_come_first() -> None:
-    laid = lay_out([partition(7, 6), partition(2, 1), partition(1, None), partition(9, None, detached=True)])
-    assert drawn(laid) == [(7, 0, None), (1, 0, None), (2, 0, 1), (9, 0, None)]
-
-
-def test_a_long_stretch_is_folded_but_never_what_somebody_looks_for() -> None:
-    chain = [partition(1, None), *(partition(n, n - 1) for n in range(2, 51))]
-    chain[20] = partition(21, 20, held_welcomes=1)
-    rows = lay_out(chain).rows
-    assert [(row.partition.row, row.folded, row.messages) for row in rows] == [
-        (1, 0, 1),
-        (20, 19, 19),
-        (21, 0, 1),
-        (48, 27, 27),
-        (49, 0, 1),
-        (50, 0, 1),
-    ]
-    assert [row.parent for row in rows] == [None, 0, 1, 2, 3, 4]
-
-
-def test_of_very_many_the_newest_are_drawn() -> None:
-    children = [partition(n, 1, n % 2) for n in range(2, 1002)]
-    laid = lay_out([partition(1, None), *children])
-    assert len(laid.rows) == tree.ROWS
-    assert laid.left_out == 1001 - tree.ROWS
-    assert laid.rows[-1].partition.row == 1001
-
-
-@given(st.lists(st.integers(0, 10**6), max_size=80), st.data())
-def test_every_partition_is_drawn_once_and_no_line_runs_through_another_node(
-    choices: list[int], data: st.DataObject
-) -> None:
-    summaries = [
-        partition(n, None if not n or choice % 17 == 0 else choice % n, choice % 3, terminated=choice % 5 == 0)
-        for n, choice in enumerate(choices)
-    ]
-    laid = lay_out(data.draw(st.permutations(summaries)))
-    assert sum(row.folded or 1 for row in laid.rows) == len(summaries)
-    for n, row in enumerate(laid.rows):
-        if row.parent is not None:
-            assert row.parent < n
-            between = laid.rows[row.parent + 1 : n]
-            assert all(each.lane != row.lane for each in between)
-    ET.fromstring(draw(laid))  # noqa: S314  # what is ours to test is no threat
+def test_a_live_fork_has_a_ring_around_it() -> None:
+    children = [summary(2, 1), summary(3, 1)]
+    assert 'class="fork"' in draw(lay_out([summary(1, None, live_fork=True), *children]))
+    assert 'class="fork"' not in draw(lay_out([summary(1, None), *children]))
 
 
 def test_text_is_never_markup() -> None:

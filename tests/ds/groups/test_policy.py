@@ -1,4 +1,4 @@
-"""Policy where messages are sequenced and where they are passed on: each in its fork, each provider doing its part."""
+"""Policy at the hub that sequences a message, and at the provider that passes it on."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ from tests.support.signing import Client, Room, by_reference, by_value, ref_of
 A, B = ProviderId("a.example"), ProviderId("b.example")
 BOB = UserId(b"mimi://b.example/u/bob")
 ANNA = UserId(b"mimi://a.example/u/anna")
-JOBS = ("delivery", "welcomes")
+JOBS = ("delivery", "outgoing_welcomes")
 
 
 def info_of(room: Room) -> MLSMessage:
     return MLSMessage(MLS10, WireFormat.GROUP_INFO, room.info())
 
 
-class Played:
-    """A group that signs for itself, at its hub: Alice founds it, the others are in it from the first commit on."""
+class SignedGroup:
+    """A group with real signatures at its hub: Alice creates it, and her first commit adds the others."""
 
     def __init__(self, hub: Assembled, roles: dict[UserId, int], *others: str) -> None:
         self.hub = hub
@@ -70,7 +70,7 @@ class Played:
         self.room, self.key = await self.commit(self.room.commit(0, *adds))
 
     async def commit(self, made: tuple[MLSMessage, Room], *, private: bool = False) -> tuple[Room, PartitionKey]:
-        """Send a commit as Alice, encrypted or not, its GroupInfo along; return where it leads."""
+        """Send a commit as Alice with its GroupInfo; return the next room and the key of its partition."""
         message, after = made
         if private:
             message = sealed(self.room, ContentType.COMMIT)
@@ -127,9 +127,9 @@ async def test_one_fork_bans_a_user_and_the_other_does_not(tmp_path: Path) -> No
 # --- the hub --------------------------------------------------------------------------------------------------------
 
 
-async def test_of_a_banned_local_user_leaving_passes_and_a_refused_proposal_may_not_be_covered(tmp_path: Path) -> None:
+async def test_a_banned_local_user_may_leave_and_a_refused_proposal_must_not_be_covered(tmp_path: Path) -> None:
     async with federated(tmp_path, A, B, jobs_of=()) as (hub, _):
-        group = Played(hub, {ALICE: MEMBER, ANNA: MEMBER}, "anna")
+        group = SignedGroup(hub, {ALICE: MEMBER, ANNA: MEMBER}, "anna")
         await group.begin()
         group.room, group.key = await group.commit(group.room.commit(0, by_value(sets({ALICE: MEMBER, ANNA: BANNED}))))
         who = anna(hub)
@@ -145,11 +145,11 @@ async def test_of_a_banned_local_user_leaving_passes_and_a_refused_proposal_may_
         await group.send(removed, group.alice)
 
 
-async def test_what_somebody_else_wrote_is_refused_from_the_banned_user_and_taken_from_its_author(
+async def test_a_proposal_passed_on_by_a_banned_user_is_refused_and_accepted_from_its_author(
     tmp_path: Path,
 ) -> None:
     async with federated(tmp_path, A, B, jobs_of=()) as (hub, _):
-        group = Played(hub, {ALICE: MEMBER, ANNA: MEMBER}, "anna")
+        group = SignedGroup(hub, {ALICE: MEMBER, ANNA: MEMBER}, "anna")
         await group.begin()
         group.room, group.key = await group.commit(group.room.commit(0, by_value(sets({ALICE: MEMBER, ANNA: BANNED}))))
         alices = group.room.propose(0, Add(Client.of(20, "carol").key_package()))
@@ -158,9 +158,9 @@ async def test_what_somebody_else_wrote_is_refused_from_the_banned_user_and_take
         await group.send(covering, group.alice)  # not refused for what a third person did
 
 
-async def test_a_banned_reader_gets_the_handshakes_of_that_branch_and_all_of_others(tmp_path: Path) -> None:
+async def test_a_banned_reader_gets_handshakes_only_in_that_branch_and_everything_in_others(tmp_path: Path) -> None:
     async with federated(tmp_path, A, B, jobs_of=()) as (hub, _):
-        group = Played(hub, {ALICE: MEMBER, ANNA: MEMBER}, "anna")
+        group = SignedGroup(hub, {ALICE: MEMBER, ANNA: MEMBER}, "anna")
         await group.begin()
         before, member_in = group.room, group.key
         await group.send(sealed(before), group.alice)
@@ -183,10 +183,10 @@ async def kinds_read(at: Assembled, reader: Device, key: PartitionKey) -> list[C
     return [each.message.content_type for each in decode(ReceiveResponse, answer).epoch.messages]
 
 
-async def test_bans_and_mutes_of_the_operator_end_when_they_are_to(tmp_path: Path) -> None:
+async def test_bans_and_mutes_of_the_operator_end_at_their_time(tmp_path: Path) -> None:
     clock = FakeClock()
     async with federated(tmp_path, A, B, clock=clock, jobs_of=()) as (hub, _):
-        group = Played(hub, {}, "anna")
+        group = SignedGroup(hub, {}, "anna")
         await group.begin()
         who, now = anna(hub), clock.now()
         await operator(hub, bans.put_mute, Mute(ANNA, group.room.group_id, "", now, None))
@@ -209,14 +209,14 @@ async def test_bans_and_mutes_of_the_operator_end_when_they_are_to(tmp_path: Pat
 
 
 def _other(room: Room) -> MLSMessage:
-    """Return another encrypted message: the same one again would be a repeat."""
+    """Return another encrypted message; the same one would be a repeat."""
     message = PrivateMessage(room.group_id, room.epoch, ContentType.APPLICATION, b"", bytes(28), bytes(201))
     return MLSMessage(MLS10, WireFormat.PRIVATE_MESSAGE, message)
 
 
-async def test_a_repeat_gets_its_first_answer_whatever_was_decided_since(tmp_path: Path) -> None:
+async def test_a_repeat_gets_its_first_answer_even_after_a_ban(tmp_path: Path) -> None:
     async with federated(tmp_path, A, B, jobs_of=()) as (hub, _):
-        group = Played(hub, {}, "anna")
+        group = SignedGroup(hub, {}, "anna")
         await group.begin()
         who = anna(hub)
         first = await group.send(sealed(group.room), who)
@@ -226,7 +226,7 @@ async def test_a_repeat_gets_its_first_answer_whatever_was_decided_since(tmp_pat
 
 async def test_a_hub_ban_needs_no_state_and_reads_references_too(tmp_path: Path) -> None:
     async with federated(tmp_path, A, B, jobs_of=()) as (hub, _):
-        group = Played(hub, {}, "anna")
+        group = SignedGroup(hub, {}, "anna")
         await group.begin()
         lost, key = await group.commit(group.room.commit(0), private=True)
         await hub.services.store.write(lambda tx: _forget_state(tx))
@@ -247,7 +247,7 @@ def _forget_state(tx: Any) -> None:
 
 async def test_a_banned_user_cannot_join_from_outside(tmp_path: Path) -> None:
     async with federated(tmp_path, A, B, jobs_of=(), group={"external_joins": "open"}) as (hub, follower):
-        group = Played(hub, {ALICE: MEMBER, BOB: BANNED}, "anna")
+        group = SignedGroup(hub, {ALICE: MEMBER, BOB: BANNED}, "anna")
         await group.begin()
         message, _ = group.room.commit(Client.of(30, "bob@b.example"), by_value(ExternalInit(bytes(32))))
         request = ExternalJoinRequest(message, CommitData(Pretended.new_key(), None, None))
@@ -279,10 +279,10 @@ async def knows(follower: Assembled, key: PartitionKey) -> None:
     await until(lambda: follower.services.store.read(look))
 
 
-async def test_where_the_hub_cannot_read_the_senders_own_provider_refuses(tmp_path: Path) -> None:
+async def test_encrypted_handshakes_are_refused_by_the_sender_s_own_provider(tmp_path: Path) -> None:
     """With encrypted handshakes the hub accepts what it cannot see (DS draft section 4)."""
     async with federated(tmp_path, A, B, jobs_of=JOBS) as (hub, follower):
-        group = Played(hub, {ALICE: MEMBER, BOB: MEMBER}, "bob@b.example")
+        group = SignedGroup(hub, {ALICE: MEMBER, BOB: MEMBER}, "bob@b.example")
         await group.begin()
         bob = device(follower, "bob")
         for role, rule in ((MUTED, "muted-sender"), (BANNED, "banned-sender"), (MEMBER, None)):
@@ -301,9 +301,9 @@ async def test_where_the_hub_cannot_read_the_senders_own_provider_refuses(tmp_pa
             await hub.services.hub.send(request, Follower(B))  # the hub does not know that it is Bob
 
 
-async def test_with_unknown_state_the_follower_is_silent(tmp_path: Path) -> None:
+async def test_a_follower_refuses_nothing_while_the_state_is_unknown(tmp_path: Path) -> None:
     async with federated(tmp_path, A, B, jobs_of=JOBS) as (hub, follower):
-        group = Played(hub, {ALICE: MEMBER, BOB: MUTED}, "bob@b.example")
+        group = SignedGroup(hub, {ALICE: MEMBER, BOB: MUTED}, "bob@b.example")
         await group.begin()
         bob = device(follower, "bob")
         await follower.services.hub_router.hub(A).send(
@@ -360,11 +360,11 @@ async def test_devices_users_and_providers_have_a_rate_each_also_after_a_restart
         assert len(await read(hub, phone, A, room.key)) == 12
 
 
-async def test_joins_and_fetches_are_counted_too(tmp_path: Path) -> None:
+async def test_joins_and_fetches_count_against_rates_too(tmp_path: Path) -> None:
     limits = {**RATES, "user_fetches_burst": 1, "user_fetches_per_minute": 60}
     clock = FakeClock()
     async with federated(tmp_path, A, B, clock=clock, jobs_of=(), limits=limits) as (hub, _):
-        group = Played(hub, {}, "anna")
+        group = SignedGroup(hub, {}, "anna")
         await group.begin()
         request = ExternalJoinRequest(group.room.commit(0)[0], CommitData(Pretended.new_key(), None, None))
         with pytest.raises(MimiError, match="new_member_commit"):

@@ -1,7 +1,7 @@
-"""Policy within a transaction: the facts of a case from the store, and a refusal as the problem that a sender sees.
+"""Policy within a transaction: reads the facts of a case from the store, and turns a refusal into a problem.
 
-What is decided stands in `mimids.policy.rules`; nothing is decided here. A provider judges by the terms of the hub of
-the group: its own where it is the hub, else those that it accepted (semantics: terms-and-reports).
+`mimids.policy.rules` decides; nothing is decided here. A provider judges by the terms of the group's hub: its own if
+it is the hub, else those that it accepted (semantics: policy, terms-and-reports).
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from collections.abc import Iterable
 
 import attrs
 
-from mimids.ds.groups.states import Judged, States
+from mimids.ds.groups.judging import Judged, covered_by
+from mimids.ds.groups.states import States
 from mimids.errors import MimiError, PolicyRefused
 from mimids.mls.code_points import SenderType
 from mimids.mls.framing import MLSMessage, PrivateMessage, PublicMessage
@@ -32,7 +33,7 @@ _LASTING = frozenset(rule.name for rule in RULES if rule.lasting)
 
 
 def terms_of(tx: Tx, hub: int, users: Iterable[UserId], group_id: GroupId, now: Milliseconds, *, ours: bool) -> Terms:
-    """Return what the operator of a hub decided of these users; `ours` says that we are the hub."""
+    """Return the bans and mutes that a hub's operator set for these users; `ours` says that this server is the hub."""
     asked = frozenset(users)
     if not asked:
         return NO_TERMS
@@ -42,7 +43,7 @@ def terms_of(tx: Tx, hub: int, users: Iterable[UserId], group_id: GroupId, now: 
 
 
 class GroupPolicy:
-    """The rules of one transaction; what was read of a sender once is not read again."""
+    """Checks messages against policy within one transaction; the terms of a sender are read once."""
 
     def __init__(self, tx: Tx, states: States, now: Milliseconds, *, ours: bool) -> None:
         self._tx = tx
@@ -54,10 +55,13 @@ class GroupPolicy:
     def check(
         self, group: Group, partition: Partition, judged: Judged, ahead: Knowledge | None, sender: Sender
     ) -> None:
-        """Raise `PolicyRefused` where a rule is broken for certain; `ahead` is where a commit leads."""
+        """Raise `PolicyRefused` if a message breaks a rule for certain.
+
+        `ahead` is what is known of the partition that a commit opens; None for other messages.
+        """
         if isinstance(sender, Follower) and isinstance(judged.message.message, PrivateMessage):
-            return  # neither the sender nor the content is known: no rule could speak
-        covered = self._states.covered(self._tx, partition, judged)
+            return  # neither the sender nor the content is known, so no rule can refuse
+        covered = covered_by(self._tx, partition, judged)
         case = Case(judged.message, judged.judgement.knowledge, ahead, covered)
         terms = self._terms(case, group, sender)
         if terms != NO_TERMS:
@@ -67,7 +71,7 @@ class GroupPolicy:
             raise refused(refusal)
 
     def check_unseen(self, hub: int, message: MLSMessage, sender: Device) -> None:
-        """Raise `PolicyRefused` where a hub's terms alone refuse a message of whose partition nothing is known."""
+        """Raise `PolicyRefused` if the hub's terms refuse a message; for partitions of which nothing is known."""
         case = Case(message, NotKnown(), covered=_by_value(message))
         users = {sender.user_id, *case.added, *([] if case.joining is None else [case.joining])}
         terms = terms_of(self._tx, hub, users, message.group_id or GroupId(b""), self._now, ours=self._ours)
@@ -76,17 +80,14 @@ class GroupPolicy:
             raise refused(refusal)
 
     def check_reader(self, hub: int, reader: Device) -> None:
-        """Raise `PolicyRefused` where a hub banned a device's user from all its groups.
-
-        (semantics: terms-and-reports)
-        """
+        """Raise `PolicyRefused` if a hub banned the reader from all its groups (semantics: terms-and-reports)."""
         terms = terms_of(self._tx, hub, [reader.user_id], EVERY_GROUP, self._now, ours=self._ours)
         refusal = withheld(NotKnown(), terms, reader)
         if refusal is not None:
             raise refused(refusal)
 
     def withheld(self, group: Group, partition: Partition, reader: Device) -> Refusal | None:
-        """Return why a device of ours gets no application messages of a partition, or None."""
+        """Return why one of our devices gets no application messages of a partition; None if it gets them."""
         here = self._states.knowledge(self._tx, group, partition)
         return withheld(here, self._sender_terms(group, reader.user_id), reader)
 
@@ -118,15 +119,15 @@ def _by_value(message: MLSMessage) -> tuple[Covered, ...]:
 
 
 def refused(refusal: Refusal) -> PolicyRefused:
-    """Return the problem that a refusal is; what was read may be shown to whoever sent the message."""
+    """Return the error for a refusal; it shows the sender the facts that the decision was based on."""
     read = [str(fact) for fact in refusal.facts]
     return PolicyRefused(refusal.detail, rule=refusal.rule, section=refusal.section, read=read)
 
 
 def is_lasting(error: MimiError, here: Knowledge, public: PublicMessage, sender: Sender) -> bool:
-    """Tell whether policy refused a proposal for what it is: then a commit must not cover it.
+    """Tell whether policy refused a proposal for its content, so that a commit must not cover it.
 
-    That takes a proposal that is the sender's own by its leaf: one that somebody else made may yet come from them.
+    Only if the leaf that signed it is the sender's: another member's proposal may be allowed when that member sends it.
     """
     if not isinstance(error, PolicyRefused) or error.members.get("rule") not in _LASTING:
         return False
