@@ -2,8 +2,8 @@
 # Needed on the machine: make, and Python 3.11 or newer with venv. Nothing outside this directory is written.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-all coverage lint types check format bench soak screenshots floors newest lock \
-	changelog dist clean
+.PHONY: help setup run demo test test-all coverage lint types check format docs bench soak screenshots floors newest \
+	lock changelog dist clean
 
 # A Python that is named (`make test PYTHON=python3.13`) works in an environment of its own, .venv-3.13. If none is
 # named, the first one found that is new enough works in .venv.
@@ -68,6 +68,10 @@ format: setup ## Format, and fix what lint can fix by itself
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: setup ## Print what the documents have from code, and build the documentation site in site/
+	$(BIN)/python -m docs.generate
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 bench: setup ## Measure, in ratios against floors of the same run
 	$(BIN)/python -m bench $(ARGS)
 
@@ -98,7 +102,7 @@ dist: setup ## Build wheel and sdist of the last commit into dist/
 	rm -rf build
 
 clean: ## Remove everything that was made here, except a development provider's data
-	rm -rf .venv .venv-* build dist htmlcov .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-* build dist site htmlcov .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # Two stamps: a change of pyproject.toml installs the project again, a change of the pins makes the environment again.
 $(VENV)/pins: requirements/dev.txt

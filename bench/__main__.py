@@ -1,4 +1,4 @@
-"""`make bench`: every measurement, in ratios against floors of the same run. Arguments choose some by name."""
+"""`make bench`: run all measurements, or those that the arguments name (bench: programs-and-bars)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ PARTS = ("startup", "floor", "store_floor", "ohttp", "key_packages", "fetches", 
 
 def main() -> int:
     chosen = sys.argv[1:] or list(PARTS)
-    failed = [part for part in chosen if part not in PARTS]
-    if failed:
-        print(f"no such measurement: {', '.join(failed)}; there are {', '.join(PARTS)}", file=sys.stderr)
+    unknown = [part for part in chosen if part not in PARTS]
+    if unknown:
+        print(f"unknown measurement: {', '.join(unknown)}; choose from {', '.join(PARTS)}", file=sys.stderr)
         return 2
+    failed = []
     for part in chosen:
         print(f"--- {part}", flush=True)
         failed += [part] * (subprocess.run([sys.executable, "-m", f"bench.{part}"], check=False).returncode != 0)

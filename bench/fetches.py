@@ -1,7 +1,7 @@
-"""KeyPackage fetches over OHTTP, as the gateway's provider sees them: TLS, HTTP, open, claim, seal (issue bar 0.6).
+"""KeyPackage fetches over OHTTP at the gateway's provider: TLS, HTTP, open, claim, seal (bench: programs-and-bars).
 
-Each request is an encapsulation of its own and takes a KeyPackage of its own, over 16 connections, against the echo
-floor in CPU time of the server's process.
+Every request is encapsulated separately and gets another KeyPackage. They come over 16 connections. The figure is
+compared with the echo floor, in CPU time of the server's process.
 
     python -m bench.fetches
 """
@@ -68,7 +68,7 @@ async def _upload(packages: list[bytes], device: Device) -> None:
 
 
 def _fetch_all(provider: Provider, user_id: str, token: bytes) -> float:
-    """Prepare every request, let a process of its own send them, and see what that took."""
+    """Prepare all requests, let another process send them, and return fetches for each CPU second of the gateway."""
     context = ssl.create_default_context(cafile=str(provider.ca_file))
     answer = httpx.get(f"{provider.public_url}{GATEWAY}", verify=context).raise_for_status()
     request = encode(KeyPackageRequest(UserId(user_id.encode()), BearerToken(token), MLS10, CipherSuite(1)))
@@ -85,7 +85,7 @@ def _fetch_all(provider: Provider, user_id: str, token: bytes) -> float:
 
 
 class Client(asyncio.Protocol):
-    """One connection: a request from the list, its whole answer, the next, until there are none."""
+    """One connection: sends a request from the list, waits for the whole answer, and goes on with the next."""
 
     def __init__(self, waiting: list[bytes], ended: asyncio.Future[None]) -> None:
         self._waiting = waiting

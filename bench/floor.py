@@ -1,7 +1,8 @@
-"""The echo floor: what an HTTP request costs before anything of ours is done (bench: bars).
+"""The echo floor: what an HTTP request costs without any of our code (bench: programs-and-bars).
 
-A bare ASGI callable on stock Hypercorn, plain HTTP/1.1, 16 connections, POST of 200 bytes echoed. The server and the
-load each have a process; only the server's CPU time counts, so a busy machine slows the run and not the result.
+A bare ASGI callable on unchanged Hypercorn, plain HTTP/1.1, 16 connections, POST of 200 octets that is echoed. The
+server and the load are separate processes. Only the server's CPU time counts, so a busy machine makes the run slower
+but hardly changes the result.
 
     python -m bench.floor
 """
@@ -29,7 +30,7 @@ WARM_UP_SECONDS: Final = 0.5
 
 @attrs.frozen
 class Rate:
-    """What a server did under load."""
+    """The requests of a server under load, and their cost."""
 
     requests: int
     cpu_seconds: float  # of the server's process, user and system
@@ -59,20 +60,20 @@ def measure(
 
 @contextmanager
 def running(server: Sequence[str]) -> Iterator[tuple[int, str]]:
-    """Run a server; yields its process id and the address it printed. It is terminated at the end."""
+    """Run a server until the end of the block; yield its process id and the address that it printed."""
     with subprocess.Popen(server, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             address = process.stdout.readline().strip()
             if not address:
-                raise RuntimeError(f"{server} ended with {process.wait()}")
+                raise RuntimeError(f"{server} ended with exit code {process.wait()}")
             yield process.pid, address
         finally:
             process.terminate()
 
 
 def cpu_seconds(process: int) -> float:
-    """Return the CPU time of a process so far, threads included, in steps of 10 ms (Linux)."""
+    """Return the CPU time of a process with its threads, in steps of 10 ms (Linux)."""
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -87,7 +88,7 @@ def _load(command: Sequence[str], seconds: float) -> tuple[int, float]:
 
 async def echo(scope: Any, receive: Any, send: Any) -> None:
     if scope["type"] != "http":
-        raise NotImplementedError  # how an app says that it has no lifespan
+        raise NotImplementedError  # tells Hypercorn that there is no lifespan
     body = b""
     more = True
     while more:
@@ -114,14 +115,14 @@ def serve() -> None:
 
 
 class Client(asyncio.Protocol):
-    """One connection: a request, its whole answer, the next request."""
+    """One connection: sends a request, waits for the whole answer, and sends the next request."""
 
     def __init__(self, request: bytes, ended: asyncio.Future[None]) -> None:
         self.answered = 0
         self._request = request
         self.ended = ended
         self._received = b""
-        self._size = 0  # of one answer: all are alike
+        self._size = 0  # of one answer; all answers have the same size
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.WriteTransport", transport)
@@ -135,7 +136,7 @@ class Client(asyncio.Protocol):
         if not self._size or len(self._received) < self._size:
             return
         if not (head.startswith(b"HTTP/1.1 200") and self._received.endswith(end + BODY)):
-            self.ended.set_exception(RuntimeError(f"not an echo: {self._received!r}"))
+            self.ended.set_exception(RuntimeError(f"the answer is not the echo of the request: {self._received!r}"))
             self._transport.abort()
             return
         self._received = b""
@@ -148,7 +149,7 @@ class Client(asyncio.Protocol):
 
 
 async def load(address: str, path: str, name: str, trust: str, seconds: float) -> tuple[int, float]:
-    """Keep `CONNECTIONS` busy; return how many requests were answered, and in how many seconds."""
+    """Keep `CONNECTIONS` busy; return the number of requests that were answered, and the seconds."""
     host, port = address.rsplit(":", 1)
     context = ssl.create_default_context(cafile=trust) if trust else None
     request = f"POST {path} HTTP/1.1\r\nhost: {name}\r\ncontent-length: {len(BODY)}\r\n\r\n".encode() + BODY
@@ -156,7 +157,7 @@ async def load(address: str, path: str, name: str, trust: str, seconds: float) -
     clients: list[Client] = []
 
     async def keep_busy() -> None:
-        while True:  # Hypercorn ends a connection after 1000 requests
+        while True:  # Hypercorn closes a connection after 1000 requests
             making = partial(Client, request, loop.create_future())
             server_hostname = name if context else None
             _, client = await loop.create_connection(

@@ -1,8 +1,9 @@
-"""The hub against its floors, in CPU time of its own process and of the same run (issue bars in brackets).
+"""The hub compared with floors of the same run, in CPU time of its process (bench: programs-and-bars).
 
-Application messages of 1 KiB through send-batch, two followers that get them by push: against the store floor (0.4)
-and the echo floor (10). Signed proposals likewise, against bare verifications of as many signatures (0.6). Single
-sends of 1 KiB at 1, 16 and 256 in flight, against the echo floor.
+- Application messages of 1 KiB through send-batch, pushed to two followers, compared with the store floor and the echo
+  floor.
+- Signed proposals through send-batch, compared with bare verifications of as many signatures.
+- Single sends of 1 KiB with 1, 16 and 256 in flight, compared with the echo floor.
 
     python -m bench.hub
 """
@@ -46,7 +47,7 @@ BODY_OCTETS: Final = 1024
 
 @attrs.frozen
 class Figure:
-    """One line: what was measured, in messages for each CPU second, against what."""
+    """One line of output: a figure in messages for each CPU second, and the floor that it is compared with."""
 
     name: str
     per_cpu_second: float
@@ -99,7 +100,7 @@ async def _send_one(batch: Sequence[SendRequest], device: Device) -> tuple[SendR
 
 
 def signed_proposals(batches: int = 4) -> float:
-    """Return signed proposals for each CPU second of a hub, all judged in a state that is known."""
+    """Return signed proposals for each CPU second of a hub that knows the state of the group."""
     with federation(HUB, config=NO_RATES, links=False) as (hub,):
         alice = hub.add_device("alice")
         room, key = Room.create(Client.of(1)), PartitionKey(secrets.token_bytes(16))
@@ -117,7 +118,7 @@ def signed_proposals(batches: int = 4) -> float:
 
 
 def verifications(count: int = 3000) -> float:
-    """Return bare signature verifications of such proposals for each CPU second."""
+    """Return signature verifications alone of such proposals for each CPU second."""
     room = Room.create(Client.of(1))
     messages = [_proposal(room, number).message for number in range(100)]
     key, context = Client.of(1).signer.public, room.context().encoded
@@ -134,12 +135,12 @@ def verifications(count: int = 3000) -> float:
 
 
 def _proposal(room: Room, number: int) -> MLSMessage:
-    """Return a signed proposal like no other."""
+    """Return a signed proposal that differs from all others."""
     return room.propose(0, b"custom", authenticated_data=number.to_bytes(8, "big"))
 
 
 def single_sends(in_flight: int, messages: int = 3000) -> float:
-    """Return single sends for each CPU second of a hub, so many at a time, each a request of its own."""
+    """Return single sends for each CPU second of a hub, with this many requests in flight."""
     with federation(HUB, config=NO_RATES, links=False) as (hub,):
         alice, group = hub.add_device("alice"), PretendGroup.at(HUB)
         alice.ask(partial(create, group))
@@ -164,7 +165,7 @@ def single_sends(in_flight: int, messages: int = 3000) -> float:
 
 
 def sends_beside_a_load(members: int = 10_000) -> tuple[float, float]:
-    """Return the 99th percentile of sends to another group while a large one is created, and how long that took."""
+    """Return the 99th percentile of sends while a large group is created, and how long the creation took."""
     info = decode(MLSMessage, MLS10.to_bytes(2, "big") + WireFormat.GROUP_INFO.to_bytes(2, "big") + made_up(members))
     assert isinstance(info.message, GroupInfo)
     context = info.message.group_context
@@ -212,7 +213,7 @@ def _wait_stored(followers: Sequence[Provider], messages: int) -> None:
     deadline = time.monotonic() + 60
     while any(follower.read("SELECT count(*) FROM messages")[0][0] < messages for follower in followers):
         if time.monotonic() > deadline:
-            raise TimeoutError("the followers did not get everything")
+            raise TimeoutError("the followers did not get all messages within a minute")
         time.sleep(0.05)
 
 
@@ -222,7 +223,7 @@ def _store_floor() -> float:
 
 
 def figures(rounds: int = 3) -> list[Figure]:
-    """Measure everything, each figure and its floors in turn, and return those of the median ratio."""
+    """Measure each figure and its floors in turn, several times; return the figures with the median ratio."""
     found: list[list[Figure]] = []
     for _ in range(rounds):
         store, echo, application = _store_floor(), echo_floor(2).per_cpu_second, application_messages()

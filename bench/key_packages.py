@@ -1,9 +1,9 @@
-"""What the gateway does for a KeyPackage against HPKE and the store alone, in CPU time of the same run.
+"""The gateway's work for a KeyPackage compared with HPKE and the store alone (bench: programs-and-bars).
 
-Floor: SetupBaseR, Open and Export on the octets (RFC 9180), then one INSERT of 1 KiB through `Store.write`. Work:
-`Gateway.answer`, from the encapsulated request to the sealed response: open, parse, look for a replay, check the token,
-claim, note it, keep the answer, pad, seal. No HTTP in either. Rounds of both alternate on the same store, as many in
-flight, and the median of their ratios is printed, so that a busy machine shifts both. The bar is 2.5.
+The floor is SetupBaseR, Open and Export on the octets (RFC 9180), then one INSERT of 1 KiB through `Store.write`. The
+work is `Gateway.answer`, from the encapsulated request to the sealed response: open, parse, look for a replay, check
+the token, claim, store the answer, pad, seal. Neither contains HTTP. Rounds of both alternate on the same store, with
+as many in flight. The median of their ratios in CPU time is printed, so that a busy machine affects both.
 
     python -m bench.key_packages [--requests N] [--rounds N] [--in-flight N] [--json]
 """
@@ -38,7 +38,8 @@ from mimids.ohttp.hpke import Aead
 from mimids.ohttp.padding import pad_request
 from mimids.store import key_packages
 from mimids.store.engine.migrate import migrate
-from mimids.store.engine.store import Tx, connect, open_store
+from mimids.store.engine.sqlite import connect, open_store
+from mimids.store.engine.transaction import Tx
 from mimids.store.key_packages import NewKeyPackage
 from mimids.values import Milliseconds
 from mimids.wire.declare import encode
@@ -47,7 +48,7 @@ from mimids.wire.messages import KeyPackageRequest
 
 PROVIDER = ProviderId("b.example")
 SUITE = CipherSuite(1)
-PACKAGE_OCTETS = 400  # of the common suites, with a basic credential; a claim does not look inside
+PACKAGE_OCTETS = 400  # as in the common suites with a basic credential; a claim does not parse it
 BODY_OCTETS = 1024
 BAR = 2.5
 
@@ -80,11 +81,11 @@ async def measure(directory: Path, *, requests: int, rounds: int, in_flight: int
             messages = [_sealed(token, clock.now()) for _ in range(requests)]
             figures.append((await _cpu(floor, messages, in_flight), await _cpu(gateway.answer, messages, in_flight)))
         jobs.cancel_scope.cancel()
-    return figures[1:]  # the first warms up
+    return figures[1:]  # without the first round, which warms up
 
 
 def _stock(packages: int, now: Milliseconds, tx: Tx) -> BearerToken:
-    """Give a user this many KeyPackages, straight into the store: signatures are checked on upload, not here."""
+    """Insert this many KeyPackages for a user into the store, without the checks of an upload; return a token."""
     add_user(tx, PROVIDER, "bob", now)
     device = add_device(tx, PROVIDER, "bob", "phone", now).row
     for _ in range(packages):
@@ -113,7 +114,7 @@ def _sealed(token: BearerToken, now: Milliseconds) -> bytes:
 
 
 async def _cpu(step: Step, messages: Sequence[bytes], in_flight: int) -> float:
-    """Return CPU seconds of this process, all its threads, for one message."""
+    """Return CPU seconds for one message, of all threads of this process."""
     remaining = iter(messages)
 
     async def worker(messages: Iterator[bytes]) -> None:

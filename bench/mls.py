@@ -1,14 +1,15 @@
-"""Public group state against what cannot be left out, in CPU time and octets of the same run (issue bars in brackets).
+"""Public group state compared with the least possible work and memory (bench: programs-and-bars).
 
-Loading: a GroupInfo and the tree of 1,000 members, against the verifications of the same signatures alone (2.5). A
-commit: from octets to the next state, against its two signatures, its hashes and one scan of its lengths, median of
-fifty (3). Kept for each epoch, over 51 epochs held at once: the rows of the store against the octets of the changed
-nodes and their hashes, and the memory of the states against that of the same nodes held alone (3 each). Loading 10,000
-members against ten times loading 1,000.
+- Loading a GroupInfo and the tree of 1,000 members, compared with the verification of the same signatures alone.
+- A commit, from octets to the next state, compared with its two signatures, its hashes and one scan of its lengths;
+  median of fifty.
+- Storage for each epoch, over 51 epochs: the rows of the store compared with the octets of the changed nodes and their
+  hashes, and the memory of the states compared with that of the same nodes alone.
+- Loading 10,000 members, compared with ten times loading 1,000.
 
     python -m bench.mls [RECORDING]
 
-RECORDING is `large/group-1000.jsonl`; by default where the tests look for it.
+RECORDING is `large/group-1000.jsonl`; the default is the file of the tests.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ Signed = tuple[bytes, bytes, bytes, bytes]  # key, label, content, signature
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
-    """Return the CPU time of one call in this thread, with no signature key parsed beforehand."""
+    """Return the CPU time of one call in this thread, with an empty cache of parsed signature keys."""
     suites._public_key.cache_clear()
     start = time.thread_time()
     work()
@@ -104,7 +105,7 @@ def loading(info_octets: bytes, tree_octets: bytes) -> tuple[float, float]:
 
 
 class Recording(Suite):
-    """A suite that keeps what it hashes, so that exactly that can be hashed again."""
+    """A suite that records what it hashes, so that the same can be hashed again."""
 
     log: list[bytes]
 
@@ -114,7 +115,7 @@ class Recording(Suite):
 
 
 def hashed_by(group: PublicGroup, message: MLSMessage) -> list[bytes]:
-    """Return what a commit hashes: transcript, parent hashes, and the tree hashes of what it changed."""
+    """Return the inputs that a commit hashes: transcript, parent hashes, tree hashes of the changed nodes."""
     recording = Recording(**attrs.asdict(group.suite))
     object.__setattr__(recording, "log", [])
     tree = RatchetTree(recording, group.tree.root, group.tree.height)
@@ -160,54 +161,57 @@ def scan(octets: bytes) -> int:
     return vectors_seen
 
 
-def commits(group: PublicGroup, recorded: list[bytes]) -> tuple[float, float, list[PublicGroup]]:
-    """Return the median ratio over the commits, the floor's median seconds, and all states."""
-    states, ratios, floors = [group], [], []
+def commits(group: PublicGroup, recorded: list[bytes]) -> tuple[float, float]:
+    """Apply the commits; return the median of their ratios, and the floor's median seconds."""
+    state, ratios, floors = group, [], []
     for octets in recorded:
-        before = states[-1]
-        message = MLS_MESSAGE.decode(octets)
-        public = message.message
-        assert isinstance(public, PublicMessage)
-        commit, index = public.content.content, public.content.sender.index
-        assert isinstance(commit, Commit)
-        assert index is not None
-        sender = before.tree.leaf(index)
-        assert sender is not None
-        authenticated = public.authenticated_content()
-        signed: list[Signed] = [
-            (sender.signature_key, b"FramedContentTBS", authenticated.tbs(before.context.encoded), public.signature)
-        ]
-        if commit.path is not None:
-            leaf = commit.path.leaf_node
-            signed.append((leaf.signature_key, b"LeafNodeTBS", leaf.tbs(before.group_id, index), leaf.signature))
-        for item in commit.proposals:
-            package = getattr(getattr(item.value, "body", None), "key_package", None)
-            if package is not None:
-                leaf = package.leaf_node
-                signed.append((leaf.signature_key, b"LeafNodeTBS", leaf.tbs(b"", 0), leaf.signature))
-                signed.append((leaf.signature_key, b"KeyPackageTBS", package.tbs(), package.signature))
-        hashed = hashed_by(before, message)
-        before.tree.holders_of_key(b"")  # the index of keys is part of loading, not of each commit
-
-        def floor() -> None:
-            verify_all(signed)  # noqa: B023 - called at once
-            for data in hashed:  # noqa: B023
-                hashlib.sha256(data).digest()
-            scan(octets)  # noqa: B023
-
-        def follow() -> None:
-            apply(before, MLS_MESSAGE.decode(octets))  # noqa: B023
-
-        one, seconds = ratio(follow, floor, rounds=5)
+        one, seconds = commit(state, octets)
         ratios.append(one)
         floors.append(seconds)
-        states.append(apply(before, MLS_MESSAGE.decode(octets)))
-    return statistics.median(ratios), statistics.median(floors), states
+        state = apply(state, MLS_MESSAGE.decode(octets))
+    return statistics.median(ratios), statistics.median(floors)
+
+
+def commit(before: PublicGroup, octets: bytes) -> tuple[float, float]:
+    """Return the ratio for one commit, and the floor's seconds."""
+    message = MLS_MESSAGE.decode(octets)
+    assert isinstance(message.message, PublicMessage)
+    signed = signatures_of_commit(before, message.message)
+    hashed = hashed_by(before, message)
+    before.tree.holders_of_key(b"")  # the index of keys is part of loading, not of each commit
+
+    def floor() -> None:
+        verify_all(signed)
+        for data in hashed:
+            hashlib.sha256(data).digest()
+        scan(octets)
+
+    return ratio(lambda: apply(before, MLS_MESSAGE.decode(octets)), floor, rounds=5)
+
+
+def signatures_of_commit(before: PublicGroup, public: PublicMessage) -> list[Signed]:
+    commit, index = public.content.content, public.content.sender.index
+    assert isinstance(commit, Commit)
+    assert index is not None
+    sender = before.tree.leaf(index)
+    assert sender is not None
+    tbs = public.authenticated_content().tbs(before.context.encoded)
+    signed: list[Signed] = [(sender.signature_key, b"FramedContentTBS", tbs, public.signature)]
+    if commit.path is not None:
+        leaf = commit.path.leaf_node
+        signed.append((leaf.signature_key, b"LeafNodeTBS", leaf.tbs(before.group_id, index), leaf.signature))
+    for item in commit.proposals:
+        package = getattr(getattr(item.value, "body", None), "key_package", None)
+        if package is not None:
+            leaf = package.leaf_node
+            signed.append((leaf.signature_key, b"LeafNodeTBS", leaf.tbs(b"", 0), leaf.signature))
+            signed.append((leaf.signature_key, b"KeyPackageTBS", package.tbs(), package.signature))
+    return signed
 
 
 @attrs.frozen
 class Kept:
-    """Octets for each epoch: as rows of the store, and in memory; of the state, and of its changed nodes alone."""
+    """Octets for each epoch as rows and in memory, of the state and of its changed nodes alone."""
 
     rows: float
     row_nodes: float
@@ -216,7 +220,7 @@ class Kept:
 
 
 def traced(make: Callable[[], object]) -> int:
-    """Return the memory that what is made takes while it is held."""
+    """Return the memory that the result of `make` uses."""
     gc.collect()
     tracemalloc.start()
     held = make()
@@ -228,7 +232,7 @@ def traced(make: Callable[[], object]) -> int:
 
 
 def kept(group: PublicGroup, recorded: list[bytes]) -> Kept:
-    """Follow the commits with all states held; a changed node is its content and its hash."""
+    """Apply the commits and keep all states; a changed node counts with its content and its hash."""
     group.tree.holders_of_key(b"")
 
     def follow() -> list[PublicGroup]:
@@ -257,7 +261,7 @@ def kept(group: PublicGroup, recorded: list[bytes]) -> Kept:
 
 
 def made_up(size: int) -> bytes:
-    """Return the GroupInfo, with its tree, of a group that was filled without any path."""
+    """Return the GroupInfo, with its tree, of a group whose members were added without a path."""
     keys = [Ed25519PrivateKey.from_private_bytes(number.to_bytes(32, "big")) for number in range(1, size + 1)]
     nodes: list[Node | None] = []
     for number, key in enumerate(keys):
@@ -303,7 +307,7 @@ def main(recording: Path) -> None:
     print(f"mls load, 1,000 members: {load_ratio:.2f} x its signatures ({load_floor * 1e3:.0f} ms); bar 2.5")
     start = MLS_MESSAGE.decode(info).message
     assert isinstance(start, GroupInfo)
-    commit_ratio, commit_floor, _ = commits(open_group(start, tree), recorded)
+    commit_ratio, commit_floor = commits(open_group(start, tree), recorded)
     print(
         f"mls commit, median of {len(recorded)}: {commit_ratio:.2f} x its signatures, hashes and one scan "
         f"({commit_floor * 1e6:.0f} us); bar 3"

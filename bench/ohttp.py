@@ -1,9 +1,9 @@
-"""The gateway's own work on one request against HPKE alone, in CPU time of the same run.
+"""The gateway's work on one request, without the store, compared with HPKE alone (bench: programs-and-bars).
 
-Floor: SetupBaseR, Open and Export on the octets (RFC 9180), nothing else. Work: open the
-encapsulated request, parse the Binary HTTP in it, write, pad and seal a response with a KeyPackage of
-600 octets. Rounds of both alternate, and the median of their ratios is printed, so that a busy
-machine shifts both. The claim in the store comes on top, against the store's own floor.
+The floor is SetupBaseR, Open and Export on the octets (RFC 9180). The work is to open the encapsulated request, parse
+the Binary HTTP in it, and write, pad and seal a response with a KeyPackage of 600 octets. Rounds of both alternate.
+The median of their ratios in CPU time is printed, so that a busy machine affects both. `bench.key_packages` includes
+the store.
 
     python -m bench.ohttp [ROUNDS]
 """
@@ -37,7 +37,7 @@ REQUEST = bhttp.Request(
 
 
 def hpke_alone(message: bytes, aead: Aead) -> None:
-    """Do what no gateway can do without."""
+    """Do the HPKE operations that every gateway needs."""
     info = RequestHeader(1, KEM_X25519, KDF_SHA256, aead).info()
     context = Recipient(message[7 : 7 + KEY_SIZE], PRIVATE, info, aead)
     context.open(message[7 + KEY_SIZE :])
@@ -45,7 +45,7 @@ def hpke_alone(message: bytes, aead: Aead) -> None:
 
 
 def gateway(message: bytes) -> None:
-    """Do what our gateway does with a request, but for the claim."""
+    """Do what our gateway does with a request, except for the claim."""
     opened = open_request(message, {1: PRIVATE})
     read_request(opened)
     response = bhttp.Response(200, ((b"content-type", b"application/mimi-ds"),), KEY_PACKAGE)
@@ -53,7 +53,7 @@ def gateway(message: bytes) -> None:
 
 
 def cpu_seconds(work: Callable[[], None]) -> float:
-    """Return the CPU time of one call, measured over a round of them."""
+    """Return the CPU time of one call, measured over a round of calls."""
     start = time.process_time()
     for _ in range(PER_ROUND):
         work()

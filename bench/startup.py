@@ -1,4 +1,4 @@
-"""How soon a provider answers after it was started, and what it holds while idle (aims: 1 s, 80 MB).
+"""The time from a provider's start to its first answer, and its memory while idle (bench: programs-and-bars).
 
 python -m bench.startup
 """
@@ -21,7 +21,7 @@ ROUNDS: Final = 5
 
 
 def measure(directory: Path) -> tuple[float, float, float]:
-    """Return seconds until the directory is answered, CPU seconds until then, and resident megabytes."""
+    """Return seconds until the first answer, CPU seconds until then, and resident megabytes."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"

@@ -1,10 +1,9 @@
-"""The floor of the store: one INSERT of 1 KiB for each message through `Store.write`, 256 in flight.
+"""The store floor: one INSERT of 1 KiB for each message through `Store.write` (bench: how-to-read-the-figures).
 
-    python bench/store_floor.py [--messages N] [--in-flight N] [--json]
+    python -m bench.store_floor [--messages N] [--in-flight N] [--json]
 
-Prints messages for each CPU second of this process (all its threads) and for each second. What a send costs above this
-is what the rest of the server adds.
-"""
+It prints messages for each CPU second of this process, with all its threads, and for each second. The difference
+between a send and this floor is the cost of the rest of the server."""
 
 from __future__ import annotations
 
@@ -20,7 +19,9 @@ from pathlib import Path
 import attrs
 import trio
 
-from mimids.store.engine.store import Store, Tx, connect, open_store
+from mimids.store.engine.sqlite import connect, open_store
+from mimids.store.engine.store import Store
+from mimids.store.engine.transaction import Tx
 
 BODY_OCTETS = 1024
 WARM_UP_MESSAGES = 1000
@@ -28,7 +29,7 @@ WARM_UP_MESSAGES = 1000
 
 @attrs.frozen
 class Floor:
-    """What one run measured."""
+    """The result of one run."""
 
     messages: int
     in_flight: int
@@ -38,12 +39,12 @@ class Floor:
 
     @property
     def messages_per_cpu_second(self) -> float:
-        """Return the figure that ratios are taken of."""
+        """Return the figure that others are compared with."""
         return self.messages / self.cpu_seconds
 
 
 async def measure(directory: Path, *, messages: int = 50_000, in_flight: int = 256) -> Floor:
-    """Write `messages` rows to a new database in `directory`, which should be on the disk that is meant."""
+    """Write `messages` rows to a new database in `directory`, which should be on the disk to be measured."""
     path = directory / "floor.sqlite"
     connection = connect(path, create=True)
     connection.execute("CREATE TABLE messages (id INTEGER PRIMARY KEY, body BLOB NOT NULL) STRICT")

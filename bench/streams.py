@@ -1,8 +1,9 @@
-"""Device streams over TLS: what 500 of them hold, how soon they hear, what a send costs (issue bars in brackets).
+"""Device streams over TLS: memory, latency, and the cost of a send (bench: programs-and-bars).
 
-500 streams of one provider, each having got 20 messages of 1 KiB: resident memory of its process (200 MB), and the
-time until the last of them has a message (2 s). Sends of 1 KiB in frames of 16: against the echo floor in CPU time
-(5). From a send at one provider to the frame at a device of another: median and 99th percentile.
+- 500 streams of one provider, after 20 messages of 1 KiB each: resident memory of the process, and the time until the
+  last stream has received a message.
+- Sends of 1 KiB in frames of 16, compared with the echo floor in CPU time.
+- From a send at one provider to the frame at a device of another: median and 99th percentile.
 
     python -m bench.streams
 """
@@ -39,7 +40,7 @@ MANY_STREAMS: Final = {**NO_RATES, "limits": {**NO_RATES["limits"], "device_stre
 
 
 class Stream:
-    """One WebSocket of a device, with as little around it as will do."""
+    """One WebSocket of a device, without any client library."""
 
     def __init__(self, transport: trio.SSLStream[trio.SocketStream], protocol: WSConnection) -> None:
         self._transport = transport
@@ -82,7 +83,7 @@ def present(group: PretendGroup) -> Present:
 
 
 async def many(provider: Provider, account: DeviceAccount, group: PretendGroup) -> tuple[float, float, float]:
-    """Return resident megabytes before and after, and the seconds until the last stream heard the last message."""
+    """Return resident megabytes before and after, and the seconds until the last stream received a message."""
     before = resident_megabytes(provider)
     counts = [0] * STREAMS
     all_heard = trio.Event()
@@ -106,7 +107,7 @@ async def many(provider: Provider, account: DeviceAccount, group: PretendGroup) 
         for _ in range(MESSAGES):
             await device.send(HUB, group.message(secrets.token_bytes(BODY_OCTETS - 160)))
         with trio.fail_after(60):
-            while min(counts) < MESSAGES:  # noqa: ASYNC110  # what counts is 500 tasks
+            while min(counts) < MESSAGES:  # noqa: ASYNC110  # 500 tasks change it
                 await trio.sleep(0.01)
         began = time.perf_counter()
         await device.send(HUB, group.message(secrets.token_bytes(BODY_OCTETS - 160)))

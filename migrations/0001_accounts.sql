@@ -1,5 +1,5 @@
--- Who this provider serves, and whom it knows.
--- Times are milliseconds since the epoch. Device tokens are stored as SHA-256 only.
+-- Users, their devices, and the other providers.
+-- Times are milliseconds since the epoch. Of a device token, only the SHA-256 is stored.
 
 CREATE TABLE settings (
     name TEXT PRIMARY KEY,
@@ -14,14 +14,14 @@ CREATE TABLE users (
 
 CREATE TABLE devices (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
-    user INTEGER NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+    owner INTEGER NOT NULL REFERENCES users (id) ON DELETE CASCADE,
     name TEXT NOT NULL,
     token_digest BLOB NOT NULL UNIQUE CHECK (length(token_digest) = 32),
     created_at INTEGER NOT NULL,
-    UNIQUE (user, name)
+    UNIQUE (owner, name)
 ) STRICT;
 
--- Other providers, by domain: a small number for what refers to them often.
+-- Providers by domain, this one too. Other tables refer to a provider by its id, which is shorter.
 CREATE TABLE providers (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     domain TEXT NOT NULL UNIQUE

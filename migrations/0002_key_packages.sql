@@ -1,10 +1,10 @@
--- KeyPackages, the tokens that unlock them, and what the OHTTP gateway must remember.
+-- KeyPackages, the bearer tokens that allow claiming them, and the OHTTP gateway's keys and replay answers.
 --
--- Device numbers here may outlive their device: `devices.id` is never given twice. Bearer tokens are stored as SHA-256
--- only. Times are milliseconds since the epoch, but for ohttp_keys, whose seconds are part of what is encrypted.
+-- A device number here may outlive its device: `devices.id` is never reused. Of a bearer token, only the SHA-256 is
+-- stored. Times are milliseconds since the epoch, except in ohttp_keys: its seconds are part of what is encrypted.
 
--- Every KeyPackage that was ever uploaded, until its lifetime is over and for a while longer: nothing is taken or
--- handed out twice, and a claimed reference keeps its way to the device.
+-- Every KeyPackage ever uploaded, until some time after its lifetime ended. So no KeyPackage is accepted or handed out
+-- twice, and a Welcome finds its device by the reference of a KeyPackage that was claimed.
 CREATE TABLE key_package_refs (
     id INTEGER PRIMARY KEY AUTOINCREMENT,          -- the order of upload
     ref BLOB NOT NULL UNIQUE CHECK (length(ref) IN (32, 48, 64)),
@@ -13,14 +13,14 @@ CREATE TABLE key_package_refs (
     version INTEGER NOT NULL,
     cipher_suite INTEGER NOT NULL,
     expires_at INTEGER NOT NULL,                   -- the first moment after not_after
-    claimed_at INTEGER,                            -- last handed out
-    turn INTEGER,                                  -- likewise, in order: of a user's devices the lowest is next
-    token INTEGER                                  -- that it was last handed out for, until a Welcome came
+    claimed_at INTEGER,                            -- when it was last handed out
+    turn INTEGER,                                  -- number of that claim: the user's device with the lowest is next
+    token INTEGER                                  -- tokens.id of that claim; NULL once a Welcome arrived
 ) STRICT;
 CREATE INDEX key_package_refs_by_expiry ON key_package_refs (expires_at);
 CREATE INDEX key_package_turns ON key_package_refs (device, version, cipher_suite, turn) WHERE turn > 0;
 
--- The stock: what can be handed out. An ordinary one leaves with its claim.
+-- The stock: KeyPackages that can be handed out. A claim deletes the row, except for a last resort KeyPackage.
 CREATE TABLE key_packages (
     id INTEGER PRIMARY KEY,                        -- key_package_refs.id
     device INTEGER NOT NULL REFERENCES devices (id) ON DELETE CASCADE,
@@ -34,31 +34,31 @@ CREATE INDEX key_packages_next ON key_packages (device, version, cipher_suite, l
 
 CREATE TABLE tokens (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
-    user INTEGER NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+    owner INTEGER NOT NULL REFERENCES users (id) ON DELETE CASCADE,
     digest BLOB NOT NULL UNIQUE CHECK (length(digest) = 32),
     scheme TEXT NOT NULL,
     label TEXT NOT NULL,
-    device INTEGER,                                -- that issued it, for its quota; NULL: the operator
+    issuer_device INTEGER,                         -- the device whose quota it counts against; NULL: the operator issued it
     state TEXT NOT NULL DEFAULT 'live' CHECK (state IN ('live', 'revoked', 'banned')),
     created_at INTEGER NOT NULL,
-    ended_at INTEGER,                              -- revoked or banned
+    ended_at INTEGER,                              -- when it was revoked or banned
     expires_at INTEGER,
     uses_left INTEGER CHECK (uses_left >= 0),      -- NULL: no limit
-    rate_claims INTEGER CHECK (rate_claims > 0),   -- NULL: no limit; else so many in each rate_seconds
+    rate_claims INTEGER CHECK (rate_claims > 0),   -- claims allowed in each rate_seconds; NULL: no limit
     rate_seconds INTEGER CHECK (rate_seconds > 0),
-    rate_started_at INTEGER NOT NULL DEFAULT 0,    -- of the current window, and claims in it
-    rate_used INTEGER NOT NULL DEFAULT 0,
-    abuse_started_at INTEGER NOT NULL DEFAULT 0,   -- likewise, for claims that no Welcome has answered
-    abuse_open INTEGER NOT NULL DEFAULT 0,
-    warned_at INTEGER                              -- when the abuse rule was last met
+    rate_started_at INTEGER NOT NULL DEFAULT 0,    -- start of the current rate window
+    rate_used INTEGER NOT NULL DEFAULT 0,          -- claims in the current rate window
+    abuse_started_at INTEGER NOT NULL DEFAULT 0,   -- start of the abuse rule's current window
+    unanswered_claims INTEGER NOT NULL DEFAULT 0,  -- claims in that window for which no Welcome has arrived
+    warned_at INTEGER                              -- when the abuse rule last applied
 ) STRICT;
-CREATE INDEX tokens_of_user ON tokens (user);
-CREATE INDEX tokens_of_device ON tokens (device) WHERE device IS NOT NULL;
+CREATE INDEX tokens_of_owner ON tokens (owner);
+CREATE INDEX tokens_of_issuer ON tokens (issuer_device) WHERE issuer_device IS NOT NULL;
 
--- Answers that consumed something, to be given again byte for byte while their request may be replayed.
--- They end nearly in the order of their rows, and are forgotten in it.
+-- Answers to claims, repeated byte for byte while their request may be replayed. Rows expire nearly in the order in
+-- which they were added, and are deleted in that order.
 CREATE TABLE ohttp_replays (
-    enc BLOB NOT NULL UNIQUE CHECK (length(enc) = 32),
+    enc BLOB NOT NULL UNIQUE CHECK (length(enc) = 32),  -- of the encapsulated request (RFC 9458 section 4.3)
     digest BLOB NOT NULL CHECK (length(digest) = 32),  -- SHA-256 of the whole encapsulated request
     keep_until INTEGER NOT NULL,
     response BLOB NOT NULL                         -- sealed
@@ -68,5 +68,5 @@ CREATE TABLE ohttp_keys (
     key_id INTEGER PRIMARY KEY CHECK (key_id BETWEEN 0 AND 255),
     created_at INTEGER NOT NULL,                   -- seconds
     retire_at INTEGER NOT NULL,                    -- seconds
-    private_key BLOB NOT NULL                      -- as it is, or under the operator's key file
+    private_key BLOB NOT NULL                      -- in the clear, or encrypted under the operator's key file
 ) STRICT;

@@ -1,11 +1,15 @@
--- What retention, quotas and recovery after a restore have to remember. Times are milliseconds since the epoch.
+-- State of retention, of quotas, and of recovery after a restore. Times are milliseconds since the epoch.
 
-ALTER TABLE partitions ADD COLUMN kept_from INTEGER NOT NULL DEFAULT 0;      -- no message below this counter has a body
-ALTER TABLE groups ADD COLUMN unmatched_bytes INTEGER NOT NULL DEFAULT 0;    -- pushed before any device of ours took part
-ALTER TABLE peers ADD COLUMN failing_since INTEGER;                          -- since when it does not answer; NULL: it does
-ALTER TABLE follows ADD COLUMN suspended_reason TEXT;                                -- no repetition mends it: the operator's turn
+-- No message below this counter has a body.
+ALTER TABLE partitions ADD COLUMN kept_from INTEGER NOT NULL DEFAULT 0;
+-- Octets pushed before any of our devices was known to be in the group.
+ALTER TABLE groups ADD COLUMN unmatched_bytes INTEGER NOT NULL DEFAULT 0;
+-- Since when the provider does not answer; NULL: it answers.
+ALTER TABLE peers ADD COLUMN failing_since INTEGER;
+-- Why nothing is pushed: retrying cannot help, the operator must act. NULL: not suspended.
+ALTER TABLE follows ADD COLUMN suspended_reason TEXT;
 
--- How far each device of ours has come in each partition whose key it presented: it has what is below next_counter.
+-- Up to where each of our devices has each partition whose key it presented: everything below next_counter.
 CREATE TABLE device_cursors (
     device INTEGER NOT NULL REFERENCES devices (id) ON DELETE CASCADE,
     partition INTEGER NOT NULL REFERENCES partitions (id) ON DELETE CASCADE,
@@ -15,7 +19,7 @@ CREATE TABLE device_cursors (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX device_cursors_of_partition ON device_cursors (partition);
 
--- Quotas count what is there: neither what retention emptied nor what the operator ended.
+-- Quotas no longer count partitions that retention emptied or that the operator terminated.
 DROP INDEX idle_branches;
 DROP INDEX detached_partitions;
 CREATE INDEX idle_branches ON partitions (opener_provider, opener_device, group_ref)
@@ -27,28 +31,28 @@ CREATE INDEX groups_of_creator ON groups (creator_device) WHERE creator_device I
 CREATE INDEX unmatched_groups ON groups (hub, created_at) WHERE unmatched_bytes > 0;
 CREATE INDEX follows_suspended ON follows (provider) WHERE suspended_reason IS NOT NULL;
 
--- Whatever refers to a Welcome, so that one that nothing refers to is found, and what is over.
-CREATE INDEX welcomes_out_of_welcome ON welcomes_out (welcome);
+-- To find Welcomes that no row refers to any more, and rows that are old enough to delete.
+CREATE INDEX outgoing_welcomes_of_welcome ON outgoing_welcomes (welcome);
 CREATE INDEX inbox_of_welcome ON inbox (welcome);
-CREATE INDEX welcomes_out_by_age ON welcomes_out (created_at);
+CREATE INDEX outgoing_welcomes_by_age ON outgoing_welcomes (created_at);
 CREATE INDEX inbox_by_age ON inbox (arrived_at);
 CREATE INDEX welcomes_by_age ON welcomes (stored_at);
-CREATE INDEX welcomes_expected_by_age ON welcomes_expected (accepted_at);
+CREATE INDEX expected_welcomes_by_age ON expected_welcomes (accepted_at);
 
--- The sweep of tree_nodes, while one goes on: what was found to be in use. `todo`: its children were not looked at.
+-- The sweep of tree_nodes, while one is running: the nodes known to be in use. `pending`: its children are not marked yet.
 CREATE TABLE tree_marks (
     hash BLOB PRIMARY KEY,
-    todo INTEGER NOT NULL
+    pending INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX tree_marks_todo ON tree_marks (hash) WHERE todo = 1;
-CREATE TABLE tree_sweep (                                   -- one row while a sweep goes on
+CREATE INDEX tree_marks_pending ON tree_marks (hash) WHERE pending = 1;
+CREATE TABLE tree_sweep (                                   -- one row while a sweep is running
     id INTEGER PRIMARY KEY CHECK (id = 1),
-    partition INTEGER NOT NULL DEFAULT 0,                   -- the roots of partitions up to this one are marked
-    hash BLOB NOT NULL DEFAULT x''                          -- nodes up to this one were looked at, once all is marked
+    marked_partition INTEGER NOT NULL DEFAULT 0,            -- the roots of partitions up to this one are marked
+    swept_hash BLOB NOT NULL DEFAULT x''                    -- once all marks are made: nodes up to this one are swept
 ) STRICT;
 
--- After a restore: which providers have yet to say what they have of which group; until then it is held. Group 0:
--- which groups they know.
+-- After a restore: the providers that must still answer which messages of a group they have. The group is held until all
+-- have answered. Group 0 stands for the question which groups they know.
 CREATE TABLE recoveries (
     group_ref INTEGER NOT NULL,
     provider INTEGER NOT NULL REFERENCES providers (id),

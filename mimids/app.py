@@ -34,7 +34,7 @@ from mimids.http.server.listener import serve as listen
 from mimids.http.server.tls import CertificateFileError
 from mimids.store.engine import lock
 from mimids.store.engine.migrate import pending
-from mimids.store.engine.store import open_store
+from mimids.store.engine.sqlite import open_store
 from mimids.telemetry import Telemetry, new_telemetry
 
 EXIT_OK: Final = 0

@@ -1,8 +1,8 @@
-"""Configuration: TOML to a frozen `Config`, every key with a default but `provider`.
+"""The configuration: TOML is read into a frozen `Config`; every key but `provider` has a default.
 
-`config.example.toml` is the reference for operators and is held to this file by a test, both ways. What is wrong is
-said all at once, with the file, the section, the key and what to write instead. A default is written as it would be
-in the file (relative paths included) and read by the same code. Secrets come by path, never by value.
+`config.example.toml` is the reference for operators; a test compares it with this file. All faults are reported at
+once, each with file, section, key, and what to write instead. Defaults are written here as in the file (with relative
+paths) and read by the same code. Secrets are given as paths of files, never as values.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mimids.wire.ids import ProviderId
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used; `faults` says what to change, one sentence for each key."""
+    """The configuration is not valid; `faults` has a sentence for each key, saying what to change."""
 
     def __init__(self, faults: list[str]) -> None:
         super().__init__("\n".join(faults))
@@ -29,7 +29,7 @@ class ConfigError(Exception):
 
 @attrs.frozen(kw_only=True)
 class ListenSettings:
-    """Where it listens, and how it ends."""
+    """Addresses of the listeners, and the limits of their connections."""
 
     public: TcpAddress = key("127.0.0.1:8443")
     public_url: Url = key("https://{provider}")
@@ -43,13 +43,13 @@ class ListenSettings:
 
     @property
     def client_is_plain(self) -> bool:
-        """Tell whether the client listener speaks plain HTTP: on a Unix socket it always does."""
+        """Tell whether the client listener uses plain HTTP, as it always does on a Unix socket."""
         return isinstance(self.client, UnixAddress) or not self.client_tls
 
 
 @attrs.frozen(kw_only=True)
 class TlsSettings:
-    """Certificates; the files are watched and read again on renewal."""
+    """Certificates; files that are renewed are read again."""
 
     certificate: Path = key("{provider}.pem")
     private_key: Path = key("{provider}.key")
@@ -60,13 +60,13 @@ class TlsSettings:
 
     @property
     def presented(self) -> tuple[Path, Path]:
-        """Return certificate and private key as shown to other providers when we call them."""
+        """Return the certificate and private key for calls to other providers."""
         return self.client_certificate or self.certificate, self.client_private_key or self.private_key
 
 
 @attrs.frozen(kw_only=True)
 class FederationSettings:
-    """Which other providers are dealt with."""
+    """Which other providers are allowed, and how long they may take."""
 
     mode: Literal["allow-list", "open"] = key("allow-list")
     allow: tuple[ProviderId, ...] = key([])
@@ -74,13 +74,13 @@ class FederationSettings:
     answer_seconds: int = key(30)
 
     def allows(self, provider: ProviderId, *, us: ProviderId) -> bool:
-        """Tell whether we deal with `provider` at all, in either direction; never with one that claims to be us."""
+        """Tell whether `provider` is allowed, for calls in both directions; one that claims to be us never is."""
         return provider != us and (self.mode == "open" or provider in self.allow)
 
 
 @attrs.frozen(kw_only=True)
 class PeerSettings:
-    """What is special about one other provider: `[providers."b.example"]`."""
+    """Settings for one other provider: `[providers."b.example"]`."""
 
     url: Url | None = key(None)
     trust: Path | None = key(None)
@@ -88,7 +88,7 @@ class PeerSettings:
 
 @attrs.frozen(kw_only=True)
 class KeyPackageSettings:
-    """Stock of KeyPackages."""
+    """The stock of KeyPackages."""
 
     max_lifetime_days: int = key(366)
     low_stock_packages: int = key(10, at_least=0)
@@ -97,7 +97,7 @@ class KeyPackageSettings:
 
 @attrs.frozen(kw_only=True)
 class TokenSettings:
-    """Claims with a bearer token that end in no Welcome."""
+    """What happens when claims with a bearer token are followed by no Welcome."""
 
     abuse: Literal["warn", "revoke", "off"] = key("warn")
     abuse_claims: int = key(50)
@@ -106,7 +106,7 @@ class TokenSettings:
 
 @attrs.frozen(kw_only=True)
 class OhttpSettings:
-    """The gateway's keys and its memory of requests."""
+    """The gateway's keys, and its protection against replays."""
 
     rotate_days: int = key(30)
     grace_days: int = key(7)
@@ -128,7 +128,7 @@ class GroupSettings:
 
 @attrs.frozen(kw_only=True)
 class WelcomeSettings:
-    """Welcomes that wait for their commit's branch to be taken up."""
+    """Welcomes that are held until the branch of their commit is used."""
 
     hold_days: int = key(7)
 
@@ -144,7 +144,7 @@ class ArrangementSettings:
 
 @attrs.frozen(kw_only=True)
 class Limits:
-    """Sizes, rates and quotas; those of rate and number count against a device, user or provider, 0 is no limit."""
+    """Sizes, rates and quotas. Rates and quotas count for one device, user or provider; 0 means no limit."""
 
     # sizes
     max_body_bytes: int = key(16_777_216)
@@ -202,7 +202,7 @@ class Limits:
 
 @attrs.frozen(kw_only=True)
 class RetentionSettings:
-    """How long things are kept; the newest partitions of a group and their state never expire."""
+    """How long data is kept; the newest partitions of a group and their state never expire."""
 
     message_days: int = key(365)
     acknowledged_message_days: int = key(30, at_least=0)
@@ -215,7 +215,7 @@ class RetentionSettings:
 
 @attrs.frozen(kw_only=True)
 class DeliverySettings:
-    """Pushing to followers, and asking hubs that are followed."""
+    """Pushes to followers, and requests to the hubs that are followed."""
 
     workers: int = key(8)
     backoff_first_seconds: int = key(1)
@@ -225,7 +225,7 @@ class DeliverySettings:
 
 @attrs.frozen(kw_only=True)
 class LogSettings:
-    """The log, on standard error."""
+    """The log on standard error."""
 
     format: Literal["text", "json"] = key("text")
     level: Literal["debug", "info", "warning", "error"] = key("info")
@@ -233,7 +233,7 @@ class LogSettings:
 
 @attrs.frozen(kw_only=True)
 class MetricsSettings:
-    """Prometheus text on the operator listener."""
+    """Prometheus metrics on the operator listener."""
 
     enabled: bool = key(True)
     named_peers: int = key(50, at_least=0)
@@ -241,7 +241,7 @@ class MetricsSettings:
 
 @attrs.frozen(kw_only=True)
 class Config:
-    """The whole configuration; made by `load` or `parse`, nowhere else."""
+    """The whole configuration; `load` and `parse` make it."""
 
     provider: ProviderId = key(None)
     data_dir: Path = key("{provider}")
@@ -263,12 +263,12 @@ class Config:
 
     @property
     def database(self) -> Path:
-        """Return the one SQLite file that holds everything but the certificates."""
+        """Return the path of the SQLite file."""
         return self.data_dir / "mimids.sqlite3"
 
     @property
     def operator_socket(self) -> Path:
-        """Return the socket that writing commands and account systems talk to."""
+        """Return the path of the Unix socket for commands that write and for account systems."""
         return self.listen.operator_socket or self.data_dir / "operator.sock"
 
 
@@ -287,20 +287,22 @@ def keys(section: type[attrs.AttrsInstance]) -> dict[str, Key]:
 
 
 def load(path: Path) -> Config:
-    """Read a configuration file; raise `ConfigError`, each fault opening with the file's name."""
+    """Read a configuration file; raise `ConfigError`, where each fault begins with the name of the file."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
         return parse(table, path.parent)
     except OSError as error:
-        raise ConfigError([f"{path}: cannot be read ({error.strerror}); `mimids init` writes one"]) from error
+        raise ConfigError(
+            [f"{path}: cannot be read ({error.strerror}); `mimids init` writes a configuration"]
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError([f"{path}: not TOML: {error}"]) from error
+        raise ConfigError([f"{path}: this is not valid TOML: {error}"]) from error
     except ConfigError as error:
         raise ConfigError([f"{path}: {fault}" for fault in error.faults]) from None
 
 
 def parse(table: Mapping[str, object], directory: Path) -> Config:
-    """Make a configuration of a parsed file; relative paths are meant from `directory`. Raise `ConfigError`."""
+    """Make a configuration from parsed TOML; relative paths begin at `directory`. Raise `ConfigError`."""
     faults: list[str] = []
     try:
         provider = domain(table.get("provider"), directory)
@@ -313,7 +315,7 @@ def parse(table: Mapping[str, object], directory: Path) -> Config:
     parts["providers"] = reading.peers(table.get("providers", {}))
     if not faults:
         config = Config(**cast("Any", parts))
-        faults += _contradictions(config)
+        faults += _conflicts(config)
         if not faults:
             return config
     raise ConfigError(faults)
@@ -321,14 +323,14 @@ def parse(table: Mapping[str, object], directory: Path) -> Config:
 
 @attrs.frozen
 class _Reading:
-    """One file being read; what is wrong with it is added to `faults`, and reading goes on."""
+    """One file being read; its faults are added to `faults`, and reading goes on."""
 
     directory: Path
     provider: ProviderId
     faults: list[str]
 
     def values(self, section: type[attrs.AttrsInstance], table: Mapping[str, object], place: str) -> dict[str, object]:
-        """Read the keys of a section; a key that is wrong is missing from the answer."""
+        """Read the keys of a section; a key that is not valid is missing from the result."""
         known = keys(section)
         self.faults.extend(f"{place}{name}: {_nearest(name, list(known))}" for name in table if name not in known)
         kinds = get_type_hints(section)
@@ -347,19 +349,19 @@ class _Reading:
         return values
 
     def section(self, kind: type[attrs.AttrsInstance], table: object, place: str) -> attrs.AttrsInstance | None:
-        """Read one section; None if something is wrong with it."""
+        """Read one section; return None if a key in it is not valid."""
         if not isinstance(table, dict):
-            self.faults.append(f"{place}: this is a section; write its keys below a line that holds its name")
+            self.faults.append(f"{place}: this is a section; write its name in brackets on a line, and its keys below")
             return None
         before = len(self.faults)
         values = self.values(kind, table, f"{place} ")
         return kind(**values) if len(self.faults) == before else None
 
     def peers(self, table: object) -> dict[ProviderId, object]:
-        """Read `[providers."b.example"]`, each by its domain."""
+        """Read the sections `[providers."b.example"]`, keyed by domain."""
         found: dict[ProviderId, object] = {}
         if not isinstance(table, dict):
-            self.faults.append('[providers]: write a section for each provider, such as [providers."b.example"]')
+            self.faults.append('[providers]: write one section for each provider, such as [providers."b.example"]')
             return found
         for name, keys_of_peer in table.items():
             place = f'[providers."{name}"]'
@@ -371,32 +373,27 @@ class _Reading:
 
 
 def _nearest(name: str, known: list[str]) -> str:
-    """Say what was probably meant by a key or section that does not exist."""
+    """Say which key or section was probably meant by an unknown one."""
     for section, kind in _SECTIONS.items():
         if name in keys(kind):
-            return f"no such key here; it belongs in [{section}]"
+            return f"this key belongs in section [{section}]"
     near = difflib.get_close_matches(name, [*known, *_SECTIONS] if "provider" in known else known, n=1, cutoff=0)
-    return f"no such key; the nearest is {near[0]}"
+    return f"there is no such key; did you mean {near[0]}?"
 
 
-def _contradictions(config: Config) -> list[str]:
-    """Say which keys cannot hold together."""
-    listen, tls, keep = config.listen, config.tls, config.retention
-    checks = {
-        "[listen] operator: it shows everything to whoever reaches it; write a loopback address": (
-            listen.operator.is_loopback
-        ),
-        "[listen] client_tls: plain HTTP only on loopback or a Unix socket; write true, or change client": (
-            listen.client_tls or isinstance(listen.client, UnixAddress) or listen.client.is_loopback
-        ),
-        "[tls] client_certificate, client_private_key: write both or none": (
-            (tls.client_certificate is None) == (tls.client_private_key is None)
-        ),
-        "[retention] repeat_days: repeats are remembered longer than messages; write more than message_days": (
-            keep.repeat_days > keep.message_days
-        ),
-        "[delivery] backoff_cap_seconds: write no less than backoff_first_seconds": (
-            config.delivery.backoff_cap_seconds >= config.delivery.backoff_first_seconds
-        ),
-    }
-    return [fault for fault, holds in checks.items() if not holds]
+def _conflicts(config: Config) -> list[str]:
+    """Return the faults of keys that exclude each other."""
+    listen, tls, keep, retry = config.listen, config.tls, config.retention, config.delivery
+    loopback = "plain HTTP is only allowed on loopback or a Unix socket; write true, or change client"
+    longer = "repeats must be recognised for longer than messages are kept; write more than message_days"
+    client_is_local = isinstance(listen.client, UnixAddress) or listen.client.is_loopback
+    both_or_neither = (tls.client_certificate is None) == (tls.client_private_key is None)
+    checks = (
+        ("[listen] operator", listen.operator.is_loopback, "it has no authentication; write a loopback address"),
+        ("[listen] client_tls", listen.client_tls or client_is_local, loopback),
+        ("[tls] client_certificate, client_private_key", both_or_neither, "write both, or neither"),
+        ("[retention] repeat_days", keep.repeat_days > keep.message_days, longer),
+        ("[delivery] backoff_cap_seconds", retry.backoff_cap_seconds >= retry.backoff_first_seconds,
+         "write at least backoff_first_seconds"),
+    )  # fmt: skip
+    return [f"{place}: {fix}" for place, holds, fix in checks if not holds]

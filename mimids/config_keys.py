@@ -1,7 +1,7 @@
-"""How one key of the configuration is declared and read: its type gives the reader, `key()` default and bounds.
+"""The declaration of one key of the configuration: its type selects the reader, `key()` gives default and bounds.
 
-A reader takes what TOML gave and the directory that relative paths are meant from; its `ValueError` is a sentence
-that tells the operator what to write instead.
+A reader gets the TOML value and the directory at which relative paths begin. Its `ValueError` tells the operator what
+to write instead.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ METADATA: Final = "key"
 
 @attrs.frozen
 class TcpAddress:
-    """Where to listen: an address or name of this machine, and a port (0: any that is free)."""
+    """An address or name of this machine, and a port to listen on; port 0 is any free one."""
 
     host: str
     port: int
@@ -43,7 +43,7 @@ class TcpAddress:
 
 @attrs.frozen
 class UnixAddress:
-    """A Unix socket."""
+    """The path of a Unix socket."""
 
     path: Path
 
@@ -53,13 +53,13 @@ class UnixAddress:
 
 def _text(value: object, _: Path) -> str:
     if not isinstance(value, str) or not value:
-        raise ValueError("write it as a string in double quotes")
+        raise ValueError("write a string in double quotes")
     return value
 
 
 def _integer(value: object, _: Path) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError("write it as a whole number, without quotes")
+        raise ValueError("write a whole number, without quotes")
     return value
 
 
@@ -78,7 +78,9 @@ def _tcp(value: object, directory: Path) -> TcpAddress:
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     digits = port.isascii() and port.isdigit() and len(port) <= 5
     if not (colon and bare and digits and int(port) < 65536) or (":" in bare and bare == host):
-        raise ValueError('write "host:port", such as "127.0.0.1:8443" or "[::1]:8443"; host 0.0.0.0 is every address')
+        raise ValueError(
+            'write "host:port", such as "127.0.0.1:8443" or "[::1]:8443"; 0.0.0.0 stands for all addresses'
+        )
     return TcpAddress(bare, int(port))
 
 
@@ -88,7 +90,7 @@ def _tcp_or_unix(value: object, directory: Path) -> TcpAddress | UnixAddress:
 
 
 def domain(value: object, directory: Path) -> ProviderId:
-    """Read a provider's name."""
+    """Read the domain of a provider."""
     try:
         return provider_id(_text(value, directory))
     except ValueError:
@@ -100,7 +102,7 @@ def _url(value: object, directory: Path) -> Url:
     try:
         url = urlsplit(text)
         plain = url.hostname and url.port != 0 and f"https://{url.netloc}" == text.rstrip("/") and "@" not in text
-    except ValueError:  # of the port, or of an address in brackets
+    except ValueError:  # the port, or an address in brackets, is not valid
         plain = False
     if not plain:
         raise ValueError('write "https://host" or "https://host:port", with nothing after it')
@@ -120,7 +122,7 @@ READERS: Final[Mapping[object, Callable[[object, Path], object]]] = {
 
 
 def read(kind: Any, value: object, directory: Path) -> object:
-    """Read one value of a key's type; raise `ValueError` saying what to write instead."""
+    """Read a value of this type; raise `ValueError`, which says what to write instead."""
     if kind in READERS:
         return READERS[kind](value, directory)
     if get_origin(kind) is Literal:
@@ -131,7 +133,7 @@ def read(kind: Any, value: object, directory: Path) -> object:
         if not isinstance(value, list):
             raise ValueError('write a list in brackets, such as ["b.example"]')
         return tuple(read(get_args(kind)[0], item, directory) for item in value)
-    if get_origin(kind) in (Union, UnionType):  # X | None: no key, no value
+    if get_origin(kind) in (Union, UnionType):  # X | None: None if the key is missing
         (inner,) = (part for part in get_args(kind) if part is not NoneType)
         return read(inner, value, directory)
     raise TypeError(f"no reader for {kind}")
@@ -139,17 +141,17 @@ def read(kind: Any, value: object, directory: Path) -> object:
 
 @attrs.frozen
 class Key:
-    """How a key is read: its default as written in the file (None: none), and the least that a number may be."""
+    """The default of a key, as written in the file (None: no default), and the lower bound of a number."""
 
     default: object
     at_least: int
 
     def check(self, value: object) -> None:
-        """Hold a number to its bound; raise `ValueError` saying which."""
+        """Check a number against its bound; raise `ValueError`, which names the bound."""
         if isinstance(value, int) and not isinstance(value, bool) and value < self.at_least:
             raise ValueError(f"write {self.at_least} or more")
 
 
 def key(default: object, *, at_least: int = 1) -> Any:
-    """Declare a key; `{provider}` in a default stands for the provider's domain."""
+    """Declare a key; `{provider}` in a default is replaced by the domain of this provider."""
     return attrs.field(metadata={METADATA: Key(default, at_least)})

@@ -1,4 +1,4 @@
-"""The configuration: the example is the reference, and every fault is told with what to write instead."""
+"""The configuration: the example is the reference, and every fault says what to write instead."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mimids.config_keys import TcpAddress, UnixAddress
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = (ROOT / "config.example.toml").read_text()
-# A key or section that has no default stands in a comment; this brings it to life.
+# A key or section without a default is commented out in the example; this removes the comment sign.
 WHOLE = re.sub(r"^# (?=\w+ = |\[)", "", EXAMPLE, flags=re.MULTILINE)
 PROVIDER = {"provider": "a.example"}
 
@@ -42,8 +42,8 @@ def test_the_example_shows_every_key_and_no_other() -> None:
     assert shown == declared()
 
 
-def test_every_key_is_read_by_something() -> None:
-    """A key that nothing reads promises what does not happen."""
+def test_every_key_is_used() -> None:
+    """A key that nothing reads has no effect."""
     sources = [path.read_text() for path in (ROOT / "mimids").rglob("*.py") if path.name != "config.py"]
     used = set(re.findall(r"\w+", "\n".join(sources)))
     assert {name for names in declared().values() for name in names} - used == set()
@@ -109,16 +109,19 @@ def test_a_provider_is_a_lower_case_domain(name: object) -> None:
 @pytest.mark.parametrize(
     ("table", "fault"),
     [
-        ({"limits": {"max_bdy_bytes": 1}}, "[limits] max_bdy_bytes: no such key; the nearest is max_body_bytes"),
-        ({"limit": {}}, "limit: no such key; the nearest is limits"),
-        ({"providr": "b"}, "providr: no such key; the nearest is provider"),
-        ({"message_days": 3}, "message_days: no such key here; it belongs in [retention]"),
-        ({"log": {"trust": "x"}}, "[log] trust: no such key here; it belongs in [tls]"),
-        ({"log": "info"}, "[log]: this is a section; write its keys below a line that holds its name"),
-        ({"data_dir": ""}, "data_dir: write it as a string in double quotes"),
-        ({"limits": {"push_bytes": "1"}}, "[limits] push_bytes: write it as a whole number, without quotes"),
-        ({"limits": {"push_bytes": 1.5}}, "[limits] push_bytes: write it as a whole number, without quotes"),
-        ({"limits": {"push_bytes": True}}, "[limits] push_bytes: write it as a whole number, without quotes"),
+        (
+            {"limits": {"max_bdy_bytes": 1}},
+            "[limits] max_bdy_bytes: there is no such key; did you mean max_body_bytes?",
+        ),
+        ({"limit": {}}, "limit: there is no such key; did you mean limits?"),
+        ({"providr": "b"}, "providr: there is no such key; did you mean provider?"),
+        ({"message_days": 3}, "message_days: this key belongs in section [retention]"),
+        ({"log": {"trust": "x"}}, "[log] trust: this key belongs in section [tls]"),
+        ({"log": "info"}, "[log]: this is a section; write its name in brackets on a line, and its keys below"),
+        ({"data_dir": ""}, "data_dir: write a string in double quotes"),
+        ({"limits": {"push_bytes": "1"}}, "[limits] push_bytes: write a whole number, without quotes"),
+        ({"limits": {"push_bytes": 1.5}}, "[limits] push_bytes: write a whole number, without quotes"),
+        ({"limits": {"push_bytes": True}}, "[limits] push_bytes: write a whole number, without quotes"),
         ({"limits": {"push_bytes": 0}}, "[limits] push_bytes: write 1 or more"),
         ({"arrangement": {"required": 1}}, "[arrangement] required: write true or false, without quotes"),
         ({"log": {"level": "loud"}}, '[log] level: write one of "debug", "info", "warning", "error"'),
@@ -133,28 +136,30 @@ def test_a_provider_is_a_lower_case_domain(name: object) -> None:
         ),
         (
             {"providers": {"b.example": 1}},
-            '[providers."b.example"]: this is a section; write its keys below a line that holds its name',
+            '[providers."b.example"]: this is a section; write its name in brackets on a line, and its keys below',
         ),
-        ({"providers": 1}, '[providers]: write a section for each provider, such as [providers."b.example"]'),
+        ({"providers": 1}, '[providers]: write one section for each provider, such as [providers."b.example"]'),
         (
             {"listen": {"operator": "0.0.0.0:8445"}},
-            "[listen] operator: it shows everything to whoever reaches it; write a loopback address",
+            "[listen] operator: it has no authentication; write a loopback address",
         ),
         (
             {"listen": {"client": "0.0.0.0:8444", "client_tls": False}},
-            "[listen] client_tls: plain HTTP only on loopback or a Unix socket; write true, or change client",
+            "[listen] client_tls: plain HTTP is only allowed on loopback or a Unix socket; "
+            "write true, or change client",
         ),
         (
             {"tls": {"client_certificate": "c.pem"}},
-            "[tls] client_certificate, client_private_key: write both or none",
+            "[tls] client_certificate, client_private_key: write both, or neither",
         ),
         (
             {"retention": {"repeat_days": 365}},
-            "[retention] repeat_days: repeats are remembered longer than messages; write more than message_days",
+            "[retention] repeat_days: repeats must be recognised for longer than messages are kept; "
+            "write more than message_days",
         ),
         (
             {"delivery": {"backoff_first_seconds": 9, "backoff_cap_seconds": 8}},
-            "[delivery] backoff_cap_seconds: write no less than backoff_first_seconds",
+            "[delivery] backoff_cap_seconds: write at least backoff_first_seconds",
         ),
     ],
 )
@@ -162,7 +167,7 @@ def test_a_fault_says_where_it_is_and_what_to_write(table: dict[str, Any], fault
     assert faults(table) == [fault]
 
 
-def test_all_faults_are_told_at_once() -> None:
+def test_all_faults_are_reported_at_once() -> None:
     assert len(faults({"log": {"level": "loud", "colour": "red"}, "limits": {"push_bytes": 0}})) == 3
 
 
@@ -208,18 +213,18 @@ def test_a_url_is_kept_without_its_last_slash(text: str) -> None:
         assert [peer.url for peer in read.providers.values()] == [text]
 
 
-def test_faults_of_a_file_open_with_its_name(tmp_path: Path) -> None:
+def test_faults_of_a_file_begin_with_its_name(tmp_path: Path) -> None:
     file = tmp_path / "mimids.toml"
     for text, fault in [
-        ('provider = "a.example"\nprovidr = 1\n', "providr: no such key"),
-        ("provider = \n", "not TOML"),
+        ('provider = "a.example"\nprovidr = 1\n', "providr: there is no such key"),
+        ("provider = \n", "this is not valid TOML"),
         ("log = 1\n", "provider: write a domain name"),
     ]:
         file.write_text(text)
         with pytest.raises(ConfigError) as caught:
             load(file)
         assert str(caught.value).startswith(f"{file}: {fault}")
-    with pytest.raises(ConfigError, match=r"cannot be read .* `mimids init` writes one"):
+    with pytest.raises(ConfigError, match=r"cannot be read .* `mimids init` writes a configuration"):
         load(tmp_path / "nothing.toml")
 
 

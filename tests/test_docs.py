@@ -1,8 +1,8 @@
-"""The documents hold: their code runs, their links lead somewhere, the commands they name exist.
+"""The code in the documents runs, their data is valid, and the `make` targets that they name exist.
 
 The blocks of a document are one session, run from top to bottom in an empty directory: `sh` as it stands, `python` in
-an interpreter of its own. `toml` must be a configuration, `json` must be JSON, others are for reading. A block under
-`<!-- not run: REASON -->` is not run.
+an interpreter of its own. `toml` must be a valid configuration, `json` must be valid JSON, and other blocks are only
+for reading. A block below `<!-- not run: REASON -->` is not run.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ import attrs
 import pytest
 
 from mimids.config import parse
+from tests.support.documents import DOCUMENTS, ROOT, name_of
 
-ROOT = Path(__file__).parent.parent
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
 # What hosts of repositories and tools of contributors read; an sdist has none of it.
 HOUSE = sorted(
     path
@@ -38,7 +37,7 @@ SESSION_SECONDS = 180
 
 @attrs.frozen
 class Block:
-    """A fenced block: where it stands, its language, its text, and why it is not run, if it is not."""
+    """A fenced block: its line, language and text, and the reason why it is not run, if there is one."""
 
     line: int
     language: str
@@ -66,7 +65,7 @@ def session(found: list[Block]) -> str:
 
 
 def with_free_ports(script: str) -> str:
-    """Put free ports in place of those on loopback that a document names: sessions may run side by side."""
+    """Replace the loopback ports of a document by free ones, so that sessions can run in parallel."""
     port = r"(?<=127\.0\.0\.1:)[1-9]\d*"  # 0 is free already
     named = sorted(set(re.findall(port, script)))
     with ExitStack() as held:
@@ -76,7 +75,7 @@ def with_free_ports(script: str) -> str:
 
 
 def play(script: str, directory: Path) -> tuple[int, str]:
-    """Run a session; what it leaves running ends with it. Return its exit status and all that it printed."""
+    """Run a session and kill its remaining processes; return its exit status and its output."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     with (directory / ".output").open("w+") as output:
         shell = subprocess.Popen(
@@ -99,11 +98,7 @@ def play(script: str, directory: Path) -> tuple[int, str]:
         return status, output.read()
 
 
-def named(path: Path) -> str:
-    return str(path.relative_to(ROOT))
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=named)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_the_code_in_a_document_runs(document: Path, tmp_path: Path) -> None:
     script = session(blocks(document.read_text()))
     if "--- line" not in script:
@@ -112,8 +107,8 @@ def test_the_code_in_a_document_runs(document: Path, tmp_path: Path) -> None:
     assert status == 0, output
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=named)
-def test_the_data_in_a_document_is_what_it_says(document: Path) -> None:
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_the_data_in_a_document_is_valid(document: Path) -> None:
     for block in blocks(document.read_text()):
         assert block.language in {"sh", "python", "toml", "json", "text", "sql", "nginx", "caddy", ""}, block
         if block.not_run is None and block.language == "toml":
@@ -122,16 +117,10 @@ def test_the_data_in_a_document_is_what_it_says(document: Path) -> None:
             json.loads(block.text)
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=named)
-def test_links_within_the_repository_lead_somewhere(document: Path) -> None:
-    for target in re.findall(r"\]\((?![a-z]+:)([^)#\s]+)", document.read_text()):
-        assert (document.parent / target).exists(), target
-
-
 def test_commands_to_make_exist() -> None:
     for document in [*DOCUMENTS, *HOUSE]:
         for target in re.findall(r"(?:^|`|run: )make ([a-z-]+)\b", document.read_text(), re.MULTILINE):
-            assert target in make_targets(), f"{named(document)}: make {target}"
+            assert target in make_targets(), f"{name_of(document)}: make {target}"
 
 
 def make_targets() -> set[str]:
@@ -177,13 +166,13 @@ print(Path("state").read_text() + "two")
 """
 
 
-def test_blocks_share_a_session_and_what_is_not_run_is_not(tmp_path: Path) -> None:
+def test_blocks_share_a_session_and_marked_blocks_are_not_run(tmp_path: Path) -> None:
     assert [block.language for block in blocks(SAMPLE)] == ["sh", "sh", "python"]
     status, output = play(session(blocks(SAMPLE)), tmp_path)
     assert (status, output.splitlines()) == (0, ["--- line 1", "--- line 8", "one", "two"])
 
 
-def test_ports_are_replaced_alike_wherever_they_stand() -> None:
+def test_a_port_is_replaced_by_the_same_one_everywhere() -> None:
     first, second, again = re.findall(r"127\.0\.0\.1:(\d+)", with_free_ports("127.0.0.1:1 127.0.0.1:2 127.0.0.1:1"))
     assert first == again != second
     assert "1" not in {first, second}
@@ -196,7 +185,7 @@ def test_a_block_that_fails_ends_the_session(tmp_path: Path) -> None:
     assert "reached" not in output
 
 
-def test_what_a_session_leaves_running_ends_with_it(tmp_path: Path) -> None:
+def test_processes_of_a_session_end_with_it(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "held")
     reader = os.open(tmp_path / "held", os.O_RDONLY | os.O_NONBLOCK)
     assert play("exec 9> held\nsleep 60 &\n", tmp_path) == (0, "")

@@ -62,7 +62,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "http.api": (*BELOW_HTTP, *HTTP, "http.server", "http.api"),
     "http.peers": (*BELOW_HTTP, *HTTP, "http.server", "http.peers"),
     "http.console": (*BELOW_HTTP, "http.api", "http.console"),
-    "client": ("client", *PURE),
+    "client": ("client", "ds.backoff", *PURE),
     **dict.fromkeys(("app", "assembly", "cli", "cli.check", "cli.demo", "testing", "__main__"), ("",)),
 }
 

@@ -1,4 +1,4 @@
-"""What is shipped is whole: the wheel installed bare, with only the declared dependencies beside it."""
+"""The wheel is complete: it works when installed with only the declared dependencies."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PINS = (ROOT / "requirements/dev.txt").read_text()
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the wheel with the backend that is here: no isolation, so no network."""
+    """Build the wheel without isolation, so without network access."""
     where = tmp_path_factory.mktemp("wheel")
     subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", where], cwd=ROOT, check=True)
     (built,) = where.glob("*.whl")
@@ -39,7 +39,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Install the wheel into an environment of its own, which sees the dependencies but not this source tree."""
+    """Install the wheel into a separate environment, which has the dependencies but not this source tree."""
     venv = tmp_path_factory.mktemp("bare")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
     python = venv / "bin/python"
@@ -156,13 +156,13 @@ def test_every_pin_has_hashes_and_no_address() -> None:
     assert "://" not in PINS
 
 
-def test_what_is_imported_is_declared_and_nothing_else() -> None:
-    """What comes with a dependency of a dependency may go with it."""
+def test_exactly_the_imported_packages_are_declared() -> None:
+    """A dependency of a dependency may disappear with it, so it has to be declared."""
     provided = packages_distributions()
     declared = {canonicalize_name(Requirement(line).name) for line in PROJECT["project"]["dependencies"]}
     used: set[str] = set()
     for path in (ROOT / "mimids").rglob("*.py"):
-        free = {"pytest"} if path.parent.name == "testing" else set()  # whoever uses the fixtures has it
+        free = {"pytest"} if path.parent.name == "testing" else set()  # users of the fixtures have it
         for name in set(imports(ast.parse(path.read_text()))) - sys.stdlib_module_names - free:
             if not name.startswith("mimids"):
                 givers = declared & {canonicalize_name(giver) for giver in provided[name]}

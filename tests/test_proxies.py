@@ -1,4 +1,4 @@
-"""The proxies of `examples/` before a real provider, by those very files: only ports, paths and names are put in."""
+"""The proxies of `examples/` in front of a real provider; only ports, paths and names are replaced in the files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from mimids.ds.clock import SystemClock
 from mimids.ds.devices import accounts
 from mimids.errors import CertificateRequired
 from mimids.http.peers.calls import open_peers
-from mimids.store.engine.store import Store, Tx
+from mimids.store.engine.store import Store
+from mimids.store.engine.transaction import Tx
 from mimids.testing import PretendGroup, content_of
 from mimids.wire.declare import decode, encode
 from mimids.wire.ids import Counter, ProviderId
@@ -52,7 +53,7 @@ pytestmark = pytest.mark.slow
 
 @attrs.frozen
 class Stage:
-    """A provider's certificates and sockets, and free ports for what stands before it."""
+    """A provider's certificates and sockets, and free ports for the proxies."""
 
     authority: Authority
     sockets: Path
@@ -89,7 +90,7 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
 
 
 def placed(example: str, places: Mapping[str, str]) -> str:
-    """Return an example with what stands in it replaced; each must be there."""
+    """Return an example with these texts replaced; each text must be in it."""
     text = (EXAMPLES / example).read_text()
     for there, here in places.items():
         assert there in text, f"{example}: {there}"
@@ -139,7 +140,7 @@ def nginx(stage: Stage, directory: Path) -> list[str | Path]:
     }
     (directory / "client.conf").write_text(placed("nginx/client.conf", client))
     (directory / "passthrough.conf").write_text(placed("nginx/passthrough.conf", passthrough))
-    # In the world the proxy's user is in the group of the server; here its group is the one this test runs in.
+    # In production the proxy's user is in the group of the server; here its group is that of this test.
     user = "user nobody root;" if os.getuid() == 0 else ""
     temporary = "".join(
         f"{kind}_temp_path {stage.sockets}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -210,7 +211,7 @@ class Frames:
 
 
 async def use(stage: Stage, token: str) -> None:
-    """Do what a device does, by requests and by a stream."""
+    """Use the client listener as a device does, by requests and by a stream."""
     group = PretendGroup.at(A)
     async with open_device(stage.url, token, trust=stage.authority.client_context()) as device:
         await use_requests(device, group)
@@ -227,11 +228,11 @@ async def use(stage: Stage, token: str) -> None:
 async def use_requests(device: Device, group: PretendGroup) -> None:
     assert (await device.me())["user_id"] == f"mimi://{A}/u/alice"
     await device.create_group(group.creation())
-    large = bytes(3 * 1024 * 1024)  # more than proxies take by themselves, and than they keep in memory
+    large = bytes(3 * 1024 * 1024)  # more than the default limit of proxies, and more than they buffer in memory
     await device.send(A, group.message(large))
     (received,) = await device.receive(A, group.key)
     assert content_of(received) == large
-    assert await device.receive(A, group.key, 1, wait_seconds=1) == ()  # an answer that takes its time
+    assert await device.receive(A, group.key, 1, wait_seconds=1) == ()  # an answer that comes late
     keys = await device._connection.exchange("GET", f"providers/{A}/ohttp-keys")
     assert keys.headers["content-type"] == "application/ohttp-keys"
 
@@ -277,7 +278,7 @@ async def call_as_a_provider(stage: Stage, directory: Path) -> None:
 
 
 async def call_without_a_certificate(stage: Stage) -> None:
-    """See that it is the certificate that lets b.example in."""
+    """Check that b.example is let in because of its certificate."""
     tcp = await trio.open_tcp_stream(HOST, stage.https)
     tls = trio.SSLStream(tcp, stage.authority.client_context(), server_hostname=A, https_compatible=True)
     async with tls as connection:

@@ -1,4 +1,4 @@
-"""Every declared structure and every codec with a name, by its declaration: whoever declares one has these tests."""
+"""Tests of every declared structure and every named codec, found by its declaration."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def _everything() -> dict[Codec[Any], str]:
     found: dict[Codec[Any], str] = {}
     for package in (mimids.wire, mimids.mls, mimids.ohttp):
         for name, by in declared(package):
-            found.setdefault(by, name)  # the first of its names: many are imported
-    del found[KEY_CONFIG]  # which has a notation of its own; tests/ohttp/test_config.py draws it
+            found.setdefault(by, name)  # the first of its names, since many are imported
+    del found[KEY_CONFIG]  # it has a notation of its own, which tests/ohttp/test_config.py tests
     return found
 
 
@@ -29,7 +29,7 @@ EVERYTHING = _everything()
 every_codec = pytest.mark.parametrize("by", EVERYTHING.keys(), ids=EVERYTHING.values())
 
 
-def test_the_list_is_not_empty() -> None:
+def test_structures_are_found() -> None:
     assert len(EVERYTHING) > 120
     assert {"SendRequest", "LeafNode", "StoredKey", "PROVIDER_ID", "EXTENSIONS"} <= set(EVERYTHING.values())
 
@@ -37,7 +37,7 @@ def test_the_list_is_not_empty() -> None:
 @every_codec
 @a_few
 @given(data=st.data())
-def test_a_value_has_one_encoding_and_no_other_length_is_read(by: Codec[Any], data: st.DataObject) -> None:
+def test_a_value_has_one_encoding_and_no_other_length_is_accepted(by: Codec[Any], data: st.DataObject) -> None:
     encoded = check_round_trip(by, data.draw(values(by)))
     check_no_other_length(by, encoded)
 

@@ -1,1 +1,1 @@
-"""Prints those parts of docs/ that are made from code."""
+"""Prints the parts of the documents that come from code, and lists the pages of the documentation site."""

@@ -1,4 +1,4 @@
-"""The command line: `mimids.cli:main`."""
+"""The command line; its entry point is `mimids.cli:main`."""
 
 from mimids.cli.main import main
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from mimids.cli.places import config_option, example, json_option, load_config, require_database
-from mimids.cli.progress import Progress, bar, seconds
+from mimids.cli.progress import Progress, bar, elapsed
 from mimids.cli.refusals import CommandRefused, or_refused
 from mimids.cli.showing import show
 from mimids.config import Config
@@ -22,7 +22,8 @@ from mimids.store import arrangements, key_packages, recoveries
 from mimids.store import backup as backups
 from mimids.store.backup import NotABackup
 from mimids.store.engine import lock, migrate
-from mimids.store.engine.store import Tx, connect, write_here
+from mimids.store.engine.sqlite import connect, write_here
+from mimids.store.engine.transaction import Tx
 from mimids.values import Milliseconds
 
 DAY_SECONDS = 86_400
@@ -35,17 +36,17 @@ _PIECE_OCTETS = 1024 * 1024
 @config_option
 @json_option
 def backup(file: Path, config_file: Path | None, as_json: bool) -> None:
-    """Make a consistent copy of the database, beside a running server.
+    """Copy the database to FILE; the server may keep running.
 
-    Configuration and certificates are files of their own: copy them too. The copy holds the gateway's private keys,
-    and is readable by you alone.
+    The copy is consistent. It does not contain the configuration and the certificates: copy those files too. It
+    contains the gateway's private keys, so only you may read it.
     """
     config = load_config(config_file)
     require_database(config)
     if file.exists():
-        raise CommandRefused(f"there is a file {file} already", "choose another name: a backup replaces nothing")
+        raise CommandRefused(f"the file {file} already exists", "choose another name: a backup never overwrites a file")
     if not file.parent.is_dir():
-        raise CommandRefused(f"there is no directory {file.parent}", "make it, or choose another")
+        raise CommandRefused(f"the directory {file.parent} does not exist", "create it, or choose another one")
     with bar("copying", quiet=as_json) as progress:
         or_refused(lambda: _copy_database(config, file, progress))
     show("backup", {"backup": str(file), "octets": file.stat().st_size}, as_json=as_json)
@@ -55,52 +56,56 @@ def _copy_database(config: Config, file: Path, progress: Progress) -> None:
     try:
         backups.copy(config.database, file, _now(), progress)
     except sqlite3.Error as error:
-        raise CommandRefused(f"the copy failed: {error}", "nothing of it was kept; is there room for it?") from error
+        raise CommandRefused(
+            f"cannot copy the database: {error}", "check the free space for FILE; the incomplete copy was deleted"
+        ) from error
 
 
 @example("mimids restore /var/backups/mimids-monday.sqlite3", "mimids restore --replace mimids-monday.sqlite3")
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--replace", is_flag=True, help="Put the database that is there aside, under another name.")
+@click.option("--replace", is_flag=True, help="Keep the present database under another name, and replace it.")
 @config_option
 @json_option
 def restore(file: Path, replace: bool, config_file: Path | None, as_json: bool) -> None:
-    """Put a backup in place of the database; the server must not be running.
+    """Replace the database by the backup FILE; stop the server first.
 
-    What may have been handed out since the backup is not handed out again: KeyPackages in stock are dropped (devices
-    upload new ones), and the gateway gets a new key. Groups hosted here that other providers follow take no messages
-    until these have said what was sequenced since, which comes back from them. `mimids group show` says whom a group
-    waits for; `mimids group release` ends the wait for one that will never answer.
+    A backup does not know what happened after it. So `restore` drops all KeyPackages, because they may have been handed
+    out since (devices upload new ones), and makes a new gateway key. Groups hosted here that other providers follow
+    accept no messages until these providers have sent back what was sequenced since the backup. `mimids group show`
+    names the providers that a group waits for, and `mimids group release` ends the wait for one that does not answer.
     """
     config = load_config(config_file)
     answer: JsonObject = or_refused(lambda: _restore(config, file, replace=replace, quiet=as_json))
     show("restore", answer, as_json=as_json)
     if not as_json:
-        click.echo("Devices have to upload KeyPackages again: `mimids check` counts those that have not.")
+        click.echo("Devices have to upload new KeyPackages: `mimids check` counts the devices that have none.")
 
 
 def _restore(config: Config, file: Path, *, replace: bool, quiet: bool) -> JsonObject:
     try:
-        with seconds(f"reading {file}", quiet=quiet):
+        with elapsed(f"reading {file}", quiet=quiet):
             moment = backups.check(file)
     except NotABackup as error:
         raise CommandRefused(str(error)) from error
     path = config.database
     if path.exists() and not replace:
-        raise CommandRefused(f"there is a database {path}", "--replace puts it aside, under another name")
+        raise CommandRefused(
+            f"the database {path} already exists", "use --replace: it keeps that file under another name"
+        )
     config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with lock.hold(config.data_dir):
-        coming = path.with_name(f".{path.name}.restored")
+        temporary = path.with_name(f".{path.name}.restored")
         try:
             with bar("copying", quiet=quiet) as progress:
-                _copy(file, coming, progress)
-            with seconds("migrating", quiet=quiet):
-                migrate.migrate(coming)
-            retired, key_id, held = write_here(coming, lambda tx: _make_present(tx, config))
+                _copy(file, temporary, progress)
+            with elapsed("migrating", quiet=quiet):
+                migrate.migrate(temporary)
+            retired, key_id, held = write_here(temporary, lambda tx: _prepare(tx, config))
             aside = _put_aside(path) if path.exists() else None
-            coming.rename(path)
+            temporary.rename(path)
         finally:
-            coming.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
     return {
         "database": str(path),
         "made_at": moment,
@@ -112,7 +117,7 @@ def _restore(config: Config, file: Path, *, replace: bool, quiet: bool) -> JsonO
 
 
 def _copy(source: Path, target: Path, progress: Progress) -> None:
-    """Copy a file that nobody uses, for its owner only."""
+    """Copy a file that is not in use; only the owner may read the copy."""
     target.unlink(missing_ok=True)
     total = source.stat().st_size
     with source.open("rb") as reading, open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
@@ -121,24 +126,21 @@ def _copy(source: Path, target: Path, progress: Progress) -> None:
             progress(reading.tell(), total)
 
 
-def _make_present(tx: Tx, config: Config) -> tuple[int, int, int]:
-    """Make up for what the backup cannot know; return what was dropped, the new key, and groups held.
-
-    (semantics: limits-and-retention)
-    """
+def _prepare(tx: Tx, config: Config) -> tuple[int, int, int]:
+    """Prepare a copy for use (semantics: restore); return KeyPackages dropped, the new key's id, groups held."""
     context = Context.of(config, _now())
     schedule = Schedule(config.ohttp.rotate_days * DAY_SECONDS, config.ohttp.grace_days * DAY_SECONDS)
     retired = key_packages.retire_unclaimed(tx, context.now)
     key_id = gateway_keys.rotate(tx, schedule, context.operator_key, context.now // 1000, retire_others=True)
     held = recoveries.begin(tx, config.provider, {*config.federation.allow, *config.providers})
-    arrangements.outrun_revisions(tx)
+    arrangements.skip_revisions(tx)
     backups.unmark(tx)
     return retired, key_id, held
 
 
 def _put_aside(path: Path) -> Path:
-    """Rename a database that nobody uses, its write-ahead log folded into it; return its new name."""
-    connect(path).close()  # the last connection takes the log down
+    """Rename a database that is not in use, with its write-ahead log merged into it; return the new name."""
+    connect(path).close()  # closing the last connection merges the log
     aside = path.with_name(f"{path.name}.before-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
     path.rename(aside)
     return aside

@@ -1,7 +1,7 @@
-"""Certificates of one's own making: an authority, and pairs that serve both as server and as client.
+"""Certificates that mimids issues itself: an authority, and pairs for use as TLS server and TLS client.
 
-For `serve --dev`, `demo`, tests, and providers that vouch for each other without a public authority. Public ones stop
-issuing for client use, so what `init` makes is also what many will show to other providers.
+They are for `serve --dev`, `demo`, tests, and providers that trust each other without a public authority. Public
+authorities stop issuing certificates for client use, so many providers will show a pair made by `init` to others.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 AUTHORITY_DAYS: Final = 3650
-PAIR_DAYS: Final = 825  # the longest that the platforms of clients take from a private authority
-_CLOCKS_DIFFER: Final = timedelta(hours=1)
+PAIR_DAYS: Final = 825  # the longest that client platforms accept from a private authority
+_CLOCK_SKEW: Final = timedelta(hours=1)
 
 
 @attrs.frozen
@@ -33,7 +33,7 @@ class IssuedCertificate:
     private_key: ec.EllipticCurvePrivateKey = attrs.field(repr=False)
 
     def write(self, certificate: Path, private_key: Path) -> None:
-        """Write both as PEM; the key for its owner only. Raise `FileExistsError` rather than replace one."""
+        """Write both as PEM, the key readable by its owner only; raise `FileExistsError` if a file exists."""
         encoded = self.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         write_new(private_key, encoded, mode=0o600)
         write_new(certificate, self.certificate.public_bytes(Encoding.PEM))
@@ -41,10 +41,10 @@ class IssuedCertificate:
 
 @attrs.frozen
 class Authority(IssuedCertificate):
-    """Who vouches for pairs."""
+    """A certificate authority."""
 
     def issue(self, names: Sequence[str], addresses: Sequence[str] = (), *, days: int = PAIR_DAYS) -> IssuedCertificate:
-        """Return a pair for these dNSNames and IP addresses, for serverAuth and clientAuth."""
+        """Return a certificate and key for these dNSNames and IP addresses, for serverAuth and clientAuth."""
         key = ec.generate_private_key(ec.SECP256R1())
         alternatives: list[x509.GeneralName] = [x509.DNSName(name) for name in names]
         alternatives += [x509.IPAddress(ipaddress.ip_address(address)) for address in addresses]
@@ -63,7 +63,7 @@ class Authority(IssuedCertificate):
 
 
 def new_authority(name: str) -> Authority:
-    """Return an authority that nobody trusts yet."""
+    """Make an authority with a new key."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     built = (
@@ -75,7 +75,7 @@ def new_authority(name: str) -> Authority:
 
 
 def read_authority(certificate: Path, private_key: Path) -> Authority:
-    """Return the authority in two PEM files; raise `ValueError` if they do not hold one, `OSError`."""
+    """Read an authority from two PEM files; raise `OSError`, or `ValueError` if they do not contain one."""
     key = load_pem_private_key(private_key.read_bytes(), None)
     found = x509.load_pem_x509_certificate(certificate.read_bytes())
     if not isinstance(key, ec.EllipticCurvePrivateKey) or found.public_key() != key.public_key():
@@ -84,7 +84,7 @@ def read_authority(certificate: Path, private_key: Path) -> Authority:
 
 
 def write_new(path: Path, content: bytes, *, mode: int = 0o644) -> None:
-    """Write a file that is not there yet, whole, with this mode from its first moment on; raise `FileExistsError`."""
+    """Create a file with this mode and write it; raise `FileExistsError` if it exists."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
@@ -98,7 +98,7 @@ def _builder(name: str, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days:
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _CLOCKS_DIFFER)
+        .not_valid_before(now - _CLOCK_SKEW)
         .not_valid_after(now + timedelta(days=days))
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )

@@ -1,4 +1,4 @@
-"""`mimids completion`: what a shell needs to complete commands, options and arguments."""
+"""`mimids completion`: the script by which a shell completes commands, options and arguments."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from mimids.cli.places import example
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print the completion script of a shell."""
+    """Print the completion script for a shell."""
     made = get_completion_class(shell)
     root = context.find_root().command
     if made is None:
-        raise click.UsageError(f"{shell} is not known to this click")
+        raise click.UsageError(f"the installed click has no completion for {shell}")
     click.echo(made(root, {}, "mimids", "_MIMIDS_COMPLETE").source())

@@ -1,6 +1,6 @@
-"""The command line, put together: what is there, in the order that help shows it.
+"""The top of the command line: all commands, in the order in which `--help` lists them.
 
-Nothing here imports the server; `serve` does so when it runs.
+Nothing here imports the server; the command `serve` does when it runs.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ _SECTIONS: Final = {
     "Run a provider": ("serve", "init", "migrate", "check", "backup", "restore"),
     "Try it": ("demo", "mls", "completion"),
 }
-_THE_REST: Final = "Operate it"
+_OTHERS: Final = "Operate it"
 
 
-class _InSections(click.Group):
-    """A group whose help lists its commands by purpose."""
+class _SectionedGroup(click.Group):
+    """A group whose help lists its commands in sections."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         first = {name for names in _SECTIONS.values() for name in names}
-        sections = _SECTIONS | {_THE_REST: tuple(name for name in self.commands if name not in first)}
+        sections = _SECTIONS | {_OTHERS: tuple(name for name in self.commands if name not in first)}
         for title, names in sections.items():
             rows = [(name, self.commands[name].get_short_help_str(100)) for name in names if name in self.commands]
             with formatter.section(title):
@@ -43,15 +43,15 @@ class _InSections(click.Group):
 
 
 @click.group(
-    cls=_InSections,
+    cls=_SectionedGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     help="A federated MLS Delivery Service for MIMI.",
-    epilog="\b\nTo look at it:       mimids demo\nTo try it:           mimids serve --dev\n"
-    "To set up your own:  mimids init DIR",
+    epilog="\b\nTo see it work:       mimids demo\nTo try it out:        mimids serve --dev\n"
+    "To set up your own:   mimids init DIR",
 )
 @click.version_option(__version__, prog_name="mimids")
 def main() -> None:
-    """Hold the commands."""
+    """Group all commands."""
 
 
 def _add(to: click.Group, commands: Sequence[click.Command]) -> None:

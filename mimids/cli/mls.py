@@ -1,4 +1,4 @@
-"""`mimids mls`: look at MLS objects, no provider needed."""
+"""`mimids mls`: look at MLS objects; needs no provider."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def mls() -> None:
 @mls.command()
 @click.argument("file", type=click.File("rb"))
 def inspect(file: BinaryIO) -> None:
-    """Print any MLS object as a tree: octets, hex or base64; - is standard input."""
+    """Print an MLS object as a tree. FILE has its bytes, in binary, hex or base64; - is standard input."""
     from mimids.replay.inspect import inspect
 
     try:
         lines = inspect(file.read())
     except WireError as error:
-        raise CommandRefused(f"{_name(file)}: not an MLS object: {error}") from error
+        raise CommandRefused(f"{_name(file)} is not an MLS object: {error}") from error
     for line in lines:
         click.echo(line)
 
@@ -41,10 +41,10 @@ def inspect(file: BinaryIO) -> None:
 @mls.command()
 @click.argument("file", type=click.File("r", encoding="utf-8"))
 def replay(file: TextIO) -> None:
-    """Follow a recorded group as the Delivery Service does, and print a JSON line for each message.
+    """Check a recorded group as the server does, and print a JSON line for each message.
 
-    Reads a JSON array of {cipher_suite, group_info, ratchet_tree, epochs: [{proposals, commit}]}, or JSON lines that
-    say what is expected of each message. Exit 1 if any is refused, or is not what was expected.
+    FILE has a JSON array of {cipher_suite, group_info, ratchet_tree, epochs: [{proposals, commit}]}, or JSON lines that
+    say what is expected of each message. The exit code is 1 if a message is refused or differs from what is expected.
     """
     from mimids.replay.replay import replay
 
@@ -54,6 +54,6 @@ def replay(file: TextIO) -> None:
             click.echo(json.dumps(record.as_json()))
             failed += record.failed
     except (ValueError, LookupError, TypeError) as error:
-        raise CommandRefused(f"{_name(file)}: not a recording: {error}") from error
+        raise CommandRefused(f"{_name(file)} is not a recording: {error}") from error
     if failed:
-        raise CommandRefused(f"{failed} messages were refused, or are not what the recording expects")
+        raise CommandRefused(f"{failed} messages were refused, or differ from what the recording expects")

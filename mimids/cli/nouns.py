@@ -1,4 +1,4 @@
-"""`mimids NOUN VERB`, made from the table of commands."""
+"""The commands `mimids NOUN VERB`, made from the table of commands."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _SECONDS: Final = {"m": 60, "h": 3600, "d": 86_400}
 _NOUNS: Final = {
     "user": "Users of this provider.",
     "device": "Devices of its users.",
-    "token": "Bearer tokens that unlock a user's KeyPackages.",
+    "token": "Bearer tokens, which allow others to fetch a user's KeyPackages.",
     "ohttp": "Keys of the OHTTP gateway.",
-    "group": "Groups that are hosted or followed here.",
+    "group": "Groups that this provider hosts or follows.",
     "provider": "Other providers.",
-    "ban": "Users and providers who are kept out.",
-    "limit": "Rates, and users who are muted.",
-    "report": "Reports of users and other providers.",
+    "ban": "Banned users and providers.",
+    "limit": "Rate limits, and muted users.",
+    "report": "Reports about users and providers.",
 }
 
 
 class _Time(click.ParamType[int]):
-    """A moment to come: so long from now, or a date."""
+    """A time: a span from now, or a date."""
 
     name = "time"
 
@@ -43,7 +43,7 @@ class _Time(click.ParamType[int]):
         try:
             moment = datetime.fromisoformat(value)
         except ValueError:
-            self.fail("write 90d, 12h, 30m, or a date such as 2027-01-31", param, ctx)
+            self.fail(f"{value!r} is not a time; write 90d, 12h, 30m, or a date such as 2027-01-31", param, ctx)
         return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
@@ -65,15 +65,15 @@ def _parameter(argument: Argument) -> click.Parameter:
 
 
 def _help(command: Command) -> str:
-    """Return the help text: what it does, what its arguments are, an example."""
-    placed = [(argument.name.upper(), argument.help) for argument in command.arguments if argument.flag is None]
+    """Return the help text: what the command does, its arguments, an example."""
+    positional = [(argument.name.upper(), argument.help) for argument in command.arguments if argument.flag is None]
     lines = [command.summary, ""]
-    if placed:
-        lines += ["\b", *(f"{name:<10} {text}" for name, text in placed), ""]
+    if positional:
+        lines += ["\b", *(f"{name:<10} {text}" for name, text in positional), ""]
     return "\n".join([*lines, "\b", "Example:", f"  {command.example}"])
 
 
-def _made(command: Command) -> click.Command:
+def _click_command(command: Command) -> click.Command:
     def call(config_file: Path | None, as_json: bool, **arguments: Any) -> None:
         config = load_config(config_file)
         given = {name: value for name, value in arguments.items() if value is not None}
@@ -90,14 +90,14 @@ def _made(command: Command) -> click.Command:
 
 
 def add_nouns(to: click.Group) -> None:
-    """Add every command of the table, verbs below their noun."""
+    """Add every command of the table, each verb below its noun."""
     groups: dict[str, click.Group] = {}
     for command in COMMANDS:
         noun, _, verb = command.name.partition(" ")
         if not verb:
-            to.add_command(_made(command))
+            to.add_command(_click_command(command))
             continue
         if noun not in groups:
             groups[noun] = click.Group(noun, help=_NOUNS[noun])
             to.add_command(groups[noun])
-        groups[noun].add_command(_made(command))
+        groups[noun].add_command(_click_command(command))

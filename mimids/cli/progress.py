@@ -1,4 +1,4 @@
-"""How far something has come, on standard error, where somebody looks at it and it takes longer than a second."""
+"""Progress on standard error, if that is a terminal and the work takes longer than a second."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ _STEPS: Final = 1000
 
 @contextmanager
 def bar(label: str, *, quiet: bool = False) -> Iterator[Progress]:
-    """Give what is to be told how far it has come."""
+    """Show a progress bar; yield the function that updates it."""
     if quiet or not sys.stderr.isatty():
         yield lambda done, total: None
         return
     began, drawn = time.monotonic(), click.progressbar(length=_STEPS, label=label, file=sys.stderr)
 
-    def tell(done: int, total: int) -> None:
+    def update(done: int, total: int) -> None:
         if time.monotonic() - began >= SILENT_SECONDS:
             drawn.update(done * _STEPS // max(total, 1) - drawn.pos)
 
     try:
-        yield tell
+        yield update
     finally:
         if drawn.pos:
             drawn.render_finish()
 
 
 @contextmanager
-def seconds(label: str, *, quiet: bool = False) -> Iterator[None]:
-    """Show how long it takes, where nobody can tell how far it has come."""
+def elapsed(label: str, *, quiet: bool = False) -> Iterator[None]:
+    """Show the elapsed seconds, for work whose length is not known."""
     if quiet or not sys.stderr.isatty():
         yield
         return

@@ -1,4 +1,4 @@
-"""What a command ends with when it does not do what was asked: exit 1, one line of why, one of what to do."""
+"""The end of a command that is refused: exit code 1, one line that says why, one that says what to do."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ REFUSED: Final = 1  # click gives 2 for usage
 
 
 class CommandRefused(click.ClickException):
-    """The command was understood and not done; `mend` says what to do about it."""
+    """The command was understood but not carried out; `fix` says what to do."""
 
     exit_code = REFUSED
 
-    def __init__(self, why: str, mend: str | None = None) -> None:
+    def __init__(self, why: str, fix: str | None = None) -> None:
         super().__init__(why)
-        self.mend = mend
+        self.fix = fix
 
     def show(self, file: IO[Any] | None = None) -> None:
-        """Print it on standard error."""
+        """Print the message and the fix on standard error."""
         click.echo(f"mimids: {self.message}", err=True)
-        if self.mend:
-            click.echo(f"  {self.mend}", err=True)
+        if self.fix:
+            click.echo(f"  {self.fix}", err=True)
 
 
 def or_refused(do: Callable[[], Any]) -> Any:
@@ -38,30 +38,30 @@ def or_refused(do: Callable[[], Any]) -> Any:
     try:
         return do()
     except ConfigError as error:
-        raise CommandRefused("the configuration cannot be used", "\n  ".join(error.faults)) from error
+        raise CommandRefused("the configuration is not valid", "\n  ".join(error.faults)) from error
     except SchemaRefused as error:
         raise CommandRefused(str(error)) from error
     except KeyUnavailable as error:
         raise CommandRefused(
-            str(error), "[ohttp] key_file names the file that the keys were encrypted under"
+            str(error), "set key_file in [ohttp] to the file with which the keys were encrypted"
         ) from error
     except Locked as error:
         raise CommandRefused(
-            str(error), "try again when it has ended; commands reach a running server by its socket"
+            str(error), "try again when that process has ended; commands reach a running server by its socket"
         ) from error
     except StorageUnavailable as error:
         raise CommandRefused(
-            str(error), "make room on the disk of data_dir: `mimids check` says how much there is"
+            str(error), "free some space on the disk of data_dir: `mimids check` says how much there is"
         ) from error
     except MimiError as error:
         raise CommandRefused(str(error)) from error
     except sqlite3.OperationalError as error:
-        raise CommandRefused(f"the database: {error}", "`mimids check` says more") from error
+        raise CommandRefused(f"the database cannot be used: {error}", "run `mimids check` for details") from error
     except sqlite3.DatabaseError as error:
         if type(error) is not sqlite3.DatabaseError:
-            raise  # ours: a statement that is wrong
+            raise  # a bug of ours: a wrong statement
         raise CommandRefused(
-            f"the database: {error}", "`mimids check` says more; keep the file, and restore a backup"
+            f"the database cannot be read: {error}", "run `mimids check`; keep the file, and restore a backup"
         ) from error
     except OSError as error:
         what = f"{error.filename}: " if error.filename else ""

@@ -1,6 +1,7 @@
-"""Run one command of the table: here, under the lock, or in the server that holds it.
+"""Run one command of the table: in the running server, or in this process if no server runs.
 
-Reading needs neither: any number may read beside a running server.
+A command that writes holds the lock of the data directory. A command that only reads needs no lock: it works beside a
+running server.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from mimids.config import Config
 from mimids.ds.commands import Command, Context, JsonObject
 from mimids.errors import MimiError, every_error
 from mimids.store.engine import lock
-from mimids.store.engine.store import read_here, write_here
+from mimids.store.engine.sqlite import read_here, write_here
 from mimids.values import Milliseconds
 
-SERVER_SECONDS: Final = 30  # for a running server to answer
+SERVER_SECONDS: Final = 30  # that a running server has for its answer
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -40,7 +41,7 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def run(config: Config, command: Command, given: Mapping[str, object]) -> JsonObject:
-    """Return the answer, durable if the command writes; raise `CommandRefused`."""
+    """Return the answer; what the command writes is durable then. Raise `CommandRefused`."""
     require_database(config)
     if command.writes:
         answer = _ask_server(config.operator_socket, command, given)
@@ -68,7 +69,7 @@ def _run_here(config: Config, command: Command, given: Mapping[str, object]) -> 
 
 
 def _ask_server(path: Path, command: Command, given: Mapping[str, object]) -> JsonObject | None:
-    """Return the answer of the server that listens at `path`, None if none does; raise `CommandRefused`."""
+    """Return the answer of the server that listens at `path`, or None if no server does; raise `CommandRefused`."""
     if not socket_fits(path):
         return None
     with closing(_UnixConnection(path)) as connection:
@@ -77,14 +78,14 @@ def _ask_server(path: Path, command: Command, given: Mapping[str, object]) -> Js
         except (FileNotFoundError, ConnectionRefusedError):
             return None
         except OSError as error:
-            mend = "run the command as the user that the server runs as"
-            raise CommandRefused(f"{path}: {error.strerror or error}", mend) from error
+            fix = "run the command as the user that the server runs as"
+            raise CommandRefused(f"cannot connect to {path}: {error.strerror or error}", fix) from error
         try:
             connection.request("POST", command.path, json.dumps(given), {"Content-Type": "application/json"})
             response = connection.getresponse()
             answer = json.loads(response.read())
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise CommandRefused(f"the server at {path} does not answer ({error})", "its log says why") from error
+            raise CommandRefused(f"the server at {path} does not answer: {error}", "look into its log") from error
     if response.status == 200:
         return cast("JsonObject", answer)
     raise _problem(command, answer)

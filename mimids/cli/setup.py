@@ -1,4 +1,4 @@
-"""`mimids init` and `mimids migrate`: from an empty directory to a provider that serves."""
+"""`mimids init` and `mimids migrate`: set up a provider in an empty directory, and update its database."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import sys
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import attrs
 import click
 
 from mimids.cli.certificates import new_authority, read_authority, write_new
 from mimids.cli.places import CONFIG_FILE, config_option, example, json_option, load_config, socket_fits
-from mimids.cli.progress import seconds
+from mimids.cli.progress import elapsed
 from mimids.cli.refusals import CommandRefused, or_refused
 from mimids.cli.showing import show
 from mimids.config import Config, load, parse
@@ -27,7 +27,7 @@ DATA: Final = "data"
 
 @attrs.frozen(kw_only=True)
 class SetupPlan:
-    """What a new provider's directory is to hold."""
+    """The settings of a new provider."""
 
     provider: ProviderId
     public: str = "127.0.0.1:8443"
@@ -36,46 +36,47 @@ class SetupPlan:
     public_url: str | None = None
     allow: tuple[str, ...] = ()
     peers: tuple[tuple[str, str], ...] = ()  # name and URL
-    certificate: Path | None = None  # a pair that is there already
+    certificate: Path | None = None  # an existing certificate with its chain
     private_key: Path | None = None
-    authority: Path | None = None  # the certificate of one that issues the pair; its key beside it
-    note: str = "What is not here has its default; config.example.toml shows every key, with its reason."
-    further: str = ""  # more of the file
+    authority: Path | None = None  # certificate of the authority that issues the pair; its key is beside it
+    note: str = "A key that is not set here has its default; config.example.toml explains every key."
+    further: str = ""  # more lines for the file
 
 
 def make_provider(directory: Path, plan: SetupPlan) -> Config:
-    """Make a directory with configuration, certificates and an empty database; return the configuration.
+    """Create a directory with configuration, certificates and an empty database; return the configuration.
 
-    Nothing that is there is replaced: raises `CommandRefused`, or `ConfigError` where the plan is none, with nothing
-    made.
+    No existing file is replaced. Raise `CommandRefused`, or `ConfigError` if the plan is not valid; then nothing was
+    created.
     """
     path = directory / CONFIG_FILE
     if path.exists():
         raise CommandRefused(
-            f"{path} is there already", "`mimids check` looks at it; choose another directory for another one"
+            f"{path} already exists", "choose another directory; `mimids check` checks the provider in this one"
         )
     if not socket_fits(directory / DATA / "operator.sock"):
         raise CommandRefused(
-            f"a socket within {directory.absolute()} would have too long a path", "choose a shorter one"
+            f"the path {directory.absolute()} is too long for a Unix socket in it",
+            "choose a directory with a shorter path",
         )
     parse(tomllib.loads(_configuration(plan)), directory)
     directory.mkdir(parents=True, exist_ok=True)
     make_pair(directory, plan)
     write_configuration(directory, plan)
     config = load(path)
-    bring_up(config)
+    migrate_database(config)
     return config
 
 
-def bring_up(config: Config) -> list[migrations.Migration]:
-    """Make the database, or bring it up to this code; return what was applied."""
+def migrate_database(config: Config) -> list[migrations.Migration]:
+    """Create the database, or migrate it to this version; return the migrations that were applied."""
     config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with lock.hold(config.data_dir):
         return migrations.migrate(config.database)
 
 
 def make_pair(directory: Path, plan: SetupPlan) -> None:
-    """Issue the provider's pair where it has none."""
+    """Issue the provider's certificate, unless the plan names one."""
     if plan.certificate is not None:
         return
     if plan.authority is None:
@@ -88,7 +89,7 @@ def make_pair(directory: Path, plan: SetupPlan) -> None:
 
 
 def write_configuration(directory: Path, plan: SetupPlan) -> None:
-    """Write the file; raise `FileExistsError` rather than replace one."""
+    """Write the configuration file; raise `FileExistsError` if it exists."""
     write_new(directory / CONFIG_FILE, _configuration(plan).encode())
 
 
@@ -112,7 +113,7 @@ def _configuration(plan: SetupPlan) -> str:
     if plan.authority is not None:
         trust = plan.authority.absolute()
     if trust is not None:
-        lines.append(f'trust = "{trust}"                # who vouches for other providers')
+        lines.append(f'trust = "{trust}"                # authorities that may certify other providers')
     lines += ["", "[federation]", f"allow = [{', '.join(_quoted(plan.allow))}]"]
     for name, url in plan.peers:
         lines += ["", f'[providers."{name}"]', f'url = "{url}"']
@@ -127,13 +128,13 @@ def _domain(_: click.Context, __: click.Parameter, value: str | None) -> Provide
     try:
         return None if value is None else provider_id(value)
     except ValueError as error:
-        raise click.BadParameter("a domain name in lower case, without a port, such as a.example") from error
+        raise click.BadParameter("it must be a domain name in lower case, without a port, such as a.example") from error
 
 
 def _peer(_: click.Context, __: click.Parameter, values: Sequence[str]) -> tuple[tuple[str, str], ...]:
     pairs = tuple(value.partition("=")[::2] for value in values)
     if not all(name and url.startswith("https://") for name, url in pairs):
-        raise click.BadParameter("such as b.example=https://127.0.0.1:9443")
+        raise click.BadParameter("write PROVIDER=URL, such as b.example=https://127.0.0.1:9443")
     return pairs
 
 
@@ -144,93 +145,91 @@ def _peer(_: click.Context, __: click.Parameter, values: Sequence[str]) -> tuple
 )
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--provider", callback=_domain, help="Domain of your users; it cannot change later.")
-@click.option("--public", default="127.0.0.1:8443", show_default=True, help="Where other providers reach it.")
-@click.option("--client", default="127.0.0.1:8444", show_default=True, help="Where your users' devices reach it.")
-@click.option("--operator", default="127.0.0.1:8445", show_default=True, help="Health, metrics, console.")
-@click.option("--public-url", help="How others reach --public; default: https://PROVIDER.")
-@click.option("--allow", multiple=True, metavar="PROVIDER", help="Deal with this provider; may be repeated.")
+@click.option("--provider", callback=_domain, help="The domain of your users. It cannot be changed later.")
+@click.option("--public", default="127.0.0.1:8443", show_default=True, help="Address and port for other providers.")
+@click.option("--client", default="127.0.0.1:8444", show_default=True, help="Address and port for your users' devices.")
+@click.option(
+    "--operator", default="127.0.0.1:8445", show_default=True, help="Address and port for health, metrics and console."
+)
+@click.option("--public-url", help="URL by which others reach --public; default: https://PROVIDER.")
+@click.option("--allow", multiple=True, metavar="PROVIDER", help="Allow this other provider; may be repeated.")
 @click.option(
     "--peer",
     "peers",
     multiple=True,
     callback=_peer,
     metavar="PROVIDER=URL",
-    help="The same, reached at this URL; may be repeated.",
+    help="Allow this other provider, and call it at this URL; may be repeated.",
 )
 @click.option(
     "--certificate",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Use this certificate, with its chain, instead of making one.",
+    help="Use this certificate, with its chain, instead of issuing one.",
 )
-@click.option("--private-key", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Its key.")
+@click.option(
+    "--private-key",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="The private key of --certificate.",
+)
 @click.option(
     "--ca",
     "authority",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     metavar="FILE",
-    help="Authority that issues the pair (its key beside it, as FILE.key) and vouches for others; default: a new one.",
+    help="Authority that issues the certificate and is trusted for other providers; its key is beside it, with the "
+    "suffix .key. Default: a new authority.",
 )
 @json_option
 def init(
     directory: Path,
     provider: ProviderId | None,
-    public: str,
-    client: str,
-    operator: str,
-    public_url: str | None,
     allow: tuple[str, ...],
     peers: tuple[tuple[str, str], ...],
-    certificate: Path | None,
-    private_key: Path | None,
-    authority: Path | None,
     as_json: bool,
+    **options: Any,
 ) -> None:
-    """Make a provider: configuration, certificates, database.
+    """Set up a provider in DIRECTORY: configuration, certificates, database.
 
-    Asks for the domain if it is not given. Certificates come from an authority of its own unless a pair is named; the
-    pair serves both purposes, as server and as client of other providers.
+    Without --provider it asks for the domain. Without --certificate it issues a certificate by an authority of its own.
+    That certificate is good for both purposes: as server, and as client of other providers.
     """
-    if (certificate is None) != (private_key is None):
-        raise click.UsageError("write both --certificate and --private-key, or neither")
-    if provider is None:
-        if not sys.stdin.isatty():
-            raise click.UsageError("--provider is missing: the domain of your users, such as a.example")
-        provider = click.prompt("Domain of your users (it cannot change later)", value_proc=_asked_domain)
-    plan = SetupPlan(
-        provider=provider,
-        public=public,
-        client=client,
-        operator=operator,
-        public_url=public_url,
-        allow=(*allow, *(name for name, _ in peers if name not in allow)),
-        peers=peers,
-        certificate=certificate,
-        private_key=private_key,
-        authority=authority,
-    )
+    if (options["certificate"] is None) != (options["private_key"] is None):
+        raise click.UsageError("--certificate and --private-key belong together: give both, or neither")
+    allowed = (*allow, *(name for name, _ in peers if name not in allow))
+    plan = SetupPlan(provider=provider or _prompt_for_domain(), allow=allowed, peers=peers, **options)
     try:
         config: Config = or_refused(lambda: make_provider(directory, plan))
     except ValueError as error:
         raise CommandRefused(str(error)) from error
-    from mimids.cli.check.certificates import certificates  # which nothing else here needs
-
     file = directory / CONFIG_FILE
     answer = {"provider": config.provider, "config": str(file), "certificate": str(config.tls.certificate)}
     show("init", answer, as_json=as_json)
-    for finding in certificates(config):
-        if finding.mend is not None:
-            click.echo(f"mimids: {finding.what}\n  {finding.mend}", err=True)
+    _warn_of_certificates(config)
     if not as_json:
-        click.echo(f"\nTo try next:\n  mimids check --config {file}\n  mimids serve --config {file}")
+        click.echo(f"\nTry next:\n  mimids check --config {file}\n  mimids serve --config {file}")
         click.echo(f"  mimids user add alice --config {file}")
 
 
-def _asked_domain(value: str) -> ProviderId:
+def _warn_of_certificates(config: Config) -> None:
+    from mimids.cli.check.certificates import certificates  # slow to import
+
+    for finding in certificates(config):
+        if finding.fix is not None:
+            click.echo(f"mimids: {finding.what}\n  {finding.fix}", err=True)
+
+
+def _prompt_for_domain() -> ProviderId:
+    if not sys.stdin.isatty():
+        raise click.UsageError("--provider is missing; give the domain of your users, such as a.example")
+    domain: ProviderId = click.prompt("Domain of your users (it cannot be changed later)", value_proc=_prompted_domain)
+    return domain
+
+
+def _prompted_domain(value: str) -> ProviderId:
     try:
         return provider_id(value)
     except ValueError as error:
-        raise click.UsageError("write it in lower case, without a port, such as a.example") from error
+        raise click.UsageError("write a domain name in lower case, without a port, such as a.example") from error
 
 
 @example("mimids migrate --config mimids.toml")
@@ -238,10 +237,10 @@ def _asked_domain(value: str) -> ProviderId:
 @config_option
 @json_option
 def migrate(config_file: Path | None, as_json: bool) -> None:
-    """Make the database, or bring it up to this version."""
+    """Create the database, or update it to this version of mimids."""
     config = load_config(config_file)
-    with seconds("migrating", quiet=as_json):
-        applied = or_refused(lambda: bring_up(config))
+    with elapsed("migrating", quiet=as_json):
+        applied = or_refused(lambda: migrate_database(config))
     answer = {"database": str(config.database), "applied": [f"{each.version:04}_{each.name}" for each in applied]}
     if as_json:
         show("migrate", answer, as_json=True)

@@ -1,4 +1,4 @@
-"""Answers for people: tables, lists of names and values, a group's tree. Scripts take `--json`."""
+"""Output for people: tables, lists of names and values, a group's tree. Scripts use `--json`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import click
 from mimids.ds.commands import JsonObject
 from mimids.ds.groups.tree_layout import margins
 
-_KEY_DIGITS: Final = 8  # of a masked partition key, in a drawing
+_KEY_DIGITS: Final = 8  # of a masked partition key that are shown in the tree
 _TIMES: Final = ("_at", "not_after")
 
 
@@ -22,12 +22,12 @@ def show(name: str, answer: JsonObject, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(answer))
     else:
-        for line in _DRAWINGS.get(name, _plainly)(answer):
+        for line in _LAYOUTS.get(name, _names_and_values)(answer):
             click.echo(line)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Iterator[str]:
-    """Yield the lines of a table, numbers to the right."""
+    """Yield the lines of a table; columns of numbers are aligned right."""
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
     right = [bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(columns))]
@@ -39,7 +39,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Iterator[
         yield "  ".join(padded).rstrip()
 
 
-def _plainly(answer: Mapping[str, Any]) -> Iterator[str]:
+def _names_and_values(answer: Mapping[str, Any]) -> Iterator[str]:
     """Yield a line for each name with its value, and a table for each list of objects."""
     width = max((len(name) for name, value in answer.items() if not isinstance(value, list)), default=0)
     for name, value in answer.items():
@@ -69,21 +69,21 @@ def _groups(answer: JsonObject) -> Iterator[str]:
 
 
 def _group(answer: JsonObject) -> Iterator[str]:
-    """Draw the partitions of a group: time runs down, a fork runs to the right."""
+    """Draw the partitions of a group as a tree: later partitions are below earlier ones, branches to the right."""
     yield answer["name"] or answer["group_id"]
     yield f"hub {answer['hub']}, cipher suite {answer['cipher_suite']}, since {_value('_at', answer['created_at'])}"
     forks = answer["live_forks"]
     if forks:
-        yield f"{forks} live fork{'s' if forks > 1 else ''}: `mimids group terminate` can end a branch"
+        yield f"{forks} live fork{'s' if forks > 1 else ''}: `mimids group terminate` ends a branch"
     if answer.get("waits_for"):
         waits_for = ", ".join(answer["waits_for"])
-        yield f"held after a restore, until {waits_for} say what they have: see `mimids group release`"
+        yield f"held since a restore, until these providers answer: {waits_for}; see `mimids group release`"
     for lines in margins(answer["tree"], itemgetter("partition"), itemgetter("parent")):
         yield ""
-        yield from (f"{margin}{_drawn(partition)}" for margin, partition in lines)
+        yield from (f"{margin}{_partition_line(partition)}" for margin, partition in lines)
 
 
-def _drawn(partition: JsonObject) -> str:
+def _partition_line(partition: JsonObject) -> str:
     epoch = "?" if partition["epoch"] is None else partition["epoch"]
     count = partition["messages"]
     notes = [f"{count} message{'' if count == 1 else 's'}", f"state {partition['state']}"]
@@ -96,8 +96,8 @@ def _drawn(partition: JsonObject) -> str:
     if partition["held_welcomes"]:
         notes.append(f"{partition['held_welcomes']} Welcomes held")
     if partition["followers"]:
-        notes.append("to " + ", ".join(partition["followers"]))
+        notes.append("followed by " + ", ".join(partition["followers"]))
     return f"● epoch {epoch}  {partition['partition'][:_KEY_DIGITS]}  {', '.join(notes)}"
 
 
-_DRAWINGS: Final[Mapping[str, Callable[[JsonObject], Iterator[str]]]] = {"group list": _groups, "group show": _group}
+_LAYOUTS: Final[Mapping[str, Callable[[JsonObject], Iterator[str]]]] = {"group list": _groups, "group show": _group}

@@ -1,16 +1,18 @@
-"""The device side, for those who write clients and tests; needs no server code and no MLS library.
+"""The device side, for clients and tests. It needs neither the server nor an MLS library.
 
-It runs under trio and under asyncio, and handles MLS objects as bytes. docs/client.md shows how.
+It runs under trio and asyncio, and handles MLS objects as bytes. docs/client.md shows how to use it.
 """
 
 from mimids.client import requests
 from mimids.client.connection import BranchTerminated, Problem, Unreachable
 from mimids.client.contacts import Contact, SignedKeys
-from mimids.client.device import Device, Stock, Token, Uploaded, open_device
+from mimids.client.device import Device, open_device
 from mimids.client.duties import Departure, Expected, UnexpectedCommit, check_commit
 from mimids.client.events import Arrived, Event, LowStock, NotServed
+from mimids.client.key_packages import Stock, Token, Uploaded
 from mimids.client.sending import Sending
-from mimids.client.stream import Backoff, Stream, StreamStatistics
+from mimids.client.stream import Stream, StreamStatistics
+from mimids.ds.backoff import Backoff
 from mimids.wire.messages import InboxWelcome
 
 __all__ = [

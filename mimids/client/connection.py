@@ -17,15 +17,15 @@ from mimids.wire.ids import Secret
 
 MIMI_DS: Final = "application/mimi-ds"
 TIMEOUT_SECONDS: Final = 30.0
-CONNECTIONS: Final = 100  # at a time; as many are kept for the next requests, where httpx would keep 20
+CONNECTIONS: Final = 100  # open at a time, and kept for later requests; httpx would keep 20
 
 
 class Unreachable(Exception):
-    """The provider did not answer; whatever was asked may or may not have been done, and may be asked again."""
+    """The provider did not answer. The request was processed or not; it is safe to send it again."""
 
 
 class Problem(Exception):
-    """A refusal (RFC 9457). `code` is the last part of its type, such as `wrong-epoch`; `members` are all it has."""
+    """A refusal (RFC 9457). `code` is the last part of its type, such as `wrong-epoch`; `members` has all of it."""
 
     def __init__(self, status: int, members: Mapping[str, Any]) -> None:
         self.status = status
@@ -35,13 +35,16 @@ class Problem(Exception):
         super().__init__(f"{self.code}: {members.get('detail') or members.get('title') or f'status {status}'}")
 
     @property
-    def passes(self) -> bool:
-        """Tell whether the same may be taken later."""
+    def is_temporary(self) -> bool:
+        """Tell whether the same request may succeed later."""
         return self.status >= 500 or self.status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 
     @staticmethod
     def from_json(status: int | None, document: bytes) -> Problem:
-        """Return the problem in a document; one that is none still is a refusal. Without `status` it names its own."""
+        """Return the problem in a document; one that cannot be read is a refusal too.
+
+        Without `status` the member `status` of the document counts, else 500.
+        """
         try:
             members = json.loads(document)
         except ValueError:
@@ -56,21 +59,21 @@ class Problem(Exception):
 
 
 class BranchTerminated(Problem):
-    """The hub ended this branch: nothing can be sent to it any more, and receiving goes on.
+    """The hub terminated this branch: it accepts no more messages; receiving still works.
 
-    A client MUST NOT answer this by joining from outside (DS draft, "Fork Termination"): whoever can fork a group could
-    make all its members leave their branch for his. So nothing here joins by itself; show it, and let a person decide.
+    A client MUST NOT react by joining from outside by itself (DS draft, "Fork Termination"): otherwise a member who
+    forks a group could move all others to a branch of their choice. Show it to the user, who has to decide.
     """
 
     TYPE: Final = "urn:mimids:problem:branch-terminated"
 
     def __str__(self) -> str:
-        return f"{super().__str__()} (never rejoin by itself: let a person decide)"
+        return f"{super().__str__()} (do not rejoin automatically; let the user decide)"
 
 
 @attrs.frozen
 class Address:
-    """Where a device's provider is, what the device shows it, who vouches for it, and how long it may take."""
+    """Where a device's provider is, the device's token, the trusted authorities, and the time limit for an answer."""
 
     url: str
     token: Secret
@@ -80,18 +83,21 @@ class Address:
 
 @attrs.frozen
 class Reply:
-    """An answer of status 2xx, or of whatever status the caller said it takes."""
+    """An answer with status 2xx, or with a status that the caller expected."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
 
 
-class _Handshake:
-    """What httpx tells of a request: closes the socket of a TLS handshake that is cancelled, as httpcore does not."""
+class _HandshakeTrace:
+    """Follows a request's events in httpcore, and closes the socket if the TLS handshake is cancelled.
+
+    httpcore itself leaves that socket open.
+    """
 
     def __init__(self) -> None:
-        self._stream: Any = None  # httpcore's, before TLS
+        self._stream: Any = None  # httpcore's stream before TLS
 
     async def __call__(self, event: str, info: Mapping[str, Any]) -> None:
         if event == "connection.connect_tcp.complete":
@@ -102,10 +108,10 @@ class _Handshake:
 
 
 class Connection:
-    """The way to one provider's client listener, for one device."""
+    """HTTP from one device to the client listener of its provider."""
 
     def __init__(self, url: str, token: Secret, trust: ssl.SSLContext | Path | None, *, timeout_seconds: float) -> None:
-        """`trust` vouches for the provider: a context, a PEM file, or None for the system's authorities."""
+        """`trust` has the authorities that may certify the provider: a context, a PEM file, or None: the system's."""
         if not isinstance(trust, ssl.SSLContext):
             trust = ssl.create_default_context(cafile=trust)
         self.address = Address(url, token, trust, timeout_seconds)
@@ -127,12 +133,12 @@ class Connection:
         *,
         media_type: str = MIMI_DS,
         wait_seconds: int = 0,
-        takes: frozenset[int] = frozenset(),
+        expected: frozenset[int] = frozenset(),
     ) -> Reply:
         """Send one request below `/client/v1/` and return the answer; raise `Problem` or `Unreachable`.
 
-        With `wait_seconds` the provider may take so long until there is something new. Statuses in `takes` are
-        returned like 2xx.
+        With `wait_seconds` the provider may wait that long for something new before it answers. Answers with a status
+        in `expected` are returned like those with 2xx.
         """
         headers = {} if body is None else {"Content-Type": media_type}
         if wait_seconds:
@@ -144,11 +150,11 @@ class Connection:
                 content=body,
                 headers=headers,
                 timeout=self._timeout_seconds + wait_seconds,
-                extensions={"trace": _Handshake()},
+                extensions={"trace": _HandshakeTrace()},
             )
         except httpx.TransportError as error:
             raise Unreachable(str(error) or type(error).__name__) from error
-        if not response.is_success and response.status_code not in takes:
+        if not response.is_success and response.status_code not in expected:
             raise Problem.from_json(response.status_code, response.content)
         return Reply(response.status_code, response.headers, response.content)
 

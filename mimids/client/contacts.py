@@ -1,4 +1,4 @@
-"""Contact cards: who somebody is, where, and what lets one fetch their KeyPackages (docs/ohttp-keys.md)."""
+"""Contact cards: a user, the user's provider, and what is needed to fetch KeyPackages (docs/contacts.md)."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ class SignedKeys:
 
 @attrs.frozen
 class Contact:
-    """A card, as a discovery service hands it out."""
+    """A contact card, as a discovery service hands it out."""
 
     user_id: UserId
     provider: ProviderId
     bearer_token: BearerToken
-    ohttp_identity: bytes  # Ed25519, 32 octets: whom `key_config` believes
-    keys: SignedKeys | None = None  # of the moment when the card was made
+    ohttp_identity: bytes  # Ed25519, 32 octets: the key that signs `keys`
+    keys: SignedKeys | None = None  # as they were when the card was made
 
     @classmethod
     def from_json(cls, card: str | bytes | Mapping[str, Any]) -> Self:
-        """Read a card; raise `ValueError` if it is none."""
+        """Read a card; raise `ValueError` if it is not valid."""
         try:
             members = card if isinstance(card, Mapping) else json.loads(card)
             keys = None
@@ -48,15 +48,15 @@ class Contact:
                 keys,
             )
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError("not a contact card") from error
+            raise ValueError("this is not a contact card: a member is missing or has another type") from error
 
     def key_config(self, keys: SignedKeys, now_seconds: int) -> KeyConfig:
-        """Return the best key configuration that can be used; raise `KeysRefused` unless they are authentic.
+        """Return the first key configuration that we can use; raise `KeysRefused` if the keys are not authentic.
 
-        Whoever passes them on, one's own provider above all, could otherwise put keys of its own there and read every
-        request (RFC 9458 section 6.1).
+        Otherwise our own provider, which passes the keys on, could replace them with its own and read every request
+        (RFC 9458 section 6.1).
         """
         for config in verify(self.provider, keys.body, keys.signature, self.ohttp_identity, now_seconds):
             if config.usable:
                 return config
-        raise KeysRefused("none of the key configurations is known here")
+        raise KeysRefused("no key configuration has a KEM and suite that we support")

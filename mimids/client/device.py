@@ -1,34 +1,28 @@
 """One device of a user, at its own provider: what a client calls.
 
-MLS objects go in and come out as bytes. Every call may raise `Problem` (a refusal, with its code) or `Unreachable`,
-and every one of them may simply be made again: sending the same bytes twice yields the first answer.
+MLS objects are given and returned as bytes. Every call may raise `Problem` (a refusal, with its code) or `Unreachable`.
+Every call may be repeated: sending the same bytes twice gets the first answer again.
 """
 
 from __future__ import annotations
 
 import json
-import secrets
 import ssl
 import time
-from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
-
-import attrs
+from typing import Any
 
 from mimids.client.connection import TIMEOUT_SECONDS, Connection, Problem
-from mimids.client.contacts import Contact, SignedKeys
-from mimids.client.ohttp import WrongDate, seal
+from mimids.client.contacts import Contact
+from mimids.client.key_packages import KeyPackageFetcher, Stock, Token, Uploaded
 from mimids.client.sending import SendLimits
-from mimids.client.stream import Backoff, Stream, open_stream
-from mimids.ohttp.config import KeyConfig
-from mimids.ohttp.keys_signature import HEADER, KeysRefused
+from mimids.client.stream import BACKOFF, Stream, open_stream
+from mimids.ds.backoff import Backoff
 from mimids.wire.base64url import base64url, from_base64url
 from mimids.wire.declare import decode, encode
 from mimids.wire.ids import (
-    MLS10,
     BearerToken,
     CipherSuite,
     Counter,
@@ -50,7 +44,6 @@ from mimids.wire.messages import (
     GroupInfoBundle,
     GroupInfoRequest,
     InboxWelcome,
-    KeyPackageRequest,
     KeyPackageResult,
     KeyPackageStatus,
     Message,
@@ -61,59 +54,27 @@ from mimids.wire.messages import (
     SendResult,
 )
 
-_OHTTP_REQUEST: Final = "message/ohttp-req"
-_BACKOFF: Final = Backoff()
-_KEY_PROBLEMS: Final = frozenset({400, 422})  # the gateway's own, which the relay passes on as they are
-
 
 class DeviceToken(Secret):
-    """What the device shows its provider, as text in ASCII."""
-
-
-@attrs.frozen
-class Stock:
-    """What the device has left for one version and suite."""
-
-    version: int
-    cipher_suite: int
-    left: int
-    last_resort: bool
-
-
-@attrs.frozen
-class Uploaded:
-    """What became of an upload: how many were taken, why the others (by index) were not, the stock after it."""
-
-    accepted: int
-    refused: tuple[tuple[int, str], ...]
-    stock: tuple[Stock, ...]
-
-
-@attrs.frozen
-class Token:
-    """A bearer token for one's own KeyPackages; it is shown this once."""
-
-    id: int
-    bearer_token: BearerToken
+    """The token by which the provider knows the device, as ASCII."""
 
 
 class Device:
-    """A device; made by `open_device`."""
+    """A device; `open_device` makes it."""
 
     def __init__(self, connection: Connection, *, clock: Callable[[], float] = time.time) -> None:
         """`clock` gives seconds since the epoch."""
         self._connection = connection
-        self._clock = clock
-        self._keys: dict[ProviderId, SignedKeys] = {}
+        self._fetcher = KeyPackageFetcher(connection, clock=clock)
 
     async def me(self) -> dict[str, Any]:
-        """Return who the provider takes this device for, its limits and its stock (appendix A)."""
+        """Return the user and device that the token belongs to, the limits, and the stock (http: json-bodies)."""
         return await self._connection.exchange_json("GET", "me")
 
     # --- KeyPackages --------------------------------------------------------------------------------------------
 
     async def upload(self, key_packages: Iterable[bytes], *, replace: bool = False) -> Uploaded:
-        """Add KeyPackages (not MLSMessages) to the device's stock; `replace` drops the rest of it."""
+        """Add KeyPackages (not MLSMessages) to the device's stock; `replace` drops all others in it."""
         body = KEY_PACKAGES.encode(tuple(map(EncodedKeyPackage, key_packages)))
         reply = await self._connection.exchange("POST", "key-packages" + ("?replace" if replace else ""), body)
         answer = json.loads(reply.body)
@@ -127,7 +88,7 @@ class Device:
         )
 
     async def drop_stock(self) -> None:
-        """Drop all that was uploaded and not handed out."""
+        """Drop all KeyPackages that were uploaded and not handed out."""
         await self._connection.exchange("DELETE", "key-packages")
 
     async def issue_token(
@@ -141,7 +102,7 @@ class Device:
     ) -> Token:
         """Issue a token (`shared` or `unique`) for this user's KeyPackages.
 
-        `expires_at` is in ms since the epoch, `rate` so many KeyPackages in each so many seconds.
+        `expires_at` is in ms since 1970. `rate` is a number of claims, and the number of seconds that it holds for.
         """
         claims, seconds = rate or (None, None)
         terms = {"scheme": scheme, "label": label, "expires_at": expires_at, "uses": uses}
@@ -151,11 +112,11 @@ class Device:
         return Token(answer["id"], BearerToken(from_base64url(text)))
 
     async def revoke_token(self, token_id: int) -> None:
-        """End a token at once."""
+        """Revoke a token; this takes effect at once."""
         await self._connection.exchange("DELETE", f"contact-tokens/{token_id}")
 
     async def fetch_key_package(self, contact: Contact, cipher_suite: CipherSuite) -> bytes:
-        """Return a KeyPackage of a contact; raise `Problem` if there is none for us."""
+        """Return a KeyPackage of a contact; raise `Problem` if the contact's provider gives none."""
         (result,) = await self.fetch_key_packages([contact], cipher_suite)
         if result.key_package is None:
             exhausted = result.status is KeyPackageStatus.EXHAUSTED
@@ -166,64 +127,12 @@ class Device:
     async def fetch_key_packages(
         self, contacts: Sequence[Contact], cipher_suite: CipherSuite
     ) -> tuple[KeyPackageResult, ...]:
-        """Return one result for each contact, in order: naming somebody twice reaches two of their devices.
+        """Return one result for each contact, in order; naming a contact twice reaches two of their devices.
 
-        One sealed request for each provider. Raises `KeysRefused` where a provider's keys are not authentic, and then
-        nothing is sent to it.
+        One sealed request goes to each provider. Raises `KeysRefused` if a provider's keys are not authentic: then that
+        provider gets no request.
         """
-        theirs: defaultdict[ProviderId, list[int]] = defaultdict(list)
-        for index, contact in enumerate(contacts):
-            theirs[contact.provider].append(index)
-        results: dict[int, KeyPackageResult] = {}
-        for indices in theirs.values():
-            found = await self._fetch([contacts[index] for index in indices], cipher_suite)
-            if len(found) != len(indices):
-                raise ValueError("another number of results than of requests")
-            results |= dict(zip(indices, found, strict=True))
-        return tuple(results[index] for index in range(len(contacts)))
-
-    async def _fetch(self, contacts: Sequence[Contact], suite: CipherSuite) -> tuple[KeyPackageResult, ...]:
-        """Ask one provider; again where its key was gone or our clock off, once each (RFC 9458 sections 5.3, 6.5.2)."""
-        contact = contacts[0]
-        requests = [KeyPackageRequest(each.user_id, each.bearer_token, MLS10, suite) for each in contacts]
-        now = int(self._clock())
-        config = await self._key_config(contact, now)
-        renewed = corrected = False
-        while True:
-            sealed = seal(config, contact.provider, requests, now_seconds=now, ephemeral=secrets.token_bytes(32))
-            reply = await self._connection.exchange(
-                "POST",
-                f"providers/{contact.provider}/ohttp",
-                sealed.message,
-                media_type=_OHTTP_REQUEST,
-                takes=_KEY_PROBLEMS,
-            )
-            if reply.status != 200:
-                problem = Problem.from_json(reply.status, reply.body)
-                if renewed or problem.code != "ohttp-key":
-                    raise problem
-                config, renewed = await self._key_config(contact, now, anew=True), True
-                continue
-            try:
-                return sealed.open(reply.body)
-            except WrongDate as wrong:
-                if corrected or wrong.seconds is None:
-                    raise
-                now, corrected = wrong.seconds, True
-
-    async def _key_config(self, contact: Contact, now: int, *, anew: bool = False) -> KeyConfig:
-        """Return a configuration to seal to: one that is at hand and still good, else the provider's newest."""
-        for keys in () if anew else (self._keys.get(contact.provider), contact.keys):
-            if keys is not None:
-                try:
-                    return contact.key_config(keys, now)
-                except KeysRefused:
-                    continue  # most likely expired
-        reply = await self._connection.exchange("GET", f"providers/{contact.provider}/ohttp-keys")
-        keys = SignedKeys(reply.body, reply.headers.get(HEADER, ""))
-        config = contact.key_config(keys, now)
-        self._keys[contact.provider] = keys
-        return config
+        return await self._fetcher.fetch(contacts, cipher_suite)
 
     # --- groups -------------------------------------------------------------------------------------------------
 
@@ -232,19 +141,19 @@ class Device:
         await self._connection.exchange("POST", "groups", encode(request))
 
     async def send(self, hub: ProviderId, request: SendRequest) -> SendResponse:
-        """Send one message; the answer comes when it is durable."""
+        """Send one message; return when it is durable."""
         reply = await self._connection.exchange("POST", f"hubs/{hub}/send", encode(request))
         return decode(SendResponse, reply.body)
 
     async def send_batch(self, hub: ProviderId, requests: Sequence[SendRequest]) -> tuple[SendResult, ...]:
-        """Send messages in order, as one commit to disk; each has its own result."""
+        """Send messages in order, in one request; each has its own result."""
         reply = await self._connection.exchange("POST", f"hubs/{hub}/send-batch", SEND_REQUESTS.encode(tuple(requests)))
         return SEND_RESULTS.decode(reply.body)
 
     async def receive(
         self, hub: ProviderId, partition_key: PartitionKey, counter: int = 0, *, wait_seconds: int = 0
     ) -> tuple[Message, ...]:
-        """Return messages of a partition from `counter` on: a page, at least one where there is one."""
+        """Return one page of a partition's messages from `counter` on: at least one message, if there are any."""
         body = encode(ReceiveRequest(partition_key, Counter(counter)))
         reply = await self._connection.exchange("POST", f"hubs/{hub}/receive", body, wait_seconds=wait_seconds)
         return decode(ReceiveResponse, reply.body).epoch.messages
@@ -252,7 +161,7 @@ class Device:
     async def receive_all(
         self, hub: ProviderId, partition_key: PartitionKey, counter: int = 0
     ) -> AsyncIterator[Message]:
-        """Yield all messages of a partition from `counter` on, page after page, until there are no more now."""
+        """Yield all messages of a partition from `counter` on, page by page, up to the newest one now."""
         while page := await self.receive(hub, partition_key, counter):
             for message in page:
                 yield message
@@ -261,7 +170,10 @@ class Device:
     async def group_info(
         self, hub: ProviderId, group_id: GroupId, *, partition: MaskedPartitionKey | None = None
     ) -> GroupInfoBundle:
-        """Return what joining from outside needs: of the partition named, or of the branch that is most used."""
+        """Return what joining from outside needs, for this partition, or for the one that the hub chooses.
+
+        (semantics: joining-from-outside)
+        """
         query = "?bundle"
         if partition is not None:
             query += "&partition=" + base64url(partition)
@@ -271,7 +183,7 @@ class Device:
         return decode(GroupInfoBundle, reply.body)
 
     async def join(self, hub: ProviderId, request: ExternalJoinRequest) -> SendResponse:
-        """Send an external commit; `earlier_commits` in the answer says that others were before it."""
+        """Send an external commit; `earlier_commits` in the answer names commits that were sequenced before it."""
         reply = await self._connection.exchange("POST", f"hubs/{hub}/join", encode(request))
         return decode(SendResponse, reply.body)
 
@@ -281,9 +193,9 @@ class Device:
         return decode(SendResponse, reply.body)
 
     async def leave(self, hub: ProviderId, group_id: GroupId) -> None:
-        """Say that this device has left: it gets no more of the group. Send a Remove or SelfRemove before.
+        """Say that this device has left: it gets no more messages of the group. Send a Remove or SelfRemove before.
 
-        See `Departure` for what to look for until it is sequenced.
+        `Departure` says what to do until that proposal is sequenced.
         """
         name = base64url(group_id)
         await self._connection.exchange("DELETE", f"hubs/{hub}/groups/{name}")
@@ -298,9 +210,9 @@ class Device:
         note: str = "",
         evidence: Iterable[bytes] = (),
     ) -> int:
-        """Tell one's provider who breaks a group's terms: `accused` is a provider or a user id.
+        """Report a provider or a user (`accused`) to the own provider; return the report's number.
 
-        `evidence` are MLSMessages of the group; never put a partition key anywhere. Returns the report's number.
+        `evidence` is MLSMessages of the group. A partition key in `note` or `evidence` gets the report refused.
         """
         body = {
             "hub": hub,
@@ -316,20 +228,20 @@ class Device:
     # --- Welcomes -----------------------------------------------------------------------------------------------
 
     async def welcomes(self) -> tuple[InboxWelcome, ...]:
-        """Return the Welcomes that wait, oldest first, at most 100: acknowledge them to see the next."""
+        """Return the Welcomes in the inbox, oldest first, at most 100; acknowledge them to get the next."""
         reply = await self._connection.exchange("GET", "welcomes")
         return INBOX_WELCOMES.decode(reply.body)
 
     async def acknowledge(self, welcome_id: int) -> None:
-        """Say that a Welcome is stored: it leaves the inbox. Again changes nothing."""
+        """Say that a Welcome is stored: it leaves the inbox. Repeating the call changes nothing."""
         await self._connection.exchange("DELETE", f"welcomes/{welcome_id}")
 
     # --- live ---------------------------------------------------------------------------------------------------
 
-    def stream(self, *, backoff: Backoff = _BACKOFF) -> AbstractAsyncContextManager[Stream]:
+    def stream(self, *, backoff: Backoff = BACKOFF) -> AbstractAsyncContextManager[Stream]:
         """Open a live stream for the length of a block: `async with device.stream() as stream`.
 
-        It connects by itself, now and whenever the connection is lost; nothing is raised while it cannot.
+        It connects by itself, and again whenever the connection is lost. While it cannot connect, nothing is raised.
         """
         return open_stream(self._connection.address, self._stream_limits, backoff=backoff)
 
@@ -347,9 +259,9 @@ async def open_device(
     timeout_seconds: float = TIMEOUT_SECONDS,
     clock: Callable[[], float] = time.time,
 ) -> AsyncIterator[Device]:
-    """Give a device: `url` is its provider's client listener, `token` what `device add` printed.
+    """Yield a device: `url` is the client listener of its provider, `token` what `mimids device add` printed.
 
-    `trust` vouches for the provider: a context, a PEM file, or None for the system's authorities.
+    `trust` has the authorities that may certify the provider: a context, a PEM file, or None for the system's.
     """
     connection = Connection(url, DeviceToken(token.encode("ascii")), trust, timeout_seconds=timeout_seconds)
     try:

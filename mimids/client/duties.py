@@ -1,11 +1,11 @@
-"""What the drafts leave to clients, since no Delivery Service can do it for them. Nothing here waits or opens anything.
+"""What the drafts require of clients, because a Delivery Service cannot do it for them. Nothing here does any I/O.
 
-- Ignore a commit whose next_partition_key or GroupInfo is not what one expects: `check_commit`.
-- Send a Remove or SelfRemove again that was not sequenced before the next commit: `Departure`.
-- Never rejoin by oneself when a branch is terminated: `BranchTerminated` says so, and nothing in this package joins
-  unless it is told to.
-- Ignore what violates the group's policy, as if it were cryptographically invalid; commit pending proposals before
-  application data (RFC 9420 section 12.4). Only a client can see both.
+- Ignore a commit whose next_partition_key or GroupInfo is not the expected one: `check_commit`.
+- Send a Remove or SelfRemove again if a commit was sequenced before it: `Departure`.
+- Never rejoin automatically when a branch is terminated: `BranchTerminated` is raised, and nothing in this package
+  joins a group by itself.
+- Ignore messages that violate the group's policy as if they were cryptographically invalid, and commit pending
+  proposals before sending application data (RFC 9420 section 12.4). Only a client can check both.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from mimids.wire.messages import Message, SendRequest
 
 
 class UnexpectedCommit(Exception):
-    """A commit that members ignore (DS draft, "Receiving Messages"): stay in the epoch, and do not follow it."""
+    """A commit that members have to ignore (DS draft, "Receiving Messages"): stay in the current epoch."""
 
 
 @attrs.frozen
 class Expected:
-    """What one's own MLS library makes of a commit, before it is merged.
+    """What the client's own MLS library computes from a commit, before merging it.
 
-    `group_context` is the GroupContext of the epoch that it leads to, encoded; `confirmation_tag` the commit's.
-    `signer` and `signature_key` are leaf and signature key of the committer in that epoch. Whether a GroupInfo belongs
-    with it is for the group to say.
+    `group_context` is the encoded GroupContext of the new epoch, and `confirmation_tag` that of the commit. `signer`
+    and `signature_key` are the leaf index and signature key of the committer in the new epoch. `group_info` says
+    whether the group's commits come with a GroupInfo.
     """
 
     partition_key: PartitionKey
@@ -47,45 +47,45 @@ class Expected:
 
 
 def check_commit(commit: Message, expected: Expected) -> None:
-    """Raise `UnexpectedCommit` unless what the hub sent with a commit is what it leads to.
+    """Raise `UnexpectedCommit` unless the partition key and GroupInfo sent with a commit belong to its new epoch.
 
-    The hub cannot forge a commit, but it could name another partition with it, or a GroupInfo of another epoch, and so
-    lead members or joiners away. What it sent with the commit was the committer's word at best.
+    The hub cannot forge a commit. But the hub or the committer could send another partition key or a GroupInfo of
+    another epoch with it, and so lead members or joiners into another branch.
     """
     if commit.commit is None:
-        raise UnexpectedCommit("no commit")
+        raise UnexpectedCommit("the message is not a commit")
     if commit.commit.next_partition_key not in expected.partition_key.masks():
-        raise UnexpectedCommit("it opens another partition than its epoch's")
+        raise UnexpectedCommit("the commit names a partition that is not that of its new epoch")
     sent = commit.commit.group_info
     if sent is None:
         if expected.group_info == "needed":
-            raise UnexpectedCommit("its GroupInfo is missing")
+            raise UnexpectedCommit("the commit comes without a GroupInfo, which this group requires")
         return
     if expected.group_info == "forbidden":
-        raise UnexpectedCommit("a GroupInfo comes with it, and this group publishes none")
+        raise UnexpectedCommit("the commit comes with a GroupInfo, which this group forbids")
     _check_group_info(sent, expected)
 
 
 def _check_group_info(sent: MLSMessage, expected: Expected) -> None:
     info = sent.message
     if not isinstance(info, GroupInfo):
-        raise UnexpectedCommit("what comes with it is no GroupInfo")
+        raise UnexpectedCommit("the commit comes with an object that is not a GroupInfo")
     if encode(info.group_context) != expected.group_context:
-        raise UnexpectedCommit("its GroupInfo is of another epoch")
+        raise UnexpectedCommit("the GroupInfo is of another epoch")
     if not compare_digest(info.confirmation_tag, expected.confirmation_tag):
-        raise UnexpectedCommit("its GroupInfo has another confirmation tag")
+        raise UnexpectedCommit("the GroupInfo has another confirmation tag than the commit")
     suite = suite_of(info.group_context.cipher_suite)
     if info.signer != expected.signer:
-        raise UnexpectedCommit("its GroupInfo is signed by another member")
+        raise UnexpectedCommit("the GroupInfo is signed by another member than the committer")
     if suite is None or not info.verifies(suite, expected.signature_key):
-        raise UnexpectedCommit("the signature of its GroupInfo does not verify")
+        raise UnexpectedCommit("the signature of the GroupInfo does not verify")
 
 
 class Departure:
-    """Follows one's own Remove or SelfRemove until it is sequenced before a commit (DS draft, "Self-Remove").
+    """Sends a Remove or SelfRemove again until it is sequenced before a commit (DS draft, "Self-Remove").
 
-    Send `request`, then the leave call, and go on receiving the epoch. Give every message to `look`; it returns what to
-    send again, if anything:
+    Send `request`, then call leave, and keep receiving the epoch. Give the messages to `look`; it returns what has to
+    be sent again, if anything:
 
         departure = Departure(proposal)
         await stream.send(hub, departure.request)
@@ -97,9 +97,9 @@ class Departure:
                 elif departure.done:
                     break
 
-    A commit that came first ends the proposal's epoch. Unless it removed us all the same, the proposal is made anew in
-    the epoch that it leads to, by `propose`; from there on that epoch is to be received. A proposal that was in time is
-    done: the next commit has to cover it (RFC 9420 section 12.4), and a member cannot make it.
+    A commit that is sequenced before the proposal ends the proposal's epoch. Unless that commit removed us, `propose`
+    makes the proposal again in the new epoch, and the client receives that epoch from then on. Once the proposal is
+    sequenced first, nothing more is needed: the next commit has to cover it (RFC 9420 section 12.4).
     """
 
     def __init__(self, request: SendRequest) -> None:
@@ -107,10 +107,10 @@ class Departure:
         self.done = False
 
     def look(self, messages: Sequence[Message], propose: Callable[[Message], SendRequest | None]) -> SendRequest | None:
-        """Look at messages of the epoch, in their order; return a proposal that is to be sent now.
+        """Look at messages of the epoch, in their order; return a proposal to send now, or None.
 
-        `propose` is given a commit that was sequenced first, and returns the proposal in the epoch that it leads to;
-        None means that there is nothing to propose: the commit is to be ignored, or we are no member there.
+        `propose` gets a commit that was sequenced before the proposal, and returns the proposal for the new epoch. It
+        returns None if the commit has to be ignored, or if we are not a member in the new epoch.
         """
         if self.done:
             return None

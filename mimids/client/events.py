@@ -1,4 +1,4 @@
-"""What a stream tells a device. Nothing here waits or opens anything."""
+"""The events of a stream."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from mimids.wire.messages import InboxWelcome, Message
 class Arrived:
     """Messages of a partition, in their order.
 
-    `skipped` messages before them are not for this device or no longer kept; in all but rare cases 0.
+    `skipped` counts messages before them that this device does not get, or that are no longer kept. It is almost
+    always 0.
     """
 
     hub: ProviderId
@@ -25,13 +26,13 @@ class Arrived:
 
     @property
     def next_counter(self) -> Counter:
-        """Return the counter to present the next time, once these are stored."""
+        """Return the counter to present next time, once these messages are stored."""
         return Counter(self.counter + len(self.messages))
 
 
 @attrs.frozen
 class LowStock:
-    """Few ordinary KeyPackages are left: upload more. Said again with every connection until there are enough."""
+    """Few ordinary KeyPackages are left: upload more. It is repeated on each new connection until there are enough."""
 
     version: ProtocolVersion
     cipher_suite: CipherSuite
@@ -40,10 +41,11 @@ class LowStock:
 
 @attrs.frozen
 class NotServed:
-    """The provider refuses a partition, or (without a key) something that is not known here.
+    """The provider refuses to serve a partition. Without a key, the refused frame is not known.
 
-    For `unknown-partition` the key stays presented, since the partition may come yet. Any other refusal ends that:
-    present the key again when there is reason to; `messages-expired` says from which `next_counter` on.
+    After `unknown-partition` the key stays presented, because the partition may be opened later. After any other
+    refusal the key is withdrawn: present it again when the cause is gone. `messages-expired` names the `next_counter`
+    to present.
     """
 
     hub: ProviderId | None

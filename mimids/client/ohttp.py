@@ -1,7 +1,7 @@
-"""KeyPackages of others, fetched so that one's own provider does not learn whose (semantics: ohttp, RFC 9458).
+"""Sealed requests for KeyPackages: the own provider does not learn whose are fetched (semantics: ohttp, RFC 9458).
 
-The request is sealed to the other provider's gateway and passed on by one's own. Nothing here waits or opens anything;
-`device.py` carries the octets.
+A request is sealed for the gateway of the other provider, and relayed by the own provider. Nothing here does any I/O;
+`key_packages.py` sends the requests.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ PATH: Final = "/key-packages?bundle"
 
 
 class WrongDate(Exception):
-    """The gateway says our clock is off; `seconds` is the time by its own, if it says (RFC 9458 section 6.5.2)."""
+    """The gateway says that our clock is wrong; `seconds` is its own time, if given (RFC 9458 section 6.5.2)."""
 
     def __init__(self, seconds: int | None) -> None:
-        super().__init__("the gateway does not take our Date")
+        super().__init__("the gateway refuses our Date: the clock of this machine is wrong")
         self.seconds = seconds
 
 
 @attrs.frozen
 class SealedRequest:
-    """A `message/ohttp-req`, and what opens its answer."""
+    """A `message/ohttp-req`, and the context that opens its answer."""
 
     message: bytes
     _opener: Opener
@@ -47,8 +47,8 @@ class SealedRequest:
     def open(self, answer: bytes) -> tuple[KeyPackageResult, ...]:
         """Return one result for each request, in order.
 
-        Raises `WrongDate`, `Problem` for other refusals of the gateway, `HpkeError` or `WireError` for what is no
-        answer of its.
+        Raise `WrongDate`, `Problem` for other refusals of the gateway, and `HpkeError` or `WireError` if the bytes are
+        not an answer of the gateway.
         """
         response = bhttp.decode_response(self._opener.open(answer))
         if response.status == 200:
@@ -67,7 +67,7 @@ def seal(
     now_seconds: int,
     ephemeral: bytes,
 ) -> SealedRequest:
-    """Seal requests that are to be answered in one transaction; `ephemeral` is 32 random octets, used this once."""
+    """Seal requests, to be answered in one transaction; `ephemeral` is 32 random octets that are used only once."""
     content = encode(KeyPackageBundleRequest(tuple(requests)))
     fields = ((b"content-type", MIMI_DS.encode()), (b"date", write_date(now_seconds)))
     request = bhttp.Request("POST", "https", provider, PATH, fields, content)

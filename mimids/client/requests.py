@@ -1,7 +1,7 @@
-"""What a device sends, made of the bytes that its MLS library gives it. Nothing here waits or opens anything.
+"""Requests made from the bytes that an MLS library returns. Nothing here does any I/O.
 
-All raise `ValueError` (a `WireError`) for bytes that are no MLSMessage. An MLSMessage is what RFC 9420 section 6 calls
-so, with version and wire format in front; some libraries hand out the inner message only.
+All functions raise `ValueError` (a `WireError`) for bytes that are not an MLSMessage. An MLSMessage (RFC 9420 section
+6) begins with version and wire format; some libraries return only the message inside it.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ EXPORTER_LABEL = "mimids partition key"
 
 
 def message(mls_message: bytes, partition_key: PartitionKey) -> SendRequest:
-    """Return an application message or a proposal as it is sent; the key is that of the epoch it was made in."""
+    """Return the request that sends an application message or a proposal; the key is that of its epoch."""
     parsed = decode(MLSMessage, mls_message)
     if parsed.content_type not in (ContentType.APPLICATION, ContentType.PROPOSAL):
-        raise ValueError("neither an application message nor a proposal")
+        raise ValueError("this is neither an application message nor a proposal")
     return SendRequest(parsed, partition_key, None)
 
 
@@ -43,14 +43,14 @@ def commit(
     welcome: bytes | None = None,
     service_providers: Sequence[ProviderId] = (),
 ) -> SendRequest:
-    """Return a commit as it is sent: `next_partition_key` is that of the epoch it leads to.
+    """Return the request that sends a commit; `next_partition_key` is that of the epoch it leads to.
 
-    `group_info` lets others join from outside. A `welcome` needs in `service_providers`, for each of its secrets in
-    their order, the provider of the user it is for; one name twice if that has two of them.
+    `group_info` lets others join from outside. For a `welcome`, `service_providers` names the provider of the added
+    device for each of its secrets, in their order; a provider of two added devices is named twice.
     """
     parsed = decode(MLSMessage, mls_message)
     if parsed.content_type is not ContentType.COMMIT:
-        raise ValueError("no commit")
+        raise ValueError("this is not a commit")
     return SendRequest(
         parsed,
         partition_key,
@@ -68,9 +68,9 @@ def creation(
     welcome: bytes | None = None,
     service_providers: Sequence[ProviderId] = (),
 ) -> CreateGroupRequest:
-    """Return what makes a group at one's own provider; `partition_key` is that of the first epoch that is sent to.
+    """Return the request that creates a group at the own provider; `partition_key` is that of the first epoch.
 
-    `group_info` and, unless that holds it, `ratchet_tree` let the hub follow the group's state, as far as it can.
+    `group_info`, with `ratchet_tree` unless the GroupInfo contains it, lets the hub follow the group's public state.
     """
     tree = None if ratchet_tree is None else RATCHET_TREE.decode(ratchet_tree)
     data = _welcome_data(welcome, service_providers)
@@ -80,13 +80,13 @@ def creation(
 def external_join(
     mls_message: bytes, next_partition_key: PartitionKey, *, group_info: bytes | None = None
 ) -> ExternalJoinRequest:
-    """Return an external commit as it is sent. Never in answer to `BranchTerminated` by itself."""
+    """Return the request that sends an external commit. Never join automatically after `BranchTerminated`."""
     data = CommitData(next_partition_key, _optional(group_info), None)
     return ExternalJoinRequest(decode(MLSMessage, mls_message), data)
 
 
 def external_proposal(mls_message: bytes, *, partition: MaskedPartitionKey | None = None) -> ExternalProposalRequest:
-    """Return a proposal from outside as it is sent, to a partition or to where group-info would answer from."""
+    """Return the request that sends an external proposal to a partition; None is the one that group-info chooses."""
     return ExternalProposalRequest(decode(MLSMessage, mls_message), partition)
 
 

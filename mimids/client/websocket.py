@@ -29,17 +29,19 @@ from mimids.client.connection import Address, Problem, Unreachable
 if TYPE_CHECKING:
     from anyio.abc import ByteStream
 
-QUIET_SECONDS: Final = 30.0  # after which the provider is asked whether it is still there, and then given as long
+QUIET_SECONDS: Final = 30.0  # without data: send a ping, and wait as long again
 CLOSE_SECONDS: Final = 2.0
 READ_OCTETS: Final = 65_536
-MESSAGE_OCTETS: Final = 64 * 1024 * 1024  # far above what a provider may take in; a page has 256 KiB or one message
+MESSAGE_OCTETS: Final = (
+    64 * 1024 * 1024
+)  # far above the largest message of a provider; a page has 256 KiB or one message
 PROBLEM_OCTETS: Final = 65_536
 
 _BROKEN: Final = (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, OSError)
 
 
 class WebSocket:
-    """A connection whose handshake is done; made by `open_websocket`. Both waits raise `Unreachable` once it is lost.
+    """An open connection; `open_websocket` makes it. `receive` and `send` raise `Unreachable` once it is lost.
 
     One task receives, and one sends.
     """
@@ -48,7 +50,7 @@ class WebSocket:
         self._stream = stream
         self._protocol = protocol
         self._events: deque[Event] = deque()
-        self._writing = anyio.Lock()  # the receiving task answers pings
+        self._writing = anyio.Lock()  # the receiving task writes too: it answers pings
 
     async def receive(self) -> bytes:
         """Wait for the next message."""
@@ -58,7 +60,7 @@ class WebSocket:
             if isinstance(event, BytesMessage):
                 parts += event.data
                 if len(parts) > MESSAGE_OCTETS:
-                    raise Unreachable("the provider's message is larger than a device takes")
+                    raise Unreachable(f"the provider sent a message of more than {MESSAGE_OCTETS} octets")
                 if event.message_finished:
                     return bytes(parts)
             elif isinstance(event, Ping):
@@ -66,14 +68,14 @@ class WebSocket:
             elif isinstance(event, CloseConnection):
                 raise Unreachable(f"the provider closed the stream ({event.code}: {event.reason or 'no reason'})")
             elif isinstance(event, TextMessage):
-                raise Unreachable("the provider sends text")
+                raise Unreachable("the provider sent a text message; only binary messages are allowed")
 
     async def send(self, messages: Iterable[bytes]) -> None:
-        """Send messages with one write; waits while the provider does not read."""
+        """Send messages with one write; wait while the provider does not read."""
         await self._write([BytesMessage(message) for message in messages])
 
     async def handshake(self, request: Request) -> None:
-        """Open the stream; raise `Problem` where the provider refuses."""
+        """Open the stream; raise `Problem` if the provider refuses."""
         await self._write([request])
         rejected: RejectConnection | None = None
         document = bytearray()
@@ -88,8 +90,8 @@ class WebSocket:
             if rejected is not None and (not rejected.has_body or getattr(event, "body_finished", False)):
                 raise Problem.from_json(rejected.status_code, bytes(document))
 
-    async def say_goodbye(self) -> None:
-        """Tell the provider that the stream ends, if it can be told soon."""
+    async def send_close(self) -> None:
+        """Send a close frame, and give up after CLOSE_SECONDS."""
         with anyio.move_on_after(CLOSE_SECONDS, shield=True):
             with suppress(Unreachable):
                 await self._write([CloseConnection(1000)])
@@ -101,14 +103,14 @@ class WebSocket:
                 self._protocol.receive_data(data or None)
                 self._events.extend(self._protocol.events())
             except RemoteProtocolError as error:
-                raise Unreachable("what the provider sends is no WebSocket") from error
+                raise Unreachable("the provider sent something that is not a WebSocket frame") from error
             if not data and not self._events:
-                raise Unreachable("the provider hung up")
+                raise Unreachable("the provider closed the connection")
         return self._events.popleft()
 
     async def _read(self) -> bytes:
-        """Return what came, b"" at the end; a provider that is quiet for long is asked, once, whether it is there."""
-        for asked in (False, True):
+        """Return what was received, b"" at the end; send one ping after QUIET_SECONDS without data."""
+        for pinged in (False, True):
             with anyio.move_on_after(QUIET_SECONDS):
                 try:
                     return await self._stream.receive(READ_OCTETS)
@@ -116,9 +118,9 @@ class WebSocket:
                     return b""
                 except _BROKEN as error:
                     raise Unreachable(str(error) or type(error).__name__) from error
-            if not asked:
+            if not pinged:
                 await self._write([Ping()])
-        raise Unreachable("the provider does not answer any more")
+        raise Unreachable(f"the provider did not answer a ping for {QUIET_SECONDS:.0f} s")
 
     async def _write(self, events: Iterable[Event]) -> None:
         try:
@@ -130,7 +132,7 @@ class WebSocket:
 
 @asynccontextmanager
 async def open_websocket(address: Address, path: str) -> AsyncIterator[WebSocket]:
-    """Open a WebSocket; raise `Unreachable`, or `Problem` where the provider refuses it."""
+    """Open a WebSocket; raise `Unreachable`, or `Problem` if the provider refuses."""
     try:
         with anyio.fail_after(address.timeout_seconds):
             stream = await _connect(address)
@@ -150,7 +152,7 @@ async def open_websocket(address: Address, path: str) -> AsyncIterator[WebSocket
         raise
     finally:
         if not lost:
-            await socket.say_goodbye()
+            await socket.send_close()
         await anyio.aclose_forcefully(stream)
 
 
@@ -162,7 +164,7 @@ async def _connect(address: Address) -> ByteStream:
         return stream
     try:
         return await TLSStream.wrap(stream, hostname=url.host, ssl_context=address.trust, standard_compatible=False)
-    except BaseException:  # whatever ends a handshake, anyio leaves the socket open
+    except BaseException:  # anyio leaves the socket open when a handshake fails
         await anyio.aclose_forcefully(stream)
         raise
 

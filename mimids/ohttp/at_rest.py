@@ -1,4 +1,4 @@
-"""Private keys at rest: 32 octets as they are, or encrypted under the operator's key file.
+"""Private keys as they are stored: 32 octets in the clear, or encrypted under the operator's key file.
 
     enum { plain(0), chacha20_poly1305(1), (255) } Protection;
     struct {
@@ -9,8 +9,8 @@
       };
     } StoredKey;
 
-What is stored is bound to its place: `place` (the row's other columns) is associated data, so that a
-ciphertext moved to another row does not open.
+The associated data `place` encodes the row's other columns, so that a ciphertext that was moved to another row does
+not decrypt.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ NONCE_SIZE: Final = 12
 
 
 class KeyUnavailable(Exception):
-    """A stored key cannot be read: no operator key, another one than it was stored under, or a damaged row."""
+    """A stored key cannot be read: the operator key is missing or is not the right one, or the row is damaged."""
 
 
 class OperatorKey(Secret):
-    """The content of the operator's key file, which never enters the database."""
+    """The key in the operator's key file, which is never stored in the database."""
 
     @classmethod
     def from_file(cls, content: bytes) -> Self:
-        """Return the key in a file of 32 octets, or of 64 hex digits; `ValueError` if it is neither."""
+        """Return the key from a file of 32 octets or 64 hex digits; raise `ValueError` for anything else."""
         if len(content) != KEY_SIZE:
             content = bytes.fromhex(content.decode("ascii"))
         if len(content) != KEY_SIZE:
-            raise ValueError(f"an operator key file holds {KEY_SIZE} octets, or {2 * KEY_SIZE} hex digits")
+            raise ValueError(f"an operator key file must hold {KEY_SIZE} octets, or {2 * KEY_SIZE} hex digits")
         return cls(content)
 
 
@@ -55,7 +55,7 @@ class Protection(IntEnum):
 
 @struct
 class Encrypted:
-    """A key under the operator's."""
+    """A key encrypted under the operator key."""
 
     nonce: bytes = wire(fixed(NONCE_SIZE))
     ciphertext: bytes = wire(fixed(KEY_SIZE + 16))
@@ -69,16 +69,16 @@ _CASES: Final[dict[Protection, Codec[Any]]] = {
 
 @struct
 class StoredKey:
-    """A private key as the store keeps it."""
+    """A private key as it is stored."""
 
     protection: Protection = wire(UINT8.of(Protection))
     key: bytes | Encrypted = select("protection", _CASES)
 
 
 def protect(key: Secret, place: bytes, operator_key: OperatorKey | None, nonce: bytes) -> bytes:
-    """Return what to store for a key of 32 octets: encrypted, if there is an operator key.
+    """Return the stored form of a key of 32 octets: encrypted, if there is an operator key.
 
-    `nonce` is 12 random octets, drawn anew each time.
+    `nonce` is 12 random octets, new for each call.
     """
     if operator_key is None:
         return encode(StoredKey(Protection.PLAIN, key.reveal()))
@@ -87,19 +87,19 @@ def protect(key: Secret, place: bytes, operator_key: OperatorKey | None, nonce: 
 
 
 def unprotect(stored: bytes, place: bytes, operator_key: OperatorKey | None) -> bytes:
-    """Return the 32 octets of a stored key; raise `KeyUnavailable`.
+    """Return the 32 octets of a stored key; raise `KeyUnavailable` if it cannot be read.
 
-    A key stored in the clear is read with an operator key too, so that one can be introduced.
+    A key that is stored in the clear can be read with an operator key too, so that the operator can introduce one.
     """
     try:
         key = decode(StoredKey, stored).key
     except WireError as error:
-        raise KeyUnavailable("a stored key is damaged") from error
+        raise KeyUnavailable("a stored OHTTP private key is damaged") from error
     if isinstance(key, bytes):
         return key
     if operator_key is None:
-        raise KeyUnavailable("a stored key is encrypted, and there is no operator key file")
+        raise KeyUnavailable("a stored OHTTP private key is encrypted, but no operator key file is configured")
     try:
         return ChaCha20Poly1305(operator_key.reveal()).decrypt(key.nonce, key.ciphertext, place)
     except InvalidTag as error:
-        raise KeyUnavailable("a stored key does not open with this operator key file") from error
+        raise KeyUnavailable("a stored OHTTP private key cannot be decrypted with this operator key file") from error

@@ -1,11 +1,10 @@
 """Binary HTTP (RFC 9292): requests and responses as values, of known and of indeterminate length.
 
-A message that exists is valid: its values are checked when it is made, decoded or not, so whoever
-holds one need not look again. Decoding is total, and bounded by `MessageLimits`. Names and values of fields
-stay as they came; only `field()` ignores case.
+Every message object is valid, because its values are checked when it is made, by the decoder or by other code. Decoding
+is total, and bounded by `MessageLimits`. Names and values of fields are kept as received; only `field()` ignores case.
 
-The reader is written by hand: all lengths are QUIC integers in any form, what a message ends with may
-be cut off (section 3.8), and whether a length or a terminator frames a section hangs on the first octet.
+The decoder is written by hand, not with `wire.declare`: lengths are QUIC integers in any form, a message may omit its
+empty end (section 3.8), and the first octet decides whether a section has a length or a terminator.
 """
 
 from __future__ import annotations
@@ -28,17 +27,17 @@ _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _METHOD: Final = re.compile(_TOKEN.decode())
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+\-.]*")
 _VISIBLE: Final = re.compile(r"[!-~]*")
-_NAME: Final = re.compile(b":?" + _TOKEN)  # with a colon: a pseudo-field of some extension
+_NAME: Final = re.compile(b":?" + _TOKEN)  # with a colon: a pseudo-header field of an extension
 _VALUE: Final = re.compile(rb"([^\0\r\n\t ]([^\0\r\n]*[^\0\r\n\t ])?)?")
 _CONTROL_FIELDS: Final = frozenset({b":method", b":scheme", b":authority", b":path", b":status"})
 
 
 @attrs.frozen
 class MessageLimits:
-    """What a decoder takes; sizes in octets."""
+    """Limits of what a decoder accepts; sizes in octets."""
 
-    control: int = 4096  # method, scheme, authority and path, each
-    section: int = 16384  # names and values of one section, together
+    control: int = 4096  # for each of method, scheme, authority and path
+    section: int = 16384  # all names and values of one section
     fields: int = 64  # lines in one section
     content: int = 1 << 20
     chunks: int = 1024
@@ -51,7 +50,7 @@ DEFAULT_LIMITS: Final = MessageLimits()
 # --- messages ---------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=64)  # the same few lines come again and again
+@lru_cache(maxsize=64)  # requests repeat the same few field lines
 def _check_fields(fields: Fields, *, trailers: bool = False) -> None:
     """Raise `ValueError` unless section 3.6 allows these lines in this order."""
     ordinary = trailers
@@ -64,7 +63,7 @@ def _check_fields(fields: Fields, *, trailers: bool = False) -> None:
             ordinary = True
         elif name in _CONTROL_FIELDS:
             raise ValueError("control data among the fields")
-        elif ordinary:  # MUST precede, and never in trailers
+        elif ordinary:  # MUST precede the other fields, and not occur in trailers
             raise ValueError("pseudo-field out of place")
 
 
@@ -151,7 +150,7 @@ class Response:
 
 
 def decode_request(message: bytes, limits: MessageLimits = DEFAULT_LIMITS) -> Request:
-    """Return the request that is `message`, padded or not; `WireError` if it is none or exceeds a limit."""
+    """Return the request in `message`, padded or not; raise `WireError` if it is not valid or exceeds a limit."""
 
     def read(sections: _Sections) -> Request:
         method, scheme, authority, path = (
@@ -163,14 +162,14 @@ def decode_request(message: bytes, limits: MessageLimits = DEFAULT_LIMITS) -> Re
 
 
 def decode_response(message: bytes, limits: MessageLimits = DEFAULT_LIMITS) -> Response:
-    """Return the response that is `message`, padded or not; `WireError` if it is none or exceeds a limit."""
+    """Return the response in `message`, padded or not; raise `WireError` if it is not valid or exceeds a limit."""
 
     def read(sections: _Sections) -> Response:
         interim: list[Interim] = []
         while 100 <= (status := sections.at("status", sections.integer)) <= 199:
             if len(interim) == limits.interim:
                 raise WireError(f"more than {limits.interim}", ("interim",))
-            # No truncation here: the status that must follow would be missing.
+            # The message cannot end here (section 3.8): the status that must follow would be missing.
             interim.append(Interim(status, sections.at("interim", sections.fields)))
         return Response(status, *sections.rest(), tuple(interim))
 
@@ -191,13 +190,13 @@ def _decode(
             raise WireError("padding is not zero")
     except WireError as error:
         raise error.within(kind) from None
-    except ValueError as error:  # from a message's own checks
+    except ValueError as error:  # raised when the message object is made
         raise WireError(str(error), (kind,)) from None
     return value
 
 
 class _Sections:
-    """Reads the parts that requests and responses are made of."""
+    """Reads the parts that requests and responses have in common."""
 
     def __init__(self, message: bytes, limits: MessageLimits) -> None:
         self.reader = Reader(message)
@@ -219,7 +218,7 @@ class _Sections:
         return value
 
     def opaque(self, limit: int) -> bytes:
-        """Return what follows its length; in one piece, for a request has a dozen of them."""
+        """Return the octets after a length; the reading is inline for speed, since a request has a dozen of them."""
         reader = self.reader
         data, pos = reader.data, reader.pos
         if pos < reader.end and data[pos] < 0x40:
@@ -242,7 +241,7 @@ class _Sections:
             raise WireError("not ASCII") from None
 
     def rest(self) -> tuple[Fields, bytes, Fields]:
-        """Read header, content and trailers: wherever the message ends before one of them, it is empty."""
+        """Read header, content and trailers; those that are missing at the end of the message are empty."""
         return (
             self.at("fields", self.fields) if self._more() else (),
             self.at("content", self._content) if self._more() else b"",
@@ -293,7 +292,7 @@ class _Sections:
 
 
 def encode_request(request: Request, *, indeterminate: bool = False) -> bytes:
-    """Return the message in full: nothing cut off, no padding."""
+    """Return the encoded message in full: empty sections are written too, and there is no padding."""
     out = bytearray(b"\2" if indeterminate else b"\0")
     for text in (request.method, request.scheme, request.authority, request.path):
         _write_opaque(text.encode("ascii"), out)
@@ -302,7 +301,7 @@ def encode_request(request: Request, *, indeterminate: bool = False) -> bytes:
 
 
 def encode_response(response: Response, *, indeterminate: bool = False) -> bytes:
-    """Return the message in full: nothing cut off, no padding."""
+    """Return the encoded message in full: empty sections are written too, and there is no padding."""
     out = bytearray(b"\3" if indeterminate else b"\1")
     for interim in response.interim:
         out += varint.quic(interim.status)

@@ -1,4 +1,4 @@
-"""The client's end of RFC 9458: encapsulate a request, open the one response to it."""
+"""The client's side of RFC 9458: encapsulate a request, and decrypt the response to it."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
 
 
 class Opener:
-    """Opens the response to one request, once it has come."""
+    """Decrypts the response to one request."""
 
     def __init__(self, context: HpkeSender, aead: Aead) -> None:
         self._context: HpkeSender | None = context
         self._aead = aead
 
     def open(self, message: bytes) -> bytes:
-        """Return the Binary HTTP response in a `message/ohttp-res`; `HpkeError` if it is not ours.
+        """Return the Binary HTTP response in a `message/ohttp-res`; raise `HpkeError` if it does not decrypt.
 
-        A response that does not open leaves the opener usable: somebody between may have made it up.
-        After one that did, a further call is a `RuntimeError`.
+        After a response that does not decrypt, the opener stays usable: somebody in between may have forged it. After
+        one that does, a further call raises `RuntimeError`.
         """
         if self._context is None:
-            raise RuntimeError("this request was answered before")
+            raise RuntimeError("the response to this request was decrypted already")
         size = response_nonce_size(self._aead)
         if len(message) < size:
-            raise HpkeError("too short for a response")
+            raise HpkeError("too short for an encapsulated response")
         secret = self._context.export(RESPONSE_LABEL, size)
         response = ResponseCipher(self._aead, secret, self._context.enc, message[:size]).open(message[size:])
         self._context = None
@@ -46,7 +46,7 @@ class Opener:
 
 @attrs.frozen
 class Encapsulated:
-    """A `message/ohttp-req` to send, and what opens the answer."""
+    """A `message/ohttp-req` to send, and the opener for its response."""
 
     message: bytes
     opener: Opener
@@ -55,13 +55,13 @@ class Encapsulated:
 def encapsulate(config: KeyConfig, request: bytes, ephemeral: bytes, *, aead: Aead | None = None) -> Encapsulated:
     """Encapsulate a Binary HTTP request for the gateway of `config` (RFC 9458 section 4.3).
 
-    `ephemeral` is 32 octets from a good source, never used twice: whoever repeats them links the
-    requests and may expose both (RFC 9458 section 6.1). Without `aead`, the first of the
-    configuration that is known here. `ValueError` if it has none, `HpkeError` if its key is unusable.
+    `ephemeral` is 32 octets of a secure random source, never used twice: repeating them links the requests and may
+    expose both (RFC 9458 section 6.1). Without `aead`, the first one of the configuration that is supported here is
+    used. Raises `ValueError` if there is none, and `HpkeError` if the key is unusable.
     """
     offered = [Aead(aead_id) for kdf_id, aead_id in config.algorithms if (kdf_id, aead_id) in SYMMETRIC]
     if not config.usable or (aead is not None and aead not in offered):
-        raise ValueError("the key configuration has no suite that is known here")
+        raise ValueError("the key configuration has no supported cipher suite")
     chosen = offered[0] if aead is None else aead
     header = RequestHeader(config.key_id, config.kem_id, KDF_SHA256, chosen)
     context = HpkeSender(config.public_key, header.info(), chosen, PrivateKey(ephemeral))

@@ -1,4 +1,4 @@
-"""Key configurations (RFC 9458 section 3): one on its own, and the collection `application/ohttp-keys`."""
+"""Key configurations (RFC 9458 section 3): a single one, and the collection `application/ohttp-keys`."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from mimids.ohttp.hpke import KEM_X25519, PrivateKey
 from mimids.wire.codec import UINT8, UINT16, Codec, Reader, WireError
 
 KEYS_TYPE: Final = "application/ohttp-keys"
-KEYS_LIMIT: Final = 65536  # octets of a collection that a client takes
+KEYS_LIMIT: Final = 65536  # octets: the largest collection that a client accepts
 
-# Npk of each KEM in RFC 9180 section 7.1: without it a configuration cannot be taken apart.
+# Npk of each KEM in RFC 9180 section 7.1, without which a configuration cannot be parsed.
 _PUBLIC_KEY_SIZES: Final = {0x0010: 65, 0x0011: 97, 0x0012: 133, KEM_X25519: 32, 0x0021: 56}
 
 
 @attrs.frozen
 class KeyConfig:
-    """A public key of a gateway with the pairs of KDF and AEAD that it may be used with."""
+    """A public key of a gateway, with the pairs of KDF and AEAD that it may be used with."""
 
     key_id: int
     kem_id: int
@@ -29,21 +29,21 @@ class KeyConfig:
 
     @property
     def usable(self) -> bool:
-        """Whether this code can encapsulate for it."""
+        """Whether `encapsulate` supports this configuration."""
         return self.kem_id == KEM_X25519 and any(pair in SYMMETRIC for pair in self.algorithms)
 
 
 def key_config(key_id: int, private: PrivateKey) -> KeyConfig:
-    """Return what clients need to know of a gateway's key."""
+    """Return the key configuration that clients get for a gateway's key."""
     return KeyConfig(key_id, KEM_X25519, private.public, SYMMETRIC)
 
 
 class UnknownKem(WireError):
-    """The key configuration is for a KEM whose keys have an unknown size."""
+    """The key configuration names a KEM whose key size is unknown here."""
 
 
 class _KeyConfig(Codec[KeyConfig]):
-    # By hand: the size of the key hangs on the KEM, and the lengths are uint16, not <V>.
+    # Written by hand: the size of the key depends on the KEM, and lengths are uint16, not <V>.
     #
     #   Key Identifier (8), HPKE KEM ID (16), HPKE Public Key (Npk * 8),
     #   HPKE Symmetric Algorithms Length (16) = 4..65532, HPKE Symmetric Algorithms (32) ...
@@ -52,7 +52,7 @@ class _KeyConfig(Codec[KeyConfig]):
         key_id, kem_id = reader.uint(1), reader.uint(2)
         size = _PUBLIC_KEY_SIZES.get(kem_id)
         if size is None:
-            raise UnknownKem("KEM not known")
+            raise UnknownKem("unknown KEM")
         public_key = reader.take(size)
         octets = reader.uint(2)
         if octets == 0 or octets % 4:
@@ -71,11 +71,11 @@ class _KeyConfig(Codec[KeyConfig]):
             UINT16.write(aead_id, out)
 
 
-KEY_CONFIG: Final[Codec[KeyConfig]] = _KeyConfig()  # a single one, without a length before it
+KEY_CONFIG: Final[Codec[KeyConfig]] = _KeyConfig()  # a single configuration, without the length before it
 
 
 def encode_keys(configs: tuple[KeyConfig, ...]) -> bytes:
-    """Return the `application/ohttp-keys` of these, best first (RFC 9458 section 3.2)."""
+    """Return these configurations as `application/ohttp-keys`, the preferred one first (RFC 9458 section 3.2)."""
     out = bytearray()
     for config in configs:
         encoded = KEY_CONFIG.encode(config)
@@ -85,10 +85,10 @@ def encode_keys(configs: tuple[KeyConfig, ...]) -> bytes:
 
 
 def decode_keys(body: bytes) -> tuple[KeyConfig, ...]:
-    """Return the configurations of an `application/ohttp-keys`, in order, those of unknown KEMs left out.
+    """Return the configurations of an `application/ohttp-keys`, in order, without those of unknown KEMs.
 
-    `WireError` if any is wrongly encoded: a client MUST discard the whole collection then (RFC 9458
-    section 3.2), or an attacker could tell clients apart by what they recover.
+    Raises `WireError` if any is wrongly encoded: a client MUST then discard the whole collection (RFC 9458 section
+    3.2), since otherwise an attacker could tell clients apart by what they still accept.
     """
     if len(body) > KEYS_LIMIT:
         raise WireError(f"longer than {KEYS_LIMIT} octets", ("OhttpKeys",))

@@ -1,4 +1,4 @@
-"""The `Date` of an inner request, which bounds how long a replay must be remembered (RFC 9458 section 6.5.1)."""
+"""The `Date` of an encapsulated request; it bounds how long answers are kept for replays (RFC 9458 section 6.5.1)."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def write_date(seconds: int) -> bytes:
 
 
 def read_date(field: bytes | None) -> int | None:
-    """Return the seconds since the epoch of an HTTP-date; None for anything else, and where there is none.
+    """Return the seconds since the epoch of an HTTP-date; None for anything else, or if `field` is None.
 
-    A year of two digits is one of this century: another would be outside every window. The name of the
-    day is not compared with the date.
+    A year of two digits is in this century: any other would be outside every window. The name of the day is not
+    checked against the date.
     """
     text = (field or b"").decode("latin-1")
     found = next(filter(None, (form.fullmatch(text) for form in _FORMS)), None)
@@ -39,7 +39,11 @@ def read_date(field: bytes | None) -> int | None:
         return None
     month = _MONTHS.index(found["month"]) + 1
     year = int(found["year"]) + (2000 if len(found["year"]) == 2 else 0)
-    time = int(found["hour"]), int(found["minute"]), min(int(found["second"]), 59)  # a leap second is the one before
+    time = (
+        int(found["hour"]),
+        int(found["minute"]),
+        min(int(found["second"]), 59),
+    )  # a leap second counts as the second before it
     try:
         return int(datetime(year, month, int(found["day"]), *time, tzinfo=UTC).timestamp())
     except ValueError:

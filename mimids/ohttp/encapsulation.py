@@ -1,4 +1,4 @@
-"""What both ends of RFC 9458 share: the header of a request and the keys of its response."""
+"""What both sides of RFC 9458 have in common: the header of a request, and the keys of its response."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REQUEST_TYPE: Final = "message/ohttp-req"
 RESPONSE_TYPE: Final = "message/ohttp-res"
 RESPONSE_LABEL: Final = b"message/bhttp response"
 TAG_SIZE: Final = 16  # Nt of both AEADs
-SYMMETRIC: Final = tuple((KDF_SHA256, int(aead)) for aead in Aead)  # what we offer, and take, in this order
+SYMMETRIC: Final = tuple((KDF_SHA256, int(aead)) for aead in Aead)  # the pairs that we offer and accept, in order
 
 
 @struct
@@ -35,17 +35,17 @@ class RequestHeader:
 
 
 def read_header(reader: Reader) -> RequestHeader:
-    """Read a header and leave the reader at `enc`."""
+    """Read a header; the reader is then at `enc`."""
     return codec(RequestHeader).read(reader)
 
 
 def response_nonce_size(aead: Aead) -> int:
-    """Return max(Nn, Nk): of the response nonce and of the exported secret, in octets."""
+    """Return max(Nn, Nk), the size of the response nonce and of the exported secret in octets."""
     return max(NONCE_SIZE, aead.key_size)
 
 
 class ResponseCipher:
-    """The one AEAD operation that a response takes (RFC 9458 section 4.4)."""
+    """Encrypts or decrypts one response (RFC 9458 section 4.4)."""
 
     def __init__(self, aead: Aead, secret: bytes, enc: bytes, response_nonce: bytes) -> None:
         def derive(label: bytes, length: int) -> bytes:
@@ -56,11 +56,11 @@ class ResponseCipher:
         self._nonce = derive(b"nonce", NONCE_SIZE)
 
     def seal(self, plaintext: bytes) -> bytes:
-        """Return the ciphertext, 16 octets longer."""
+        """Return the ciphertext, which is 16 octets longer."""
         return self._cipher.encrypt(self._nonce, plaintext, b"")
 
     def open(self, ciphertext: bytes) -> bytes:
-        """Return the plaintext; `HpkeError` if this is not its ciphertext."""
+        """Return the plaintext; raise `HpkeError` if the ciphertext does not decrypt."""
         try:
             return self._cipher.decrypt(self._nonce, ciphertext, b"")
         except InvalidTag as error:

@@ -1,7 +1,7 @@
-"""The gateway's end of RFC 9458: open an encapsulated request, seal the one response to it.
+"""The gateway's side of RFC 9458: decrypt an encapsulated request, and encrypt the response to it.
 
-What is raised here is an outer error, for nothing can be sealed yet; after `open_request` returned,
-every error travels through its sealer (RFC 9458 sections 5.2 and 5.3).
+Errors of `open_request` are answered in the clear, since there are no keys for a response yet. After it returned, every
+error is answered through its sealer (RFC 9458 sections 5.2 and 5.3).
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from mimids.ohttp.hpke import KEM_X25519, KEY_SIZE, Aead, HpkeError, PrivateKey,
 from mimids.wire.codec import Reader, WireError
 
 HEADER_SIZE: Final = 7
-OVERHEAD: Final = HEADER_SIZE + KEY_SIZE + TAG_SIZE  # octets by which a request grows
+OVERHEAD: Final = HEADER_SIZE + KEY_SIZE + TAG_SIZE  # octets that encapsulation adds to a request
 
 
 class Sealer:
-    """Seals the response to one request, once; `nonce_size` octets must be drawn for it."""
+    """Encrypts the response to one request, once; the caller draws `nonce_size` random octets for it."""
 
     def __init__(self, context: Recipient, enc: bytes, aead: Aead) -> None:
         self.nonce_size = response_nonce_size(aead)
@@ -39,11 +39,11 @@ class Sealer:
         self._context: Recipient | None = context
 
     def seal(self, response: bytes, response_nonce: bytes) -> bytes:
-        """Return the `message/ohttp-res` of a Binary HTTP response; a second call is a `RuntimeError`."""
+        """Return the `message/ohttp-res` of a Binary HTTP response; a second call raises `RuntimeError`."""
         if self._context is None:
-            raise RuntimeError("this request was answered before")
+            raise RuntimeError("this request was answered already")
         if len(response_nonce) != self.nonce_size:
-            raise ValueError(f"a response nonce of {self.nonce_size} octets is needed")
+            raise ValueError(f"the response nonce must have {self.nonce_size} octets")
         secret = self._context.export(RESPONSE_LABEL, self.nonce_size)
         self._context = None
         return response_nonce + ResponseCipher(self._aead, secret, self._enc, response_nonce).seal(response)
@@ -51,10 +51,10 @@ class Sealer:
 
 @attrs.frozen
 class OpenedRequest:
-    """A request that this gateway could open.
+    """A decrypted request.
 
-    `digest` (SHA-256 of the whole encapsulated request) finds a repeat; `enc` finds a sender who used
-    one encapsulation for two requests.
+    `digest` (SHA-256 of the whole encapsulated request) identifies a replay; the same `enc` with another `digest` is a
+    sender that used one encapsulation for two requests.
     """
 
     key_id: int
@@ -65,10 +65,10 @@ class OpenedRequest:
 
 
 def open_request(message: bytes, keys: Mapping[int, PrivateKey]) -> OpenedRequest:
-    """Open a `message/ohttp-req` with the live key that it names (RFC 9458 section 4.3).
+    """Decrypt a `message/ohttp-req` with the live key that it names (RFC 9458 section 4.3).
 
-    Raises `WireError` if it is cut off, `OhttpKey` if the key id is not among `keys` or its suite is
-    not offered with that key, `OhttpUndecipherable` if it does not open.
+    Raises `WireError` if it is truncated, `OhttpKey` if `keys` does not contain its key id or the key is not offered
+    with its cipher suite, and `OhttpUndecipherable` if it does not decrypt.
     """
     reader = Reader(message)
     try:
@@ -93,7 +93,7 @@ def open_request(message: bytes, keys: Mapping[int, PrivateKey]) -> OpenedReques
 
 
 def read_request(opened: OpenedRequest, limits: bhttp.MessageLimits = bhttp.DEFAULT_LIMITS) -> bhttp.Request:
-    """Return the Binary HTTP request inside; a `WireError` from here is answered sealed."""
+    """Return the Binary HTTP request inside; its `WireError` is answered through the sealer."""
     request = bhttp.decode_request(opened.request, limits)
     expect = request.field(b"expect")
     if expect is not None and expect.lower() == b"100-continue":

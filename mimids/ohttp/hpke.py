@@ -1,8 +1,8 @@
-"""HPKE in base mode with exporter (RFC 9180), for the suites that OHTTP has here.
+"""HPKE in base mode with exporter (RFC 9180), for the cipher suites that OHTTP uses here.
 
-DHKEM(X25519, HKDF-SHA256) and HKDF-SHA256, with AES-128-GCM or ChaCha20-Poly1305. The arithmetic is
-pyhpke's, which only this module knows; docs/decisions/0010-hpke-by-pyhpke.md says why. Randomness is
-an argument: every key is made from octets that the caller drew.
+These are DHKEM(X25519, HKDF-SHA256) and HKDF-SHA256, with AES-128-GCM or ChaCha20-Poly1305. The computation is done by
+pyhpke, which only this module imports (docs/decisions/0010-hpke-by-pyhpke.md says why). Randomness is an argument:
+every key is made from octets that the caller drew.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ _KEM: Final = _SUITES[Aead.AES_128_GCM].kem
 
 
 class HpkeError(Exception):
-    """A public or encapsulated key is unusable, or a ciphertext does not open."""
+    """A public or encapsulated key is unusable, or a ciphertext does not decrypt."""
 
 
 class PrivateKey(Secret):
-    """An X25519 private key: any 32 random octets; `public` is what peers get."""
+    """An X25519 private key, which is any 32 random octets; `public` is its public key."""
 
     __slots__ = ("key", "public")
 
@@ -57,10 +57,10 @@ class PrivateKey(Secret):
 
 
 class HpkeSender:
-    """The client's end: seals in order, and exports."""
+    """The client's context: encrypts in sequence, and exports secrets."""
 
     def __init__(self, public: bytes, info: bytes, aead: Aead, ephemeral: PrivateKey) -> None:
-        """SetupBaseS (RFC 9180 section 5.1.1). `ephemeral` serves this once; `HpkeError` if `public` is no key."""
+        """SetupBaseS (RFC 9180 section 5.1.1). Use `ephemeral` only once. Raise `HpkeError` if `public` is unusable."""
         try:
             pair = KEMKeyPair(ephemeral.key, _KEM.deserialize_public_key(ephemeral.public))
             receiver = _KEM.deserialize_public_key(public)
@@ -69,31 +69,31 @@ class HpkeSender:
             raise HpkeError("unusable public key") from error
 
     def seal(self, plaintext: bytes, aad: bytes = b"") -> bytes:
-        """Return the next ciphertext, 16 octets longer."""
+        """Return the next ciphertext, which is 16 octets longer."""
         return self._context.seal(plaintext, aad)
 
     def export(self, exporter_context: bytes, length: int) -> bytes:
-        """Return `length` octets that both ends can compute (RFC 9180 section 5.3)."""
+        """Return a secret of `length` octets that both sides can compute (RFC 9180 section 5.3)."""
         return self._context.export(exporter_context, length)
 
 
 class Recipient:
-    """The gateway's end: opens in order, and exports."""
+    """The gateway's context: decrypts in sequence, and exports secrets."""
 
     def __init__(self, enc: bytes, private: PrivateKey, info: bytes, aead: Aead) -> None:
-        """SetupBaseR (RFC 9180 section 5.1.1); `HpkeError` if `enc` is no usable key."""
+        """SetupBaseR (RFC 9180 section 5.1.1). Raises `HpkeError` if `enc` is unusable."""
         try:
             self._context: ContextInterface = _SUITES[aead].create_recipient_context(enc, private.key, info)
         except ValueError as error:
             raise HpkeError("unusable encapsulated key") from error
 
     def open(self, ciphertext: bytes, aad: bytes = b"") -> bytes:
-        """Return the next plaintext; `HpkeError` if the ciphertext is not it."""
+        """Return the next plaintext; raise `HpkeError` if the ciphertext does not decrypt."""
         try:
             return self._context.open(ciphertext, aad)
         except PyHPKEError as error:
             raise HpkeError("does not open") from error
 
     def export(self, exporter_context: bytes, length: int) -> bytes:
-        """Return `length` octets that both ends can compute (RFC 9180 section 5.3)."""
+        """Return a secret of `length` octets that both sides can compute (RFC 9180 section 5.3)."""
         return self._context.export(exporter_context, length)

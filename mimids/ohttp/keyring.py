@@ -1,15 +1,14 @@
-"""The gateway's keys through time: when each is made, served, honoured and deleted.
+"""Rotation of the gateway's keys: when each key is made, served to clients, still accepted, and deleted.
 
-All times are seconds since the epoch. A key's life:
+All times are seconds since the epoch. The lifetime of a key:
 
     created_at                      + rotate                                            retire_at
-    |  served to clients             |  grace: opens requests, is served no more         |  gone
+    |  served to clients             |  grace: decrypts requests, no longer served       |  deleted
                                                                     not_after |  margin  |
 
-Its successor is made when `rotation_due_at` has come. A client may use a configuration until its
-not_after and cache it no longer; the margin covers a request on its way and clocks that differ. If the
-rotation comes late, the key is served on until not_after, and after that none is, rather than one that a
-client could hold beyond its life.
+The next key is made at `rotation_due_at`. A client may use and cache a key configuration until its not_after. The
+margin after that allows for requests under way and for clocks that differ. If the rotation is late, the key is served
+until not_after; after that no key is served, since a client could use it beyond its lifetime.
 """
 
 from __future__ import annotations
@@ -25,32 +24,32 @@ from mimids.wire.codec import OPAQUE_V, UINT8, UINT64
 from mimids.wire.declare import encode, struct, wire
 
 MARGIN_SECONDS: Final = 600
-MAX_AGE_SECONDS: Final = 86400  # a cache asks again within a day, so that a new key is taken up soon
+MAX_AGE_SECONDS: Final = 86400  # caches ask again within a day, so that clients use a new key soon
 KEY_IDS: Final = 256
 
 
 class KeyIdsExhausted(Exception):
-    """All 256 key identifiers belong to live keys."""
+    """All 256 key identifiers are used by live keys."""
 
 
 @attrs.frozen
 class Schedule:
-    """For how many seconds a key is served, and for how many more it still opens requests."""
+    """For how many seconds a key is served, and for how many more it still decrypts requests."""
 
     rotate: int
     grace: int
 
     def __attrs_post_init__(self) -> None:
-        """Refuse what would leave clients without a key, or keys without an identifier."""
+        """Raise `ValueError` if clients would be left without a key, or if key identifiers would run out."""
         if self.rotate <= 0 or self.grace <= MARGIN_SECONDS:
-            raise ValueError(f"rotate must be positive, and grace longer than {MARGIN_SECONDS} s")
+            raise ValueError(f"rotate must be positive, and grace must be longer than {MARGIN_SECONDS} s")
         if self.grace // self.rotate + 2 > KEY_IDS:
-            raise ValueError("grace is so long, or rotate so short, that key identifiers would run out")
+            raise ValueError("key identifiers would run out: make grace shorter, or rotate longer")
 
 
 @attrs.frozen
 class KeyRow:
-    """One key; it is live until `retire_at`, and to be deleted then."""
+    """One key; it is live until `retire_at`, and must then be deleted."""
 
     key_id: int
     private: PrivateKey
@@ -63,7 +62,7 @@ class KeyRow:
         return self.retire_at - MARGIN_SECONDS
 
     def stored(self, operator_key: OperatorKey | None, nonce: bytes) -> bytes:
-        """Return the private key as its row holds it; `nonce` is 12 random octets."""
+        """Return the private key in its stored form; `nonce` is 12 random octets."""
         return protect(self.private, _place(self.key_id, self.created_at, self.retire_at), operator_key, nonce)
 
 
@@ -75,7 +74,7 @@ def load_row(key_id: int, created_at: int, retire_at: int, stored: bytes, operat
 
 @attrs.frozen
 class Served:
-    """An `application/ohttp-keys` answer: the body, what its signature says, and for how long a cache may keep it."""
+    """An `application/ohttp-keys` answer: its body, the not_after that is signed, and the max-age for caches."""
 
     body: bytes
     not_after: int
@@ -84,45 +83,47 @@ class Served:
 
 @attrs.frozen
 class Keyring:
-    """The keys of one gateway, whichever of them are live, in any order."""
+    """The stored keys of one gateway, live or not, in any order."""
 
     rows: tuple[KeyRow, ...]
     schedule: Schedule
 
     def live(self, now: int) -> dict[int, PrivateKey]:
-        """Return the keys that open requests at `now`, by identifier."""
+        """Return the keys that decrypt requests at `now`, by identifier."""
         return {row.key_id: row.private for row in self.rows if now < row.retire_at}
 
     def current(self, now: int) -> KeyRow | None:
-        """Return the newest live key."""
+        """Return the newest live key, None if no key is live."""
         return max((row for row in self.rows if now < row.retire_at), key=lambda row: row.created_at, default=None)
 
     def outlived(self, now: int) -> tuple[KeyRow, ...]:
-        """Return the keys to delete: what was sealed to them stays sealed."""
+        """Return the keys to delete; requests that were encrypted to them can then never be decrypted."""
         return tuple(row for row in self.rows if row.retire_at <= now)
 
     def rotation_due_at(self, now: int) -> int:
-        """Return when the next key is to be made: `now` or earlier if that is overdue."""
+        """Return when the next key must be made: `now` or earlier if it is due."""
         current = self.current(now)
         if current is None:
             return now
-        # The row may have been made under another schedule; its own retire_at holds.
+        # The row may have been made under another schedule, so its own retire_at counts.
         return min(current.created_at + self.schedule.rotate, current.retire_at - self.schedule.grace)
 
     def next_row(self, now: int, octets: bytes) -> KeyRow:
-        """Return the key that succeeds the current one, made of 32 random octets; to be stored before it is served."""
+        """Return the next key, made of 32 random octets; store it before it is served."""
         live, current = self.live(now), self.current(now)
         newest = max(self.rows, key=lambda row: row.created_at, default=None)
         first = 0 if newest is None else newest.key_id + 1
         free = (key_id % KEY_IDS for key_id in range(first, first + KEY_IDS) if key_id % KEY_IDS not in live)
         key_id = next(free, None)
         if key_id is None:
-            raise KeyIdsExhausted("256 keys are live")
-        created_at = now if current is None else max(now, current.created_at + 1)  # two in one second have an order
+            raise KeyIdsExhausted("all 256 key identifiers are used by live keys")
+        created_at = (
+            now if current is None else max(now, current.created_at + 1)
+        )  # so that two keys of one second are ordered
         return KeyRow(key_id, PrivateKey(octets), created_at, created_at + self.schedule.rotate + self.schedule.grace)
 
     def served(self, now: int) -> Served | None:
-        """Return what clients are given at `now`: the current key only. None if there is none they could use."""
+        """Return the answer for clients at `now`, with the current key only; None if they could use no key."""
         current = self.current(now)
         if current is None or current.not_after < now:
             return None

@@ -1,8 +1,8 @@
-"""Authentic key configurations: the `Mimids-Keys-Signature` header, made and checked.
+"""Signatures of key configurations: writing and verifying the `Mimids-Keys-Signature` header.
 
-A relay that serves key configurations could serve its own and read every request (RFC 9458 section
-6.1). So each provider signs its own with a long-lived Ed25519 key, whose public half travels in the
-contact card; docs/ohttp-keys.md has the format and an example.
+A relay that serves key configurations could serve its own keys and then read every request (RFC 9458 section 6.1). So
+each provider signs its key configurations with a long-lived Ed25519 key, whose public key is in the contact card.
+docs/ohttp-keys.md has the format and an example.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ _FORM: Final = re.compile(r"not_after=([0-9]{1,15}), signature=:([A-Za-z0-9+/]{8
 
 
 class KeysRefused(Exception):
-    """These key configurations must not be used; the class says why."""
+    """These key configurations must not be used; the subclass says why."""
 
 
 class KeysUnsigned(KeysRefused):
-    """The header is absent, or not of the form this code knows."""
+    """The header is missing, or has an unknown form."""
 
 
 class KeysWronglySigned(KeysRefused):
-    """The signature is not this provider's for this body and not_after."""
+    """The signature is not a valid one of this provider for this body and not_after."""
 
 
 class KeysExpired(KeysRefused):
-    """They were authentic, and not_after has passed."""
+    """They are authentic, but not_after has passed."""
 
 
 class KeysMalformed(KeysRefused):
-    """They are authentic, and no `application/ohttp-keys`."""
+    """They are authentic, but not a valid `application/ohttp-keys`."""
 
 
 class Identity(Secret):
-    """The private half of a provider's `ohttp_identity`: any 32 random octets (an RFC 8032 secret key)."""
+    """The private key of a provider's `ohttp_identity`: any 32 random octets (an RFC 8032 secret key)."""
 
     __slots__ = ("key", "public")
 
@@ -58,7 +58,7 @@ class Identity(Secret):
 
 @struct
 class KeysToBeSigned:
-    """What the signature covers."""
+    """The structure that the signature covers."""
 
     label: bytes = wire(OPAQUE_V)
     provider: ProviderId = wire(PROVIDER_ID)
@@ -73,17 +73,17 @@ def sign(provider: ProviderId, body: bytes, not_after: int, identity: Identity) 
 
 
 def verify(provider: ProviderId, body: bytes, header: str | None, identity: bytes, now: int) -> tuple[KeyConfig, ...]:
-    """Return the key configurations in `body`, best first; raise `KeysRefused` unless they are authentic and current.
+    """Return the key configurations in `body`, the preferred one first, if they are authentic and not expired.
 
-    `identity` is the 32 octets of the provider's `ohttp_identity`, from its contact card; `now` is in
-    seconds. The signature is checked first: the other refusals speak of what the provider itself signed.
+    `identity` is the 32 octets of the provider's `ohttp_identity` from its contact card; `now` is in seconds. Raises
+    `KeysRefused`. The signature is checked first, so the other errors are about what the provider itself signed.
     """
     not_after, signature = _parse(header)
     covered = encode(KeysToBeSigned(LABEL, provider, body, not_after))
     try:
         Ed25519PublicKey.from_public_bytes(identity).verify(signature, covered)
     except (InvalidSignature, ValueError) as error:
-        raise KeysWronglySigned("not signed by this provider") from error
+        raise KeysWronglySigned("the key configurations are not signed by this provider") from error
     if now > not_after:
         raise KeysExpired("the key configurations have expired")
     try:
@@ -99,9 +99,9 @@ def _header(not_after: int, signature: bytes) -> str:
 def _parse(header: str | None) -> tuple[int, bytes]:
     found = _FORM.fullmatch(header or "")
     if found is None:
-        raise KeysUnsigned("no signature in a known form")
+        raise KeysUnsigned(f"the {HEADER} header is missing or has an unknown form")
     not_after = int(found[1])
     signature = base64.b64decode(found[2])
-    if _header(not_after, signature) != header:  # a leading zero, or bits beyond the last octet
-        raise KeysUnsigned("no signature in a known form")
+    if _header(not_after, signature) != header:  # a leading zero, or nonzero bits after the last octet
+        raise KeysUnsigned(f"the {HEADER} header is missing or has an unknown form")
     return not_after, signature

@@ -1,10 +1,9 @@
-"""Size classes: what a relay may learn of the length of a request or of its answer.
+"""Padding to size classes, which hides the exact length of requests and responses from the relay.
 
-A Binary HTTP message is padded with zeros (RFC 9292 section 3.8) to the next size class before it is
-sealed, so that an observer sees the class and no more. A class is a power of two up to 64 KiB, from
-there on a multiple of 64 KiB. The smallest is 1 KiB for requests, which holds one KeyPackageRequest
-with a long token or a bundle of a few, and 2 KiB for responses: a KeyPackage of the common suites (300
-to 1,000 octets), `exhausted` and every refusal fall into the same one.
+A Binary HTTP message is padded with zeros (RFC 9292 section 3.8) to the next size class before it is encrypted, so that
+an observer learns only the class. A class is a power of two up to 64 KiB, and above that a multiple of 64 KiB. The
+smallest is 1 KiB for requests, which holds a KeyPackageRequest with a long token or a bundle of a few. It is 2 KiB for
+responses, and a KeyPackage of the common cipher suites (300 to 1,000 octets), `exhausted` and every refusal have it.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ from typing import Final
 
 SMALLEST_REQUEST: Final = 1024
 SMALLEST_RESPONSE: Final = 2048
-STEP: Final = 65536  # above this, classes are its multiples: doubling would waste too much
+STEP: Final = 65536  # above this, classes are multiples of it: doubling would waste too much
 
 
 def size_class(size: int, smallest: int) -> int:
-    """Return the smallest class that `size` octets fit into."""
+    """Return the smallest size class that holds `size` octets."""
     if size > STEP:
         return -(-size // STEP) * STEP
     return max(smallest, 1 << (size - 1).bit_length() if size else 1)

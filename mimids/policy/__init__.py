@@ -1,1 +1,1 @@
-"""Rules: (terms, state, message, local sender) to a verdict. Pure, and silent where a fact is not certain."""
+"""Policy rules: from terms, group state, message and local sender to a refusal or None; pure functions."""

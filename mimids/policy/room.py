@@ -1,7 +1,8 @@
-"""Room policy as a state has it: who has which role, and what a role may do (draft-ietf-mimi-room-policy-03).
+"""The room policy in a group state: each user's role, and what a role may do (draft-ietf-mimi-room-policy-03).
 
-The participant list (component 0x0022) and the roles (0x0025) are read from the app_data_dictionary. What does not
-parse, a user who is listed with two roles, a role that is defined twice: all that is not known, and rules are silent.
+The participant list (component 0x0022) and the roles list (0x0025) are read from the app_data_dictionary. A list that
+does not parse, a user who is listed with two roles, and a role that is defined twice are treated as unknown, and rules
+then refuse nothing.
 """
 
 from __future__ import annotations
@@ -38,23 +39,23 @@ _READ: Final = (ComponentId.PARTICIPANT_LIST, ComponentId.ROLES_LIST)
 
 @attrs.frozen
 class Room:
-    """Roles of users and what roles are, as far as either is unambiguous."""
+    """The role index of each user and the definition of each role, without those that are ambiguous."""
 
     role_of: Mapping[bytes, int]
     roles: Mapping[int, Role]
 
     def bans(self, user: UserId) -> bool:
-        """Tell whether a user certainly is banned; a user whom the list does not name is not."""
+        """Return whether a user is certainly banned; a user who is not in the list is not banned."""
         role = self.roles.get(BANNED_ROLE)
         return self.role_of.get(user) == BANNED_ROLE and role is not None and role.role_name == BANNED_NAME
 
     def mutes(self, user: UserId) -> bool:
-        """Tell whether a user certainly has a role without canSendMessage."""
+        """Return whether a user certainly has a role without canSendMessage."""
         role = self.roles.get(self.role_of.get(user, -1))
         return role is not None and CAN_SEND_MESSAGE not in role.role_capabilities
 
     def role_named(self, user: UserId) -> str:
-        """Return a user's role in words."""
+        """Return a user's role in words, as `role 1, "banned"`."""
         index = self.role_of.get(user)
         role = self.roles.get(-1 if index is None else index)
         name = "" if role is None else f', "{role.role_name.decode("utf-8", "replace")}"'
@@ -62,16 +63,17 @@ class Room:
 
 
 def room_of(group: PublicGroup) -> Room:
-    """Return what a state says."""
+    """Return the room policy in a group state."""
     dictionary = group.parameters.dictionary
     return _room({} if dictionary is None else {each: dictionary.get(each) for each in _READ})
 
 
 def room_after(group: PublicGroup, covered: Iterable[Covered | ProposalRef], *, joins: bool) -> Room | None:
-    """Return what the state after a commit says, though that state as a whole may not be known; None if this is not.
+    """Return the room policy after a commit, even if the group state after it is not known as a whole.
 
-    A covered proposal that nobody saw, or whose type nobody here knows, could change anything. But an external commit
-    (`joins`) covers nothing by reference except SelfRemoves (draft-ietf-mls-extensions, "SelfRemove Proposal").
+    None if a covered proposal could change the policy in an unknown way: one that was not seen, or one of an unknown
+    type. But an external commit (`joins`) covers only SelfRemoves by reference (draft-ietf-mls-extensions, "SelfRemove
+    Proposal"), which change no policy.
     """
     dictionary = group.parameters.dictionary
     updates: dict[int, list[AppDataUpdate]] = {}

@@ -1,12 +1,11 @@
-"""Every rule of policy, in one table; adding one touches this file alone (DS draft section 4; semantics: policy).
+"""All policy rules in one table; to add a rule, change only this file (DS draft section 4; semantics: policy).
 
-A rule is a small function from a `Case` to the facts that break it, or None: a rule that lacks a fact is silent, and a
-rule cannot say more than no. Rules do not know each other, so their order decides nothing but which one is named.
+A rule is a small function from a `Case` to the facts that violate it, or None. A rule that lacks a fact returns None,
+and no rule can force acceptance. Rules are independent, so their order decides only which one a refusal names.
 
-There are three kinds by what they are given. A `MessageRule` sees the message. A `SenderRule` sees the sender too, as
-a `Device`: somebody whom this provider itself authenticated. Of another provider's users only the provider is known
-(`Follower`), and `judge` has nothing that it could hand to a sender rule for them. A `ReaderRule` says what a device of
-ours is not given to read.
+There are three kinds of rules. A `MessageRule` gets the message. A `SenderRule` also gets the sender, a `Device` that
+this provider authenticated; of another provider's user only the provider is known (`Follower`), so sender rules do not
+apply to them. A `ReaderRule` decides which messages are withheld from one of our devices.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _CAPABILITIES: Final = "draft-ietf-mimi-room-policy-03 section 10.2"
 
 @attrs.frozen
 class Terms:
-    """What the hub's operator decided, for the users that a case concerns: banned everywhere, muted in this group."""
+    """The hub operator's decisions on the users of a case: those banned from all groups, those muted in this one."""
 
     banned: frozenset[UserId] = frozenset()
     muted: frozenset[UserId] = frozenset()
@@ -46,10 +45,10 @@ NO_TERMS: Final = Terms()
 
 @attrs.frozen
 class Case:
-    """What any DS may know of a message, whoever brings it.
+    """A message, and what this server knows of its group, whoever sends it.
 
-    `here` is the state of the partition that it indicates, `ahead` that of the partition a commit leads to, `covered`
-    what a public commit covers, with bare references where the proposal was not seen.
+    `here` is the state of the message's partition, `ahead` that of the partition that a commit leads to. `covered` is
+    the proposals that a public commit covers; a proposal that was not seen is given by its reference.
     """
 
     message: MLSMessage
@@ -60,19 +59,19 @@ class Case:
 
     @property
     def is_application(self) -> bool:
-        """Tell whether it is an application message, which even an encrypted one shows."""
+        """Return whether it is an application message, which is visible even in a PrivateMessage."""
         return self.message.content_type is ContentType.APPLICATION
 
     @cached_property
     def added(self) -> tuple[UserId, ...]:
-        """Return the users whom a public commit adds, by value or by reference, as far as it can be read."""
+        """Return the users whom a public commit adds, by value or by reference, if their credentials are readable."""
         bodies = (each.proposal.body for each in self.covered if isinstance(each, Covered))
         users = (user_id(body.key_package.leaf_node.credential) for body in bodies if isinstance(body, Add))
         return tuple(user for user in users if user is not None)
 
     @cached_property
     def joining(self) -> UserId | None:
-        """Return the user who joins by this external commit."""
+        """Return the user who joins by this external commit, None if it is not one or the user is unknown."""
         public = self.message.message
         if not isinstance(public, PublicMessage) or not isinstance(public.content.content, Commit):
             return None
@@ -82,12 +81,12 @@ class Case:
         return user_id(path.leaf_node.credential)
 
     def room_here(self) -> tuple[Room, Certainty] | None:
-        """Return the policy in force where the message was sent."""
+        """Return the room policy in the message's partition, None if the state is unknown."""
         group = state_of(self.here)
         return None if group is None else (room_of(group), _certainty(self.here))
 
     def room_ahead(self) -> tuple[Room, Certainty] | None:
-        """Return the policy in force after this commit, as far as nothing unseen could change it."""
+        """Return the room policy after this commit, None if an unseen proposal could change it."""
         if self.ahead is not None and (group := state_of(self.ahead)) is not None:
             return room_of(group), _certainty(self.ahead)
         group = state_of(self.here)
@@ -100,15 +99,15 @@ class Case:
 
 def _certainty(knowledge: Knowledge) -> Certainty:
     if isinstance(knowledge, NotKnown):
-        raise TypeError("nothing is certain of a state that is not known")
+        raise TypeError("a state that is not known has no certainty")
     return Certainty.DERIVED if isinstance(knowledge, Derived) else Certainty.CLAIMED
 
 
-# --- commits, whoever sends them ----------------------------------------------------------------------------------
+# --- commits of any sender ----------------------------------------------------------------------------------------
 
 
-def _adds_whom_the_group_bans(case: Case) -> Found:
-    """Judge by the state that the commit leads to: unban and add in one commit pass, ban and add do not."""
+def _group_bans_added_user(case: Case) -> Found:
+    """Check the state after the commit: unbanning and adding a user in one commit passes, banning and adding fails."""
     ahead = case.room_ahead() if case.added else None
     if ahead is None:
         return None
@@ -116,7 +115,7 @@ def _adds_whom_the_group_bans(case: Case) -> Found:
     return next((_banned(user, room, certainty, "adds") for user in case.added if room.bans(user)), None)
 
 
-def _joins_whom_the_group_bans(case: Case) -> Found:
+def _group_bans_joiner(case: Case) -> Found:
     user = case.joining
     ahead = None if user is None else case.room_ahead()
     if user is None or ahead is None:
@@ -125,11 +124,11 @@ def _joins_whom_the_group_bans(case: Case) -> Found:
     return _banned(user, room, certainty, "is an external commit of") if room.bans(user) else None
 
 
-def _adds_whom_the_hub_bans(case: Case) -> Found:
+def _hub_bans_added_user(case: Case) -> Found:
     return next((_hub_banned(user, "adds") for user in case.added if user in case.terms.banned), None)
 
 
-def _joins_whom_the_hub_bans(case: Case) -> Found:
+def _hub_bans_joiner(case: Case) -> Found:
     user = case.joining
     return None if user not in case.terms.banned or user is None else _hub_banned(user, "is an external commit of")
 
@@ -148,40 +147,40 @@ def _hub_banned(user: UserId, does: str) -> tuple[Fact, ...]:
     )
 
 
-# --- senders whom this provider authenticates ---------------------------------------------------------------------
+# --- senders: our own users ---------------------------------------------------------------------------------------
 
 
-def _mutes_in_the_group(case: Case, sender: Device) -> Found:
+def _group_mutes_sender(case: Case, sender: Device) -> Found:
     here = case.room_here() if case.is_application else None
     if here is None or not here[0].mutes(sender.user_id):
         return None
-    return (_own(sender), Fact(f"it has {here[0].role_named(sender.user_id)}, without canSendMessage", here[1]))
+    return (_own(sender), Fact(f"the sender has {here[0].role_named(sender.user_id)}, without canSendMessage", here[1]))
 
 
-def _mutes_at_the_hub(case: Case, sender: Device) -> Found:
+def _hub_mutes_sender(case: Case, sender: Device) -> Found:
     if not case.is_application or sender.user_id not in case.terms.muted:
         return None
-    return (_own(sender), Fact("the hub muted it in this group", Certainty.TERMS))
+    return (_own(sender), Fact("the hub muted the sender in this group", Certainty.TERMS))
 
 
-def _bans_in_the_group(case: Case, sender: Device) -> Found:
+def _group_bans_sender(case: Case, sender: Device) -> Found:
     here = case.room_here()
     if here is None or not here[0].bans(sender.user_id) or _may_be_leaving(case, sender.user_id):
         return None
-    return (_own(sender), Fact(f"it has {here[0].role_named(sender.user_id)} in this fork", here[1]))
+    return (_own(sender), Fact(f"the sender has {here[0].role_named(sender.user_id)} in this fork", here[1]))
 
 
-def _bans_at_the_hub(case: Case, sender: Device) -> Found:
+def _hub_bans_sender(case: Case, sender: Device) -> Found:
     if sender.user_id not in case.terms.banned or _may_be_leaving(case, sender.user_id):
         return None
-    return (_own(sender), Fact("it is banned from all groups of this hub", Certainty.TERMS))
+    return (_own(sender), Fact("the sender is banned from all groups of this hub", Certainty.TERMS))
 
 
 def _may_be_leaving(case: Case, user: UserId) -> bool:
-    """Tell whether a message is the user's leaving, or could be: leaving always works."""
+    """Return whether the user leaves by this message, or could: leaving is always allowed."""
     framed = case.message.message
     if not isinstance(framed, PublicMessage):
-        return not case.is_application  # a handshake that nobody here can read
+        return not case.is_application  # an encrypted handshake, which this server cannot read
     content = framed.content.content
     if not isinstance(content, Proposal) or not isinstance(content.body, Remove | SelfRemove):
         return False
@@ -200,20 +199,20 @@ def _shown(user: UserId) -> str:
     return user.decode("utf-8", "replace")
 
 
-# --- readers whom this provider authenticates ---------------------------------------------------------------------
+# --- readers: our own users ---------------------------------------------------------------------------------------
 
 
-def _withheld_in_the_group(here: Knowledge, terms: Terms, reader: Device) -> Found:
+def _group_bans_reader(here: Knowledge, terms: Terms, reader: Device) -> Found:
     group = state_of(here)
     if group is None or not (room := room_of(group)).bans(reader.user_id):
         return None
-    return (_reading(reader), Fact(f"it has {room.role_named(reader.user_id)} in this fork", _certainty(here)))
+    return (_reading(reader), Fact(f"the reader has {room.role_named(reader.user_id)} in this fork", _certainty(here)))
 
 
-def _withheld_at_the_hub(here: Knowledge, terms: Terms, reader: Device) -> Found:
+def _hub_bans_reader(here: Knowledge, terms: Terms, reader: Device) -> Found:
     if reader.user_id not in terms.banned:
         return None
-    return (_reading(reader), Fact("it is banned from all groups of this hub", Certainty.TERMS))
+    return (_reading(reader), Fact("the reader is banned from all groups of this hub", Certainty.TERMS))
 
 
 def _reading(reader: Device) -> Fact:
@@ -225,7 +224,7 @@ def _reading(reader: Device) -> Fact:
 
 @attrs.frozen
 class Need:
-    """What a rule must know, and what can make that certain: any of these."""
+    """A fact that a rule needs, and the kinds of certainty of which it needs one."""
 
     text: str
     certain: tuple[Certainty, ...]
@@ -233,7 +232,7 @@ class Need:
 
 @attrs.frozen(kw_only=True)
 class PolicyRule:
-    """A row: its name, where it stands, what it demands, what it must know. `lasting`: see `Refusal`."""
+    """A row of the table: name, section of the draft, what it forbids, what it needs. `lasting`: see `Refusal`."""
 
     name: str
     section: str
@@ -242,36 +241,36 @@ class PolicyRule:
     lasting: bool = False
 
     def refusal(self, facts: tuple[Fact, ...]) -> Refusal:
-        """Return the refusal that these facts are."""
+        """Return the refusal for these facts."""
         return Refusal(self.name, self.section, self.text, facts, self.lasting)
 
 
 @attrs.frozen(kw_only=True)
 class MessageRule(PolicyRule):
-    """A rule about what a message says."""
+    """A rule on the content of a message."""
 
     check: Callable[[Case], Found]
 
 
 @attrs.frozen(kw_only=True)
 class SenderRule(PolicyRule):
-    """A rule about who sends: one of our own users."""
+    """A rule on the sender, for our own users."""
 
     check: Callable[[Case, Device], Found]
 
 
 @attrs.frozen(kw_only=True)
 class ReaderRule(PolicyRule):
-    """A rule about who reads application messages: one of our own users."""
+    """A rule on the reader of application messages, for our own users."""
 
     check: Callable[[Knowledge, Terms, Device], Found]
 
 
 _STATE: Final = (Certainty.DERIVED, Certainty.CLAIMED)
-_READABLE: Final = Need("whom a public commit adds, or whose external commit it is", (Certainty.SIGNED,))
-_AHEAD: Final = Need("their role after it, whatever of the commit was not seen", _STATE)
-_HERE: Final = Need("their role in the message's partition", _STATE)
-_OURS: Final = Need("who sends, or reads", (Certainty.AUTHENTICATED,))
+_READABLE: Final = Need("the users whom a public commit adds, or the user who joins by it", (Certainty.SIGNED,))
+_AHEAD: Final = Need("that user's role after it, whatever its unseen proposals are", _STATE)
+_HERE: Final = Need("the user's role in the message's partition", _STATE)
+_OURS: Final = Need("the user who sends, or reads", (Certainty.AUTHENTICATED,))
 _BANS: Final = Need("the hub's bans", (Certainty.TERMS,))
 _MUTES: Final = Need("the hub's mutes", (Certainty.TERMS,))
 
@@ -279,30 +278,30 @@ RULES: Final[tuple[MessageRule | SenderRule | ReaderRule, ...]] = (
     MessageRule(
         name="banned-user-added",
         section=_ROLES,
-        text="the commit adds a user who is banned in the state that it leads to",
+        text="the commit adds a user who is banned in the state after it",
         needs=(_READABLE, _AHEAD),
-        check=_adds_whom_the_group_bans,
+        check=_group_bans_added_user,
     ),
     MessageRule(
         name="banned-user-joins",
         section=_ROLES,
-        text="the external commit is of a user who is banned in the state that it leads to",
+        text="the user who joins by this external commit is banned in the state after it",
         needs=(_READABLE, _AHEAD),
-        check=_joins_whom_the_group_bans,
+        check=_group_bans_joiner,
     ),
     MessageRule(
         name="hub-banned-user-added",
         section=_DS,
         text="the commit adds a user whom the hub banned",
         needs=(_READABLE, _BANS),
-        check=_adds_whom_the_hub_bans,
+        check=_hub_bans_added_user,
     ),
     MessageRule(
         name="hub-banned-user-joins",
         section=_DS,
-        text="the external commit is of a user whom the hub banned",
+        text="the hub banned the user who joins by this external commit",
         needs=(_READABLE, _BANS),
-        check=_joins_whom_the_hub_bans,
+        check=_hub_bans_joiner,
     ),
     SenderRule(
         name="banned-sender",
@@ -310,42 +309,42 @@ RULES: Final[tuple[MessageRule | SenderRule | ReaderRule, ...]] = (
         text="the sender is banned in this fork, and may only leave",
         needs=(_OURS, _HERE),
         lasting=True,
-        check=_bans_in_the_group,
+        check=_group_bans_sender,
     ),
     SenderRule(
         name="hub-banned-sender",
         section=_DS,
         text="the hub banned the sender, who may only leave",
         needs=(_OURS, _BANS),
-        check=_bans_at_the_hub,
+        check=_hub_bans_sender,
     ),
     SenderRule(
         name="muted-sender",
         section=_CAPABILITIES,
-        text="the sender's role is without canSendMessage",
+        text="the sender's role does not include canSendMessage",
         needs=(_OURS, _HERE),
-        check=_mutes_in_the_group,
+        check=_group_mutes_sender,
     ),
     SenderRule(
         name="hub-muted-sender",
         section=_DS,
         text="the hub muted the sender in this group",
         needs=(_OURS, _MUTES),
-        check=_mutes_at_the_hub,
+        check=_hub_mutes_sender,
     ),
     ReaderRule(
         name="banned-reader",
         section=_ROLES,
         text="the reader is banned in this fork, and gets no application messages of it",
         needs=(_OURS, _HERE),
-        check=_withheld_in_the_group,
+        check=_group_bans_reader,
     ),
     ReaderRule(
         name="hub-banned-reader",
         section=_DS,
         text="the hub banned the reader, who gets no application messages of its groups",
         needs=(_OURS, _BANS),
-        check=_withheld_at_the_hub,
+        check=_hub_bans_reader,
     ),
 )
 
@@ -355,23 +354,23 @@ _READER_RULES: Final = tuple(rule for rule in RULES if isinstance(rule, ReaderRu
 
 
 def judge(case: Case, sender: Sender) -> Refusal | None:
-    """Return why a message is refused, or None: then policy has nothing to say, which is not a yes."""
+    """Return the first refusal of a message, or None; None does not mean that the message is accepted."""
     return next(refusals(case, sender), None)
 
 
 def refusals(case: Case, sender: Sender) -> Iterator[Refusal]:
-    """Yield every refusal, in the order of the table."""
+    """Yield every refusal of a message, in the order of the table."""
     for rule in _MESSAGE_RULES:
         if found := rule.check(case):
             yield rule.refusal(found)
     if isinstance(sender, Device):
-        for about_sender in _SENDER_RULES:
-            if found := about_sender.check(case, sender):
-                yield about_sender.refusal(found)
+        for sender_rule in _SENDER_RULES:
+            if found := sender_rule.check(case, sender):
+                yield sender_rule.refusal(found)
 
 
 def withheld(here: Knowledge, terms: Terms, reader: Device) -> Refusal | None:
-    """Return why a device gets no application messages of a partition in this state, or None."""
+    """Return why application messages of a partition in this state are withheld from a device, or None."""
     for rule in _READER_RULES:
         if found := rule.check(here, terms, reader):
             return rule.refusal(found)

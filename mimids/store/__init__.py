@@ -1,1 +1,1 @@
-"""SQLite: one writer, readers beside it, numbered migrations; SQL stands in the function that runs it."""
+"""What a provider stores, one module for each subject; SQL stands in the function that runs it."""

@@ -1,7 +1,7 @@
-"""Copies of a database that is in use, marked as such: a backup is a past, and is not served as if it were the present.
+"""Backups: copies of a database that is in use, marked so that no server serves them as they are.
 
-Serving a copy would hand out KeyPackages a second time and answer requests that were answered before. So a copy
-carries a mark that a server refuses, and only what `restore` does takes it off.
+A server on a copy would hand out KeyPackages a second time and answer replayed requests again. So a copy carries a mark
+that makes a server refuse it, and only `mimids restore` removes the mark.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from mimids.store.engine.store import Tx, connect_to_read, read_here
+from mimids.store.engine.sqlite import connect_to_read, read_here
+from mimids.store.engine.transaction import Tx
 from mimids.values import Milliseconds
 
 MARK: Final = "backup_made_at"
@@ -23,17 +24,17 @@ Progress = Callable[[int, int], None]  # pages done, pages in all
 
 
 class NotABackup(Exception):
-    """The file was not made by `copy`; the message is a sentence for the operator."""
+    """The file is not an intact copy made by `copy`; the message is a sentence for the operator."""
 
 
 def copy(source: Path, target: Path, now: Milliseconds, progress: Progress = lambda done, total: None) -> None:
-    """Make a consistent copy of a database beside its server; raise `FileExistsError`, `sqlite3.Error`.
+    """Copy a database while its server runs; raise `FileExistsError` or `sqlite3.Error`.
 
-    The copy is of one moment, that of the call, however long it takes and whatever is written meanwhile. It is one
-    file, for its owner only, and there when it is whole.
+    The copy is a snapshot of the moment of the call, however long copying takes and whatever is written meanwhile. It
+    is one file that only its owner can read, and `target` exists only once the copy is complete and on the disk.
     """
     if target.exists():
-        raise FileExistsError(17, "it is there already", str(target))
+        raise FileExistsError(17, "the file exists already", str(target))
     part = target.with_name(f".{target.name}.part")
     os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
     try:
@@ -41,7 +42,7 @@ def copy(source: Path, target: Path, now: Milliseconds, progress: Progress = lam
             closing(connect_to_read(source)) as reading,
             closing(sqlite3.connect(part, isolation_level=None)) as writing,
         ):
-            # Within this transaction the source stands still for us, so that the copy need never start again.
+            # Within this transaction the source does not change for this connection, so the copy never starts again.
             reading.execute("BEGIN")
             reading.execute("SELECT count(*) FROM sqlite_schema").fetchone()
             reading.backup(writing, pages=_STEP_PAGES, progress=lambda _, left, total: progress(total - left, total))
@@ -58,14 +59,14 @@ def copy(source: Path, target: Path, now: Milliseconds, progress: Progress = lam
 
 
 def made_at(path: Path) -> Milliseconds | None:
-    """Return when a copy was made, None for a database that is none."""
+    """Return when a copy was made, None if the database is not a copy."""
     with read_here(path) as tx:
         found = tx.one("SELECT value FROM settings WHERE name = ?", (MARK,))
     return None if found is None else Milliseconds(int(found[0]))
 
 
 def check(path: Path) -> Milliseconds:
-    """Return when a copy was made; raise `NotABackup` if it is none, or damaged."""
+    """Check a copy and return when it was made; raise `NotABackup` if the file is not a copy or is damaged."""
     try:
         with closing(connect_to_read(path)) as connection:
             faults = [row[0] for row in connection.execute("PRAGMA integrity_check(1)") if row[0] != "ok"]
@@ -80,7 +81,7 @@ def check(path: Path) -> Milliseconds:
 
 
 def unmark(tx: Tx) -> None:
-    """Let a copy be served: whoever does so has made up for its being a past."""
+    """Remove the mark, so that a server serves the copy; `restore` does so after it adjusted the database."""
     tx.execute("DELETE FROM settings WHERE name = ?", (MARK,))
 
 

@@ -1,6 +1,6 @@
-"""How far each device of ours has come in the partitions whose keys it presented.
+"""Device cursors: the position of each of our devices in the partitions whose keys it presented.
 
-A device that asks from a counter on has all that is below it: that is the only word of a device's on what it has.
+A device that asks for messages from a counter on has every message below it. It states its position in no other way.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from collections.abc import Iterable
 
 import attrs
 
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.values import DeviceRow, Milliseconds
 from mimids.wire.ids import Counter, MaskedPartitionKey
 
 
 @attrs.frozen
 class Shown:
-    """A position that a device presented, not yet stored; the partition's key may be any of the masks."""
+    """A position that a device presented, not stored yet; the partition is stored under any one of `masks`."""
 
     device: DeviceRow
     hub: int
@@ -36,9 +36,9 @@ class DeviceCursor:
 
 
 def note(tx: Tx, shown: Iterable[Shown]) -> None:
-    """Store positions; what is not known here, a partition or a device, is passed over.
+    """Store positions; skip those of a partition or device that does not exist.
 
-    The newest word counts, not the highest: a device that lost what it had asks again from the start.
+    The newest position replaces a higher one: a device that lost its messages asks again from the start.
     """
     for each in shown:
         for mask in each.masks:
@@ -52,7 +52,7 @@ def note(tx: Tx, shown: Iterable[Shown]) -> None:
 
 
 def cursors_of_group(tx: Tx, group: int) -> list[DeviceCursor]:
-    """Return the positions in a group's partitions, but those that a device presented before it left the group."""
+    """Return the positions in a group's partitions, except those that a device presented before it left the group."""
     rows = tx.all(
         "SELECT c.device, c.partition, c.next_counter, c.seen_at FROM partitions p"
         " JOIN device_cursors c ON c.partition = p.id WHERE p.group_ref = ?1 AND NOT EXISTS"
@@ -63,7 +63,7 @@ def cursors_of_group(tx: Tx, group: int) -> list[DeviceCursor]:
 
 
 def forget(tx: Tx, cursors: Iterable[DeviceCursor]) -> None:
-    """Drop positions that say nothing any more, unless they were renewed."""
+    """Delete these positions, unless they were updated since they were read."""
     tx.executemany(
         "DELETE FROM device_cursors WHERE device = ? AND partition = ? AND seen_at = ?",
         [(each.device, each.partition, each.seen_at) for each in cursors],

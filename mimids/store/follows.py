@@ -1,21 +1,21 @@
-"""What each other provider follows, and how far it has come.
+"""Which partitions each other provider follows, and its position in each.
 
-Nothing is written here when a message is sequenced: what is due to a provider is what it follows among the partitions
-that moved since its cursor, and what is marked dirty (newly followed, or resumed).
+There is no queue, and sequencing a message writes nothing here. Pending pushes are found by a query: the partitions
+that a provider follows and that have messages since its cursor, and those marked dirty (newly followed, or resumed).
 """
 
 from __future__ import annotations
 
 import attrs
 
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.store.peers import ensure_peer
 from mimids.wire.ids import Counter, MaskedPartitionKey
 
 
 @attrs.frozen
 class Due:
-    """A followed partition that has messages the follower has not answered for."""
+    """A followed partition with messages that the follower has not acknowledged."""
 
     partition: int
     group: int
@@ -25,7 +25,7 @@ class Due:
 
 
 def follow(tx: Tx, provider: int, partition: int, *, next_counter: int = 0, needs_opening: bool = False) -> bool:
-    """Let a provider follow a partition from `next_counter` on; False if it does already."""
+    """Add a provider as follower of a partition, from `next_counter` on; return False if it follows already."""
     added = tx.execute(
         "INSERT INTO follows (provider, partition, next_counter, needs_opening, dirty)"
         " SELECT ?1, id, ?3, ?4, next_counter > ?3 FROM partitions WHERE id = ?2 ON CONFLICT DO NOTHING",
@@ -37,24 +37,24 @@ def follow(tx: Tx, provider: int, partition: int, *, next_counter: int = 0, need
 
 
 def follow_with_key(tx: Tx, provider: int, partition: int, parent: int | None) -> None:
-    """Let a provider follow a partition that it presented the key of; without its parent it needs an opening."""
+    """Add a provider that presented a partition's key; it needs an opening unless it follows the parent."""
     knows_parent = parent is not None and follows_partition(tx, provider, parent)
     follow(tx, provider, partition, needs_opening=not knows_parent)
 
 
 def follows_partition(tx: Tx, provider: int, partition: int) -> bool:
-    """Tell whether a provider follows a partition now."""
+    """Return whether a provider follows a partition now."""
     return reached(tx, provider, partition) is not None
 
 
 def reached(tx: Tx, provider: int, partition: int) -> Counter | None:
-    """Return what is to be sent next to a provider of a partition, None if it does not follow it."""
+    """Return the next counter to push to a provider, None if it does not follow the partition."""
     found = tx.one("SELECT next_counter FROM follows WHERE provider = ? AND partition = ?", (provider, partition))
     return None if found is None else Counter(found[0])
 
 
 def follows_group(tx: Tx, provider: int, group: int) -> bool:
-    """Tell whether a provider follows any partition of a group."""
+    """Return whether a provider follows any partition of a group."""
     query = (
         "SELECT 1 FROM partitions p JOIN follows f ON f.partition = p.id AND f.provider = ?"
         " WHERE p.group_ref = ? LIMIT 1"
@@ -63,7 +63,7 @@ def follows_group(tx: Tx, provider: int, group: int) -> bool:
 
 
 def due_partitions(tx: Tx, provider: int, cursor_seq: int, *, limit: int) -> list[Due]:
-    """Return what is due to a provider: dirty ones first, then those that moved since its cursor, in that order."""
+    """Return pending pushes to a provider: dirty partitions first, then those that moved since its cursor."""
     columns = "p.id, p.group_ref, p.masked_key, f.next_counter, f.needs_opening"
     rows = tx.all(
         f"SELECT {columns} FROM follows f JOIN partitions p ON p.id = f.partition"
@@ -83,7 +83,7 @@ def due_partitions(tx: Tx, provider: int, cursor_seq: int, *, limit: int) -> lis
 
 
 def settle(tx: Tx, provider: int, partition: int, next_counter: Counter) -> None:
-    """Record a follower's answer: what to send next; clean again once nothing is left."""
+    """Record a follower's answer: the next counter to push; clear `dirty` once nothing is left to push."""
     tx.execute(
         "UPDATE follows SET next_counter = ?1, needs_opening = 0,"
         " dirty = (?1 < (SELECT next_counter FROM partitions WHERE id = ?3)) WHERE provider = ?2 AND partition = ?3",
@@ -92,7 +92,7 @@ def settle(tx: Tx, provider: int, partition: int, next_counter: Counter) -> None
 
 
 def resume(tx: Tx, provider: int, partition: int, counter: Counter) -> bool:
-    """Rewind a follower to `counter`; False if it does not follow the partition. Never moves forward."""
+    """Rewind a follower to `counter`, never forward; return False if it does not follow the partition."""
     changed = tx.execute(
         "UPDATE follows SET next_counter = min(next_counter, ?), dirty = 1, suspended_reason = NULL"
         " WHERE provider = ? AND partition = ?",
@@ -102,14 +102,14 @@ def resume(tx: Tx, provider: int, partition: int, counter: Counter) -> bool:
 
 
 def suspend(tx: Tx, provider: int, partition: int, why: str) -> None:
-    """Push no more of a partition to a follower: no repetition would mend it. A resume takes it up again."""
+    """Stop pushing a partition to a follower, because retrying cannot help; `resume` starts it again."""
     tx.execute(
         "UPDATE follows SET suspended_reason = ? WHERE provider = ? AND partition = ?", (why, provider, partition)
     )
 
 
 def end(tx: Tx, provider: int, partition: int) -> None:
-    """Record that a follower wants nothing of a partition any more; following begins anew with its key or a Welcome."""
+    """Remove a follower of a partition; it follows again once it presents the key or gets a Welcome."""
     tx.execute("DELETE FROM follows WHERE provider = ? AND partition = ?", (provider, partition))
 
 

@@ -1,4 +1,4 @@
-"""Groups, keyed by (hub, group_id)."""
+"""Groups, identified by (hub, group_id)."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Any
 
 import attrs
 
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.values import DeviceRow, Milliseconds
 from mimids.wire.ids import CipherSuite, GroupId, ProtocolVersion
 
 
 @attrs.frozen
 class Group:
-    """One group as the store knows it; at a follower the suite is 0 until a GroupInfo tells it."""
+    """One group as it is stored; at a follower, version and suite are 0 until a GroupInfo arrives."""
 
     id: int
     hub: int
@@ -23,7 +23,7 @@ class Group:
     creation_digest: bytes | None
     created_at: Milliseconds
     encrypted_handshakes: bool
-    held: bool  # after a restore, until its followers have said what they have
+    held: bool  # after a restore, until its followers have answered which messages they have
 
 
 _COLUMNS = (
@@ -44,7 +44,7 @@ def find_group(tx: Tx, hub: int, group_id: GroupId) -> Group | None:
 
 
 def group_by_row(tx: Tx, row: int) -> Group:
-    """Return the group that a partition refers to."""
+    """Return the group of a row that must exist; raise `LookupError` otherwise."""
     found = _group(tx.one(f"SELECT {_COLUMNS} FROM groups WHERE id = ?", (row,)))
     if found is None:
         raise LookupError("no such group")
@@ -59,7 +59,7 @@ def every_group(tx: Tx, hub: int | None = None) -> list[Group]:
 
 
 def group_ids_of_hub(tx: Tx, hub: int, *, after: GroupId, limit: int) -> list[GroupId]:
-    """Return the ids of a hub's groups after one of them, in the order of their octets."""
+    """Return a page of the ids of a hub's groups, those above `after`, in byte order."""
     rows = tx.all(
         "SELECT group_id FROM groups WHERE hub = ? AND group_id > ? ORDER BY group_id LIMIT ?", (hub, after, limit)
     )
@@ -77,7 +77,7 @@ def add_group(
     creator: DeviceRow | None,
     now: Milliseconds,
 ) -> Group:
-    """Add a group that is not there yet."""
+    """Add a group that does not exist yet."""
     row = tx.insert(
         "INSERT INTO groups (hub, group_id, version, cipher_suite, creation_digest, creator_device, created_at)"
         " VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -96,7 +96,7 @@ def count_created(tx: Tx, device: DeviceRow, *, at_most: int) -> int:
 
 
 def unmatched_bytes(tx: Tx, hub: int) -> int:
-    """Return how much a hub pushed of groups that none of our devices has taken up."""
+    """Return how many octets a hub pushed of groups that none of our devices is known to be in."""
     found = tx.one(
         "SELECT coalesce(sum(unmatched_bytes), 0) FROM groups INDEXED BY unmatched_groups"
         " WHERE hub = ? AND unmatched_bytes > 0",
@@ -106,17 +106,17 @@ def unmatched_bytes(tx: Tx, hub: int) -> int:
 
 
 def add_unmatched(tx: Tx, group: int, octets: int) -> None:
-    """Count what was pushed of a group before any device of ours took part."""
+    """Add octets that were pushed of a group before any of our devices was known to be in it."""
     tx.execute("UPDATE groups SET unmatched_bytes = unmatched_bytes + ? WHERE id = ?", (octets, group))
 
 
 def note_matched(tx: Tx, group: int) -> None:
-    """Record that a device of ours takes part: what was pushed counts no more."""
+    """Record that one of our devices is in the group: pushed octets no longer count against the hub."""
     tx.execute("UPDATE groups SET unmatched_bytes = 0 WHERE id = ? AND unmatched_bytes > 0", (group,))
 
 
 def learn_suite(tx: Tx, group: int, version: ProtocolVersion, cipher_suite: CipherSuite) -> None:
-    """Record the suite of another hub's group, which its first GroupInfo tells."""
+    """Record version and suite of another hub's group, read from its first GroupInfo."""
     tx.execute(
         "UPDATE groups SET version = ?, cipher_suite = ? WHERE id = ? AND cipher_suite = 0",
         (version, cipher_suite, group),
@@ -124,5 +124,5 @@ def learn_suite(tx: Tx, group: int, version: ProtocolVersion, cipher_suite: Ciph
 
 
 def note_encrypted_handshakes(tx: Tx, group: int) -> None:
-    """Remember that this group encrypts its handshakes."""
+    """Record that this group encrypts its handshakes."""
     tx.execute("UPDATE groups SET encrypted_handshakes = 1 WHERE id = ?", (group,))

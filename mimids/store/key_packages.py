@@ -1,17 +1,17 @@
-"""The stock of KeyPackages, whose turn it is, and the way back from a claimed reference to its device."""
+"""KeyPackages: the stock, the order in which devices are claimed from, and the device of a claimed reference."""
 
 from __future__ import annotations
 
 import attrs
 
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.values import DeviceRow, Milliseconds, TokenId, UserRow
 from mimids.wire.ids import CipherSuite, KeyPackageRef, ProtocolVersion
 
 
 @attrs.frozen
 class NewKeyPackage:
-    """A KeyPackage that was found sound, about to be stored."""
+    """A validated KeyPackage that is about to be stored."""
 
     device: DeviceRow
     version: ProtocolVersion
@@ -25,7 +25,7 @@ class NewKeyPackage:
 
 @attrs.frozen
 class Known:
-    """A KeyPackage that was uploaded before: the same, or another with its init key."""
+    """A KeyPackage that was uploaded before: the same one, or another with the same init key."""
 
     id: int
     ref: KeyPackageRef
@@ -33,19 +33,19 @@ class Known:
 
 @attrs.frozen
 class Candidate:
-    """What one device could answer a claim with: its oldest ordinary KeyPackage, or else its last resort."""
+    """The KeyPackage with which a device could answer a claim: its oldest ordinary one, or else its last resort."""
 
     device: DeviceRow
-    turn: int  # 0: never asked
-    left: int  # ordinary ones, as far as they were counted
+    turn: int  # of its last claim (round robin); 0: never claimed from
+    left: int  # ordinary KeyPackages, counted up to `count_to`
     row: int | None
-    last_resort: int | None  # 1 if that is what `row` is
+    last_resort: int | None  # 1 if `row` is a last resort
     body: bytes | None
 
 
 @attrs.frozen
 class StockRow:
-    """What a device has left for one version and suite."""
+    """A device's stock for one version and suite."""
 
     version: ProtocolVersion
     cipher_suite: CipherSuite
@@ -58,7 +58,7 @@ class StockRow:
 
 
 def find_known(tx: Tx, ref: KeyPackageRef, init_key: bytes) -> Known | None:
-    """Return what was uploaded before under this reference or, else, with this init key."""
+    """Return the KeyPackage that was uploaded before with this reference or, failing that, with this init key."""
     found = tx.one(
         "SELECT id, ref FROM key_package_refs WHERE ref = ? OR init_key = ? ORDER BY ref = ? DESC LIMIT 1",
         (ref, init_key, ref),
@@ -67,7 +67,7 @@ def find_known(tx: Tx, ref: KeyPackageRef, init_key: bytes) -> Known | None:
 
 
 def insert(tx: Tx, package: NewKeyPackage) -> int:
-    """Put a KeyPackage into stock and remember it; a new last resort takes the place of the one before."""
+    """Add a KeyPackage to the stock and record its reference; a new last resort replaces the one before."""
     if package.last_resort:
         tx.execute(
             "DELETE FROM key_packages WHERE device = ? AND version = ? AND cipher_suite = ? AND last_resort = 1",
@@ -102,21 +102,21 @@ def insert(tx: Tx, package: NewKeyPackage) -> int:
 
 
 def drop_stock(tx: Tx, device: DeviceRow) -> int:
-    """Take all of a device's unclaimed KeyPackages out of stock, last resorts too; return how many."""
+    """Delete all KeyPackages of a device from the stock, last resorts too; return how many."""
     return tx.execute("DELETE FROM key_packages WHERE device = ?", (device,))
 
 
 def drop_stock_but(tx: Tx, device: DeviceRow, keep: set[int]) -> int:
-    """Do the same, but leave these in stock; return how many were dropped."""
+    """Delete all KeyPackages of a device from the stock except those in `keep`; return how many."""
     rows = [row for (row,) in tx.all("SELECT id FROM key_packages WHERE device = ?", (device,)) if row not in keep]
     tx.executemany("DELETE FROM key_packages WHERE id = ?", [(row,) for row in rows])
     return len(rows)
 
 
 def retire_unclaimed(tx: Tx, now: Milliseconds) -> int:
-    """Take everything out of stock: after a restore, any of it may have been handed out since the backup.
+    """After a restore: empty the stock, and mark all of it as claimed; return how many were in stock.
 
-    So any of it may have a Welcome on its way here.
+    Any of it may have been handed out since the backup, and a Welcome for it may be on its way here.
     """
     tx.execute(
         "UPDATE key_package_refs SET claimed_at = ? WHERE claimed_at IS NULL AND id IN (SELECT id FROM key_packages)",
@@ -128,7 +128,7 @@ def retire_unclaimed(tx: Tx, now: Milliseconds) -> int:
 def count_ordinary(
     tx: Tx, device: DeviceRow, version: ProtocolVersion, cipher_suite: CipherSuite, now: Milliseconds, *, at_most: int
 ) -> int:
-    """Count the ordinary KeyPackages that a device has left, up to `at_most`."""
+    """Count the ordinary KeyPackages in a device's stock, up to `at_most`."""
     found = tx.one(
         "SELECT count(*) FROM (SELECT 1 FROM key_packages WHERE device = ? AND version = ? AND cipher_suite = ?"
         " AND last_resort = 0 AND expires_at > ? LIMIT ?)",
@@ -138,7 +138,7 @@ def count_ordinary(
 
 
 def stock_of(tx: Tx, device: DeviceRow, now: Milliseconds) -> list[StockRow]:
-    """Return what a device has left, for each version and suite that it has stock for or was asked for."""
+    """Return a device's stock for each version and suite for which it has any, or was ever claimed from."""
     rows = tx.all(
         "SELECT version, cipher_suite, sum(ordinary), max(last_resort), max(used) FROM ("
         " SELECT k.version, k.cipher_suite, last_resort = 0 AS ordinary, last_resort,"
@@ -157,7 +157,7 @@ def stock_of(tx: Tx, device: DeviceRow, now: Milliseconds) -> list[StockRow]:
 def candidates(
     tx: Tx, user: UserRow, version: ProtocolVersion, cipher_suite: CipherSuite, now: Milliseconds, *, count_to: int
 ) -> list[Candidate]:
-    """Return what each device of a user could answer with, if anything, its stock counted up to `count_to`."""
+    """Return each device of a user with the KeyPackage it could answer with, its stock counted up to `count_to`."""
     rows = tx.all(
         "SELECT d.id,"
         " coalesce((SELECT max(turn) FROM key_package_refs WHERE device = d.id AND version = ?2"
@@ -170,19 +170,19 @@ def candidates(
         "   AND last_resort = 0 AND expires_at > ?4 ORDER BY id LIMIT 1),"
         "  (SELECT id FROM key_packages WHERE device = d.id AND version = ?2 AND cipher_suite = ?3"
         "   AND last_resort = 1 AND expires_at > ?4 ORDER BY id DESC LIMIT 1))"
-        " WHERE d.user = ?1",
+        " WHERE d.owner = ?1",
         (user, version, cipher_suite, now, count_to),
     )
     return [Candidate(*row) for row in rows]
 
 
 def take_out(tx: Tx, row: int) -> None:
-    """Take an ordinary KeyPackage out of stock, for good."""
+    """Delete an ordinary KeyPackage from the stock."""
     tx.execute("DELETE FROM key_packages WHERE id = ?", (row,))
 
 
 def note_claim(tx: Tx, row: int, token: TokenId, turn: int, now: Milliseconds) -> None:
-    """Record that a KeyPackage was handed out, for which token, and at which of the user's turns."""
+    """Record that a KeyPackage was handed out: for which token, and at which turn of the user's devices."""
     tx.execute("UPDATE key_package_refs SET claimed_at = ?, token = ?, turn = ? WHERE id = ?", (now, token, turn, row))
 
 
@@ -190,7 +190,7 @@ def note_claim(tx: Tx, row: int, token: TokenId, turn: int, now: Milliseconds) -
 
 
 def device_of_ref(tx: Tx, ref: KeyPackageRef) -> DeviceRow | None:
-    """Return the device whose KeyPackage was handed out under this reference, None for any other."""
+    """Return the device of a KeyPackage that was handed out, None if the reference is unknown or unclaimed."""
     found = tx.one(
         "SELECT r.device FROM key_package_refs r JOIN devices d ON d.id = r.device"
         " WHERE r.ref = ? AND r.claimed_at IS NOT NULL",
@@ -200,14 +200,15 @@ def device_of_ref(tx: Tx, ref: KeyPackageRef) -> DeviceRow | None:
 
 
 def note_welcome(tx: Tx, ref: KeyPackageRef) -> None:
-    """Record that the last claim of this reference ended in a Welcome: the abuse rule counts it no more."""
+    """Record that a Welcome arrived for the last claim of this reference: the abuse rule no longer counts the claim."""
     found = tx.one("SELECT id, token, claimed_at FROM key_package_refs WHERE ref = ? AND token IS NOT NULL", (ref,))
     if found is None:
         return
     row, token, claimed_at = found
     tx.execute("UPDATE key_package_refs SET token = NULL WHERE id = ?", (row,))
     tx.execute(
-        "UPDATE tokens SET abuse_open = abuse_open - 1 WHERE id = ? AND abuse_started_at <= ? AND abuse_open > 0",
+        "UPDATE tokens SET unanswered_claims = unanswered_claims - 1"
+        " WHERE id = ? AND abuse_started_at <= ? AND unanswered_claims > 0",
         (token, claimed_at),
     )
 
@@ -216,10 +217,10 @@ def note_welcome(tx: Tx, ref: KeyPackageRef) -> None:
 
 
 def sweep(tx: Tx, now: Milliseconds, *, forget_before: Milliseconds, unlink_before: Milliseconds) -> int:
-    """Drop expired stock, and return how much.
+    """Delete expired KeyPackages from the stock; return how many.
 
-    References that expired before `forget_before` are forgotten with their way to the device; what was claimed before
-    `unlink_before` no longer says for which token.
+    Also delete references that expired before `forget_before`, after which a Welcome for them finds no device, and the
+    token of each claim made before `unlink_before`.
     """
     dropped = tx.execute(
         "DELETE FROM key_packages WHERE id IN (SELECT id FROM key_package_refs WHERE expires_at <= ?)", (now,)

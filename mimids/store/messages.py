@@ -1,4 +1,4 @@
-"""Sequenced messages: immutable, one global sequence, a gapless counter in each partition."""
+"""Sequenced messages: immutable, in one global sequence, with a gapless counter in each partition."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 import attrs
 
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.values import Milliseconds
 from mimids.wire.ids import Counter, MaskedPartitionKey
 
@@ -21,7 +21,7 @@ _FIND_REPEATS: Final = (
 
 
 class NewMessage(NamedTuple):
-    """A message about to be appended; a tuple, so that many are one `executemany` without another copy."""
+    """A message to append; a tuple, so that `executemany` takes many without another copy."""
 
     seq: int
     partition: int
@@ -39,7 +39,7 @@ class NewMessage(NamedTuple):
 
 @attrs.frozen
 class AcceptedMessage:
-    """What a repeat of a message is answered with."""
+    """The answer that a message got, and that a repeat of it gets again."""
 
     counter: Counter
     accepted_at: Milliseconds
@@ -59,23 +59,23 @@ class StoredMessage:
 
 
 def last_seq(tx: Tx) -> int:
-    """Return the highest sequence number ever given: messages are never deleted, only emptied."""
+    """Return the highest sequence number ever given; retention never deletes the newest message."""
     found = tx.one("SELECT max(seq) FROM messages")
     return int(found[0] or 0) if found else 0
 
 
 def digest_of(body: bytes) -> bytes:
-    """Return what a message is known again by: the SHA-256 of its MLSMessage."""
+    """Return the digest by which a repeat of a message is recognised: the SHA-256 of its MLSMessage."""
     return hashlib.sha256(body).digest()
 
 
 def digest_key(digest: bytes) -> int:
-    """Return what a digest is looked up by: its first 8 octets, signed."""
+    """Return the integer by which a digest is looked up: its first 8 octets, signed."""
     return int.from_bytes(digest[:8], "big", signed=True)
 
 
 def append(tx: Tx, messages: Iterable[NewMessage]) -> None:
-    """Add messages; their seq and counter are the caller's to get right."""
+    """Add messages; the caller has given each its seq and its counter."""
     plain: list[tuple[object, ...]] = []
     commits: list[tuple[object, ...]] = []
     for seq, partition, counter, at, kind, digest, key, next_key, provider, device, body, group_info in messages:
@@ -84,7 +84,7 @@ def append(tx: Tx, messages: Iterable[NewMessage]) -> None:
             plain.append(row)
         else:
             commits.append((*row, next_key, group_info))
-    # sqlite3 looks for adapters of `bytes` and of None, in each row anew, and of no `bytearray`: a tenth of an insert.
+    # For `bytes` and None, sqlite3 looks for an adapter in each row, a tenth of an insert; for `bytearray` it does not.
     if plain:
         tx.executemany(f"INSERT INTO messages ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", plain)
     if commits:
@@ -96,13 +96,13 @@ def append(tx: Tx, messages: Iterable[NewMessage]) -> None:
 
 
 def digest_at(tx: Tx, partition: int, counter: Counter) -> bytes | None:
-    """Return the digest of the message at a counter."""
+    """Return the digest of the message at a counter, None if there is none."""
     row = tx.one("SELECT digest FROM messages WHERE partition = ? AND counter = ?", (partition, counter))
     return None if row is None else row[0]
 
 
 def find_repeat(tx: Tx, partition: int, digest: bytes) -> AcceptedMessage | None:
-    """Return how a message was answered before, if it was sent to this partition before."""
+    """Return the answer that a message got when it was sent to this partition before, None if it was not."""
     row = tx.one(
         "SELECT counter, accepted_at, next_masked_key FROM messages"
         " WHERE partition = ? AND digest_key = ? AND digest = ?",
@@ -112,7 +112,7 @@ def find_repeat(tx: Tx, partition: int, digest: bytes) -> AcceptedMessage | None
 
 
 def find_repeats(tx: Tx, partition: int, digests: Sequence[bytes]) -> dict[bytes, AcceptedMessage | None]:
-    """Return for each of many messages what `find_repeat` does, in few statements."""
+    """Do as `find_repeat` does for many messages, in few statements."""
     found: dict[bytes, AcceptedMessage | None] = dict.fromkeys(digests)
     keys = [digest_key(digest) for digest in found]
     for start in range(0, len(keys), REPEATS_AT_ONCE):
@@ -125,7 +125,7 @@ def find_repeats(tx: Tx, partition: int, digests: Sequence[bytes]) -> dict[bytes
 
 
 def commits_of(tx: Tx, partition: int) -> list[tuple[Counter, MaskedPartitionKey]]:
-    """Return counter and next key of the commits in a partition, in order."""
+    """Return counter and next masked key of the commits in a partition, in order."""
     rows = tx.all(
         "SELECT counter, next_masked_key FROM messages INDEXED BY commits"
         " WHERE partition = ? AND kind = 3 ORDER BY counter",
@@ -135,7 +135,7 @@ def commits_of(tx: Tx, partition: int) -> list[tuple[Counter, MaskedPartitionKey
 
 
 def messages_from(tx: Tx, partition: int, counter: Counter, *, limit_octets: int) -> list[StoredMessage]:
-    """Return messages from `counter` on, at least one if there is one, then as many as fit in `limit_octets`."""
+    """Return messages from `counter` on: the first, and then as many as fit in `limit_octets`."""
     found: list[StoredMessage] = []
     room = limit_octets
     while True:
@@ -156,12 +156,12 @@ def messages_from(tx: Tx, partition: int, counter: Counter, *, limit_octets: int
 
 
 def drop_group_info(tx: Tx, seq: int) -> None:
-    """Keep a commit without its GroupInfo."""
+    """Delete the GroupInfo of a stored commit."""
     tx.execute("UPDATE messages SET group_info = NULL WHERE seq = ?", (seq,))
 
 
 def first_kept(tx: Tx, partition: int, counter: Counter) -> Counter:
-    """Return the first counter from `counter` on whose message is kept; the partition's next one if there is none."""
+    """Return the first counter from `counter` on whose message has a body; the partition's next counter if none has."""
     row = tx.one(
         "SELECT coalesce((SELECT counter FROM messages WHERE partition = p.id AND counter >= max(p.kept_from, ?2)"
         " AND body IS NOT NULL ORDER BY counter LIMIT 1), p.next_counter) FROM partitions p WHERE p.id = ?1",
@@ -171,7 +171,7 @@ def first_kept(tx: Tx, partition: int, counter: Counter) -> Counter:
 
 
 def is_public(tx: Tx, seq: int) -> bool:
-    """Tell whether a message is a PublicMessage: its wire format follows the version (RFC 9420 section 6)."""
+    """Return whether a message is a PublicMessage: the wire format follows the version (RFC 9420 section 6)."""
     row = tx.one("SELECT substr(body, 1, 4) FROM messages WHERE seq = ?", (seq,))
     return row is not None and row[0] == b"\0\1\0\1"
 

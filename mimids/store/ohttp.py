@@ -1,16 +1,16 @@
-"""What the OHTTP gateway keeps: its keys, and the answers that a replay gets again."""
+"""Rows of the OHTTP gateway: its keys, its settings, and the answers that are repeated to a replay."""
 
 from __future__ import annotations
 
 import attrs
 
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.values import Milliseconds
 
 
 @attrs.frozen
 class StoredKeyRow:
-    """A gateway key as it lies in the store; times in seconds."""
+    """A gateway key as it is stored; times in seconds."""
 
     key_id: int
     created_at: int
@@ -20,7 +20,7 @@ class StoredKeyRow:
 
 @attrs.frozen
 class Answered:
-    """An encapsulation that was answered: the request's digest and the sealed response."""
+    """An answered request: the SHA-256 of the encapsulated request, and the sealed response."""
 
     digest: bytes
     response: bytes
@@ -40,17 +40,17 @@ def insert_key(tx: Tx, key: StoredKeyRow) -> None:
 
 
 def replace_private_key(tx: Tx, key_id: int, private_key: bytes) -> None:
-    """Store the same key in another form."""
+    """Replace the stored form of a key: encrypted under the operator's key file, or not."""
     tx.execute("UPDATE ohttp_keys SET private_key = ? WHERE key_id = ?", (private_key, key_id))
 
 
 def delete_key(tx: Tx, key_id: int) -> None:
-    """Delete a key: what was sealed to it stays sealed."""
+    """Delete a key; requests sealed to it can then never be opened."""
     tx.execute("DELETE FROM ohttp_keys WHERE key_id = ?", (key_id,))
 
 
 def setting(tx: Tx, name: str) -> bytes | None:
-    """Return a setting's value."""
+    """Return the value of a setting, None if it is not set."""
     found = tx.one("SELECT value FROM settings WHERE name = ?", (name,))
     return None if found is None else bytes(found[0])
 
@@ -64,18 +64,18 @@ def put_setting(tx: Tx, name: str, value: bytes) -> None:
 
 
 def drop_setting(tx: Tx, name: str) -> None:
-    """Drop a setting, if it is there."""
+    """Delete a setting, if it is set."""
     tx.execute("DELETE FROM settings WHERE name = ?", (name,))
 
 
 def answered(tx: Tx, enc: bytes) -> Answered | None:
-    """Return how this encapsulation was answered."""
+    """Return the answer to the request with this encapsulated key, None if there was none."""
     found = tx.one("SELECT digest, response FROM ohttp_replays WHERE enc = ?", (enc,))
     return None if found is None else Answered(*found)
 
 
 def keep_answer(tx: Tx, enc: bytes, answer: Answered, keep_until: Milliseconds) -> None:
-    """Remember an answer until `keep_until`, included."""
+    """Store an answer until `keep_until`, inclusive."""
     tx.insert(
         "INSERT INTO ohttp_replays (enc, digest, keep_until, response) VALUES (?, ?, ?, ?)",
         (enc, answer.digest, keep_until, answer.response),
@@ -83,7 +83,7 @@ def keep_answer(tx: Tx, enc: bytes, answer: Answered, keep_until: Milliseconds) 
 
 
 def forget_answers(tx: Tx, now: Milliseconds) -> None:
-    """Delete answers whose requests can be replayed no more, up to the oldest that is still to be kept."""
+    """Delete answers from the oldest row on, up to the first that must still be kept."""
     tx.execute(
         "DELETE FROM ohttp_replays WHERE rowid < coalesce("
         "(SELECT rowid FROM ohttp_replays WHERE keep_until >= ? ORDER BY rowid LIMIT 1), 9223372036854775807)",
@@ -92,6 +92,6 @@ def forget_answers(tx: Tx, now: Milliseconds) -> None:
 
 
 def room_taken(tx: Tx) -> int:
-    """Return how many answers are kept: rows are numbered without a gap, and leave from the lowest on."""
+    """Return how many answers are stored: rows are numbered without a gap, and the lowest are deleted first."""
     found = tx.one("SELECT (SELECT max(rowid) FROM ohttp_replays) - (SELECT min(rowid) FROM ohttp_replays) + 1")
     return int(found[0] or 0) if found else 0

@@ -1,13 +1,13 @@
-"""What an operator looks at: groups with their partitions, other providers with what is due to them.
+"""Summaries for the operator: groups with their partitions, other providers with their pending pushes, stocks.
 
-Reading only, over tables that other modules write; raw partition keys are nowhere, so nothing here can show one.
+These functions only read tables that other modules write. Raw partition keys are not stored, so none can be shown.
 """
 
 from __future__ import annotations
 
 import attrs
 
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.store.partitions import live_forks
 from mimids.values import Milliseconds
 from mimids.wire.ids import CipherSuite, GroupId, MaskedPartitionKey, ProviderId
@@ -22,7 +22,7 @@ class GroupSummary:
     group_id: GroupId
     cipher_suite: CipherSuite
     created_at: Milliseconds
-    epoch: int | None  # the highest that is known
+    epoch: int | None  # the highest known
     partitions: int
     detached: int
     messages: int
@@ -31,7 +31,7 @@ class GroupSummary:
 
 @attrs.frozen
 class PartitionSummary:
-    """One partition in the drawing of a group."""
+    """One partition in the tree of a group."""
 
     row: int
     masked_key: MaskedPartitionKey
@@ -41,7 +41,7 @@ class PartitionSummary:
     knowledge: str  # "derived", "claimed", "unknown"
     detached: bool
     terminated: bool
-    terminated_why: str | None  # on the partition whose termination it was
+    terminated_reason: str | None  # only on the partition that the operator terminated
     has_group_info: bool
     held_welcomes: int
     opened_at: Milliseconds
@@ -51,29 +51,29 @@ class PartitionSummary:
 
 @attrs.frozen
 class PeerSummary:
-    """Another provider: what it follows here, what it is owed, what we follow there."""
+    """Another provider: what it follows here, what it has not received yet, and its groups that we know."""
 
     provider: ProviderId
     follows: int  # partitions of ours
-    behind: int  # messages that it has not answered for
+    behind: int  # messages that it has not acknowledged
     failures: int  # in a row
     next_attempt_at: Milliseconds
     welcomes_waiting: int
     welcomes_refused: int
-    groups: int  # of its, that we know
-    stuck: int = 0  # partitions of ours that it follows, and whose next push no repetition mends
+    groups: int  # its groups that we know
+    stuck: int = 0  # partitions of ours whose delivery to it is suspended: retrying cannot help
     failing_since: Milliseconds | None = None
 
 
 @attrs.frozen
 class SuiteStock:
-    """KeyPackages of one suite that could be handed out: how many there are, and of how many devices."""
+    """The stock of KeyPackages of one suite: how many, and of how many devices."""
 
     cipher_suite: CipherSuite
     ordinary: int
-    devices: int  # that have any, last resorts included
-    low: int  # of these, with fewer ordinary ones than it takes to be asked for more
-    last_resort_only: int  # of these, with nothing else
+    devices: int  # with any KeyPackage, last resorts included
+    low: int  # of these devices: those with fewer ordinary KeyPackages than `low`
+    last_resort_only: int  # of these devices: those with nothing but a last resort
 
 
 @attrs.frozen
@@ -81,10 +81,10 @@ class PeerLag:
     """How far a follower of our groups is behind."""
 
     messages: int
-    oldest_at: Milliseconds | None  # of what it is to get next
+    oldest_at: Milliseconds | None  # when the oldest message that it lacks was accepted
     failures: int  # in a row
     next_attempt_at: Milliseconds
-    stuck: int  # partitions whose next push no repetition mends
+    stuck: int  # partitions whose delivery is suspended: retrying cannot help
 
 
 _GROUPS = (
@@ -117,7 +117,7 @@ def partition_summaries(tx: Tx, group: int) -> list[PartitionSummary]:
         followers.setdefault(partition, []).append(domain)
     rows = tx.all(
         "SELECT id, masked_key, parent, epoch, next_counter, knowledge, detached, terminated_by IS NOT NULL,"
-        f" terminated_why, group_info IS NOT NULL, held_welcomes, opened_at, id IN ({live_forks('?1')})"
+        f" terminated_reason, group_info IS NOT NULL, held_welcomes, opened_at, id IN ({live_forks('?1')})"
         " FROM partitions WHERE group_ref = ?1 ORDER BY coalesce(opened_by, 0), id",
         (group,),
     )
@@ -132,7 +132,7 @@ def partition_summaries(tx: Tx, group: int) -> list[PartitionSummary]:
 
 
 def senders_of_others(tx: Tx, ours: ProviderId) -> tuple[int, int]:
-    """Return how many messages other providers brought to our groups, and of how many a device is known: none."""
+    """Count messages that other providers sent to our groups, and those whose device is stored, which must be 0."""
     found = tx.one(
         "SELECT count(*), count(m.sender_device) FROM messages m JOIN partitions p ON p.id = m.partition"
         " JOIN providers hub ON hub.id = p.hub WHERE hub.domain = ?1 AND m.sender_provider <> hub.id",
@@ -142,7 +142,7 @@ def senders_of_others(tx: Tx, ours: ProviderId) -> tuple[int, int]:
 
 
 def newest_moment(tx: Tx) -> Milliseconds:
-    """Return the latest time that any row was written at, 0 if there is none."""
+    """Return when the newest message, user, device or migration was stored, 0 if there is none."""
     found = tx.one(
         "SELECT max(coalesce((SELECT accepted_at FROM messages ORDER BY seq DESC LIMIT 1), 0),"
         " coalesce((SELECT max(created_at) FROM users), 0), coalesce((SELECT max(created_at) FROM devices), 0),"
@@ -152,7 +152,7 @@ def newest_moment(tx: Tx) -> Milliseconds:
 
 
 def devices_without_stock(tx: Tx, now: Milliseconds) -> tuple[int, int]:
-    """Return how many devices there are, and how many of them have no KeyPackage that could be handed out."""
+    """Return the number of devices, and how many of them have no KeyPackage in stock."""
     found = tx.one(
         "SELECT count(*), count(*) FILTER (WHERE NOT EXISTS"
         " (SELECT 1 FROM key_packages k WHERE k.device = devices.id AND k.expires_at > ?)) FROM devices",
@@ -162,7 +162,7 @@ def devices_without_stock(tx: Tx, now: Milliseconds) -> tuple[int, int]:
 
 
 def stock_by_suite(tx: Tx, now: Milliseconds, *, low: int) -> list[SuiteStock]:
-    """Return what could be handed out of each cipher suite."""
+    """Return the stock of each cipher suite."""
     rows = tx.all(
         "SELECT cipher_suite, sum(ordinary), count(*), count(*) FILTER (WHERE ordinary < ?2),"
         " count(*) FILTER (WHERE ordinary = 0)"
@@ -174,7 +174,7 @@ def stock_by_suite(tx: Tx, now: Milliseconds, *, low: int) -> list[SuiteStock]:
 
 
 def peer_lags(tx: Tx) -> list[tuple[ProviderId, PeerLag]]:
-    """Return how far the followers of our groups are behind, those furthest first."""
+    """Return how far each follower of our groups is behind, the furthest first."""
     rows = tx.all(
         "SELECT o.domain, coalesce(d.messages, 0) AS messages, d.oldest_at, t.failures, t.next_attempt_at,"
         " (SELECT count(*) FROM follows f WHERE f.provider = t.provider AND f.suspended_reason IS NOT NULL)"
@@ -189,15 +189,15 @@ def peer_lags(tx: Tx) -> list[tuple[ProviderId, PeerLag]]:
 
 
 def peer_summaries(tx: Tx, ours: ProviderId) -> list[PeerSummary]:
-    """Return every other provider that anything here refers to."""
+    """Return every other provider that any row refers to."""
     rows = tx.all(
         "SELECT o.domain,"
         " (SELECT count(*) FROM follows f WHERE f.provider = o.id),"
         " (SELECT coalesce(sum(max(0, p.next_counter - f.next_counter)), 0) FROM follows f"
         "  JOIN partitions p ON p.id = f.partition WHERE f.provider = o.id),"
         " coalesce(t.failures, 0), coalesce(t.next_attempt_at, 0),"
-        " (SELECT count(*) FROM welcomes_out w WHERE w.provider = o.id AND w.state IN ('held', 'due', 'offered')),"
-        " (SELECT count(*) FROM welcomes_out w WHERE w.provider = o.id AND w.state = 'refused'),"
+        " (SELECT count(*) FROM outgoing_welcomes w WHERE w.provider = o.id AND w.state IN ('held', 'due', 'offered')),"
+        " (SELECT count(*) FROM outgoing_welcomes w WHERE w.provider = o.id AND w.state = 'refused'),"
         " (SELECT count(*) FROM groups g WHERE g.hub = o.id),"
         " (SELECT count(*) FROM follows f WHERE f.provider = o.id AND f.suspended_reason IS NOT NULL), t.failing_since"
         " FROM providers o LEFT JOIN peers t ON t.provider = o.id WHERE o.domain <> ? ORDER BY o.domain",

@@ -1,11 +1,11 @@
-"""Which of our devices take part in which group of another hub, as far as they have shown."""
+"""Which of our devices are in which group of another hub, as far as their requests have shown."""
 
 from __future__ import annotations
 
 import attrs
 
 from mimids.store import groups
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.values import DeviceRow, Milliseconds
 
 
@@ -18,7 +18,7 @@ class Participants:
 
 
 def take_part(tx: Tx, group: int, device: DeviceRow, now: Milliseconds) -> None:
-    """Record that a device presented a key of this group: it is in, again if it had left."""
+    """Record that a device presented a key of this group: it is in the group, again if it had left."""
     tx.execute(
         "INSERT INTO participations (group_ref, device, joined_at) VALUES (?, ?, ?)"
         " ON CONFLICT DO UPDATE SET left_at = NULL WHERE left_at IS NOT NULL",
@@ -28,13 +28,13 @@ def take_part(tx: Tx, group: int, device: DeviceRow, now: Milliseconds) -> None:
 
 
 def takes_part(tx: Tx, group: int, device: DeviceRow) -> bool:
-    """Tell whether a device is in a group."""
+    """Return whether a device is in a group."""
     query = "SELECT 1 FROM participations WHERE group_ref = ? AND device = ? AND left_at IS NULL"
     return tx.one(query, (group, device)) is not None
 
 
 def leave(tx: Tx, group: int, device: DeviceRow, now: Milliseconds) -> None:
-    """Record that a device wants nothing of this group any more."""
+    """Record that a device left a group."""
     tx.execute(
         "INSERT INTO participations (group_ref, device, joined_at, left_at) VALUES (?1, ?2, ?3, ?3)"
         " ON CONFLICT DO UPDATE SET left_at = excluded.left_at",
@@ -43,7 +43,7 @@ def leave(tx: Tx, group: int, device: DeviceRow, now: Milliseconds) -> None:
 
 
 def participants(tx: Tx, group: int) -> Participants:
-    """Count the devices of a group."""
+    """Count our devices in a group."""
     row = tx.one(
         "SELECT count(*) FILTER (WHERE left_at IS NULL), count(*) FILTER (WHERE left_at IS NOT NULL)"
         " FROM participations WHERE group_ref = ?",

@@ -1,8 +1,7 @@
-"""Partitions: the tree of a group's epochs, stored under masked keys; a commit is the edge to its child.
+"""Partitions: the tree of a group's epochs, stored under masked keys; each commit leads to a child.
 
 A partition is detached while no chain of known commits leads to it from the group's creation (semantics:
-partitions-and-forks): one that an unknown
-key opened, and all below it.
+partitions-and-forks): a message with an unknown key opened it, or one above it.
 """
 
 from __future__ import annotations
@@ -13,18 +12,18 @@ from typing import Any, Final
 import attrs
 
 from mimids.store import trees
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.values import Milliseconds
 from mimids.wire.ids import Counter, GroupId, MaskedPartitionKey
 
-LAST_EPOCH: Final = (1 << 63) - 1  # that a row holds
+LAST_EPOCH: Final = (1 << 63) - 1  # the largest epoch that a row can hold
 
 
 @attrs.frozen
 class StoredState:
-    """What is known of the group in one partition; `root_hash` names its tree in `tree_nodes`."""
+    """The public group state in one partition; `root_hash` is the root of its tree in `tree_nodes`."""
 
-    derived: bool  # else claimed (semantics: public-group-state)
+    derived: bool  # otherwise claimed (semantics: public-group-state)
     root_hash: bytes
     group_context: bytes
     confirmation_tag: bytes
@@ -69,7 +68,7 @@ def _partition(row: tuple[Any, ...]) -> Partition:
 
 
 def find_partition(tx: Tx, hub: int, masks: Iterable[MaskedPartitionKey]) -> Partition | None:
-    """Return a hub's partition that is stored under any of the masks of one raw key."""
+    """Return a hub's partition that is stored under one of the masks of a raw key, None if there is none."""
     for mask in masks:
         row = tx.one(f"SELECT {_COLUMNS} FROM partitions WHERE hub = ? AND masked_key = ?", (hub, mask))
         if row is not None:
@@ -78,7 +77,7 @@ def find_partition(tx: Tx, hub: int, masks: Iterable[MaskedPartitionKey]) -> Par
 
 
 def partition_by_row(tx: Tx, row: int) -> Partition:
-    """Return the partition that something refers to."""
+    """Return the partition of a row that must exist; raise `LookupError` otherwise."""
     found = tx.one(f"SELECT {_COLUMNS} FROM partitions WHERE id = ?", (row,))
     if found is None:
         raise LookupError("no such partition")
@@ -86,7 +85,7 @@ def partition_by_row(tx: Tx, row: int) -> Partition:
 
 
 def partitions_of_epoch(tx: Tx, group: int, epoch: int) -> list[Partition]:
-    """Return a group's partitions that stand for `epoch` or for none that is known, most recent first."""
+    """Return a group's partitions of `epoch` and those whose epoch is unknown, newest first, at most 256."""
     rows = tx.all(
         f"SELECT {_COLUMNS} FROM partitions WHERE group_ref = ? AND epoch = ? UNION ALL"
         f" SELECT {_COLUMNS} FROM partitions WHERE group_ref = ? AND epoch IS NULL ORDER BY 1 DESC LIMIT 256",
@@ -96,7 +95,7 @@ def partitions_of_epoch(tx: Tx, group: int, epoch: int) -> list[Partition]:
 
 
 def _held(epoch: int | None) -> int | None:
-    """Return an epoch as a row holds it: SQLite's integers end below the wire's, where no count of commits comes."""
+    """Clamp an epoch to the largest storable value: it is a uint64 on the wire, and 63 bits in the database."""
     return None if epoch is None else min(epoch, LAST_EPOCH)
 
 
@@ -107,7 +106,7 @@ def partitions_of_group(tx: Tx, group: int) -> list[Partition]:
 
 
 def roots(tx: Tx, group: int) -> list[Partition]:
-    """Return where a group begins: at the hub the creation's partition, at a follower each it has no parent for."""
+    """Return the partitions where a group begins: at the hub the first, at a follower each without a known parent."""
     rows = tx.all(
         f"SELECT {_COLUMNS} FROM partitions WHERE group_ref = ? AND parent IS NULL AND detached = 0 ORDER BY id",
         (group,),
@@ -116,7 +115,7 @@ def roots(tx: Tx, group: int) -> list[Partition]:
 
 
 def newest_of_hub(tx: Tx, hub: int, *, limit: int) -> list[tuple[GroupId, MaskedPartitionKey, Counter]]:
-    """Return the partitions of a hub that moved last: their group, key, and next counter."""
+    """Return group, masked key and next counter of a hub's partitions, those with the newest messages first."""
     rows = tx.all(
         "SELECT groups.group_id, p.masked_key, p.next_counter FROM groups"
         " JOIN partitions p ON p.group_ref = groups.id WHERE groups.hub = ? ORDER BY p.last_seq DESC LIMIT ?",
@@ -126,7 +125,7 @@ def newest_of_hub(tx: Tx, hub: int, *, limit: int) -> list[tuple[GroupId, Masked
 
 
 def children(tx: Tx, partition: int) -> list[Partition]:
-    """Return the partitions that commits of this one lead to, in the order of the commits."""
+    """Return the partitions to which the commits of this one lead, in the order of the commits."""
     rows = tx.all(f"SELECT {_COLUMNS} FROM partitions WHERE parent = ? ORDER BY opened_by", (partition,))
     return [_partition(row) for row in rows]
 
@@ -143,7 +142,7 @@ def live_forks(group: str) -> str:
 
 
 def forks_of_hub(tx: Tx, hub: int, before: Milliseconds, *, after: int, limit: int) -> list[Partition]:
-    """Return partitions under which more than one branch is open, one of them since before `before`, by row."""
+    """Return a page of partitions below which several branches are open, one of them since before `before`."""
     rows = tx.all(
         f"SELECT {_COLUMNS} FROM partitions WHERE id IN (SELECT parent FROM partitions WHERE parent > ?"
         " AND hub = ? AND terminated_by IS NULL AND detached = 0"
@@ -154,7 +153,7 @@ def forks_of_hub(tx: Tx, hub: int, before: Milliseconds, *, after: int, limit: i
 
 
 def ancestors(tx: Tx, partition: Partition) -> Iterator[Partition]:
-    """Yield the partition itself, its parent, and so on to the first."""
+    """Yield the partition itself, its parent, and so on up to the root."""
     yield partition
     while partition.parent is not None:
         partition = partition_by_row(tx, partition.parent)
@@ -175,7 +174,7 @@ def add_partition(
     opener_provider: int | None = None,
     opener_device: int | None = None,
 ) -> int:
-    """Add a partition with nothing known of its state; return its row."""
+    """Add a partition whose state is unknown; return its row."""
     return tx.insert(
         "INSERT INTO partitions (group_ref, hub, masked_key, parent, opened_by, detached, epoch, opener_provider,"
         " opener_device, opened_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -184,12 +183,12 @@ def add_partition(
 
 
 def remove_empty(tx: Tx, partition: int) -> None:
-    """Take back a detached partition that was opened for a message which then was refused."""
+    """Delete a detached partition that was opened for a message which was then refused."""
     tx.execute("DELETE FROM partitions WHERE id = ? AND detached = 1 AND next_counter = 0", (partition,))
 
 
 def attach(tx: Tx, partition: int, *, parent: int, opened_by: int, epoch: int | None, detached: bool) -> None:
-    """Let a commit lead to a detached partition; all below it gets epochs, and is attached if the parent is."""
+    """Put a detached partition below its commit; it and all below it get epochs, and are detached as given."""
     tx.execute(
         "UPDATE partitions SET parent = ?, opened_by = ?, epoch = ? WHERE id = ?",
         (parent, opened_by, _held(epoch), partition),
@@ -203,7 +202,7 @@ def attach(tx: Tx, partition: int, *, parent: int, opened_by: int, epoch: int | 
 
 
 def set_state(tx: Tx, partition: int, state: StoredState | None) -> None:
-    """Record what is known of the group in this partition now."""
+    """Store the public group state of a partition; None: unknown."""
     known: tuple[object, ...] = ("unknown", None, None, None, False)
     if state is not None:
         derived = "derived" if state.derived else "claimed"
@@ -217,23 +216,23 @@ def set_state(tx: Tx, partition: int, state: StoredState | None) -> None:
 
 
 def learn_epoch(tx: Tx, partition: int, epoch: int) -> None:
-    """Record the epoch of a partition where it was not known."""
+    """Store the epoch of a partition, if it was unknown."""
     tx.execute("UPDATE partitions SET epoch = ? WHERE id = ? AND epoch IS NULL", (_held(epoch), partition))
 
 
 def set_group_info(tx: Tx, partition: int, group_info: bytes | None) -> None:
-    """Keep the GroupInfo of this partition's epoch, byte for byte."""
+    """Store the GroupInfo of this partition's epoch, byte for byte."""
     tx.execute("UPDATE partitions SET group_info = ? WHERE id = ?", (group_info, partition))
 
 
 def group_info_of(tx: Tx, partition: int) -> bytes | None:
-    """Return the GroupInfo of this partition's epoch, if one was given."""
+    """Return the GroupInfo of this partition's epoch, None if there is none."""
     found = tx.one("SELECT group_info FROM partitions WHERE id = ?", (partition,))
     return None if found is None else found[0]
 
 
 def advance(tx: Tx, partition: int, *, next_counter: Counter, last_seq: int) -> None:
-    """Move a partition on after messages were added."""
+    """Update next counter and last sequence number of a partition after messages were appended."""
     tx.execute("UPDATE partitions SET next_counter = ?, last_seq = ? WHERE id = ?", (next_counter, last_seq, partition))
 
 
@@ -241,7 +240,7 @@ _IDLE = "next_counter = 0 AND detached = 0 AND expired_at IS NULL AND terminated
 
 
 def count_idle_branches(tx: Tx, group: int, provider: int, device: int | None) -> int:
-    """Count the partitions of a group that a sender's commits opened and that carry nothing yet."""
+    """Count the idle branches of a group: partitions without messages that a sender's commits opened."""
     found = tx.one(
         "SELECT count(*) FROM partitions INDEXED BY idle_branches"
         f" WHERE opener_provider = ? AND opener_device IS ? AND group_ref = ? AND {_IDLE}",
@@ -251,7 +250,7 @@ def count_idle_branches(tx: Tx, group: int, provider: int, device: int | None) -
 
 
 def idle_group_infos(tx: Tx, group: int, provider: int, device: int | None) -> list[tuple[int, int, int]]:
-    """Return row, opening message and octets of the GroupInfos of such partitions, newest first."""
+    """Return row, commit's seq and GroupInfo's octets of a sender's idle branches with a GroupInfo, newest first."""
     rows = tx.all(
         "SELECT id, opened_by, length(group_info) FROM partitions INDEXED BY idle_branches"
         f" WHERE opener_provider = ? AND opener_device IS ? AND group_ref = ? AND {_IDLE}"
@@ -272,16 +271,19 @@ def count_detached(tx: Tx, provider: int, device: int | None) -> int:
 
 
 def terminate(tx: Tx, partition: int, why: str, now: Milliseconds) -> int:
-    """End a branch: this partition and all below it that are not ended yet; return how many."""
+    """Terminate a branch: this partition and all below it that are not terminated yet; return how many."""
     tx.execute(
-        "UPDATE partitions SET terminated_at = ?, terminated_why = ? WHERE id = ? AND terminated_by IS NULL",
+        "UPDATE partitions SET terminated_at = ?, terminated_reason = ? WHERE id = ? AND terminated_by IS NULL",
         (now, why, partition),
     )
     return _spread_termination(tx, partition, partition)
 
 
 def undo_termination(tx: Tx, partition: int) -> int:
-    """Open a branch again, unless a branch around it was ended too; return how many partitions that concerns."""
+    """Undo the termination of a branch; return how many partitions it had ended.
+
+    If a branch above was terminated too, that termination now ends them.
+    """
     found = tx.one(
         "SELECT parent.terminated_by FROM partitions p LEFT JOIN partitions parent ON parent.id = p.parent"
         " WHERE p.id = ? AND p.terminated_by = p.id",
@@ -290,14 +292,14 @@ def undo_termination(tx: Tx, partition: int) -> int:
     if found is None:
         return 0
     changed = tx.execute("UPDATE partitions SET terminated_by = NULL WHERE terminated_by = ?", (partition,))
-    tx.execute("UPDATE partitions SET terminated_at = NULL, terminated_why = NULL WHERE id = ?", (partition,))
+    tx.execute("UPDATE partitions SET terminated_at = NULL, terminated_reason = NULL WHERE id = ?", (partition,))
     if found[0] is not None:
         _spread_termination(tx, partition, found[0])
     return changed
 
 
 def _spread_termination(tx: Tx, partition: int, by: int) -> int:
-    # The statement begins with UPDATE: of one that begins with WITH the driver does not count the rows.
+    # The statement begins with UPDATE: sqlite3 counts no rows for a statement that begins with WITH.
     return tx.execute(
         "UPDATE partitions SET terminated_by = ?1 WHERE terminated_by IS NULL AND id IN ("
         "WITH RECURSIVE below(id) AS (SELECT ?2 UNION ALL"
@@ -307,9 +309,9 @@ def _spread_termination(tx: Tx, partition: int, by: int) -> int:
 
 
 def live_tip(tx: Tx, group: int) -> Partition | None:
-    """Follow, from the creation on, at each fork the open branch with most messages; ties go to the earlier commit.
+    """Return the tip: from the root on, follow at each fork the open branch with most messages, or the earlier commit.
 
-    One statement for the whole group, and one for the tip, whatever is found: an unknown group takes the same.
+    It always runs two statements, one for the whole group and one for the tip, for an unknown group too.
     """
     rows = tx.all(
         "SELECT id, parent, next_counter FROM partitions WHERE group_ref = ? AND detached = 0"
@@ -323,14 +325,14 @@ def live_tip(tx: Tx, group: int) -> Partition | None:
         count[id_] = next_counter
     tip = (below.get(None) or [0])[0]
     while branches := below.get(tip):
-        # In the order of the commits, and max() keeps the first of equals.
+        # Branches are in the order of their commits, and max() returns the first of equals.
         tip = branches[0] if len(branches) == 1 else max(branches, key=lambda branch: _messages(branch, below, count))
     found = tx.one(f"SELECT {_COLUMNS} FROM partitions WHERE id = ?", (tip,))
     return None if found is None else _partition(found)
 
 
 def _messages(branch: int, below: dict[int | None, list[int]], count: dict[int, int]) -> int:
-    """Count the messages of a branch: those of its first partition and of all open ones below it."""
+    """Count the messages of a branch: those of its first partition and of all open partitions below."""
     total = 0
     waiting = [branch]
     while waiting:

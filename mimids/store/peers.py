@@ -1,10 +1,10 @@
-"""How far each other provider has come in the global sequence, and when to try it again."""
+"""Followers: the position of each in the global sequence, and when to try to reach it again."""
 
 from __future__ import annotations
 
 import attrs
 
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.values import Milliseconds
 from mimids.wire.ids import ProviderId
 
@@ -30,12 +30,12 @@ def every_peer(tx: Tx) -> list[PeerState]:
 
 
 def ensure_peer(tx: Tx, provider: int) -> None:
-    """Begin a provider's row with its first follow."""
+    """Add a provider's row, if it has none."""
     tx.execute("INSERT INTO peers (provider) VALUES (?) ON CONFLICT DO NOTHING", (provider,))
 
 
 def note_success(tx: Tx, provider: int, cursor_seq: int | None) -> None:
-    """Record an answer; with `cursor_seq` everything it follows up to there has been answered for."""
+    """Record an answer; with `cursor_seq`, it has acknowledged everything it follows up to that seq."""
     tx.execute(
         "UPDATE peers SET failures = 0, failing_since = NULL, next_attempt_at = 0, cursor_seq = max(cursor_seq, ?)"
         " WHERE provider = ?",
@@ -53,5 +53,5 @@ def note_failure(tx: Tx, provider: int, failures: int, next_attempt_at: Millisec
 
 
 def try_soon(tx: Tx, provider: int) -> None:
-    """Forget the back-off: the provider is there, it has just called."""
+    """Reset the back-off, because the provider has just called and so is reachable."""
     tx.execute("UPDATE peers SET next_attempt_at = 0 WHERE provider = ?", (provider,))

@@ -1,4 +1,4 @@
-"""Proposals by reference: which were sequenced in a partition, and which were refused there."""
+"""Proposals by reference: those that were sequenced in a partition, and those that were refused there."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Iterable
 
 import attrs
 
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 
 
 @attrs.frozen
 class StoredProposal:
-    """What a commit in the same partition may cover; a refused one has no message but a reason."""
+    """A proposal that a commit in the same partition may name; a refused one has `refusal` instead of `seq`."""
 
     ref: bytes
     seq: int | None
@@ -21,10 +21,10 @@ class StoredProposal:
 def add_proposal(
     tx: Tx, partition: int, ref: bytes, *, proposal_type: int, seq: int | None = None, refusal: str | None = None
 ) -> None:
-    """Remember a proposal: `seq` of one that was sequenced, else `refusal`. The first word on a reference stands.
+    """Store a proposal: with `seq` if it was sequenced, otherwise with `refusal`.
 
-    Except that sequencing lifts a refusal: a reference does not cover the membership tag, so the same proposal may
-    come once with a broken tag and once whole.
+    If the reference is stored already, nothing changes, except that a sequenced proposal replaces a refused one: a
+    reference does not cover the membership tag, so the same proposal may come once with a broken tag and once whole.
     """
     tx.execute(
         "INSERT INTO proposals (partition, ref, seq, proposal_type, refusal) VALUES (?, ?, ?, ?, ?)"
@@ -35,7 +35,7 @@ def add_proposal(
 
 
 def add_sequenced(tx: Tx, rows: Iterable[tuple[int, bytes, int, int]]) -> None:
-    """Remember proposals that were sequenced: partition, reference, proposal type and seq of each."""
+    """Store sequenced proposals: partition, reference, proposal type and seq of each."""
     tx.executemany(
         "INSERT INTO proposals (partition, ref, proposal_type, seq) VALUES (?, ?, ?, ?)"
         " ON CONFLICT DO UPDATE SET seq = excluded.seq, refusal = NULL WHERE proposals.seq IS NULL",
@@ -44,7 +44,7 @@ def add_sequenced(tx: Tx, rows: Iterable[tuple[int, bytes, int, int]]) -> None:
 
 
 def find_proposal(tx: Tx, partition: int, ref: bytes) -> StoredProposal | None:
-    """Return what is known of one reference."""
+    """Return the proposal of a reference, None if it is unknown."""
     row = tx.one("SELECT ref, seq, refusal FROM proposals WHERE partition = ? AND ref = ?", (partition, ref))
     return None if row is None else StoredProposal(*row)
 
@@ -60,6 +60,6 @@ def self_removes_of(tx: Tx, partition: int) -> list[StoredProposal]:
 
 
 def count_refused(tx: Tx, partition: int) -> int:
-    """Count the refused references that are remembered for a partition."""
+    """Count the refused proposals that are stored for a partition."""
     row = tx.one("SELECT count(*) FROM proposals WHERE partition = ? AND seq IS NULL", (partition,))
     return int(row[0]) if row else 0

@@ -1,4 +1,4 @@
-"""Token buckets as they were last saved."""
+"""Saved token buckets of the rate limits."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Iterable
 
 import attrs
 
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.values import Milliseconds
 
 
 @attrs.frozen
 class StoredBucket:
-    """How many tokens a key of a rate had left, and when."""
+    """How many tokens one key of a rate limit had left, and when."""
 
     rate: str
     key: str
@@ -21,16 +21,18 @@ class StoredBucket:
 
 
 def save(tx: Tx, buckets: Iterable[StoredBucket], *, full: Iterable[tuple[str, str]]) -> None:
-    """Save buckets, and drop those that are full, by rate and key."""
+    """Save buckets, and delete those that are full, given by rate and key."""
     tx.executemany(
-        "INSERT INTO rate_buckets (rate, key, left, at) VALUES (?, ?, ?, ?)"
-        " ON CONFLICT DO UPDATE SET left = excluded.left, at = excluded.at",
+        "INSERT INTO rate_buckets (rate, key, tokens_left, updated_at) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT DO UPDATE SET tokens_left = excluded.tokens_left, updated_at = excluded.updated_at",
         [(each.rate, each.key, each.left, each.at) for each in buckets],
     )
     tx.executemany("DELETE FROM rate_buckets WHERE rate = ? AND key = ?", full)
 
 
 def load(tx: Tx, *, limit: int) -> list[StoredBucket]:
-    """Return the buckets that were saved, the least used first."""
-    rows = tx.all("SELECT rate, key, left, at FROM rate_buckets ORDER BY at DESC LIMIT ?", (limit,))
+    """Return the `limit` buckets that were used last, the least recently used first."""
+    rows = tx.all(
+        "SELECT rate, key, tokens_left, updated_at FROM rate_buckets ORDER BY updated_at DESC LIMIT ?", (limit,)
+    )
     return [StoredBucket(*row) for row in reversed(rows)]

@@ -1,6 +1,7 @@
-"""After a restore: whom is yet to be asked what it has of which group of ours; until then the group is held.
+"""Recovery after a restore: which providers must still be asked which messages of our groups they have.
 
-Group 0 stands for the question which groups of ours a provider has.
+A group is held until all that follow it have answered. Group 0 stands for the question which of our groups a provider
+knows.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from mimids.store import providers
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.store.ohttp import put_setting
 from mimids.wire.ids import ProviderId
 
@@ -17,10 +18,9 @@ RESUME_EVERYTHING = "resume_everything"  # a setting: as follower, ask all hubs 
 
 
 def begin(tx: Tx, ours: ProviderId, others: Iterable[ProviderId]) -> int:
-    """Hold what a restored provider cannot know to be the present; return how many groups are held.
+    """Hold the groups of ours that others follow, which may have newer messages there; return how many.
 
-    Those are ours that others follow; and all providers that are known, `others` among them, are to be asked which
-    groups of ours they have.
+    Also note that every known provider, and each of `others`, must be asked which of our groups it knows.
     """
     hub = providers.ensure_provider(tx, ours)
     tx.execute(
@@ -36,12 +36,12 @@ def begin(tx: Tx, ours: ProviderId, others: Iterable[ProviderId]) -> int:
 
 
 def ask(tx: Tx, group: int, provider: int) -> None:
-    """Note that a provider is to be asked, unless it was."""
+    """Note that a provider must be asked about a group, unless it is noted already."""
     tx.execute("INSERT INTO recoveries (group_ref, provider) VALUES (?, ?) ON CONFLICT DO NOTHING", (group, provider))
 
 
 def pending(tx: Tx) -> list[tuple[int, int]]:
-    """Return what is yet to be asked: provider and group."""
+    """Return provider and group of each question that has no answer yet, at most 10,000."""
     rows = tx.all(
         "SELECT provider, group_ref FROM recoveries WHERE answered = 0 ORDER BY provider, group_ref LIMIT 10000"
     )
@@ -49,7 +49,7 @@ def pending(tx: Tx) -> list[tuple[int, int]]:
 
 
 def note_answer(tx: Tx, group: int, provider: int) -> None:
-    """Note that a provider has answered; a group is free once all that were asked have."""
+    """Record a provider's answer; once all providers have answered, the group is no longer held."""
     tx.execute("UPDATE recoveries SET answered = 1 WHERE group_ref = ? AND provider = ?", (group, provider))
     tx.execute(
         "DELETE FROM recoveries WHERE group_ref = ?1"
@@ -59,14 +59,14 @@ def note_answer(tx: Tx, group: int, provider: int) -> None:
 
 
 def release(tx: Tx, group: int) -> int:
-    """Ask nobody any more about a group; return how many have not answered."""
+    """Stop waiting for answers about a group, which is then no longer held; return how many were missing."""
     left = tx.one("SELECT count(*) FROM recoveries WHERE group_ref = ? AND answered = 0", (group,))
     tx.execute("DELETE FROM recoveries WHERE group_ref = ?", (group,))
     return int(left[0]) if left else 0
 
 
 def waited_for(tx: Tx, group: int) -> list[str]:
-    """Return the providers that a held group waits for."""
+    """Return the providers whose answer a held group waits for."""
     rows = tx.all(
         "SELECT o.domain FROM recoveries r JOIN providers o ON o.id = r.provider"
         " WHERE r.group_ref = ? AND r.answered = 0 ORDER BY o.domain",
@@ -76,6 +76,6 @@ def waited_for(tx: Tx, group: int) -> list[str]:
 
 
 def held_groups(tx: Tx) -> int:
-    """Count the groups that wait for somebody."""
+    """Count the groups that are held."""
     row = tx.one("SELECT count(DISTINCT group_ref) FROM recoveries WHERE answered = 0 AND group_ref > 0")
     return int(row[0]) if row else 0

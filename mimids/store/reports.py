@@ -1,4 +1,4 @@
-"""Reports: what somebody says against a hub, a follower or a message, with evidence, and what became of it."""
+"""Reports of abuse by a hub, a follower or a user, with their evidence and their state."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.values import DeviceRow, Milliseconds
 from mimids.wire.codec import OPAQUE_V, vector
 from mimids.wire.ids import GroupId, ProviderId, UserId
@@ -17,7 +17,7 @@ _EVIDENCE = vector(OPAQUE_V)
 
 @attrs.frozen
 class NewReport:
-    """A report that is about to be stored; `device` or `provider` is who makes it, neither is this server itself."""
+    """A report to store. The reporter is `device` or `provider`; if both are None, it is this server itself."""
 
     digest: bytes
     device: DeviceRow | None
@@ -35,7 +35,7 @@ class StoredReport:
     """A report as the operator sees it; `findings` is JSON."""
 
     id: int
-    by_device: int  # 1: of one of ours, which may be gone; then `reporter_user` is not known any more
+    by_device: int  # 1: by one of our devices; if it was removed, `reporter_user` is None
     reporter_user: UserId | None
     reporter_provider: ProviderId | None
     hub: ProviderId
@@ -54,7 +54,7 @@ class StoredReport:
 
 
 def find_digest(tx: Tx, digest: bytes) -> int | None:
-    """Return the report that says the same."""
+    """Return the report with this digest, and so the same content; None if there is none."""
     row = tx.one("SELECT id FROM reports WHERE digest = ?", (digest,))
     return None if row is None else int(row[0])
 
@@ -62,8 +62,8 @@ def find_digest(tx: Tx, digest: bytes) -> int | None:
 def add(tx: Tx, report: NewReport, now: Milliseconds) -> int:
     """Store a report."""
     return tx.insert(
-        "INSERT INTO reports (digest, device, provider, hub, group_id, accused, kind, note, evidence, received_at)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO reports (digest, reporter_device, reporter_provider, hub, group_id, accused, kind, note, evidence,"
+        " received_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             report.digest,
             report.device,
@@ -80,21 +80,21 @@ def add(tx: Tx, report: NewReport, now: Milliseconds) -> int:
 
 
 def count_since(tx: Tx, device: DeviceRow | None, provider: int | None, since: Milliseconds) -> int:
-    """Count the reports of one reporter since a moment; of this server itself with neither."""
+    """Count one reporter's reports since `since`; those of this server itself if both are None."""
     row = tx.one(
-        "SELECT count(*) FROM reports WHERE device IS ? AND provider IS ? AND received_at > ?",
+        "SELECT count(*) FROM reports WHERE reporter_device IS ? AND reporter_provider IS ? AND received_at > ?",
         (device, provider, since),
     )
     return int(row[0]) if row else 0
 
 
 _COLUMNS = (
-    "r.id, r.device IS NOT NULL, u.user_id, o.domain, r.hub, r.group_id, r.accused, r.kind, r.note, r.evidence,"
-    " r.received_at, r.replayed_at, r.findings, r.passed_on_at, r.passed_on_to, r.closed_at, r.outcome"
+    "r.id, r.reporter_device IS NOT NULL, u.user_id, o.domain, r.hub, r.group_id, r.accused, r.kind, r.note,"
+    " r.evidence, r.received_at, r.replayed_at, r.findings, r.passed_on_at, r.passed_on_to, r.closed_at, r.outcome"
 )
 _JOINED = (
-    f"SELECT {_COLUMNS} FROM reports r LEFT JOIN devices d ON d.id = r.device LEFT JOIN users u ON u.id = d.user"
-    " LEFT JOIN providers o ON o.id = r.provider"
+    f"SELECT {_COLUMNS} FROM reports r LEFT JOIN devices d ON d.id = r.reporter_device"
+    " LEFT JOIN users u ON u.id = d.owner LEFT JOIN providers o ON o.id = r.reporter_provider"
 )
 
 
@@ -111,35 +111,35 @@ def find(tx: Tx, report: int) -> StoredReport | None:
 
 
 def newest(tx: Tx, *, closed: bool, limit: int) -> list[StoredReport]:
-    """Return the newest reports, those that are closed too or not."""
+    """Return the newest reports; closed ones only if `closed`."""
     rows = tx.all(f"{_JOINED} WHERE ? OR r.closed_at IS NULL ORDER BY r.id DESC LIMIT ?", (closed, limit))
     return [_report(row) for row in rows]
 
 
 def count_open(tx: Tx) -> int:
-    """Count the reports that nobody has closed."""
+    """Count the open reports."""
     row = tx.one("SELECT count(*) FROM reports WHERE closed_at IS NULL")
     return int(row[0]) if row else 0
 
 
 def next_to_replay(tx: Tx) -> StoredReport | None:
-    """Return the oldest report whose evidence was not looked at."""
+    """Return the oldest report whose evidence was not examined yet."""
     row = tx.one(f"{_JOINED} WHERE r.replayed_at IS NULL ORDER BY r.id LIMIT 1")
     return None if row is None else _report(row)
 
 
 def note_replayed(tx: Tx, report: int, findings: str, now: Milliseconds) -> None:
-    """Record what was found of a report's evidence."""
+    """Store the findings on a report's evidence."""
     tx.execute("UPDATE reports SET findings = ?, replayed_at = ? WHERE id = ?", (findings, now, report))
 
 
 def pass_on(tx: Tx, report: int, to: ProviderId) -> None:
-    """Have a report passed on to another provider."""
+    """Mark a report to be passed on to another provider."""
     tx.execute("UPDATE reports SET passed_on_to = ?, passed_on_at = NULL WHERE id = ?", (to, report))
 
 
 def next_to_pass_on(tx: Tx, after: int) -> StoredReport | None:
-    """Return the next report that is to be passed on and was not."""
+    """Return the next report after `after` that is marked to be passed on and was not yet."""
     row = tx.one(
         f"{_JOINED} WHERE r.passed_on_to IS NOT NULL AND r.passed_on_at IS NULL AND r.id > ? ORDER BY r.id LIMIT 1",
         (after,),
@@ -148,7 +148,7 @@ def next_to_pass_on(tx: Tx, after: int) -> StoredReport | None:
 
 
 def note_passed_on(tx: Tx, report: int, now: Milliseconds) -> None:
-    """Record that the other provider took a report."""
+    """Record that the other provider received a report."""
     tx.execute("UPDATE reports SET passed_on_at = ? WHERE id = ?", (now, report))
 
 
@@ -158,5 +158,5 @@ def close(tx: Tx, report: int, outcome: str, now: Milliseconds) -> None:
 
 
 def drop_older(tx: Tx, before: Milliseconds) -> None:
-    """Drop reports that came before a moment."""
+    """Delete reports received before `before`."""
     tx.execute("DELETE FROM reports WHERE received_at < ?", (before,))

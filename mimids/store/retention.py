@@ -1,22 +1,22 @@
-"""What retention looks at, and what it empties: messages, whole partitions, groups that nobody took up.
+"""Retention: emptying old messages and partitions, and deleting groups that none of our devices joined.
 
-A message that expires keeps its row, so that a repeat still gets its first answer, until repeats are forgotten too;
-a partition that expires keeps its key, epoch and place in the tree. The newest row of `messages` always stays:
-sequence numbers are never given twice.
+An expired message keeps its row, so that a repeat gets the first answer, until repeats are forgotten too. An expired
+partition keeps its key, epoch and place in the tree. The newest row of `messages` always stays, so that no sequence
+number is given twice.
 """
 
 from __future__ import annotations
 
 import attrs
 
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.values import Milliseconds
 from mimids.wire.ids import Counter
 
 
 @attrs.frozen
 class Kept:
-    """A partition, as far as retention looks at it."""
+    """The columns of a partition that retention decides by."""
 
     id: int
     parent: int | None
@@ -24,14 +24,14 @@ class Kept:
     terminated: bool
     next_counter: Counter
     kept_from: Counter
-    oldest_at: Milliseconds  # of what is kept
-    active_at: Milliseconds  # its newest message, or its opening
+    oldest_at: Milliseconds  # when its oldest kept message was accepted
+    active_at: Milliseconds  # when its newest message was accepted, or when it was opened
     expired: bool
 
 
 @attrs.frozen
 class Follow:
-    """How far another provider has come in a partition, and since when it does not answer."""
+    """A follower's position in a partition, and since when the follower does not answer."""
 
     provider: int
     partition: int
@@ -40,7 +40,7 @@ class Follow:
 
 
 def groups_with_old(tx: Tx, *, before: Milliseconds, after: int, limit: int) -> list[tuple[int, int]]:
-    """Return row and hub of groups that have a partition opened before `before` which is not expired."""
+    """Return row and hub of groups with an unexpired partition that was opened before `before`."""
     rows = tx.all(
         "SELECT g.id, g.hub FROM groups g WHERE g.id > ? AND EXISTS (SELECT 1 FROM partitions p"
         " WHERE p.group_ref = g.id AND p.expired_at IS NULL AND p.opened_at < ?) ORDER BY g.id LIMIT ?",
@@ -64,7 +64,7 @@ def kept_of_group(tx: Tx, group: int) -> list[Kept]:
 
 
 def follows_of_group(tx: Tx, group: int) -> list[Follow]:
-    """Return how far the followers of a group have come, but those that the operator has to look after."""
+    """Return the positions of a group's followers, except those whose delivery is suspended."""
     rows = tx.all(
         "SELECT f.provider, f.partition, f.next_counter, t.failing_since FROM partitions p"
         " JOIN follows f ON f.partition = p.id LEFT JOIN peers t ON t.provider = f.provider"
@@ -75,9 +75,9 @@ def follows_of_group(tx: Tx, group: int) -> list[Follow]:
 
 
 def welcomed_partitions(tx: Tx, group: int) -> set[int]:
-    """Return the partitions of Welcomes that are on their way, or wait in the inbox of one of our devices."""
+    """Return the partitions of Welcomes that are not delivered yet, or are unacknowledged in a device's inbox."""
     rows = tx.all(
-        "SELECT p.id FROM partitions p JOIN welcomes_out w ON w.partition = p.id WHERE p.group_ref = ?"
+        "SELECT p.id FROM partitions p JOIN outgoing_welcomes w ON w.partition = p.id WHERE p.group_ref = ?"
         " AND (w.state IN ('held', 'due', 'offered') OR EXISTS"
         "  (SELECT 1 FROM inbox i WHERE i.welcome = w.welcome AND i.acknowledged_at IS NULL))",
         (group,),
@@ -91,9 +91,9 @@ def welcomed_partitions(tx: Tx, group: int) -> set[int]:
 def empty_page(
     tx: Tx, *, partition: int, start: Counter, end: int, before: Milliseconds, applications_only: bool
 ) -> tuple[int, Counter | None]:
-    """Empty messages from `start` to below `end` that were accepted before `before`.
+    """Empty messages from counter `start` to below `end` that were accepted before `before`.
 
-    Returns how many, and where to go on: None once a message is too young, as then are all that follow it.
+    Returns how many, and the counter to continue at: None once a message is too new, since all later ones are too.
     """
     kinds = " AND kind = 1" if applications_only else ""
     emptied = tx.execute(
@@ -115,9 +115,9 @@ def empty_page(
 
 
 def forget_repeats(tx: Tx, *, before: Milliseconds, after: int, limit: int) -> int | None:
-    """Drop emptied messages that were accepted before `before`, among `limit` from `after` on in sequence.
+    """Delete emptied messages that were accepted before `before`, among the `limit` messages after seq `after`.
 
-    Returns up to where it looked, None once nothing older is left.
+    Returns the last seq that it examined, None once no older message is left.
     """
     rows = tx.all(
         "SELECT seq, accepted_at, body IS NULL FROM messages WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit)
@@ -134,7 +134,7 @@ def forget_repeats(tx: Tx, *, before: Milliseconds, after: int, limit: int) -> i
 
 
 def expire_partition(tx: Tx, *, partition: int, now: Milliseconds) -> int:
-    """Empty what is left of a partition but its key, epoch, place and digests; return 0 if messages are left in it."""
+    """Empty a partition except for its key, epoch, parent and digests; return 0 if it still has messages."""
     expired = tx.execute(
         "UPDATE partitions SET knowledge = 'unknown', root_hash = NULL, group_context = NULL, confirmation_tag = NULL,"
         " group_info = NULL, expired_at = ? WHERE id = ? AND kept_from >= next_counter",
@@ -150,7 +150,7 @@ def expire_partition(tx: Tx, *, partition: int, now: Milliseconds) -> int:
 
 
 def old_detached(tx: Tx, *, before: Milliseconds, after: int, limit: int) -> list[tuple[int, Counter, bool]]:
-    """Return row, next counter and whether it is expired, of detached partitions without news since `before`."""
+    """Return row, next counter and expiry of detached partitions without a message since `before`."""
     rows = tx.all(
         "SELECT id, next_counter, expired_at IS NOT NULL FROM partitions p INDEXED BY detached_by_age"
         " WHERE detached = 1 AND opened_at < ?1 AND id > ?2 AND NOT EXISTS"
@@ -162,20 +162,20 @@ def old_detached(tx: Tx, *, before: Milliseconds, after: int, limit: int) -> lis
 
 
 def remove_detached(tx: Tx, *, partition: int) -> bool:
-    """Drop an expired detached partition that nothing refers to and that no repeat can name; False if one may."""
+    """Delete an expired detached partition; return False if any row, message rows too, still refers to it."""
     removed = tx.execute(
         "DELETE FROM partitions WHERE id = ?1 AND detached = 1 AND expired_at IS NOT NULL"
         " AND NOT EXISTS (SELECT 1 FROM messages WHERE partition = ?1)"
         " AND NOT EXISTS (SELECT 1 FROM partitions WHERE parent = ?1)"
         " AND NOT EXISTS (SELECT 1 FROM follows WHERE partition = ?1)"
-        " AND NOT EXISTS (SELECT 1 FROM welcomes_out WHERE partition = ?1)",
+        " AND NOT EXISTS (SELECT 1 FROM outgoing_welcomes WHERE partition = ?1)",
         (partition,),
     )
     return removed > 0
 
 
 def unmatched_group(tx: Tx, *, before: Milliseconds, after: int) -> int | None:
-    """Return the next group after `after` that pushes began before `before` and none of our devices took up."""
+    """Return the next group after `after` that was first pushed before `before` and that none of our devices joined."""
     found = tx.one(
         "SELECT min(id) FROM groups WHERE unmatched_bytes > 0 AND created_at < ? AND id > ?"
         " AND NOT EXISTS (SELECT 1 FROM participations t WHERE t.group_ref = groups.id)",
@@ -185,9 +185,9 @@ def unmatched_group(tx: Tx, *, before: Milliseconds, after: int) -> int | None:
 
 
 def drop_group_page(tx: Tx, *, group: int, limit: int) -> bool:
-    """Drop up to `limit` messages of a group that was only pushed here, and after the last of them the group.
+    """Delete up to `limit` messages of a group that was only pushed here, and the group once it has none left.
 
-    Returns whether there is more to drop now. The newest message of all stays for now, and its group with it.
+    Returns whether there is more to delete now. The newest message of all, and so its group, cannot be deleted yet.
     """
     dropped = tx.execute(
         "DELETE FROM messages WHERE seq IN (SELECT m.seq FROM partitions p JOIN messages m ON m.partition = p.id"
@@ -205,6 +205,6 @@ def drop_group_page(tx: Tx, *, group: int, limit: int) -> bool:
     for table in ("proposals", "follows", "device_cursors"):
         tx.execute(f"DELETE FROM {table} WHERE partition {of_group}", (group,))
     tx.execute("DELETE FROM partitions WHERE group_ref = ?", (group,))
-    tx.execute("DELETE FROM welcomes_expected WHERE matched_group = ?", (group,))
+    tx.execute("DELETE FROM expected_welcomes WHERE matched_group = ?", (group,))
     tx.execute("DELETE FROM groups WHERE id = ?", (group,))
     return False

@@ -1,51 +1,52 @@
-"""Ratchet trees as content-addressed rows: a subtree is stored once, whatever epochs and forks it is part of."""
+"""Ratchet trees as content-addressed rows: a subtree is stored once for all epochs and forks that contain it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 
 NodeColumns = tuple[bytes, bytes, bytes, bytes]  # subtree hash, node, hash of its left and of its right subtree
 
 
 def keep_nodes(tx: Tx, nodes: Iterable[NodeColumns]) -> None:
-    """Store what is not there yet."""
+    """Store the nodes that are not stored yet."""
     tx.executemany(
         "INSERT INTO tree_nodes (hash, node, left_hash, right_hash) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", nodes
     )
 
 
 def fetch_node(tx: Tx, tree_hash: bytes) -> NodeColumns | None:
-    """Return one subtree's row."""
+    """Return the row of a subtree's root, None if it is not stored."""
     row = tx.one("SELECT hash, node, left_hash, right_hash FROM tree_nodes WHERE hash = ?", (tree_hash,))
     return None if row is None else (row[0], row[1], row[2], row[3])
 
 
-# --- sweeping: mark what partitions refer to, then drop what is not marked ----------------------------------------
+# --- sweeping: mark the nodes that partitions use, then delete the unmarked ones ----------------------------------
 #
-# Both go in pages, each a transaction of its own, with commits between them. A node may be dropped only while every
-# root that a partition refers to is marked and no mark is left to follow: `note_root` sees to the first for roots that
-# come meanwhile (their nodes may be ones that lay there unused), and a page that finds a mark to follow drops nothing.
+# Both phases run in pages. Each page is a transaction of its own, and other writes are committed between pages. A node
+# may be deleted only while the root of every partition is marked and no mark is pending. `note_root` marks the roots
+# that are stored during a sweep, since their nodes may have been stored before, unused. A page that finds a pending
+# mark deletes nothing.
 
 
 def note_root(tx: Tx, root: bytes) -> None:
-    """Mark a root that a partition refers to from now on, if a sweep is going on."""
+    """Mark the root that a partition is about to use, if a sweep is running."""
     tx.execute(
-        "INSERT INTO tree_marks (hash, todo) SELECT ?, 1 WHERE EXISTS (SELECT 1 FROM tree_sweep WHERE id = 1)"
+        "INSERT INTO tree_marks (hash, pending) SELECT ?, 1 WHERE EXISTS (SELECT 1 FROM tree_sweep WHERE id = 1)"
         " ON CONFLICT DO NOTHING",
         (root,),
     )
 
 
 def begin_sweep(tx: Tx) -> None:
-    """Begin a sweep, unless one goes on."""
+    """Start a sweep, unless one is running."""
     tx.execute("INSERT INTO tree_sweep (id) VALUES (1) ON CONFLICT DO NOTHING")
 
 
 def sweep_page(tx: Tx, *, limit: int) -> bool:
-    """Do a part of the sweep that goes on, about `limit` rows; False once it is over, or if none goes on."""
-    found = tx.one("SELECT partition, hash FROM tree_sweep")
+    """Run a page of about `limit` rows of the sweep; return False once it has ended, or if none is running."""
+    found = tx.one("SELECT marked_partition, swept_hash FROM tree_sweep")
     if found is None:
         return False
     partition, swept = found
@@ -57,21 +58,21 @@ def _mark_roots(tx: Tx, after: int, limit: int) -> bool:
     if not rows:
         return False
     tx.executemany(
-        "INSERT INTO tree_marks (hash, todo) VALUES (?, 1) ON CONFLICT DO NOTHING",
+        "INSERT INTO tree_marks (hash, pending) VALUES (?, 1) ON CONFLICT DO NOTHING",
         [(root,) for _, root in rows if root is not None],
     )
-    tx.execute("UPDATE tree_sweep SET partition = ?", (rows[-1][0],))
+    tx.execute("UPDATE tree_sweep SET marked_partition = ?", (rows[-1][0],))
     return True
 
 
 def _follow_marks(tx: Tx, limit: int) -> bool:
-    rows = tx.all("SELECT hash FROM tree_marks WHERE todo = 1 LIMIT ?", (limit,))
+    rows = tx.all("SELECT hash FROM tree_marks WHERE pending = 1 LIMIT ?", (limit,))
     for (tree_hash,) in rows:
-        tx.execute("UPDATE tree_marks SET todo = 0 WHERE hash = ?", (tree_hash,))
+        tx.execute("UPDATE tree_marks SET pending = 0 WHERE hash = ?", (tree_hash,))
         node = fetch_node(tx, tree_hash)
         for child in () if node is None else node[2:]:
             if child:
-                tx.execute("INSERT INTO tree_marks (hash, todo) VALUES (?, 1) ON CONFLICT DO NOTHING", (child,))
+                tx.execute("INSERT INTO tree_marks (hash, pending) VALUES (?, 1) ON CONFLICT DO NOTHING", (child,))
     return bool(rows)
 
 
@@ -84,5 +85,5 @@ def _drop_unmarked(tx: Tx, after: bytes, limit: int) -> bool:
     tx.executemany(
         "DELETE FROM tree_nodes WHERE hash = ?1 AND NOT EXISTS (SELECT 1 FROM tree_marks WHERE hash = ?1)", rows
     )
-    tx.execute("UPDATE tree_sweep SET hash = ?", (rows[-1][0],))
+    tx.execute("UPDATE tree_sweep SET swept_hash = ?", (rows[-1][0],))
     return True

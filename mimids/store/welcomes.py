@@ -1,26 +1,26 @@
-"""Welcomes: the body once, a row for each provider it goes to, a row for each device it came for."""
+"""Welcomes: the body once, a row for each provider that it goes to, and a row for each device that it came for."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import Final
 
 import attrs
 
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
+from mimids.store.messages import digest_of
 from mimids.values import DeviceRow, Milliseconds
 from mimids.wire.codec import vector
 from mimids.wire.ids import KEY_PACKAGE_REF, KeyPackageRef
 
-LAST_ROW: Final = (1 << 63) - 1  # a welcome_id may be any uint64
+LAST_ROW: Final = (1 << 63) - 1  # the largest row number; a welcome_id from a client may be any uint64
 
 _REFS = vector(KEY_PACKAGE_REF)
 
 
 @attrs.frozen
 class Outgoing:
-    """A Welcome on its way to one provider; `offered` once the provider said yes to the references."""
+    """A Welcome for one provider; its state is `offered` once the provider accepted the references."""
 
     id: int
     provider: int
@@ -32,7 +32,7 @@ class Outgoing:
 
 @attrs.frozen
 class InInbox:
-    """A Welcome that waits for one device to acknowledge it."""
+    """A Welcome that one device has not acknowledged yet."""
 
     id: int
     hub: int
@@ -41,7 +41,7 @@ class InInbox:
 
 def keep_welcome(tx: Tx, body: bytes, now: Milliseconds) -> int:
     """Store a Welcome's body once; return its row."""
-    digest = hashlib.sha256(body).digest()
+    digest = digest_of(body)
     found = tx.one("SELECT id FROM welcomes WHERE digest = ?", (digest,))
     if found is not None:
         return int(found[0])
@@ -49,11 +49,12 @@ def keep_welcome(tx: Tx, body: bytes, now: Milliseconds) -> int:
 
 
 def offered_body(tx: Tx, row: int) -> bytes | None:
-    """Return a Welcome (MLSMessage) that its provider said yes to; None if it is not to be sent any more."""
-    query = (
-        "SELECT body FROM welcomes_out o JOIN welcomes ON welcomes.id = o.welcome WHERE o.id = ? AND state = 'offered'"
+    """Return a Welcome (MLSMessage) whose references its provider accepted; None if it must not be sent any more."""
+    found = tx.one(
+        "SELECT body FROM outgoing_welcomes o JOIN welcomes ON welcomes.id = o.welcome"
+        " WHERE o.id = ? AND state = 'offered'",
+        (row,),
     )
-    found = tx.one(query, (row,))
     return None if found is None else found[0]
 
 
@@ -67,12 +68,13 @@ def add_outgoing(
     held: bool,
     now: Milliseconds,
 ) -> None:
-    """Queue a Welcome for one provider, at once or held until its branch carries a message.
+    """Queue a Welcome for one provider; with `held`, it waits until its branch has a message.
 
     (semantics: welcomes-and-leaving)
     """
     tx.execute(
-        "INSERT INTO welcomes_out (welcome, partition, provider, refs, state, created_at) VALUES (?, ?, ?, ?, ?, ?)",
+        "INSERT INTO outgoing_welcomes (welcome, partition, provider, refs, state, created_at)"
+        " VALUES (?, ?, ?, ?, ?, ?)",
         (welcome, partition, provider, _REFS.encode(tuple(refs)), "held" if held else "due", now),
     )
     if held:
@@ -80,54 +82,59 @@ def add_outgoing(
 
 
 def release_held(tx: Tx, partition: int) -> None:
-    """Let the held Welcomes of a branch go out."""
-    tx.execute("UPDATE welcomes_out SET state = 'due' WHERE partition = ? AND state = 'held'", (partition,))
+    """Make the held Welcomes of a branch due."""
+    tx.execute("UPDATE outgoing_welcomes SET state = 'due' WHERE partition = ? AND state = 'held'", (partition,))
     tx.execute("UPDATE partitions SET held_welcomes = 0 WHERE id = ?", (partition,))
 
 
 def cancel_unsent(tx: Tx, partition: int) -> None:
-    """Cancel what was not delivered of the Welcomes that lead to a terminated partition."""
+    """Cancel the undelivered Welcomes that lead to a terminated partition."""
     tx.execute(
-        "UPDATE welcomes_out SET state = 'cancelled' WHERE partition = ? AND state IN ('held', 'due', 'offered')",
+        "UPDATE outgoing_welcomes SET state = 'cancelled' WHERE partition = ? AND state IN ('held', 'due', 'offered')",
         (partition,),
     )
     tx.execute("UPDATE partitions SET held_welcomes = 0 WHERE id = ?", (partition,))
 
 
 def drop_held(tx: Tx, partition: int) -> None:
-    """Drop the Welcomes that are held for a branch, bodies too."""
-    held = tx.all("SELECT welcome FROM welcomes_out WHERE partition = ? AND state = 'held'", (partition,))
-    tx.execute("DELETE FROM welcomes_out WHERE partition = ? AND state = 'held'", (partition,))
+    """Delete the held Welcomes of a branch, with bodies that no other row uses."""
+    held = tx.all("SELECT welcome FROM outgoing_welcomes WHERE partition = ? AND state = 'held'", (partition,))
+    tx.execute("DELETE FROM outgoing_welcomes WHERE partition = ? AND state = 'held'", (partition,))
     tx.execute("UPDATE partitions SET held_welcomes = 0 WHERE id = ? AND held_welcomes > 0", (partition,))
     for (welcome,) in held:
         _drop_unreferenced(tx, welcome)
 
 
 def expire_unsent(tx: Tx, *, held_before: Milliseconds, due_before: Milliseconds) -> int:
-    """Give up on Welcomes queued before these moments: held ones, and those that nobody took; return how many."""
+    """Expire undelivered Welcomes that were queued before these moments; return how many."""
     held = tx.all(
-        "SELECT DISTINCT partition FROM welcomes_out WHERE state = 'held' AND created_at < ? LIMIT 1000", (held_before,)
+        "SELECT DISTINCT partition FROM outgoing_welcomes WHERE state = 'held' AND created_at < ? LIMIT 1000",
+        (held_before,),
     )
     expired = tx.execute(
-        "UPDATE welcomes_out SET state = 'expired' WHERE state = 'held' AND created_at < ?", (held_before,)
+        "UPDATE outgoing_welcomes SET state = 'expired' WHERE state = 'held' AND created_at < ?", (held_before,)
     )
     tx.executemany(
-        "UPDATE partitions SET held_welcomes = (SELECT count(*) FROM welcomes_out w"
+        "UPDATE partitions SET held_welcomes = (SELECT count(*) FROM outgoing_welcomes w"
         " WHERE w.partition = partitions.id AND w.state = 'held') WHERE id = ?",
         held,
     )
     return expired + tx.execute(
-        "UPDATE welcomes_out SET state = 'expired' WHERE state IN ('due', 'offered') AND created_at < ?", (due_before,)
+        "UPDATE outgoing_welcomes SET state = 'expired' WHERE state IN ('due', 'offered') AND created_at < ?",
+        (due_before,),
     )
 
 
 def sweep_page(tx: Tx, before: Milliseconds, *, limit: int) -> bool:
-    """Drop what was settled or fetched, or waited in an inbox, since before `before`; whether there may be more."""
+    """Delete up to `limit` old rows from each table of Welcomes; return whether there may be more.
+
+    Old are: finished deliveries, inbox entries and expected Welcomes from before `before`, and bodies that no row uses.
+    """
     dropped = [
         tx.execute(f"DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} WHERE {condition} LIMIT ?)", params)
         for table, key, condition, params in (
             (
-                "welcomes_out",
+                "outgoing_welcomes",
                 "id",
                 "created_at < ? AND state NOT IN ('held', 'due', 'offered')",
                 (before, limit),
@@ -136,7 +143,7 @@ def sweep_page(tx: Tx, before: Milliseconds, *, limit: int) -> bool:
             (
                 "welcomes",
                 "id",
-                "stored_at < ? AND NOT EXISTS (SELECT 1 FROM welcomes_out o WHERE o.welcome = welcomes.id)"
+                "stored_at < ? AND NOT EXISTS (SELECT 1 FROM outgoing_welcomes o WHERE o.welcome = welcomes.id)"
                 " AND NOT EXISTS (SELECT 1 FROM inbox i WHERE i.welcome = welcomes.id)",
                 (before, limit),
             ),
@@ -144,8 +151,8 @@ def sweep_page(tx: Tx, before: Milliseconds, *, limit: int) -> bool:
     ]
     dropped.append(
         tx.execute(
-            "DELETE FROM welcomes_expected WHERE (hub, ref) IN"
-            " (SELECT hub, ref FROM welcomes_expected WHERE accepted_at < ? LIMIT ?)",
+            "DELETE FROM expected_welcomes WHERE (hub, ref) IN"
+            " (SELECT hub, ref FROM expected_welcomes WHERE accepted_at < ? LIMIT ?)",
             (before, limit),
         )
     )
@@ -154,24 +161,25 @@ def sweep_page(tx: Tx, before: Milliseconds, *, limit: int) -> bool:
 
 def _drop_unreferenced(tx: Tx, welcome: int) -> None:
     tx.execute(
-        "DELETE FROM welcomes WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM welcomes_out WHERE welcome = ?1)"
+        "DELETE FROM welcomes WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM outgoing_welcomes WHERE welcome = ?1)"
         " AND NOT EXISTS (SELECT 1 FROM inbox WHERE welcome = ?1)",
         (welcome,),
     )
 
 
 def due_providers(tx: Tx, now: Milliseconds) -> list[int]:
-    """Return the providers for whom a Welcome's next attempt has come."""
+    """Return the providers for which a Welcome is due."""
     rows = tx.all(
-        "SELECT DISTINCT provider FROM welcomes_out WHERE state IN ('due', 'offered') AND next_attempt_at <= ?", (now,)
+        "SELECT DISTINCT provider FROM outgoing_welcomes WHERE state IN ('due', 'offered') AND next_attempt_at <= ?",
+        (now,),
     )
     return [row[0] for row in rows]
 
 
 def next_due(tx: Tx, provider: int, now: Milliseconds) -> Outgoing | None:
-    """Return the Welcome for one provider whose attempt comes next, None if none is due."""
+    """Return the Welcome to send to a provider next, None if none is due."""
     row = tx.one(
-        "SELECT id, provider, partition, refs, state, failures FROM welcomes_out"
+        "SELECT id, provider, partition, refs, state, failures FROM outgoing_welcomes"
         " WHERE state IN ('due', 'offered') AND next_attempt_at <= ? AND provider = ?"
         " ORDER BY next_attempt_at, id LIMIT 1",
         (now, provider),
@@ -180,18 +188,18 @@ def next_due(tx: Tx, provider: int, now: Milliseconds) -> Outgoing | None:
 
 
 def next_outgoing_at(tx: Tx) -> Milliseconds | None:
-    """Return when the next Welcome is due."""
-    found = tx.one("SELECT min(next_attempt_at) FROM welcomes_out WHERE state IN ('due', 'offered')")
+    """Return when the next Welcome is due, None if none is queued."""
+    found = tx.one("SELECT min(next_attempt_at) FROM outgoing_welcomes WHERE state IN ('due', 'offered')")
     return None if found is None or found[0] is None else Milliseconds(found[0])
 
 
 def settle_outgoing(tx: Tx, row: int, state: str, outcome: str | None) -> None:
-    """Record what became of an attempt; `outcome` is for the operator.
+    """Record the result of an attempt; `outcome` is for the operator.
 
-    What was cancelled or given up on meanwhile stays so, unless it has arrived.
+    A Welcome that was cancelled or expired meanwhile stays so, unless it was delivered.
     """
     tx.execute(
-        "UPDATE welcomes_out SET state = ?1, outcome = ?2"
+        "UPDATE outgoing_welcomes SET state = ?1, outcome = ?2"
         " WHERE id = ?3 AND (state IN ('due', 'offered') OR ?1 = 'delivered')",
         (state, outcome, row),
     )
@@ -200,15 +208,15 @@ def settle_outgoing(tx: Tx, row: int, state: str, outcome: str | None) -> None:
 def put_off(tx: Tx, row: int, failures: int, next_attempt_at: Milliseconds, outcome: str) -> None:
     """Record a failed attempt and when to try again."""
     tx.execute(
-        "UPDATE welcomes_out SET failures = ?, next_attempt_at = ?, outcome = ? WHERE id = ?",
+        "UPDATE outgoing_welcomes SET failures = ?, next_attempt_at = ?, outcome = ? WHERE id = ?",
         (failures, next_attempt_at, outcome, row),
     )
 
 
 def expect(tx: Tx, hub: int, ref: KeyPackageRef, device: DeviceRow, now: Milliseconds) -> None:
-    """Remember that a reference of ours was accepted for a Welcome of this hub."""
+    """Record that we accepted a reference for a Welcome from this hub."""
     tx.execute(
-        "INSERT INTO welcomes_expected (hub, ref, device, accepted_at) VALUES (?, ?, ?, ?)"
+        "INSERT INTO expected_welcomes (hub, ref, device, accepted_at) VALUES (?, ?, ?, ?)"
         " ON CONFLICT (hub, ref) DO UPDATE SET accepted_at = excluded.accepted_at, arrived_at = NULL,"
         " matched_group = NULL",
         (hub, ref, device, now),
@@ -216,36 +224,36 @@ def expect(tx: Tx, hub: int, ref: KeyPackageRef, device: DeviceRow, now: Millise
 
 
 def expected_device(tx: Tx, hub: int, ref: KeyPackageRef) -> DeviceRow | None:
-    """Return the device that a reference was accepted for; more than one Welcome may name it.
+    """Return the device whose reference we accepted, None if we did not; several Welcomes may name it.
 
     (semantics: welcomes-and-leaving)
     """
-    found = tx.one("SELECT device FROM welcomes_expected WHERE hub = ? AND ref = ?", (hub, ref))
+    found = tx.one("SELECT device FROM expected_welcomes WHERE hub = ? AND ref = ?", (hub, ref))
     return None if found is None else DeviceRow(found[0])
 
 
 def note_arrival(tx: Tx, hub: int, ref: KeyPackageRef, now: Milliseconds) -> None:
-    """Record that the Welcome for a reference came."""
-    tx.execute("UPDATE welcomes_expected SET arrived_at = ? WHERE hub = ? AND ref = ?", (now, hub, ref))
+    """Record that a Welcome for a reference arrived."""
+    tx.execute("UPDATE expected_welcomes SET arrived_at = ? WHERE hub = ? AND ref = ?", (now, hub, ref))
 
 
 def match_group(tx: Tx, hub: int, group_of: Callable[[], int]) -> int | None:
-    """Match a group that a hub begins to push to a Welcome that was accepted from it; None if none is unmatched.
+    """Match a group that a hub starts to push to a reference that we accepted from it; return None if none is left.
 
-    `group_of` makes the group's row. Every accepted reference lets one group in.
+    `group_of` adds the group and returns its row. Each accepted reference admits one group.
     """
     found = tx.one(
-        "SELECT ref FROM welcomes_expected WHERE hub = ? AND matched_group IS NULL ORDER BY accepted_at LIMIT 1", (hub,)
+        "SELECT ref FROM expected_welcomes WHERE hub = ? AND matched_group IS NULL ORDER BY accepted_at LIMIT 1", (hub,)
     )
     if found is None:
         return None
     group = group_of()
-    tx.execute("UPDATE welcomes_expected SET matched_group = ? WHERE hub = ? AND ref = ?", (group, hub, found[0]))
+    tx.execute("UPDATE expected_welcomes SET matched_group = ? WHERE hub = ? AND ref = ?", (group, hub, found[0]))
     return group
 
 
 def put_in_inbox(tx: Tx, device: DeviceRow, welcome: int, hub: int, now: Milliseconds) -> bool:
-    """Put a Welcome into a device's inbox; False if it is or was there already."""
+    """Put a Welcome into a device's inbox; return False if it is or was there already."""
     added = tx.execute(
         "INSERT INTO inbox (device, welcome, hub, arrived_at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
         (device, welcome, hub, now),
@@ -254,7 +262,7 @@ def put_in_inbox(tx: Tx, device: DeviceRow, welcome: int, hub: int, now: Millise
 
 
 def inbox_of(tx: Tx, device: DeviceRow, *, after: int = 0, limit: int = 100) -> list[InInbox]:
-    """Return a device's Welcomes that it has not acknowledged, oldest first."""
+    """Return the Welcomes that a device has not acknowledged, oldest first."""
     rows = tx.all(
         "SELECT inbox.id, inbox.hub, welcomes.body FROM inbox JOIN welcomes ON welcomes.id = inbox.welcome"
         " WHERE device = ? AND inbox.id > ? AND acknowledged_at IS NULL ORDER BY inbox.id LIMIT ?",
@@ -264,7 +272,7 @@ def inbox_of(tx: Tx, device: DeviceRow, *, after: int = 0, limit: int = 100) -> 
 
 
 def acknowledge(tx: Tx, device: DeviceRow, row: int, now: Milliseconds) -> bool:
-    """Take a Welcome out of a device's inbox; False if it is not there."""
+    """Mark a Welcome in a device's inbox as acknowledged; return False if it is not there."""
     if row > LAST_ROW:
         return False
     changed = tx.execute(

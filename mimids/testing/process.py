@@ -14,7 +14,7 @@ import trio
 from mimids import app, config
 from mimids.app import Job, Stage
 from mimids.assembly import AssembledProvider
-from mimids.cli.setup import bring_up
+from mimids.cli.setup import migrate_database
 from mimids.http.api.endpoints import Listener
 from mimids.testing import links
 from mimids.testing.clock import MovableClock
@@ -38,7 +38,7 @@ def main(control: socket.socket) -> int:
 
 def _provide(start: Json, control: socket.socket) -> int:
     loaded = config.load(Path(start["config"]))
-    bring_up(loaded)
+    migrate_database(loaded)
     inside = _Inside(MovableClock(*start["clock"]), Faults(start["faults"]))
     return app.serve(
         loaded,

@@ -16,7 +16,7 @@ from mimids.cli import running
 from mimids.client import Contact
 from mimids.config import Config
 from mimids.ds.commands import command_named
-from mimids.store.engine.store import connect_to_read
+from mimids.store.engine.sqlite import connect_to_read
 from mimids.testing.control import Json, NotAnswering
 from mimids.testing.devices import Asking, DeviceAccount
 from mimids.testing.session import Session

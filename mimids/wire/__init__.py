@@ -1,1 +1,1 @@
-"""Bytes and values: the codec engine, and the structures that mimids puts on the wire."""
+"""Encoding and decoding: the codec engine, the identifiers, and the structures that mimids puts on the wire."""

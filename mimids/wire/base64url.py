@@ -1,4 +1,4 @@
-"""Base64url without padding (RFC 4648 section 5), as JSON bodies, paths and commands write octets."""
+"""Base64url without padding (RFC 4648 section 5), in which JSON bodies, paths and commands write octets."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 
 
 def base64url(octets: bytes) -> str:
-    """Return base64url without padding."""
+    """Return octets as base64url without padding."""
     return urlsafe_b64encode(octets).rstrip(b"=").decode()
 
 

@@ -1,9 +1,9 @@
-"""The TLS presentation language as values: a `Codec` reads and writes one type, combinators make larger ones.
+"""Codecs for the TLS presentation language: a `Codec` reads and writes one type, and combinators build larger ones.
 
-Rules kept here: decoding is total (any bytes give a value or `WireError`), a declared length is
-compared with what remains and with its limit before anything is sliced, left-over bytes are an
-error at the end of every block, and an error names the place but never the peer's bytes. An
-encoding is the only one of its value, so what was decoded encodes to the same bytes again.
+Rules of this module: decoding is total (any bytes give a value or `WireError`). A declared length is compared with the
+remaining bytes and with its limit before anything is sliced. Bytes that are left over at the end of a block are an
+error. An error names the place, never the peer's bytes. A value has exactly one encoding, so a decoded value encodes to
+the same bytes again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ U = TypeVar("U")
 
 
 class WireError(ValueError):
-    """These bytes are not what the structure says; `path` is the place, outermost field first."""
+    """The bytes are not a valid encoding; `path` is the place, outermost field first."""
 
     def __init__(self, reason: str, path: tuple[str, ...] = ()) -> None:
         super().__init__(reason)
@@ -27,7 +27,7 @@ class WireError(ValueError):
         self.path = path
 
     def within(self, place: str) -> WireError:
-        """Return the same error as seen from the structure around it."""
+        """Return the same error with the enclosing place put before its path."""
         return WireError(self.reason, (place, *self.path))
 
     def __str__(self) -> str:
@@ -36,7 +36,7 @@ class WireError(ValueError):
 
 
 class Reader:
-    """A position in received bytes; `end` is where the innermost block ends."""
+    """A position in received bytes; `end` is the end of the innermost block."""
 
     __slots__ = ("data", "end", "pos")
 
@@ -46,7 +46,7 @@ class Reader:
         self.end = len(data)
 
     def take(self, size: int) -> bytes:
-        """Return the next `size` octets."""
+        """Return the next `size` octets; raise `WireError` if there are fewer."""
         start = self.pos
         stop = start + size
         if stop > self.end:
@@ -55,7 +55,7 @@ class Reader:
         return self.data[start:stop]
 
     def uint(self, size: int) -> int:
-        """Return the next `size` octets as an unsigned integer in network order."""
+        """Return the next `size` octets as an unsigned integer in network byte order."""
         start = self.pos
         stop = start + size
         if stop > self.end:
@@ -64,7 +64,7 @@ class Reader:
         return int.from_bytes(self.data[start:stop], "big")
 
     def block(self, limit: int = varint.MLS_MAX) -> int:
-        """Read the length of a `<V>` block, check it, and return the position where the block ends."""
+        """Read and check the length of a `<V>` block; return the position where the block ends."""
         data, pos = self.data, self.pos
         if pos < self.end and data[pos] < 0x40:
             length = data[pos]
@@ -87,7 +87,7 @@ class Reader:
         return self.data[start:stop]
 
     def finish(self) -> None:
-        """Raise `WireError` if anything is left."""
+        """Raise `WireError` if any bytes are left."""
         if self.pos != self.end:
             raise WireError("trailing bytes")
 
@@ -96,7 +96,7 @@ class Codec(Generic[T]):
     """How one type is read and written."""
 
     def read(self, reader: Reader) -> T:
-        """Read one value and leave the reader behind it; raise `WireError` if there is none."""
+        """Read one value and move the reader past it; raise `WireError` if the bytes are not valid."""
         raise NotImplementedError
 
     def write(self, value: T, out: bytearray) -> None:
@@ -104,7 +104,7 @@ class Codec(Generic[T]):
         raise NotImplementedError
 
     def decode(self, data: bytes) -> T:
-        """Return the value that is exactly `data`; raise `WireError` otherwise."""
+        """Return the value whose encoding is all of `data`; raise `WireError` otherwise."""
         reader = Reader(data)
         value = self.read(reader)
         reader.finish()
@@ -117,18 +117,18 @@ class Codec(Generic[T]):
         return bytes(out)
 
     def of(self, make: Callable[[T], U], back: Callable[[U], T] | None = None) -> Codec[U]:
-        """Return this codec for a type made from its value; a `ValueError` of `make` is a `WireError`.
+        """Return a codec for the type that `make` converts this codec's values to; its `ValueError` is a `WireError`.
 
-        `back` undoes `make`; where it is absent the made value is one of this codec's own (an
-        `IntEnum`, a `NewType`).
+        `back` is the inverse of `make`. Without it, this codec must be able to write the made values themselves, as
+        those of an `IntEnum` or a `NewType`.
         """
-        if isinstance(make, NewType):  # nothing to do at run time
+        if isinstance(make, NewType):  # which is the identity at run time
             return cast("Codec[U]", self)
         return Mapped(self, make, back)
 
 
 class Mapped(Codec[U]):
-    """What `Codec.of` makes."""
+    """A codec that converts the values of another; made by `Codec.of`."""
 
     def __init__(self, inner: Codec[Any], make: Callable[[Any], U], back: Callable[[U], Any] | None) -> None:
         self.inner = inner
@@ -136,7 +136,7 @@ class Mapped(Codec[U]):
         self.back = back
 
     def read(self, reader: Reader) -> U:
-        """Read one value and make the other of it."""
+        """Read one value of the inner codec and convert it."""
         value = self.inner.read(reader)
         try:
             return self.make(value)
@@ -146,7 +146,7 @@ class Mapped(Codec[U]):
             raise WireError("value not allowed") from error
 
     def write(self, value: U, out: bytearray) -> None:
-        """Append the encoding of what it was made of."""
+        """Append the encoding of the value that it was made from."""
         self.inner.write(value if self.back is None else self.back(value), out)
 
 
@@ -157,7 +157,7 @@ class Uint(Codec[int]):
         self.size = size
 
     def read(self, reader: Reader) -> int:
-        """Read an integer in network order."""
+        """Read an integer in network byte order."""
         return reader.uint(self.size)
 
     def write(self, value: int, out: bytearray) -> None:
@@ -176,7 +176,7 @@ class Fixed(Codec[bytes]):
         return reader.take(self.size)
 
     def write(self, value: bytes, out: bytearray) -> None:
-        """Append the octets; raise `ValueError` unless there are as many."""
+        """Append the octets; raise `ValueError` unless there are `size` of them."""
         if len(value) != self.size:
             raise ValueError(f"{self.size} octets needed, not {len(value)}")
         out += value
@@ -189,7 +189,7 @@ class Opaque(Codec[bytes]):
         self.limit = limit
 
     def read(self, reader: Reader) -> bytes:
-        """Read a length and as many octets."""
+        """Read a length and that many octets."""
         return reader.opaque(self.limit)
 
     def write(self, value: bytes, out: bytearray) -> None:
@@ -198,7 +198,7 @@ class Opaque(Codec[bytes]):
         out += value
 
     def encode(self, value: bytes) -> bytes:
-        """Return the length and the octets; in one step, for it may be large."""
+        """Return the length and the octets, in one step because the value may be large."""
         return varint.mls(len(value)) + value
 
 
@@ -235,7 +235,7 @@ class _Vector(Codec[tuple[T, ...]]):
 
 
 class _UintVector(Codec[tuple[int, ...]]):
-    """As `_Vector`, in one step for all: such a list may be long."""
+    """As `_Vector`, but reads all items in one step, because such a list may be long."""
 
     def __init__(self, size: int, limit: int, at_least: int) -> None:
         self._size = size
@@ -259,7 +259,7 @@ class _UintVector(Codec[tuple[int, ...]]):
         try:
             out += struct.pack(f">{len(value)}{self._letter}", *value)
         except struct.error:
-            raise OverflowError(f"an item is no unsigned integer of {self._size} octets") from None
+            raise OverflowError(f"an item does not fit in an unsigned integer of {self._size} octets") from None
 
 
 class _Optional(Codec["T | None"]):
@@ -286,7 +286,7 @@ class _Nothing(Codec[None]):
 
     def write(self, value: None, out: bytearray) -> None:
         if value is not None:
-            raise ValueError("this case carries nothing")
+            raise ValueError("this case of a select has no value: pass None")
 
 
 UINT8: Final[Codec[int]] = Uint(1)
@@ -312,7 +312,7 @@ def vector(
 ) -> Codec[tuple[T, ...]]:
     """`T x<V>`: at most `limit` octets, `at_least` to `most` items.
 
-    Give `most` where the items are small and more of them make no sense: a megabyte of empty ones costs a second.
+    Pass `most` where items are small and more of them make no sense: decoding a megabyte of empty items takes a second.
     """
     if isinstance(item, Uint) and most == varint.MLS_MAX:
         return cast("Codec[tuple[T, ...]]", _UintVector(item.size, limit, at_least))

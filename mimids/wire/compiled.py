@@ -1,9 +1,9 @@
-"""One function that reads a struct and one that writes it, made from its fields.
+"""Code generation: for each struct, one function that reads it and one that writes it.
 
-A struct is read by a call for each of its fields, and for each of theirs, which costs more than what the calls do: so
-the text of one function is put together from the fields, and compiled when the class is declared. Integers and opaque
-vectors are read in line; whatever else a field may be is called, as it would be without. What is accepted, and which
-error is raised at which place, is what the codecs of the fields say (docs/decisions/0001).
+Reading a struct with a call for each field, and for each field of those, costs more than the work in the calls. So the
+source of one function is generated from the fields, and compiled when the class is declared. Integers and opaque
+vectors are read inline; every other field is read by a call to its codec. The generated functions accept the same
+bytes, and raise the same errors at the same places, as the codecs of the fields (docs/decisions/0001).
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _WORDS: Final = {size: struct.Struct(f">{letter}").unpack_from for size, letter 
 
 @attrs.frozen
 class Select:
-    """A field whose layout hangs on an earlier one, like `select` of RFC 8446 section 3.8."""
+    """A field whose layout depends on an earlier field, as `select` of RFC 8446 section 3.8."""
 
     on: str
-    key: Callable[[Any], Any] | None  # of the earlier value; None: itself
+    key: Callable[[Any], Any] | None  # from the earlier value to a case; None: the value itself
     cases: Mapping[Any, Codec[Any]]
     otherwise: Codec[Any] | None
 
     def choose(self, value: object) -> Codec[Any]:
-        """Return the codec for this value of the earlier field; raise `WireError` if it has none."""
+        """Return the codec for this value of the earlier field; raise `WireError` if it has no case."""
         found = self.cases.get(value if self.key is None else self.key(value), self.otherwise)
         if found is None:
             raise WireError("no such case")
@@ -43,9 +43,10 @@ Field = tuple[str, "Codec[Any] | Select"]
 def reader_of(
     cls: type[Any], fields: Sequence[Field], keep: Callable[[Any, bytes], None] | None
 ) -> Callable[[Reader], Any]:
-    """Return the function that reads the fields in order and makes a `cls` of them.
+    """Return a function that reads the fields in order and makes a `cls` of them.
 
-    An error on its way out gathers the names it passes. `keep` is given the value and the octets it was read from.
+    A `WireError` gets the field's name put before its path. `keep` is called with the value and the octets that it was
+    read from.
     """
     names = [name for name, _ in fields]
     scope: dict[str, Any] = {"WireError": WireError, "block": _block, "names": names, "cls": cls, "new": cls.__new__}
@@ -62,10 +63,10 @@ def reader_of(
     lines += [
         "    except WireError as error:",
         "        raise error.within(names[at]) from None",
-        "    except ValueError as error:",  # of what makes the value: all else raises WireError
+        "    except ValueError as error:",  # raised by a conversion (`make`); everything else raises WireError
         "        raise WireError('value not allowed', (names[at],)) from error",
         "    reader.pos = pos",
-        "    made = new(cls)",  # what attrs' __init__ does, by way of the slots
+        "    made = new(cls)",  # the slots are set directly, as the __init__ of attrs does
     ]
     for at, name in enumerate(names):
         scope[f"set_{at}"] = getattr(cls, name).__set__
@@ -77,7 +78,7 @@ def reader_of(
 
 
 def writer_of(fields: Sequence[Field]) -> Callable[[Any, bytearray], None]:
-    """Return the function that appends the encodings of the fields of a value."""
+    """Return a function that appends the encodings of a value's fields."""
     scope: dict[str, Any] = {"length": varint.mls}
     lines = ["def write(value, out):"]
     for at, (name, field) in enumerate(fields):
@@ -87,10 +88,10 @@ def writer_of(fields: Sequence[Field]) -> Callable[[Any, bytearray], None]:
 
 
 def _reading(field: Codec[Any] | Select, at: int, names: Sequence[str], scope: dict[str, Any]) -> Iterator[str]:
-    """Yield the steps that read a field into its variable, from `pos` on."""
+    """Yield the lines that read a field at `pos` into its variable."""
     if isinstance(field, Select):
         if field.on not in names[:at]:
-            raise ValueError(f"{names[at]} hangs on {field.on}, which does not stand before it")
+            raise ValueError(f"{names[at]} depends on {field.on}, which is not declared before it")
         scope[f"choose_{at}"], scope[f"key_{at}"] = field.choose, field.key
         scope[f"reads_{at}"] = {value: case.read for value, case in field.cases.items()}
         on = f"v{names.index(field.on)}"
@@ -127,7 +128,7 @@ def _reading(field: Codec[Any] | Select, at: int, names: Sequence[str], scope: d
 
 
 def _writing(field: Codec[Any] | Select, at: int, scope: dict[str, Any]) -> Iterator[str]:
-    """Yield the steps that append `v`."""
+    """Yield the lines that append the encoding of `v`."""
     if isinstance(field, Select):
         scope[f"choose_{at}"] = field.choose
         yield f"choose_{at}(value.{field.on}).write(v, out)"
@@ -155,7 +156,7 @@ def _call(read: str, at: int) -> Iterator[str]:
 
 
 def _block(data: bytes, pos: int, end: int) -> tuple[int, int]:
-    """Read the length of a `<V>` block at `pos` as `Reader.block` does; return where its content begins and ends."""
+    """Read the length of a `<V>` block at `pos` as `Reader.block` does; return the start and end of its content."""
     try:
         length, pos = varint.read_mls(data, pos, end)
     except varint.VarintError as error:
@@ -166,6 +167,6 @@ def _block(data: bytes, pos: int, end: int) -> tuple[int, int]:
 
 
 def _function(name: str, lines: Sequence[str], scope: dict[str, Any]) -> Callable[..., Any]:
-    exec("\n".join(lines), scope)  # noqa: S102  # a text of ours: of what is outside, only field names are in it
+    exec("\n".join(lines), scope)  # noqa: S102  # the source is made here; only the field names come from outside
     made: Callable[..., Any] = scope[name]
     return made

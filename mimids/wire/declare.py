@@ -1,12 +1,12 @@
-"""Structures declared once: the fields, in the order of the specification, are both reader and writer.
+"""Declaring structures: the fields, in the order of the specification, define both the reader and the writer.
 
     @struct
     class ReceiveRequest:
         partition_key: PartitionKey = wire(PARTITION_KEY)
         counter: Counter = wire(UINT32.of(Counter))
 
-`ReceiveRequest` is a frozen attrs class; `codec(ReceiveRequest)` reads and writes it. A class that
-derives from `Kept` also keeps the octets it was read from.
+`ReceiveRequest` is a frozen attrs class; `codec(ReceiveRequest)` reads and writes it. A class that derives from `Kept`
+also keeps the octets that it was read from.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _FIELD = "wire"
 
 
 def wire(codec: Codec[T]) -> T:
-    """Declare a field (typed as its value, so that the class reads like a record)."""
+    """Declare a field; the return type is that of the value, so that the class is typed like a record."""
     return cast("T", attrs.field(metadata={_FIELD: codec}))
 
 
@@ -37,15 +37,15 @@ def select(
     key: Callable[[Any], Any] | None = None,
     otherwise: Codec[Any] | None = None,
 ) -> Any:
-    """Declare a field read by the codec of the case that `key(earlier field)` names."""
+    """Declare a field whose codec is that of the case `key(value of the earlier field)`."""
     return attrs.field(metadata={_FIELD: Select(on, key, cases, otherwise)})
 
 
 class Kept:
-    """Base of a `@struct` whose exact octets are hashed, signed or passed on: `encoded` is what was received.
+    """Base of a `@struct` whose exact octets are hashed, signed or forwarded: `encoded` is the octets received.
 
-    Decoding is a bijection, so encoding again would give the same octets; keeping the slice is cheaper. A value that
-    was made here, not read, is encoded when first asked for.
+    Encoding a decoded value again would give the same octets, but keeping the slice is cheaper. A value that was made
+    here is encoded when `encoded` is first read.
     """
 
     __slots__ = ("_encoded",)
@@ -63,12 +63,12 @@ class Kept:
             return self._encoded
 
 
-keep: Callable[[Kept, bytes], None] = vars(Kept)["_encoded"].__set__  # frozen for everybody else
-"""Attach to a value the octets it was read from."""
+keep: Callable[[Kept, bytes], None] = vars(Kept)["_encoded"].__set__  # the class is frozen otherwise
+"""Attach to a value the octets that it was read from."""
 
 
 class Struct(Codec[T]):
-    """The codec of a `@struct` class: its fields, read and written by one function each."""
+    """The codec of a `@struct` class: one generated function reads its fields, another writes them."""
 
     def __init__(self, cls: type[T]) -> None:
         self.cls = cls
@@ -85,13 +85,13 @@ def _write_kept(value: Kept, out: bytearray) -> None:
 
 @dataclass_transform(frozen_default=True, field_specifiers=(wire, select))
 def struct(cls: type[T]) -> type[T]:
-    """Make `cls` a frozen record whose fields are its wire layout."""
+    """Make `cls` a frozen record with a codec for its fields."""
     made = attrs.frozen(cls)
     return written_by(made, Struct(made))
 
 
 def written_by(cls: type[T], by: Codec[T]) -> type[T]:
-    """Give `cls` its codec: for a layout that no list of fields can say, a hand-written one."""
+    """Set the codec of `cls`; for a layout that a list of fields cannot express, pass a hand-written codec."""
     setattr(cls, _CODEC, by)
     return cls
 
@@ -102,7 +102,7 @@ def codec(cls: type[T]) -> Codec[T]:
 
 
 def decode(cls: type[T], data: bytes) -> T:
-    """Return the `cls` that is exactly `data`; raise `WireError`, naming the place from the class down."""
+    """Return the `cls` whose encoding is all of `data`; raise `WireError` with a path that begins with the class."""
     try:
         return codec(cls).decode(data)
     except WireError as error:

@@ -1,6 +1,6 @@
-"""Identifiers of the structures of the wire format, each with the codec that reads and writes it.
+"""The identifiers of the wire format, each with its codec.
 
-Secrets are wrapped: they print as a length, compare in constant time and are opened by `reveal()`.
+Secrets are wrapped: `repr` shows their length only, they compare in constant time, and `reveal()` returns the octets.
 """
 
 from __future__ import annotations
@@ -22,15 +22,17 @@ ProtocolVersion = NewType("ProtocolVersion", int)
 CipherSuite = NewType("CipherSuite", int)
 
 MLS10: Final = ProtocolVersion(1)
-NO_LONGER_FOLLOWED: Final = Counter(0xFFFF_FFFF)  # in PushResponse
+NO_LONGER_FOLLOWED: Final = Counter(0xFFFF_FFFF)  # in PushResponse: push no more of this partition
 
 _MASKS: Final = (hashlib.sha256, hashlib.sha384, hashlib.sha512)
 _LABEL: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-_NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")  # resolvers take a name that ends in one for an IPv4 address
+_NUMBER: Final = re.compile(
+    r"[0-9]+|0x[0-9a-f]*"
+)  # a resolver takes a name whose last label is a number for an IPv4 address
 
 
 class Secret:
-    """Octets that must not reach a log, an error text or the disk in the clear."""
+    """Octets that must not reach a log, an error text or, in the clear, the disk."""
 
     __slots__ = ("_octets",)
 
@@ -38,7 +40,7 @@ class Secret:
         self._octets = octets
 
     def reveal(self) -> bytes:
-        """Return the octets: for hashing and for the wire, nothing else."""
+        """Return the octets; only for hashing and for the wire."""
         return self._octets
 
     def __repr__(self) -> str:
@@ -52,30 +54,30 @@ class Secret:
 
 
 class PartitionKey(Secret):
-    """16 octets that members of one epoch export; whoever knows them may send to its partition."""
+    """16 octets that the members of an epoch export; a device that knows them may use the epoch's partition."""
 
     SIZE: Final = 16
 
     @classmethod
     def from_hex(cls, text: str) -> Self:
-        """Return the key written as 32 hex digits; raise `ValueError` otherwise."""
+        """Return the key written as 32 hex digits; raise `ValueError` for anything else."""
         octets = bytes.fromhex(text)
-        if len(octets) != cls.SIZE or len(text) != 2 * cls.SIZE:  # fromhex passes over blanks
+        if len(octets) != cls.SIZE or len(text) != 2 * cls.SIZE:  # fromhex ignores spaces
             raise ValueError("a partition key has 32 hex digits")
         return cls(octets)
 
     def masks(self) -> tuple[MaskedPartitionKey, MaskedPartitionKey, MaskedPartitionKey]:
-        """Return Hash(key) under SHA-256, SHA-384 and SHA-512: the three forms it may be stored under."""
+        """Return Hash(key) under SHA-256, SHA-384 and SHA-512: the partition is stored under one of these."""
         first, second, third = (MaskedPartitionKey(hash_(self._octets).digest()) for hash_ in _MASKS)
         return first, second, third
 
     def mask(self, hash_size: int) -> MaskedPartitionKey:
-        """Return the mask of `hash_size` (32, 48 or 64) octets: that of the group's own suite."""
+        """Return the mask of `hash_size` (32, 48 or 64) octets, the hash size of the group's cipher suite."""
         return next(mask for mask in self.masks() if len(mask) == hash_size)
 
 
 class BearerToken(Secret):
-    """What the discovery service hands out for a contact; opaque to everybody but its issuer."""
+    """The token of a contact card that allows claiming KeyPackages; only its issuer can read a meaning in it."""
 
     def digest(self) -> bytes:
         """Return the 32 octets that are stored instead of the token."""
@@ -83,7 +85,7 @@ class BearerToken(Secret):
 
 
 def provider_id(text: str) -> ProviderId:
-    """Check that `text` is a lower-case LDH domain name (no port, no address literal); `ValueError` otherwise."""
+    """Return `text` if it is a lower-case LDH domain name (no port, no address literal); raise `ValueError` if not."""
     labels = text.split(".")
     if len(text) > 253 or not all(_LABEL.fullmatch(label) for label in labels) or _NUMBER.fullmatch(labels[-1]):
         raise ValueError("not a lower-case domain name")

@@ -1,8 +1,11 @@
-"""The structures of the wire format: what devices, followers and hubs send to each other.
+"""The structures of the wire format that devices, followers and hubs send to each other (wire: structures).
 
-An MLSMessage is not length-prefixed, so whoever reads one must know MLS framing: this module stands
-on `mls`, the engine below it on nothing. MLS objects are kept as received and written back byte for
-byte. A ratchet tree travels as its octets; `mls.tree.ratchet_tree` reads them.
+They are in one file, however long, because they are one contract: in the order of docs/wire.md, which is printed from
+them, and each structure after those that it contains.
+
+An MLSMessage has no length prefix, so a parser must know MLS framing to find its end. That is why this module imports
+`mls`, while the codec engine imports nothing. MLS objects are kept as received and written byte for byte. A ratchet
+tree is kept as its octets; `mls.tree.ratchet_tree` parses them.
 """
 
 from __future__ import annotations
@@ -42,11 +45,11 @@ from mimids.wire.ids import (
 
 T = TypeVar("T")
 
-RatchetTree = NewType("RatchetTree", bytes)  # `optional<Node> ratchet_tree<V>`, its length prefix included
+RatchetTree = NewType("RatchetTree", bytes)  # `optional<Node> ratchet_tree<V>`, with its length prefix
 
 
-class _Tree(Codec[RatchetTree]):
-    """Finds the extent of a ratchet tree and keeps its octets."""
+class _RatchetTreeCodec(Codec[RatchetTree]):
+    """Reads the length of a ratchet tree and keeps its octets, unparsed."""
 
     def read(self, reader: Reader) -> RatchetTree:
         start = reader.pos
@@ -57,13 +60,13 @@ class _Tree(Codec[RatchetTree]):
         out += value
 
 
-RATCHET_TREE: Final[Codec[RatchetTree]] = _Tree()
+RATCHET_TREE: Final[Codec[RatchetTree]] = _RatchetTreeCodec()
 
-EncodedKeyPackage = NewType("EncodedKeyPackage", bytes)  # of the right shape; validation is `mls.key_package`'s
+EncodedKeyPackage = NewType("EncodedKeyPackage", bytes)  # parses as one; `mls.key_package` validates it
 
 
-class _Shaped(Codec[EncodedKeyPackage]):
-    """Reads a KeyPackage for its shape and extent, and keeps its octets."""
+class _KeyPackageCodec(Codec[EncodedKeyPackage]):
+    """Parses a KeyPackage, which finds its end, and keeps its octets."""
 
     def read(self, reader: Reader) -> EncodedKeyPackage:
         start = reader.pos
@@ -74,15 +77,15 @@ class _Shaped(Codec[EncodedKeyPackage]):
         out += value
 
 
-KEY_PACKAGE: Final[Codec[EncodedKeyPackage]] = _Shaped()
-KEY_PACKAGES: Final = vector(KEY_PACKAGE)  # upload (http: devices)
+KEY_PACKAGE: Final[Codec[EncodedKeyPackage]] = _KeyPackageCodec()
+KEY_PACKAGES: Final = vector(KEY_PACKAGE)  # the body of an upload (http: devices)
 
 
 def _content_type(message: MLSMessage) -> ContentType | None:
     return message.content_type
 
 
-# --- KeyPackages (seed section 3.1) -----------------------------------------------------------------------------
+# --- KeyPackages (DS draft, "Key Packages") ---------------------------------------------------------------------
 
 
 @struct
@@ -97,20 +100,20 @@ class KeyPackageRequest:
 
 @struct
 class KeyPackageResponse:
-    """The KeyPackage that was handed out, once."""
+    """The KeyPackage that was handed out; it is handed out only once."""
 
     key_package: EncodedKeyPackage = wire(KEY_PACKAGE)
 
 
 @struct
 class KeyPackageBundleRequest:
-    """Several requests in one transaction."""
+    """Several requests, answered in one transaction."""
 
     requests: tuple[KeyPackageRequest, ...] = wire(vector(codec(KeyPackageRequest)))
 
 
 class KeyPackageStatus(IntEnum):
-    """What became of one request of a bundle."""
+    """The outcome of one request of a bundle."""
 
     OK = 0
     REFUSED = 1
@@ -139,12 +142,12 @@ class KeyPackageBundleResponse:
     results: tuple[KeyPackageResult, ...] = wire(vector(codec(KeyPackageResult)))
 
 
-# --- sending (later revision, "Sending Messages") ---------------------------------------------------------------
+# --- sending (later revision of the DS draft, "Sending Messages") -----------------------------------------------
 
 
 @struct
 class WelcomeData:
-    """A Welcome, and for each of its secrets the provider of the user it is for."""
+    """A Welcome, and for each of its secrets the provider of the user that it is for."""
 
     welcome: MLSMessage = wire(MLS_MESSAGE)
     service_providers: tuple[ProviderId, ...] = wire(vector(PROVIDER_ID))
@@ -152,7 +155,7 @@ class WelcomeData:
 
 @struct
 class CommitData:
-    """What goes with a commit: the partition that it opens, and what joiners need."""
+    """Data sent with a commit: the key of the partition that it opens, and what joiners need."""
 
     next_partition_key: PartitionKey = wire(PARTITION_KEY)
     group_info: MLSMessage | None = wire(optional(MLS_MESSAGE))
@@ -161,7 +164,7 @@ class CommitData:
 
 @struct
 class SendRequest:
-    """A message for one partition; a commit carries its CommitData, nothing else does."""
+    """A message for one partition; only a commit carries CommitData."""
 
     message: MLSMessage = wire(MLS_MESSAGE)
     partition_key: PartitionKey = wire(PARTITION_KEY)
@@ -178,10 +181,10 @@ class SendRequest:
 
 @struct
 class SendResponse:
-    """Where and when a message was sequenced; a repeat gets the same again."""
+    """Where and when a message was sequenced; a repeat gets the same answer."""
 
     counter: Counter = wire(COUNTER)
-    accepted_at: int = wire(UINT64)  # ms since the epoch, when it was durable
+    accepted_at: int = wire(UINT64)  # milliseconds since the epoch
     partition: MaskedPartitionKey = wire(MASKED_PARTITION_KEY)
     detached: int = wire(UINT8)  # 1: no known commit leads to this partition
     earlier_commits: tuple[MaskedPartitionKey, ...] = wire(vector(MASKED_PARTITION_KEY))
@@ -204,7 +207,7 @@ class SendResult:
     )
 
 
-SEND_REQUESTS: Final = vector(codec(SendRequest))  # /ds/v1/send-batch
+SEND_REQUESTS: Final = vector(codec(SendRequest))  # the body of /ds/v1/send-batch
 SEND_RESULTS: Final = vector(codec(SendResult))
 
 
@@ -226,7 +229,7 @@ def encode_send_results(outcomes: Iterable[SendResponse | bytes]) -> bytes:
 
 @struct
 class ReceiveRequest:
-    """Ask for a partition's messages from index `counter` on."""
+    """Ask for a partition's messages from `counter` on."""
 
     partition_key: PartitionKey = wire(PARTITION_KEY)
     counter: Counter = wire(COUNTER)
@@ -234,7 +237,7 @@ class ReceiveRequest:
 
 @struct
 class CommitHint:
-    """What a hub tells of a commit: the partition that it opens and, if it was given, its GroupInfo."""
+    """Data that a hub delivers with a commit: the partition that it opens and, if there is one, its GroupInfo."""
 
     next_partition_key: MaskedPartitionKey = wire(MASKED_PARTITION_KEY)
     group_info: MLSMessage | None = wire(optional(MLS_MESSAGE))
@@ -261,7 +264,7 @@ class Epoch:
 
 @struct
 class HintedEpoch:
-    """Messages of another partition than the one asked for, from its first on."""
+    """Messages of a partition that the request did not name, from the first on."""
 
     masked_partition_key: MaskedPartitionKey = wire(MASKED_PARTITION_KEY)
     epoch: Epoch = wire(codec(Epoch))
@@ -269,14 +272,14 @@ class HintedEpoch:
 
 @struct
 class ReceiveResponse:
-    """What was asked for, and hints; no epoch twice."""
+    """The messages that were asked for, and hints; each epoch occurs once."""
 
     epoch: Epoch = wire(codec(Epoch))
     hints: tuple[HintedEpoch, ...] = wire(vector(codec(HintedEpoch)))
 
 
 def encode_message(body: bytes, next_masked_key: MaskedPartitionKey | None, group_info: bytes | None) -> bytes:
-    """Return a `Message` made of stored octets, without reading them again."""
+    """Return an encoded `Message` made of stored octets, without parsing them again."""
     if next_masked_key is None:
         return body
     commit = body + varint.mls(len(next_masked_key)) + next_masked_key
@@ -284,12 +287,12 @@ def encode_message(body: bytes, next_masked_key: MaskedPartitionKey | None, grou
 
 
 def encode_epoch(messages: Iterable[bytes]) -> bytes:
-    """Return an `Epoch` made of encoded `Message`s."""
+    """Return an encoded `Epoch` made of encoded `Message`s."""
     return OPAQUE_V.encode(b"".join(messages))
 
 
 def encode_receive_response(epoch: bytes, hints: Iterable[tuple[MaskedPartitionKey, bytes]]) -> bytes:
-    """Return a `ReceiveResponse` made of encoded `Epoch`s."""
+    """Return an encoded `ReceiveResponse` made of encoded `Epoch`s."""
     return epoch + OPAQUE_V.encode(b"".join(OPAQUE_V.encode(key) + hinted for key, hinted in hints))
 
 
@@ -298,14 +301,14 @@ def encode_receive_response(epoch: bytes, hints: Iterable[tuple[MaskedPartitionK
 
 @struct
 class WelcomeInitRequest:
-    """Ask a provider which of these KeyPackages' owners take a Welcome."""
+    """Ask a provider for which of these KeyPackages it accepts a Welcome."""
 
     key_package_refs: tuple[KeyPackageRef, ...] = wire(vector(KEY_PACKAGE_REF))
 
 
 @struct
 class WelcomeInitResponse:
-    """Those that do."""
+    """The KeyPackages for which it does."""
 
     accepted: tuple[KeyPackageRef, ...] = wire(vector(KEY_PACKAGE_REF))
 
@@ -327,7 +330,7 @@ class GroupInfoRequest:
 
 @struct
 class GroupInfoResponse:
-    """A GroupInfo as its maker gave it; the inferred tree where it carries none."""
+    """A GroupInfo as its maker sent it, with the tree that the hub computed if the GroupInfo contains none."""
 
     group_info: MLSMessage = wire(MLS_MESSAGE)
     ratchet_tree: RatchetTree | None = wire(optional(RATCHET_TREE))
@@ -335,7 +338,7 @@ class GroupInfoResponse:
 
 @struct
 class GroupInfoBundle:
-    """A GroupInfo, and the pending SelfRemove proposals that an external commit has to cover."""
+    """A GroupInfo, and the pending SelfRemove proposals that an external commit must cover."""
 
     info: GroupInfoResponse = wire(codec(GroupInfoResponse))
     self_removes: tuple[MLSMessage, ...] = wire(vector(MLS_MESSAGE))
@@ -343,7 +346,7 @@ class GroupInfoBundle:
 
 @struct
 class ExternalProposalRequest:
-    """A proposal from outside, for the partition it names or the one that group-info would answer for."""
+    """An external proposal, for the named partition or else for the one whose GroupInfo `group-info` returns."""
 
     message: MLSMessage = wire(MLS_MESSAGE)
     partition: MaskedPartitionKey | None = wire(optional(MASKED_PARTITION_KEY))
@@ -356,7 +359,7 @@ class CreateGroupRequest:
     group_id: GroupId = wire(GROUP_ID)
     version: ProtocolVersion = wire(PROTOCOL_VERSION)
     cipher_suite: CipherSuite = wire(CIPHER_SUITE)
-    partition_key: PartitionKey = wire(PARTITION_KEY)  # of the first epoch that is sent to
+    partition_key: PartitionKey = wire(PARTITION_KEY)  # of the first epoch that messages are sent to
     group_info: MLSMessage | None = wire(optional(MLS_MESSAGE))
     ratchet_tree: RatchetTree | None = wire(optional(RATCHET_TREE))
     welcome_data: WelcomeData | None = wire(optional(codec(WelcomeData)))
@@ -367,7 +370,7 @@ class CreateGroupRequest:
 
 @struct
 class PushedEpoch:
-    """Messages of one partition, saying where they belong."""
+    """Messages of one partition, with their group, partition and counter."""
 
     group_id: GroupId = wire(GROUP_ID)
     masked_partition_key: MaskedPartitionKey = wire(MASKED_PARTITION_KEY)
@@ -383,7 +386,7 @@ def pushed_epoch_parts(
     opening: GroupInfoResponse | None,
     messages: Sequence[bytes],
 ) -> list[bytes]:
-    """Return the parts of a `PushedEpoch` made of encoded `Message`s, to be joined with what is round it, once."""
+    """Return the parts of an encoded `PushedEpoch`, for the caller to join once with what surrounds it."""
     head = bytearray(OPAQUE_V.encode(group_id) + OPAQUE_V.encode(masked_partition_key))
     COUNTER.write(counter, head)
     optional(codec(GroupInfoResponse)).write(opening, head)
@@ -393,53 +396,53 @@ def pushed_epoch_parts(
 
 @struct
 class PushRequest:
-    """Many epochs in one request."""
+    """Messages of many partitions, which may be of many groups."""
 
     epochs: tuple[PushedEpoch, ...] = wire(vector(codec(PushedEpoch)))
 
 
 def encode_push_request(epochs: Iterable[Sequence[bytes]]) -> bytes:
-    """Return a `PushRequest` made of the parts of its epochs."""
+    """Return an encoded `PushRequest` made of the parts of its epochs."""
     parts = [part for epoch in epochs for part in epoch]
     return b"".join([varint.mls(sum(map(len, parts))), *parts])
 
 
 @struct
 class PushResponse:
-    """For each epoch what to send next, or `NO_LONGER_FOLLOWED`."""
+    """For each epoch the next counter to push, or `NO_LONGER_FOLLOWED`."""
 
     next_counters: tuple[Counter, ...] = wire(vector(COUNTER))
 
 
 @struct
 class ResumeRequest:
-    """Ask the hub to push again from `counter` on."""
+    """Ask the hub to push a partition again, from `counter` on."""
 
     group_id: GroupId = wire(GROUP_ID)
     masked_partition_key: MaskedPartitionKey = wire(MASKED_PARTITION_KEY)
     counter: Counter = wire(COUNTER)
 
 
-# --- a hub that was restored, to its followers ----------------------------------------------------------------------
+# --- from a restored hub to its followers ---------------------------------------------------------------------------
 
 
 @struct
 class HeldGroupsRequest:
-    """Ask a provider which groups of ours it has."""
+    """Ask a provider which groups of the asking hub it knows."""
 
-    after: GroupId = wire(GROUP_ID)  # in the order of their octets; empty: from the start
+    after: GroupId = wire(GROUP_ID)  # groups are in byte order of their ids; empty: from the first
 
 
 @struct
 class HeldGroupsResponse:
-    """Some of them; the next are asked for after the last."""
+    """A page of group ids; ask for the next page after the last of them."""
 
     group_ids: tuple[GroupId, ...] = wire(vector(GROUP_ID))
 
 
 @struct
 class KnownPartition:
-    """A partition that the hub still knows, and what it would sequence next there."""
+    """A partition that the hub still knows, and the next counter that it would give there."""
 
     masked_partition_key: MaskedPartitionKey = wire(MASKED_PARTITION_KEY)
     counter: Counter = wire(COUNTER)
@@ -447,7 +450,7 @@ class KnownPartition:
 
 @struct
 class RecoverRequest:
-    """Ask a follower what it has of a group beyond what is known."""
+    """Ask a follower for the messages of a group that the hub no longer has."""
 
     group_id: GroupId = wire(GROUP_ID)
     known: tuple[KnownPartition, ...] = wire(vector(codec(KnownPartition)))
@@ -455,7 +458,7 @@ class RecoverRequest:
 
 @struct
 class RecoverResponse:
-    """Some of it, as it was pushed; nothing is left once there are no epochs."""
+    """A page of such messages, as they were pushed; no epochs: there are no more."""
 
     version: ProtocolVersion = wire(PROTOCOL_VERSION)
     cipher_suite: CipherSuite = wire(CIPHER_SUITE)
@@ -467,7 +470,7 @@ class RecoverResponse:
 
 @struct
 class InboxWelcome:
-    """A Welcome that waits to be acknowledged."""
+    """A Welcome that the device has not acknowledged."""
 
     welcome_id: int = wire(UINT64)
     welcome: MLSMessage = wire(MLS_MESSAGE)
@@ -477,7 +480,7 @@ INBOX_WELCOMES: Final = vector(codec(InboxWelcome))
 
 
 class FrameType(IntEnum):
-    """What a frame is."""
+    """The type of a frame."""
 
     PRESENT = 1
     WITHDRAW = 2
@@ -492,7 +495,7 @@ class FrameType(IntEnum):
 
 @struct
 class Present:
-    """A device's positions in partitions of one hub: it gets what follows them."""
+    """A device's positions in partitions of one hub: it gets the messages from there on."""
 
     hub: ProviderId = wire(PROVIDER_ID)
     positions: tuple[ReceiveRequest, ...] = wire(vector(codec(ReceiveRequest)))
@@ -500,7 +503,7 @@ class Present:
 
 @struct
 class Withdraw:
-    """Partition keys that a device no longer wants messages for."""
+    """The keys of partitions whose messages a device no longer wants."""
 
     keys: tuple[PartitionKey, ...] = wire(vector(PARTITION_KEY))
 
@@ -537,7 +540,7 @@ class Messages:
 
 @struct
 class Stock:
-    """How many ordinary KeyPackages of the device are left."""
+    """How many ordinary KeyPackages of the device are left in stock."""
 
     version: ProtocolVersion = wire(PROTOCOL_VERSION)
     cipher_suite: CipherSuite = wire(CIPHER_SUITE)
@@ -545,7 +548,7 @@ class Stock:
 
 
 def encode_messages_frame(hub: ProviderId, pushed_epoch: Sequence[bytes]) -> bytes:
-    """Return a `Frame` of type `messages` made of the parts of a `PushedEpoch`."""
+    """Return an encoded `Frame` of type `messages` made of the parts of a `PushedEpoch`."""
     return b"".join([_MESSAGES_HEAD, OPAQUE_V.encode(hub.encode()), *pushed_epoch])
 
 
@@ -556,7 +559,7 @@ FrameBody = Present | Withdraw | Send | Ack | Result | Messages | InboxWelcome |
 
 @struct
 class Frame:
-    """One WebSocket binary message; `id` is chosen by whoever asks, 0 on what the server starts."""
+    """One WebSocket binary message; the device chooses `id`, and the server uses 0 in frames that it starts."""
 
     id: int = wire(UINT32)
     type: FrameType = wire(UINT8.of(FrameType))

@@ -1,8 +1,8 @@
-"""Variable-length integers: the strict form of MLS and the lenient one of QUIC and Binary HTTP.
+"""Variable-length integers: the strict encoding of MLS, and the lenient one of QUIC and Binary HTTP.
 
-Both carry the length of the integer in the two highest bits of the first octet. MLS demands the
-shortest form and stops at 30 bits (RFC 9420 section 2.1.2); Binary HTTP takes any form and 62 bits
-(RFC 9292 section 3, RFC 9000 section 16). Two functions, two names, so that neither is mistaken.
+In both, the two highest bits of the first octet give the length of the integer. MLS requires the shortest form and has
+at most 30 bits (RFC 9420 section 2.1.2). Binary HTTP accepts any form and has up to 62 bits (RFC 9292 section 3,
+RFC 9000 section 16). The functions are separate, so that one is not used in place of the other.
 """
 
 MLS_MAX = (1 << 30) - 1
@@ -10,7 +10,7 @@ QUIC_MAX = (1 << 62) - 1
 
 
 class VarintError(ValueError):
-    """The bytes are no such integer: cut off, too long, or not the shortest form."""
+    """The bytes are not a valid integer: truncated, too long, or not in the shortest form."""
 
 
 def read_mls(data: bytes, pos: int, end: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Backups: one moment of a database in use, and never served as if it were now."""
+"""Backups: a consistent copy of a database in use, which is never served unchanged."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from mimids.config import Config
 from mimids.store import backup
 from mimids.store.engine import migrate as migrate_module
 from mimids.store.engine.migrate import migrate
-from mimids.store.engine.store import read_here, write_here
+from mimids.store.engine.sqlite import read_here, write_here
 from mimids.store.ohttp import put_setting
 from mimids.values import Milliseconds
 from tests.support.cli_runs import provider, run, serving
 
 STOCKED = (
     "INSERT INTO users (id, user_id, created_at) VALUES (1, x'61', 0)",
-    "INSERT INTO devices (id, user, name, token_digest, created_at) VALUES (1, 1, '1', zeroblob(32), 0)",
+    "INSERT INTO devices (id, owner, name, token_digest, created_at) VALUES (1, 1, '1', zeroblob(32), 0)",
     "INSERT INTO key_packages (id, device, version, cipher_suite, last_resort, expires_at, body)"
     " VALUES (1, 1, 1, 1, 0, 9e12, x'00')",
 )
@@ -47,7 +47,7 @@ def count(path: Path, table: str) -> int:
     return found[0] if found else 0
 
 
-def test_a_copy_is_of_one_moment_whatever_is_written_meanwhile(tmp_path: Path) -> None:
+def test_a_copy_is_consistent_while_others_write(tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     migrate(source)
     filler = bytes(8000)
@@ -69,7 +69,7 @@ def test_a_copy_is_of_one_moment_whatever_is_written_meanwhile(tmp_path: Path) -
     assert {path.name for path in tmp_path.iterdir() if path.name.startswith((".", "target"))} == {"target"}
 
 
-def test_what_fails_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_copy_leaves_no_file(tmp_path: Path) -> None:
     source = tmp_path / "source"
     migrate(source)
 
@@ -92,7 +92,7 @@ def test_a_backup_that_was_copied_into_place_is_not_served(tmp_path: Path) -> No
     for command in (["serve"], ["user", "list"], ["user", "add", "alice"], ["backup", tmp_path / "again"]):
         refused = invoke(config, *command)
         assert refused.exit_code == 1
-        assert "`mimids restore`" in refused.stderr
+        assert "`mimids restore BACKUP`" in refused.stderr
 
 
 def test_restore_drops_what_may_have_been_handed_out_since(tmp_path: Path) -> None:
@@ -115,20 +115,22 @@ def test_restore_drops_what_may_have_been_handed_out_since(tmp_path: Path) -> No
     assert invoke(config, "user", "list").exit_code == 0
 
 
-def test_groups_that_others_follow_are_held_until_these_have_answered_or_the_operator_says_so(tmp_path: Path) -> None:
+def test_followed_groups_are_held_until_their_followers_answer_or_the_operator_releases_them(tmp_path: Path) -> None:
     config = provider(tmp_path)
     write_here(config.database, lambda tx: [tx.execute(sql) for sql in FOLLOWED])
     assert invoke(config, "backup", tmp_path / "copy").exit_code == 0
     restored = invoke(config, "restore", tmp_path / "copy", "--replace", "--json")
     assert restored.exit_code == 0, restored.stderr
     assert json.loads(restored.stdout)["groups_held"] == 1
-    assert "held after a restore, until b.example say" in invoke(config, "group", "show", "g").stdout
+    assert (
+        "held since a restore, until these providers answer: b.example" in invoke(config, "group", "show", "g").stdout
+    )
     released = invoke(config, "group", "release", "g", "--json")
     assert json.loads(released.stdout)["did_not_answer"] == 1
     assert "held" not in invoke(config, "group", "show", "g").stdout
 
 
-def test_what_is_no_backup_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_backup_is_refused(tmp_path: Path) -> None:
     config = provider(tmp_path)
     (tmp_path / "text").write_text("text")
     assert "cannot be read" in invoke(config, "restore", tmp_path / "text", "--replace").stderr
@@ -139,15 +141,18 @@ def test_what_is_no_backup_is_refused(tmp_path: Path) -> None:
     assert config.database.exists()
 
 
-def test_a_backup_replaces_nothing_and_makes_no_directory(tmp_path: Path) -> None:
+def test_a_backup_overwrites_no_file_and_creates_no_directory(tmp_path: Path) -> None:
     config = provider(tmp_path)
     (tmp_path / "there").write_text("mine")
-    assert "a backup replaces nothing" in invoke(config, "backup", tmp_path / "there").stderr
+    assert "a backup never overwrites a file" in invoke(config, "backup", tmp_path / "there").stderr
     assert (tmp_path / "there").read_text() == "mine"
-    assert f"there is no directory {tmp_path}/nowhere" in invoke(config, "backup", tmp_path / "nowhere" / "b").stderr
+    assert (
+        f"the directory {tmp_path}/nowhere does not exist"
+        in invoke(config, "backup", tmp_path / "nowhere" / "b").stderr
+    )
 
 
-def test_a_restore_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_restore_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = provider(tmp_path)
     assert invoke(config, "backup", tmp_path / "copy").exit_code == 0
     before = config.database.read_bytes()
@@ -164,7 +169,7 @@ def test_a_restore_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.slow
-def test_a_running_server_is_copied_and_not_replaced(tmp_path: Path) -> None:
+def test_a_running_server_can_be_backed_up_but_not_restored(tmp_path: Path) -> None:
     config = provider(tmp_path)
     with serving("--config", "mimids.toml", cwd=tmp_path):
         assert run("user", "add", "alice", cwd=tmp_path).code == 0
@@ -179,7 +184,7 @@ def test_a_running_server_is_copied_and_not_replaced(tmp_path: Path) -> None:
     assert count(config.database, "ohttp_keys") == 1
 
 
-def test_a_copy_that_finds_no_room_says_so_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_without_space_is_refused_and_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = provider(tmp_path)
 
     def full(*_: object) -> None:
@@ -188,4 +193,4 @@ def test_a_copy_that_finds_no_room_says_so_and_leaves_nothing(tmp_path: Path, mo
     monkeypatch.setattr(backup, "copy", full)
     failed = invoke(config, "backup", tmp_path / "copy")
     assert failed.exit_code == 1
-    assert "the copy failed: database or disk is full\n  nothing of it was kept" in failed.stderr
+    assert "cannot copy the database: database or disk is full\n  check the free space" in failed.stderr

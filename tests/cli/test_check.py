@@ -1,4 +1,4 @@
-"""`mimids check` finds each fault, and nothing where there is none."""
+"""`mimids check` finds each fault, and reports nothing where there is none."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ NOW = datetime.now(UTC)
 
 
 def checked(config: Config, *arguments: str) -> tuple[int, dict[str, list[dict[str, Any]]]]:
-    """Return the exit code, and what is not in order, by check."""
+    """Return the exit code, and the findings that are not ok, by check."""
     file = config.tls.certificate.parent / "mimids.toml"
     result = CliRunner().invoke(main, ["check", "--json", "--config", str(file), *arguments])
     answer = json.loads(result.stdout)
     assert answer["ok"] == (result.exit_code == 0)
     faults: dict[str, list[dict[str, Any]]] = {}
     for finding in answer["findings"]:
-        assert (finding["state"] == "ok") == (finding["mend"] is None)
+        assert (finding["state"] == "ok") == (finding["fix"] is None)
         if finding["state"] != "ok":
             faults.setdefault(finding["check"], []).append(finding)
     return result.exit_code, faults
 
 
-def test_a_new_provider_is_in_order_but_alone(tmp_path: Path) -> None:
+def test_a_new_provider_has_no_faults_but_names_no_other_provider(tmp_path: Path) -> None:
     code, faults = checked(provider(tmp_path))
     assert code == 0
     assert set(faults) == {"peers"}
 
 
 def reissue(config: Config, change: Callable[[x509.CertificateBuilder], x509.CertificateBuilder], name: str) -> None:
-    """Replace the provider's certificate by one that its authority signs, with something else in it."""
+    """Replace the provider's certificate by another one of its authority."""
     directory = config.tls.certificate.parent
     authority = read_authority(directory / "ca.pem", directory / "ca.key")
     made = authority.issue([name])
@@ -83,11 +83,11 @@ def until(end: timedelta) -> Callable[[x509.CertificateBuilder], x509.Certificat
         (usage(ExtendedKeyUsageOID.CLIENT_AUTH), "a.example", "certificate", "wrong", "serverAuth"),
         (until(timedelta(days=-1)), "a.example", "certificate", "wrong", "expired"),
         (until(timedelta(days=3)), "a.example", "certificate", "warning", "expires"),
-        (lambda builder: builder, "*.example", "certificate", "wrong", "names no domain, not a.example"),
-        (lambda builder: builder, "b.example", "certificate", "wrong", "names b.example, not a.example"),
+        (lambda builder: builder, "*.example", "certificate", "wrong", "is for no domain, not for a.example"),
+        (lambda builder: builder, "b.example", "certificate", "wrong", "is for b.example, not for a.example"),
     ],
 )
-def test_a_certificate_that_will_not_do_is_found(
+def test_an_unusable_certificate_is_found(
     tmp_path: Path, change: Any, name: str, check: str, state: str, says: str
 ) -> None:
     config = provider(tmp_path)
@@ -99,16 +99,16 @@ def test_a_certificate_that_will_not_do_is_found(
     assert says in fault["what"]
 
 
-def test_a_certificate_without_purposes_serves_both(tmp_path: Path) -> None:
+def test_a_certificate_without_purposes_is_valid_for_both(tmp_path: Path) -> None:
     config = provider(tmp_path)
     reissue(config, lambda builder: builder, "a.example")
     assert checked(config)[0] == 0
 
 
-def test_a_key_that_is_another_ones_or_open_to_others_is_found(tmp_path: Path) -> None:
+def test_a_key_of_another_certificate_or_readable_by_others_is_found(tmp_path: Path) -> None:
     config = provider(tmp_path)
     config.tls.private_key.chmod(0o640)
-    assert checked(config)[1]["certificate"][0]["mend"] == f"chmod 600 {config.tls.private_key}"
+    assert checked(config)[1]["certificate"][0]["fix"] == f"chmod 600 {config.tls.private_key}"
     config.tls.private_key.unlink()
     new_authority("other").write(tmp_path / "other.pem", config.tls.private_key)
     code, faults = checked(config)
@@ -116,7 +116,7 @@ def test_a_key_that_is_another_ones_or_open_to_others_is_found(tmp_path: Path) -
     assert "is not the key of" in faults["certificate"][0]["what"]
 
 
-def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
+def test_missing_files_are_named(tmp_path: Path) -> None:
     config = provider(tmp_path)
     config.tls.certificate.unlink()
     (tmp_path / "ca.pem").write_text("nothing")
@@ -124,7 +124,7 @@ def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
     code, faults = checked(config)
     assert code == 1
     assert {"certificate", "trust", "database"} <= set(faults)
-    assert "`mimids migrate`" in faults["database"][0]["mend"]
+    assert "`mimids migrate`" in faults["database"][0]["fix"]
 
 
 def test_a_damaged_database_is_found(tmp_path: Path) -> None:
@@ -132,21 +132,21 @@ def test_a_damaged_database_is_found(tmp_path: Path) -> None:
     with closing(sqlite3.connect(config.database)) as connection, connection:
         connection.execute("PRAGMA foreign_keys=OFF")
         connection.execute(
-            "INSERT INTO devices (user, name, token_digest, created_at) VALUES (7, 'x', zeroblob(32), 0)"
+            "INSERT INTO devices (owner, name, token_digest, created_at) VALUES (7, 'x', zeroblob(32), 0)"
         )
     code, faults = checked(config)
     assert code == 1
-    assert "devices refers to nothing" in faults["database"][0]["what"]
+    assert "a row of devices refers to a row that does not exist" in faults["database"][0]["what"]
 
 
 @pytest.mark.parametrize("keep", [5000, 40_000, 200_000])
-def test_a_torn_database_is_found_and_no_command_ends_in_a_traceback(tmp_path: Path, keep: int) -> None:
+def test_a_truncated_database_is_found_and_no_command_ends_with_a_traceback(tmp_path: Path, keep: int) -> None:
     config = provider(tmp_path)
     with config.database.open("r+b") as file:
         file.truncate(keep)
     code, faults = checked(config)
     assert code == 1
-    assert "restore the newest backup" in faults["database"][0]["mend"]
+    assert "restore the newest backup" in faults["database"][0]["fix"]
     file_ = config.tls.certificate.parent / "mimids.toml"
     for command in (["user", "list"], ["user", "add", "alice"], ["migrate"], ["serve"], ["group", "list"]):
         ended = CliRunner().invoke(main, [*command, "--config", str(file_)])
@@ -161,7 +161,7 @@ def test_a_clock_that_is_behind_its_own_database_is_found(tmp_path: Path) -> Non
         connection.execute("INSERT INTO users (user_id, created_at) VALUES (x'61', ?)", (ahead,))
     code, faults = checked(config)
     assert code == 1
-    assert "clock" in faults["clock"][0]["mend"]
+    assert "clock" in faults["clock"][0]["fix"]
 
 
 def test_devices_without_key_packages_are_counted(tmp_path: Path) -> None:
@@ -180,23 +180,23 @@ def test_an_address_in_use_is_found(tmp_path: Path) -> None:
         config = provider(tmp_path, client=f"127.0.0.1:{taken.getsockname()[1]}")
         code, faults = checked(config)
     assert code == 1
-    assert "change client in [listen]" in faults["listeners"][0]["mend"]
+    assert "change client in [listen]" in faults["listeners"][0]["fix"]
 
 
-def test_a_socket_that_the_kernel_will_not_take_is_found(tmp_path: Path) -> None:
+def test_a_path_that_is_too_long_for_a_socket_is_found(tmp_path: Path) -> None:
     config = provider(tmp_path)
     text = (tmp_path / "mimids.toml").read_text().replace("[listen]", f'[listen]\noperator_socket = "{"x" * 108}"')
     (tmp_path / "mimids.toml").write_text(text)
     code, faults = checked(config, "--no-peers")
     assert code == 1
-    assert "operator_socket" in faults["listeners"][0]["mend"]
+    assert "operator_socket" in faults["listeners"][0]["fix"]
     added = CliRunner().invoke(main, ["user", "add", "alice", "--config", str(tmp_path / "mimids.toml")])
     assert added.exit_code == 0, added.stderr
 
 
 @pytest.mark.slow
-def test_peers_are_asked_as_ourselves(tmp_path: Path) -> None:
-    """One that deals with us, one that does not, one that is not there."""
+def test_peers_are_called_with_our_certificate(tmp_path: Path) -> None:
+    """One provider allows us, one does not, and one does not exist."""
     a, b = tmp_path / "a", tmp_path / "b"
     authority = new_authority("both")
     authority.write(tmp_path / "ca.pem", tmp_path / "ca.key")
@@ -214,7 +214,7 @@ def test_peers_are_asked_as_ourselves(tmp_path: Path) -> None:
             tmp_path / "z", "z.example", authority=tmp_path / "ca.pem", allow=allow[:1], peers=peers[:1]
         )
         _, faults = checked(stranger)
-        assert "z.example" in faults["peer b.example"][0]["mend"]
+        assert "z.example" in faults["peer b.example"][0]["fix"]
         printed = run("check", "--config", "mimids.toml", cwd=a)
         assert printed.code == 1
         assert "✗ peer c.example" in printed.out

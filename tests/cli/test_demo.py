@@ -1,4 +1,4 @@
-"""`mimids demo`, whole, as a process; and what it plays."""
+"""`mimids demo` as a process, and its recording."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.cli_runs import ROOT, run
 
 
 @pytest.mark.slow
-def test_every_check_of_the_demonstration_holds(tmp_path: Path) -> None:
+def test_every_check_of_the_demonstration_passes(tmp_path: Path) -> None:
     ran = run("demo", "--keep", "kept", cwd=tmp_path)
     assert ran.code == 0, ran.out + ran.err
     (total,) = re.findall(r"^in all +(\d+) +(\d+) +([\d.]+)$", ran.out, re.MULTILINE)
@@ -26,7 +26,7 @@ def test_every_check_of_the_demonstration_holds(tmp_path: Path) -> None:
     assert run("demo", "--keep", "kept", cwd=tmp_path).code == 1
 
 
-def test_the_recording_is_the_one_of_the_tests() -> None:
+def test_the_recording_is_that_of_the_tests() -> None:
     shipped = ROOT / "mimids/cli/demo/public.jsonl"
     assert shipped.read_bytes() == (ROOT / "tests/vectors/conversations/public.jsonl").read_bytes()
 

@@ -1,4 +1,4 @@
-"""`mimids group`: naming groups and partitions, ending branches and opening them again."""
+"""`mimids group`: naming groups and partitions, terminating branches and opening them again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from mimids.cli.main import main
 from mimids.config import Config
 from mimids.ds.commands import command_named
-from mimids.store.engine.store import read_here, write_here
+from mimids.store.engine.sqlite import read_here, write_here
 from tests.support.cli_runs import provider
 
 # main - fork - two branches; another hub has a group of the same id
@@ -26,7 +26,7 @@ MADE = (
     " (3, 1, 1, unhex_32('bbbbbb'), 1, 2, 1, 1, 0), (4, 1, 1, unhex_32('cccccc'), 2, 3, 2, 0, 0)",
     "INSERT INTO partitions (id, group_ref, hub, masked_key, opened_at) VALUES (5, 4, 2, unhex_32('dddddd'), 0)",
     "INSERT INTO welcomes (id, digest, body, stored_at) VALUES (1, x'00', x'00', 0)",
-    "INSERT INTO welcomes_out (id, welcome, partition, provider, refs, state, created_at)"
+    "INSERT INTO outgoing_welcomes (id, welcome, partition, provider, refs, state, created_at)"
     " VALUES (1, 1, 2, 2, x'00', 'due', 0), (2, 1, 3, 2, x'00', 'held', 0)",
     "UPDATE partitions SET held_welcomes = 1 WHERE id = 3",
 )
@@ -64,7 +64,7 @@ def answer(config: Config, *arguments: str) -> dict[str, Any]:
 
 def welcomes(config: Config) -> list[str]:
     with read_here(config.database) as tx:
-        return [row[0] for row in tx.all("SELECT state FROM welcomes_out ORDER BY id")]
+        return [row[0] for row in tx.all("SELECT state FROM outgoing_welcomes ORDER BY id")]
 
 
 def ended(config: Config) -> list[str]:
@@ -72,7 +72,7 @@ def ended(config: Config) -> list[str]:
     return [partition["partition"][:6] for partition in shown["tree"] if partition["terminated"]]
 
 
-def test_lists_and_drawings_hold_what_the_table_says(config: Config) -> None:
+def test_lists_and_trees_contain_what_the_table_says(config: Config) -> None:
     listed = answer(config, "list")["groups"]
     assert [(group["name"], group["hub"], group["live_forks"]) for group in listed] == [
         ("g", "a.example", 1),
@@ -100,7 +100,7 @@ def test_a_group_is_named_by_text_or_base64url_and_its_hub_where_needed(config: 
     assert answer(config, "show", "g", "--hub", "b.example")["tree"] == []
 
 
-def test_ending_a_branch_ends_all_below_it_and_lets_the_next_one_be_first(config: Config) -> None:
+def test_terminating_a_branch_terminates_all_below_it_and_makes_the_next_one_first(config: Config) -> None:
     done = answer(config, "terminate", "g", "aaaaab", "--hub", "a.example", "--why", "stale")
     assert (done["partition"][:6], done["partitions"]) == ("aaaaab", 2)
     assert ended(config) == ["aaaaab", "cccccc"]
@@ -111,7 +111,7 @@ def test_ending_a_branch_ends_all_below_it_and_lets_the_next_one_be_first(config
     assert welcomes(config) == ["cancelled", "due"], "what was cancelled stays so"
 
 
-def test_a_branch_within_an_ended_one_stays_ended(config: Config) -> None:
+def test_a_branch_within_a_terminated_one_stays_terminated(config: Config) -> None:
     answer(config, "terminate", "g", "cccccc", "--hub", "a.example")
     answer(config, "terminate", "g", "aaaaab", "--hub", "a.example")
     answer(config, "terminate", "g", "cccccc", "--hub", "a.example", "--undo")
@@ -131,7 +131,7 @@ def test_a_branch_within_an_ended_one_stays_ended(config: Config) -> None:
         (["show", "nothing"], "`mimids group list`"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(config: Config, arguments: list[str], says: str) -> None:
+def test_a_name_that_fits_nothing_or_several_things_is_refused(config: Config, arguments: list[str], says: str) -> None:
     refused = invoke(config, *arguments)
     assert refused.exit_code == 1
     assert says in refused.stderr

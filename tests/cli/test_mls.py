@@ -21,7 +21,7 @@ def lines() -> list[dict[str, str]]:
     return [json.loads(line) for line in RECORDING.read_text().splitlines()]
 
 
-def test_inspect_draws_octets_hex_and_what_comes_by_standard_input(tmp_path: Path) -> None:
+def test_inspect_reads_binary_hex_and_standard_input(tmp_path: Path) -> None:
     package = lines()[1]["bytes"]
     (tmp_path / "octets").write_bytes(bytes.fromhex(package))
     (tmp_path / "hex").write_text(package)
@@ -31,7 +31,7 @@ def test_inspect_draws_octets_hex_and_what_comes_by_standard_input(tmp_path: Pat
     assert drawn.stdout == invoke("inspect", tmp_path / "hex").stdout == invoke("inspect", "-", input=package).stdout
 
 
-def test_inspect_refuses_what_is_no_mls_object_and_says_where_it_ends() -> None:
+def test_inspect_refuses_other_data_and_says_where_it_stops_being_mls() -> None:
     package = lines()[1]["bytes"]
     refused = invoke("inspect", "-", input=package[:-2])
     assert refused.exit_code == 1
@@ -47,7 +47,7 @@ def test_replay_prints_a_line_for_each_message_and_agrees_with_the_recording() -
     assert {"verdict", "reason", "epoch", "tree_hash", "members"} <= set(records[0])
 
 
-def test_replay_exits_with_1_where_a_message_is_not_what_was_expected(tmp_path: Path) -> None:
+def test_replay_exits_with_1_if_a_message_is_not_as_expected(tmp_path: Path) -> None:
     changed = lines()
     for line in changed:
         if line.get("name") == "bad_signature":

@@ -19,7 +19,7 @@ from mimids.config import Config
 from mimids.ds.commands import COMMANDS, ArgumentKind, Command, command_named
 from mimids.errors import Malformed
 from mimids.store.engine import lock
-from mimids.store.engine.store import write_here
+from mimids.store.engine.sqlite import write_here
 from mimids.store.ohttp import put_setting
 from tests.support.cli_runs import provider
 
@@ -42,7 +42,7 @@ def answer(config: Config, *arguments: str) -> dict[str, Any]:
 
 
 def shape(value: object) -> object:
-    """Return the names in a JSON value, and of a list those of its first item."""
+    """Return the member names of a JSON value; of a list, those of its first item."""
     if isinstance(value, dict):
         return {name: shape(inner) for name, inner in value.items()}
     return [shape(value[0])] if isinstance(value, list) and value else None
@@ -69,7 +69,7 @@ def test_its_example_is_a_command_line_that_is_understood(command: Command) -> N
     assert command.example in CliRunner().invoke(main, [*command.name.split(), "--help"]).stdout
 
 
-def test_answers_hold_what_the_table_says_they_hold(config: Config) -> None:
+def test_answers_contain_what_the_table_says(config: Config) -> None:
     said = {command.name: shape(json.loads(command.answer)) for command in COMMANDS}
     assert shape(answer(config, "user", "add", "alice")) == said["user add"]
     assert shape(answer(config, "user", "list")) == said["user list"]
@@ -105,7 +105,7 @@ def test_a_token_can_have_a_rate(config: Config) -> None:
     assert (listed["rate_claims"], listed["rate_seconds"]) == (5, 3600)
 
 
-def test_a_card_can_carry_a_token_that_was_issued_before(config: Config) -> None:
+def test_a_contact_card_can_contain_a_token_that_was_issued_before(config: Config) -> None:
     answer(config, "user", "add", "alice")
     issued = answer(config, "token", "issue", "alice", "--scheme", "unique")
     card = answer(config, "contact", "alice", "--token", issued["bearer_token"])
@@ -138,7 +138,7 @@ def test_a_card_can_carry_a_token_that_was_issued_before(config: Config) -> None
         (["provider", "show", "z.example"], "`mimids provider list`"),
     ],
 )
-def test_what_is_refused_exits_with_1_and_says_what_to_do(config: Config, arguments: list[str], says: str) -> None:
+def test_a_refused_command_exits_with_1_and_says_what_to_do(config: Config, arguments: list[str], says: str) -> None:
     answer(config, "user", "add", "alice")
     answer(config, "device", "add", "alice", "phone")
     refused = invoke(config, *arguments)
@@ -160,11 +160,11 @@ def test_what_is_refused_exits_with_1_and_says_what_to_do(config: Config, argume
         ["nothing"],
     ],
 )
-def test_what_is_not_understood_exits_with_2(config: Config, arguments: list[str]) -> None:
+def test_wrong_arguments_exit_with_2(config: Config, arguments: list[str]) -> None:
     assert CliRunner().invoke(main, arguments).exit_code == 2
 
 
-def test_a_command_waits_for_nobody_who_holds_the_lock_for_long(config: Config) -> None:
+def test_a_command_does_not_wait_long_for_the_lock(config: Config) -> None:
     with lock.hold(config.data_dir):
         refused = invoke(config, "user", "add", "alice")
     assert refused.exit_code == 1
@@ -172,9 +172,9 @@ def test_a_command_waits_for_nobody_who_holds_the_lock_for_long(config: Config) 
     assert invoke(config, "user", "list").stdout == "no users\n"
 
 
-def test_a_database_that_is_not_there_or_not_ours_is_not_touched(config: Config) -> None:
+def test_a_missing_or_foreign_database_is_not_touched(config: Config) -> None:
     config.database.rename(config.data_dir / "elsewhere")
-    assert "`mimids migrate` makes it" in invoke(config, "user", "list").stderr
+    assert "`mimids migrate` creates it" in invoke(config, "user", "list").stderr
     with closing(sqlite3.connect(config.database)) as connection:
         connection.execute("CREATE TABLE other (x)")
     refused = invoke(config, "user", "add", "alice")
@@ -182,7 +182,7 @@ def test_a_database_that_is_not_there_or_not_ours_is_not_touched(config: Config)
     assert "not one of mimids" in refused.stderr
 
 
-def test_a_work_that_is_refused_leaves_nothing(config: Config) -> None:
+def test_a_refused_command_writes_nothing(config: Config) -> None:
     def half(tx: Any, context: object) -> dict[str, object]:
         put_setting(tx, "half", b"done")
         raise Malformed("and no further")

@@ -1,4 +1,4 @@
-"""Progress is for whoever looks at a terminal, and waits for longer than a second."""
+"""Progress is shown on a terminal, for work that takes longer than a second."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import click
 import pytest
 
 from mimids.cli import progress
-from mimids.cli.progress import bar, seconds
+from mimids.cli.progress import bar, elapsed
 
 
 def on_a_terminal(do: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> str:
@@ -37,15 +37,15 @@ def copy() -> None:
 
 
 def read(until: Callable[[], object] = bool) -> None:
-    with seconds("reading"):
+    with elapsed("reading"):
         until()
 
 
-def test_what_is_over_soon_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_work_shows_no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     assert on_a_terminal(copy, monkeypatch) == on_a_terminal(read, monkeypatch) == ""
 
 
-def test_what_takes_longer_shows_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_work_shows_its_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "SILENT_SECONDS", 0)
     assert "75%" in on_a_terminal(copy, monkeypatch)
     counted, echo = threading.Event(), click.echo
@@ -62,7 +62,7 @@ def test_what_takes_longer_shows_how_far_it_is(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("do", [copy, read], ids=["bar", "seconds"])
-def test_nobody_else_is_told(
+def test_progress_is_shown_only_on_a_terminal(
     do: Callable[[], None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "SILENT_SECONDS", 0)

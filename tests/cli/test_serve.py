@@ -1,4 +1,4 @@
-"""`mimids serve` as a process: what it says, what reaches it, how it ends."""
+"""`mimids serve` as a process: its output, its operator socket, its end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 
 class OverSocket(http.client.HTTPConnection):
-    """What an account system writes to reach the operator socket."""
+    """HTTP over a Unix socket, as an account system uses it."""
 
     def __init__(self, path: Path) -> None:
         super().__init__("localhost", timeout=20)
@@ -70,7 +70,7 @@ def test_a_development_provider_needs_nothing_and_answers_within_three_seconds(t
         assert get(public, trust, "/.well-known/mimi-ds") == 200
         took = time.monotonic() - began
         assert get("http://" + address(said, "operator").rpartition("/")[2], None, "/healthz") == 200
-        # The commands that it says to try next find it, and each other's doing.
+        # The commands that it suggests find this provider.
         token = run("user", "add", "alice", cwd=tmp_path).code or run(
             "device", "add", "alice", "1", "--json", cwd=tmp_path
         )
@@ -84,21 +84,21 @@ def test_a_development_provider_needs_nothing_and_answers_within_three_seconds(t
     assert took < 10, "three seconds are the bar; a busy machine gets ten"
 
 
-def test_ports_that_are_taken_are_left_alone(tmp_path: Path) -> None:
+def test_ports_in_use_are_replaced_by_free_ones(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             taken.bind(("127.0.0.1", 8443))
             taken.listen()
         except OSError:
-            pass  # somebody else has it, which will do
+            pass  # another process has the port, which is what the test needs
         with serving("--dev", cwd=tmp_path) as _:
             config = load(tmp_path / "mimids-dev/mimids.toml")
             assert config.listen.public.port != 8443
             assert get(config.listen.public_url, tmp_path / "mimids-dev/ca.pem", "/.well-known/mimi-ds") == 200
 
 
-def test_commands_reach_the_server_by_its_socket_and_hold_at_once(tmp_path: Path) -> None:
+def test_commands_reach_the_server_by_its_socket_and_take_effect_at_once(tmp_path: Path) -> None:
     config = provider(tmp_path)
     with serving("--config", "mimids.toml", cwd=tmp_path) as (process, said):
         client, trust, path = address(said, "client"), tmp_path / "ca.pem", config.operator_socket
@@ -119,7 +119,7 @@ def test_commands_reach_the_server_by_its_socket_and_hold_at_once(tmp_path: Path
     assert run("user", "list", "--json", cwd=tmp_path).json["users"][0]["user_id"] == "mimi://a.example/u/alice"
 
 
-def test_the_socket_answers_nonsense_with_a_problem(tmp_path: Path) -> None:
+def test_the_socket_answers_bad_input_with_a_problem(tmp_path: Path) -> None:
     config = provider(tmp_path)
     with serving("--config", "mimids.toml", cwd=tmp_path):
         path = config.operator_socket
@@ -137,7 +137,7 @@ def test_the_socket_answers_nonsense_with_a_problem(tmp_path: Path) -> None:
         assert ask(path, "user/list", {}) == (200, {"users": []})
 
 
-def test_a_fresh_database_is_made_and_an_address_in_use_is_refused(tmp_path: Path) -> None:
+def test_a_missing_database_is_created_and_an_address_in_use_is_refused(tmp_path: Path) -> None:
     config = provider(tmp_path)
     config.database.unlink()
     with serving("--config", "mimids.toml", cwd=tmp_path):

@@ -1,4 +1,4 @@
-"""`mimids init` and `mimids migrate`: what they leave serves."""
+"""`mimids init` and `mimids migrate`: the provider that they set up can serve."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def certificate(path: Path) -> x509.Certificate:
     return x509.load_pem_x509_certificate(path.read_bytes())
 
 
-def test_init_leaves_a_configuration_that_is_in_order(tmp_path: Path) -> None:
+def test_init_writes_a_valid_configuration(tmp_path: Path) -> None:
     made = invoke("init", tmp_path / "a", "--provider", "a.example")
     assert made.exit_code == 0, made.stderr
     file = tmp_path / "a" / "mimids.toml"
@@ -46,7 +46,7 @@ def test_init_leaves_a_configuration_that_is_in_order(tmp_path: Path) -> None:
         assert stat.S_IMODE(key.stat().st_mode) == 0o600
 
 
-def test_its_pair_names_the_provider_and_serves_both_purposes(tmp_path: Path) -> None:
+def test_its_certificate_names_the_provider_and_is_valid_for_both_purposes(tmp_path: Path) -> None:
     assert invoke("init", tmp_path, "--provider", "a.example").exit_code == 0
     leaf, authority = certificate(tmp_path / "a.example.pem"), certificate(tmp_path / "ca.pem")
     assert dns_names(leaf.public_bytes(Encoding.DER)) == {"a.example"}
@@ -56,7 +56,7 @@ def test_its_pair_names_the_provider_and_serves_both_purposes(tmp_path: Path) ->
     assert leaf.not_valid_before_utc < datetime.now(UTC) < leaf.not_valid_after_utc
 
 
-def test_init_asks_whoever_can_answer(tmp_path: Path) -> None:
+def test_init_asks_for_the_domain_only_on_a_terminal(tmp_path: Path) -> None:
     terminal, side = pty.openpty()
     asked = subprocess.Popen(
         [sys.executable, "-m", "mimids", "init", "a"],
@@ -69,7 +69,7 @@ def test_init_asks_whoever_can_answer(tmp_path: Path) -> None:
     os.close(side)
     os.write(terminal, b"A.EXAMPLE\na.example\n")
     said = b""
-    with suppress(OSError):  # how a terminal says that the other side is gone
+    with suppress(OSError):  # a terminal raises this when the other side is closed
         while piece := os.read(terminal, 4096):
             said += piece
     os.close(terminal)
@@ -79,7 +79,7 @@ def test_init_asks_whoever_can_answer(tmp_path: Path) -> None:
     assert load(tmp_path / "a" / "mimids.toml").provider == "a.example"
 
 
-def test_a_second_provider_can_be_vouched_for_by_the_first_ones_authority(tmp_path: Path) -> None:
+def test_a_second_provider_can_get_its_certificate_from_the_authority_of_the_first(tmp_path: Path) -> None:
     a, b = tmp_path / "a", tmp_path / "b"
     assert invoke("init", a, "--provider", "a.example").exit_code == 0
     peer = "a.example=https://127.0.0.1:8443"
@@ -93,7 +93,7 @@ def test_a_second_provider_can_be_vouched_for_by_the_first_ones_authority(tmp_pa
     assert not (b / "ca.pem").exists()
 
 
-def test_a_pair_that_is_there_already_is_used(tmp_path: Path) -> None:
+def test_an_existing_certificate_is_used(tmp_path: Path) -> None:
     pair = tmp_path / "own.pem", tmp_path / "own.key"
     new_authority("somebody").issue(["a.example"]).write(*pair)
     made = invoke("init", tmp_path / "a", "--provider", "a.example", "--certificate", pair[0], "--private-key", pair[1])
@@ -104,7 +104,7 @@ def test_a_pair_that_is_there_already_is_used(tmp_path: Path) -> None:
     assert [path.name for path in sorted((tmp_path / "a").iterdir())] == ["data", "mimids.toml"]
 
 
-def test_a_pair_that_will_not_do_is_used_and_said_to_be_none(tmp_path: Path) -> None:
+def test_an_unusable_certificate_is_used_with_a_warning(tmp_path: Path) -> None:
     pair, authority = (tmp_path / "own.pem", tmp_path / "own.key"), new_authority("somebody")
     authority.issue(["b.example"]).write(*pair)
     authority.write(tmp_path / "ca.pem", tmp_path / "ca.key")
@@ -112,7 +112,7 @@ def test_a_pair_that_will_not_do_is_used_and_said_to_be_none(tmp_path: Path) -> 
         made = invoke("init", "a", "--provider", "a.example", "--certificate", "own.pem", "--private-key", "own.key",
                       "--ca", "ca.pem")  # fmt: skip
     assert made.exit_code == 0
-    assert "names b.example, not a.example" in made.stderr
+    assert "is for b.example, not for a.example" in made.stderr
     assert load(tmp_path / "a" / "mimids.toml").tls.trust == tmp_path / "ca.pem"
 
 
@@ -120,18 +120,18 @@ def test_a_pair_that_will_not_do_is_used_and_said_to_be_none(tmp_path: Path) -> 
     ("option", "value"),
     [("--public", "nonsense"), ("--operator", "0.0.0.0:1"), ("--allow", "B.example"), ("--public-url", 'a"b')],
 )
-def test_what_no_configuration_takes_is_refused_with_nothing_made(tmp_path: Path, option: str, value: str) -> None:
+def test_an_invalid_plan_is_refused_and_creates_nothing(tmp_path: Path, option: str, value: str) -> None:
     refused = invoke("init", tmp_path / "a", "--provider", "a.example", option, value)
     assert refused.exit_code == 1
     assert not (tmp_path / "a").exists()
 
 
-def test_nothing_that_is_there_is_replaced(tmp_path: Path) -> None:
+def test_no_existing_file_is_replaced(tmp_path: Path) -> None:
     assert invoke("init", tmp_path, "--provider", "a.example").exit_code == 0
     before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     again = invoke("init", tmp_path, "--provider", "b.example")
     assert again.exit_code == 1
-    assert "is there already" in again.stderr
+    assert "already exists" in again.stderr
     (tmp_path / "mimids.toml").unlink()
     again = invoke("init", tmp_path, "--provider", "a.example")
     assert again.exit_code == 1
@@ -148,16 +148,16 @@ def test_nothing_that_is_there_is_replaced(tmp_path: Path) -> None:
         ["--provider", "a.example", "--ca", "nowhere.pem"],
     ],
 )
-def test_what_makes_no_sense_exits_with_2_and_makes_nothing(tmp_path: Path, arguments: list[str]) -> None:
+def test_contradictory_options_exit_with_2_and_create_nothing(tmp_path: Path, arguments: list[str]) -> None:
     assert invoke("init", tmp_path / "a", *arguments).exit_code == 2
     assert not (tmp_path / "a").exists()
 
 
-def test_a_directory_too_deep_for_a_socket_is_refused(tmp_path: Path) -> None:
+def test_a_directory_with_too_long_a_path_is_refused(tmp_path: Path) -> None:
     deep = tmp_path / ("d" * 100)
     refused = invoke("init", deep, "--provider", "a.example")
     assert refused.exit_code == 1
-    assert "too long a path" in refused.stderr
+    assert "too long for a Unix socket" in refused.stderr
     assert not deep.exists()
 
 
@@ -173,7 +173,7 @@ def test_an_authority_without_its_key_is_refused(tmp_path: Path) -> None:
     assert "is not the key of" in refused.stderr
 
 
-def test_migrate_makes_the_database_and_then_has_nothing_to_do(tmp_path: Path) -> None:
+def test_migrate_creates_the_database_and_then_changes_nothing(tmp_path: Path) -> None:
     assert invoke("init", tmp_path, "--provider", "a.example").exit_code == 0
     config = load(tmp_path / "mimids.toml")
     config.database.unlink()
@@ -185,9 +185,9 @@ def test_migrate_makes_the_database_and_then_has_nothing_to_do(tmp_path: Path) -
     assert "up to date" in again.stdout
 
 
-def test_a_configuration_that_is_wrong_is_refused_with_all_its_faults(tmp_path: Path) -> None:
+def test_an_invalid_configuration_is_refused_with_all_its_faults(tmp_path: Path) -> None:
     (tmp_path / "mimids.toml").write_text('provider = "a.example"\ncolour = 1\n[listen]\npubic = "x"\n')
     refused = invoke("user", "list", "--config", tmp_path / "mimids.toml")
     assert refused.exit_code == 1
     assert "colour" in refused.stderr
-    assert "the nearest is public" in refused.stderr
+    assert "did you mean public?" in refused.stderr

@@ -1,4 +1,4 @@
-"""What people see."""
+"""Output for people: trees, tables, values."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def test_a_group_is_drawn_as_a_tree_whose_chains_stay_in_their_column(capsys: An
     assert capsys.readouterr().out.splitlines() == [
         "g",
         "hub a.example, cipher suite 1, since 1970-01-01 00:00:00Z",
-        "1 live fork: `mimids group terminate` can end a branch",
+        "1 live fork: `mimids group terminate` ends a branch",
         "",
         "● epoch 0  a0a0a0a0  1 message, state derived",
-        "● epoch 1  b1b1b1b1  4 messages, state derived, to b.example",
+        "● epoch 1  b1b1b1b1  4 messages, state derived, followed by b.example",
         "├─ ● epoch 2  c2c2c2c2  1 message, state derived, TERMINATED (stale)",
         "│  ● epoch 3  c3c3c3c3  1 message, state derived",
         "└─ ● epoch 2  d2d2d2d2  0 messages, state unknown, 2 Welcomes held",
@@ -46,12 +46,12 @@ def test_a_group_is_drawn_as_a_tree_whose_chains_stay_in_their_column(capsys: An
     ]
 
 
-def test_a_table_has_its_numbers_on_the_right() -> None:
+def test_a_table_aligns_numbers_right() -> None:
     assert list(table(("name", "n"), [("a", 1), ("bc", 22)])) == ["name   n", "a      1", "bc    22"]
     assert list(table(("name", "n"), [])) == ["name  n"]
 
 
-def test_times_are_readable_and_what_is_absent_is_a_dash(capsys: Any) -> None:
+def test_times_are_readable_and_missing_values_are_a_dash(capsys: Any) -> None:
     show("x", {"created_at": 1_764_000_000_000, "label": "", "ends_at": None, "live": True}, as_json=False)
     assert capsys.readouterr().out.splitlines() == [
         "created_at  2025-11-24 16:00:00Z",

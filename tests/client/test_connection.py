@@ -1,4 +1,4 @@
-"""What a device's requests stand on: connections are kept for the next, and none that never came to be is left open."""
+"""Connections of a device: they are reused, and a failed handshake leaves no socket open."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mimids.wire.ids import Secret
 
 
 class Mute:
-    """Takes one connection and says nothing; tells when it was greeted, and when it was hung up on."""
+    """Accepts one connection and sends nothing; has events for the first data and for the end."""
 
     def __init__(self) -> None:
         self._listening = socket.create_server(("127.0.0.1", 0))
@@ -34,7 +34,7 @@ class Mute:
 
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
-def test_a_request_that_is_cancelled_in_its_handshake_leaves_no_socket_open(
+def test_a_request_cancelled_during_the_handshake_leaves_no_socket_open(
     backend: Literal["trio", "asyncio"],
 ) -> None:
     provider = Mute()
@@ -79,7 +79,7 @@ class Answer(BaseHTTPRequestHandler):
         pass
 
 
-async def test_requests_at_once_have_a_connection_each_and_the_next_ones_the_same() -> None:
+async def test_concurrent_requests_have_a_connection_each_and_later_ones_reuse_them() -> None:
     with Counting(("127.0.0.1", 0), Answer) as provider:
         Thread(target=provider.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{provider.server_address[1]}"

@@ -44,7 +44,7 @@ async def talk(url: str, token: str, trust: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_device_is_served_alike_under_trio_and_asyncio(tmp_path: Path) -> None:
+def test_a_device_works_alike_under_trio_and_asyncio(tmp_path: Path) -> None:
     provider(tmp_path)
     assert run("user", "add", "alice", cwd=tmp_path).code == 0
     token = run("device", "add", "alice", "1", "--json", cwd=tmp_path).json["token"]

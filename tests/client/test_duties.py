@@ -1,4 +1,4 @@
-"""What clients owe: to look at commits first, to send proposals again, and never to rejoin by themselves."""
+"""Duties of clients: check commits, send proposals again, never rejoin automatically."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def sequenced(info: MLSMessage | None = INFO, *, key: PartitionKey = KEY, size: 
 
 
 @pytest.mark.parametrize("size", [32, 48, 64])
-def test_a_commit_as_expected_is_followed(size: int) -> None:
+def test_a_commit_as_expected_is_accepted(size: int) -> None:
     check_commit(sequenced(size=size), expected())
     check_commit(sequenced(None), expected())
 
@@ -70,16 +70,16 @@ def forged() -> MLSMessage:
 @pytest.mark.parametrize(
     ("commit", "change", "why"),
     [
-        (sequenced(key=PartitionKey(bytes(16))), {}, "another partition"),
+        (sequenced(key=PartitionKey(bytes(16))), {}, "not that of its new epoch"),
         (sequenced(OTHER_INFO), {}, "another epoch"),
         (sequenced(forged()), {}, "signature"),
         (sequenced(), {"signer": 1}, "another member"),
         (sequenced(), {"confirmation_tag": bytes(32)}, "confirmation tag"),
         (sequenced(), {"signature_key": bytes(32)}, "signature"),
-        (sequenced(), {"group_info": "forbidden"}, "publishes none"),
-        (sequenced(None), {"group_info": "needed"}, "missing"),
-        (sequenced(COMMIT), {}, "no GroupInfo"),
-        (Message(GROUP.message(b"hello").message, None), {}, "no commit"),
+        (sequenced(), {"group_info": "forbidden"}, "forbids"),
+        (sequenced(None), {"group_info": "needed"}, "requires"),
+        (sequenced(COMMIT), {}, "not a GroupInfo"),
+        (Message(GROUP.message(b"hello").message, None), {}, "not a commit"),
     ],
 )
 def test_a_commit_that_is_not_as_expected_is_ignored(commit: Message, change: dict[str, Any], why: str) -> None:
@@ -106,7 +106,7 @@ def proposing(group: PretendGroup) -> tuple[list[Message], Callable[[Message], S
     return seen, propose
 
 
-def test_a_departure_is_done_once_its_proposal_is_sequenced() -> None:
+def test_a_departure_is_done_when_its_proposal_is_sequenced() -> None:
     proposal, other, (commit, _) = GROUP.message(b"remove me"), GROUP.message(b"hello"), GROUP.commit()
     departure = Departure(proposal)
     assert departure.look([plain(other)], never) is None
@@ -132,29 +132,29 @@ def test_a_proposal_that_came_after_a_commit_is_made_again_in_the_next_epoch() -
     assert departure.done
 
 
-def test_a_commit_that_is_to_be_ignored_ends_no_departure() -> None:
+def test_a_commit_to_be_ignored_does_not_end_a_departure() -> None:
     proposal, (commit, _) = GROUP.message(b"remove me"), GROUP.commit()
     departure = Departure(proposal)
     assert departure.look([plain(commit), plain(proposal)], lambda _: None) is None
     assert departure.done
 
 
-def test_the_end_of_a_branch_says_that_nobody_rejoins_by_himself() -> None:
+def test_a_terminated_branch_says_that_clients_must_not_rejoin_automatically() -> None:
     document = json.dumps({"type": "urn:mimids:problem:branch-terminated", "detail": "this branch was terminated"})
     problem = Problem.from_json(409, document.encode())
     assert isinstance(problem, BranchTerminated)
-    assert not problem.passes
-    assert "never rejoin by itself" in str(problem)
+    assert not problem.is_temporary
+    assert "do not rejoin automatically" in str(problem)
 
 
 @pytest.mark.parametrize("document", [b"", b"[]", b"\xff", b"{}", b'{"status": "no"}'])
-def test_what_is_no_problem_document_still_is_a_refusal(document: bytes) -> None:
+def test_a_document_that_is_not_a_problem_is_a_refusal_too(document: bytes) -> None:
     assert Problem.from_json(499, document).status == 499
     assert Problem.from_json(None, document).status == 500
     assert str(Problem.from_json(None, document))
 
 
-def test_requests_are_made_of_what_an_mls_library_gives() -> None:
+def test_requests_are_made_from_the_bytes_of_an_mls_library() -> None:
     a, b, c = (ProviderId(f"{each}.example") for each in "abc")
     hello, welcome = recorded("hello_from_alice"), recorded("add_bob_carol_welcome")
     said = requests.message(hello, KEY)
@@ -177,10 +177,10 @@ def test_requests_are_made_of_what_an_mls_library_gives() -> None:
     assert a not in made.commit_data.welcome_data.service_providers
 
 
-def test_requests_refuse_what_does_not_belong_in_them() -> None:
+def test_requests_refuse_other_objects() -> None:
     with pytest.raises(ValueError, match="neither"):
         requests.message(COMMIT.encoded, KEY)
-    with pytest.raises(ValueError, match="no commit"):
+    with pytest.raises(ValueError, match="not a commit"):
         requests.commit(recorded("hello_from_alice"), KEY, KEY)
     with pytest.raises(WireError):
         requests.message(b"nonsense", KEY)

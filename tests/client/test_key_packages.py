@@ -1,4 +1,4 @@
-"""Fetching KeyPackages: what a device believes of keys, and what it does when it is told that it is wrong."""
+"""Fetching KeyPackages: which gateway keys a device accepts, and how it corrects its key and its clock."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def hand_out(_: KeyPackageRequest) -> KeyPackageResult:
 
 @attrs.define(slots=False)
 class Gateway:
-    """b.example behind a relay: what a device's connection answers."""
+    """b.example behind a relay, in place of a device's connection."""
 
     answer: Answer = hand_out
     now: int = NOW
@@ -76,7 +76,7 @@ class Gateway:
         try:
             opened = open_request(body, {1: self.private})
         except Exception:
-            assert 422 in more["takes"]
+            assert 422 in more["expected"]
             return Reply(422, {}, json.dumps(GONE).encode())
         inner = read_request(opened)
         assert (inner.method, inner.path) == ("POST", "/key-packages?bundle")
@@ -117,7 +117,7 @@ async def test_keys_are_fetched_once_and_used_again() -> None:
     assert [path.rpartition("/")[2] for path in gateway.paths] == ["ohttp-keys", "ohttp", "ohttp"]
 
 
-async def test_keys_of_whoever_passes_them_on_are_refused_and_nothing_is_sent() -> None:
+async def test_keys_replaced_by_the_relay_are_refused_and_nothing_is_sent() -> None:
     gateway = Gateway()
     card = contact(gateway)
     gateway.signer = Identity(bytes(32))
@@ -130,7 +130,7 @@ async def test_keys_of_whoever_passes_them_on_are_refused_and_nothing_is_sent() 
     assert "providers/b.example/ohttp" not in gateway.paths
 
 
-async def test_a_key_that_is_gone_is_fetched_anew_once() -> None:
+async def test_after_a_key_is_gone_the_new_one_is_fetched_once() -> None:
     gateway = Gateway()
     card = contact(gateway, keys=gateway.keys())
     gateway.private = PrivateKey(bytes([1]) * 32)
@@ -139,14 +139,14 @@ async def test_a_key_that_is_gone_is_fetched_anew_once() -> None:
     assert [path.rpartition("/")[2] for path in gateway.paths] == ["ohttp", "ohttp-keys", "ohttp"]
     gateway.paths.clear()
     honest, gateway.private = gateway.keys(), PrivateKey(bytes([2]) * 32)
-    gateway.keys = lambda: honest  # type: ignore[method-assign]  # it goes on serving a key that it does not have
+    gateway.keys = lambda: honest  # type: ignore[method-assign]  # it still serves a key that it no longer has
     with pytest.raises(Problem) as refused:
         await ours.fetch_key_package(card, SUITE)
     assert refused.value.code == "ohttp-key"
     assert gateway.paths.count("providers/b.example/ohttp") == 2
 
 
-async def test_a_clock_that_is_wrong_is_put_right_by_the_gateway() -> None:
+async def test_a_wrong_clock_is_corrected_by_the_gateway() -> None:
     gateway = Gateway(now=NOW + 1000)
     assert await device(gateway).fetch_key_package(contact(gateway), SUITE) == PACKAGE
     gateway.tells_time = False
@@ -178,7 +178,7 @@ def test_a_card_is_read_as_the_command_prints_it() -> None:
 
 
 @pytest.mark.parametrize("wrong", ["[]", "{}", "no JSON", card(provider="B.EXAMPLE"), card(bearer_token=7)])
-def test_what_is_no_card_is_refused(wrong: Any) -> None:
+def test_an_invalid_card_is_refused(wrong: Any) -> None:
     with pytest.raises(ValueError, match=r".+"):
         Contact.from_json(wrong)
 

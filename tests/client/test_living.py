@@ -1,4 +1,4 @@
-"""A device's stream at real providers: under trio and asyncio, cut off again and again, its provider killed."""
+"""A device's stream at real providers: under trio and asyncio, with broken connections and a killed provider."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAMES = ("a.example", "b.example")
 
 
 class Cutter:
-    """The network between a device and its provider: `cut` breaks every connection there is."""
+    """The network between a device and its provider: `cut` breaks all open connections."""
 
     def __init__(self, target: str, nursery: trio.Nursery, listener: trio.SocketListener) -> None:
         parts = urlsplit(target)
@@ -76,7 +76,7 @@ async def read(stream: Stream, number: int) -> list[str]:
     while len(got) < number:
         event = await anext(stream)
         if isinstance(event, NotServed):
-            continue  # its provider has to ask the hub first
+            continue  # its provider has to follow the partition first
         assert isinstance(event, Arrived), event
         assert counter in (None, event.counter)
         assert event.skipped == 0
@@ -86,7 +86,7 @@ async def read(stream: Stream, number: int) -> list[str]:
 
 
 async def converse(session: Session) -> None:
-    """Do everything once, under whichever loop runs."""
+    """Do everything once, under trio or asyncio."""
     async with open_federation(*NAMES, session=session) as (a, b):
         group = PretendGroup.at(a.name)
         alice, bob = a.add_device("alice"), b.add_device("bob")
@@ -111,11 +111,12 @@ def kill_and_start(provider: Provider) -> None:
 
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
-def test_streams_serve_alike_under_trio_and_asyncio(backend: str, mimids_session: Session) -> None:
+def test_streams_work_alike_under_trio_and_asyncio(backend: str, mimids_session: Session) -> None:
     anyio.run(converse, mimids_session, backend=backend)
 
 
-async def test_cut_off_again_and_again_nothing_is_lost_and_nothing_twice(mimids_session: Session) -> None:
+# Over 40 lines: one scenario, whose steps share all of its objects.
+async def test_with_many_broken_connections_nothing_is_lost_or_repeated(mimids_session: Session) -> None:
     seeded, number = random.Random(7), 400
     async with open_federation(*NAMES, session=mimids_session) as (a, b):
         group = PretendGroup.at(a.name)
@@ -165,7 +166,7 @@ async def test_cut_off_again_and_again_nothing_is_lost_and_nothing_twice(mimids_
             assert len(a.stored(group.key)) == number
 
 
-async def test_a_killed_provider_answers_what_was_under_way_once_it_is_back(mimids_session: Session) -> None:
+async def test_a_killed_provider_answers_messages_in_flight_after_its_restart(mimids_session: Session) -> None:
     async with open_federation("a.example", session=mimids_session) as (a,):
         group = PretendGroup.at(a.name)
         async with a.add_device("alice").client() as alice, alice.stream(backoff=QUICK) as stream:

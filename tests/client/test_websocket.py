@@ -1,4 +1,4 @@
-"""What a device's WebSocket stands on: nothing is left open of a connection that never came to be."""
+"""A device's WebSocket: a failed handshake leaves no socket open."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NO_TLS = b"HTTP/1.1 400 Bad Request\r\n\r\n"
 
 
 class Listener:
-    """Takes connections and answers the beginning of a handshake as told; `left` is set once it is hung up on."""
+    """Accepts connections and answers with given bytes; `left` is set when the client disconnects."""
 
     def __init__(self, answer: bytes | None) -> None:
         self.left = trio.Event()

@@ -23,7 +23,8 @@ from mimids.ds.notifier import Notifier
 from mimids.errors import MimiError
 from mimids.store import follows, peers, providers
 from mimids.store.engine.migrate import migrate
-from mimids.store.engine.store import Tx, connect
+from mimids.store.engine.sqlite import connect
+from mimids.store.engine.transaction import Tx
 from mimids.store.peers import PeerState
 from mimids.values import Device, DeviceRow, Follower, Milliseconds
 from mimids.wire.ids import Counter, PartitionKey, ProviderId, local_user_id
@@ -63,7 +64,7 @@ class OneConnection:
     """A store without threads: every work at once, on the connection that records."""
 
     def __init__(self, recording: Recording) -> None:
-        self._tx = Tx(recording)  # type: ignore[arg-type]
+        self._tx = Tx(recording)
 
     async def write(self, work: Callable[[Tx], Any]) -> Any:
         return work(self._tx)
@@ -171,7 +172,7 @@ async def asked(rig: Rig) -> dict[str, list[tuple[str, Any]]]:
         return SendRequest(room.message(text, kind=kind), room.key, None)
 
     async def push() -> None:
-        tx = Tx(rig.recording)  # type: ignore[arg-type]
+        tx = Tx(rig.recording)
         number = providers.provider_row(tx, B) or 0
         peer = PeerState(number, B, 0, 0, Milliseconds(0))
         assert _peers_with_due(frozenset(), tx)[1]

@@ -1,4 +1,4 @@
-"""Whatever befalls three providers, in the end every device has what was said, in order, none of it twice."""
+"""Under crashes and network faults at three providers, every device gets every message, in order and once."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SOAKS = 20
 
 
 async def harm_each_in_turn(chaos: Chaos, chance: random.Random) -> None:
-    """Do everything to every provider, in some order."""
+    """Cause every fault at every provider, in random order."""
     deeds = [(name, harm) for name in NAMES for harm in HARMS]
     chance.shuffle(deeds)
     for name, harm in deeds:
@@ -47,7 +47,7 @@ async def harm_each_in_turn(chaos: Chaos, chance: random.Random) -> None:
         await trio.sleep(CALM_SECONDS)
 
 
-async def test_every_device_has_what_was_said_through_every_harm(mimids_session: Session) -> None:
+async def test_every_device_gets_every_message_despite_all_faults(mimids_session: Session) -> None:
     began = time.monotonic()
     chance = random.Random(SEED)
     async with talking(mimids_session, chance) as chaos:
@@ -59,7 +59,7 @@ async def test_every_device_has_what_was_said_through_every_harm(mimids_session:
 
 @attrs.frozen
 class Stubborn(Stage):
-    """A stage on which everybody asks again until there is an answer that is not about the weather."""
+    """A stage whose devices repeat a request until its answer is final."""
 
     async def create(self) -> None:
         await stubbornly(super().create)
@@ -76,7 +76,7 @@ async def stubbornly(ask: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.
         except Unreachable:
             await trio.sleep(AGAIN_SECONDS)
         except Problem as problem:
-            if not problem.passes:
+            if not problem.is_temporary:
                 raise
             await trio.sleep(AGAIN_SECONDS)
 
@@ -103,7 +103,7 @@ async def play_through_harm(name: str, chance: random.Random, session: Session) 
 
 
 @pytest.mark.parametrize("name", ["public", "private"])
-async def test_a_recorded_conversation_gets_the_same_verdicts_through_every_harm(
+async def test_a_recorded_conversation_gets_the_same_verdicts_despite_all_faults(
     name: str, mimids_session: Session
 ) -> None:
     await play_through_harm(name, random.Random(SEED), mimids_session)
@@ -114,7 +114,7 @@ async def test_a_recorded_conversation_gets_the_same_verdicts_through_every_harm
     [("a.example", "calling"), ("a.example", "answered"), ("b.example", "handling"), ("b.example", "answering")],
     ids=["hub-before-push", "hub-before-settling", "follower-before-storing", "follower-before-answering"],
 )
-async def test_a_crash_on_either_side_of_a_push_loses_and_doubles_nothing(
+async def test_a_crash_on_either_side_of_a_push_loses_and_repeats_nothing(
     who: str, point: str, mimids_session: Session
 ) -> None:
     chance = random.Random(SEED)
@@ -139,5 +139,5 @@ async def test_the_same_for_longer(seed: int, mimids_session: Session) -> None:
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", range(SOAKS))
 @pytest.mark.parametrize("name", ["public", "private"])
-async def test_recorded_conversations_once_more(name: str, seed: int, mimids_session: Session) -> None:
+async def test_recorded_conversations_for_longer(name: str, seed: int, mimids_session: Session) -> None:
     await play_through_harm(name, random.Random(seed), mimids_session)

@@ -1,4 +1,4 @@
-"""The console before a provider at work, in a browser: three groups, one of them forked, and a neighbour that is away.
+"""The console of a provider in use, in a browser: three groups, one with a fork, and another provider that is down.
 
 `make screenshots` keeps the pictures, as docs/console/ has them; look at them whenever this changes.
 """
@@ -52,7 +52,7 @@ async def talk(stage: Stage, group: PretendGroup, epochs: int) -> None:
 
 
 async def play(stage: Stage) -> None:
-    """Play the recorded fork with all that is refused in it, end one of its branches, and write on in another."""
+    """Replay the recorded fork with its refusals, terminate a branch, and send more messages to another one."""
     await stage.create()
     sent = [recorded for recorded in stage.recording.messages() if recorded.line["kind"] != "control"]
     for recorded in sent:
@@ -70,7 +70,7 @@ async def play(stage: Stage) -> None:
 
 @asynccontextmanager
 async def scene(session: Session) -> AsyncIterator[Provider]:
-    """Give a.example with what a console has to show."""
+    """Yield a.example with data of all kinds for the console."""
     async with staged("public", session, config={"limits": {"device_sends_per_second": 0}}) as stage:
         for name, recorded in stage.recording.key_packages.items():
             await stage.devices[name].upload([recorded.octets])
@@ -91,7 +91,7 @@ async def scene(session: Session) -> AsyncIterator[Provider]:
 
 
 def browse(url: str, *options: str) -> str:
-    """Let the browser load a page; return what became of it."""
+    """Load a page in the browser; return the result."""
     assert BROWSER is not None
     with tempfile.TemporaryDirectory() as profile:
         command = [BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
@@ -106,7 +106,7 @@ def picture(url: str, path: Path, *, dark: bool, height: int) -> None:
 
 
 def octets_of(png: Path) -> bytes:
-    """Return the octets of a picture's rows (filtered, which does not matter here)."""
+    """Return the octets of the rows of a PNG, with their filter."""
     data, at, compressed = png.read_bytes(), 8, b""
     while at < len(data):
         (length,) = struct.unpack_from(">I", data, at)
@@ -117,7 +117,7 @@ def octets_of(png: Path) -> bytes:
 
 
 @pytest.mark.skipif(BROWSER is None, reason="wants Chromium")
-async def test_a_browser_shows_groups_forks_and_neighbours_in_dark_and_light(
+async def test_a_browser_shows_groups_forks_and_providers_in_dark_and_light(
     mimids_session: Session, tmp_path: Path
 ) -> None:
     kept = Path(os.environ.get("MIMIDS_SCREENSHOTS", tmp_path))

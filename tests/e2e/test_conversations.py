@@ -1,4 +1,4 @@
-"""Every recorded conversation through real processes over TLS: each message by its sender's own provider."""
+"""Every recorded conversation between real processes over TLS: each message goes through its sender's provider."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LOCAL_ONLY = "reject_policy_local_only"
 
 
 async def upload_and_fetch(stage: Stage) -> None:
-    """Upload all KeyPackages, and let Alice fetch each of them through her provider's relay."""
+    """Upload all KeyPackages; Alice fetches each of them through the relay of her provider."""
     people = stage.recording.key_packages
     for name, recorded in people.items():
         uploaded = await stage.devices[name].upload([recorded.octets])
@@ -44,7 +44,7 @@ async def upload_and_fetch(stage: Stage) -> None:
 
 
 async def play(stage: Stage) -> Sequenced:
-    """Send everything; return what was sequenced, by partition."""
+    """Send all messages; return those that were sequenced, by partition."""
     sequenced: Sequenced = {}
     await stage.create()
     for recorded in stage.recording.messages():
@@ -62,7 +62,7 @@ async def play(stage: Stage) -> Sequenced:
             assert (line["expect"] == "reject_policy") == (refused.value.code == "policy"), recorded.name
         else:
             answer = await stage.offer(recorded)
-            # Dave's join among them: it lands in the branch it was made for, though others are newer.
+            # Dave's join is among them: it goes to the branch it was made for, although others are newer.
             assert answer.partition == recorded.key.mask(32), recorded.name
             assert answer.detached == 0, recorded.name
             messages = sequenced.setdefault(recorded.key, [])
@@ -72,7 +72,7 @@ async def play(stage: Stage) -> Sequenced:
 
 
 def descent(stage: Stage, key: PartitionKey) -> list[PartitionKey]:
-    """Return a partition and those that led to it, but for the first, which only the group's creator was in."""
+    """Return a partition and those above it, without the first, in which the creator was alone."""
     parents = {each.next_key: each.key for each in stage.recording.messages() if each.next_key is not None}
     found = [key]
     while found[-1] in parents:
@@ -81,7 +81,7 @@ def descent(stage: Stage, key: PartitionKey) -> list[PartitionKey]:
 
 
 async def catch_up(stage: Stage, provider: str, sequenced: Sequenced, *, whole: bool = False) -> None:
-    """Wait until a follower holds all of what it holds anything of; with `whole`, all of all."""
+    """Wait until a follower has all messages of the partitions that it has; with `whole`, of all partitions."""
     at = stage.federation[provider]
 
     async def all_there() -> bool:
@@ -91,7 +91,7 @@ async def catch_up(stage: Stage, provider: str, sequenced: Sequenced, *, whole: 
 
 
 def welcomes(stage: Stage, sequenced: Sequenced) -> dict[str, set[bytes]]:
-    """Return the Welcomes that each person gets: of the first commit in a partition, or of one that was taken up."""
+    """Return the Welcomes that each person gets: of the first commit of a partition, or of one whose branch is used."""
     owners = {recorded.ref: name for name, recorded in stage.recording.key_packages.items()}
     wanted: dict[str, set[bytes]] = {}
     have_a_commit: set[PartitionKey] = set()
@@ -111,7 +111,7 @@ def welcomes(stage: Stage, sequenced: Sequenced) -> dict[str, set[bytes]]:
 
 
 @pytest.mark.parametrize("name", ["public", "private", "policy", "policy-private", "rules", "rooms"])
-async def test_a_conversation_runs_between_providers_each_message_in_its_own_fork(
+async def test_a_conversation_between_providers_puts_each_message_into_its_branch(
     name: str, mimids_session: Session
 ) -> None:
     async with staged(name, mimids_session) as stage:
@@ -124,7 +124,7 @@ async def test_a_conversation_runs_between_providers_each_message_in_its_own_for
 
 
 async def asked_again(ask: Callable[[], Awaitable[T]]) -> T:
-    """Return an answer also where the connection that was kept is gone: its provider was restarted since."""
+    """Return the answer; try again if the connection is lost because the provider was restarted."""
     try:
         return await ask()
     except Unreachable:
@@ -140,7 +140,7 @@ async def every_branch_is_read_by_its_key_alone(stage: Stage, sequenced: Sequenc
                 assert got == sequenced[key][: len(got)]
                 return len(got) == len(sequenced[key])
 
-            await eventually(all_read)  # a follower may be behind, and never wrong
+            await eventually(all_read)  # a follower may be late, but must have the same messages
     with pytest.raises(Problem, match="unknown-partition"):
         await stage.devices["bob"].receive(HUB, PartitionKey(bytes(16)))
 
@@ -159,14 +159,14 @@ async def every_welcome_stays_until_it_is_acknowledged(stage: Stage, sequenced: 
 
         await eventually(all_there)
         inbox = await device.welcomes()
-        assert await device.welcomes() == inbox  # reading takes nothing out
+        assert await device.welcomes() == inbox  # reading removes nothing
         for welcome in inbox:
             await device.acknowledge(welcome.welcome_id)
         assert await device.welcomes() == ()
 
 
 @pytest.mark.parametrize("name", ["public", "private"])
-async def test_what_no_server_can_read_is_refused_as_malformed(name: str, mimids_session: Session) -> None:
+async def test_unreadable_messages_are_refused_as_malformed(name: str, mimids_session: Session) -> None:
     async with staged(name, mimids_session) as stage:
         await stage.alice.create_group(stage.recording.creation())
         sender = stage.federation[HUB].add_device("alice", "another")

@@ -1,4 +1,4 @@
-"""Recorded room policy through real processes: each verdict in its own fork, hub and follower doing their parts."""
+"""Recorded room policy between real processes: each verdict in its branch, by hub and follower."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ async def verdict(stage: Stage, recorded: Recorded) -> tuple[str, Any]:
         return problem.code, problem.members.get("rule")
 
 
-async def test_each_line_gets_its_verdict_in_its_fork_also_after_a_restart(mimids_session: Session) -> None:
+async def test_each_message_gets_its_verdict_in_its_branch_also_after_a_restart(mimids_session: Session) -> None:
     async with staged("policy", mimids_session) as stage:
         await upload_and_fetch(stage)
-        sequenced = await play(stage)  # which compares with what is expected
+        sequenced = await play(stage)  # compares with the expected verdicts
         for follower in NAMES[1:]:
             await catch_up(stage, follower, sequenced)
-            # They came in by Welcomes: what they know began with the `opening` of a push.
+            # They joined by Welcomes: their state begins with the `opening` of a push.
             assert await knowledge_at(stage, follower) == {"claimed"}
         assert await knowledge_at(stage, HUB) == {"derived"}
         refused = [recorded for recorded in stage.recording.messages() if refused_by_policy(recorded)]
@@ -78,7 +78,7 @@ async def a_banned_member_may_only_leave(stage: Stage, sequenced: Sequenced) -> 
         await dave.send(HUB, SendRequest(sealed(ContentType.APPLICATION), banned_in, None))
     assert (refused.value.code, refused.value.members["rule"]) == ("policy", "banned-sender")
     await dave.send(HUB, SendRequest(sealed(ContentType.APPLICATION), member_in, None))
-    await dave.send(HUB, SendRequest(sealed(ContentType.PROPOSAL), banned_in, None))  # it could be his leaving
+    await dave.send(HUB, SendRequest(sealed(ContentType.PROPOSAL), banned_in, None))  # it could be his SelfRemove
 
     got = [each.message.content_type async for each in dave.receive_all(HUB, banned_in)]
     assert got
@@ -88,7 +88,7 @@ async def a_banned_member_may_only_leave(stage: Stage, sequenced: Sequenced) -> 
     assert len(await dave.receive(HUB, member_in)) == len(sequenced[member_in]) + 1
 
 
-async def test_a_ban_holds_at_once_at_the_hub_and_then_at_the_users_own_provider(mimids_session: Session) -> None:
+async def test_a_ban_takes_effect_at_the_hub_at_once_and_then_at_the_users_provider(mimids_session: Session) -> None:
     async with open_federation(*NAMES[:2], session=mimids_session) as federation:
         hub, follower = federation[NAMES[0]], federation[NAMES[1]]
         group = PretendGroup.at(HUB)

@@ -1,4 +1,4 @@
-"""Who fetches whose KeyPackage: one's own provider does not learn whose, the other's does not learn who."""
+"""Fetching a KeyPackage: the own provider does not learn whose, and the other provider does not learn who asks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ UNLIMITED: dict[str, dict[str, Any]] = {"limits": {"device_fetches_per_minute": 
 
 
 def named_in(provider: Provider, signs: Iterable[bytes], *, metrics: bool = False) -> list[tuple[str, bytes]]:
-    """Return the files of a provider (database, write-ahead log, log) that hold any of `signs`, however written."""
+    """Return the files of a provider (database, write-ahead log, log) with any of `signs`, in any encoding."""
     contents = {path.name: octets for path, octets in provider.files().items()}
     if metrics:
         contents["metrics"] = "\n".join(provider.metrics()).encode()
@@ -37,7 +37,7 @@ def named_in(provider: Provider, signs: Iterable[bytes], *, metrics: bool = Fals
 
 @attrs.frozen
 class Target:
-    """Somebody whose KeyPackages are fetched, and all that would give them away at another provider."""
+    """A user whose KeyPackages are fetched, and everything that would identify the user at another provider."""
 
     card: Contact
     signs: tuple[bytes, ...]
@@ -53,11 +53,11 @@ class Target:
 
 
 def signs_of(account: DeviceAccount, user: str) -> tuple[bytes, ...]:
-    """Return all that would give a requester away at the target's provider."""
+    """Return everything that would identify a requester at the other provider."""
     return (account.user_id.encode(), user.encode(), account.name.encode(), account.token.encode())
 
 
-def test_before_any_commit_neither_provider_knows_of_the_other_ones_user(mimids_session: Session) -> None:
+def test_before_a_commit_neither_provider_knows_the_user_of_the_other(mimids_session: Session) -> None:
     with federation("a.example", "b.example", config=UNLIMITED, session=mimids_session) as (a, b):
         alice = a.add_device("alice", "alices-telephone")
         bob = Target.at(b, "bob", 1, 5)
@@ -65,8 +65,8 @@ def test_before_any_commit_neither_provider_knows_of_the_other_ones_user(mimids_
         assert fetched in bob.signs
         assert named_in(a, bob.signs) == []
         assert named_in(b, signs_of(alice, "alice")) == []
-        assert named_in(b, [b"a.example"]) == []  # not even her provider: the relay shows no certificate
-        # The search would find them.
+        assert named_in(b, [b"a.example"]) == []  # nor her provider: the relay shows no certificate
+        # The search finds what is there.
         assert {name for name, _ in named_in(a, signs_of(alice, "alice")[:1])} != set()
         assert {name for name, _ in named_in(b, bob.signs[:1])} != set()
         a.terminate()
@@ -76,7 +76,7 @@ def test_before_any_commit_neither_provider_knows_of_the_other_ones_user(mimids_
 
 
 @pytest.mark.slow
-def test_after_many_fetches_no_relay_names_a_target_and_no_gateway_a_requester(mimids_session: Session) -> None:
+def test_after_many_fetches_no_relay_knows_a_target_and_no_gateway_a_requester(mimids_session: Session) -> None:
     chance = random.Random(SEED)
     names = ("a.example", "b.example", "c.example")
     targets_of, requesters_of = ("olga", "otto", "orhan"), ("rita", "ralph")

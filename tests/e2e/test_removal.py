@@ -1,4 +1,4 @@
-"""A provider whose last user was removed gets the removing commit, and nothing after it, whatever it tries."""
+"""A provider whose last user was removed gets the removing commit and nothing later, whatever it requests."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ KEYS = [PartitionKey(bytes([number]) * 16) for number in range(1, 5)]  # of four
 
 @attrs.define
 class Played:
-    """A group of Alice, Bob and Carol, one at each provider, in which Carol is removed and talk goes on."""
+    """A group of Alice, Bob and Carol, one at each provider, in which Carol is removed and others go on."""
 
     federation: Federation
     alice: Device
     bob: Device
     carol: Device
     removing: bytes = b""
-    later: list[bytes] = attrs.field(factory=list)  # all that was sent in later epochs
+    later: list[bytes] = attrs.field(factory=list)  # messages of later epochs
 
     async def say(self, key: PartitionKey, epoch: int, content: bytes) -> bytes:
-        """Let Alice send an application message, which nobody but members can look into."""
+        """Send an application message by Alice, which only members can read."""
         group = PretendGroup(HUB, GROUP, epoch, key)
         request = group.message(content)
         await self.alice.send(HUB, request)
@@ -75,7 +75,7 @@ async def played(session: Session) -> AsyncIterator[Played]:
             adds = [by_value(Add(each.key_package())) for each in (clients[1], third)]
             message, room = room.commit(0, *adds)
             await play.commit(KEYS[0], KEYS[1], message)
-            for device in (bob, carol):  # the keys that their Welcomes give them
+            for device in (bob, carol):  # their keys, from their Welcomes
                 assert await device.receive(HUB, KEYS[1]) == ()
             await play.say(KEYS[1], 1, b"to all three")
             index = next(leaf for leaf, client in room.clients.items() if client == third)
@@ -89,7 +89,7 @@ async def played(session: Session) -> AsyncIterator[Played]:
 
 
 async def has(provider: Provider, key: PartitionKey, number: int) -> None:
-    """Wait until a provider holds so many messages of a partition."""
+    """Wait until a provider has this many messages of a partition."""
 
     async def look() -> bool:
         return len(provider.stored(key)) == number
@@ -99,7 +99,7 @@ async def has(provider: Provider, key: PartitionKey, number: int) -> None:
 
 @asynccontextmanager
 async def calling(provider: Provider, hub: Provider) -> AsyncIterator[httpx.AsyncClient]:
-    """Call the hub as a provider does, with its certificate, whatever its server would say to that."""
+    """Call the hub with the certificate of a provider, around the server of that provider."""
     trust = ssl.create_default_context(cafile=provider.ca_file)
     trust.load_cert_chain(provider.config.tls.certificate, provider.config.tls.private_key)
     headers = {"From": f"mimi@{provider.name}", "Content-Type": "application/mimi-ds"}
@@ -108,7 +108,7 @@ async def calling(provider: Provider, hub: Provider) -> AsyncIterator[httpx.Asyn
 
 
 async def hinted(http: httpx.AsyncClient, key: PartitionKey) -> dict[MaskedPartitionKey, list[bytes]]:
-    """Return what the hub gives for a key, by partition."""
+    """Return the messages that the hub gives for a key, by partition."""
     answer = await http.post("receive", content=encode(ReceiveRequest(key, Counter(0))))
     assert answer.status_code == 200, answer.text
     response = decode(ReceiveResponse, answer.content)
@@ -125,7 +125,7 @@ async def resume(http: httpx.AsyncClient, key: PartitionKey) -> int:
 async def test_after_the_removing_commit_nothing_comes_by_push_hint_or_resume(mimids_session: Session) -> None:
     async with played(mimids_session) as play:
         a, b, c = play.federation
-        await has(b, KEYS[3], 1)  # who stays is led on from epoch to epoch
+        await has(b, KEYS[3], 1)  # a remaining member follows from epoch to epoch
         await has(c, KEYS[1], 2)
         assert c.stored(KEYS[1])[-1] == play.removing
         async with calling(b, a) as as_b, calling(c, a) as as_c:
@@ -134,8 +134,8 @@ async def test_after_the_removing_commit_nothing_comes_by_push_hint_or_resume(mi
             for key in KEYS[2:]:
                 assert await resume(as_b, key) == 204
                 assert await resume(as_c, key) == 403
-            assert await resume(as_c, KEYS[1]) == 204  # what it has already it may have again
-        for provider in (c, a):  # which ask each other anew when they start
+            assert await resume(as_c, KEYS[1]) == 204  # it may get again what it had before
+        for provider in (c, a):  # they resume each other at their start
             await trio.to_thread.run_sync(provider.restart)
         await play.say(KEYS[1], 1, b"late, in the epoch that ended")
         await has(c, KEYS[1], 3)
@@ -147,7 +147,7 @@ def holds_nothing_later(provider: Provider, play: Played) -> bool:
     return not any(message in octets for octets in provider.files().values() for message in play.later)
 
 
-async def test_a_removed_member_who_knows_the_group_gets_nothing_and_reaches_nobody(mimids_session: Session) -> None:
+async def test_a_removed_member_receives_nothing_and_reaches_nobody(mimids_session: Session) -> None:
     async with played(mimids_session) as play:
         a, b, c = play.federation
         own = PartitionKey(b"a key of Carol's")

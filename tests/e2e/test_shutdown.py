@@ -1,4 +1,4 @@
-"""The end of a process in order, and renewed certificates: nobody who asked before is left without an answer.
+"""Graceful shutdown and renewed certificates: every request that has arrived is answered.
 
 That each job's crash ends the process, and that stalled readers do not hold it, is tests/test_app.py's.
 """
@@ -38,7 +38,7 @@ async def send_until_refused(device: Device, group: PretendGroup, sent: list[tup
             return
 
 
-async def test_under_load_it_ends_in_time_and_nothing_that_was_acknowledged_is_lost(mimids_session: Session) -> None:
+async def test_a_stop_under_load_is_in_time_and_loses_no_acknowledged_message(mimids_session: Session) -> None:
     sent: list[tuple[SendRequest, SendResponse]] = []
     waited: list[int] = []
     async with (
@@ -79,7 +79,7 @@ async def test_under_load_it_ends_in_time_and_nothing_that_was_acknowledged_is_l
 
 
 def test_every_request_that_has_arrived_is_answered(mimids_session: Session) -> None:
-    """The worst moment: the server has read none of them when it is told to end."""
+    """The server has read none of the requests when it is told to stop."""
     with federation("a.example", session=mimids_session) as (a,):
         alice, group = a.add_device("alice"), PretendGroup.at(a.name)
         alice.ask(lambda device: device.create_group(group.creation()))
@@ -101,7 +101,7 @@ def test_every_request_that_has_arrived_is_answered(mimids_session: Session) -> 
 
 
 def shown(account: DeviceAccount) -> bytes:
-    """Return the certificate that a new connection is shown."""
+    """Return the certificate that the server shows to a new connection."""
     connection = connect(account)
     try:
         assert isinstance(connection.sock, ssl.SSLSocket)

@@ -1,4 +1,4 @@
-"""Welcomes over crashes: each arrives once its commit is durable, once, and stays until it is acknowledged."""
+"""Welcomes and crashes: each arrives once, after its commit is durable, and stays until it is acknowledged."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ INVITED = {"bob": "b.example", "carol": "c.example"}
 
 
 async def invite(stage: Stage) -> bytes:
-    """Let Alice add Bob and Carol by one commit, with its Welcome; return the Welcome."""
+    """Add Bob and Carol by one commit of Alice; return its Welcome."""
     for person, provider in INVITED.items():
         await stage.devices[person].upload([stage.recording.key_packages[person].octets])
         await stage.alice.fetch_key_package(stage.federation[provider].contact(person), SUITE)
@@ -48,7 +48,7 @@ async def inbox(device: Device) -> list[bytes]:
         ("b.example", "answering", WELCOME),
     ],
 )
-async def test_a_welcome_arrives_once_whoever_crashes_on_its_way(
+async def test_a_welcome_arrives_once_despite_a_crash_on_either_side(
     who: str, point: Any, path: str, mimids_session: Session
 ) -> None:
     async with staged("public", mimids_session) as stage:
@@ -74,15 +74,15 @@ async def test_a_welcome_arrives_once_whoever_crashes_on_its_way(
             assert await inbox(device) == []
 
 
-async def test_a_welcome_that_something_else_answered_for_is_sent_again(mimids_session: Session) -> None:
-    """Such as a proxy that says 200 to everything while the provider behind it is away."""
+async def test_a_welcome_answered_by_another_program_is_sent_again(mimids_session: Session) -> None:
+    """For example a proxy that answers 200 to everything while the provider behind it is down."""
     async with staged("public", mimids_session) as stage:
         hub, home = stage.federation[HUB], stage.federation["b.example"]
         home.put_faults(HUB, [{"do": "garbage", "path": WELCOME}])
         welcome = await invite(stage)
 
         async def was_tried() -> bool:
-            tried = "SELECT 1 FROM welcomes_out WHERE provider = (SELECT id FROM providers WHERE domain = ?)"
+            tried = "SELECT 1 FROM outgoing_welcomes WHERE provider = (SELECT id FROM providers WHERE domain = ?)"
             return hub.read(f"{tried} AND (failures > 0 OR state = 'delivered')", [home.name]) != []
 
         await eventually(was_tried)

@@ -10,8 +10,8 @@ from tests.support.stage import SUITE
 
 
 @pytest.mark.parametrize("days", [0, 1, 40])
-def test_a_device_whose_clock_is_behind_fetches_all_the_same(days: int, mimids_session: Session) -> None:
-    """After a day the Date is refused; after forty the gateway's key is gone as well, and its new one is asked for."""
+def test_a_device_with_a_slow_clock_can_fetch(days: int, mimids_session: Session) -> None:
+    """After a day the Date is refused; after forty days the gateway's key is gone too, and the new one is fetched."""
     with federation("a.example", "b.example", session=mimids_session) as (a, b):
         made = key_packages(1, "bob@b.example", 1)
         b.add_device("bob").ask(lambda device: device.upload(made))

@@ -12,13 +12,13 @@ OPERATOR, OTHER = OperatorKey(b"o" * 32), OperatorKey(b"p" * 32)
 NONCE = bytes(12)
 
 
-def test_without_an_operator_key_the_key_is_stored_as_it_is() -> None:
+def test_without_an_operator_key_the_key_is_stored_in_the_clear() -> None:
     stored = protect(KEY, b"place", None, NONCE)
     assert stored == b"\0" + KEY.reveal()
     assert unprotect(stored, b"place", None) == unprotect(stored, b"place", OPERATOR) == KEY.reveal()
 
 
-def test_with_one_it_is_encrypted_and_bound_to_its_place() -> None:
+def test_with_an_operator_key_the_key_is_encrypted_and_bound_to_its_row() -> None:
     stored = protect(KEY, b"place", OPERATOR, NONCE)
     assert KEY.reveal() not in stored
     assert stored[:13] == b"\1" + NONCE
@@ -38,10 +38,10 @@ def test_a_damaged_row_is_refused(operator: OperatorKey | None) -> None:
 
 
 @given(st.integers(13, 60), st.integers(1, 255))
-def test_a_changed_ciphertext_does_not_open(at: int, change: int) -> None:
+def test_a_changed_ciphertext_is_refused(at: int, change: int) -> None:
     stored = bytearray(protect(KEY, b"place", OPERATOR, NONCE))
     stored[at] ^= change
-    with pytest.raises(KeyUnavailable, match="does not open"):
+    with pytest.raises(KeyUnavailable, match="cannot be decrypted"):
         unprotect(bytes(stored), b"place", OPERATOR)
 
 
@@ -50,5 +50,5 @@ def test_an_operator_key_file_holds_octets_or_hex_digits() -> None:
     assert OperatorKey.from_file(octets) == OperatorKey.from_file(octets.hex().encode() + b"\n")
     assert OperatorKey.from_file(octets).reveal() == octets
     for content in [b"", b"short", octets[:-1], octets.hex()[:-2].encode(), b"\xff" * 64, b"zz" * 32]:
-        with pytest.raises(ValueError):  # noqa: PT011  # whichever of the three ways it is no key
+        with pytest.raises(ValueError):  # noqa: PT011  # raised in three ways, with different messages
             OperatorKey.from_file(content)

@@ -46,7 +46,7 @@ def test_both_framings_are_those_of_the_rfc(message: Message, known: bytes, inde
 
 @KINDS
 @given(message=MESSAGES)
-def test_what_was_encoded_decodes_to_the_same(message: Message, indeterminate: bool) -> None:
+def test_an_encoded_message_decodes_to_the_same_value(message: Message, indeterminate: bool) -> None:
     octets = encode(message, indeterminate=indeterminate)
     assert octets == Framer(indeterminate=indeterminate).frame(message).octets
     assert decode_as(type(message), octets) == message
@@ -65,9 +65,7 @@ def test_every_framing_of_a_message_decodes_to_it_padded_or_not(
 
 @KINDS
 @given(message=MESSAGES.filter(lambda message: len(message.content) < 100), seed=st.integers(0, 1000))
-def test_a_message_may_be_cut_before_a_section_and_nowhere_else(
-    message: Message, indeterminate: bool, seed: int
-) -> None:
+def test_a_message_may_end_before_a_section_and_nowhere_else(message: Message, indeterminate: bool, seed: int) -> None:
     framed = Framer(indeterminate=indeterminate, seed=seed).frame(message)
     for size in range(len(framed.octets)):
         meaning = framed.cut(message, size)
@@ -222,7 +220,7 @@ def test_control_data_outside_ascii_is_refused() -> None:
 
 
 @pytest.mark.parametrize("control", [("OPTIONS", "https", "h", "*"), ("CONNECT", "", "h:1", ""), ("GET", "x", "", "")])
-def test_unusual_control_data_passes(control: tuple[str, str, str, str]) -> None:
+def test_unusual_control_data_is_accepted(control: tuple[str, str, str, str]) -> None:
     message = Request(*control)
     assert bhttp.decode_request(bhttp.encode_request(message)) == message
 
@@ -265,7 +263,7 @@ def test_limits_hold_in_both_framings(indeterminate: bool) -> None:
         decode(Request("123456789", "h", "", "/"))
 
 
-def test_chunks_are_limited_in_number_and_in_sum() -> None:
+def test_chunks_are_limited_in_number_and_in_total_size() -> None:
     start = b"\3\x40\xc8\0"
     assert bhttp.decode_response(start + b"\1a\4bcde\5fghij\0", SMALL) == Response(200, (), b"abcdefghij")
     with pytest.raises(WireError, match="more than 3 chunks"):
@@ -274,7 +272,7 @@ def test_chunks_are_limited_in_number_and_in_sum() -> None:
         bhttp.decode_response(start + b"\5abcde\6fghijk\0", SMALL)
 
 
-def test_fields_are_found_whatever_their_case_and_combined() -> None:
+def test_fields_are_found_in_any_case_and_combined() -> None:
     message = Response(200, ((b"Vary", b"a"), (b"vary", b"b"), (b"cookie", b"c=1"), (b"Cookie", b"d=2")))
     assert message.field(b"vary") == b"a, b"
     assert message.field(b"cookie") == b"c=1; d=2"

@@ -31,7 +31,7 @@ OURS = key_config(7, PrivateKey(b"k" * 32))
 
 
 @given(CONFIGS)
-def test_one_configuration_comes_back(config: KeyConfig) -> None:
+def test_a_configuration_is_read_back(config: KeyConfig) -> None:
     encoded = KEY_CONFIG.encode(config)
     assert KEY_CONFIG.decode(encoded) == config
     with pytest.raises(WireError, match="trailing"):
@@ -42,7 +42,7 @@ def test_one_configuration_comes_back(config: KeyConfig) -> None:
 
 
 @given(st.lists(CONFIGS, min_size=1, max_size=4).map(tuple))
-def test_a_collection_comes_back(configs: tuple[KeyConfig, ...]) -> None:
+def test_a_collection_is_read_back(configs: tuple[KeyConfig, ...]) -> None:
     body = encode_keys(configs)
     assert decode_keys(body) == configs
     ends = {len(encode_keys(configs[:count])) for count in range(1, len(configs))}
@@ -67,7 +67,7 @@ def test_the_collection_puts_a_length_before_each_configuration_and_one_alone_ha
     assert encode_keys((OURS,)) == b"\0\x2d" + one
 
 
-def test_a_configuration_of_an_unknown_kem_is_passed_over() -> None:
+def test_a_configuration_of_an_unknown_kem_is_skipped() -> None:
     unknown = b"\7\x64\x7a" + b"anything at all"
     with pytest.raises(UnknownKem):
         KEY_CONFIG.decode(unknown)
@@ -83,7 +83,7 @@ def test_algorithms_are_at_least_one_and_whole(length: int) -> None:
         KEY_CONFIG.decode(encoded)
 
 
-def test_one_wrong_configuration_spoils_the_collection() -> None:
+def test_one_wrong_configuration_makes_the_collection_invalid() -> None:
     with pytest.raises(WireError, match=r"^OhttpKeys\.1: "):
         decode_keys(encode_keys((OURS,)) + b"\0\4\7\0\x20\0")
     with pytest.raises(WireError, match="empty"):

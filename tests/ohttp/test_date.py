@@ -10,7 +10,7 @@ from mimids.ohttp.date import read_date, write_date
 
 
 @given(st.integers(0, 253_402_300_799))
-def test_a_date_comes_back_and_is_what_the_standard_library_writes(seconds: int) -> None:
+def test_a_date_is_read_back_and_is_as_the_standard_library_writes_it(seconds: int) -> None:
     assert write_date(seconds) == formatdate(seconds, usegmt=True).encode()
     assert read_date(write_date(seconds)) == seconds
 
@@ -51,7 +51,7 @@ def test_a_leap_second_is_the_second_before_it() -> None:
         b"1764000000",
     ],
 )
-def test_anything_else_is_no_date(field: bytes | None) -> None:
+def test_another_text_is_not_a_date(field: bytes | None) -> None:
     assert read_date(field) is None
 
 

@@ -29,7 +29,9 @@ def made(aead: Aead = Aead.AES_128_GCM, ephemeral: bytes = b"e" * 32, request: b
 
 @AEADS
 @given(request=st.binary(max_size=200), response=st.binary(max_size=200), ephemeral=st.binary(min_size=32, max_size=32))
-def test_a_request_and_its_response_come_through(aead: Aead, request: bytes, response: bytes, ephemeral: bytes) -> None:
+def test_a_request_and_its_response_are_decrypted(
+    aead: Aead, request: bytes, response: bytes, ephemeral: bytes
+) -> None:
     sent = made(aead, ephemeral, request)
     assert len(sent.message) == len(request) + OVERHEAD == len(request) + 55
     opened = open_request(sent.message, KEYS)
@@ -41,12 +43,12 @@ def test_a_request_and_its_response_come_through(aead: Aead, request: bytes, res
     assert sent.opener.open(sealed) == response
 
 
-def test_each_live_key_opens_what_was_sent_to_it() -> None:
+def test_each_live_key_decrypts_the_requests_to_it() -> None:
     sent = encapsulate(key_config(3, OLD), REQUEST, b"e" * 32)
     assert open_request(sent.message, KEYS).key_id == 3
 
 
-def test_without_a_choice_the_first_known_suite_is_taken() -> None:
+def test_without_a_choice_the_first_supported_suite_is_used() -> None:
     config = attrs.evolve(CONFIG, algorithms=((2, 1), (1, 2), (1, 3), (1, 1)))
     assert encapsulate(config, REQUEST, b"e" * 32).message[5:7] == b"\0\3"
     assert encapsulate(config, REQUEST, b"e" * 32, aead=Aead.AES_128_GCM).message[5:7] == b"\0\1"
@@ -60,12 +62,12 @@ def test_without_a_choice_the_first_known_suite_is_taken() -> None:
     ],
 )
 def test_the_client_refuses_a_configuration_that_it_cannot_use(config: KeyConfig) -> None:
-    with pytest.raises(ValueError, match="no suite"):
+    with pytest.raises(ValueError, match="no supported cipher suite"):
         encapsulate(config, REQUEST, b"e" * 32)
 
 
-def test_the_client_refuses_a_suite_that_is_not_offered_and_a_key_that_is_none() -> None:
-    with pytest.raises(ValueError, match="no suite"):
+def test_the_client_refuses_a_suite_that_is_not_offered_and_an_unusable_key() -> None:
+    with pytest.raises(ValueError, match="no supported cipher suite"):
         encapsulate(attrs.evolve(CONFIG, algorithms=((1, 1),)), REQUEST, b"e" * 32, aead=Aead.CHACHA20_POLY1305)
     with pytest.raises(HpkeError):
         encapsulate(attrs.evolve(CONFIG, public_key=bytes(32)), REQUEST, b"e" * 32)
@@ -75,7 +77,7 @@ def altered(message: bytes, at: int, octets: bytes) -> bytes:
     return message[:at] + octets + message[at + len(octets) :]
 
 
-def test_an_unknown_key_identifier_is_a_problem_of_the_key() -> None:
+def test_an_unknown_key_identifier_is_answered_ohttp_key() -> None:
     for key_id in set(range(256)) - set(KEYS):
         with pytest.raises(OhttpKey, match="key identifier unknown") as refusal:
             open_request(altered(made().message, 0, bytes([key_id])), KEYS)
@@ -88,7 +90,7 @@ def test_an_unknown_key_identifier_is_a_problem_of_the_key() -> None:
 @pytest.mark.parametrize(
     "suite", ["0010 0001 0001", "0021 0001 0001", "0020 0002 0001", "0020 0001 0002", "0020 0001 ffff"]
 )
-def test_another_suite_is_a_problem_of_the_key(suite: str) -> None:
+def test_a_suite_that_is_not_offered_is_answered_ohttp_key(suite: str) -> None:
     with pytest.raises(OhttpKey):
         open_request(altered(made().message, 1, bytes.fromhex(suite)), KEYS)
 
@@ -123,7 +125,7 @@ def test_a_corrupted_request_is_refused(aead: Aead, data: st.DataObject) -> None
         open_request(altered(message, at, bytes([octet])), KEYS)
 
 
-def test_the_bit_that_x25519_ignores_in_a_public_key_counts_here() -> None:
+def test_the_bit_of_a_public_key_that_x25519_ignores_is_authenticated() -> None:
     message = made().message
     with pytest.raises(OhttpUndecipherable):
         open_request(altered(message, 38, bytes([message[38] ^ 0x80])), KEYS)
@@ -149,24 +151,24 @@ def test_parts_of_two_requests_do_not_make_a_third() -> None:
             open_request(mixed, KEYS)
 
 
-def test_a_point_of_small_order_is_undecipherable_and_nothing_worse() -> None:
+def test_a_point_of_small_order_is_answered_undecipherable() -> None:
     with pytest.raises(OhttpUndecipherable):
         open_request(altered(made().message, 7, bytes(32)), KEYS)
 
 
 @AEADS
-def test_a_sealer_seals_once_and_only_with_a_whole_nonce(aead: Aead) -> None:
+def test_a_sealer_encrypts_once_and_only_with_a_nonce_of_full_length(aead: Aead) -> None:
     sealer = open_request(made(aead).message, KEYS).sealer
     assert sealer.nonce_size == {Aead.AES_128_GCM: 16, Aead.CHACHA20_POLY1305: 32}[aead]
     with pytest.raises(ValueError, match="nonce"):
         sealer.seal(b"", bytes(sealer.nonce_size - 1))
     sealer.seal(b"", bytes(sealer.nonce_size))
-    with pytest.raises(RuntimeError, match="answered before"):
+    with pytest.raises(RuntimeError, match="answered already"):
         sealer.seal(b"", bytes(sealer.nonce_size))
 
 
 @AEADS
-def test_a_response_opens_once_whole_and_for_its_own_request_only(aead: Aead) -> None:
+def test_a_response_decrypts_once_unchanged_and_for_its_own_request_only(aead: Aead) -> None:
     sent, other = made(aead, b"1" * 32), made(aead, b"2" * 32)
     sealer = open_request(sent.message, KEYS).sealer
     response = sealer.seal(b"answer", b"r" * sealer.nonce_size)
@@ -179,7 +181,7 @@ def test_a_response_opens_once_whole_and_for_its_own_request_only(aead: Aead) ->
     with pytest.raises(HpkeError):
         other.opener.open(response)
     assert sent.opener.open(response) == b"answer"
-    with pytest.raises(RuntimeError, match="answered before"):
+    with pytest.raises(RuntimeError, match="decrypted already"):
         sent.opener.open(response)
 
 
@@ -195,7 +197,9 @@ def test_a_response_opens_once_whole_and_for_its_own_request_only(aead: Aead) ->
         ),
     ],
 )
-def test_what_is_wrong_inside_shows_after_opening_so_that_the_error_can_be_sealed(inner: bytes, reason: str) -> None:
+def test_an_invalid_inner_request_is_found_after_decryption_so_that_the_error_can_be_sealed(
+    inner: bytes, reason: str
+) -> None:
     sent = made(request=inner)
     opened = open_request(sent.message, KEYS)
     with pytest.raises(WireError, match=reason):
@@ -204,7 +208,7 @@ def test_what_is_wrong_inside_shows_after_opening_so_that_the_error_can_be_seale
     assert sent.opener.open(opened.sealer.seal(refusal, bytes(16))) == refusal
 
 
-def test_limits_of_the_gateway_hold_for_the_inner_request() -> None:
+def test_the_limits_of_the_gateway_apply_to_the_inner_request() -> None:
     opened = open_request(made().message, KEYS)
     assert read_request(opened).content == b"body"
     with pytest.raises(WireError, match="longer than 3"):

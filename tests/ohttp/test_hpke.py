@@ -26,7 +26,7 @@ SMALL_ORDER = [
 
 @AEADS
 @given(plaintexts=st.lists(st.binary(max_size=100), max_size=4), info=st.binary(max_size=40))
-def test_what_one_end_seals_the_other_opens_in_order(aead: Aead, plaintexts: list[bytes], info: bytes) -> None:
+def test_one_side_encrypts_and_the_other_decrypts_in_sequence(aead: Aead, plaintexts: list[bytes], info: bytes) -> None:
     sender = HpkeSender(RECIPIENT.public, info, aead, EPHEMERAL)
     recipient = Recipient(sender.enc, RECIPIENT, info, aead)
     for plaintext in plaintexts:
@@ -35,7 +35,7 @@ def test_what_one_end_seals_the_other_opens_in_order(aead: Aead, plaintexts: lis
 
 
 @AEADS
-def test_messages_out_of_order_do_not_open(aead: Aead) -> None:
+def test_messages_out_of_order_do_not_decrypt(aead: Aead) -> None:
     sender = HpkeSender(RECIPIENT.public, b"", aead, EPHEMERAL)
     sealed = [sender.seal(b"first"), sender.seal(b"second")]
     with pytest.raises(HpkeError):
@@ -43,7 +43,7 @@ def test_messages_out_of_order_do_not_open(aead: Aead) -> None:
 
 
 @AEADS
-def test_another_info_key_or_associated_data_does_not_open(aead: Aead) -> None:
+def test_another_info_key_or_associated_data_does_not_decrypt(aead: Aead) -> None:
     sender = HpkeSender(RECIPIENT.public, b"info", aead, EPHEMERAL)
     sealed = sender.seal(b"text", b"data")
     assert Recipient(sender.enc, RECIPIENT, b"info", aead).open(sealed, b"data") == b"text"
@@ -88,7 +88,7 @@ def test_a_second_implementation_agrees(aead: Aead) -> None:
 
 
 def test_the_vectors_of_rfc_9180_pass() -> None:
-    """Those of our suites in base mode; the file has the form of the CFRG's test-vectors.json."""
+    """The vectors of our cipher suites in base mode; the file has the form of the CFRG's test-vectors.json."""
     ours: list[dict[str, Any]] = [
         vector
         for vector in vectors.load("hpke/test-vectors.json")

@@ -42,7 +42,7 @@ def test_the_first_key_is_due_at_once_and_the_next_after_rotate() -> None:
     assert keyring.live(START) == {0: row.private}
 
 
-def test_clients_get_the_newest_key_while_the_old_one_still_opens() -> None:
+def test_clients_get_the_newest_key_while_the_old_one_still_decrypts() -> None:
     first = rotated(EMPTY, START)
     moment = START + 30 * DAY
     keyring = rotated(first, moment)
@@ -81,7 +81,7 @@ def test_over_the_years_no_client_holds_a_key_longer_than_it_lives(rotate: int, 
             Schedule(rotate, grace)
         return
     keyring, now = Keyring((), Schedule(rotate, grace)), START
-    promised: list[tuple[int, int, bytes]] = []  # until when, which id, which public key
+    promised: list[tuple[int, int, bytes]] = []  # until when, key id, public key
     for step in steps:
         if keyring.rotation_due_at(now) <= now:
             gone = keyring.outlived(now)
@@ -99,7 +99,7 @@ def test_over_the_years_no_client_holds_a_key_longer_than_it_lives(rotate: int, 
         now += step
 
 
-def test_identifiers_go_round_and_step_over_live_ones() -> None:
+def test_identifiers_wrap_around_and_skip_those_of_live_keys() -> None:
     private = PrivateKey(b"k" * 32)
     live = KeyRow(0, private, START - 5, START + 100)
     newest = KeyRow(255, private, START, START + 100)
@@ -111,7 +111,7 @@ def test_identifiers_go_round_and_step_over_live_ones() -> None:
         Keyring(every, SCHEDULE).next_row(START, b"n" * 32)
 
 
-def test_two_keys_of_one_second_and_a_clock_set_back_have_an_order() -> None:
+def test_keys_are_ordered_even_within_a_second_or_after_the_clock_is_set_back() -> None:
     keyring = rotated(rotated(EMPTY, START), START)
     first, second = keyring.rows
     assert second.created_at == first.created_at + 1
@@ -120,7 +120,7 @@ def test_two_keys_of_one_second_and_a_clock_set_back_have_an_order() -> None:
     assert third.created_at > second.created_at
 
 
-def test_rows_of_an_earlier_schedule_keep_their_promise() -> None:
+def test_a_key_made_under_an_earlier_schedule_keeps_its_lifetime() -> None:
     made = rotated(EMPTY, START).rows
     longer = Keyring(made, Schedule(rotate=90 * DAY, grace=7 * DAY))
     assert longer.rotation_due_at(START) == START + 30 * DAY
@@ -135,7 +135,7 @@ def test_a_schedule_that_leaves_clients_without_a_key_is_refused(rotate: int, gr
 
 
 @pytest.mark.parametrize("operator", [None, OperatorKey(b"o" * 32)])
-def test_a_row_comes_back_from_what_is_stored(operator: OperatorKey | None) -> None:
+def test_a_row_is_read_back_from_its_stored_form(operator: OperatorKey | None) -> None:
     (row,) = rotated(EMPTY, START).rows
     stored = row.stored(operator, bytes(12))
     assert load_row(row.key_id, row.created_at, row.retire_at, stored, operator) == row

@@ -86,7 +86,7 @@ def test_the_signed_octets_are_a_structure_that_reads_back() -> None:
         "x" * 100_000,
     ],
 )
-def test_another_form_of_header_counts_as_unsigned(header: str | None) -> None:
+def test_a_header_of_another_form_counts_as_unsigned(header: str | None) -> None:
     assert header != SIGNED
     with pytest.raises(KeysUnsigned):
         check(header)
@@ -117,24 +117,24 @@ def test_a_signature_with_one_bit_changed_is_wrong(at: int, bit: int) -> None:
         check(":".join([before, base64.b64encode(octets).decode(), after]))
 
 
-def test_expiry_is_told_only_of_what_was_signed() -> None:
+def test_only_signed_configurations_are_reported_as_expired() -> None:
     with pytest.raises(KeysWronglySigned):
         check(body=BODY[:-1], now=NOT_AFTER + 1)
 
 
-def test_a_signed_body_that_is_no_collection_is_refused_too() -> None:
+def test_a_signed_body_that_is_not_a_collection_is_refused() -> None:
     with pytest.raises(KeysMalformed, match="OhttpKeys"):
         check(sign(PROVIDER, BODY[:-1], NOT_AFTER, IDENTITY), BODY[:-1])
 
 
 @pytest.mark.parametrize("identity", [b"", bytes(31), bytes(32), bytes(33), b"\xff" * 32])
-def test_an_identity_that_is_no_key_refuses_everything(identity: bytes) -> None:
+def test_an_identity_that_is_not_a_key_verifies_nothing(identity: bytes) -> None:
     with pytest.raises(KeysWronglySigned):
         verify(PROVIDER, BODY, SIGNED, identity, 0)
 
 
 @given(header=st.text(max_size=120), body=st.binary(max_size=60))
-def test_anything_else_is_refused_by_one_of_the_named_reasons(header: str, body: bytes) -> None:
+def test_any_other_header_is_refused_for_one_of_the_named_reasons(header: str, body: bytes) -> None:
     with pytest.raises(KeysRefused):
         check(header, body)
 

@@ -16,7 +16,7 @@ from tests.support.ohttp_strategies import REQUESTS, RESPONSES, Framer
 
 
 @given(size=st.integers(0, 10 * STEP), smallest=st.sampled_from([SMALLEST_REQUEST, SMALLEST_RESPONSE]))
-def test_a_class_holds_its_sizes_and_is_its_own_class(size: int, smallest: int) -> None:
+def test_a_size_class_holds_its_sizes_and_is_its_own_class(size: int, smallest: int) -> None:
     padded = size_class(size, smallest)
     assert padded >= max(size, smallest)
     assert padded < max(2 * size, smallest + 1)
@@ -31,7 +31,7 @@ def test_there_are_few_classes() -> None:
 
 
 @given(REQUESTS, RESPONSES, st.booleans())
-def test_padding_changes_nothing_that_is_read(
+def test_padding_does_not_change_the_decoded_message(
     request: bhttp.Request, response: bhttp.Response, indeterminate: bool
 ) -> None:
     framer = Framer(indeterminate=indeterminate)

@@ -60,7 +60,7 @@ def chunks(framed: bytes) -> list[tuple[bytes, bytes]]:
         pos += size
 
 
-def test_hpke_opens_and_seals_message_after_message() -> None:
+def test_hpke_encrypts_and_decrypts_messages_in_sequence() -> None:
     vector = load("ohttp/chunked-ohttp-example.json")
     private, ephemeral = PrivateKey(vector["gateway_secret_key"]), PrivateKey(vector["ephemeral_secret_key"])
     recipient = Recipient(vector["enc"], private, vector["info"], Aead.AES_128_GCM)
@@ -76,7 +76,7 @@ def test_hpke_opens_and_seals_message_after_message() -> None:
     assert sender.export(label, 16) == recipient.export(label, 16) == vector["exported_secret"]
 
 
-def test_the_first_chunk_of_a_chunked_response_is_sealed_like_a_response() -> None:
+def test_the_first_chunk_of_a_chunked_response_is_encrypted_as_a_response() -> None:
     vector = load("ohttp/chunked-ohttp-example.json")
     cipher = ResponseCipher(Aead.AES_128_GCM, vector["exported_secret"], vector["enc"], vector["response_nonce"])
     first, aad = chunks(vector["encapsulated_response"][16:])[0]

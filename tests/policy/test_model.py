@@ -1,4 +1,4 @@
-"""Random histories with forks: a message is refused exactly where a model of ten lines says the fact is certain."""
+"""Random histories with forks: a message is refused exactly if a model of ten lines says that a fact is certain."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ Roles = Mapping[UserId, int]
 
 @attrs.frozen
 class Branch:
-    """One partition: what is true in it, and what the server under test knows of it."""
+    """One partition: its true state, and what the server under test knows of it."""
 
     room: Room = attrs.field(repr=False)
     roles: Roles
@@ -67,7 +67,7 @@ def certain(
     local_sender: UserId | None,
     application: bool,
 ) -> bool:
-    """The model: tell whether some fact against a message is certain in its fork."""
+    """The model: return whether a fact against a message is certain in its fork."""
     adds = any(user in hub_bans or (known_after and after[user] == BANNED) for user in added)
     role = before[local_sender] if local_sender is not None and known_before else None
     banned = role == BANNED or local_sender in hub_bans
@@ -75,7 +75,7 @@ def certain(
 
 
 class Histories(RuleBasedStateMachine):
-    """Commits of all kinds in all branches, application messages of everybody, bans of the hub."""
+    """Commits of all kinds in all branches, application messages of all users, bans by the hub."""
 
     branches = Bundle("branches")
 
@@ -120,7 +120,7 @@ class Histories(RuleBasedStateMachine):
         more: bool,
         local: bool,
     ) -> Branch:
-        """Alice commits: perhaps another role for somebody, an Add, and an update that nobody here understands."""
+        """Alice commits: perhaps another role for a user, an Add, and an update of an unknown component."""
         here = attrs.evolve(branch.room, sent=dict(branch.room.sent))
         knowledge, bodies, roles = branch.knowledge, list[tuple[Any, str]](), dict(branch.roles)
         if gives is not None:
@@ -139,18 +139,18 @@ class Histories(RuleBasedStateMachine):
             items.append(by_reference(ref))
             if framed == "by reference":
                 knowledge = judge(knowledge, proposal).knowledge
-        if more:  # of it the state that follows hangs, and no role
+        if more:  # it changes the state after it, but no role
             items.append(by_value(AppDataUpdate(ComponentId(0xFF00), AppDataUpdateOperation.UPDATE, b"data")))
         message, after = here.commit(0, *items)
         after.extensions = (dictionary(roles),)
         seen = all(framed != "unseen" for _, framed in bodies)
-        # Without a state, the pure layer resolves no references.
+        # Without a state, references are not resolved.
         visible = (adds,) if adds and (adding == "by value" or (adding == "by reference" and branch.known)) else ()
         following = Branch(after, roles, knowledge, known=branch.known and seen)
         refused, leads_to = self.check(
             attrs.evolve(branch, knowledge=knowledge), following, message, added=visible, local=ALICE if local else None
         )
-        if refused or more:  # nobody here could sign in the state after it
+        if refused or more:  # no client here could sign in the state after it
             return branch
         return attrs.evolve(following, knowledge=leads_to)
 
@@ -163,7 +163,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(target=branches, branch=branches, user=st.sampled_from(USERS[1:]), claims=st.booleans())
     def commit_encrypted(self, branch: Branch, user: UserId, claims: bool) -> Branch:
-        """Ban somebody in a commit that nobody here can read; with a GroupInfo along the state is claimed after it."""
+        """Ban a user in an encrypted commit; if it carries a GroupInfo, the state after it is claimed."""
         roles = {**branch.roles, user: BANNED}
         _, after = branch.room.commit(0, by_value(sets(roles)))
         message = sealed(branch.room, ContentType.COMMIT)
@@ -183,7 +183,7 @@ class Histories(RuleBasedStateMachine):
         local: UserId | None = None,
         application: bool = False,
     ) -> tuple[bool, Knowledge]:
-        """Compare with the model; return whether it was refused, and what is known of where a commit leads."""
+        """Compare with the model; return whether the message was refused, and what is known of the state after it."""
         judgement = judge(branch.knowledge, message)
         assert not isinstance(judgement.verdict, Invalid), judgement.verdict
         assert judgement.contradicted is None, judgement.contradicted

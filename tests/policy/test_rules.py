@@ -1,4 +1,4 @@
-"""Every rule against what may be known: it fires where the fact is certain, and is silent wherever it is not."""
+"""Every rule with each kind of knowledge: it refuses if the fact is certain, and returns None if it is not."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def unknown(of: Room) -> Knowledge:
 
 
 def case(known: Knowledge, message: MLSMessage, terms: Terms = Terms()) -> Case:  # noqa: B008  # it is frozen
-    """Return the case that a server makes of a message in a state."""
+    """Return the case of a message in a state."""
     judgement = judge(known, message)
     is_commit = message.content_type is ContentType.COMMIT
     ahead = next_knowledge(judgement, message) if is_commit else None
@@ -76,7 +76,7 @@ def case(known: Knowledge, message: MLSMessage, terms: Terms = Terms()) -> Case:
 
 
 def empty_group() -> PublicGroup:
-    """Return a state with no pending proposals, to read a commit's own ones by."""
+    """Return a state without pending proposals, in which only a commit's own proposals are covered."""
     return open_group(Room.create(client(ALICE, 1)).info())
 
 
@@ -109,12 +109,12 @@ def test_a_commit_that_adds_a_banned_user_is_refused_where_the_ban_is_known(know
 
 
 @pytest.mark.parametrize(("known", "certain"), STATES)
-def test_a_covered_reference_is_judged_like_a_value(known: Known, certain: bool) -> None:
+def test_a_proposal_covered_by_reference_is_checked_like_one_by_value(known: Known, certain: bool) -> None:
     here = banning_carol()
     proposal = here.propose(1, Add(client(CAROL, 30).key_package()))
     (ref,) = here.sent
     knowledge = judge(known(here), proposal).knowledge
-    assert fired(case(known(here), proposal)) == []  # standalone it is left alone
+    assert fired(case(known(here), proposal)) == []  # a proposal by itself is not refused
     message, _ = here.commit(0, by_reference(ref))
     assert fired(case(knowledge, message)) == (["banned-user-added"] if certain else [])
 
@@ -129,7 +129,7 @@ def test_an_external_commit_of_a_banned_user_is_refused(known: Known, certain: b
 
 
 @pytest.mark.parametrize("known", [derived, claimed])
-def test_ban_and_add_in_one_commit_do_not_pass_and_unban_and_add_do(known: Known) -> None:
+def test_banning_and_adding_in_one_commit_is_refused_and_unbanning_and_adding_is_not(known: Known) -> None:
     members = {ALICE: MEMBER, BOB: MEMBER, CAROL: MEMBER}
     here = room(members, BOB)
     bans: list[ProposalOrRef] = [by_value(sets({**members, CAROL: BANNED})), by_value(changes(members, CAROL, BANNED))]
@@ -144,7 +144,7 @@ def test_ban_and_add_in_one_commit_do_not_pass_and_unban_and_add_do(known: Known
 
 
 @pytest.mark.parametrize("known", [derived, claimed])
-def test_an_unseen_proposal_might_lift_the_ban_so_the_rule_is_silent(known: Known) -> None:
+def test_an_unseen_proposal_could_lift_the_ban_so_nothing_is_refused(known: Known) -> None:
     here = banning_carol()
     message, _ = here.commit(0, add_carol(), unseen())
     assert fired(case(known(here), message)) == []
@@ -153,7 +153,7 @@ def test_an_unseen_proposal_might_lift_the_ban_so_the_rule_is_silent(known: Know
 
 
 @pytest.mark.parametrize("known", [derived, claimed])
-def test_an_external_commit_covers_nothing_unseen_that_could_lift_a_ban(known: Known) -> None:
+def test_unseen_proposals_of_an_external_commit_cannot_lift_a_ban(known: Known) -> None:
     here = banning_carol()
     message, _ = here.commit(client(CAROL, 30), by_value(ExternalInit(bytes(32))), unseen())
     given = case(known(here), message)
@@ -162,7 +162,7 @@ def test_an_external_commit_covers_nothing_unseen_that_could_lift_a_ban(known: K
 
 
 @pytest.mark.parametrize("known", [derived, claimed])
-def test_what_an_unknown_component_becomes_changes_no_role(known: Known) -> None:
+def test_an_update_of_an_unknown_component_changes_no_role(known: Known) -> None:
     here = banning_carol()
     other = AppDataUpdate(typing.cast("typing.Any", 0xFF00), typing.cast("typing.Any", 1), b"data")
     message, _ = here.commit(0, by_value(other), add_carol())
@@ -171,7 +171,7 @@ def test_what_an_unknown_component_becomes_changes_no_role(known: Known) -> None
     assert fired(given) == ["banned-user-added"]
 
 
-def test_a_claim_that_a_message_contradicts_is_believed_no_more() -> None:
+def test_a_claimed_state_that_a_message_contradicts_is_not_used() -> None:
     here, other = banning_carol(), room({ALICE: MEMBER, BOB: MEMBER, CAROL: MEMBER}, BOB)
     message, _ = other.commit(1, add_carol())  # signed in a state without the ban
     given = case(claimed(here), message)
@@ -192,7 +192,7 @@ def test_a_claim_that_a_message_contradicts_is_believed_no_more() -> None:
     ],
     ids=["no roles", "role 1 is no ban", "role 1 twice", "no list", "not listed", "no such role", "nothing"],
 )
-def test_a_policy_that_is_not_clear_bans_and_mutes_nobody(policy: typing.Any) -> None:
+def test_an_ambiguous_policy_bans_and_mutes_nobody(policy: typing.Any) -> None:
     here = Room.create(client(ALICE, 1), policy)
     message, after = here.commit(0, by_value(Add(client(CAROL, 30).key_package())))
     assert fired(case(derived(here), message), device(ALICE)) == []
@@ -200,7 +200,7 @@ def test_a_policy_that_is_not_clear_bans_and_mutes_nobody(policy: typing.Any) ->
     assert withheld(derived(after), Terms(), device(CAROL)) is None
 
 
-def test_a_user_with_two_roles_has_none() -> None:
+def test_a_user_with_two_roles_counts_as_without_role() -> None:
     both = encode_list((UserRolePair(CAROL, BANNED), UserRolePair(CAROL, MEMBER)))
     here = Room.create(client(ALICE, 1), both)
     assert fired(case(derived(here), here.commit(0, add_carol())[0])) == []
@@ -226,7 +226,7 @@ def test_a_ban_of_the_hub_needs_no_state(known: Known) -> None:
     message, _ = here.commit(client(CAROL, 30), by_value(ExternalInit(bytes(32))))
     assert fired(case(known(here), message, terms)) == ["hub-banned-user-joins"]
     assert fired(case(known(here), here.propose(0, Add(client(CAROL, 30).key_package())), terms)) == []
-    assert fired(case(known(here), sealed(here, ContentType.COMMIT), terms)) == []  # nobody sees whom it adds
+    assert fired(case(known(here), sealed(here, ContentType.COMMIT), terms)) == []  # the server cannot see whom it adds
 
 
 # --- senders --------------------------------------------------------------------------------------------------------
@@ -240,7 +240,7 @@ def test_a_muted_user_of_ours_sends_no_application_messages(known: Known, certai
     assert fired(case(known(here), sealed(here)), device(CAROL)) == []  # absent from the list
     assert fired(case(known(here), sealed(here, ContentType.COMMIT)), device(BOB)) == []
     assert fired(case(known(here), here.commit(1)[0]), device(BOB)) == []
-    assert fired(case(known(here), sealed(here)), FOLLOWER) == []  # who sends is not known
+    assert fired(case(known(here), sealed(here)), FOLLOWER) == []  # the sender is not known
 
 
 @pytest.mark.parametrize("known", [derived, claimed, unknown])
@@ -253,7 +253,7 @@ def test_a_mute_of_the_hub_needs_no_state(known: Known) -> None:
 
 
 @pytest.mark.parametrize(("known", "certain"), STATES)
-def test_of_a_banned_user_of_ours_only_leaving_passes(known: Known, certain: bool) -> None:
+def test_our_banned_user_may_only_leave(known: Known, certain: bool) -> None:
     here = room({ALICE: MEMBER, BOB: BANNED}, BOB, CAROL)
     no = ["banned-sender"] if certain else []
     bob, carol = 1, 2
@@ -267,7 +267,7 @@ def test_of_a_banned_user_of_ours_only_leaving_passes(known: Known, certain: boo
     leaving = [
         here.propose(bob, SelfRemove()),
         here.propose(bob, Remove(bob)),
-        sealed(here, ContentType.PROPOSAL),  # nobody here can tell that it is no leaving
+        sealed(here, ContentType.PROPOSAL),  # the user may be leaving by it
         sealed(here, ContentType.COMMIT),
     ]
     for message in leaving:
@@ -279,7 +279,7 @@ def test_of_a_banned_user_of_ours_only_leaving_passes(known: Known, certain: boo
 
 
 @pytest.mark.parametrize("known", [derived, claimed, unknown])
-def test_of_whom_the_hub_bans_only_leaving_passes(known: Known) -> None:
+def test_a_user_whom_the_hub_bans_may_only_leave(known: Known) -> None:
     here = room({}, BOB)
     terms = Terms(banned=frozenset({BOB}))
     for message in (sealed(here), here.commit(1)[0], here.propose(1, Add(client(CAROL, 40).key_package()))):
@@ -287,7 +287,7 @@ def test_of_whom_the_hub_bans_only_leaving_passes(known: Known) -> None:
         assert fired(case(known(here), message, terms), FOLLOWER) == []
 
 
-def test_somebody_elses_leaf_may_be_removed_where_nobody_knows_whose_it_is() -> None:
+def test_a_banned_user_may_remove_a_leaf_whose_owner_is_unknown() -> None:
     here = room({ALICE: MEMBER, BOB: BANNED}, BOB)
     terms = Terms(banned=frozenset({BOB}))
     message = here.propose(1, Remove(0))
@@ -312,7 +312,7 @@ def test_a_banned_reader_gets_no_application_messages(known: Known, certain: boo
 # --- the table ------------------------------------------------------------------------------------------------------
 
 
-def test_every_refusal_says_what_was_read_and_why_that_is_certain() -> None:
+def test_every_refusal_states_its_facts_and_their_certainty() -> None:
     here = banning_carol()
     message, _ = here.commit(1, add_carol())
     for known, certainty in ((derived, Certainty.DERIVED), (claimed, Certainty.CLAIMED)):
@@ -324,7 +324,7 @@ def test_every_refusal_says_what_was_read_and_why_that_is_certain() -> None:
         assert refusal.section
 
 
-def test_what_is_read_is_what_the_table_says_is_needed() -> None:
+def test_each_rule_reads_only_the_facts_that_its_row_lists() -> None:
     here = room({ALICE: MEMBER, BOB: BANNED, CAROL: BANNED}, BOB)
     terms = Terms(frozenset({BOB, CAROL}), frozenset({BOB}))
     external = here.commit(client(CAROL, 30), by_value(ExternalInit(bytes(32))))[0]
@@ -343,7 +343,7 @@ def test_what_is_read_is_what_the_table_says_is_needed() -> None:
             assert all(fact in need.certain for fact, need in zip(facts, rule.needs, strict=True))
 
 
-def test_the_order_of_rules_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_order_of_rules_does_not_decide_whether_a_message_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     here = room({ALICE: MEMBER, BOB: BANNED}, BOB)
     terms = Terms(frozenset({BOB, CAROL}), frozenset({BOB}))
     given = [case(derived(here), each, terms) for each in (sealed(here), here.commit(1, add_carol())[0])]
@@ -363,8 +363,8 @@ def test_names_are_unique_and_every_row_says_what_it_needs() -> None:
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
-def test_a_rule_says_no_or_nothing_and_is_given_no_remote_sender(rule: PolicyRule) -> None:
-    """There is no value that would accept a message, and nothing by which to ask about another provider's user."""
+def test_a_rule_can_only_refuse_and_gets_no_remote_sender(rule: PolicyRule) -> None:
+    """No value accepts a message, and no argument can name another provider's user."""
     assert isinstance(rule, MessageRule | SenderRule | ReaderRule)
     types = typing.get_type_hints(rule.check)
     assert types.pop("return") == Found
@@ -373,6 +373,6 @@ def test_a_rule_says_no_or_nothing_and_is_given_no_remote_sender(rule: PolicyRul
     assert Follower not in types.values()
 
 
-def test_what_is_judged_comes_to_a_refusal_or_to_silence() -> None:
+def test_judge_returns_a_refusal_or_none() -> None:
     assert inspect.signature(table.judge).return_annotation == "Refusal | None"
     assert {field.name for field in attrs.fields(Refusal)} == {"rule", "section", "detail", "facts", "lasting"}

@@ -9,7 +9,7 @@ import pytest
 
 from mimids.store import groups, overview, partitions, providers
 from mimids.store.engine.migrate import shipped
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.values import Milliseconds
 from mimids.wire.ids import MLS10, CipherSuite, Counter, GroupId, MaskedPartitionKey, ProviderId
 

@@ -1,4 +1,4 @@
-"""Nodes of trees: none is dropped that a partition refers to, at whatever moment; in the end only those are left."""
+"""Sweeping tree nodes: nodes that a partition uses are never deleted, and in the end only those are left."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from mimids.store import partitions, trees
 from mimids.store.engine.migrate import shipped
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.store.partitions import StoredState
 from mimids.store.trees import NodeColumns
 
 WIDTH = 4
-Tree = tuple[int, ...]  # what stands in each leaf
+Tree = tuple[int, ...]  # the content of each leaf
 
 
 def nodes(tree: Tree) -> list[NodeColumns]:
@@ -31,7 +31,7 @@ def nodes(tree: Tree) -> list[NodeColumns]:
 
 
 class Sweeping(RuleBasedStateMachine):
-    """Commits and expiries between the pages of sweeps. Only what differs from the parent is stored with a commit."""
+    """Commits and expiries between the pages of sweeps. A commit stores only the nodes that differ from the parent."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class Sweeping(RuleBasedStateMachine):
     @precondition(lambda self: self.unknown)
     @rule(tree=st.tuples(*[st.integers(0, 1)] * WIDTH))
     def learn(self, tree: Tree) -> None:
-        """Know the state of a partition that was there: all of its nodes are offered, some lie there unused."""
+        """Learn the state of an existing partition: all its nodes are stored again, of which some are there, unused."""
         self.add(tree, iter(nodes(tree)), self.unknown.pop())
 
     @rule()

@@ -60,7 +60,7 @@ class Person:
             try:
                 return await self.stream.send(hub, request)
             except Problem as problem:
-                if not problem.passes:
+                if not problem.is_temporary:
                     raise
                 await trio.sleep(AGAIN_SECONDS)
 
@@ -172,7 +172,7 @@ async def talking(session: Session, chance: random.Random) -> AsyncIterator[Chao
 async def _person(stack: AsyncExitStack, home: Provider, name: str) -> Person:
     account = await trio.to_thread.run_sync(home.add_device, name.partition("@")[0])
     device = await stack.enter_async_context(account.client())
-    stream = await stack.enter_async_context(device.stream(backoff=Backoff(cap_seconds=1)))
+    stream = await stack.enter_async_context(device.stream(backoff=Backoff(0.5, cap_seconds=1)))
     return Person(name, device, stream)
 
 

@@ -25,7 +25,8 @@ from mimids.http.api.endpoints import AnyEndpoint
 from mimids.http.server.connection import ASGIApp
 from mimids.store import accounts as store_accounts
 from mimids.store.engine.migrate import migrate
-from mimids.store.engine.store import Tx, open_store
+from mimids.store.engine.sqlite import open_store
+from mimids.store.engine.transaction import Tx
 from mimids.telemetry import Telemetry
 from mimids.wire.ids import local_user_id
 from tests.support.doubles import FakePeers, SpyLog

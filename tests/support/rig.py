@@ -31,7 +31,9 @@ from mimids.ohttp.keyring import Schedule
 from mimids.ohttp.padding import pad_request
 from mimids.store import accounts
 from mimids.store.engine.migrate import migrate
-from mimids.store.engine.store import Faults, Store, Tx, connect, open_store
+from mimids.store.engine.sqlite import Faults, connect, open_store
+from mimids.store.engine.store import Store
+from mimids.store.engine.transaction import Tx
 from mimids.values import Device, Milliseconds, TokenId
 from mimids.wire.declare import encode
 from mimids.wire.ids import MLS10, BearerToken, CipherSuite, ProtocolVersion, ProviderId, UserId, local_user_id

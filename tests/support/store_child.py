@@ -11,7 +11,9 @@ from typing import cast
 
 import trio
 
-from mimids.store.engine.store import Faults, Store, Synchronous, Tx, connect, open_store
+from mimids.store.engine.sqlite import Faults, Synchronous, connect, open_store
+from mimids.store.engine.store import Store
+from mimids.store.engine.transaction import Tx
 
 SENDERS = 64
 

@@ -96,9 +96,9 @@ def _values(by: Codec[Any]) -> st.SearchStrategy[Any]:
             return st.sampled_from(list(cls))
         case engine.Mapped():
             return _mapped(by)
-        case messages._Shaped():
+        case messages._KeyPackageCodec():
             return values(declare.codec(KeyPackageIn)).map(lambda value: EncodedKeyPackage(value.encoded))
-        case messages._Tree():
+        case messages._RatchetTreeCodec():
             return _OCTETS.map(lambda octets: messages.RatchetTree(OPAQUE_V.encode(octets)))
         case proposals._Ciphertexts():
             return st.lists(values(declare.codec(proposals.HpkeCiphertext)), max_size=3).map(

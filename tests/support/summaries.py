@@ -26,7 +26,7 @@ def summary(row: int, parent: int | None, messages: int = 1, **other: Any) -> Pa
         parent=parent,
         epoch=row,
         messages=messages,
-        terminated_why=None,
+        terminated_reason=None,
         has_group_info=False,
         opened_at=Milliseconds(row),
         **(plain | other),

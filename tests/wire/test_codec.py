@@ -61,7 +61,7 @@ def refusal(by: Codec[Any], octets: str) -> str:
 @every
 @a_few
 @given(data=st.data())
-def test_a_value_has_one_encoding_and_no_other_length_is_read(by: Codec[Any], data: st.DataObject) -> None:
+def test_a_value_has_one_encoding_and_no_other_length_is_accepted(by: Codec[Any], data: st.DataObject) -> None:
     check_no_other_length(by, check_round_trip(by, data.draw(values(by))))
 
 
@@ -102,7 +102,7 @@ def test_any_octets_are_a_value_or_a_wire_error(by: Codec[Any], octets: bytes) -
         (TEXT, "abc", "03 616263"),
     ],
 )
-def test_what_is_written_is_what_the_rfc_says(by: Codec[Any], value: object, octets: str) -> None:
+def test_encodings_are_those_of_the_rfc(by: Codec[Any], value: object, octets: str) -> None:
     assert by.encode(value) == bytes.fromhex(octets)
     assert by.decode(bytes.fromhex(octets)) == value
 
@@ -145,7 +145,7 @@ def test_what_is_written_is_what_the_rfc_says(by: Codec[Any], value: object, oct
         (vector(UINT16, limit=4), "06 0001 0002 0003", "longer than 4 octets"),
         (vector(OPAQUE_V, limit=1), "02 00 00", "longer than 1 octets"),
         (vector(OPAQUE_V, most=1), "02 00 00", "1: more than 1 items"),
-        # The end of a block holds for what is in it, whatever comes behind it.
+        # The end of a block limits its content, even if more octets follow it.
         (vector(OPAQUE_V), "03 00 02 61 61", "1: truncated"),
         (vector(OPAQUE_V), "01 40 40" + "00" * 64, "0: truncated"),
         (vector(UINT32, most=9), "03 000000 00", "0: truncated"),
@@ -158,12 +158,12 @@ def test_what_is_written_is_what_the_rfc_says(by: Codec[Any], value: object, oct
         (TEXT, "04 61ff6161", "value not allowed"),
     ],
 )
-def test_anything_else_is_refused_at_its_place(by: Codec[Any], octets: str, error: str) -> None:
+def test_a_wrong_encoding_is_refused_with_its_place(by: Codec[Any], octets: str, error: str) -> None:
     assert refusal(by, octets) == error
 
 
 @pytest.mark.parametrize("by", [opaque(100), vector(UINT8, limit=100), vector(OPAQUE_V, limit=100)])
-def test_a_length_is_compared_with_what_is_there_and_with_the_limit_before_anything_is_sliced(by: Codec[Any]) -> None:
+def test_a_length_is_compared_with_the_rest_and_the_limit_before_slicing(by: Codec[Any]) -> None:
     class Watched(bytes):
         def __getitem__(self, at: Any) -> Any:
             assert not isinstance(at, slice) or at.stop - at.start <= 4, "sliced what was not looked at"
@@ -174,7 +174,7 @@ def test_a_length_is_compared_with_what_is_there_and_with_the_limit_before_anyth
             by.read(Reader(Watched(bytes.fromhex(octets))))
 
 
-def test_a_reader_stands_behind_what_it_has_read_and_keeps_to_its_end() -> None:
+def test_a_reader_moves_past_what_it_read_and_stops_at_its_end() -> None:
     reader = Reader(b"\1\0\2\1a\3")
     assert (UINT8.read(reader), UINT16.read(reader), OPAQUE_V.read(reader), reader.pos) == (1, 2, b"a", 5)
     with pytest.raises(WireError, match="trailing bytes"):
@@ -187,12 +187,12 @@ def test_a_reader_stands_behind_what_it_has_read_and_keeps_to_its_end() -> None:
     assert (fixed(0).read(reader), reader.pos) == (b"", 5)
 
 
-def test_an_end_is_restored_behind_a_block() -> None:
+def test_the_outer_end_is_restored_after_a_block() -> None:
     reader = Reader(bytes.fromhex("03 01 61 00 0007"))
     assert (vector(OPAQUE_V).read(reader), UINT16.read(reader)) == ((b"a", b""), 7)
 
 
-def test_a_type_with_nothing_of_its_own_keeps_the_codec_and_others_wrap_it() -> None:
+def test_a_newtype_keeps_the_codec_and_other_types_wrap_it() -> None:
     assert UINT32.of(NewType("Count", int)) is UINT32
     assert vector(LIGHT).decode(b"\2\1\2") == (Light.RED, Light.GREEN)
     assert isinstance(LIGHT.decode(b"\1"), Light)
@@ -200,7 +200,7 @@ def test_a_type_with_nothing_of_its_own_keeps_the_codec_and_others_wrap_it() -> 
     assert TEXT.of(str.upper, str.lower).encode("A") == b"\1a"
 
 
-def test_an_error_of_its_own_keeps_its_reason_and_place() -> None:
+def test_a_wire_error_of_a_conversion_keeps_its_reason_and_place() -> None:
     def make(value: int) -> int:
         raise WireError("reserved", ("flags",))
 
@@ -219,11 +219,11 @@ def test_an_error_names_the_place_outermost_first_and_is_a_value_error() -> None
 @every
 @a_few
 @given(before=st.binary(max_size=3), after=st.binary(max_size=3))
-def test_no_error_repeats_what_was_sent(by: Codec[Any], before: bytes, after: bytes) -> None:
+def test_no_error_repeats_received_bytes(by: Codec[Any], before: bytes, after: bytes) -> None:
     try:
         by.decode(before + b"hunter2" + after)
     except WireError as error:
-        assert "hunter2" not in f"{error} {error!r} {error.path}"  # noqa: PT017  # where it is refused
+        assert "hunter2" not in f"{error} {error!r} {error.path}"  # noqa: PT017  # only if it is refused
 
 
 @pytest.mark.parametrize(
@@ -241,12 +241,12 @@ def test_no_error_repeats_what_was_sent(by: Codec[Any], before: bytes, after: by
         (optional(fixed(3)), b"", ValueError),
     ],
 )
-def test_what_has_no_encoding_is_not_written(by: Codec[Any], value: object, error: type[Exception]) -> None:
+def test_a_value_without_an_encoding_is_refused(by: Codec[Any], value: object, error: type[Exception]) -> None:
     with pytest.raises(error):
         by.encode(value)
 
 
-def test_the_longest_opaque_is_what_a_length_can_say() -> None:
+def test_the_longest_opaque_is_that_of_the_largest_length() -> None:
     class Endless(bytes):
         def __len__(self) -> int:
             return MLS_MAX + 1

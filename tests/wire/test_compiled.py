@@ -1,4 +1,4 @@
-"""Compiled structs against an interpreter that calls each field's codec in turn: nothing else may come of it."""
+"""Compiled structs against an interpreter that calls each field's codec in turn: the results must be the same."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Inner:
 
 @struct
 class KeptInner(Kept):
-    """One that keeps its octets."""
+    """A struct that keeps its octets."""
 
     octets: bytes = wire(OPAQUE_V)
     number: int = wire(UINT8)
@@ -236,7 +236,7 @@ LENGTHS = ("3f", "40", "403f", "4040", "4041", "7fff", "80", "80003fff", "800040
 
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("limit", [0, 63, 64, 65, 16384, None])
-def test_a_length_in_line_is_one_that_the_codec_reads(length: str, limit: int | None) -> None:
+def test_a_length_read_inline_is_read_as_by_the_codec(length: str, limit: int | None) -> None:
     by = declared("Long", {"it": wire(OPAQUE_V if limit is None else opaque(limit))})
     for size in (0, 62, 63, 64, 65, 16383, 16384):
         octets = bytes.fromhex(length) + bytes(size)
@@ -292,6 +292,6 @@ def test_a_field_may_have_any_name() -> None:
 
 
 @pytest.mark.parametrize("on", ["nowhere", "body", "later"])
-def test_a_field_hangs_on_one_before_it_or_is_refused_where_it_is_declared(on: str) -> None:
-    with pytest.raises(ValueError, match=f"^body hangs on {on}, which does not stand before it$"):
+def test_a_select_on_a_later_field_is_refused_at_its_declaration(on: str) -> None:
+    with pytest.raises(ValueError, match=f"^body depends on {on}, which is not declared before it$"):
         declared("Lost", {"first": wire(UINT8), "body": select(on, CASES), "later": wire(UINT8)})

@@ -1,4 +1,4 @@
-"""Structs by their declaration: what a class that says `@struct` is and does."""
+"""Declared structs: what `@struct` makes of a class."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Point:
 
 @struct
 class Signed(Kept):
-    """A point and who says so."""
+    """A point and its signature."""
 
     point: Point = wire(codec(Point))
     signature: bytes = wire(OPAQUE_V)
@@ -39,7 +39,7 @@ class Shape(IntEnum):
 
 @struct
 class Drawn:
-    """A shape that says what follows."""
+    """A shape that decides the type of the next field."""
 
     shape: Shape = wire(UINT8.of(Shape))
     body: Point | tuple[Point, ...] | None = select(
@@ -49,7 +49,7 @@ class Drawn:
 
 @struct
 class Labelled:
-    """A size, a body whose layout hangs on whether it is odd, and one that hangs on half of it."""
+    """A size, a body whose layout depends on whether the size is odd, and one whose layout depends on half of it."""
 
     size: int = wire(UINT8)
     odd: int | bytes = select("size", {True: UINT32}, key=lambda size: size % 2 == 1, otherwise=OPAQUE_V)
@@ -66,7 +66,7 @@ class Sheet:
 
 @struct
 class Empty:
-    """Nothing at all."""
+    """A struct without fields."""
 
 
 POINT = "0001 0002"
@@ -132,7 +132,7 @@ def test_an_error_names_the_place_from_the_class_down(cls: type[Any], octets: st
     assert str(caught.value.within(cls.__name__)) == error
 
 
-def test_an_error_that_left_brings_no_other_along() -> None:
+def test_an_error_has_no_other_error_as_context() -> None:
     with pytest.raises(WireError) as caught:
         decode(Drawn, b"\xc8")
     assert caught.value.__cause__ is None
@@ -153,7 +153,7 @@ def test_a_value_is_a_frozen_record() -> None:
         Point(1)  # type: ignore[call-arg]
 
 
-def test_a_body_that_is_not_of_its_case_is_not_written() -> None:
+def test_a_body_of_the_wrong_case_is_not_written() -> None:
     for value in (Drawn(Shape.NOTE, Point(1, 2)), Drawn(Shape.DOT, None), Labelled(3, b"ab", 8)):
         with pytest.raises((ValueError, AttributeError)):
             encode(value)
@@ -161,10 +161,10 @@ def test_a_body_that_is_not_of_its_case_is_not_written() -> None:
         encode(Labelled(4, b"", None))
 
 
-# --- what keeps its octets ----------------------------------------------------------------------------------------
+# --- structs that keep their octets ------------------------------------------------------------------------------
 
 
-def test_a_kept_value_gives_back_the_octets_it_was_read_from_and_no_more() -> None:
+def test_a_kept_value_is_written_as_the_octets_it_was_read_from() -> None:
     octets = bytes.fromhex(f"{POINT} 02 6162")
     reader = Reader(b"before" + octets + b"after")
     reader.pos = 6
@@ -185,12 +185,12 @@ class ReadOnly(Codec[int]):
 
 @struct
 class PassedOn(Kept):
-    """What cannot be encoded from its fields."""
+    """A struct that cannot be encoded from its fields."""
 
     number: int = wire(ReadOnly())
 
 
-def test_kept_octets_are_passed_on_without_looking_at_the_fields() -> None:
+def test_kept_octets_are_written_without_encoding_the_fields() -> None:
     read = decode(PassedOn, b"\7")
     assert (read.number, read.encoded, encode(read), vector(codec(PassedOn)).encode((read, read))) == (
         7,
@@ -200,20 +200,20 @@ def test_kept_octets_are_passed_on_without_looking_at_the_fields() -> None:
     )
 
 
-def test_a_value_made_here_is_encoded_when_asked_and_then_kept() -> None:
+def test_a_value_made_here_is_encoded_once_when_first_asked() -> None:
     made = Signed(Point(1, 2), b"ab")
     assert made.encoded == encode(made) == bytes.fromhex(f"{POINT} 02 6162")
     assert made.encoded is made.encoded
 
 
-def test_kept_octets_do_not_go_with_a_changed_value() -> None:
+def test_a_changed_copy_does_not_keep_the_octets() -> None:
     read: Any = decode(Signed, bytes.fromhex(f"{POINT} 02 6162"))
     changed = attrs.evolve(read, signature=b"")
     assert changed.encoded == encode(changed) == bytes.fromhex(f"{POINT} 00")
     assert copy.copy(read).encoded == read.encoded
 
 
-def test_kept_octets_count_neither_for_equality_nor_can_anybody_change_them() -> None:
+def test_kept_octets_do_not_count_for_equality_and_cannot_be_changed() -> None:
     read: Any = decode(Signed, bytes.fromhex(f"{POINT} 02 6162"))
     made = Signed(Point(1, 2), b"ab")
     assert (read, hash(read), repr(read)) == (made, hash(made), repr(made))
@@ -223,7 +223,7 @@ def test_kept_octets_count_neither_for_equality_nor_can_anybody_change_them() ->
 
 
 @given(y=st.integers(0, 0xFFFF), signature=st.binary(max_size=80))
-def test_what_is_kept_is_what_the_fields_say(y: int, signature: bytes) -> None:
+def test_kept_octets_are_the_encoding_of_the_fields(y: int, signature: bytes) -> None:
     made = Signed(Point(y, 2), signature)
     read = decode(Signed, encode(made))
     assert (read, read.encoded) == (made, encode(made))
@@ -252,12 +252,12 @@ written_by(Pair, Swapped())
 
 @struct
 class Pairs:
-    """Structs whose layout no list of fields says."""
+    """A struct whose layout a list of fields cannot express."""
 
     pairs: tuple[Pair, ...] = wire(vector(codec(Pair)))
 
 
-def test_a_hand_written_codec_stands_where_a_declared_one_would() -> None:
+def test_a_hand_written_codec_works_as_a_declared_one() -> None:
     assert encode(Pair(1, 2)) == b"\2\1"
     assert decode(Pairs, b"\4\2\1\4\3") == Pairs((Pair(1, 2), Pair(3, 4)))
     assert refusal(Pair, "02") == "Pair: truncated"

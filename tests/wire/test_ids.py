@@ -1,4 +1,4 @@
-"""Identifiers: what is one and what is not, and secrets that keep to themselves."""
+"""Identifiers: which octets are valid, and that secrets are not shown."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ HEX = "000102030405060708090a0b0c0d0e0f"
 
 
 @SECRETS
-def test_a_secret_shows_its_length_and_is_opened_by_reveal_only(cls: type[Secret]) -> None:
+def test_a_secret_shows_its_length_and_only_reveal_returns_it(cls: type[Secret]) -> None:
     secret = cls(b"hunter2")
     assert repr(secret) == str(secret) == f"{secret}" == f"<{cls.__name__}: 7 octets>"
     assert secret.reveal() == b"hunter2"
@@ -70,7 +70,7 @@ def test_a_struct_does_not_show_its_secrets() -> None:
     assert decode(_Holder, encode(holder)) == holder
 
 
-def test_nor_does_the_error_about_them() -> None:
+def test_an_error_about_a_secret_does_not_show_it() -> None:
     with pytest.raises(WireError) as caught:
         decode(_Holder, b"\7hunter2" + b"correct horse b")
     assert str(caught.value) == "_Holder.key: truncated"
@@ -104,7 +104,7 @@ def test_a_partition_key_is_16_octets_without_a_length() -> None:
     "text",
     ["", HEX[2:], HEX + "00", HEX[1:], "0x" + HEX[2:], HEX[:-2] + "zz", HEX[:16] + " " + HEX[16:], HEX[:-2] + "  "],
 )
-def test_a_partition_key_is_written_as_32_hex_digits_and_no_other_way(text: str) -> None:
+def test_a_partition_key_in_text_is_32_hex_digits_and_nothing_else(text: str) -> None:
     with pytest.raises(ValueError, match="hex"):
         PartitionKey.from_hex(text)
 
@@ -136,7 +136,7 @@ def test_a_mask_has_the_size_of_one_of_the_hashes(size: int, length: str) -> Non
         (b"\x40\x41" + bytes(65), "longer than 64 octets"),
     ],
 )
-def test_nothing_else_is_a_mask(octets: bytes, reason: str) -> None:
+def test_octets_of_another_size_are_not_a_mask(octets: bytes, reason: str) -> None:
     with pytest.raises(WireError) as caught:
         MASKED_PARTITION_KEY.decode(octets)
     assert str(caught.value) == reason
@@ -206,7 +206,7 @@ def test_a_provider_is_a_lower_case_domain_name(name: str) -> None:
         "[::1]",
     ],
 )
-def test_anything_else_is_none_and_the_refusal_does_not_repeat_it(name: str) -> None:
+def test_another_name_is_refused_without_repeating_it(name: str) -> None:
     with pytest.raises(ValueError, match=r"^not a lower-case domain name$"):
         provider_id(name)
     octets = name.encode()
@@ -243,7 +243,7 @@ def test_an_identifier_is_no_longer_than_it_may_be(by: Codec[object], limit: int
 
 
 @pytest.mark.parametrize("value", [0, 1, 2, 0x0A0A, 0xEAEA, 0xFFFF])
-def test_versions_and_suites_that_nobody_here_knows_survive(value: int) -> None:
+def test_unknown_versions_and_suites_are_kept(value: int) -> None:
     octets = value.to_bytes(2, "big")
     assert (PROTOCOL_VERSION.decode(octets), CIPHER_SUITE.decode(octets)) == (value, value)
     assert PROTOCOL_VERSION.encode(PROTOCOL_VERSION.decode(octets)) == octets

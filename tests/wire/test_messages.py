@@ -1,4 +1,4 @@
-"""The structs of the wire format, byte for byte; tests/test_structs.py has what holds for any struct."""
+"""The structs of the wire format, byte for byte; tests/test_structs.py tests what is true of every struct."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_no_struct_is_without_an_example() -> None:
 
 
 @pytest.mark.parametrize(("value", "octets"), EXAMPLES, ids=NAMES)
-def test_an_example_cut_short_or_drawn_out_is_refused_by_the_name_of_its_struct(value: Any, octets: str) -> None:
+def test_an_example_that_is_too_short_or_too_long_is_refused_by_struct_name(value: Any, octets: str) -> None:
     whole, name = bytes.fromhex(octets), type(value).__name__
     for size in range(len(whole)):
         with pytest.raises(WireError, match=rf"^{name}\.\S+: truncated$"):
@@ -119,7 +119,7 @@ def test_an_example_cut_short_or_drawn_out_is_refused_by_the_name_of_its_struct(
         decode(type(value), whole + b"\0")
 
 
-# --- what hangs on an earlier field -------------------------------------------------------------------------------
+# --- fields that depend on an earlier one ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_an_example_cut_short_or_drawn_out_is_refused_by_the_name_of_its_struct(
         (Message, WELCOME_HEX, "Message.commit: no such case"),
     ],
 )
-def test_what_does_not_fit_an_earlier_field_is_refused(cls: type[Any], octets: str, error: str) -> None:
+def test_a_case_that_does_not_match_the_earlier_field_is_refused(cls: type[Any], octets: str, error: str) -> None:
     assert refusal(cls, octets) == error
 
 
@@ -164,7 +164,7 @@ def test_what_does_not_fit_an_earlier_field_is_refused(cls: type[Any], octets: s
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_nor_is_it_written(value: Any) -> None:
+def test_a_case_that_does_not_match_the_earlier_field_is_not_written(value: Any) -> None:
     with pytest.raises((ValueError, TypeError, AttributeError)):
         encode(value)
 
@@ -229,7 +229,7 @@ def test_a_partition_is_named_by_a_mask_of_any_suite(size: int) -> None:
     assert decode(SendResponse, encode(response)) == response
 
 
-def test_what_is_passed_on_is_kept_as_it_came() -> None:
+def test_forwarded_objects_are_kept_as_received() -> None:
     octets = bytes.fromhex(f"{JOIN_HEX} {KEY_HEX} {FULL_DATA_HEX}")
     request = decode(SendRequest, octets)
     assert request.message.encoded == bytes.fromhex(JOIN_HEX)
@@ -241,7 +241,7 @@ def test_what_is_passed_on_is_kept_as_it_came() -> None:
     assert decode(KeyPackageResponse, bytes.fromhex(KEY_PACKAGE_HEX)).key_package == bytes.fromhex(KEY_PACKAGE_HEX)
 
 
-def test_a_tree_is_carried_whatever_is_in_it() -> None:
+def test_a_ratchet_tree_is_kept_unparsed() -> None:
     for tree in (b"\0", b"\3\xff\xff\xff", b"\x40\x40" + bytes(64)):
         response = decode(GroupInfoResponse, INFO.encoded + b"\1" + tree)
         assert response.ratchet_tree == tree
@@ -266,7 +266,7 @@ def parts(epoch: PushedEpoch) -> list[bytes]:
 
 
 def assembled(value: object) -> bytes:
-    """Return the encoding of a struct, made of what is stored of it."""
+    """Return the encoding of a struct, made of its stored octets."""
     match value:
         case Message(message, None):
             return encode_message(message.encoded, None, None)
@@ -294,35 +294,35 @@ ASSEMBLED = (Message, Epoch, ReceiveResponse, PushedEpoch, PushRequest)
     [(value, octets) for value, octets in EXAMPLES if isinstance(value, ASSEMBLED)],
     ids=[name for name, (value, _) in zip(NAMES, EXAMPLES, strict=True) if isinstance(value, ASSEMBLED)],
 )
-def test_what_is_made_of_stored_octets_is_what_the_notation_says(value: object, octets: str) -> None:
+def test_a_struct_made_of_stored_octets_is_as_the_notation_says(value: object, octets: str) -> None:
     assert assembled(value) == bytes.fromhex(octets)
 
 
 @pytest.mark.parametrize("cls", ASSEMBLED)
 @a_few
 @given(data=st.data())
-def test_and_what_the_struct_itself_is_written_as(cls: type[Any], data: st.DataObject) -> None:
+def test_a_struct_made_of_stored_octets_is_as_its_codec_writes_it(cls: type[Any], data: st.DataObject) -> None:
     value = data.draw(values(codec(cls)))
     assert assembled(value) == encode(value)
 
 
 @a_few
 @given(values(codec(Messages)))
-def test_so_is_a_frame_of_messages(body: Messages) -> None:
+def test_a_messages_frame_made_of_parts_is_as_its_codec_writes_it(body: Messages) -> None:
     frame = Frame(0, FrameType.MESSAGES, body)
     assert assembled(frame) == encode(frame)
 
 
 @a_few
 @given(st.lists(values(codec(SendResult)), max_size=4))
-def test_so_are_the_results_of_a_batch(results: list[SendResult]) -> None:
+def test_results_of_a_batch_are_as_their_codec_writes_them(results: list[SendResult]) -> None:
     assert encode_send_results([each.outcome for each in results]) == SEND_RESULTS.encode(tuple(results))
 
 
 @pytest.mark.parametrize(
     ("size", "length"), [(0, "00"), (63, "3f"), (64, "4040"), (16383, "7fff"), (16384, "80004000")]
 )
-def test_however_long_what_is_put_together(size: int, length: str) -> None:
+def test_a_struct_made_of_long_parts_has_the_right_lengths(size: int, length: str) -> None:
     block = bytes.fromhex(length) + bytes(size)
     assert encode_epoch([bytes(size)]) == block
     made = pushed_epoch_parts(GroupId(b"g"), MaskedPartitionKey(bytes(32)), Counter(0), None, [bytes(size)])

@@ -14,7 +14,7 @@ from mimids.wire.varint import MLS_MAX, QUIC_MAX, VarintError
 Read = Callable[[bytes, int, int], tuple[int, int]]
 
 READERS = pytest.mark.parametrize("read", [varint.read_mls, varint.read_quic])
-# Around every change of size, so that an integer of any number of octets comes often.
+# Values around every change of size, so that integers of every length are frequent.
 MLS = st.integers(0, MLS_MAX) | st.sampled_from([0, 1, 0x3F, 0x40, 0x3FFF, 0x4000, MLS_MAX])
 QUIC = st.integers(0, QUIC_MAX) | MLS | st.sampled_from([MLS_MAX + 1, QUIC_MAX])
 
@@ -49,7 +49,7 @@ def test_both_kinds_write_what_the_rfcs_say_and_read_it_again(octets: str, value
         ("ffffffffffffffff", 2**62 - 1),
     ],
 )
-def test_eight_octets_are_for_quic_only(octets: str, value: int) -> None:
+def test_only_quic_has_integers_of_eight_octets(octets: str, value: int) -> None:
     encoded = bytes.fromhex(octets)
     assert varint.quic(value) == encoded
     assert varint.read_quic(encoded, 0, 8) == (value, 8)
@@ -87,7 +87,7 @@ def test_the_reserved_prefix_is_refused_by_mls_whatever_follows(first: str) -> N
 
 @READERS
 @pytest.mark.parametrize("octets", ["25", "7bbd", "9d7f3e7d"])
-def test_an_integer_is_cut_off_by_the_end_of_its_block_though_octets_follow(read: Read, octets: str) -> None:
+def test_an_integer_beyond_the_end_of_its_block_is_truncated(read: Read, octets: str) -> None:
     encoded = b"before" + bytes.fromhex(octets)
     for end in range(6, len(encoded)):
         with pytest.raises(VarintError, match="truncated"):
@@ -98,13 +98,13 @@ def test_an_integer_is_cut_off_by_the_end_of_its_block_though_octets_follow(read
 
 
 @given(value=MLS, before=st.binary(max_size=3), after=st.binary(max_size=3))
-def test_an_mls_integer_comes_back_from_wherever_it_stands(value: int, before: bytes, after: bytes) -> None:
+def test_an_mls_integer_is_read_back_at_any_position(value: int, before: bytes, after: bytes) -> None:
     data = before + varint.mls(value) + after
     assert varint.read_mls(data, len(before), len(data)) == (value, len(data) - len(after))
 
 
 @given(value=QUIC, size=st.sampled_from([1, 2, 4, 8]), before=st.binary(max_size=3), after=st.binary(max_size=3))
-def test_a_quic_integer_comes_back_from_any_of_its_forms(value: int, size: int, before: bytes, after: bytes) -> None:
+def test_a_quic_integer_is_read_back_from_any_of_its_forms(value: int, size: int, before: bytes, after: bytes) -> None:
     size = max(size, len(varint.quic(value)))
     form = (value | (size.bit_length() - 1) << (8 * size - 2)).to_bytes(size, "big")
     data = before + form + after
@@ -126,7 +126,7 @@ def test_any_octets_begin_with_a_quic_integer_unless_they_are_too_few(octets: by
     try:
         value, end = varint.read_quic(octets, 0, len(octets))
     except VarintError:
-        assert len(octets) < needed  # and then only
+        assert len(octets) < needed  # refused only if it is truncated
         return
     assert end == needed <= len(octets)
     assert len(varint.quic(value)) <= needed

@@ -1,1 +1,1 @@
-"""`mimids check`: find what is wrong with a provider, and say how to mend it."""
+"""`mimids check`: find faults of a provider, and say how to fix them."""

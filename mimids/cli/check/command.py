@@ -1,4 +1,4 @@
-"""The command: print each finding as it is made."""
+"""The command: print each finding as soon as there is one."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ _SIGNS: Final = {State.OK: "✓", State.WARNING: "!", State.WRONG: "✗"}
 @click.command()
 @config_option
 @json_option
-@click.option("--no-peers", is_flag=True, help="Leave other providers in peace.")
+@click.option("--no-peers", is_flag=True, help="Do not call other providers.")
 def check(config_file: Path | None, as_json: bool, no_peers: bool) -> None:
-    """Find what is wrong, and say how to mend it; exit 1 if anything is."""
+    """Find faults, and say how to fix them. The exit code is 1 if there is a fault."""
     config = load_config(config_file)
     found = []
     for finding in _findings(config, ask_peers=not no_peers):
         found.append(finding)
         if not as_json:
             click.echo(f"{_SIGNS[finding.state]} {finding.check}: {finding.what}")
-            if finding.mend:
-                click.echo(f"    {finding.mend}")
+            if finding.fix:
+                click.echo(f"    {finding.fix}")
     counts = Counter(finding.state for finding in found)
     if as_json:
         members = [{**attrs.asdict(each), "state": each.state.value} for each in found]
         show("check", {"ok": not counts[State.WRONG], "findings": members}, as_json=True)
     else:
         warnings = f"{counts[State.WARNING]} warning{'' if counts[State.WARNING] == 1 else 's'}"
-        click.echo(f"\n{counts[State.WRONG]} wrong, {warnings}, {counts[State.OK]} in order")
+        click.echo(f"\n{counts[State.WRONG]} wrong, {warnings}, {counts[State.OK]} ok")
     sys.exit(REFUSED if counts[State.WRONG] else 0)
 
 

@@ -1,4 +1,4 @@
-"""What a check found."""
+"""The result of one check."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ import attrs
 
 
 class State(Enum):
-    """How bad it is."""
+    """How serious a finding is."""
 
     OK = "ok"
-    WARNING = "warning"  # it serves, and will not for long, or not for everybody
+    WARNING = "warning"  # it works now, but not for long or not for everybody
     WRONG = "wrong"
 
 
 @attrs.frozen
 class Finding:
-    """One thing that was looked at; `mend` says what to do unless it is in order."""
+    """One thing that was checked; `fix` says what to do, unless the state is OK."""
 
     check: str
     state: State
     what: str
-    mend: str | None = None
+    fix: str | None = None
 
 
 def ok(check: str, what: str) -> Finding:
-    """Return that something is in order."""
+    """Return a finding that needs no action."""
     return Finding(check, State.OK, what)
 
 
-def warning(check: str, what: str, mend: str) -> Finding:
-    """Return what will go wrong."""
-    return Finding(check, State.WARNING, what, mend)
+def warning(check: str, what: str, fix: str) -> Finding:
+    """Return a finding that will become a fault."""
+    return Finding(check, State.WARNING, what, fix)
 
 
-def wrong(check: str, what: str, mend: str) -> Finding:
-    """Return what is wrong now."""
-    return Finding(check, State.WRONG, what, mend)
+def wrong(check: str, what: str, fix: str) -> Finding:
+    """Return a fault."""
+    return Finding(check, State.WRONG, what, fix)

@@ -1,4 +1,4 @@
-"""This machine: the database, the disk, the clock, the listeners, the stock."""
+"""Checks of this machine: listeners, disk, database, clock, gateway keys, stock."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Final
 
 from mimids.cli.check.finding import Finding, ok, warning, wrong
 from mimids.cli.places import socket_fits
-from mimids.cli.progress import seconds
+from mimids.cli.progress import elapsed
 from mimids.config import Config, ConfigError
 from mimids.config_keys import TcpAddress
 from mimids.ds.commands import Context
@@ -23,30 +23,30 @@ from mimids.ohttp.keyring import Schedule
 from mimids.store import overview
 from mimids.store.engine import lock, migrate
 from mimids.store.engine.migrate import SchemaRefused
-from mimids.store.engine.store import connect_to_read, read_here
+from mimids.store.engine.sqlite import connect_to_read, read_here
 from mimids.values import Milliseconds
 
 OLDEST_SQLITE: Final = (3, 37, 0)  # STRICT tables
 MIB: Final = 1024 * 1024
 DISK_WRONG: Final = 100 * MIB
 DISK_WARNING: Final = 1024 * MIB
-CLOCK_SECONDS: Final = 300  # a message from further in the future says that this clock, or an earlier one, is off
+CLOCK_SECONDS: Final = 300  # rows from further in the future show that the clock is wrong, or was
 DAY_SECONDS: Final = 86_400
-_DAMAGED: Final = "stop the server, keep the file, and restore the newest backup"
+_DAMAGED: Final = "stop the server, keep the file, and restore the newest backup with `mimids restore`"
 
 
 def here(config: Config) -> Iterator[Finding]:
-    """Look at everything that needs no other machine."""
+    """Check everything that needs no other machine."""
     yield _sqlite()
     running = lock.holder(config.data_dir) if config.data_dir.is_dir() else None
     yield from _listeners(config, running)
     if not config.data_dir.is_dir():
-        yield wrong("data", f"there is no directory {config.data_dir}", "`mimids migrate` makes it")
+        yield wrong("data", f"the directory {config.data_dir} does not exist", "`mimids migrate` creates it")
         return
     yield _disk(config)
     healthy = True
     for finding in _database(config):
-        healthy = healthy and finding.mend is None
+        healthy = healthy and finding.fix is None
         yield finding
     if healthy:
         yield _clock(config)
@@ -56,8 +56,9 @@ def here(config: Config) -> Iterator[Finding]:
 
 def _sqlite() -> Finding:
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
-        mend = "install a Python that comes with a newer SQLite"
-        return wrong("sqlite", f"SQLite {sqlite3.sqlite_version} is too old", mend)
+        fix = "install a Python with a newer SQLite"
+        oldest = ".".join(map(str, OLDEST_SQLITE))
+        return wrong("sqlite", f"SQLite {sqlite3.sqlite_version} is older than {oldest}", fix)
     return ok("sqlite", f"SQLite {sqlite3.sqlite_version}")
 
 
@@ -75,8 +76,10 @@ def _listeners(config: Config, running: int | None) -> Iterator[Finding]:
 def _socket(config: Config) -> Finding:
     path = config.operator_socket
     if socket_fits(path):
-        return ok("listeners", f"commands reach a running server at {path}")
-    return wrong("listeners", f"{path} is too long for a socket", "write a shorter operator_socket in [listen]")
+        return ok("listeners", f"commands will reach a running server at {path}")
+    return wrong(
+        "listeners", f"the path {path} is too long for a Unix socket", "set a shorter operator_socket in [listen]"
+    )
 
 
 def _listener(name: str, address: TcpAddress) -> Finding:
@@ -87,46 +90,51 @@ def _listener(name: str, address: TcpAddress) -> Finding:
             probe.bind(found[4])
     except OSError as error:
         what = f"cannot listen on {address} ({name}): {error.strerror or error}"
-        return wrong("listeners", what, f"stop what listens there, or change {name} in [listen]")
+        return wrong("listeners", what, f"stop the process that listens there, or change {name} in [listen]")
     return ok("listeners", f"{name} can listen on {address}")
 
 
 def _disk(config: Config) -> Finding:
     free = shutil.disk_usage(config.data_dir).free
     what = f"{free // MIB:,} MiB free at {config.data_dir}"
-    mend = "make room: a full disk refuses every write; shorter [retention] needs less of it"
+    fix = "free some space, or set shorter times in [retention]: with a full disk every write is refused"
     if free < DISK_WRONG:
-        return wrong("disk", what, mend)
-    return warning("disk", what, mend) if free < DISK_WARNING else ok("disk", what)
+        return wrong("disk", what, fix)
+    return warning("disk", what, fix) if free < DISK_WARNING else ok("disk", what)
 
 
 def _database(config: Config) -> Iterator[Finding]:
     path = config.database
     if not path.exists():
         yield wrong(
-            "database", f"there is no {path}", "`mimids migrate` makes it; `mimids restore` brings a backup back"
+            "database", f"{path} does not exist", "`mimids migrate` creates it; `mimids restore` restores a backup"
         )
         return
     try:
         waiting = migrate.pending(path)
         if waiting:
-            yield wrong("database", f"{len(waiting)} migrations are due", "make a backup, then run `mimids migrate`")
+            yield wrong(
+                "database", f"{len(waiting)} migrations have to run", "make a backup, then run `mimids migrate`"
+            )
         else:
             yield _integrity(config)
     except SchemaRefused as error:
-        yield wrong("database", str(error), "install the mimids that wrote it, or restore a backup")
+        yield wrong("database", str(error), "install the version of mimids that wrote it, or restore a backup")
     except sqlite3.DatabaseError as error:
         yield wrong("database", f"{path} cannot be read: {error}", _DAMAGED)
 
 
 def _integrity(config: Config) -> Finding:
-    """Read the whole file: pages, indexes, references."""
-    with closing(connect_to_read(config.database)) as connection, seconds(f"reading {config.database}"):
+    """Check the whole file: pages, indexes, foreign keys."""
+    with closing(connect_to_read(config.database)) as connection, elapsed(f"reading {config.database}"):
         faults = [row[0] for row in connection.execute("PRAGMA integrity_check(3)") if row[0] != "ok"]
-        faults += [f"{row[0]} refers to nothing" for row in connection.execute("PRAGMA foreign_key_check").fetchmany(3)]
+        faults += [
+            f"a row of {row[0]} refers to a row that does not exist"
+            for row in connection.execute("PRAGMA foreign_key_check").fetchmany(3)
+        ]
     if faults:
         return wrong("database", f"{config.database} is damaged: {'; '.join(faults)}", _DAMAGED)
-    return ok("database", f"{config.database} is whole, {config.database.stat().st_size // 1024:,} KiB")
+    return ok("database", f"{config.database} is not damaged, {config.database.stat().st_size // 1024:,} KiB")
 
 
 def _clock(config: Config) -> Finding:
@@ -135,9 +143,9 @@ def _clock(config: Config) -> Finding:
     ahead = newest / 1000 - time.time()
     if ahead > CLOCK_SECONDS:
         at = datetime.fromtimestamp(newest / 1000, UTC)
-        what = f"the database has something of {at:%Y-%m-%d %H:%M}Z, {ahead:.0f} s from now"
-        return wrong("clock", what, "set this machine's clock (chrony, systemd-timesyncd)")
-    return ok("clock", f"{datetime.now(UTC):%Y-%m-%d %H:%M}Z, not behind what the database has")
+        what = f"the database has rows of {at:%Y-%m-%d %H:%M}Z, {ahead:.0f} s in the future"
+        return wrong("clock", what, "set the clock of this machine (chrony, systemd-timesyncd)")
+    return ok("clock", f"{datetime.now(UTC):%Y-%m-%d %H:%M}Z, not before the newest row of the database")
 
 
 def _gateway(config: Config) -> Iterator[Finding]:
@@ -149,16 +157,20 @@ def _gateway(config: Config) -> Iterator[Finding]:
         with read_here(config.database) as tx:
             keyring = gateway_keys.load(tx, schedule, context.operator_key)
     except (ConfigError, KeyUnavailable) as error:
-        mend = "[ohttp] key_file names the file that the keys were encrypted under"
-        yield wrong("ohttp", f"the gateway's keys cannot be read: {error}", mend)
+        fix = "set key_file in [ohttp] to the file with which the keys were encrypted"
+        yield wrong("ohttp", f"the gateway's keys cannot be read: {error}", fix)
         return
     current = keyring.current(now)
     if current is None:
-        yield ok("ohttp", "no gateway key yet; `mimids serve` makes one")
+        yield ok("ohttp", "there is no gateway key yet; `mimids serve` makes one")
     elif keyring.rotation_due_at(now) < now - DAY_SECONDS:
-        yield warning("ohttp", f"key {current.key_id} is overdue for rotation", "a running server rotates it by itself")
+        yield warning(
+            "ohttp",
+            f"the rotation of gateway key {current.key_id} is overdue",
+            "start the server: it rotates keys by itself",
+        )
     else:
-        yield ok("ohttp", f"key {current.key_id} is served")
+        yield ok("ohttp", f"gateway key {current.key_id} is in use")
 
 
 def _stock(config: Config) -> Finding:
@@ -167,5 +179,5 @@ def _stock(config: Config) -> Finding:
     what = f"{devices - empty} of {devices} devices have KeyPackages"
     if not empty:
         return ok("stock", what)
-    mend = "those without cannot be added to groups until they upload some: does their client run?"
-    return warning("stock", what, mend)
+    fix = "check that the clients of the others run: a device without KeyPackages cannot be added to groups"
+    return warning("stock", what, fix)

@@ -1,4 +1,4 @@
-"""Other providers: whether they answer, take our certificate, and have our time."""
+"""Checks of other providers: whether they answer, accept our certificate, and have the same time."""
 
 from __future__ import annotations
 
@@ -24,17 +24,21 @@ CLOCK_WARNING_SECONDS: Final = 30
 
 
 def peers(config: Config) -> Iterator[Finding]:
-    """Ask every provider that the configuration names something harmless, as ourselves."""
+    """Call every provider that the configuration names, with a request that changes nothing."""
     named = sorted({*config.federation.allow, *config.providers})
     if not named:
         open_ = config.federation.mode == "open"
-        mend = 'add their domains to allow in [federation], or write mode = "open"'
-        yield ok("peers", "none named; mode is open") if open_ else warning("peers", "no other provider is named", mend)
+        fix = 'add domains to allow in [federation], or set mode = "open"'
+        yield (
+            ok("peers", "no other provider is named; the mode is open")
+            if open_
+            else warning("peers", "no other provider is named", fix)
+        )
         return
     try:
         yield from trio.run(_ask_all, config, named)
     except CertificateFileError:
-        return  # said before
+        return  # reported already
 
 
 async def _ask_all(config: Config, named: list[ProviderId]) -> list[Finding]:
@@ -54,22 +58,22 @@ async def _ask(config: Config, reached: HttpPeers, name: ProviderId) -> list[Fin
     peer = config.providers.get(name)
     url = f"https://{name}" if peer is None or peer.url is None else peer.url
     try:
-        body = encode(WelcomeInitRequest(()))  # asks for nothing and changes nothing
+        body = encode(WelcomeInitRequest(()))  # an empty request
         answer = await reached.call(name, "POST", "/ds/v1/welcome/init", body, timeout_seconds=PEER_SECONDS)
     except PeerUnavailable as error:
         reason = f": {error.__cause__}" if error.__cause__ and str(error.__cause__) else ""
-        mend = "is it running, does the name resolve, is its certificate one that [tls] trust vouches for?"
-        return [wrong(check, f"{url} does not answer{reason}", mend)]
+        fix = "check that it runs, that its name resolves, and that trust in [tls] covers its certificate"
+        return [wrong(check, f"{url} does not answer{reason}", fix)]
     except ProviderNotAllowed:
         if name not in config.federation.allow and config.federation.mode != "open":
-            return [wrong(check, "is configured, but not allowed", f'add "{name}" to allow in [federation]')]
-        return [wrong(check, "does not deal with us", f"its operator has to allow {config.provider}")]
+            return [wrong(check, f"{name} is configured, but not allowed", f'add "{name}" to allow in [federation]')]
+        return [wrong(check, f"{name} does not allow this provider", f"ask its operator to allow {config.provider}")]
     except PeerFailed as error:
-        mend = "does it believe our certificate? Its trust must vouch for it, and it must serve clientAuth"
-        return [wrong(check, f"{url}: {error}", mend)]
+        fix = "check our certificate: it must be valid for clientAuth, and the other provider must trust its authority"
+        return [wrong(check, f"{url}: {error}", fix)]
     except MimiError as error:
-        return [wrong(check, f"{url} refuses: {error}", "ask its operator")]
-    return [ok(check, f"{url} answers and takes our certificate"), *_clock(check, answer.date)]
+        return [wrong(check, f"{url} refuses our request: {error}", "ask its operator")]
+    return [ok(check, f"{url} answers and accepts our certificate"), *_clock(check, answer.date)]
 
 
 def _clock(check: str, date: str) -> list[Finding]:
@@ -84,6 +88,6 @@ def _clock(check: str, date: str) -> list[Finding]:
         warning(
             check,
             f"its clock and ours differ by {abs(off):.0f} s",
-            "one of the two is wrong: sealed requests will fail",
+            "find out which clock is wrong, and set it: OHTTP requests fail with a wrong clock",
         )
     ]

@@ -1,1 +1,1 @@
-"""`mimids demo`: three providers on loopback, and a recorded conversation of a real MLS implementation."""
+"""`mimids demo`: three providers on loopback replay a recorded conversation of a real MLS implementation."""

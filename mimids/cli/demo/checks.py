@@ -1,4 +1,4 @@
-"""What was done, how long it took, and whether it held."""
+"""The parts of the demonstration, with their checks and their duration."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 
 @attrs.define
 class Part:
-    """A part of the demonstration: its figures are filled in while it runs."""
+    """One part of the demonstration, filled in while it runs."""
 
     title: str
     done: str = ""
@@ -21,21 +21,21 @@ class Part:
     seconds: float = 0.0
 
     def check(self, holds: bool, what: str) -> None:
-        """Note whether something holds; `what` says it as it should be."""
+        """Count a check; `what` says what should be true."""
         self.checks += 1
         if not holds:
             self.failed.append(what)
 
 
 class Ledger:
-    """All parts so far."""
+    """All parts that have begun."""
 
     def __init__(self) -> None:
         self.parts: list[Part] = []
 
     @contextmanager
     def part(self, title: str) -> Iterator[Part]:
-        """Time a part and say how it went, as soon as it is over."""
+        """Time a part, and print its result when it is finished."""
         part = Part(title)
         self.parts.append(part)
         began = time.perf_counter()
@@ -47,7 +47,7 @@ class Ledger:
         part.seconds = time.perf_counter() - began
         click.echo(f"  {'✗' if part.failed else '✓'} {title}: {part.done} ({part.seconds:.2f} s)")
         for what in part.failed:
-            click.echo(f"      not so: {what}")
+            click.echo(f"      failed: {what}")
 
     @property
     def checks(self) -> int:
@@ -56,5 +56,5 @@ class Ledger:
 
     @property
     def failed(self) -> list[str]:
-        """Return what did not hold."""
+        """Return the checks that failed."""
         return [what for part in self.parts for what in part.failed]

@@ -1,4 +1,4 @@
-"""`mimids demo`: set up, play, tell."""
+"""`mimids demo`: set up the providers, replay the recording, print the results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mimids.wire.ids import ProviderId
 if TYPE_CHECKING:
     from mimids.cli.demo.story import DemoStory
 
-LOG_LINES: Final = 5  # of a provider's log, where something failed
+LOG_LINES: Final = 5  # of each provider's log, printed after a failure
 
 
 @example("mimids demo", "mimids demo --keep ./demo")
@@ -30,13 +30,13 @@ LOG_LINES: Final = 5  # of a provider's log, where something failed
     "--keep",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Leave databases, certificates and logs there, to look at.",
+    help="Keep databases, certificates and logs in this directory.",
 )
 def demo(keep: Path | None) -> None:
-    """Play recorded MLS traffic through three providers on loopback.
+    """Replay recorded MLS traffic through three providers on loopback.
 
-    a.example, b.example and c.example run as processes of their own, with TLS from a throw-away authority. Exit 0 only
-    if every check held.
+    The providers a.example, b.example and c.example run as separate processes, with TLS certificates of a temporary
+    authority. The exit code is 0 only if every check passed.
     """
     import trio
 
@@ -54,14 +54,14 @@ def demo(keep: Path | None) -> None:
                 trio.run(story.play, lambda: _check_alive(processes))
         except Exception as error:
             _show_logs(logs)
-            raise CommandRefused(f"the demonstration stopped: {str(error) or type(error).__name__}") from error
-        _close(story, time.perf_counter() - began)
+            raise CommandRefused(f"the demonstration failed: {str(error) or type(error).__name__}") from error
+        _print_summary(story, time.perf_counter() - began)
         if story.ledger.failed:
             _show_logs(logs)
-            raise CommandRefused(f"{len(story.ledger.failed)} of {story.ledger.checks} checks did not hold")
+            raise CommandRefused(f"{len(story.ledger.failed)} of {story.ledger.checks} checks failed")
     if keep:
         group = story.recording.group_id.decode()
-        click.echo(f"\nTo look at it: mimids group show {group} --config {keep}/a.example/mimids.toml")
+        click.echo(f"\nTo see the group: mimids group show {group} --config {keep}/a.example/mimids.toml")
 
 
 @contextmanager
@@ -71,7 +71,7 @@ def _directory(keep: Path | None) -> Iterator[Path]:
             yield Path(made)
         return
     if keep.exists() and any(keep.iterdir()):
-        raise CommandRefused(f"{keep} is not empty", "name a directory that does not exist yet")
+        raise CommandRefused(f"the directory {keep} is not empty", "give a directory that does not exist yet")
     keep.mkdir(parents=True, exist_ok=True)
     yield keep
 
@@ -82,8 +82,8 @@ def _check_alive(processes: Mapping[ProviderId, subprocess.Popen[bytes]]) -> Non
             raise RuntimeError(f"{name} ended with exit code {process.returncode}")
 
 
-def _close(story: DemoStory, seconds: float) -> None:
-    """Print what was done and what was not seen."""
+def _print_summary(story: DemoStory, seconds: float) -> None:
+    """Print the parts with their checks, and what each provider could not see."""
     parts = story.ledger.parts
     click.echo()
     rows = [(part.title, part.checks, len(part.failed), f"{part.seconds:.2f}") for part in parts]
@@ -98,9 +98,9 @@ def _close(story: DemoStory, seconds: float) -> None:
 
 
 def _show_logs(logs: Mapping[ProviderId, Path]) -> None:
-    """Print the end of each provider's log, where something went wrong."""
+    """Print the last lines of each provider's log."""
     for name, path in logs.items():
         if path.exists():
-            click.echo(f"\n{name} wrote last:", err=True)
+            click.echo(f"\nThe last lines of the log of {name}:", err=True)
             for line in path.read_text(errors="replace").splitlines()[-LOG_LINES:]:
                 click.echo(f"  {line}", err=True)

@@ -1,4 +1,4 @@
-"""Three providers, each a process of its own with its own directory, database and log."""
+"""The three providers of the demonstration, each a process with its own directory, database and log."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ from mimids.wire.ids import ProviderId
 
 START_SECONDS: Final = 40
 STOP_SECONDS: Final = 10
-_LIFETIMES: Final = "\n[key_packages]\nmax_lifetime_days = 3700          # the recorded ones run ten years\n"
+_LIFETIMES: Final = (
+    "\n[key_packages]\nmax_lifetime_days = 3700          # the recorded KeyPackages are valid for ten years\n"
+)
 
 
 @attrs.frozen
@@ -38,7 +40,7 @@ class Account:
 
 @attrs.frozen
 class DemoProvider:
-    """One provider's directory and what is in it."""
+    """One provider with its directory, configuration and accounts."""
 
     directory: Path
     config: Config
@@ -46,23 +48,23 @@ class DemoProvider:
 
     @property
     def url(self) -> str:
-        """Return where its own users' devices reach it."""
+        """Return the URL for the devices of its own users."""
         return f"https://{self.config.listen.client}"
 
     @property
     def log(self) -> Path:
-        """Return what the process writes."""
+        """Return the file with the output of the process."""
         return self.directory / "log"
 
-    def octets(self) -> Iterator[tuple[Path, bytes]]:
-        """Yield every file that the provider wrote: database, write-ahead log, log."""
+    def files(self) -> Iterator[tuple[Path, bytes]]:
+        """Yield every file that the provider wrote, with its contents: database, write-ahead log, log."""
         for path in [self.log, *self.config.data_dir.iterdir()]:
             if path.is_file():
                 yield path, path.read_bytes()
 
 
 def make_providers(directory: Path) -> tuple[dict[ProviderId, DemoProvider], Path]:
-    """Make all providers below a directory, with users, devices and contact cards; return them and who to trust."""
+    """Set up all providers in a directory, with users, devices and contact cards; return them and their authority."""
     authority: Authority = new_authority("mimids demo")
     certificate, private_key = (directory / name for name in AUTHORITY)
     authority.write(certificate, private_key)
@@ -96,7 +98,7 @@ def _account(config: Config, user: str) -> Account:
 
 
 def _free_ports(count: int) -> Sequence[int]:
-    """Return ports that nobody listens on now, all different."""
+    """Return that many different free ports."""
     with ExitStack() as held:
         sockets = [held.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
@@ -108,7 +110,7 @@ def _free_ports(count: int) -> Sequence[int]:
 def running_providers(
     providers: Mapping[ProviderId, DemoProvider],
 ) -> Iterator[Mapping[ProviderId, subprocess.Popen[bytes]]]:
-    """Run `mimids serve` for each; whatever happens inside, they are stopped at the end of the block."""
+    """Run `mimids serve` for each provider, and stop them all at the end of the block."""
     processes: dict[ProviderId, subprocess.Popen[bytes]] = {}
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     try:

@@ -1,4 +1,4 @@
-"""The recorded conversation as what its devices send (tests/vectors/README.md has its form)."""
+"""The recorded conversation, as the requests that its devices send (tests/vectors/README.md has the format)."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ HOMES: Final[Mapping[str, ProviderId]] = {
     "carol": PROVIDERS[2],
     "erin": PROVIDERS[2],
     "frank": PROVIDERS[2],
-    "alice-last-resort": PROVIDERS[2],  # a user who has nothing but a last resort, and is in no group
+    "alice-last-resort": PROVIDERS[2],  # a user in no group, who has only a last resort
 }
-DEVICE: Final = "1"  # each user's only one, as the recorded credentials say
+DEVICE: Final = "1"  # the name of each user's only device, as in the recorded credentials
 MASK_OCTETS: Final = 32  # the recorded suite hashes with SHA-256
 
 _MLS_MESSAGE_HEAD: Final = 4  # version and wire format, before the KeyPackage itself
@@ -46,7 +46,7 @@ Request = SendRequest | ExternalJoinRequest | ExternalProposalRequest
 
 @attrs.frozen
 class Step:
-    """One message as its sender sends it; `key` is that of the partition it belongs to."""
+    """One message with its sender; `key` is that of its partition."""
 
     name: str
     by: str
@@ -56,12 +56,12 @@ class Step:
 
     @property
     def commit_data(self) -> CommitData | None:
-        """Return what goes with a commit."""
+        """Return the CommitData of a commit."""
         return None if isinstance(self.request, ExternalProposalRequest) else self.request.commit_data
 
 
 class Recording:
-    """The conversation: who uploads what, the group's creation, what is sent, who is a member when."""
+    """The conversation: uploads, the creation of the group, messages, and the members at each partition."""
 
     def __init__(self) -> None:
         text = files("mimids.cli.demo").joinpath("public.jsonl").read_text(encoding="utf-8")
@@ -85,13 +85,13 @@ class Recording:
 
     @property
     def creation(self) -> CreateGroupRequest:
-        """Return how the group begins."""
+        """Return the request that creates the group."""
         key = self._created["state"]["partition_key"]
         info = self._info(key)
         return CreateGroupRequest(self.group_id, MLS10, self.cipher_suite, PartitionKey.from_hex(key), info, None, None)
 
     def invalid(self) -> Iterator[tuple[str, SendRequest | ExternalJoinRequest]]:
-        """Yield the messages that anybody can see are invalid, without a secret; each with what is wrong."""
+        """Yield the messages whose fault can be seen without a secret, each with its fault."""
         for line in self._lines:
             if line["kind"] != "tampered" or line["expect"] != "reject":
                 continue
@@ -111,7 +111,7 @@ class Recording:
                     yield line["why"], SendRequest(message, key, data)
 
     def _key_packages(self) -> dict[str, bytes]:
-        """Return what each user uploads."""
+        """Return the KeyPackage that each user uploads."""
         uploads = (line for line in self._lines if line["kind"] == "key_package")
         return {line["name"]: bytes.fromhex(line["bytes"])[_MLS_MESSAGE_HEAD:] for line in uploads}
 
@@ -143,13 +143,13 @@ class Recording:
             return None
         message = decode(MLSMessage, bytes.fromhex(line["bytes"]))
         if not isinstance(message.message, Welcome):
-            raise TypeError("the recording says that it is one")
+            raise TypeError("the recording calls this a Welcome, and it is none")
         users = [self.owners[ref] for ref in message.message.key_package_refs]
         self.welcomes |= dict.fromkeys(users, message)
         return WelcomeData(message, tuple(HOMES[user] for user in users))
 
     def _members(self) -> dict[PartitionKey, frozenset[str]]:
-        """Return the users in the group, for each partition that the conversation reaches."""
+        """Return the members of the group at each partition."""
         played = {step.name for step in self.steps}
         states = [self._created["state"]]
         states += [line["next"] for line in self._lines if "next" in line and line["name"] in played]
@@ -161,7 +161,7 @@ class Recording:
         }
 
     def _inferred_tree(self) -> tuple[PartitionKey, bytes]:
-        """Return the partition whose GroupInfo came without a tree, and the tree that the hub should infer."""
+        """Return the partition whose GroupInfo has no tree, and the tree that the hub should infer."""
         (line,) = (line for line in self._lines if line["kind"] == "ratchet_tree")
         (info,) = (
             info

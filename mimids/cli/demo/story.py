@@ -1,4 +1,4 @@
-"""The demonstration itself: the recorded conversation through three providers, each claim checked where it is made."""
+"""The demonstration: replays the recorded conversation through three providers, and checks each result."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mimids.cli.demo.recording import HOMES, HUB, MASK_OCTETS, PROVIDERS, Record
 from mimids.client import Device, Problem, Unreachable, open_device
 from mimids.ohttp.keys_signature import KeysRefused
 from mimids.store import overview
-from mimids.store.engine.store import read_here
+from mimids.store.engine.sqlite import read_here
 from mimids.wire.declare import encode
 from mimids.wire.ids import MaskedPartitionKey, PartitionKey, ProviderId
 from mimids.wire.messages import (
@@ -31,9 +31,9 @@ from mimids.wire.messages import (
 
 T = TypeVar("T")
 
-ARRIVE_SECONDS: Final = 15  # for what providers do by themselves: Welcomes, pushes
+ARRIVE_SECONDS: Final = 15  # for what providers send by themselves: Welcomes, pushes
 _POLL_SECONDS: Final = 0.05
-# Who asks for whose KeyPackage. Frank takes his own, to propose himself with it; a last resort is never used up.
+# Who fetches whose KeyPackage. Frank fetches his own, to propose himself with it; a last resort is never used up.
 _FETCHES: Final = (
     ("alice", "bob"),
     ("alice", "carol"),
@@ -44,14 +44,14 @@ _FETCHES: Final = (
 _CHAPTERS: Final = (
     ("talk, update, propose", ("main",)),
     ("two branches of the fork", ("A", "B")),
-    ("the third, and joins", ("C",)),
+    ("third branch, joins", ("C",)),
 )
 _INVALID: Final = frozenset({"invalid-message", "wrong-epoch", "unknown-group"})
 
 
 @attrs.frozen
 class Unseen:
-    """What a provider could not see, and how that was found out."""
+    """What a provider could not see, and how that was checked."""
 
     provider: ProviderId
     what: str
@@ -59,7 +59,7 @@ class Unseen:
 
 
 class DemoStory:
-    """Plays the recording; `ledger` has the checks, `unseen` what each provider did not learn."""
+    """Replays the recording; `ledger` has the checks, `unseen` what each provider did not learn."""
 
     def __init__(self, providers: Mapping[ProviderId, DemoProvider], trust: Path) -> None:
         self.recording = Recording()
@@ -71,11 +71,11 @@ class DemoStory:
             user: account for provider in providers.values() for user, account in provider.accounts.items()
         }
         self._devices: dict[str, Device] = {}
-        self._sequenced: dict[PartitionKey, list[Step]] = {}  # what each partition should hold, in order
+        self._sequenced: dict[PartitionKey, list[Step]] = {}  # the messages that each partition should have, in order
         self._answers: list[tuple[Step, SendResponse]] = []
 
     async def play(self, alive: Callable[[], None]) -> None:
-        """Play it from the upload to the last check; `alive` raises if a provider's process has ended."""
+        """Replay everything, from the upload to the last check; `alive` raises if a provider's process has ended."""
         async with AsyncExitStack() as open_:
             for user, account in self._accounts.items():
                 url = self._providers[HOMES[user]].url
@@ -85,11 +85,11 @@ class DemoStory:
             await self._upload()
             await self._fetch()
             self._search_before_the_group_exists()
-            await self._begin()
+            await self._create_group()
             for title, branches in _CHAPTERS:
                 await self._converse(title, [step for step in self.recording.steps[1:] if step.branch in branches])
-            await self._take_welcomes(["erin", "frank"])
-            await self._offer_what_is_invalid()
+            await self._receive_welcomes(["erin", "frank"])
+            await self._send_invalid_messages()
             await self._repeat()
             await self._receive()
             await self._compare_copies()
@@ -115,7 +115,7 @@ class DemoStory:
             count = 0
             for user, package in self.recording.key_packages.items():
                 uploaded = await self._devices[user].upload([package])
-                part.check(uploaded.accepted == 1, f"{user}'s is taken: {uploaded.refused}")
+                part.check(uploaded.accepted == 1, f"the KeyPackage of {user} is accepted: {uploaded.refused}")
                 count += uploaded.accepted
             part.done = f"{count} uploaded, each checked by its owner's provider"
 
@@ -125,38 +125,43 @@ class DemoStory:
             for asker, user in _FETCHES:
                 contact = self._accounts[user].contact
                 fetched = await self._devices[asker].fetch_key_package(contact, self.recording.cipher_suite)
-                part.check(fetched == self.recording.key_packages[user], f"{asker} gets {user}'s, byte for byte")
+                part.check(
+                    fetched == self.recording.key_packages[user],
+                    f"{asker} gets the KeyPackage of {user}, byte for byte",
+                )
             alice, bob, carol = (self._accounts[user].contact for user in ("alice", "bob", "carol"))
             wrong = attrs.evolve(bob, bearer_token=carol.bearer_token)
             forged = attrs.evolve(bob, ohttp_identity=alice.ohttp_identity)  # as if a.example signed b.example's keys
             for contact, code, what in (
-                (bob, "key-packages-exhausted", "a second one of bob's, who uploaded one"),
-                (wrong, "key-package-refused", "one of bob's for a token that is not his"),
-                (forged, "KeysWronglySigned", "a key that b.example did not sign"),
+                (bob, "key-packages-exhausted", "a second KeyPackage of bob, who uploaded one"),
+                (wrong, "key-package-refused", "a KeyPackage of bob, with the token of another user"),
+                (forged, "KeysWronglySigned", "a gateway key that b.example did not sign"),
             ):
                 fetch = self._devices["alice"].fetch_key_package(contact, self.recording.cipher_suite)
                 await _check_refused(part, fetch, frozenset({code}), what)
-            part.done = f"{len(_FETCHES)} through the askers' own providers, 3 refused as they should be"
+            part.done = f"{len(_FETCHES)} fetched through the own providers of those who ask, 3 refused as expected"
 
     def _search_before_the_group_exists(self) -> None:
-        """Look for what OHTTP is to hide in all that the two sides have written so far."""
+        """Search all files for what OHTTP has to hide, before other requests name the same users."""
         with self.ledger.part("who asked for whom") as part:
             octets = 0
             for provider, others in ((HUB, ("bob", "carol")), (PROVIDERS[1], ("alice",)), (PROVIDERS[2], ("alice",))):
                 found, size = self._search(provider, [needle for user in others for needle in self._names(user)])
-                part.check(not found, f"nothing at {provider} names {' or '.join(others)} ({', '.join(found)})")
+                part.check(not found, f"no file of {provider} names {' or '.join(others)} ({', '.join(found)})")
                 own = next(iter(self._providers[provider].accounts))
                 part.check(bool(self._search(provider, self._names(own))[0]), f"the search finds {own} at {provider}")
                 octets += size
                 names = " and ".join(user.capitalize() for user in others)
                 what = (
-                    f"that it was {names} whose KeyPackages were fetched" if provider == HUB else f"that {names} asked"
+                    f"that the KeyPackages fetched were those of {names}" if provider == HUB else f"that {names} asked"
                 )
-                self.unseen.append(Unseen(provider, what, f"searched {_kib(size)} of files and log before the group"))
-            part.done = f"no trace in {_kib(octets)} that the three wrote"
+                self.unseen.append(
+                    Unseen(provider, what, f"searched {_kib(size)} of files and log, before the group existed")
+                )
+            part.done = f"no trace in the {_kib(octets)} that the three providers wrote"
 
     def _names(self, user: str) -> list[bytes]:
-        """Return what would give a user away: the name, the tokens, the KeyPackage."""
+        """Return what identifies a user: the name, the tokens, the KeyPackage."""
         account = self._accounts[user]
         token = account.contact.bearer_token
         return [
@@ -168,10 +173,10 @@ class DemoStory:
         ]
 
     def _search(self, provider: ProviderId, needles: Iterable[bytes]) -> tuple[list[str], int]:
-        """Return in which of a provider's files any needle is, and how much was looked at."""
+        """Return the names of a provider's files that contain any needle, and the octets that were searched."""
         wanted = tuple(needles)
         found, size = [], 0
-        for path, octets in self._providers[provider].octets():
+        for path, octets in self._providers[provider].files():
             size += len(octets)
             if any(needle in octets for needle in wanted):
                 found.append(path.name)
@@ -179,13 +184,13 @@ class DemoStory:
 
     # --- the conversation ---------------------------------------------------------------------------------------
 
-    async def _begin(self) -> None:
+    async def _create_group(self) -> None:
         with self.ledger.part("group") as part:
             creation = self.recording.creation
             await self._devices["alice"].create_group(creation)
             await self._play(part, self.recording.steps[0])
             part.done = "created at a.example; one commit and one Welcome add Bob and Carol"
-        await self._take_welcomes(["bob", "carol"])
+        await self._receive_welcomes(["bob", "carol"])
 
     async def _converse(self, title: str, steps: list[Step]) -> None:
         with self.ledger.part(title) as part:
@@ -198,9 +203,9 @@ class DemoStory:
     async def _play(self, part: Part, step: Step) -> None:
         answer = await self._send(step)
         before = self._sequenced.setdefault(step.key, [])
-        part.check(answer.partition == step.key.mask(MASK_OCTETS), f"{step.name} is sequenced in its own fork")
-        part.check(answer.counter == len(before), f"{step.name} is number {len(before)} there, not {answer.counter}")
-        part.check(answer.detached == 0, f"the hub knows the commit that leads to {step.name}")
+        part.check(answer.partition == step.key.mask(MASK_OCTETS), f"{step.name} is sequenced in its own branch")
+        part.check(answer.counter == len(before), f"{step.name} gets the counter {len(before)}, not {answer.counter}")
+        part.check(answer.detached == 0, f"the partition of {step.name} is not detached")
         before.append(step)
         self._answers.append((step, answer))
 
@@ -212,19 +217,19 @@ class DemoStory:
             return await device.propose(HUB, step.request)
         return await device.send(HUB, step.request)
 
-    async def _take_welcomes(self, users: list[str]) -> None:
+    async def _receive_welcomes(self, users: list[str]) -> None:
         with self.ledger.part(f"Welcomes to {' and '.join(users)}") as part, trio.fail_after(ARRIVE_SECONDS):
             for user in users:
                 device = self._devices[user]
                 waiting = await _until(device.welcomes)
                 expected = [self.recording.welcomes[user]]
-                part.check([each.welcome for each in waiting] == expected, f"{user} gets the one Welcome as sent")
+                part.check([each.welcome for each in waiting] == expected, f"{user} gets one Welcome, as it was sent")
                 for each in waiting:
                     await device.acknowledge(each.welcome_id)
                 part.check(await device.welcomes() == (), f"{user}'s inbox is empty after the acknowledgement")
-            part.done = f"{len(users)} taken and acknowledged"
+            part.done = f"{len(users)} received and acknowledged"
 
-    async def _offer_what_is_invalid(self) -> None:
+    async def _send_invalid_messages(self) -> None:
         with self.ledger.part("invalid messages") as part:
             count = 0
             for why, request in self.recording.invalid():
@@ -232,18 +237,18 @@ class DemoStory:
                 sending = bob.send(HUB, request) if isinstance(request, SendRequest) else bob.join(HUB, request)
                 await _check_refused(part, sending, _INVALID, why)
                 count += 1
-            part.done = f"{count} refused, each for what anybody can see is wrong with it"
+            part.done = f"{count} refused, each for a fault that can be seen without a secret"
 
     async def _repeat(self) -> None:
         with self.ledger.part("repeats") as part:
             for step, answer in self._answers:
                 part.check(await self._send(step) == answer, f"{step.name} sent again gets its first answer")
-            part.done = f"all {len(self._answers)} sent again, nothing sequenced twice"
+            part.done = f"all {len(self._answers)} messages sent again, none sequenced twice"
 
     # --- the end ------------------------------------------------------------------------------------------------
 
     async def _receive(self) -> None:
-        """Let every device read every partition that it has the key of, and compare with what was sent."""
+        """Receive with every device from every partition whose key it has, and compare with what was sent."""
         with self.ledger.part("receive") as part:
             count = octets = 0
             for user, device in self._devices.items():
@@ -261,13 +266,15 @@ class DemoStory:
             key, tree = self.recording.inferred_tree
             info = await self._devices["dave"].group_info(HUB, self.recording.group_id, partition=key.mask(MASK_OCTETS))
             inferred = info.info.ratchet_tree == RATCHET_TREE.decode(tree)
-            part.check(inferred, "the hub infers the tree that a GroupInfo came without, as the members have it")
+            part.check(inferred, "for a GroupInfo without a tree, the hub infers the members' tree")
             guessed = self._devices["dave"].receive(HUB, PartitionKey(bytes(range(16))))
             await _check_refused(part, guessed, frozenset({"unknown-partition"}), "a guessed key")
-            part.done = f"{count} messages, {_kib(octets)}, by {len(self._devices)} devices, in order, none twice"
+            part.done = (
+                f"{count} messages, {_kib(octets)}, received by {len(self._devices)} devices, in order, none twice"
+            )
 
     async def _compare_copies(self) -> None:
-        """Wait until each follower's own copy holds what its users are members for, and nothing else."""
+        """Wait until each follower has a copy of the partitions in which its users are members, and of no others."""
         with self.ledger.part("followers") as part:
             at_hub = self._lengths(HUB)
             count = 0
@@ -283,12 +290,12 @@ class DemoStory:
 
                 with trio.move_on_after(ARRIVE_SECONDS):
                     await _until(complete)
-                part.check(await complete(), f"{provider} holds a copy of its {len(wanted)} partitions and no other")
+                part.check(await complete(), f"{provider} has a copy of its {len(wanted)} partitions and of no others")
                 count += sum(self._lengths(provider).values())
-            part.done = f"{count} messages pushed to b.example and c.example, for when a.example is away"
+            part.done = f"{count} messages pushed to b.example and c.example, which keep them if a.example is down"
 
     def _lengths(self, provider: ProviderId) -> dict[MaskedPartitionKey, int]:
-        """Return how many messages a provider has of each partition."""
+        """Return the number of messages that a provider has for each partition."""
         with read_here(self._providers[provider].config.database) as tx:
             return {
                 partition.masked_key: partition.messages
@@ -306,32 +313,34 @@ class DemoStory:
             octets = 0
             for provider in PROVIDERS:
                 found, size = self._search(provider, [*keys, *tokens, *texts])
-                part.check(not found, f"no key, token or text is in a file of {provider} ({', '.join(found)})")
+                part.check(not found, f"no file of {provider} contains a key, token or text ({', '.join(found)})")
                 octets += size
                 how = f"searched {_kib(size)} for {len(keys)} keys, {len(tokens)} tokens, {len(texts)} texts"
-                what = "what was said, any partition key, any token (it keeps hashes)"
+                what = "any text, partition key or token (it stores hashes)"
                 self.unseen.append(Unseen(provider, what, how))
             with read_here(self._providers[HUB].config.database) as tx:
                 others, named = overview.senders_of_others(tx, HUB)
-            part.check(others > 0 and not named, "the hub does not know which devices of others sent what")
-            how = f"looked at {others} messages that came from other providers"
-            self.unseen.append(Unseen(HUB, "which devices of other providers sent what they encrypted", how))
+            part.check(
+                others > 0 and not named, "the hub does not know which devices of other providers sent a message"
+            )
+            how = f"looked at the {others} messages from other providers"
+            self.unseen.append(Unseen(HUB, "which devices of other providers sent an encrypted message", how))
             part.done = f"{len(keys)} partition keys, {len(tokens)} tokens, {len(texts)} texts: none in {_kib(octets)}"
 
 
 async def _check_refused(part: Part, call: Awaitable[object], codes: frozenset[str], what: str) -> None:
-    """Check that a call is refused, and for what: the code of a problem, or the kind of keys that are not taken."""
+    """Check that a call is refused with one of these codes; for keys that are refused the class name counts."""
     try:
         await call
     except (Problem, KeysRefused) as refusal:
         code = refusal.code if isinstance(refusal, Problem) else type(refusal).__name__
-        part.check(code in codes, f"{what} is refused as {' or '.join(sorted(codes))}, not as {code}")
+        part.check(code in codes, f"{what} is refused with {' or '.join(sorted(codes))}, not with {code}")
     else:
         part.check(False, f"{what} is refused")
 
 
 async def _until(look: Callable[[], Awaitable[T]]) -> T:
-    """Return what `look` finds, once it finds anything."""
+    """Call `look` until it returns something."""
     while True:
         found = await look()
         if found:

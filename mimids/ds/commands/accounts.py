@@ -8,7 +8,7 @@ from mimids.ds.commands.declare import Argument, ArgumentKind, Command, Context,
 from mimids.ds.devices import accounts
 from mimids.ds.key_packages import tokens
 from mimids.errors import NameTaken, NotFound
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.values import Milliseconds, TokenId
 from mimids.wire.base64url import base64url
 

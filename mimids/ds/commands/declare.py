@@ -17,7 +17,7 @@ import attrs
 from mimids.config import Config, ConfigError
 from mimids.errors import Malformed, MimiError
 from mimids.ohttp.at_rest import OperatorKey
-from mimids.store.engine.store import Tx, refusable
+from mimids.store.engine.transaction import Tx, refusable
 from mimids.values import Milliseconds
 
 JsonObject = dict[str, Any]

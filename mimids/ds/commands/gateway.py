@@ -11,7 +11,7 @@ from mimids.ds.key_packages import contact_card, gateway_keys, tokens
 from mimids.errors import Busy, Malformed, MimiError
 from mimids.ohttp import keys_signature
 from mimids.ohttp.keyring import Schedule
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.values import Milliseconds
 from mimids.wire.base64url import base64url, from_base64url
 from mimids.wire.ids import BearerToken

@@ -9,7 +9,7 @@ from mimids.ds.commands.declare import Argument, ArgumentKind, Command, Context,
 from mimids.ds.groups import branches
 from mimids.errors import Malformed, NotFound
 from mimids.store import overview, partitions, recoveries
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.store.overview import GroupSummary, PartitionSummary
 from mimids.wire.base64url import base64url, from_base64url
 from mimids.wire.ids import GroupId
@@ -103,7 +103,7 @@ def _partition(partition: PartitionSummary, keys: dict[int, str]) -> JsonObject:
         "state": partition.knowledge,
         "detached": partition.detached,
         "terminated": partition.terminated,
-        "why": partition.terminated_why,
+        "why": partition.terminated_reason,
         "group_info": partition.has_group_info,
         "held_welcomes": partition.held_welcomes,
         "followers": list(partition.followers),

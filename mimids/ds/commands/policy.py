@@ -14,7 +14,7 @@ from mimids.errors import Malformed, NotFound
 from mimids.mls.identity import provider_of
 from mimids.store import bans
 from mimids.store.bans import EVERY_GROUP, Ban, Mute
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.values import Milliseconds
 from mimids.wire.base64url import base64url, from_base64url
 from mimids.wire.ids import GroupId, ProviderId, UserId, provider_id

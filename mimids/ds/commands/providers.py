@@ -10,7 +10,7 @@ from mimids.ds.terms.accepted import accept_offer
 from mimids.ds.terms.hub_terms import HubTerms
 from mimids.errors import Malformed, NotFound
 from mimids.store import arrangements, bans, overview, providers
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.store.overview import PeerSummary
 from mimids.values import Milliseconds
 from mimids.wire.ids import ProviderId, provider_id
@@ -38,7 +38,7 @@ def _all(tx: Tx, context: Context) -> list[JsonObject]:
 def _arrangement(tx: Tx, context: Context, name: ProviderId) -> JsonObject:
     """Return `our_terms`, which we offer to the provider as hub, and `their_terms`, which it offers to us."""
     row = providers.provider_row(tx, name) or 0
-    given, taken = arrangements.given(tx, row), arrangements.taken(tx, row)
+    given, taken = arrangements.find_offered(tx, row), arrangements.find_accepted(tx, row)
     end = bans.banned_providers(tx).get(name, Milliseconds(0))
     offered = None if taken is None else HubTerms.read(json.loads(taken.offered), name).as_json()
     return {
@@ -48,7 +48,7 @@ def _arrangement(tx: Tx, context: Context, name: ProviderId) -> JsonObject:
         "our_terms_accepted": None if given is None else given.accepted_revision,
         "their_terms": None if taken is None else taken.offered_revision,
         "their_terms_accepted": None if taken is None else taken.accepted_revision,
-        "their_terms_told": taken is not None and bool(taken.told),
+        "their_terms_told": taken is not None and bool(taken.acknowledged),
         "they_ban": [{"user_id": user} for user in offered["bans"]] if offered else [],
         "they_mute": offered["mutes"] if offered else [],
     }

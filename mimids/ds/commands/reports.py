@@ -8,7 +8,7 @@ from typing import Final
 from mimids.ds.commands.declare import Argument, ArgumentKind, Command, Context, Effect, Hints, JsonObject
 from mimids.errors import Malformed, NotFound
 from mimids.store import reports
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.store.reports import StoredReport
 from mimids.wire.base64url import base64url
 from mimids.wire.ids import provider_id

@@ -13,7 +13,8 @@ from mimids.errors import Malformed, NameTaken, NotFound
 from mimids.mls.identity import provider_of
 from mimids.store import accounts
 from mimids.store.accounts import DeviceRecord, User
-from mimids.store.engine.store import Store, Tx
+from mimids.store.engine.store import Store
+from mimids.store.engine.transaction import Tx
 from mimids.values import Device, DeviceRow, Milliseconds, UserRow
 from mimids.wire.ids import ProviderId, Secret, UserId, local_user_id
 

@@ -7,7 +7,6 @@ hub ourselves, `ds.groups.sequencing` checks this in its own transaction.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import attrs
@@ -20,7 +19,8 @@ from mimids.ds.terms.accepted import AcceptedTerms
 from mimids.errors import MimiError
 from mimids.mls.framing import MLSMessage
 from mimids.store import groups, messages, partitions, providers
-from mimids.store.engine.store import Store, Tx
+from mimids.store.engine.store import Store
+from mimids.store.engine.transaction import Tx
 from mimids.store.groups import Group
 from mimids.store.partitions import Partition
 from mimids.values import Device
@@ -136,7 +136,7 @@ class FollowerPolicy:
 
 
 def _is_repeat(tx: Tx, partition: Partition, message: MLSMessage) -> bool:
-    return messages.find_repeat(tx, partition.id, hashlib.sha256(message.encoded).digest()) is not None
+    return messages.find_repeat(tx, partition.id, messages.digest_of(message.encoded)) is not None
 
 
 def _sizes(outgoing: _Outgoing) -> dict[str, int]:

@@ -18,7 +18,8 @@ from mimids.ds.ports import Clock
 from mimids.errors import MimiError
 from mimids.store import cursors, providers
 from mimids.store.cursors import Shown
-from mimids.store.engine.store import Store, Tx
+from mimids.store.engine.store import Store
+from mimids.store.engine.transaction import Tx
 from mimids.values import Device, DeviceRow, Milliseconds
 from mimids.wire.ids import Counter, MaskedPartitionKey, ProviderId
 from mimids.wire.messages import ReceiveRequest

@@ -37,7 +37,8 @@ from mimids.ds.peer_answers import decode_answer
 from mimids.ds.ports import Clock, Peers
 from mimids.errors import MimiError, PeerFailed, StorageUnavailable, TooLarge
 from mimids.store import follows, peers
-from mimids.store.engine.store import Store, Tx
+from mimids.store.engine.store import Store
+from mimids.store.engine.transaction import Tx
 from mimids.store.peers import PeerState
 from mimids.values import Follower, Milliseconds
 from mimids.wire.ids import NO_LONGER_FOLLOWED, Counter, ProviderId

@@ -13,7 +13,6 @@ After an absence the sync job asks each hub to push again from where we are: the
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
@@ -33,7 +32,8 @@ from mimids.mls.code_points import ContentType
 from mimids.mls.framing import PrivateMessage
 from mimids.mls.group_info import GroupInfo
 from mimids.store import groups, messages, participations, partitions, proposals, providers, welcomes
-from mimids.store.engine.store import Store, Tx
+from mimids.store.engine.store import Store
+from mimids.store.engine.transaction import Tx
 from mimids.store.groups import Group
 from mimids.store.messages import NewMessage
 from mimids.store.partitions import Partition
@@ -252,7 +252,7 @@ class Following:
             taken.duplicates += min(known, len(epoch.epoch.messages))
             first = epoch.epoch.messages[0].message.encoded
             digest = messages.digest_at(tx, partition.id, epoch.counter)
-            if digest is not None and digest != hashlib.sha256(first).digest():
+            if digest is not None and digest != messages.digest_of(first):
                 taken.contradictions.append(Contradiction(hub, group.group_id, first, "sequenced-differently"))
                 return partition.next_counter
         new = epoch.epoch.messages[known:]
@@ -311,7 +311,7 @@ class Following:
             rule = str(error.members.get("rule", error.code))
             taken.contradictions.append(Contradiction(hub, group.group_id, mls.encoded, rule))
         now = self._clock.now()
-        digest = hashlib.sha256(mls.encoded).digest()
+        digest = messages.digest_of(mls.encoded)
         messages.append(
             tx,
             [

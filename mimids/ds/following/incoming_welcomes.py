@@ -16,7 +16,8 @@ from mimids.mls.framing import MLSMessage
 from mimids.mls.welcome import Welcome
 from mimids.store import accounts, key_packages, providers, welcomes
 from mimids.store.bans import EVERY_GROUP
-from mimids.store.engine.store import Store, Tx
+from mimids.store.engine.store import Store
+from mimids.store.engine.transaction import Tx
 from mimids.store.welcomes import InInbox
 from mimids.values import DeviceRow
 from mimids.wire.ids import KeyPackageRef, ProviderId

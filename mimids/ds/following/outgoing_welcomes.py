@@ -42,7 +42,8 @@ from mimids.errors import (
 )
 from mimids.mls.framing import MLSMessage
 from mimids.store import follows, providers, welcomes
-from mimids.store.engine.store import Store, Tx
+from mimids.store.engine.store import Store
+from mimids.store.engine.transaction import Tx
 from mimids.store.welcomes import Outgoing
 from mimids.values import Milliseconds
 from mimids.wire.declare import decode, encode

@@ -27,7 +27,7 @@ from mimids.errors import MimiError, NotFollowed, PeerFailed, UnknownGroup, Unkn
 from mimids.mls.code_points import ContentType
 from mimids.mls.framing import MLSMessage
 from mimids.store import follows, groups, messages, partitions, peers, providers
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.store.follows import Due
 from mimids.store.peers import PeerState
 from mimids.wire.declare import decode

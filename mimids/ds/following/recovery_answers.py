@@ -13,7 +13,8 @@ from mimids.ds.groups.states import States
 from mimids.errors import UnknownGroup
 from mimids.mls.framing import MLSMessage
 from mimids.store import groups, partitions, providers
-from mimids.store.engine.store import Store, Tx
+from mimids.store.engine.store import Store
+from mimids.store.engine.transaction import Tx
 from mimids.store.groups import Group
 from mimids.store.partitions import Partition
 from mimids.values import Follower

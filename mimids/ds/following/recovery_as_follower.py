@@ -25,7 +25,8 @@ from mimids.ds.peer_answers import expect_empty
 from mimids.ds.ports import Clock, Peers
 from mimids.errors import MimiError, NotFollowed, UnknownGroup, UnknownPartition
 from mimids.store import partitions, providers, recoveries
-from mimids.store.engine.store import Store, Tx
+from mimids.store.engine.store import Store
+from mimids.store.engine.transaction import Tx
 from mimids.store.ohttp import drop_setting, setting
 from mimids.wire.declare import encode
 from mimids.wire.ids import ProviderId

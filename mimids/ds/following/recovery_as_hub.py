@@ -49,7 +49,8 @@ from mimids.errors import (
 from mimids.mls.identity import provider_of
 from mimids.mls.knowledge import state_of
 from mimids.store import follows, groups, partitions, providers, recoveries
-from mimids.store.engine.store import Store, Tx
+from mimids.store.engine.store import Store
+from mimids.store.engine.transaction import Tx
 from mimids.store.groups import Group
 from mimids.wire.declare import encode
 from mimids.wire.ids import NO_LONGER_FOLLOWED, Counter, GroupId, ProviderId

@@ -10,7 +10,7 @@ from typing import Final
 
 from mimids.config import GroupSettings
 from mimids.store import partitions, welcomes
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.store.partitions import Partition
 from mimids.values import Milliseconds
 

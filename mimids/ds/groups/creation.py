@@ -9,7 +9,7 @@ from mimids.ds.groups.states import States, mask_of
 from mimids.ds.groups.welcome_rows import check_welcome, queue_welcome
 from mimids.errors import GroupExists, PartitionExists, QuotaExceeded
 from mimids.store import groups, partitions, providers
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.store.groups import Group
 from mimids.values import Device, Milliseconds
 from mimids.wire.ids import ProviderId

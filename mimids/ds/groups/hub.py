@@ -35,7 +35,8 @@ from mimids.errors import (
 )
 from mimids.mls.framing import MLSMessage
 from mimids.store import follows, groups, messages, partitions, proposals, providers
-from mimids.store.engine.store import Store, Tx, refusable
+from mimids.store.engine.store import Store
+from mimids.store.engine.transaction import Tx, refusable
 from mimids.store.groups import Group
 from mimids.store.partitions import Partition
 from mimids.values import Device, Follower, Sender

@@ -59,7 +59,8 @@ from mimids.mls.rules.verdict import (
 )
 from mimids.mls.suites import Suite, suite_of
 from mimids.store import groups, messages, partitions, providers
-from mimids.store.engine.store import Store, Tx
+from mimids.store.engine.store import Store
+from mimids.store.engine.transaction import Tx
 from mimids.store.groups import Group
 from mimids.store.partitions import Partition
 from mimids.wire.declare import encode

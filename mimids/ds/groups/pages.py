@@ -15,7 +15,7 @@ from mimids.ds.groups.recent import Recent
 from mimids.errors import MessagesExpired
 from mimids.mls.code_points import ContentType
 from mimids.store import messages, partitions
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.store.messages import StoredMessage
 from mimids.store.partitions import Partition
 from mimids.wire.ids import Counter

@@ -23,7 +23,7 @@ from mimids.policy.rules import NO_TERMS, RULES, Case, Terms, judge, withheld
 from mimids.policy.verdict import Refusal
 from mimids.store import arrangements, bans
 from mimids.store.bans import EVERY_GROUP
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.store.groups import Group
 from mimids.store.partitions import Partition
 from mimids.values import Device, Follower, Milliseconds, Sender

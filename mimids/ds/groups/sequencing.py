@@ -42,7 +42,7 @@ from mimids.mls.proposals import Proposal, ProposalRef, SelfRemove
 from mimids.mls.rules.checks import check_framing
 from mimids.mls.rules.verdict import RuleError
 from mimids.store import follows, groups, messages, partitions, proposals, providers
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.store.groups import Group
 from mimids.store.messages import AcceptedMessage, NewMessage
 from mimids.store.partitions import Partition

@@ -28,7 +28,7 @@ from mimids.mls.public_group import NO_PENDING, NO_REFUSED, PublicGroup
 from mimids.mls.suites import suite_of
 from mimids.mls.tree.rows import NodeRow, all_nodes, changed_nodes, load
 from mimids.store import partitions, trees
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.store.groups import Group
 from mimids.store.partitions import Partition, StoredState
 from mimids.wire.ids import MaskedPartitionKey, ProviderId

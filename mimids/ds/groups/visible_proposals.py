@@ -18,7 +18,7 @@ from mimids.mls.rules.proposal_list import Covered
 from mimids.mls.rules.verdict import MEMBERSHIP_TAG_LENGTH, RULES, Invalid, Rule
 from mimids.mls.suites import suite_of
 from mimids.store import groups, messages, proposals
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.store.partitions import Partition
 from mimids.store.proposals import StoredProposal
 from mimids.wire.declare import decode

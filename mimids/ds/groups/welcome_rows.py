@@ -10,7 +10,7 @@ from collections import defaultdict
 from mimids.errors import WelcomeMismatch
 from mimids.mls.welcome import Welcome
 from mimids.store import providers, welcomes
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.store.groups import Group
 from mimids.values import Milliseconds
 from mimids.wire.ids import KeyPackageRef, ProviderId

@@ -8,7 +8,7 @@ from typing import Protocol
 import attrs
 
 from mimids.errors import KeyPackagesExhausted, MimiError
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.store.tokens import TokenRow
 from mimids.values import DeviceRow, Milliseconds, TokenId
 from mimids.wire.ids import BearerToken, CipherSuite, ProtocolVersion, UserId

@@ -41,7 +41,8 @@ from mimids.ohttp.gateway import OpenedRequest, open_request, read_request
 from mimids.ohttp.hpke import PrivateKey
 from mimids.ohttp.padding import pad_response
 from mimids.store import ohttp
-from mimids.store.engine.store import Store, Tx
+from mimids.store.engine.store import Store
+from mimids.store.engine.transaction import Tx
 from mimids.store.ohttp import Answered
 from mimids.values import Milliseconds
 from mimids.wire.codec import WireError

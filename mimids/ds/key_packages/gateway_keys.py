@@ -24,7 +24,8 @@ from mimids.ohttp.hpke import KEY_SIZE, PrivateKey
 from mimids.ohttp.keyring import Keyring, KeyRow, Schedule, load_row
 from mimids.ohttp.keys_signature import Identity
 from mimids.store import ohttp
-from mimids.store.engine.store import Store, Tx
+from mimids.store.engine.store import Store
+from mimids.store.engine.transaction import Tx
 from mimids.store.ohttp import StoredKeyRow
 from mimids.wire.ids import ProviderId
 

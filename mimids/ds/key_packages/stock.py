@@ -22,7 +22,8 @@ from mimids.mls.faults import Fault, Invalid
 from mimids.mls.identity import user_id
 from mimids.mls.key_package import KeyPackage, KeyPackageIn
 from mimids.store import accounts, key_packages, ohttp, tokens
-from mimids.store.engine.store import Store, Tx
+from mimids.store.engine.store import Store
+from mimids.store.engine.transaction import Tx
 from mimids.store.key_packages import Candidate, NewKeyPackage, StockRow
 from mimids.values import Device, DeviceRow, Milliseconds, UserRow
 from mimids.wire.declare import decode

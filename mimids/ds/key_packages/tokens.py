@@ -18,7 +18,7 @@ import attrs
 from mimids.ds.key_packages.claims import Abuse
 from mimids.errors import KeyPackageRefused, Malformed, MimiError, NotFound, QuotaExceeded, RateLimited
 from mimids.store import tokens
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.store.tokens import NewToken, TokenRecord, TokenRow
 from mimids.values import DeviceRow, Milliseconds, TokenId, UserRow
 from mimids.wire.ids import BearerToken, UserId
@@ -188,7 +188,7 @@ class Tokens:
         rule = self._rule
         rated = token.rate_seconds is not None and now < token.rate_started_at + token.rate_seconds * 1000
         watched = now < token.abuse_started_at + rule.window_seconds * 1000
-        open_claims = token.abuse_open + 1 if watched else 1
+        open_claims = token.unanswered_claims + 1 if watched else 1
         tokens.count_claim(
             tx,
             token.id,
@@ -196,7 +196,7 @@ class Tokens:
             rate_started_at=token.rate_started_at if rated else now,
             rate_used=token.rate_used + 1 if rated else 1,
             abuse_started_at=token.abuse_started_at if watched else now,
-            abuse_open=open_claims,
+            unanswered_claims=open_claims,
         )
         if rule.action == "off" or open_claims < rule.claims:
             return None

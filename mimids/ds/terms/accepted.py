@@ -27,8 +27,9 @@ from mimids.ds.ports import Clock, Peers
 from mimids.ds.terms.hub_terms import HubTerms
 from mimids.errors import ArrangementOutdated, MimiError, NotFound, PeerFailed, TooLarge
 from mimids.store import arrangements, providers
-from mimids.store.arrangements import Taken
-from mimids.store.engine.store import Store, Tx
+from mimids.store.arrangements import AcceptedTermsRow
+from mimids.store.engine.store import Store
+from mimids.store.engine.transaction import Tx
 from mimids.values import Milliseconds
 from mimids.wire.ids import ProviderId
 
@@ -52,7 +53,7 @@ class AcceptedTerms:
         self._peers = peers
         self._notifier = notifier
         self._generation = 0  # counts the calls of `forget`
-        self._known: dict[ProviderId, Taken] = {}  # the rows of the store
+        self._known: dict[ProviderId, AcceptedTermsRow] = {}  # the rows of the store
         self._in_force: dict[ProviderId, HubTerms] = {}
         self._named: LeastRecentlyUsed[ProviderId, int] = LeastRecentlyUsed(HUBS_REMEMBERED)  # the newest revisions
         self._renewals: dict[ProviderId, trio.Lock] = {}
@@ -101,7 +102,7 @@ class AcceptedTerms:
                 self._remember(known)
                 if known.accepted_revision != terms.revision:
                     return False  # the operator has to accept them
-                if known.told or await self._tell_hub(known):
+                if known.acknowledged or await self._tell_hub(known):
                     return True
             raise PeerFailed("its terms change faster than they can be accepted")
 
@@ -153,7 +154,7 @@ class AcceptedTerms:
         to_tell = [
             hub
             for hub, known in self._known.items()
-            if known.accepted_revision == known.offered_revision and not known.told
+            if known.accepted_revision == known.offered_revision and not known.acknowledged
         ]
         return [*to_fetch, *(hub for hub in to_tell if hub not in to_fetch)]
 
@@ -161,10 +162,10 @@ class AcceptedTerms:
         return Milliseconds(self._clock.now() + int(seconds * 1000))
 
     async def _load(self) -> None:
-        for known in await self._store.read(arrangements.all_taken):
+        for known in await self._store.read(arrangements.every_accepted):
             self._remember(known)
 
-    def _remember(self, known: Taken) -> None:
+    def _remember(self, known: AcceptedTermsRow) -> None:
         self._known[known.hub] = known
         if known.accepted is not None:
             self._in_force[known.hub] = HubTerms.read(json.loads(known.accepted), known.hub)
@@ -182,23 +183,23 @@ class AcceptedTerms:
         self._named.put(hub, terms.revision)
         return terms
 
-    def _store_offer(self, terms: HubTerms, tx: Tx) -> Taken:
+    def _store_offer(self, terms: HubTerms, tx: Tx) -> AcceptedTermsRow:
         """Store a hub's terms; accept them if that is automatic, or if only their revision has changed."""
         now = self._clock.now()
         row = providers.ensure_provider(tx, terms.hub)
-        before = arrangements.taken(tx, row)
+        before = arrangements.find_accepted(tx, row)
         if before is None or before.offered_revision != terms.revision or _content(before.offered) != _content(terms):
-            arrangements.note_offer(tx, row, terms.revision, json.dumps(terms.as_json()), now)
+            arrangements.store_offer(tx, row, terms.revision, json.dumps(terms.as_json()), now)
         accepted = before is not None and before.accepted is not None and _content(before.accepted) == _content(terms)
         is_new = before is None or before.accepted_revision != terms.revision or not accepted
         if is_new and (accepted or self._config.arrangement.accept == "automatic"):
             arrangements.accept(tx, row, terms.terms_for(self._config.provider), now)
-        known = arrangements.taken(tx, row)
+        known = arrangements.find_accepted(tx, row)
         if known is None:
             raise LookupError("the terms were stored in this transaction")
         return known
 
-    async def _tell_hub(self, known: Taken) -> bool:
+    async def _tell_hub(self, known: AcceptedTermsRow) -> bool:
         """Tell a hub that we accept its terms; return False if they have changed since we fetched them."""
         hub, revision = known.hub, known.offered_revision
         try:
@@ -206,14 +207,14 @@ class AcceptedTerms:
         except ArrangementOutdated:
             return False
         await self._store.write(partial(_store_confirmation, hub, revision))
-        self._known[hub] = attrs.evolve(known, told=1)
+        self._known[hub] = attrs.evolve(known, acknowledged=1)
         return True
 
 
 def accept_offer(tx: Tx, hub: ProviderId, ours: ProviderId, now: Milliseconds) -> int:
     """Put a hub's newest terms in force and return their revision; raise `NotFound` if we have none."""
     row = providers.provider_row(tx, hub)
-    known = None if row is None else arrangements.taken(tx, row)
+    known = None if row is None else arrangements.find_accepted(tx, row)
     if row is None or known is None:
         raise NotFound("no terms of this hub are known")
     terms = HubTerms.read(json.loads(known.offered), hub)
@@ -222,7 +223,7 @@ def accept_offer(tx: Tx, hub: ProviderId, ours: ProviderId, now: Milliseconds) -
 
 
 def _store_confirmation(hub: ProviderId, revision: int, tx: Tx) -> None:
-    arrangements.note_told(tx, providers.ensure_provider(tx, hub), revision)
+    arrangements.note_acknowledged(tx, providers.ensure_provider(tx, hub), revision)
 
 
 def _content(terms: HubTerms | str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 from mimids.ds.groups.judging import Judged, MlsJudge
@@ -14,7 +13,7 @@ from mimids.mls.framing import MLSMessage, PrivateMessage, PublicMessage
 from mimids.mls.public_group import Valid
 from mimids.mls.rules.verdict import Unknown
 from mimids.store import groups, messages, partitions, providers
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.store.groups import Group
 from mimids.store.partitions import Partition
 from mimids.values import Follower
@@ -45,7 +44,7 @@ class EvidenceReplay:
         group = groups.find_group(tx, providers.provider_row(tx, hub) or 0, message.group_id or GroupId(b""))
         if group is None or not isinstance(message.message, PublicMessage | PrivateMessage):
             return finding
-        found = self._find_partition(tx, group, message, hashlib.sha256(evidence).digest())
+        found = self._find_partition(tx, group, message, messages.digest_of(evidence))
         if found is None:
             return finding
         partition, counter = found

@@ -9,7 +9,7 @@ import attrs
 
 from mimids.ds.limits.rates import Rate
 from mimids.mls.identity import provider_of
-from mimids.store.arrangements import HubTerm
+from mimids.store.arrangements import Restriction
 from mimids.wire.base64url import base64url, from_base64url
 from mimids.wire.ids import GroupId, ProviderId, UserId
 
@@ -63,10 +63,10 @@ class HubTerms:
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError("a member is missing or has the wrong type") from error
 
-    def terms_for(self, provider: ProviderId) -> set[HubTerm]:
+    def terms_for(self, provider: ProviderId) -> set[Restriction]:
         """Return the bans and mutes of one provider's users; those of other providers' users are left out."""
-        banned = {HubTerm(user, None) for user in self.bans if provider_of(user) == provider}
-        return banned | {HubTerm(user, group) for user, group in self.mutes if provider_of(user) == provider}
+        banned = {Restriction(user, None) for user in self.bans if provider_of(user) == provider}
+        return banned | {Restriction(user, group) for user, group in self.mutes if provider_of(user) == provider}
 
     def rate(self, name: str, seconds: int) -> Rate | None:
         """Return the rate `name`, such as "device_sends", per 1 or 3600 seconds; None if the hub sets none."""

@@ -22,8 +22,9 @@ from mimids.ds.terms.hub_terms import RATES, SIZES, HubTerms
 from mimids.errors import ArrangementOutdated, ArrangementRequired
 from mimids.mls.identity import provider_of
 from mimids.store import arrangements, bans, providers
-from mimids.store.arrangements import Given
-from mimids.store.engine.store import Store, Tx
+from mimids.store.arrangements import OfferedTermsRow
+from mimids.store.engine.store import Store
+from mimids.store.engine.transaction import Tx
 from mimids.values import Milliseconds
 from mimids.wire.ids import ProviderId, UserId
 
@@ -35,7 +36,7 @@ NEVER: Final = Milliseconds(1 << 62)
 class _Offer:
     """A provider's current revision; it is valid until a ban or mute in its terms ends."""
 
-    given: Given
+    given: OfferedTermsRow
     valid_until: Milliseconds
 
 
@@ -118,12 +119,12 @@ class OfferedTerms:
     def _update(self, provider: ProviderId, now: Milliseconds, tx: Tx) -> _Offer:
         """Return a provider's current revision; store a new one if the content has changed."""
         row = providers.ensure_provider(tx, provider)
-        before = arrangements.given(tx, row)
+        before = arrangements.find_offered(tx, row)
         terms, valid_until = self._terms(tx, provider, now, 0)
         digest = hashlib.sha256(json.dumps(terms.as_json(), sort_keys=True).encode()).digest()
         if before is None or before.digest != digest:
-            arrangements.give(tx, row, 1 if before is None else before.revision + 1, digest, now)
-        given = arrangements.given(tx, row)
+            arrangements.offer(tx, row, 1 if before is None else before.revision + 1, digest, now)
+        given = arrangements.find_offered(tx, row)
         if given is None:
             raise LookupError("the revision was stored in this transaction")
         return _Offer(given, valid_until)

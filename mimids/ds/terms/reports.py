@@ -26,7 +26,8 @@ from mimids.ds.terms.evidence import EvidenceReplay
 from mimids.ds.terms.report import Report, possible_keys, without_reporter
 from mimids.errors import Malformed, MimiError, QuotaExceeded, StorageUnavailable
 from mimids.store import partitions, providers, reports
-from mimids.store.engine.store import Store, Tx
+from mimids.store.engine.store import Store
+from mimids.store.engine.transaction import Tx
 from mimids.store.reports import NewReport, StoredReport
 from mimids.values import Device, DeviceRow, Follower, Milliseconds, Sender
 

@@ -28,7 +28,8 @@ import attrs
 from mimids.config import RetentionSettings
 from mimids.store import cursors, retention
 from mimids.store.cursors import DeviceCursor
-from mimids.store.engine.store import Store, Tx
+from mimids.store.engine.store import Store
+from mimids.store.engine.transaction import Tx
 from mimids.store.retention import Follow, Kept
 from mimids.values import Milliseconds
 from mimids.wire.ids import Counter

@@ -23,7 +23,7 @@ from mimids.ds.services import Services
 from mimids.ds.upkeep.retention import PAGE_ROWS, Sweep
 from mimids.errors import StorageUnavailable
 from mimids.store import partitions, providers, reports, trees, welcomes
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.store.ohttp import drop_setting, put_setting
 from mimids.values import Milliseconds
 

@@ -21,7 +21,7 @@ from mimids.http.api.parameters import group_id_in, number_in, partition_in, pro
 from mimids.http.api.provider_handlers import ReportId
 from mimids.http.api.public import keys_answer, published_limits
 from mimids.mls.framing import MLSMessage
-from mimids.store.engine.store import Tx, refusable
+from mimids.store.engine.transaction import Tx, refusable
 from mimids.store.key_packages import StockRow
 from mimids.values import Device, TokenId
 from mimids.wire.base64url import base64url

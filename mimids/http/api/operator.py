@@ -18,7 +18,7 @@ from mimids.errors import Busy, StorageUnavailable
 from mimids.http.api.bodies import NO_BODY, octets
 from mimids.http.api.endpoints import Answer, AnyEndpoint, Call, Endpoint, Listener
 from mimids.store import overview, reports
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.store.overview import PeerLag
 from mimids.telemetry import METRICS_TYPE, Reading
 from mimids.values import Milliseconds, Operator

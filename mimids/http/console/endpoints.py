@@ -12,7 +12,7 @@ from mimids.http.api.public import installed_version
 from mimids.http.console import pages
 from mimids.http.console.markup import Markup
 from mimids.store import overview, recoveries, reports
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.values import Operator
 from mimids.wire.base64url import from_base64url
 from mimids.wire.ids import GroupId, ProviderId

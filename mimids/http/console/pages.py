@@ -317,7 +317,7 @@ def _described(row: TreeRow, most: int) -> Iterator[Markup]:
     notes = [
         _badge("fork", "live fork") if row.partition.live_fork else None,
         _badge("detached", "detached") if each.detached else None,
-        _badge("ended", "terminated" + (f": {each.terminated_why}" if each.terminated_why else ""))
+        _badge("ended", "terminated" + (f": {each.terminated_reason}" if each.terminated_reason else ""))
         if each.terminated
         else None,
         _badge("note", f"{_many(each.held_welcomes, 'Welcome')} held") if each.held_welcomes else None,

@@ -1,1 +1,1 @@
-"""The database engine: writer, readers, driver, migrations, lock."""
+"""The database engine: the store's queue, transactions, SQLite, migrations, and the lock of the data directory."""

@@ -1,9 +1,9 @@
-"""The threads that hold the database connections: aiosqlite's, asked for whole functions.
+"""Threads that hold SQLite connections: aiosqlite's threads, which run whole functions for trio tasks.
 
-A call goes straight to aiosqlite's thread and its answer straight to the trio task that waits: one hop for a batch or a
-snapshot, without a task and a future of asyncio's for each, which cost more CPU than an INSERT
-(docs/decisions/0003-one-writer.md has the figures). What is left of asyncio is the future on which aiosqlite's thread
-ends, and the trio-asyncio loop that it belongs to. Another driver needs no more than what is here.
+A call is put directly on the queue of aiosqlite's thread, and its answer directly reschedules the trio task that waits:
+one hop for each batch or snapshot. The asyncio task and future that aiosqlite would use for each call cost more CPU
+than an INSERT (docs/decisions/0003-one-writer.md has the figures). Of asyncio, only the future with which aiosqlite's
+thread ends remains, and the trio-asyncio loop that it belongs to.
 """
 
 from __future__ import annotations
@@ -21,26 +21,27 @@ import trio_asyncio  # type: ignore[import-untyped]
 
 T = TypeVar("T")
 
-CLOSE_SECONDS = 5  # to close all connections; then the process ends without
+CLOSE_SECONDS = 5  # for closing all connections; then the process ends without waiting longer
 
 
 class Thread(aiosqlite.Connection):
-    """One connection and the thread it was opened on."""
+    """A connection, and the thread that it is opened and used on."""
 
     def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
         super().__init__(connect, iter_chunk_size=1)
-        self._thread.daemon = True  # or else a thread that hangs on its disk, or that nobody closed, holds the process
+        self._thread.daemon = True  # a thread that hangs on its disk, or was not closed, must not hold the process
 
     async def open(self) -> None:
-        """Start the thread and connect there; raise what that raises. `stop` is to follow in either case.
+        """Start the thread and open the connection on it; raise what that raises. Call `stop` later in either case.
 
-        aiosqlite's own way leaves the thread running into a closed loop where the connection cannot be opened.
+        aiosqlite's own `__await__` leaves the thread running when the connection cannot be opened, and the thread then
+        calls into a closed loop.
         """
         self._thread.start()
         self._connection = await self._call(self._connector)
 
     async def run(self, fn: Callable[[sqlite3.Connection], T]) -> T:
-        """Return fn(connection), run on the thread after what was asked before; waits for it, cancelled or not."""
+        """Run fn(connection) on the thread, after all earlier calls; a cancelled caller still waits for the result."""
         return await self._call(partial(fn, self._conn))
 
     async def _call(self, fn: Callable[[], T]) -> T:
@@ -55,9 +56,9 @@ class Thread(aiosqlite.Connection):
 
 @asynccontextmanager
 async def open_threads(*connects: Callable[[], sqlite3.Connection]) -> AsyncIterator[list[Thread]]:
-    """Start a thread for each of the functions, which open its connection; raise what they raise.
+    """Start a thread for each function and open its connection there; raise `sqlite3.Error` if one cannot be opened.
 
-    Connections are closed in the opposite order, cancelled or not, within CLOSE_SECONDS.
+    Afterwards, cancelled or not, close the connections in reverse order, within CLOSE_SECONDS.
     """
     threads: list[Thread] = []
     failure: Exception | None = None
@@ -68,13 +69,13 @@ async def open_threads(*connects: Callable[[], sqlite3.Connection]) -> AsyncIter
                     threads.append(Thread(connect))
                     await threads[-1].open()
             except sqlite3.Error as error:
-                failure = error  # raised here, it would leave the loop as a group
+                failure = error  # raised below: here it would leave the loop as an ExceptionGroup
             else:
                 yield threads
         finally:
             with trio.move_on_after(CLOSE_SECONDS, shield=True):
                 for thread in reversed(threads):
-                    current = trio_asyncio.current_loop.set(loop)  # `stop` makes its future on the current loop
+                    current = trio_asyncio.current_loop.set(loop)  # `stop` creates its future on the current loop
                     try:
                         stopped = thread.stop()
                     finally:

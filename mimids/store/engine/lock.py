@@ -1,8 +1,8 @@
-"""The right to write: a lock on `data_dir/lock`, held by a server for its life and by a command for one write.
+"""The write lock on `data_dir/lock`: a server holds it while it runs, a command while it writes.
 
-The lock is the kernel's (flock) and ends with its process, however that ends; the file stays and means nothing by
-itself. The pid in it is for the message only. A child forked while the lock is held holds it too: whoever forks a
-server does so before the server locks.
+The kernel's lock (flock) ends with its process, however the process ends. The file stays, and its existence means
+nothing. The pid in the file is only for the error message. A child that is forked while the lock is held shares it, so
+a server must be forked before it locks.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 LOCK_FILE = "lock"
-PATIENCE_SECONDS = 1.0  # longer than a command's one write takes
+PATIENCE_SECONDS = 1.0  # longer than the one write of a command takes
 _POLL_SECONDS = 0.02
 
 
 class Locked(Exception):
-    """Another process may write; `pid` is it, where that is known."""
+    """Another process holds the write lock; `pid` is its pid, if known."""
 
     def __init__(self, data_dir: Path, pid: int | None) -> None:
         who = f"process {pid}" if pid else "another process"
@@ -30,9 +30,9 @@ class Locked(Exception):
 
 @contextmanager
 def hold(data_dir: Path, *, patience_seconds: float = PATIENCE_SECONDS) -> Iterator[None]:
-    """Hold the lock of `data_dir` for the block; raise Locked if another still holds it after the patience.
+    """Hold the lock of `data_dir` for the block; raise Locked if another process keeps it for `patience_seconds`.
 
-    Waits by sleeping: for a command, or for a server that has not started its loop.
+    It waits by sleeping, so call it from a command, or from a server before its event loop starts.
     """
     descriptor = _open(data_dir)
     try:
@@ -52,9 +52,9 @@ def hold(data_dir: Path, *, patience_seconds: float = PATIENCE_SECONDS) -> Itera
 
 
 def holder(data_dir: Path) -> int | None:
-    """Return the pid of the process that holds the lock, None if none does.
+    """Return the pid of the process that holds the lock, None if the lock is free.
 
-    It takes the lock for a moment where it is free: less than anybody's patience.
+    To find out, it takes a free lock for a moment that is much shorter than PATIENCE_SECONDS.
     """
     try:
         descriptor = os.open(data_dir / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
@@ -79,6 +79,6 @@ def _try_lock(descriptor: int) -> bool:
 
 
 def _pid(descriptor: int) -> int | None:
-    """Return the pid that the holder wrote, None in the moment before it has."""
+    """Return the pid that the holder wrote, None if it has not written it yet."""
     text = os.pread(descriptor, 20, 0).strip()
     return int(text) if text.isdigit() else None

@@ -1,7 +1,7 @@
-"""The schema's versions: numbered SQL files, each applied once, in order, in one transaction with its row.
+"""Migrations: numbered SQL files, each applied once, in order, in one transaction with its row in schema_version.
 
-An applied file never changes: its digest is kept, and a database whose rows and our files disagree is refused. So is
-one that a newer mimids has migrated; there is no way back but a backup.
+A migration never changes once it is applied: its digest is stored, and a database that was migrated by a different file
+is refused. A database that a newer mimids has migrated is refused too; only a backup leads back.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import attrs
 
-from mimids.store.engine.store import connect, connect_to_read
+from mimids.store.engine.sqlite import connect, connect_to_read
 
 _PACKAGED = Path(__file__).parents[2] / "migrations"  # in a wheel, by force-include
 _BESIDE = Path(__file__).parents[3] / "migrations"  # in a checkout, and in an editable install of one
@@ -34,12 +34,12 @@ CREATE TABLE IF NOT EXISTS schema_version (
 
 
 class SchemaRefused(Exception):
-    """This database and this code do not go together; the message is a sentence for the operator."""
+    """This code cannot use this database; the message is a sentence for the operator."""
 
 
 @attrs.frozen
 class Migration:
-    """One file: its number, its name without it, and its text."""
+    """One migration file: its number, the rest of its name, and its text."""
 
     version: int
     name: str
@@ -58,15 +58,15 @@ def shipped(packaged: Path = _PACKAGED, beside: Path = _BESIDE) -> list[Migratio
     for path in sorted(directory.glob("*.sql")):
         match = _FILE_NAME.fullmatch(path.name)
         if match is None:
-            raise SchemaRefused(f"{path} is no migration: its name is not NNNN_words.sql.")
+            raise SchemaRefused(f"{path} is not a migration: its name must be NNNN_words.sql.")
         found.append(Migration(int(match[1]), match[2], path.read_text(encoding="utf-8")))
     if not found or [m.version for m in found] != list(range(1, len(found) + 1)):
-        raise SchemaRefused(f"The migrations in {directory} are not complete: this installation is broken.")
+        raise SchemaRefused(f"Migrations are missing in {directory}: the installation is broken; install mimids again.")
     return found
 
 
 def pending(path: Path, migrations: Sequence[Migration] | None = None) -> list[Migration]:
-    """Return what `migrate` would apply, all if there is no database yet; raise SchemaRefused as it does."""
+    """Return the migrations that `migrate` would apply, all if there is no file; raise SchemaRefused as it does."""
     known = shipped() if migrations is None else migrations
     if not path.exists():
         return list(known)
@@ -75,18 +75,18 @@ def pending(path: Path, migrations: Sequence[Migration] | None = None) -> list[M
 
 
 def migrate(path: Path, migrations: Sequence[Migration] | None = None) -> list[Migration]:
-    """Bring the database up to this code, making it if need be; return what was applied, durably.
+    """Apply the pending migrations durably, creating the database if it does not exist; return those applied.
 
-    For whoever holds the lock. A migration that fails leaves those before it. Raises SchemaRefused for a database
-    that is newer than the code, was migrated by files that differ from ours, or is none of ours.
+    The caller holds the lock. If a migration fails, those before it stay applied. Raises SchemaRefused for a database
+    that is newer than the code, that was migrated by files that differ from ours, or that is not one of mimids.
     """
     known = shipped() if migrations is None else migrations
     with _opened(path, partial(connect, create=True)) as connection:
-        todo = _pending(connection, known, path)
-        connection.execute("PRAGMA foreign_keys=OFF")  # or else a table cannot be rebuilt; checked before each commit
-        for migration in todo:
+        found = _pending(connection, known, path)
+        connection.execute("PRAGMA foreign_keys=OFF")  # so that tables can be rebuilt; checked before each commit
+        for migration in found:
             _apply(connection, migration)
-    return todo
+    return found
 
 
 @contextmanager
@@ -109,14 +109,15 @@ def _pending(connection: sqlite3.Connection, known: Sequence[Migration], path: P
     applied = connection.execute("SELECT version, name, digest FROM schema_version ORDER BY version").fetchall()
     if len(applied) > len(known):
         raise SchemaRefused(
-            f"{path} has schema version {applied[-1][0]}, and this mimids knows versions up to {known[-1].version}: "
-            "it was migrated by a newer mimids, and only that or a newer one can serve it."
+            f"{path} has schema version {applied[-1][0]}, but this mimids knows versions up to {known[-1].version}. It "
+            "was migrated by a newer mimids: run that version, or restore a backup."
         )
     for (version, name, digest), ours in zip(applied, known, strict=False):
         if (version, name, digest) != (ours.version, ours.name, ours.digest):
             raise SchemaRefused(
-                f"{path} was migrated by another {version:04}_{name}.sql than the {ours.version:04}_{ours.name}.sql "
-                "of this mimids: an applied migration must never change."
+                f"{path} was migrated with a {version:04}_{name}.sql that differs from the "
+                f"{ours.version:04}_{ours.name}.sql of this mimids; an applied migration must never change. "
+                "Run the mimids that migrated it, or restore a backup."
             )
     return list(known[len(applied) :])
 

@@ -20,7 +20,8 @@ from mimids.ds.devices.accounts import (
 )
 from mimids.ds.key_packages.claims import ClaimOutcome
 from mimids.errors import KeyPackageRefused, Malformed, NameTaken, NotFound
-from mimids.store.engine.store import Store, Tx
+from mimids.store.engine.store import Store
+from mimids.store.engine.transaction import Tx
 from mimids.values import Device
 from mimids.wire.ids import Secret, UserId
 from tests.support.rig import PROVIDER, ask, packages, running

@@ -14,7 +14,7 @@ from mimids.ds.devices.streams import DeviceGone
 from mimids.errors import QuotaExceeded
 from mimids.mls.welcome import Welcome
 from mimids.store import providers, welcomes
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.values import Device, Milliseconds
 from mimids.wire.declare import decode, encode
 from mimids.wire.ids import Counter, PartitionKey, ProviderId

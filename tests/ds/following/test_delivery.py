@@ -19,7 +19,8 @@ from mimids.ds.groups.states import States
 from mimids.ds.notifier import inbox_topic, partition_topic
 from mimids.ds.ports import PeerAnswer
 from mimids.errors import NotFollowed, PeerUnavailable, StorageUnavailable, UnknownPartition
-from mimids.store.engine.store import Store, Tx
+from mimids.store.engine.store import Store
+from mimids.store.engine.transaction import Tx
 from mimids.values import Device, Follower
 from mimids.wire.declare import encode
 from mimids.wire.ids import NO_LONGER_FOLLOWED, Counter, MaskedPartitionKey, PartitionKey
@@ -36,6 +37,7 @@ from tests.ds.following.test_welcomes import REF, hand_out, invite, reaches, wel
 from tests.support.doubles import Called, FakeClock
 from tests.support.federation import Room, device, federated, read, wait_stored
 from tests.support.provider import Assembled
+from tests.support.store_faults import set_faults
 
 T = TypeVar("T")
 
@@ -384,7 +386,7 @@ async def test_a_waiting_reader_is_notified_though_the_sender_hangs_up(what: str
             if point == "before_commit":
                 token.run_sync_soon(hanging_up.cancel)
 
-        receiver.services.store._faults = hang_up
+        set_faults(receiver.services.store, hang_up)
         with receiver.services.notifier.listen(topic) as waiter:
             with hanging_up:
                 if what == "a message":

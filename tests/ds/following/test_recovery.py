@@ -19,7 +19,8 @@ from mimids.mls.code_points import WireFormat
 from mimids.mls.framing import MLSMessage
 from mimids.mls.proposals import Add
 from mimids.store import backup, recoveries
-from mimids.store.engine.store import Tx, write_here
+from mimids.store.engine.sqlite import write_here
+from mimids.store.engine.transaction import Tx
 from mimids.values import Follower, Milliseconds
 from mimids.wire.declare import decode, encode
 from mimids.wire.ids import MLS10, CipherSuite, Counter, GroupId, MaskedPartitionKey, ProviderId

@@ -19,7 +19,7 @@ from mimids.mls.framing import MLSMessage
 from mimids.mls.proposals import HpkeCiphertext
 from mimids.mls.welcome import EncryptedGroupSecrets, Welcome
 from mimids.store import partitions, welcomes
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.values import DeviceRow, Milliseconds
 from mimids.wire.declare import encode
 from mimids.wire.ids import MLS10, CipherSuite, KeyPackageRef, PartitionKey, ProviderId
@@ -28,6 +28,7 @@ from tests.ds.upkeep.test_retention import rows, until
 from tests.support.doubles import Called, FakeClock
 from tests.support.federation import COMMIT, Room, device, federated
 from tests.support.provider import Assembled
+from tests.support.store_faults import set_faults
 
 A, B = "a.example", "b.example"
 INIT, WELCOME = "/ds/v1/welcome/init", "/ds/v1/welcome"
@@ -61,7 +62,7 @@ async def hand_out(provider: Assembled, ref: KeyPackageRef = REF) -> None:
 
 
 async def states(hub: Assembled) -> list[str]:
-    return [row[0] for row in await rows(hub, "SELECT state FROM welcomes_out ORDER BY id")]
+    return [row[0] for row in await rows(hub, "SELECT state FROM outgoing_welcomes ORDER BY id")]
 
 
 async def reaches(hub: Assembled, state: str) -> None:
@@ -103,7 +104,7 @@ class Disk:
 
     def __init__(self, provider: Assembled) -> None:
         self.full = False
-        provider.services.store._faults = self._at
+        set_faults(provider.services.store, self._at)
 
     def _at(self, point: str) -> None:
         if self.full and point == "before_commit":
@@ -171,7 +172,7 @@ async def test_an_error_that_may_pass_does_not_refuse_a_welcome_for_good(
         route.instead[path] = refuse
         await hand_out(follower)
         await invite(hub, Room())
-        await until(lambda: rows(hub, "SELECT 1 FROM welcomes_out WHERE failures = 1"))
+        await until(lambda: rows(hub, "SELECT 1 FROM outgoing_welcomes WHERE failures = 1"))
         route.instead.clear()
         await in_time(clock, lambda: _is(hub, "delivered"))
 
@@ -182,14 +183,14 @@ async def test_a_provider_that_forgot_the_offer_it_accepted_is_asked_again(tmp_p
         route = Route(hub)
 
         async def forget(passed_on: Answer) -> PeerAnswer:
-            await follower.services.store.write(lambda tx: tx.execute("DELETE FROM welcomes_expected"))
+            await follower.services.store.write(lambda tx: tx.execute("DELETE FROM expected_welcomes"))
             route.instead.clear()
             raise PeerUnavailable
 
         route.instead[WELCOME] = forget
         await hand_out(follower)
         await invite(hub, Room())
-        await until(lambda: rows(hub, "SELECT 1 FROM welcomes_out WHERE failures = 1"))
+        await until(lambda: rows(hub, "SELECT 1 FROM outgoing_welcomes WHERE failures = 1"))
         await in_time(clock, lambda: _is(hub, "delivered"))
         assert route.called[:5] == [INIT, WELCOME, WELCOME, INIT, WELCOME]
 

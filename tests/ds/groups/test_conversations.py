@@ -16,7 +16,7 @@ from mimids.ds.groups.states import States
 from mimids.ds.notifier import Notifier
 from mimids.errors import MimiError, PolicyRefused, UnknownPartition
 from mimids.store.engine.migrate import migrate
-from mimids.store.engine.store import open_store
+from mimids.store.engine.sqlite import open_store
 from mimids.values import Device, DeviceRow
 from mimids.wire.declare import decode
 from mimids.wire.ids import Counter, PartitionKey, ProviderId, local_user_id

@@ -30,7 +30,9 @@ from mimids.mls.framing import MLSMessage
 from mimids.mls.proposals import Add, ExternalInit, Remove
 from mimids.store import partitions
 from mimids.store.engine.migrate import migrate
-from mimids.store.engine.store import Store, Tx, connect, open_store
+from mimids.store.engine.sqlite import connect, open_store
+from mimids.store.engine.store import Store
+from mimids.store.engine.transaction import Tx
 from mimids.values import Device, DeviceRow, Follower, Milliseconds, Sender
 from mimids.wire.declare import decode
 from mimids.wire.ids import MLS10, Counter, PartitionKey, ProviderId, local_user_id
@@ -449,7 +451,7 @@ async def cancelled_at(step: int, ask: Callable[[], Awaitable[object]]) -> bool:
 
 
 def counted(tx: Tx) -> tuple[int, ...]:
-    tables = ("messages", "partitions", "welcomes", "welcomes_out", "follows", "proposals")
+    tables = ("messages", "partitions", "welcomes", "outgoing_welcomes", "follows", "proposals")
     counts = [tx.all(f"SELECT count(*) FROM {table}")[0][0] for table in tables]  # noqa: S608
     return (*counts, tx.all("SELECT sum(next_counter) FROM partitions")[0][0])
 

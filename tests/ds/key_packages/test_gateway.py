@@ -19,7 +19,7 @@ from mimids.ohttp import bhttp
 from mimids.ohttp.client import Opener, encapsulate
 from mimids.ohttp.config import decode_keys
 from mimids.ohttp.hpke import Aead, HpkeError
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.wire.codec import WireError
 from mimids.wire.declare import decode, encode
 from mimids.wire.ids import BearerToken

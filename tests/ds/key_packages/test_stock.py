@@ -21,7 +21,7 @@ from mimids.mls.leaf_node import HpkePublicKey, Lifetime
 from mimids.mls.suites import SUITES
 from mimids.store import key_packages as rows
 from mimids.store.accounts import delete_device, find_user
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.values import Device, DeviceRow
 from mimids.wire.declare import decode
 from mimids.wire.ids import MLS10, BearerToken, KeyPackageRef, local_user_id

@@ -14,7 +14,7 @@ from mimids.mls.key_package import KeyPackageIn
 from mimids.mls.suites import SUITES
 from mimids.store import key_packages, tokens
 from mimids.store.accounts import find_user
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.values import DeviceRow, Milliseconds, TokenId, UserRow
 from mimids.wire.declare import decode, encode
 from mimids.wire.ids import BearerToken, local_user_id

@@ -208,7 +208,7 @@ async def test_what_is_pushed_before_anybody_comes_is_bounded_and_goes_after_a_w
         assert (await following.take_push(hub, pushed(rooms[0], ["new"], 20))).next_counters == (21,)
         await Sweeper(running.services).sweep()
         assert await rows(running, "SELECT group_id FROM groups") == [(rooms[0].group_id,)]
-        assert await rows(running, "SELECT count(*) FROM welcomes_expected") == [(0,)]
+        assert await rows(running, "SELECT count(*) FROM expected_welcomes") == [(0,)]
         assert (await following.take_push(hub, pushed(rooms[1], texts[:1]))).next_counters == (0xFFFF_FFFF,)
 
 
@@ -283,7 +283,7 @@ async def test_welcomes_end_when_their_time_is_over_and_their_bodies_go_with_the
             welcomes.acknowledge(tx, DeviceRow(1), 2, start)
 
         await services.store.write(queue)
-        states = "SELECT state FROM welcomes_out ORDER BY id"
+        states = "SELECT state FROM outgoing_welcomes ORDER BY id"
         seen = []
         for days in (6, 2, 80, 3):
             clock.advance(days * DAY)
@@ -320,4 +320,4 @@ async def test_messages_that_a_welcome_leads_to_wait_for_whoever_it_is_for(tmp_p
         clock.advance(21 * DAY)
         await Sweeper(services).sweep()
         assert await bodies(running, room.key) == [False, False]
-        await until(lambda: rows(running, "SELECT 1 FROM welcomes_out WHERE state = 'expired'"))
+        await until(lambda: rows(running, "SELECT 1 FROM outgoing_welcomes WHERE state = 'expired'"))

@@ -21,7 +21,7 @@ from mimids.mls.framing import MLSMessage
 from mimids.mls.proposals import HpkeCiphertext
 from mimids.mls.welcome import EncryptedGroupSecrets, Welcome
 from mimids.store import arrangements, providers
-from mimids.store.arrangements import HubTerm
+from mimids.store.arrangements import Restriction
 from mimids.wire.declare import decode, encode
 from mimids.wire.ids import MLS10, CipherSuite, GroupId, KeyPackageRef, ProviderId, UserId
 from mimids.wire.messages import WelcomeInitRequest, WelcomeInitResponse
@@ -118,8 +118,8 @@ async def test_rows_of_terms_are_found_by_hub_and_group(tmp_path: Path) -> None:
             row = providers.ensure_provider(tx, B)
             one, two = GroupId(b"one"), GroupId(b"two")
             users = [UserId(name) for name in (b"banned", b"everywhere", b"in one", b"nobody")]
-            terms = [HubTerm(users[0], None), HubTerm(users[1], GroupId(b"")), HubTerm(users[2], one)]
-            arrangements.note_offer(tx, row, 1, "{}", hub.services.clock.now())
+            terms = [Restriction(users[0], None), Restriction(users[1], GroupId(b"")), Restriction(users[2], one)]
+            arrangements.store_offer(tx, row, 1, "{}", hub.services.clock.now())
             arrangements.accept(tx, row, terms, hub.services.clock.now())
             assert arrangements.banned_by(tx, row, users) == {users[0]}
             assert arrangements.muted_by(tx, row, users, one) == {users[1], users[2]}
@@ -156,7 +156,7 @@ async def test_no_welcome_is_taken_for_whom_the_hub_bans(tmp_path: Path) -> None
 
 def _hand_out(name: str, ref: KeyPackageRef, tx: Any) -> None:
     """Remember a KeyPackage of a user's first device as handed out."""
-    sql = "SELECT d.id FROM devices d JOIN users u ON u.id = d.user WHERE u.user_id = ?"
+    sql = "SELECT d.id FROM devices d JOIN users u ON u.id = d.owner WHERE u.user_id = ?"
     row = tx.one(sql, (f"mimi://b.example/u/{name}".encode(),))
     tx.execute(
         "INSERT INTO key_package_refs (ref, init_key, device, version, cipher_suite, expires_at, claimed_at)"

@@ -40,4 +40,4 @@ async def test_a_hub_is_not_believed_about_other_providers_users(tmp_path: Path)
         for wrong in wrongs:
             with pytest.raises(ValueError, match=r"terms|must|member|encoding"):
                 HubTerms.read(wrong, A)
-        assert await follower.services.store.read(arrangements.all_taken) == []
+        assert await follower.services.store.read(arrangements.every_accepted) == []

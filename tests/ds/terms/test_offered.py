@@ -78,9 +78,9 @@ async def test_after_a_restore_no_revision_is_given_twice(tmp_path: Path) -> Non
         await follower.services.accepted_terms.renew(A)
         await command(hub, "ban add", subject=BOB)
         await follower.services.accepted_terms.renew(A)
-        await hub.services.store.write(lambda tx: tx.execute("UPDATE terms_given SET revision = 1"))
+        await hub.services.store.write(lambda tx: tx.execute("UPDATE offered_terms SET revision = 1"))
         await command(hub, "ban remove", subject=BOB)  # the database is the one before the ban
-        await hub.services.store.write(arrangements.outrun_revisions)
+        await hub.services.store.write(arrangements.skip_revisions)
         assert await follower.services.accepted_terms.renew(A)
         shown = await command(follower, "provider show", provider=A)
         assert shown["they_ban"] == []

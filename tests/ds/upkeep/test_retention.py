@@ -19,7 +19,7 @@ from mimids.ds.upkeep.sweeper import Sweeper
 from mimids.errors import MessagesExpired, QuotaExceeded, StorageUnavailable, UnknownGroup
 from mimids.mls.knowledge import NotKnown
 from mimids.store import groups, partitions
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.values import Device, Follower
 from mimids.wire.declare import decode, encode
 from mimids.wire.ids import Counter, PartitionKey, ProviderId

@@ -8,7 +8,7 @@ import pytest
 
 from mimids.http.api.operator import OPERATOR
 from mimids.store import follows, peers
-from mimids.store.engine.store import Tx
+from mimids.store.engine.transaction import Tx
 from mimids.values import Follower, Milliseconds
 from mimids.wire.ids import Counter, ProviderId
 from mimids.wire.messages import ReceiveRequest

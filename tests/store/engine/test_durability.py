@@ -1,4 +1,4 @@
-"""Acknowledged means on the disk: processes killed under load, stopped around a commit, and traced."""
+"""An acknowledged write is on the disk: processes are killed under load, stopped around a commit, and traced."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from mimids.store.engine.store import Tx, read_here
+from mimids.store.engine.sqlite import read_here
+from mimids.store.engine.transaction import Tx
 from tests.support import store_child
 
 ROOT = Path(__file__).parents[3]
@@ -27,7 +28,7 @@ FORKING.set_forkserver_preload(["tests.support.store_child"])
 
 @contextmanager
 def running(target: Callable[..., None], *args: object) -> Iterator[tuple[BaseProcess, int]]:
-    """Run target(*args, acknowledgements) in a process of its own; give it, and the end to read from."""
+    """Run target(*args, acknowledgements) in a process; yield the process and the descriptor to read from."""
     reading, writing = FORKING.Pipe(duplex=False)
     process = FORKING.Process(target=_with_descriptor, args=(target, args, writing), daemon=True)
     process.start()
@@ -53,13 +54,13 @@ def rest_of(descriptor: int) -> bytes:
 
 
 def acknowledged(report: bytes) -> list[tuple[int, int, int]]:
-    """Return row, sender and number of each answer; a line that the kill cut short is none."""
+    """Return row, sender and number of each answer; ignore a line that the kill cut short."""
     lines = report.split(b"\n")[:-1]
     return [(int(row), int(sender), int(number)) for row, sender, number in (line.split() for line in lines)]
 
 
 def check(tx: Tx, answers: list[tuple[int, int, int]], rows_before: int) -> int:
-    """Check that everything answered is there, in order, whole, and nothing twice; return how many rows there are."""
+    """Check that every answered write is there, whole, in order and once; return the number of rows."""
     rows = tx.all("SELECT id, sender, number, arrival FROM sent ORDER BY id")
     assert [row[0] for row in rows] == list(range(1, len(rows) + 1))
     arrivals = [row[3] for row in rows[rows_before:]]
@@ -72,13 +73,13 @@ def check(tx: Tx, answers: list[tuple[int, int, int]], rows_before: int) -> int:
 
 
 @pytest.mark.slow
-def test_what_was_acknowledged_survives_a_kill_at_any_moment(tmp_path: Path) -> None:
+def test_acknowledged_writes_survive_a_kill_at_any_moment(tmp_path: Path) -> None:
     path, dice, rows, answered = tmp_path / "db", random.Random(20), 0, 0
     store_child.create(path)
     end = time.monotonic() + 15
     for _ in range(20):
         with running(store_child.stream, path) as (process, descriptor):
-            report = os.read(descriptor, 1 << 16)  # the first answers: from here on it is under load
+            report = os.read(descriptor, 1 << 16)  # the first answers: the process is under load now
             stop = time.monotonic() + dice.uniform(0, 0.15)
             while time.monotonic() < stop:
                 report += os.read(descriptor, 1 << 16)
@@ -93,7 +94,9 @@ def test_what_was_acknowledged_survives_a_kill_at_any_moment(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("point", "kept"), [("before_commit", 0), ("after_commit", store_child.SENDERS)])
-def test_a_batch_is_whole_or_not_at_all_around_its_commit(tmp_path: Path, point: str, kept: int) -> None:
+def test_a_process_that_dies_around_a_commit_keeps_all_or_nothing_of_the_batch(
+    tmp_path: Path, point: str, kept: int
+) -> None:
     path = tmp_path / "db"
     store_child.create(path)
     with running(store_child.die_at, point, 3, path) as (process, descriptor):
@@ -110,11 +113,11 @@ _CALL = re.compile(r"(?P<pid>\d+) +(?:<\.\.\. )?(?P<call>pwrite64|fdatasync|fsyn
 
 
 def answers_without_sync(trace: str) -> tuple[int, int]:
-    """Count the answers in a trace, and those before which not all that was written to the WAL was synced."""
+    """Count the answers in a trace, and those that came before all writes to the WAL were synced."""
     answers = unsynced_answers = 0
-    written = 0  # writes to the WAL begun
-    synced = 0  # of these, those that a finished sync has covered
-    syncing: dict[str, int] = {}  # by thread: writes begun when its sync began
+    written = 0  # writes to the WAL that have begun
+    synced = 0  # writes that a finished sync has covered
+    syncing: dict[str, int] = {}  # by thread: the number of writes when its sync began
     for line in trace.splitlines():
         match = _CALL.match(line)
         if match is None:
@@ -134,8 +137,8 @@ def answers_without_sync(trace: str) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize(("synchronous", "safe"), [("FULL", True), ("NORMAL", False)])
-def test_an_answer_follows_the_sync_of_what_it_acknowledges(tmp_path: Path, synchronous: str, safe: bool) -> None:
-    """Killing a process proves nothing about power; with NORMAL this very test sees the answers that came too early."""
+def test_a_write_is_answered_after_its_sync(tmp_path: Path, synchronous: str, safe: bool) -> None:
+    """Killing a process does not test power loss. With NORMAL, this test sees answers that come before their sync."""
     strace = shutil.which("strace")
     if strace is None:
         pytest.skip("strace is not installed (Debian: apt install strace)")

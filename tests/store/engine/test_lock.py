@@ -31,7 +31,7 @@ def held_elsewhere(data_dir: Path) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def test_one_holds_it_and_the_other_learns_who(tmp_path: Path) -> None:
+def test_a_second_process_is_refused_and_learns_the_pid_of_the_holder(tmp_path: Path) -> None:
     assert holder(tmp_path) is None
     with held_elsewhere(tmp_path) as other:
         assert holder(tmp_path) == other.pid
@@ -40,17 +40,17 @@ def test_one_holds_it_and_the_other_learns_who(tmp_path: Path) -> None:
         assert refused.value.pid == other.pid
 
 
-def test_it_ends_with_its_process_however_that_ends(tmp_path: Path) -> None:
+def test_the_lock_ends_with_its_process_however_that_ends(tmp_path: Path) -> None:
     with held_elsewhere(tmp_path) as other:
         other.kill()
         other.wait()
-        assert (tmp_path / "lock").read_text() == f"{other.pid}\n"  # means nothing any more
+        assert (tmp_path / "lock").read_text() == f"{other.pid}\n"  # stale: the process has ended
         assert holder(tmp_path) is None
         with hold(tmp_path, patience_seconds=0):
             assert holder(tmp_path) == os.getpid()
 
 
-def test_whoever_comes_while_a_command_writes_waits_for_it(tmp_path: Path) -> None:
+def test_a_second_command_waits_while_the_first_writes(tmp_path: Path) -> None:
     with held_elsewhere(tmp_path) as other:
         assert other.stdin
         end = threading.Timer(0.1, other.stdin.close)
@@ -60,7 +60,7 @@ def test_whoever_comes_while_a_command_writes_waits_for_it(tmp_path: Path) -> No
         end.join()
 
 
-def test_it_is_free_after_its_block_also_when_that_fails(tmp_path: Path) -> None:
+def test_the_lock_is_free_after_its_block_even_if_the_block_fails(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), hold(tmp_path):
         raise ZeroDivisionError
     assert holder(tmp_path) is None
@@ -68,7 +68,7 @@ def test_it_is_free_after_its_block_also_when_that_fails(tmp_path: Path) -> None
         pass
 
 
-def test_nobody_else_may_read_it_or_inherits_it(tmp_path: Path) -> None:
+def test_the_lock_file_is_private_and_not_inherited(tmp_path: Path) -> None:
     with hold(tmp_path):
         assert (tmp_path / "lock").stat().st_mode & 0o777 == 0o600
         sleeper = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, close_fds=False)

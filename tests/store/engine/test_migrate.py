@@ -12,7 +12,7 @@ import pytest
 
 from mimids.store.engine import migrate as module
 from mimids.store.engine.migrate import Migration, SchemaRefused, migrate, pending, shipped
-from mimids.store.engine.store import connect, read_here
+from mimids.store.engine.sqlite import connect, read_here
 
 ROOT = Path(__file__).parents[3]
 DIGESTS = Path(__file__).parents[1] / "migration_digests.json"
@@ -29,7 +29,7 @@ def tables(path: Path) -> list[str]:
 # --- what is shipped --------------------------------------------------------------------------------------------
 
 
-def test_what_is_shipped_makes_a_database(tmp_path: Path) -> None:
+def test_the_shipped_migrations_make_a_database(tmp_path: Path) -> None:
     path = tmp_path / "db"
     assert pending(path) == shipped() == migrate(path)
     assert pending(path) == migrate(path) == []
@@ -44,17 +44,17 @@ def test_what_is_shipped_makes_a_database(tmp_path: Path) -> None:
     assert {name for name, strict in ordinary if not strict} == set()
 
 
-def test_every_shipped_file_begins_with_why() -> None:
+def test_every_migration_begins_with_its_purpose() -> None:
     assert [m.name for m in shipped() if not m.sql.startswith("-- ")] == []
 
 
-def test_an_applied_file_never_changes() -> None:
-    """Databases out there have applied these. A new file adds its line; to change an old one, write a new one."""
+def test_a_released_migration_never_changes() -> None:
+    """Databases have applied these files. To change the schema, add a new file and its digest."""
     pinned = json.loads(DIGESTS.read_text())
     assert {f"{m.version:04}_{m.name}": m.digest.hex() for m in shipped()} == pinned
 
 
-def test_they_are_found_in_the_package_first_and_beside_it_second(tmp_path: Path) -> None:
+def test_migrations_are_found_in_the_package_first_and_beside_it_second(tmp_path: Path) -> None:
     packaged, beside = tmp_path / "packaged", tmp_path / "beside"
     beside.mkdir()
     (beside / "0001_beside.sql").write_text("SELECT 1;")
@@ -64,14 +64,14 @@ def test_they_are_found_in_the_package_first_and_beside_it_second(tmp_path: Path
     assert [m.name for m in shipped(packaged, beside)] == ["packaged"]
 
 
-def test_a_checkout_has_them_beside_the_package() -> None:
+def test_a_checkout_has_the_migrations_beside_the_package() -> None:
     assert not module._PACKAGED.exists()
     assert ROOT / "migrations" == module._BESIDE
     assert [f"{m.version:04}_{m.name}.sql" for m in shipped()] == sorted(p.name for p in module._BESIDE.iterdir())
 
 
 @pytest.mark.slow
-def test_a_wheel_has_them_in_the_package(tmp_path: Path) -> None:
+def test_a_wheel_has_the_migrations_in_the_package(tmp_path: Path) -> None:
     build = "import hatchling.build, sys; print(hatchling.build.build_wheel(sys.argv[1]))"
     built = subprocess.run(
         [sys.executable, "-c", build, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
@@ -107,7 +107,7 @@ def test_an_incomplete_installation_is_refused(tmp_path: Path, names: list[str])
 # --- applying ---------------------------------------------------------------------------------------------------
 
 
-def test_each_is_applied_once_in_order(tmp_path: Path) -> None:
+def test_each_migration_is_applied_once_in_order(tmp_path: Path) -> None:
     path = tmp_path / "db"
     assert pending(path, [FIRST]) == [FIRST]
     assert not path.exists()
@@ -129,7 +129,7 @@ def test_each_is_applied_once_in_order(tmp_path: Path) -> None:
         ("CREATE TABLE half (id", "incomplete input"),
     ],
 )
-def test_one_that_fails_leaves_those_before_it_and_nothing_of_its_own(tmp_path: Path, sql: str, why: str) -> None:
+def test_a_failing_migration_is_undone_and_those_before_it_stay(tmp_path: Path, sql: str, why: str) -> None:
     path = tmp_path / "db"
     failing = Migration(2, "failing", sql)
     with pytest.raises((sqlite3.Error, SchemaRefused), match=why):
@@ -141,7 +141,7 @@ def test_one_that_fails_leaves_those_before_it_and_nothing_of_its_own(tmp_path: 
         assert tx.all("SELECT name FROM users") == []
 
 
-def test_a_table_that_others_refer_to_can_be_rebuilt(tmp_path: Path) -> None:
+def test_a_migration_can_rebuild_a_table_that_others_refer_to(tmp_path: Path) -> None:
     path = tmp_path / "db"
     referring = Migration(
         2,
@@ -175,7 +175,7 @@ def refusal(path: Path, migrations: list[Migration]) -> str:
     return str(refused.value)
 
 
-def test_a_database_of_a_newer_version_is_refused_with_a_sentence(tmp_path: Path) -> None:
+def test_a_database_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "db"
     migrate(path, [FIRST, SECOND])
     sentence = refusal(path, [FIRST])
@@ -184,20 +184,20 @@ def test_a_database_of_a_newer_version_is_refused_with_a_sentence(tmp_path: Path
 
 
 @pytest.mark.parametrize("changed", [Migration(1, "first", FIRST.sql + " "), Migration(1, "other", FIRST.sql)])
-def test_a_database_that_other_files_have_made_is_refused(tmp_path: Path, changed: Migration) -> None:
+def test_a_database_that_was_migrated_by_different_files_is_refused(tmp_path: Path, changed: Migration) -> None:
     path = tmp_path / "db"
     migrate(path, [FIRST])
     assert "must never change" in refusal(path, [changed, SECOND])
 
 
-def test_a_database_of_something_else_is_refused(tmp_path: Path) -> None:
+def test_a_database_of_another_program_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "db"
     with closing(connect(path, create=True)) as connection:
         connection.execute("CREATE TABLE bookmarks (id)")
     assert "not one of mimids" in refusal(path, [FIRST])
 
 
-def test_what_is_no_database_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "db"
     path.write_bytes(b"dear diary, " * 1000)
     assert "is not a database" in refusal(path, [FIRST])

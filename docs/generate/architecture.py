@@ -1,0 +1,61 @@
+"""The tree of jobs and the list of decision records in docs/architecture.md, printed from the code.
+
+`python -m docs.generate.architecture docs/architecture.md` replaces what stands between the markers.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from mimids.app import JOBS, Stage
+
+RECORDS: Final = Path(__file__).parent.parent / "decisions"
+
+
+def job_tree() -> str:
+    """Return the nursery tree: each stage is nested in the stage before it."""
+    return "\n".join(_job_tree()) + "\n"
+
+
+def decision_list() -> str:
+    """Return one line for each decision record, with a link."""
+    return "\n".join(_decisions()) + "\n"
+
+
+def written(text: str) -> str:
+    """Return a document with the text between its markers replaced; raise `ValueError` if a marker is missing."""
+    for name, content in (("jobs", job_tree), ("decisions", decision_list)):
+        begin, end = re.search(rf"<!-- {name}: .*-->\n", text), text.find(f"<!-- /{name} -->")
+        if begin is None or end < begin.end():
+            raise ValueError(f"the document needs a pair of {name} markers")
+        text = f"{text[: begin.end()]}\n{content()}\n{text[end:]}"
+    return text
+
+
+def _job_tree() -> Iterator[str]:
+    yield "```text"
+    yield "run: store opened, connections to other providers"
+    for depth, stage in enumerate(Stage):
+        margin = "   " * depth
+        jobs = [job.name for job in JOBS if job.stage is stage]
+        innermost = depth == len(Stage) - 1
+        for name in jobs:
+            yield f"{margin}{'└─' if innermost and name == jobs[-1] else '├─'} {name}"
+        if not innermost:
+            yield f"{margin}└─ once these can be relied on"
+    yield "```"
+
+
+def _decisions() -> Iterator[str]:
+    for record in sorted(RECORDS.glob("[0-9]*.md")):
+        number, _, title = record.read_text().partition("\n")[0].removeprefix("# ").partition(". ")
+        yield f"- [{number}](decisions/{record.name}): {title}"
+
+
+if __name__ == "__main__":
+    for path in map(Path, sys.argv[1:]):
+        path.write_text(written(path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,121 @@
+"""The partitions whose messages a stream asks for, and how far each one was received. Nothing here waits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import attrs
+
+from mimids.client.events import Arrived
+from mimids.wire.ids import Counter, MaskedPartitionKey, PartitionKey, ProviderId
+from mimids.wire.messages import Frame, FrameType, Present, PushedEpoch, ReceiveRequest, Withdraw
+
+
+@attrs.define(eq=False)
+class Position:
+    """How far a partition was received: `counter` is that of the next message."""
+
+    hub: ProviderId
+    key: PartitionKey
+    counter: Counter
+    frame: int = 0  # that presented it on this connection
+    reported_unknown: bool = False
+
+
+class Positions:
+    """All positions of a stream, and what the provider has to be told of them."""
+
+    def __init__(self) -> None:
+        self._by_key: dict[PartitionKey, Position] = {}
+        self._by_mask: dict[MaskedPartitionKey, Position] = {}
+        self._by_frame: dict[int, Position] = {}
+        self._to_present: dict[PartitionKey, None] = {}
+        self._to_withdraw: list[PartitionKey] = []
+        self._presented: set[PartitionKey] = set()  # on this connection
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def present(self, hub: ProviderId, key: PartitionKey, counter: Counter) -> bool:
+        """Ask for a partition from `counter` on. Return whether that needs a new connection.
+
+        It does if the key was presented on this one before: messages under way could be mistaken for those that are
+        asked for now.
+        """
+        known = self._by_key.get(key)
+        if known is not None and known.counter == counter and known.hub == hub:
+            return False
+        position = Position(hub, key, counter)
+        self._by_key[key] = position
+        for mask in key.masks():
+            self._by_mask[mask] = position
+        self._to_present[key] = None
+        return key in self._presented
+
+    def present_all(self) -> None:
+        """Present every partition again, from the counter it has reached."""
+        self._to_present = dict.fromkeys(self._by_key)
+
+    def present_again(self, position: Position) -> None:
+        """Present one partition again."""
+        self._to_present[position.key] = None
+
+    def withdraw(self, key: PartitionKey) -> None:
+        """Ask for no more messages of a partition."""
+        if self._by_key.pop(key, None) is not None:
+            for mask in key.masks():
+                del self._by_mask[mask]
+            self._to_present.pop(key, None)
+            self._to_withdraw.append(key)
+
+    def withdraw_refused(self, position: Position) -> None:
+        """Withdraw a partition that the provider refuses: no messages of it are under way."""
+        self.withdraw(position.key)
+        self._presented.discard(position.key)
+
+    def is_current(self, position: Position) -> bool:
+        """Tell whether a position was neither withdrawn nor replaced by another one for its key."""
+        return self._by_key.get(position.key) is position
+
+    def presented_in(self, frame: int) -> Position | None:
+        """Return the position that was presented in a frame of this connection."""
+        return self._by_frame.get(frame)
+
+    def forget_connection(self) -> None:
+        """Forget what was said on a connection that is lost. Nothing is presented until `present_all`."""
+        self._by_frame.clear()
+        self._presented.clear()
+        self._to_withdraw.clear()
+        self._to_present.clear()
+
+    def next_frames(self, numbers: Iterator[int]) -> Iterator[Frame]:
+        """Yield the frames to be sent now: keys to withdraw in one, keys to present in one each.
+
+        A refusal names the frame, and so tells which partition is refused.
+        """
+        if self._to_withdraw:
+            yield Frame(next(numbers), FrameType.WITHDRAW, Withdraw(tuple(self._to_withdraw)))
+            self._to_withdraw.clear()
+        for key in self._to_present:
+            position = self._by_key[key]
+            self._by_frame.pop(position.frame, None)
+            position.frame = next(numbers)
+            self._by_frame[position.frame] = position
+            self._presented.add(key)
+            request = ReceiveRequest(position.key, position.counter)
+            yield Frame(position.frame, FrameType.PRESENT, Present(position.hub, (request,)))
+        self._to_present.clear()
+
+    def receive(self, pushed: PushedEpoch) -> Arrived | None:
+        """Return the messages that are new, and advance; None if there are none, or the partition is not asked for."""
+        position = self._by_mask.get(pushed.masked_partition_key)
+        if position is None:
+            return None
+        messages = pushed.epoch.messages[max(0, position.counter - pushed.counter) :]
+        if not messages:
+            return None
+        first = Counter(max(position.counter, pushed.counter))
+        skipped = first - position.counter
+        arrived = Arrived(position.hub, pushed.group_id, position.key, first, messages, skipped)
+        position.counter = arrived.next_counter
+        return arrived
