@@ -116,7 +116,7 @@ JOBS: Final[tuple[Job, ...]] = (
     Job("delivery", Stage.WORK, _service(lambda services: services.delivery)),
     Job("sync", Stage.WORK, _service(lambda services: services.sync)),
     Job("recovery", Stage.WORK, _recover),
-    Job("arrangements", Stage.WORK, _service(lambda services: services.arrangements)),
+    Job("arrangements", Stage.WORK, _service(lambda services: services.accepted_terms)),
     Job("rates", Stage.WORK, _service(lambda services: services.rates)),
     Job("cursors", Stage.WORK, _service(lambda services: services.cursors)),
     Job("reports", Stage.WORK, _service(lambda services: services.reports)),

@@ -13,9 +13,12 @@ import trio
 from mimids.config import Config
 from mimids.ds.backoff import Backoff
 from mimids.ds.commands import Context
-from mimids.ds.devices.accounts import Devices
+from mimids.ds.devices.accounts import DeviceTokens
+from mimids.ds.devices.follower_policy import FollowerPolicy
 from mimids.ds.devices.gate import Gate
 from mimids.ds.devices.hub_router import HubRouter
+from mimids.ds.devices.own_hub import OwnHub
+from mimids.ds.devices.remote_hub import RemoteHub
 from mimids.ds.devices.streams import Streams
 from mimids.ds.following.cursors import Cursors
 from mimids.ds.following.delivery import Delivery
@@ -35,7 +38,7 @@ from mimids.ds.groups.states import States
 from mimids.ds.key_packages.claims import Abuse, LowStock
 from mimids.ds.key_packages.gateway import Gateway, GatewayBounds
 from mimids.ds.key_packages.gateway_keys import OhttpKeys
-from mimids.ds.key_packages.relay import Local, Relay, RelayBounds
+from mimids.ds.key_packages.relay import OwnGateway, Relay, RelayBounds
 from mimids.ds.key_packages.stock import KeyPackageStock, StockRules
 from mimids.ds.key_packages.tokens import AbuseRule, Tokens
 from mimids.ds.limits.budgets import Budgets
@@ -43,7 +46,11 @@ from mimids.ds.limits.rates import KeptRates, ProviderRates, Rate, Rates, UserRa
 from mimids.ds.notifier import Notifier, stock_topic
 from mimids.ds.ports import Clock, Peers, PeerTransport
 from mimids.ds.services import Services
-from mimids.ds.terms.arrangements import ArrangedPeers, Arrangements
+from mimids.ds.terms.accepted import AcceptedTerms
+from mimids.ds.terms.banned_providers import BannedProviders
+from mimids.ds.terms.evidence import EvidenceReplay
+from mimids.ds.terms.offered import OfferedTerms
+from mimids.ds.terms.peers import PeersUnderTerms
 from mimids.ds.terms.reports import Reports
 from mimids.ds.upkeep.sweeper import Sweeper
 from mimids.http.api.admission import Authenticator
@@ -139,12 +146,14 @@ def make_services(
     provider, limits = config.provider, config.limits
     notifier, mls, recent = Notifier(), MlsJudge(States()), Recent()
     backoff = Backoff(config.delivery.backoff_first_seconds, config.delivery.backoff_cap_seconds)
-    arrangements = Arrangements(config, store, clock, transport, notifier)
-    peers: Peers = ArrangedPeers(transport, arrangements)
+    banned = BannedProviders(store, clock)
+    offered_terms = OfferedTerms(config, store, clock, banned)
+    accepted_terms = AcceptedTerms(config, store, clock, transport, notifier)
+    peers: Peers = PeersUnderTerms(transport, accepted_terms, banned)
 
     user_rates, provider_rates = UserRates(limits, clock), ProviderRates(limits, clock)
     budgets = Budgets(limits, clock)
-    gate = Gate(provider, store, clock, mls, user_rates, budgets, arrangements)
+    gate = Gate(clock, user_rates, budgets)
     hub = LocalHub(config, store, clock, mls, notifier, recent=recent, rates=provider_rates, budgets=budgets)
 
     ohttp_keys = _make_ohttp_keys(config, store, clock)
@@ -152,18 +161,32 @@ def make_services(
     gateway = _make_gateway(config, store, clock, ohttp_keys, key_packages)
     relay = _make_relay(config, clock, peers, gateway, ohttp_keys)
 
-    reports = Reports(config, store, clock, peers, notifier, mls)
+    reports = Reports(config, store, clock, peers, notifier, EvidenceReplay(provider, clock, mls))
     contradicted = partial(_on_contradiction, telemetry, reports)
     receiver = EpochReceiver(config, store, clock, mls, notifier, contradicted=contradicted)
     following = Following(config, store, clock, peers, mls.states, receiver)
     cursors = Cursors(store, clock)
-    hub_router = HubRouter(provider, hub, following, peers, gate, arrangements, cursors, document)
+    hub_router = HubRouter(
+        OwnHub(provider=provider, hub=hub, gate=gate, cursors=cursors, problem=document),
+        partial(
+            RemoteHub,
+            following=following,
+            peers=peers,
+            gate=gate,
+            policy=FollowerPolicy(store, clock, mls, accepted_terms),
+            accepted=accepted_terms,
+            cursors=cursors,
+            problem=document,
+        ),
+    )
     workers = config.delivery.workers
     incoming_welcomes = IncomingWelcomes(store, clock, notifier, provider=provider)
     outgoing_welcomes = OutgoingWelcomes(
         store, clock, peers, notifier, incoming_welcomes, provider=provider, backoff=backoff, workers=workers
     )
-    streams = _make_streams(config, store, clock, notifier, hub_router, incoming_welcomes, key_packages, backoff)
+    streams = _make_streams(
+        config, store, clock, notifier, hub_router, incoming_welcomes, key_packages, cursors, backoff
+    )
 
     return Services(
         config=config,
@@ -173,12 +196,13 @@ def make_services(
         peers=peers,
         notifier=notifier,
         recent=recent,
-        arrangements=arrangements,
+        offered_terms=offered_terms,
+        accepted_terms=accepted_terms,
         gate=gate,
         reports=reports,
         rates=KeptRates(store, clock, (*user_rates.all, *provider_rates.all, *budgets.all, *relay.rates)),
         cursors=cursors,
-        devices=Devices(store, provider),
+        devices=DeviceTokens(store, provider),
         key_packages=key_packages,
         ohttp_keys=ohttp_keys,
         gateway=gateway,
@@ -231,7 +255,6 @@ def _make_stock(
             low_stock=config.key_packages.low_stock_packages,
             device_packages=config.key_packages.device_packages,
             package_octets=config.limits.key_package_bytes,
-            bundle_requests=config.ohttp.bundle_max_requests,
         ),
         on_low=partial(_on_low_stock, telemetry, notifier),
         on_abuse=partial(_on_abuse, telemetry),
@@ -258,7 +281,7 @@ def _make_relay(config: Config, clock: Clock, peers: Peers, gateway: Gateway, ke
     return Relay(
         peers,
         clock,
-        Local(provider=config.provider, answer=gateway.answer, keys=keys.served),
+        OwnGateway(provider=config.provider, answer=gateway.answer, keys=keys.served),
         partial(config.federation.allows, us=config.provider),
         RelayBounds(
             octets=limits.ohttp_bytes,
@@ -277,6 +300,7 @@ def _make_streams(
     hub_router: HubRouter,
     welcomes: IncomingWelcomes,
     key_packages: KeyPackageStock,
+    cursors: Cursors,
     backoff: Backoff,
 ) -> Streams:
     async def is_known(device: Device) -> bool:
@@ -286,6 +310,7 @@ def _make_streams(
         hub_router,
         welcomes,
         key_packages,
+        cursors,
         notifier,
         clock,
         backoff=backoff,
@@ -302,7 +327,7 @@ def _on_low_stock(telemetry: Telemetry, notifier: Notifier, low: LowStock) -> No
 
 
 def _on_contradiction(telemetry: Telemetry, reports: Reports, contradiction: Contradiction) -> None:
-    reports.contradicted(contradiction)
+    reports.note_contradiction(contradiction)
     telemetry.log.warning("a hub contradicts itself", peer=contradiction.hub, rule=contradiction.rule)
 
 
@@ -324,8 +349,8 @@ def make_app(services: Services, endpoints: Iterable[AnyEndpoint], *, hosts: fro
             admit=_admission(services),
             telemetry=services.telemetry,
             body_seconds=config.limits.body_seconds,
-            stamp=partial(_revision_header, services.arrangements),
-            demand=partial(_require_arrangement, services.arrangements),
+            stamp=partial(_revision_header, services.offered_terms),
+            demand=partial(_require_arrangement, services.offered_terms),
             hosts=hosts,
         )
     )
@@ -342,21 +367,21 @@ def _admission(services: Services) -> Admit:
         if isinstance(caller, Device):
             rates.take(caller.row, services.clock.now())
         elif isinstance(caller, Follower):
-            await services.arrangements.meet(caller.provider)
+            await services.offered_terms.load(caller.provider)
         return caller
 
     return admit
 
 
-def _revision_header(arrangements: Arrangements, caller: Caller) -> Sequence[tuple[bytes, bytes]]:
+def _revision_header(offered_terms: OfferedTerms, caller: Caller) -> Sequence[tuple[bytes, bytes]]:
     """Return the header with the revision of our terms, for answers to providers (semantics: terms-and-reports)."""
-    revision = arrangements.revision(caller.provider) if isinstance(caller, Follower) else None
+    revision = offered_terms.revision(caller.provider) if isinstance(caller, Follower) else None
     return () if revision is None else ((ARRANGEMENT.encode(), b"%d" % revision),)
 
 
-def _require_arrangement(arrangements: Arrangements, caller: Caller, endpoint: AnyEndpoint) -> None:
+def _require_arrangement(offered_terms: OfferedTerms, caller: Caller, endpoint: AnyEndpoint) -> None:
     if isinstance(caller, Follower) and not endpoint.open_without_arrangement:
-        arrangements.require(caller.provider)
+        offered_terms.require(caller.provider)
 
 
 def _listener_specs(services: Services) -> dict[str, ListenerSpec]:

@@ -136,7 +136,7 @@ def test_imports_point_one_way(module: str) -> None:
         ("mimids.store.groups", "import aiosqlite"),
         ("mimids.store.engine.store", "import sqlite3"),
         ("mimids.ds.groups.hub", "from mimids.ds.following import delivery"),
-        ("mimids.ds.following.delivery", "from mimids.ds.terms.reports import Report"),
+        ("mimids.ds.following.delivery", "from mimids.ds.terms.report import Report"),
         ("mimids.ds.limits.rates", "from mimids.ds.groups.hub import LocalHub"),
         ("mimids.ds.following.delivery", "from mimids.http.peers.calls import Peer"),
         ("mimids.ds.following.delivery", "import httpcore"),

@@ -34,6 +34,7 @@ TESTED_IN = {
     "ds.commands.reports": "ds/commands/test_policy.py",
     "ds.devices.gate": "ds/limits/test_budgets.py",
     "ds.devices.hub_router": "ds/following/test_following.py",  # sends and receives at other hubs
+    "ds.devices.send_queue": "ds/devices/test_streams.py",
     "ds.following.cursors": "ds/upkeep/test_retention.py",  # retention is what cursors are for
     "ds.following.followed_groups": "ds/following/test_following.py",
     "ds.following.receiver": "ds/following/test_following.py",
@@ -61,6 +62,9 @@ TESTED_IN = {
     "ds.limits.sizes": "ds/limits/test_budgets.py",
     "ds.ports": "ds/test_clock.py",  # with http/peers/test_calls.py, the contract tests of the ports
     "ds.services": "test_app.py",  # a record without code
+    "ds.terms.banned_providers": "ds/terms/test_offered.py",
+    "ds.terms.evidence": "ds/terms/test_reports.py",
+    "ds.terms.report": "ds/terms/test_reports.py",
     "ds.upkeep.sweeper": "ds/upkeep/test_retention.py",
     "errors": "http/api/test_problems.py",
     "http.api": "http/api/test_table.py",  # the endpoints' own rules are tested with the services they call
@@ -77,7 +81,7 @@ TESTED_IN = {
     "policy": "policy/test_rules.py",
     "replay": "replay/test_replay.py",
     "store": "ds/test_statements.py",  # every statement of a request; results are tested with the services
-    "store.arrangements": "ds/terms/test_arrangements.py",
+    "store.arrangements": "ds/terms/test_offered.py",
     "store.backup": "cli/test_backup.py",
     "store.bans": "ds/groups/test_policy.py",
     "store.cursors": "ds/upkeep/test_retention.py",

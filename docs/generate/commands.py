@@ -1,6 +1,6 @@
-"""The references in docs/commands.md and docs/operator-socket.md, printed from the code; a test compares.
+"""The references in docs/commands.md and docs/operator-socket.md, printed from the code. A test compares them.
 
-`python -m docs.generate.commands docs/commands.md docs/operator-socket.md` writes them anew between their markers.
+`python -m docs.generate.commands docs/commands.md docs/operator-socket.md` replaces what stands between the markers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WIDTH: Final = 100
 
 
 def command_reference() -> str:
-    """Return what `--help` says of every command, in its order."""
+    """Return the `--help` text of every command, in the order of the help."""
     settings = dict(main.context_settings) | {"max_content_width": WIDTH, "terminal_width": WIDTH}
     context = click.Context(main, info_name="mimids", **settings)
     return "\n".join(_helps(main, context))
@@ -33,12 +33,12 @@ def socket_reference() -> str:
 
 
 def written(text: str) -> str:
-    """Return a document with what stands between its markers made anew."""
+    """Return a document with the text between its markers replaced; raise `ValueError` for half a pair of markers."""
     for name, content in (("commands", command_reference), ("operator-socket", socket_reference)):
         begin, end = re.search(rf"<!-- {name}: .*-->\n", text), text.find(f"<!-- /{name} -->")
         if begin is not None:
             if end < begin.end():
-                raise ValueError(f"the {name} markers are a pair")
+                raise ValueError(f"the document needs a pair of {name} markers")
             text = f"{text[: begin.end()]}\n{content()}\n{text[end:]}"
     return text
 
@@ -56,12 +56,12 @@ def _endpoint(command: Command) -> Iterator[str]:
     yield f"### `POST {command.path}`\n"
     yield f"{command.summary}\n"
     if command.arguments:
-        yield "| member | is | |"
+        yield "| member | type | meaning |"
         yield "| --- | --- | --- |"
         yield from map(_member, command.arguments)
         yield ""
-    yield f"```json\n{json.dumps(command.sample())}\n```\n"
-    yield f"is answered by\n\n```json\n{json.dumps(json.loads(command.answer), indent=2)}\n```\n"
+    yield f"Request:\n\n```json\n{json.dumps(command.sample())}\n```\n"
+    yield f"Answer:\n\n```json\n{json.dumps(json.loads(command.answer), indent=2)}\n```\n"
 
 
 def _member(argument: Argument) -> str:

@@ -1,6 +1,6 @@
-"""The tables in docs/policy.md, printed from the rules and the rates; a test compares.
+"""The tables in docs/policy.md, printed from the rules and the rates. A test compares the document with the code.
 
-`python -m docs.generate.policy docs/policy.md` writes them anew between their markers.
+`python -m docs.generate.policy docs/policy.md` replaces what stands between the markers.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from mimids.errors import PolicyRefused, RateLimited
 from mimids.policy.rules import RULES, MessageRule, PolicyRule, ReaderRule, SenderRule
 
 _ABOUT: Final[dict[type[PolicyRule], str]] = {
-    MessageRule: "a message, whoever sends it",
-    SenderRule: "a sender of our own",
-    ReaderRule: "a reader of our own",
+    MessageRule: "a message of any sender",
+    SenderRule: "a sender of our own provider",
+    ReaderRule: "a reader of our own provider",
 }
 _SCOPES: Final = {
-    "device": "a device of our own",
-    "user": "all devices of a user of our own",
-    "provider": "another provider, in sum",
-    "gateway": "everybody, in sum",
+    "device": "each of our own devices",
+    "user": "each of our own users, over all devices",
+    "provider": "each other provider, over all its users",
+    "gateway": "all requesters together",
 }
 
 
 def rule_table() -> str:
-    """Return every rule: its name, whom it is about, where it stands, what it reads and why that is certain."""
+    """Return the table of rules: name, subject, reason, facts with why they are certain, problem, and section."""
     return "\n".join(_rules()) + "\n"
 
 
 def rate_table() -> str:
-    """Return every rate, whom it counts for, and its default."""
+    """Return the table of rates: name, what it counts for, and default."""
     return "\n".join(_rates()) + "\n"
 
 
 def written(text: str) -> str:
-    """Return a document with what stands between its markers made anew."""
+    """Return a document with the text between its markers replaced; raise `ValueError` if a marker is missing."""
     for name, content in (("rules", rule_table()), ("rates", rate_table())):
         begin, end = re.search(rf"<!-- {name}: .*-->\n", text), text.find(f"<!-- /{name} -->")
         if begin is None or end < begin.end():

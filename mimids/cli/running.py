@@ -62,7 +62,10 @@ def _run_here(config: Config, command: Command, given: Mapping[str, object]) -> 
         with read_here(config.database) as tx:
             return command.run(tx, context, given)
     with lock.hold(config.data_dir):
-        return write_here(config.database, lambda tx: command.run(tx, context, given))
+        answer = write_here(config.database, command.refusable(context, given))
+    if isinstance(answer, MimiError):
+        raise answer
+    return answer
 
 
 def _ask_server(path: Path, command: Command, given: Mapping[str, object]) -> JsonObject | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 
 from mimids.config import Config
-from mimids.ds.devices.accounts import Devices
+from mimids.ds.devices.accounts import DeviceTokens
 from mimids.ds.devices.gate import Gate
 from mimids.ds.devices.hub_router import HubRouter
 from mimids.ds.devices.streams import Streams
@@ -28,7 +28,8 @@ from mimids.ds.key_packages.stock import KeyPackageStock
 from mimids.ds.limits.rates import KeptRates
 from mimids.ds.notifier import Notifier
 from mimids.ds.ports import Clock, Peers
-from mimids.ds.terms.arrangements import Arrangements
+from mimids.ds.terms.accepted import AcceptedTerms
+from mimids.ds.terms.offered import OfferedTerms
 from mimids.ds.terms.reports import Reports
 from mimids.ds.upkeep.sweeper import Sweeper
 from mimids.store.engine.store import Store
@@ -46,12 +47,13 @@ class Services:
     peers: Peers
     notifier: Notifier
     recent: Recent
-    arrangements: Arrangements
+    offered_terms: OfferedTerms
+    accepted_terms: AcceptedTerms
     gate: Gate
     rates: KeptRates
     cursors: Cursors
     reports: Reports
-    devices: Devices
+    devices: DeviceTokens
     key_packages: KeyPackageStock
     ohttp_keys: OhttpKeys
     gateway: Gateway

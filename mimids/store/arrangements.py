@@ -14,7 +14,7 @@ SKIPPED = 1_000_000  # revisions: more than there can be changes between two bac
 
 
 @attrs.frozen
-class OfferedTerms:
+class OfferedTermsRow:
     """The terms that we, as hub, offered another provider last, and the revision that it accepted."""
 
     revision: int
@@ -25,7 +25,7 @@ class OfferedTerms:
 
 
 @attrs.frozen
-class AcceptedTerms:
+class AcceptedTermsRow:
     """The newest terms that a hub offers us, and those of its terms that we accepted; both as JSON."""
 
     hub: ProviderId
@@ -46,13 +46,13 @@ class Restriction:
     group_id: GroupId | None
 
 
-def find_offered(tx: Tx, provider: int) -> OfferedTerms | None:
+def find_offered(tx: Tx, provider: int) -> OfferedTermsRow | None:
     """Return the terms that we offered a provider last."""
     row = tx.one(
         "SELECT revision, digest, changed_at, accepted_revision, accepted_at FROM offered_terms WHERE provider = ?",
         (provider,),
     )
-    return None if row is None else OfferedTerms(*row)
+    return None if row is None else OfferedTermsRow(*row)
 
 
 def offer(tx: Tx, provider: int, revision: int, digest: bytes, now: Milliseconds) -> None:
@@ -84,15 +84,15 @@ _ACCEPTED = (
 )
 
 
-def find_accepted(tx: Tx, hub: int) -> AcceptedTerms | None:
+def find_accepted(tx: Tx, hub: int) -> AcceptedTermsRow | None:
     """Return what a hub offers and what we accepted of it."""
     row = tx.one(f"{_ACCEPTED} WHERE hub = ?", (hub,))
-    return None if row is None else AcceptedTerms(*row)
+    return None if row is None else AcceptedTermsRow(*row)
 
 
-def every_accepted(tx: Tx) -> list[AcceptedTerms]:
+def every_accepted(tx: Tx) -> list[AcceptedTermsRow]:
     """Return what each hub offers and what we accepted of it."""
-    return [AcceptedTerms(*row) for row in tx.all(f"{_ACCEPTED} ORDER BY domain")]
+    return [AcceptedTermsRow(*row) for row in tx.all(f"{_ACCEPTED} ORDER BY domain")]
 
 
 def store_offer(tx: Tx, hub: int, revision: int, offered: str, now: Milliseconds) -> None:

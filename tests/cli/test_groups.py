@@ -126,7 +126,7 @@ def test_a_branch_within_a_terminated_one_stays_terminated(config: Config) -> No
         (["terminate", "_wA", "aaaaaa"], "no partition of this group"),
         (["terminate", "g", "aaaa", "--hub", "a.example"], "no partition of this group"),
         (["terminate", "g", "eeeeee", "--hub", "a.example"], "`mimids group show GROUP`"),
-        (["terminate", "only there", "dddddd"], "b.example hosts this group"),
+        (["terminate", "only there", "dddddd"], "the hub of this group is b.example"),
         (["terminate", "g", "bbbbbb", "--hub", "a.example", "--undo"], "no branch that begins"),
         (["show", "nothing"], "`mimids group list`"),
     ],

@@ -10,11 +10,12 @@ from tests.support.provider import Assembled
 
 
 async def command(of: Assembled, name: str, /, **arguments: Any) -> Any:
-    """Run a command and return its answer; then do what a server does after commands on terms or reports."""
+    """Run an operator's command, and notify the jobs that read what it changed."""
     made = command_named(name)
     context = Context.of(of.config, of.services.clock.now())
-    answer = await of.services.store.write(lambda tx: made.run(tx, context, made.given(arguments)))
+    answer = await of.services.store.write_or_refuse(made.refusable(context, made.given(arguments)))
     if made.effects:
-        of.services.arrangements.forget()
+        of.services.offered_terms.forget()
+        of.services.accepted_terms.forget()
         of.services.notifier.notify(TOPIC)
     return answer

@@ -129,15 +129,15 @@ def said(messages: Iterable[Message]) -> list[str]:
 
 
 async def read(provider: Assembled, who: Device, hub: ProviderId, key: PartitionKey, counter: int = 0) -> list[str]:
-    return texts(await provider.services.hub_router.receive(who, hub, ReceiveRequest(key, Counter(counter))))
+    return texts(await provider.services.hub_router.hub(hub).receive(who, ReceiveRequest(key, Counter(counter))))
 
 
 async def wait_stored(provider: Assembled, hub: ProviderId, who: Device, key: PartitionKey, count: int) -> list[str]:
     """Wait until `count` messages of a partition are stored here, without asking the hub."""
     with trio.fail_after(20):
         while True:
-            found = await provider.services.hub_router.page(
-                who, hub, ReceiveRequest(key, Counter(0)), limit_octets=1 << 24
+            found = await provider.services.hub_router.hub(hub).page(
+                who, ReceiveRequest(key, Counter(0)), limit_octets=1 << 24
             )
             if found is not None and len(found[1].messages) >= count:
                 return [_text(codec(Message).decode(encoded).message) for encoded in found[1].messages]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mimids.ds.terms.reports import Report
+from mimids.ds.terms.report import Report
 from mimids.wire.ids import GroupId, ProviderId
 
 GROUP = GroupId(b"mimi://a.example/g/1")

@@ -1,4 +1,4 @@
-"""What an operator or an account system may ask of a provider, as one table."""
+"""The commands of an operator or an account system, as one table."""
 
 from mimids.ds.commands.declare import Argument, ArgumentKind, Command, Context, Effect, JsonObject
 from mimids.ds.commands.table import COMMANDS, command_named

@@ -1,4 +1,4 @@
-"""Commands on users, their devices and the tokens that unlock their KeyPackages."""
+"""Commands on users, their devices and the bearer tokens for their KeyPackages."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from mimids.store.engine.transaction import Tx
 from mimids.values import Milliseconds, TokenId
 from mimids.wire.base64url import base64url
 
-USER: Final = Argument("user", "local name or full user id", "alice")
+USER: Final = Argument("user", "the user's local name or full user id", "alice")
 _DEVICE: Final = Argument("name", "the device's name", "phone")
-NO_USER: Final[Hints] = {NotFound: "`mimids user list` shows who there is"}
+NO_USER: Final[Hints] = {NotFound: "run `mimids user list` to see the users"}
 
 
 def _add_user(tx: Tx, context: Context, *, name: str) -> JsonObject:
@@ -106,7 +106,7 @@ ACCOUNTS: Final = (
         answer='{"user_id": "mimi://a.example/u/alice"}',
         example="mimids user add alice",
         effects=(Effect.ACCOUNTS,),
-        hints={NameTaken: "`mimids user list` shows who there is"},
+        hints={NameTaken: "run `mimids user list` to see the users"},
     ),
     Command(
         name="user list",
@@ -118,7 +118,7 @@ ACCOUNTS: Final = (
     ),
     Command(
         name="user remove",
-        summary="Remove a user with all devices, tokens and stock.",
+        summary="Remove a user with all devices, bearer tokens and KeyPackages.",
         arguments=(USER,),
         work=_remove_user,
         answer='{"user_id": "mimi://a.example/u/alice"}',
@@ -128,13 +128,13 @@ ACCOUNTS: Final = (
     ),
     Command(
         name="device add",
-        summary="Give a user a device; its token is shown this once.",
+        summary="Add a device to a user; the device's token is shown only once.",
         arguments=(USER, _DEVICE),
         work=_add_device,
         answer='{"device_id": "phone", "token": "bW9vbg"}',
         example="mimids device add alice phone",
         effects=(Effect.ACCOUNTS,),
-        hints={**NO_USER, NameTaken: "`mimids device list USER` shows the names that are taken"},
+        hints={**NO_USER, NameTaken: "run `mimids device list USER` to see the names in use"},
     ),
     Command(
         name="device list",
@@ -148,34 +148,46 @@ ACCOUNTS: Final = (
     ),
     Command(
         name="device remove",
-        summary="Remove a device with its stock; its token is worth nothing from then on.",
+        summary="Remove a device with its KeyPackages; its token is invalid from then on.",
         arguments=(USER, _DEVICE),
         work=_remove_device,
         answer='{"device_id": "phone"}',
         example="mimids device remove alice phone",
         effects=(Effect.ACCOUNTS,),
-        hints={NotFound: "`mimids user list` and `mimids device list USER` show what there is"},
+        hints={NotFound: "run `mimids user list` and `mimids device list USER` to see the users and devices"},
     ),
     Command(
         name="token issue",
-        summary="Issue a bearer token that unlocks a user's KeyPackages; it is shown this once.",
+        summary="Issue a bearer token for a user's KeyPackages; the token is shown only once.",
         arguments=(
             USER,
             Argument(
                 "scheme",
-                "shared: one for everybody; unique: one requester's own",
+                "shared: one for everybody; unique: for one requester",
                 "unique",
                 flag="--scheme",
                 choices=tuple(tokens.SCHEMES),
             ),
-            Argument("label", "what it is for, to find it again", "bob", required=False, flag="--label"),
+            Argument("label", "a note to recognise the token by", "bob", required=False, flag="--label"),
             Argument(
-                "expires_at", "when it ends", 1_764_000_000_000, ArgumentKind.TIME, required=False, flag="--expires"
+                "expires_at",
+                "when the token ends",
+                1_764_000_000_000,
+                ArgumentKind.TIME,
+                required=False,
+                flag="--expires",
             ),
-            Argument("uses", "how many KeyPackages it unlocks", 20, ArgumentKind.NUMBER, required=False, flag="--uses"),
+            Argument(
+                "uses",
+                "how many KeyPackages the token can claim",
+                20,
+                ArgumentKind.NUMBER,
+                required=False,
+                flag="--uses",
+            ),
             Argument(
                 "rate_claims",
-                "how many of them in one period",
+                "how many KeyPackages the token can claim in one period",
                 5,
                 ArgumentKind.NUMBER,
                 required=False,
@@ -183,7 +195,7 @@ ACCOUNTS: Final = (
             ),
             Argument(
                 "rate_seconds",
-                "that period, in seconds",
+                "the length of a period, in seconds",
                 3600,
                 ArgumentKind.NUMBER,
                 required=False,
@@ -197,7 +209,7 @@ ACCOUNTS: Final = (
     ),
     Command(
         name="token list",
-        summary="List a user's tokens, without what makes them worth anything.",
+        summary="List a user's bearer tokens, without the secrets.",
         arguments=(USER,),
         work=_list_tokens,
         answer='{"tokens": [{"id": 1, "scheme": "unique", "label": "bob", "state": "live", "created_at": 1764000000000,'
@@ -208,11 +220,11 @@ ACCOUNTS: Final = (
     ),
     Command(
         name="token revoke",
-        summary="End a token at once.",
-        arguments=(USER, Argument("id", "its number", 1, ArgumentKind.NUMBER)),
+        summary="Revoke a bearer token at once.",
+        arguments=(USER, Argument("id", "the token's number", 1, ArgumentKind.NUMBER)),
         work=_revoke_token,
         answer='{"id": 1}',
         example="mimids token revoke alice 1",
-        hints={NotFound: "`mimids user list` and `mimids token list USER` show what there is"},
+        hints={NotFound: "run `mimids user list` and `mimids token list USER` to see the users and tokens"},
     ),
 )

@@ -1,8 +1,8 @@
-"""A command as data: its name, its arguments, a function of a transaction, what the answer holds.
+"""A command as data: its name, its arguments, its function of a transaction, and an example of its answer.
 
-One row serves twice: `mimids NOUN VERB` runs it under the lock of the data directory, a running server runs it for
-whoever asks over the operator socket (docs/operator-socket.md). The work is a plain function of a transaction, so it
-is done whole or not at all; what has to follow its commit within a running server is named by `effects`.
+Each command is used twice: `mimids NOUN VERB` runs it under the lock of the data directory, and a running server runs
+it for requests on the operator socket (docs/operator-socket.md). It is done in one transaction. `effects` names what a
+running server must read again after the commit.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ import attrs
 from mimids.config import Config, ConfigError
 from mimids.errors import Malformed, MimiError
 from mimids.ohttp.at_rest import OperatorKey
-from mimids.store.engine.transaction import Tx
+from mimids.store.engine.transaction import Tx, refusable
 from mimids.values import Milliseconds
 
 JsonObject = dict[str, Any]
 Hints = Mapping[type[MimiError], str]
 
-_NO_TEXT: Final = re.compile("[\0\ud800-\udfff]")  # surrogates stand for octets of a shell that are no UTF-8
+_NOT_TEXT: Final = re.compile("[\0\ud800-\udfff]")  # a surrogate stands for an octet of the shell that is not UTF-8
 
 
 class ArgumentKind(Enum):
-    """What an argument is in JSON."""
+    """The type of an argument in JSON."""
 
     TEXT = "string"
     NUMBER = "whole number"
@@ -37,18 +37,18 @@ class ArgumentKind(Enum):
 
 
 class Effect(Enum):
-    """What a running server has to look at again once a command is durable."""
+    """What a running server must read again once a command is durable."""
 
     ACCOUNTS = "users, devices"
-    WELCOMES = "Welcomes that are due"
+    WELCOMES = "Welcomes that may be sent now"
     OHTTP_KEYS = "the gateway's keys"
     POLICY = "bans, mutes, terms"
-    REPORTS = "reports that are to be passed on"
+    REPORTS = "reports to pass on"
 
 
 @attrs.frozen
 class Context:
-    """What a command may know besides the database and its arguments."""
+    """What a command knows besides the database and its arguments."""
 
     config: Config
     now: Milliseconds
@@ -56,7 +56,7 @@ class Context:
 
     @classmethod
     def of(cls, config: Config, now: Milliseconds) -> Self:
-        """Return the context of a command that runs now; raise `ConfigError` if `[ohttp] key_file` is none."""
+        """Return the context of a command that runs now; raise `ConfigError` if `[ohttp] key_file` has no valid key."""
         path = config.ohttp.key_file
         try:
             return cls(config, now, None if path is None else OperatorKey.from_file(path.read_bytes()))
@@ -66,7 +66,7 @@ class Context:
 
 @attrs.frozen
 class Argument:
-    """One argument; `flag` is how a shell gives it, None where its place says what it is."""
+    """One argument; `flag` is its option in a shell, or None if it is positional."""
 
     name: str
     help: str
@@ -77,7 +77,7 @@ class Argument:
     choices: tuple[str, ...] = ()
 
     def read(self, value: object) -> object:
-        """Return the value as the work takes it; raise `Malformed` if it is of another kind."""
+        """Return the value if it has the argument's type; raise `Malformed` if not."""
         fits = {
             ArgumentKind.TEXT: isinstance(value, str),
             ArgumentKind.NUMBER: isinstance(value, int) and not isinstance(value, bool),
@@ -86,13 +86,13 @@ class Argument:
             ArgumentKind.DOCUMENT: isinstance(value, dict),
         }
         if not fits[self.kind]:
-            raise Malformed(f"{self.name}: a {self.kind.value} is wanted")
+            raise Malformed(f"{self.name}: expected {self.kind.value}")
         if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
-            raise Malformed(f"{self.name}: too large a number")
-        if isinstance(value, str) and _NO_TEXT.search(value):
-            raise Malformed(f"{self.name}: a zero octet is in it, or what is no UTF-8")
+            raise Malformed(f"{self.name}: the number is too large")
+        if isinstance(value, str) and _NOT_TEXT.search(value):
+            raise Malformed(f"{self.name}: expected UTF-8 without zero octets")
         if self.choices and value not in self.choices:
-            raise Malformed(f"{self.name}: one of {', '.join(self.choices)} is wanted")
+            raise Malformed(f"{self.name}: expected one of {', '.join(self.choices)}")
         return value
 
 
@@ -100,23 +100,23 @@ class Argument:
 class Command:
     """One row of the table."""
 
-    name: str  # "user add": a path below /v1/ with a slash for the space
+    name: str  # such as "user add"
     summary: str  # imperative, with a full stop
-    work: Callable[..., JsonObject]  # (tx, context, **arguments)
-    answer: str  # an example of what it returns, as JSON
-    example: str  # a shell's command line
+    work: Callable[..., JsonObject]  # work(tx, context, **arguments); raises `MimiError`
+    answer: str  # an example of the answer, as JSON
+    example: str  # a command line of a shell
     arguments: tuple[Argument, ...] = ()
     writes: bool = True
     effects: tuple[Effect, ...] = ()
-    hints: Hints = attrs.field(factory=dict)  # what an operator does about a refusal
+    hints: Hints = attrs.field(factory=dict)  # for a refusal: what an operator can do
 
     @property
     def path(self) -> str:
-        """Return where a running server takes it."""
+        """Return the command's path on the operator socket."""
         return "/v1/" + self.name.replace(" ", "/")
 
     def given(self, body: Mapping[str, object]) -> dict[str, object]:
-        """Return the arguments in a JSON object, unknown ones left out; raise `Malformed`."""
+        """Return the arguments from a JSON object; unknown members are ignored. Raise `Malformed`."""
         found = {}
         for argument in self.arguments:
             value = body.get(argument.name)
@@ -127,9 +127,13 @@ class Command:
         return found
 
     def sample(self) -> JsonObject:
-        """Return an object as `given` takes it, for documents and tests."""
+        """Return a valid JSON object for `given`, for documents and tests."""
         return {argument.name: argument.sample for argument in self.arguments if argument.required}
 
     def run(self, tx: Tx, context: Context, given: Mapping[str, object]) -> JsonObject:
-        """Do it within a transaction and return the answer; raise `MimiError`, and then nothing is to remain."""
+        """Run within a transaction and return the answer. If it raises `MimiError`, the transaction must be undone."""
         return self.work(tx, context, **given)
+
+    def refusable(self, context: Context, given: Mapping[str, object]) -> Callable[[Tx], JsonObject | MimiError]:
+        """Return the work for a write: it returns a refusal that `run` raises, with nothing of the command written."""
+        return refusable(lambda tx: self.run(tx, context, given))

@@ -1,4 +1,4 @@
-"""Commands on the gateway: contact cards, and the keys that their requests are sealed to."""
+"""Commands on contact cards and on the keys of the OHTTP gateway."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def _contact(
         token = _token(bearer_token)
         judged = tokens.Tokens(tokens.AbuseRule()).check(tx, user_id, token, context.now)
         if isinstance(judged, MimiError):
-            raise Malformed("bearer_token: not a live token of this user")
+            raise Malformed("bearer_token: this user has no such token, or it is no longer valid")
     seconds = context.now // 1000
     identity = gateway_keys.ensure_identity(tx, context.operator_key)
     served = gateway_keys.maintain(tx, _schedule(context), context.operator_key, seconds).served(seconds)
     if served is None:
-        raise Busy("no key to serve")
+        raise Busy("the gateway has no key to serve yet; try again")
     signature = keys_signature.sign(provider, served.body, served.not_after, identity)
     keys = gateway_keys.KeysAnswer(served.body, signature, served.max_age)
     return dict(contact_card.ContactCard(user_id, provider, token, identity.public, keys).as_json())
@@ -86,7 +86,7 @@ def _token(written: str) -> BearerToken:
     try:
         return BearerToken(from_base64url(written))
     except ValueError:
-        raise Malformed("bearer_token: base64url is wanted, as `token issue` printed it") from None
+        raise Malformed("bearer_token: expected base64url, as `mimids token issue` prints it") from None
 
 
 _KEY_EXAMPLE: Final = (
@@ -96,20 +96,25 @@ _KEY_EXAMPLE: Final = (
 GATEWAY: Final = (
     Command(
         name="contact",
-        summary="Print the card that a discovery service hands out for a user.",
+        summary="Print the contact card that a discovery service hands out for a user.",
         arguments=(
             USER,
             Argument(
                 "bearer_token",
-                "a live token of theirs; default: a new one is issued",
+                "a valid token of the user; without it, a new one is issued",
                 "c3VubnkgZGF5cw",
                 required=False,
                 flag="--token",
             ),
             Argument(
-                "scheme", "of the new token", "shared", required=False, flag="--scheme", choices=tuple(tokens.SCHEMES)
+                "scheme",
+                "scheme of the new token",
+                "shared",
+                required=False,
+                flag="--scheme",
+                choices=tuple(tokens.SCHEMES),
             ),
-            Argument("label", "of the new token", "contact card", required=False, flag="--label"),
+            Argument("label", "label of the new token", "contact card", required=False, flag="--label"),
             Argument(
                 "expires_at",
                 "when the new token ends",
@@ -142,7 +147,7 @@ GATEWAY: Final = (
         arguments=(
             Argument(
                 "retire_others",
-                "delete all earlier keys at once: what is sealed to them stays sealed",
+                "delete all earlier keys at once; requests sealed to them can no longer be opened",
                 True,
                 ArgumentKind.FLAG,
                 required=False,

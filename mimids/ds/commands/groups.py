@@ -1,4 +1,4 @@
-"""Commands on groups: the partition tree as the operator sees it, and ending a branch of it."""
+"""Commands on groups: show the tree of partitions, terminate a branch, release a restored group."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from mimids.store.overview import GroupSummary, PartitionSummary
 from mimids.wire.base64url import base64url, from_base64url
 from mimids.wire.ids import GroupId
 
-_KEY_DIGITS: Final = 6  # of a masked key, at least, to name a partition
+_KEY_DIGITS: Final = 6  # the fewest digits of a masked key that name a partition
 
-_GROUP: Final = Argument("group", "group id: as text, or in base64url", "mimi://a.example/g/1")
+_GROUP: Final = Argument("group", "the group id, as text or in base64url", "mimi://a.example/g/1")
 _HUB: Final = Argument(
-    "hub", "the provider that hosts it, where two host a group of that id", "a.example", required=False, flag="--hub"
+    "hub", "the group's hub, if two hubs have a group with this id", "a.example", required=False, flag="--hub"
 )
 
 
@@ -28,10 +28,10 @@ def _list_groups(tx: Tx, _: Context) -> JsonObject:
 
 def _show_group(tx: Tx, _: Context, *, group: str, hub: str | None = None) -> JsonObject:
     found = _find(tx, group, hub)
-    all_of_it = overview.partition_summaries(tx, found.row)
-    keys = {partition.row: partition.masked_key.hex() for partition in all_of_it}
+    summaries = overview.partition_summaries(tx, found.row)
+    keys = {partition.row: partition.masked_key.hex() for partition in summaries}
     waits_for = recoveries.waited_for(tx, found.row)
-    return {**_summary(found), "waits_for": waits_for, "tree": [_partition(each, keys) for each in all_of_it]}
+    return {**_summary(found), "waits_for": waits_for, "tree": [_partition(each, keys) for each in summaries]}
 
 
 def _release(tx: Tx, context: Context, *, group: str) -> JsonObject:
@@ -44,32 +44,34 @@ def _terminate(
 ) -> JsonObject:
     found = _find(tx, group, hub)
     if found.hub != context.config.provider:
-        raise Malformed(f"{found.hub} hosts this group, and only its operator can end a branch")
+        raise Malformed(f"the hub of this group is {found.hub}; only its operator can terminate a branch")
     named = [each for each in overview.partition_summaries(tx, found.row) if _is_named(each, partition)]
     if not named:
-        raise NotFound("no partition of this group has a key that begins so")
+        raise NotFound("no partition of this group has a masked key that begins with these digits")
     if len(named) > 1:
-        raise Malformed("more than one partition has a key that begins so; write more of it")
+        raise Malformed("more than one partition has a masked key that begins with these digits; give more digits")
     meant = partitions.partition_by_row(tx, named[0].row)
     if undo:
         changed = branches.undo_termination(tx, meant)
         if not changed:
-            raise Malformed("no branch that begins with this partition was ended")
+            raise Malformed("no branch that begins with this partition was terminated; there is nothing to undo")
     else:
         changed = branches.terminate(tx, meant, why, context.now)
     return {"partition": meant.masked_key.hex(), "partitions": changed}
 
 
 def _find(tx: Tx, group: str, hub: str | None) -> GroupSummary:
-    """Return the group meant; raise `NotFound`, or `Malformed` where two hubs have one of that id."""
-    meant = {group.encode()}
+    """Return the group; raise `NotFound`, or `Malformed` if two hubs have a group with this id."""
+    ids = {group.encode()}
     with suppress(ValueError):
-        meant.add(from_base64url(group))
-    found = [each for each in overview.group_summaries(tx) if each.group_id in meant and hub in (None, each.hub)]
+        ids.add(from_base64url(group))
+    found = [each for each in overview.group_summaries(tx) if each.group_id in ids and hub in (None, each.hub)]
     if not found:
-        raise NotFound("no such group")
+        raise NotFound("there is no group with this id")
     if len(found) > 1:
-        raise Malformed(f"more than one group has that id; name the hub: {', '.join(each.hub for each in found)}")
+        raise Malformed(
+            f"more than one hub has a group with this id; give the hub: {', '.join(each.hub for each in found)}"
+        )
     return found[0]
 
 
@@ -111,7 +113,7 @@ def _partition(partition: PartitionSummary, keys: dict[int, str]) -> JsonObject:
 
 
 def group_name(group_id: GroupId) -> str | None:
-    """Return a group's id where it is text that people can read."""
+    """Return a group's id as text, or None if it is not printable text."""
     try:
         name = group_id.decode()
     except UnicodeDecodeError:
@@ -135,7 +137,7 @@ GROUPS: Final = (
     ),
     Command(
         name="group show",
-        summary="Draw a group's partitions: epochs, forks, what is known of each.",
+        summary="Show a group's tree of partitions: epochs, forks, and what is known of each.",
         arguments=(_GROUP, _HUB),
         work=_show_group,
         answer=f'{{{_SUMMARY_EXAMPLE}, "waits_for": [], "tree": [{{"partition": "8c5a", "parent": null, "epoch": 0,'
@@ -143,31 +145,33 @@ GROUPS: Final = (
         ' "held_welcomes": 0, "followers": ["b.example"], "opened_at": 1764000000000, "live_fork": false}]}',
         example="mimids group show mimi://a.example/g/1",
         writes=False,
-        hints={NotFound: "`mimids group list` shows what there is"},
+        hints={NotFound: "run `mimids group list` to see the groups"},
     ),
     Command(
         name="group release",
-        summary="Let a restored group go on without providers that did not say what they have of it.",
+        summary="Continue a restored group without the providers that have not answered.",
         arguments=(_GROUP,),
         work=_release,
         answer='{"group_id": "bWltaTovL2EuZXhhbXBsZS9nLzE", "did_not_answer": 1}',
         example="mimids group release mimi://a.example/g/1",
-        hints={NotFound: "`mimids group list` shows what there is"},
+        hints={NotFound: "run `mimids group list` to see the groups"},
     ),
     Command(
         name="group terminate",
-        summary="End a branch of a group: a partition and all below it. Receiving goes on.",
+        summary="Terminate a branch of a group: a partition and all below it. Its messages can still be received.",
         arguments=(
             _GROUP,
-            Argument("partition", f"its masked key in hex, the first {_KEY_DIGITS} digits or more", "8c5a03"),
+            Argument(
+                "partition", f"the partition's masked key in hex, at least the first {_KEY_DIGITS} digits", "8c5a03"
+            ),
             _HUB,
-            Argument("why", "kept with it, for the next operator", "stale fork", required=False, flag="--why"),
+            Argument("why", "a note for other operators", "stale fork", required=False, flag="--why"),
             Argument("undo", "open the branch again", True, ArgumentKind.FLAG, required=False, flag="--undo"),
         ),
         work=_terminate,
         answer='{"partition": "8c5a", "partitions": 3}',
         example="mimids group terminate mimi://a.example/g/1 8c5a03 --why 'stale fork'",
         effects=(Effect.WELCOMES,),
-        hints={NotFound: "`mimids group list` and `mimids group show GROUP` show what there is"},
+        hints={NotFound: "run `mimids group list` and `mimids group show GROUP` to see the groups and partitions"},
     ),
 )

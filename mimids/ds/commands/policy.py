@@ -1,4 +1,4 @@
-"""Commands on policy: whom this hub keeps out of its groups, whom it mutes, and what it lets everybody do."""
+"""Commands on policy: bans, mutes and the rate limits."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _RATES: Final = tuple(
 
 
 def _add_ban(tx: Tx, context: Context, *, subject: str, reason: str = "", expires_at: int | None = None) -> JsonObject:
-    whom = _subject(tx, context, subject)
-    if whom == context.config.provider:
-        raise Malformed("that is this provider itself")
-    bans.put_ban(tx, Ban(whom, _reason(reason), context.now, _end(context, expires_at)))
-    return {"subject": _text(whom)}
+    subject_id = _subject(tx, context, subject)
+    if subject_id == context.config.provider:
+        raise Malformed("a provider cannot ban itself")
+    bans.put_ban(tx, Ban(subject_id, _reason(reason), context.now, _end(context, expires_at)))
+    return {"subject": _text(subject_id)}
 
 
 def _list_bans(tx: Tx, context: Context) -> JsonObject:
@@ -50,10 +50,10 @@ def _list_bans(tx: Tx, context: Context) -> JsonObject:
 
 
 def _remove_ban(tx: Tx, context: Context, *, subject: str) -> JsonObject:
-    whom = _subject(tx, context, subject)
-    if not bans.remove_ban(tx, whom):
-        raise NotFound("nobody of that name is banned")
-    return {"subject": _text(whom)}
+    subject_id = _subject(tx, context, subject)
+    if not bans.remove_ban(tx, subject_id):
+        raise NotFound("this user or provider is not banned")
+    return {"subject": _text(subject_id)}
 
 
 def _mute(
@@ -65,16 +65,16 @@ def _mute(
     reason: str = "",
     expires_at: int | None = None,
 ) -> JsonObject:
-    whom = _user(tx, context, user)
-    bans.put_mute(tx, Mute(whom, _group(group), _reason(reason), context.now, _end(context, expires_at)))
-    return {"user_id": _text(whom)}
+    subject_id = _user(tx, context, user)
+    bans.put_mute(tx, Mute(subject_id, _group(group), _reason(reason), context.now, _end(context, expires_at)))
+    return {"user_id": _text(subject_id)}
 
 
 def _unmute(tx: Tx, context: Context, *, user: str, group: str | None = None) -> JsonObject:
-    whom = _user(tx, context, user)
-    if not bans.remove_mute(tx, whom, _group(group)):
-        raise NotFound("that user is not muted there")
-    return {"user_id": _text(whom)}
+    subject_id = _user(tx, context, user)
+    if not bans.remove_mute(tx, subject_id, _group(group)):
+        raise NotFound("this user is not muted in this group, or not in all groups")
+    return {"user_id": _text(subject_id)}
 
 
 def _list_limits(tx: Tx, context: Context) -> JsonObject:
@@ -96,19 +96,19 @@ def _list_limits(tx: Tx, context: Context) -> JsonObject:
 
 
 def _subject(tx: Tx, context: Context, written: str) -> UserId | ProviderId:
-    """Return whom a ban is for: a user id, a domain, or the local name of one of our users."""
+    """Return the subject of a ban, which may be a user id, a domain, or the local name of one of our users."""
     if not written.startswith("mimi:") and "." in written:
         try:
             return provider_id(written)
         except ValueError:
-            raise Malformed("a provider is a lower-case domain name; write other users as mimi://...") from None
+            raise Malformed("expected a domain in lower case, or a user id such as mimi://b.example/u/bob") from None
     return _user(tx, context, written)
 
 
 def _user(tx: Tx, context: Context, written: str) -> UserId:
     if written.startswith("mimi:"):
         if provider_of(written.encode()) is None:
-            raise Malformed("a user id is written as mimi://b.example/u/bob")
+            raise Malformed("expected a user id such as mimi://b.example/u/bob")
         return UserId(written.encode())
     return accounts.find_user(tx, context.config.provider, written)[1]
 
@@ -124,13 +124,13 @@ def _group(written: str | None) -> GroupId:
 
 def _reason(written: str) -> str:
     if len(written) > REASON_CHARS:
-        raise Malformed(f"a reason has at most {REASON_CHARS} characters")
+        raise Malformed(f"reason: at most {REASON_CHARS} characters are allowed")
     return written
 
 
 def _end(context: Context, expires_at: int | None) -> Milliseconds | None:
     if expires_at is not None and expires_at <= context.now:
-        raise Malformed("that moment is over")
+        raise Malformed("expires_at: expected a time in the future")
     return None if expires_at is None else Milliseconds(expires_at)
 
 
@@ -144,12 +144,12 @@ _SUBJECT: Final = Argument(
 _USER: Final = Argument("user", "a user id, or a local user's name", "mimi://b.example/u/bob")
 _WHERE: Final = Argument(
     "group",
-    "group id, as text or in base64url; without it, all groups",
+    "the group id, as text or in base64url; without it, all groups",
     "mimi://a.example/g/1",
     required=False,
     flag="--group",
 )
-_WHY: Final = Argument("reason", "kept with it, for the next operator", "spam", required=False, flag="--reason")
+_WHY: Final = Argument("reason", "a note for other operators", "spam", required=False, flag="--reason")
 _UNTIL: Final = Argument(
     "expires_at",
     "when it ends: 30d, 12h, or a date",
@@ -163,17 +163,17 @@ _TIMES: Final = '"reason": "spam", "created_at": 1764000000000, "expires_at": nu
 POLICY: Final = (
     Command(
         name="ban add",
-        summary="Ban a user from all groups hosted here, or deal with a provider no more.",
+        summary="Ban a user from all groups hosted here, or a provider from all exchange with this one.",
         arguments=(_SUBJECT, _WHY, _UNTIL),
         work=_add_ban,
         answer='{"subject": "mimi://b.example/u/bob"}',
         example="mimids ban add mimi://b.example/u/bob --reason spam --expires 30d",
         effects=(Effect.POLICY,),
-        hints={NotFound: "write users of other providers as mimi://b.example/u/bob"},
+        hints={NotFound: "give users of other providers as mimi://b.example/u/bob"},
     ),
     Command(
         name="ban list",
-        summary="List who is banned.",
+        summary="List the banned users and providers.",
         work=_list_bans,
         answer=f'{{"bans": [{{"subject": "mimi://b.example/u/bob", {_TIMES}}}]}}',
         example="mimids ban list",
@@ -181,17 +181,17 @@ POLICY: Final = (
     ),
     Command(
         name="ban remove",
-        summary="Lift a ban.",
+        summary="Remove a ban.",
         arguments=(_SUBJECT,),
         work=_remove_ban,
         answer='{"subject": "mimi://b.example/u/bob"}',
         example="mimids ban remove mimi://b.example/u/bob",
         effects=(Effect.POLICY,),
-        hints={NotFound: "`mimids ban list` shows who is banned"},
+        hints={NotFound: "run `mimids ban list` to see the bans"},
     ),
     Command(
         name="limit list",
-        summary="List what everybody may do at most, and who is muted.",
+        summary="List the rate limits and the muted users.",
         work=_list_limits,
         answer='{"rates": [{"limit": "device_sends_per_second", "value": 100}], "mutes":'
         f' [{{"user_id": "mimi://b.example/u/bob", "group_id": null, {_TIMES}}}]}}',
@@ -200,22 +200,22 @@ POLICY: Final = (
     ),
     Command(
         name="limit mute",
-        summary="Let a user send no application messages to groups hosted here.",
+        summary="Block a user's application messages to groups hosted here.",
         arguments=(_USER, _WHERE, _WHY, _UNTIL),
         work=_mute,
         answer='{"user_id": "mimi://b.example/u/bob"}',
         example="mimids limit mute mimi://b.example/u/bob --group mimi://a.example/g/1 --expires 12h",
         effects=(Effect.POLICY,),
-        hints={NotFound: "write users of other providers as mimi://b.example/u/bob"},
+        hints={NotFound: "give users of other providers as mimi://b.example/u/bob"},
     ),
     Command(
         name="limit unmute",
-        summary="Let a muted user send again.",
+        summary="Unmute a user.",
         arguments=(_USER, _WHERE),
         work=_unmute,
         answer='{"user_id": "mimi://b.example/u/bob"}',
         example="mimids limit unmute mimi://b.example/u/bob --group mimi://a.example/g/1",
         effects=(Effect.POLICY,),
-        hints={NotFound: "`mimids limit list` shows who is muted, and in which group"},
+        hints={NotFound: "run `mimids limit list` to see the muted users and their groups"},
     ),
 )

@@ -1,4 +1,4 @@
-"""Commands on other providers: whom this one deals with, and what is due to them."""
+"""Commands on other providers: what they follow, what is pending for them, and the terms on both sides."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import json
 from typing import Final
 
 from mimids.ds.commands.declare import Argument, Command, Context, Effect, JsonObject
-from mimids.ds.terms.arrangements import HubTerms, accept_offer
+from mimids.ds.terms.accepted import accept_offer
+from mimids.ds.terms.hub_terms import HubTerms
 from mimids.errors import Malformed, NotFound
 from mimids.store import arrangements, bans, overview, providers
 from mimids.store.engine.transaction import Tx
@@ -23,11 +24,11 @@ def _show_provider(tx: Tx, context: Context, *, provider: str) -> JsonObject:
     for each in _all(tx, context):
         if each["provider"] == provider:
             return {**each, **_arrangement(tx, context, ProviderId(provider))}
-    raise NotFound("nothing here knows that provider")
+    raise NotFound("this provider is neither configured nor known here")
 
 
 def _all(tx: Tx, context: Context) -> list[JsonObject]:
-    """Return those that the configuration names and those that the database refers to."""
+    """Return the providers that are in the configuration or in the database."""
     config = context.config
     known = {each.provider: each for each in overview.peer_summaries(tx, config.provider)}
     named = {*known, *config.federation.allow, *config.providers}
@@ -35,7 +36,7 @@ def _all(tx: Tx, context: Context) -> list[JsonObject]:
 
 
 def _arrangement(tx: Tx, context: Context, name: ProviderId) -> JsonObject:
-    """Return both sides of the terms: `ours` that we give it as hub, `theirs` that we took as its follower."""
+    """Return `our_terms`, which we offer to the provider as hub, and `their_terms`, which it offers to us."""
     row = providers.provider_row(tx, name) or 0
     given, taken = arrangements.find_offered(tx, row), arrangements.find_accepted(tx, row)
     end = bans.banned_providers(tx).get(name, Milliseconds(0))
@@ -57,7 +58,7 @@ def _accept_terms(tx: Tx, context: Context, *, provider: str) -> JsonObject:
     try:
         hub = provider_id(provider)
     except ValueError:
-        raise Malformed("write the provider's domain") from None
+        raise Malformed("provider: expected a domain in lower case, such as b.example") from None
     return {"provider": hub, "revision": accept_offer(tx, hub, context.config.provider, context.now)}
 
 
@@ -96,7 +97,7 @@ _ARRANGEMENT_EXAMPLE: Final = (
 PROVIDERS: Final = (
     Command(
         name="provider list",
-        summary="List the other providers that are configured or were met.",
+        summary="List the other providers that are configured or known.",
         work=_list_providers,
         answer=f'{{"providers": [{_EXAMPLE}]}}',
         example="mimids provider list",
@@ -104,22 +105,22 @@ PROVIDERS: Final = (
     ),
     Command(
         name="provider show",
-        summary="Show what another provider follows here, what is due to it, and how it answers.",
-        arguments=(Argument("provider", "its domain", "b.example"),),
+        summary="Show another provider: what it follows, what is pending for it, its failures and its terms.",
+        arguments=(Argument("provider", "the provider's domain", "b.example"),),
         work=_show_provider,
         answer=f"{_EXAMPLE[:-1]}, {_ARRANGEMENT_EXAMPLE}}}",
         example="mimids provider show b.example",
         writes=False,
-        hints={NotFound: "`mimids provider list` shows whom there is"},
+        hints={NotFound: "run `mimids provider list` to see the providers"},
     ),
     Command(
         name="provider accept",
-        summary="Accept the terms that a hub offers, and hold our own users to them.",
-        arguments=(Argument("provider", "its domain", "b.example"),),
+        summary="Accept the terms that a hub offers; they then hold for our own users.",
+        arguments=(Argument("provider", "the provider's domain", "b.example"),),
         work=_accept_terms,
         answer='{"provider": "b.example", "revision": 3}',
         example="mimids provider accept b.example",
         effects=(Effect.POLICY,),
-        hints={NotFound: "terms are fetched once the hub has named them: `mimids provider show` tells"},
+        hints={NotFound: "terms are fetched after a call to the hub; run `mimids provider show` to see them"},
     ),
 )

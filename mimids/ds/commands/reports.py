@@ -1,4 +1,4 @@
-"""Commands on reports: what users and other providers say against hubs, followers and messages."""
+"""Commands on reports from users and other providers."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def _pass_on(tx: Tx, context: Context, *, report: int, provider: str) -> JsonObj
     try:
         to = provider_id(provider)
     except ValueError:
-        raise Malformed("write the provider's domain") from None
+        raise Malformed("provider: expected a domain in lower case, such as c.example") from None
     if to == context.config.provider:
-        raise Malformed("that is this provider itself")
+        raise Malformed("provider: this is our own domain; give another provider's")
     reports.pass_on(tx, found.id, to)
     return {"id": found.id, "passed_on_to": to}
 
@@ -56,12 +56,12 @@ def _close(tx: Tx, context: Context, *, report: int, outcome: str = "") -> JsonO
 def _find(tx: Tx, report: int) -> StoredReport:
     found = reports.find(tx, report)
     if found is None:
-        raise NotFound("no such report")
+        raise NotFound("there is no report with this number")
     return found
 
 
 def _findings(report: StoredReport) -> list[JsonObject]:
-    """Return what was found of each piece of evidence; nothing as long as it was not looked at."""
+    """Return the finding on each piece of evidence; empty objects until the evidence is replayed."""
     found: list[JsonObject] = json.loads(report.findings)
     return found if report.replayed_at is not None else [{} for _ in report.evidence]
 
@@ -91,14 +91,14 @@ _EVIDENCE: Final = (
     '{"message": "AAEAAg", "wire_format": "private_message", "epoch": 3, "partition": "8c5a", "counter": 4,'
     ' "state": "derived", "verdict": "valid", "why": null}'
 )
-_REPORT: Final = Argument("report", "its number", 7, ArgumentKind.NUMBER)
-_HINTS: Final[Hints] = {NotFound: "`mimids report list` shows those that are open, with --all the others too"}
+_REPORT: Final = Argument("report", "the report's number", 7, ArgumentKind.NUMBER)
+_HINTS: Final[Hints] = {NotFound: "run `mimids report list --all` to see all reports"}
 
 REPORTS: Final = (
     Command(
         name="report list",
         summary="List the newest reports.",
-        arguments=(Argument("all", "closed ones too", True, ArgumentKind.FLAG, required=False, flag="--all"),),
+        arguments=(Argument("all", "list closed reports too", True, ArgumentKind.FLAG, required=False, flag="--all"),),
         work=_list,
         answer=f'{{"reports": [{{{_SUMMARY}}}]}}',
         example="mimids report list",
@@ -117,8 +117,8 @@ REPORTS: Final = (
     ),
     Command(
         name="report pass-on",
-        summary="Give a report to another provider, without its reporter's name.",
-        arguments=(_REPORT, Argument("provider", "its domain", "c.example")),
+        summary="Pass a report on to another provider, without the reporter's name.",
+        arguments=(_REPORT, Argument("provider", "the other provider's domain", "c.example")),
         work=_pass_on,
         answer='{"id": 7, "passed_on_to": "c.example"}',
         example="mimids report pass-on 7 c.example",
@@ -128,7 +128,10 @@ REPORTS: Final = (
     Command(
         name="report close",
         summary="Close a report.",
-        arguments=(_REPORT, Argument("outcome", "what became of it", "banned", required=False, flag="--outcome")),
+        arguments=(
+            _REPORT,
+            Argument("outcome", "a note on the outcome", "banned", required=False, flag="--outcome"),
+        ),
         work=_close,
         answer='{"id": 7}',
         example="mimids report close 7 --outcome banned",

@@ -1,4 +1,4 @@
-"""All commands, in the order in which help and documents show them."""
+"""All commands, in the order of the help and the documents."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ _BY_NAME: Final = {command.name: command for command in COMMANDS}
 
 
 def command_named(name: str) -> Command:
-    """Return one command, such as "user add"; `KeyError` if there is none."""
+    """Return the command with a name such as "user add"; raise `KeyError` if there is none."""
     return _BY_NAME[name]

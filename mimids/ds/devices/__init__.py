@@ -1,1 +1,1 @@
-"""Our own users' devices: accounts, what they may send, streams."""
+"""Our own users' devices: their accounts, what they may send, the hubs of their groups, and their streams."""

@@ -1,9 +1,9 @@
 """Live streams to devices: the frames of docs/wire.md over one connection each.
 
-Whatever is sent down a stream is read from the store by cursor: a ring says where to look, and may be lost with the
-connection, a message may not. A device that reads slowly makes the one task that sends to it wait, and falls behind
-in its cursor, not in memory. Sends of a stream to one hub keep their order; those that wait for the hub go together.
-Partition keys live as long as the stream.
+Messages that are sent to a device are read from the store, from a cursor of the stream. A notification only says where
+to read: it may be lost with the connection, and no message is. A device that reads slowly blocks only the task that
+sends to it, and falls behind in its cursor, so nothing is queued in memory. Sends to one hub keep their order
+(`ds.devices.send_queue`). Partition keys are kept as long as the stream is open.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ import trio
 
 from mimids.ds.backoff import Backoff
 from mimids.ds.devices.hub_router import HubRouter
+from mimids.ds.devices.hubs import Hub
+from mimids.ds.devices.send_queue import SendQueue
+from mimids.ds.following.cursors import Cursors
 from mimids.ds.following.incoming_welcomes import IncomingWelcomes
 from mimids.ds.key_packages.stock import KeyPackageStock
 from mimids.ds.notifier import Notifier, Waiter, inbox_topic, partition_topic, stock_topic
@@ -45,32 +48,31 @@ from mimids.wire.messages import (
 )
 
 PRESENTED_KEYS: Final = 4096  # by one stream
-WAITING_SENDS: Final = 64  # frames to one hub that wait for their turn; then the stream is not read
 PAGE_OCTETS: Final = 262_144  # of messages in one frame, unless one message is larger
-LONG_OCTETS: Final = 16 * 1024
-DECODERS: Final = 2
-LOOK_AGAIN_SECONDS: Final = 60.0  # a lost ring costs no more than this
+LONG_FRAME_OCTETS: Final = 16 * 1024
+DECODING_THREADS: Final = 2
+RECHECK_SECONDS: Final = 60.0  # all topics are checked this often, in case a notification was lost
 
 
 class DeviceGone(Exception):
-    """The device is not there any more."""
+    """The device's connection is closed."""
 
 
 class FrameChannel(Protocol):
-    """A WebSocket, as far as a stream needs it; both raise `DeviceGone` when the device is."""
+    """The part of a WebSocket that a stream needs; both methods raise `DeviceGone` if it is closed."""
 
     async def receive(self) -> bytes:
         """Wait for the next frame."""
         ...
 
     async def send(self, frame: bytes) -> None:
-        """Send a frame; waits while the device does not read."""
+        """Send a frame; wait while the device does not read."""
         ...
 
 
 @attrs.frozen
 class StreamStatistics:
-    """Open streams, and what went through all of them."""
+    """The open streams, and the frames of all streams since the start."""
 
     open: int
     frames_in: int
@@ -79,12 +81,12 @@ class StreamStatistics:
 
 @attrs.define(eq=False)
 class _Watch:
-    """A partition that the device presented the key of; `counter` is the index it wants next."""
+    """A partition whose key the device presented; `counter` is the index of the next message to send."""
 
-    hub: ProviderId
+    hub: Hub
     key: PartitionKey
     counter: Counter
-    frame: int  # that presented it
+    frame: int  # the id of the frame that presented the key
 
 
 class Streams:
@@ -95,6 +97,7 @@ class Streams:
         hub_router: HubRouter,
         welcomes: IncomingWelcomes,
         key_packages: KeyPackageStock,
+        cursors: Cursors,
         notifier: Notifier,
         clock: Clock,
         *,
@@ -104,9 +107,11 @@ class Streams:
         batch_messages: int,
         device_streams: int,
     ) -> None:
+        """`problem` encodes a refusal as JSON; `is_known` tells whether a device still has its account."""
         self.hub_router = hub_router
         self.welcomes = welcomes
         self.key_packages = key_packages
+        self.cursors = cursors
         self.notifier = notifier
         self.clock = clock
         self.backoff = backoff
@@ -115,7 +120,7 @@ class Streams:
         self.batch_messages = batch_messages
         self._device_streams = device_streams
         self._open: Tally[DeviceRow] = Tally()
-        self._decoding = trio.CapacityLimiter(DECODERS)
+        self._decoding = trio.CapacityLimiter(DECODING_THREADS)
         self.frames_in = self.frames_out = 0
 
     def statistics(self) -> StreamStatistics:
@@ -124,12 +129,12 @@ class Streams:
 
     async def decode(self, octets: bytes) -> Frame:
         """Return the frame; a long one is decoded off the event loop (architecture: tasks)."""
-        if len(octets) <= LONG_OCTETS:
+        if len(octets) <= LONG_FRAME_OCTETS:
             return decode(Frame, octets)
         return await trio.to_thread.run_sync(decode, Frame, octets, limiter=self._decoding)
 
     async def serve(self, device: Device, connection: FrameChannel) -> None:
-        """Serve one device until it is gone; raises `QuotaExceeded` before the first frame."""
+        """Serve one device until its connection is closed; raise `QuotaExceeded` before the first frame."""
         if self._device_streams and self._open[device.row] >= self._device_streams:
             raise QuotaExceeded("device_streams")
         self._open[device.row] += 1
@@ -145,7 +150,7 @@ class Streams:
 
 
 class _Session:
-    """One stream: a task that reads frames, one that sends what there is, one for each hub that is sent to."""
+    """One stream: a task that reads frames, one that sends what is new, and one for each hub that is sent to."""
 
     def __init__(self, streams: Streams, device: Device, connection: FrameChannel, waiter: Waiter) -> None:
         self._streams = streams
@@ -155,7 +160,7 @@ class _Session:
         self._writing = trio.Lock()
         self._watches: dict[PartitionKey, _Watch] = {}
         self._by_mask: dict[MaskedPartitionKey, _Watch] = {}
-        self._sends: dict[ProviderId, trio.MemorySendChannel[tuple[int, Send]]] = {}
+        self._queues: dict[ProviderId, SendQueue] = {}
         self._last_welcome = 0
 
     async def run(self) -> None:
@@ -171,40 +176,55 @@ class _Session:
                     await self._refuse(0, Malformed(str(error)))
                     continue
                 try:
-                    await self._take(frame)
+                    await self._handle(frame)
                 except MimiError as error:
                     await self._refuse(frame.id, error)
 
-    # --- what the device says -----------------------------------------------------------------------------------
+    # --- frames from the device ---------------------------------------------------------------------------------
 
-    async def _take(self, frame: Frame) -> None:
+    async def _handle(self, frame: Frame) -> None:
         body = frame.body
         if isinstance(body, Present):
             self._present(frame.id, body)
         elif isinstance(body, Withdraw):
             self._withdraw(body.keys)
         elif isinstance(body, Send):
-            await self._queue(frame.id, body)
+            await self._send_queue(body.hub).put(frame.id, body)
         elif isinstance(body, Ack):
             await self._streams.welcomes.acknowledge(self._device.row, *body.welcome_ids)
         else:
-            raise Malformed("devices send present, withdraw, send and ack")
+            raise Malformed("a device may send only the frames present, withdraw, send and ack")
 
     def _present(self, frame: int, present: Present) -> None:
         new = {position.partition_key for position in present.positions} - self._watches.keys()
         if len(self._watches) + len(new) > PRESENTED_KEYS:
             raise TooMany("presented_keys", len(self._watches) + len(new))
+        hub = self._streams.hub_router.hub(present.hub)
         for position in present.positions:
-            watch = _Watch(present.hub, position.partition_key, position.counter, frame)
-            self._streams.hub_router.note(self._device, present.hub, position)
+            watch = _Watch(hub, position.partition_key, position.counter, frame)
+            self._streams.cursors.note(self._device, hub.provider, position)
             self._watches[watch.key] = watch
             for mask in watch.key.masks():
                 self._by_mask[mask] = watch
                 topic = partition_topic(mask)
                 self._streams.notifier.add(self._waiter, topic)
                 self._waiter.notify(topic)
-            if not self._streams.hub_router.is_here(watch.hub):
-                self._tasks.start_soon(self._ask, watch)
+            if hub.needs_keys:
+                self._tasks.start_soon(self._present_to_hub, watch)
+
+    async def _present_to_hub(self, watch: _Watch) -> None:
+        """Present a key to its hub; retry with back-off until the hub answers or the key is withdrawn."""
+        failures = 0
+        while self._watches.get(watch.key) is watch:
+            try:
+                await watch.hub.present(self._device, watch.key)
+                return
+            except (PeerUnavailable, PeerFailed):
+                failures += 1
+                await self._streams.clock.sleep(self._streams.backoff.seconds(failures))
+            except MimiError as error:
+                await self._refuse(watch.frame, error)
+                return
 
     def _withdraw(self, keys: Iterable[PartitionKey]) -> None:
         for key in keys:
@@ -213,56 +233,34 @@ class _Session:
                     del self._by_mask[mask]
                     self._streams.notifier.remove(self._waiter, partition_topic(mask))
 
-    async def _queue(self, frame: int, send: Send) -> None:
-        if len(send.requests) > self._streams.batch_messages:
-            raise TooMany("send_batch_messages", len(send.requests))
-        channel = self._sends.get(send.hub)
-        if channel is None:
-            channel, waiting = trio.open_memory_channel[tuple[int, Send]](WAITING_SENDS)
-            self._sends[send.hub] = channel
-            self._tasks.start_soon(self._send, send.hub, waiting)
-        await channel.send((frame, send))
+    def _send_queue(self, provider: ProviderId) -> SendQueue:
+        queue = self._queues.get(provider)
+        if queue is None:
+            hub = self._streams.hub_router.hub(provider)
+            queue = SendQueue(hub, self._device, self._answer_send, batch_messages=self._streams.batch_messages)
+            self._queues[provider] = queue
+            self._tasks.start_soon(queue.run)
+        return queue
 
-    async def _send(self, hub: ProviderId, waiting: trio.MemoryReceiveChannel[tuple[int, Send]]) -> None:
-        """Send in order what the device gave for one hub; what waits meanwhile goes in the next batch."""
-        held: tuple[int, Send] | None = None
-        while True:
-            batch = [held or await waiting.receive()]
-            held = None
-            count = len(batch[0][1].requests)
-            while held is None:
-                try:
-                    held = waiting.receive_nowait()
-                except trio.WouldBlock:
-                    break
-                if count + len(held[1].requests) <= self._streams.batch_messages:
-                    count += len(held[1].requests)
-                    batch.append(held)
-                    held = None
-            requests = [request for _, send in batch for request in send.requests]
-            try:
-                results = await self._streams.hub_router.results(self._device, hub, requests)
-            except MimiError as error:
-                for frame, _ in batch:
-                    await self._refuse(frame, error)
-                continue
-            for frame, send in batch:
-                mine, results = results[: len(send.requests)], results[len(send.requests) :]
-                await self._reply(frame, FrameType.RESULT, Result(tuple(mine)))
+    async def _answer_send(self, frame: int, answer: Result | MimiError) -> None:
+        if isinstance(answer, MimiError):
+            await self._refuse(frame, answer)
+        else:
+            await self._reply(frame, FrameType.RESULT, answer)
 
-    # --- what the device gets -----------------------------------------------------------------------------------
+    # --- frames to the device -----------------------------------------------------------------------------------
 
     async def _push(self) -> None:
-        """Send what there is, and wait for more."""
+        """Send what there is, then whatever a notification names."""
         await self._send_welcomes()
         await self._send_stock()
         while True:
-            heard = await self._waiter.wait_at_most(self._streams.clock, LOOK_AGAIN_SECONDS)
-            if not heard and not await self._streams.is_known(self._device):
+            topics = await self._waiter.wait_at_most(self._streams.clock, RECHECK_SECONDS)
+            if not topics and not await self._streams.is_known(self._device):
                 raise DeviceGone
-            await self._look(heard or self._waiter.topics.copy())
+            await self._send_news(topics or self._waiter.topics.copy())
 
-    async def _look(self, topics: Iterable[Hashable]) -> None:
+    async def _send_news(self, topics: Iterable[Hashable]) -> None:
         due: dict[PartitionKey, _Watch] = {}
         for topic in topics:
             if topic == inbox_topic(self._device.row):
@@ -272,45 +270,30 @@ class _Session:
             elif isinstance(topic, tuple) and (watch := self._by_mask.get(topic[1])) is not None:
                 due[watch.key] = watch
         waiting = deque(due.values())
-        while waiting:  # a page of each in turn: a long backlog holds up nobody
+        while waiting:  # one page of each in turn, so that a long backlog does not delay the others
             watch = waiting.popleft()
             if self._watches.get(watch.key) is watch and await self._send_page(watch):
                 waiting.append(watch)
 
     async def _send_page(self, watch: _Watch) -> bool:
-        """Send the next messages of a partition; True if there are more."""
+        """Send the next messages of a partition; return True if there are more."""
         request = ReceiveRequest(watch.key, watch.counter)
         try:
-            found = await self._streams.hub_router.page(self._device, watch.hub, request, limit_octets=PAGE_OCTETS)
+            found = await watch.hub.page(self._device, request, limit_octets=PAGE_OCTETS)
+        except UnknownPartition as error:
+            await self._refuse(watch.frame, error)  # but keep the watch: the partition may be created later
+            return False
         except MimiError as error:
             self._withdraw([watch.key])
             await self._refuse(watch.frame, error)
             return False
-        if found is None:
-            if self._streams.hub_router.is_here(watch.hub):
-                await self._refuse(watch.frame, UnknownPartition())  # it may come yet: it stays watched
+        if found is None or not found[1].messages:
             return False
         group_id, page = found
-        if not page.messages:
-            return False
         epoch = pushed_epoch_parts(group_id, page.partition.masked_key, page.counter, None, page.messages)
-        await self._write(encode_messages_frame(watch.hub, epoch))
+        await self._write(encode_messages_frame(watch.hub.provider, epoch))
         watch.counter = Counter(page.counter + len(page.messages))
         return not page.complete
-
-    async def _ask(self, watch: _Watch) -> None:
-        """Present the key to its hub, so that its messages come here; again until the hub answers."""
-        failures = 0
-        while self._watches.get(watch.key) is watch:
-            try:
-                await self._streams.hub_router.present(self._device, watch.hub, watch.key)
-                return
-            except (PeerUnavailable, PeerFailed):
-                failures += 1
-                await self._streams.clock.sleep(self._streams.backoff.seconds(failures))
-            except MimiError as error:
-                await self._refuse(watch.frame, error)
-                return
 
     async def _send_welcomes(self) -> None:
         while found := await self._streams.welcomes.inbox(self._device.row, after=self._last_welcome):

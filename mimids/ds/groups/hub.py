@@ -305,6 +305,9 @@ class LocalHub:
         """
 
         def read(tx: Tx) -> GroupInfoBundle:
+            if isinstance(caller, Device):
+                rules = GroupPolicy(tx, self._states, self._clock.now(), ours=True)
+                rules.check_reader(providers.provider_row(tx, self._provider) or 0, caller)
             group = self._joinable_group(tx, group_id, caller)
             row = group.id if group else 0  # for an unknown group the same statements run below
             if partition is None:

@@ -1,1 +1,1 @@
-"""KeyPackages: stock, tokens, claims, and the OHTTP gateway and relay."""
+"""KeyPackages: their stock, bearer tokens, claims, and the OHTTP gateway and relay."""

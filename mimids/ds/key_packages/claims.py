@@ -1,4 +1,4 @@
-"""What a claim of KeyPackages is between those who take part in it: tokens, the stock, the gateway."""
+"""The results of a claim, and the protocols between its parts: tokens, the stock and the gateway."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mimids.wire.messages import EncodedKeyPackage, KeyPackageRequest, KeyPackag
 
 @attrs.frozen
 class Abuse:
-    """A token whose claims too often end in no Welcome."""
+    """A token with too many claims that were not followed by a Welcome."""
 
     token: TokenId
     open_claims: int
@@ -26,7 +26,7 @@ class Abuse:
 
 @attrs.frozen
 class LowStock:
-    """A device is running out for this version and suite; with `left` 0 its last resort was handed out, or is next."""
+    """A device has few KeyPackages left for a version and suite; with `left` 0 only its last resort, if it has one."""
 
     device: DeviceRow
     version: ProtocolVersion
@@ -35,14 +35,14 @@ class LowStock:
 
 
 @attrs.frozen
-class Outcome:
-    """What became of one request: a KeyPackage, or why there is none."""
+class ClaimOutcome:
+    """The answer to one request: a KeyPackage or a refusal."""
 
     key_package: EncodedKeyPackage | None
     refusal: MimiError | None = None
 
     def result(self) -> KeyPackageResult:
-        """Return it as an item of a bundle's answer."""
+        """Return the item of a bundle's answer."""
         if self.key_package is not None:
             return KeyPackageResult(KeyPackageStatus.OK, self.key_package)
         exhausted = isinstance(self.refusal, KeyPackagesExhausted)
@@ -51,37 +51,37 @@ class Outcome:
 
 @attrs.frozen
 class ClaimedPackages:
-    """What one transaction handed out, one outcome for each request in order, and who is to be told of it."""
+    """What one transaction handed out: an outcome for each request, in order, and what to announce."""
 
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[ClaimOutcome, ...]
     low: tuple[LowStock, ...] = ()
     abuses: tuple[Abuse, ...] = ()
 
     @property
     def consumed(self) -> bool:
-        """Tell whether anything was handed out; if not, nothing was written."""
+        """Tell whether a KeyPackage was handed out; if not, nothing was written."""
         return any(outcome.key_package is not None for outcome in self.outcomes)
 
 
 class TokenChecks(Protocol):
-    """What a claim asks of tokens."""
+    """What a claim needs of tokens."""
 
     def check(self, tx: Tx, user_id: UserId, token: BearerToken, now: Milliseconds) -> TokenRow | MimiError:
         """Return the token if it may claim a KeyPackage of this user now, else the refusal. Writes nothing."""
         ...
 
     def charge(self, tx: Tx, token: TokenRow, now: Milliseconds) -> Abuse | None:
-        """Count a claim; tell if it meets the abuse rule."""
+        """Count a claim; return the abuse if the token now meets the abuse rule."""
         ...
 
 
 class ClaimablePackages(Protocol):
-    """What the gateway asks of the stock."""
+    """What the gateway needs of the stock."""
 
-    def claim_in(self, tx: Tx, requests: Sequence[KeyPackageRequest], now: Milliseconds) -> ClaimedPackages:
-        """Hand out what these requests may have, within this transaction."""
+    def claim_within(self, tx: Tx, requests: Sequence[KeyPackageRequest], now: Milliseconds) -> ClaimedPackages:
+        """Hand out the KeyPackages that these requests may have, within a transaction."""
         ...
 
     def announce(self, claimed: ClaimedPackages) -> None:
-        """Tell whom it concerns, once the transaction is durable."""
+        """Announce low stock and abuse, once the transaction is durable."""
         ...

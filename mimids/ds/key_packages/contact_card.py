@@ -1,4 +1,4 @@
-"""The contact card: what a discovery service hands out for a user (commands: commands; docs/contacts.md)."""
+"""The contact card that a discovery service hands out for a user (commands: commands; docs/contacts.md)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mimids.wire.ids import BearerToken, ProviderId, UserId
 
 @attrs.frozen
 class ContactCard:
-    """All that somebody needs who wants to add this user to a group, and a right to do so."""
+    """What another user needs to add this user to a group, with a bearer token as the right to do so."""
 
     user_id: UserId
     provider: ProviderId
@@ -20,10 +20,10 @@ class ContactCard:
     keys: KeysAnswer
 
     def as_json(self) -> dict[str, str]:
-        """Return the card's members; octets are base64url without padding.
+        """Return the JSON members; octets are base64url without padding.
 
-        `ohttp_keys` is the `application/ohttp-keys` body of the moment, and `ohttp_keys_signature` says until when it
-        may be used: after that a client fetches it anew and checks it against `ohttp_identity`.
+        `ohttp_keys` is the current `application/ohttp-keys` body; `ohttp_keys_signature` says until when it may be
+        used. After that a client fetches the keys again and checks their signature against `ohttp_identity`.
         """
         return {
             "user_id": self.user_id.decode(),

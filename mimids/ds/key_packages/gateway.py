@@ -1,12 +1,13 @@
-"""The OHTTP gateway: sealed requests for KeyPackages, and nothing else (semantics: ohttp, RFC 9458).
+"""The OHTTP gateway: it answers sealed requests for KeyPackages and nothing else (semantics: ohttp, RFC 9458).
 
-A request's life: *opened* with a live key, *understood* as `POST /key-packages` with a Date within the window,
-*decided* in one transaction (replay, token, claim, answer), *sealed*. What goes wrong before it is opened is raised and
-leaves as it is; whatever comes after travels sealed (RFC 9458 section 5.2). `Gateway.answer` alone decides which.
+A request is *opened* with a live key, *parsed* as `POST /key-packages` with a Date within the window, *answered* in
+one transaction (replay, token, claim, answer), and the answer is *sealed*. An error before the request is opened is
+raised and sent as it is; every later error is sealed (RFC 9458 section 5.2). `Gateway.answer` alone decides which.
 
-A replay must not drain KeyPackages (RFC 9458 section 6.5), so an answer that handed something out is written, sealed,
-in the claim's own transaction, and given again byte for byte until its request's Date has left the window; then the
-Date refuses it. An encapsulated key belongs to the request it first came with. Copies in flight share one answer.
+A replay must not use up KeyPackages (RFC 9458 section 6.5). So an answer with a KeyPackage is stored, sealed, in the
+transaction of the claim. The same request gets the same octets again until its Date has left the window; after that
+the Date refuses it. An encapsulated key belongs to the request that it first came with. Copies of a request that is
+being answered wait for its answer.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Final
 import attrs
 import trio
 
-from mimids.ds.key_packages.claims import ClaimablePackages, ClaimedPackages, Outcome
+from mimids.ds.key_packages.claims import ClaimablePackages, ClaimedPackages, ClaimOutcome
 from mimids.ds.limits.rates import Rate, Rates
 from mimids.ds.ports import Clock
 from mimids.errors import (
@@ -55,46 +56,45 @@ from mimids.wire.messages import (
 
 PATH: Final = "/key-packages"
 MIMI_DS: Final = b"application/mimi-ds"
-LOOK_MILLISECONDS: Final = 1000
+COUNT_INTERVAL_MILLISECONDS: Final = 1000  # between two counts of the stored answers
 PROBLEM_JSON: Final = b"application/problem+json"
 
 
 @attrs.frozen(kw_only=True)
 class GatewayBounds:
-    """What the gateway takes and remembers."""
+    """The limits of the gateway."""
 
-    window_seconds: int = 300  # how far a Date may be off, to either side
+    window_seconds: int = 300  # how far a Date may be from our time, in either direction
     replay_rows: int = 100_000
     bundle_requests: int = 64
-    rate: Rate  # for all requesters together: who asks is not known
+    rate: Rate  # for all requesters together: the requester is not known
 
 
 @attrs.frozen
-class _Asked:
-    """A request that was understood."""
+class _ParsedRequest:
+    """A request for one KeyPackage, or for a bundle."""
 
     requests: tuple[KeyPackageRequest, ...]
     bundle: bool
     date: Milliseconds
 
-    def content(self, outcomes: tuple[Outcome, ...]) -> bytes | MimiError:
-        """Return the body of the answer; a request on its own is refused by its status (wire: structures)."""
+    def content(self, outcomes: tuple[ClaimOutcome, ...]) -> bytes | MimiError:
+        """Return the body of the answer; the refusal of a single request is the problem itself (wire: structures)."""
         if self.bundle:
             return encode(KeyPackageBundleResponse(tuple(outcome.result() for outcome in outcomes)))
         (outcome,) = outcomes
         if outcome.refusal is not None:
             return outcome.refusal
         if outcome.key_package is None:
-            raise ValueError("an outcome is a KeyPackage or a refusal")
+            raise ValueError("the outcome has neither a KeyPackage nor a refusal")
         return encode(KeyPackageResponse(outcome.key_package))
 
 
-class _Reply:
+class _AnswerSealer:
     """Seals the answer to one request.
 
-    The writer may run a transaction again, and a disk that failed leaves another answer to give, so an answer may have
-    to be sealed that is not the first: each gets a nonce, and thereby a key, of its own (RFC 9458 section 4.4), and
-    one leaves.
+    More than one answer may have to be sealed, of which one is sent: the writer may run the transaction again, and
+    after a disk failure the answer is another one. Each has its own nonce and so its own key (RFC 9458 section 4.4).
     """
 
     def __init__(self, open_: Callable[[], OpenedRequest], problem: Callable[[MimiError], bytes]) -> None:
@@ -125,20 +125,20 @@ class _Reply:
 
 
 @attrs.define(eq=False)
-class _Flight:
-    """A request that is being answered, for its copies to wait for."""
+class _Pending:
+    """A request that is being answered; copies of it wait for `done`."""
 
-    landed: trio.Event = attrs.field(factory=trio.Event)
+    done: trio.Event = attrs.field(factory=trio.Event)
     answer: bytes | None = None
 
 
 @attrs.frozen
 class GatewayStatistics:
-    """What the gateway is at; nothing tells one requester from another."""
+    """The counts of the gateway; nothing in them tells one requester from another."""
 
     in_flight: int
-    answered: int  # sealed, refusals too
-    repeated: int  # of those: copies in flight, and answers given again
+    answered: int  # with a sealed answer, refusals included
+    repeated: int  # of those: answers to copies and replays
 
 
 class Gateway:
@@ -153,7 +153,7 @@ class Gateway:
         problem: Callable[[MimiError], bytes],
         bounds: GatewayBounds,
     ) -> None:
-        """`keys` gives the live keys by identifier, `problem` the JSON of a problem document (RFC 9457)."""
+        """`keys` returns the live keys by identifier, `problem` the JSON of a problem document (RFC 9457)."""
         self._store = store
         self._clock = clock
         self._keys = keys
@@ -161,62 +161,61 @@ class Gateway:
         self._problem = problem
         self._bounds = bounds
         self._rates = Rates(bounds.rate)
-        self._in_flight: dict[bytes, _Flight] = {}
+        self._pending: dict[bytes, _Pending] = {}
         self._answered = self._repeated = 0
-        self._room, self._looked_at = 0, Milliseconds(0)
+        self._room, self._counted_at = 0, Milliseconds(0)
 
     async def answer(self, message: bytes) -> bytes:
         """Return the `message/ohttp-res` for this `message/ohttp-req`, refusals included.
 
-        What is raised happened before the request was opened and is an outer error: `RateLimited`, and what
-        `open_request` raises.
+        Raises errors from before the request is opened: `RateLimited`, and what `open_request` raises.
         """
         self._rates.take(None, self._clock.now())
-        while (flight := self._in_flight.get(message)) is not None:
-            await flight.landed.wait()
-            if flight.answer is not None:  # else whoever waited for it is gone, or it was not opened
+        while (pending := self._pending.get(message)) is not None:
+            await pending.done.wait()
+            if pending.answer is not None:  # else it was cancelled, or could not be opened
                 self._answered += 1
                 self._repeated += 1
-                return flight.answer
-        flight = self._in_flight[message] = _Flight()
+                return pending.answer
+        pending = self._pending[message] = _Pending()
         try:
             keys = self._keys()
-            reply = _Reply(lambda: open_request(message, keys), self._problem)
+            sealer = _AnswerSealer(lambda: open_request(message, keys), self._problem)
             try:
-                flight.answer = await self._serve(reply)
+                pending.answer = await self._serve(sealer)
             except (MimiError, WireError) as error:
-                flight.answer = reply.refusal(error, self._clock.now())
+                pending.answer = sealer.refusal(error, self._clock.now())
             self._answered += 1
-            return flight.answer
+            return pending.answer
         finally:
-            del self._in_flight[message]
-            flight.landed.set()
+            del self._pending[message]
+            pending.done.set()
 
     def statistics(self) -> GatewayStatistics:
         """Return the counts so far."""
-        return GatewayStatistics(len(self._in_flight), self._answered, self._repeated)
+        return GatewayStatistics(len(self._pending), self._answered, self._repeated)
 
-    async def _serve(self, reply: _Reply) -> bytes:
-        asked = self._understand(read_request(reply.opened))
-        if not self._in_window(asked, self._clock.now()):
+    async def _serve(self, sealer: _AnswerSealer) -> bytes:
+        request = self._parse(read_request(sealer.opened))
+        if not self._in_window(request, self._clock.now()):
             raise OhttpDate
-        decided = await self._store.write(lambda tx: self._decide(tx, reply, asked))
-        if isinstance(decided, MimiError):
-            raise decided
-        if isinstance(decided, bytes):
+        answer = await self._store.write(lambda tx: self._claim(tx, sealer, request))
+        if isinstance(answer, MimiError):
+            raise answer
+        if isinstance(answer, bytes):
             self._repeated += 1
-            return decided
-        claimed, sealed = decided
+            return answer
+        claimed, sealed = answer
         self._stock.announce(claimed)
         if sealed is not None:
             return sealed
-        content = asked.content(claimed.outcomes)
+        content = request.content(claimed.outcomes)
         if isinstance(content, MimiError):
             raise content
-        return reply.ok(content, self._clock.now())
+        return sealer.ok(content, self._clock.now())
 
-    def _understand(self, request: bhttp.Request) -> _Asked:
-        """Return what is asked for. The authority is not looked at: nothing but this provider is reached anyway."""
+    def _parse(self, request: bhttp.Request) -> _ParsedRequest:
+        """Return what is requested. The authority is ignored: the gateway forwards to no other provider."""
         path, _, query = request.path.partition("?")
         if path != PATH:
             raise NotFound
@@ -230,43 +229,46 @@ class Gateway:
             requests = decode(KeyPackageBundleRequest, request.content).requests
             if len(requests) > self._bounds.bundle_requests:
                 raise TooMany("bundle_max_requests", len(requests))
-            return _Asked(requests, True, date)
-        return _Asked((decode(KeyPackageRequest, request.content),), False, date)
+            return _ParsedRequest(requests, True, date)
+        return _ParsedRequest((decode(KeyPackageRequest, request.content),), False, date)
 
-    def _in_window(self, asked: _Asked, now: Milliseconds) -> bool:
-        return abs(now - asked.date) <= self._bounds.window_seconds * 1000
+    def _in_window(self, request: _ParsedRequest, now: Milliseconds) -> bool:
+        return abs(now - request.date) <= self._bounds.window_seconds * 1000
 
     def _has_room(self, tx: Tx, now: Milliseconds) -> bool:
-        """Tell whether another answer can be kept; forget what is over, and count, where that is due.
+        """Tell whether another answer can be stored.
 
-        Once a second, or when it seems full. Between, only the writer's thread counts down; it counts twice what it
-        runs twice, so that it may seem full too early, never too late.
+        Once a second, or when no room seems to be left, expired answers are deleted and the rest are counted. In
+        between the room is only counted down, on the writer's thread. A transaction that runs twice counts twice, so
+        that the store may seem full too early but never too late.
         """
-        if self._room <= 0 or abs(now - self._looked_at) >= LOOK_MILLISECONDS:
+        if self._room <= 0 or abs(now - self._counted_at) >= COUNT_INTERVAL_MILLISECONDS:
             ohttp.forget_answers(tx, now)
-            self._room, self._looked_at = self._bounds.replay_rows - ohttp.room_taken(tx), now
+            self._room, self._counted_at = self._bounds.replay_rows - ohttp.room_taken(tx), now
         return self._room > 0
 
-    def _decide(self, tx: Tx, reply: _Reply, asked: _Asked) -> tuple[ClaimedPackages, bytes | None] | bytes | MimiError:
-        """Claim and keep the sealed answer, or return the kept one; an error is returned, not raised: others wait."""
-        # By this transaction's own time: one that waited its turn might find its earlier answer forgotten already.
+    def _claim(
+        self, tx: Tx, sealer: _AnswerSealer, request: _ParsedRequest
+    ) -> tuple[ClaimedPackages, bytes | None] | bytes | MimiError:
+        """Claim KeyPackages and store the sealed answer, or return the stored answer to a replay, or a refusal."""
+        # The time of this transaction: while it waited in the queue, its earlier answer may have been deleted.
         now = self._clock.now()
-        opened = reply.opened
+        opened = sealer.opened
         earlier = ohttp.answered(tx, opened.enc)
         if earlier is not None:
             return earlier.response if earlier.digest == opened.digest else OhttpReplayed()
-        if not self._in_window(asked, now):
+        if not self._in_window(request, now):
             return OhttpDate()
         if not self._has_room(tx, now):
             return Busy("the replay store is full", retry_after=self._bounds.window_seconds)
-        claimed = self._stock.claim_in(tx, asked.requests, now)
+        claimed = self._stock.claim_within(tx, request.requests, now)
         if not claimed.consumed:
             return claimed, None
-        content = asked.content(claimed.outcomes)
+        content = request.content(claimed.outcomes)
         if isinstance(content, MimiError):
-            raise TypeError("something was handed out, and the answer is a refusal")
-        sealed = reply.ok(content, now)
-        keep_until = Milliseconds(asked.date + self._bounds.window_seconds * 1000)
+            raise TypeError("a KeyPackage was handed out, but the answer is a refusal")
+        sealed = sealer.ok(content, now)
+        keep_until = Milliseconds(request.date + self._bounds.window_seconds * 1000)
         self._room -= 1
         ohttp.keep_answer(tx, opened.enc, Answered(opened.digest, sealed), keep_until)
         return claimed, sealed

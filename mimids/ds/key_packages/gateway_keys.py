@@ -1,10 +1,10 @@
-"""The gateway's keys, and the identity that signs what clients are told of them (semantics: ohttp).
+"""The gateway's keys, and the identity that signs the key configurations (semantics: ohttp).
 
-A key's life is told in `ohttp/keyring.py`. The job makes each key in time, stores it before it is served, and deletes
-it when it retires; what it knows is what the store holds, looked at again at least once a minute, so that a key that a
-command made is taken up too. Nothing is lost by a restart.
+`ohttp/keyring.py` describes when a key is served and retired. The job makes each key in time, stores it before it is
+served, and deletes it when it retires. It reads the store again at least once a minute, so that it also serves a key
+that a command made. Nothing is lost by a restart.
 
-The identity is made once, by `init` or the first start, and never changes: contact cards carry it.
+The identity is made once, by `init` or at the first start, and never changes, because contact cards contain it.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from mimids.store.engine.transaction import Tx
 from mimids.store.ohttp import StoredKeyRow
 from mimids.wire.ids import ProviderId
 
-LOOK_SECONDS: Final = 60
+CHECK_SECONDS: Final = 60  # between two reads of the stored keys
 
 _IDENTITY: Final = "ohttp_identity"
-_IDENTITY_PUBLIC: Final = "ohttp_identity_public"  # so that a contact card needs no operator key
+_IDENTITY_PUBLIC: Final = "ohttp_identity_public"  # stored too, so that reading it needs no operator key
 _PLACE: Final = b"mimids ohttp identity"
 
 
@@ -48,7 +48,7 @@ class KeysAnswer:
 def ensure_identity(tx: Tx, operator_key: OperatorKey | None) -> Identity:
     """Return the provider's `ohttp_identity`, made now if there is none; raise `KeyUnavailable`.
 
-    One that lies in the clear is stored again under the operator's key, if there is one now.
+    If it is stored in the clear and there is an operator key now, it is stored again, encrypted with that key.
     """
     stored = ohttp.setting(tx, _IDENTITY)
     octets = secrets.token_bytes(32) if stored is None else unprotect(stored, _PLACE, operator_key)
@@ -60,7 +60,7 @@ def ensure_identity(tx: Tx, operator_key: OperatorKey | None) -> Identity:
 
 
 def identity_public(tx: Tx) -> bytes | None:
-    """Return the public half, 32 octets; None before `init` or the first start."""
+    """Return the public key of the identity, 32 octets; None before `init` or the first start."""
     return ohttp.setting(tx, _IDENTITY_PUBLIC)
 
 
@@ -75,10 +75,10 @@ def load(tx: Tx, schedule: Schedule, operator_key: OperatorKey | None) -> Keyrin
 def rotate(
     tx: Tx, schedule: Schedule, operator_key: OperatorKey | None, now: int, *, retire_others: bool = False
 ) -> int:
-    """Make the next key whether it is due or not, and return its identifier; `now` is in seconds.
+    """Make the next key, due or not, and return its identifier; `now` is in seconds.
 
-    With `retire_others` all earlier keys are deleted at once: after a restore, the store has forgotten what was sealed
-    to them since the backup, and could be made to answer it again.
+    With `retire_others` all earlier keys are deleted at once. That is needed after a restore: the store no longer
+    knows which requests it answered since the backup, so a replay of one would get a second answer.
     """
     keyring = load(tx, schedule, operator_key)
     row = keyring.next_row(now, secrets.token_bytes(KEY_SIZE))
@@ -90,7 +90,7 @@ def rotate(
 
 
 def maintain(tx: Tx, schedule: Schedule, operator_key: OperatorKey | None, now: int) -> Keyring:
-    """Delete keys that outlived themselves, make the next one if it is due, and return what there is then."""
+    """Delete retired keys, make the next one if it is due, and return the keys; `now` is in seconds."""
     keyring = load(tx, schedule, operator_key)
     for row in keyring.outlived(now):
         ohttp.delete_key(tx, row.key_id)
@@ -116,22 +116,22 @@ class OhttpKeys:
         self._operator_key = operator_key
         self._keyring = Keyring((), schedule)
         self._identity: Identity | None = None
-        self._signed: tuple[bytes, int, str] | None = None  # the last signature, and what it covers
+        self._signed: tuple[bytes, int, str] | None = None  # body, not_after, and the signature over both
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep the keys, for ever; reports once there is one. Raises `KeyUnavailable`."""
+        """Rotate the keys until cancelled; ready once there is a key. Raises `KeyUnavailable`."""
         self._identity = await self._store.write(lambda tx: ensure_identity(tx, self._operator_key))
-        await self.refresh(due=True)
+        await self.refresh(maintain_now=True)
         task_status.started()
         while True:
-            await self._clock.sleep(LOOK_SECONDS)
+            await self._clock.sleep(CHECK_SECONDS)
             await self.refresh()
 
-    async def refresh(self, *, due: bool = False) -> None:
-        """Take up what the store holds now, and do what is due; to be called after a command that made a key."""
+    async def refresh(self, *, maintain_now: bool = False) -> None:
+        """Read the stored keys, and rotate them if that is due; call this after a command that made a key."""
         now = self._seconds()
         keyring = await self._store.read(lambda tx: load(tx, self._schedule, self._operator_key))
-        if due or keyring.outlived(now) or keyring.rotation_due_at(now) <= now:
+        if maintain_now or keyring.outlived(now) or keyring.rotation_due_at(now) <= now:
             keyring = await self._store.write(lambda tx: maintain(tx, self._schedule, self._operator_key, now))
         self._keyring = keyring
 
@@ -140,10 +140,10 @@ class OhttpKeys:
         return self._keyring.live(self._seconds())
 
     def served(self) -> KeysAnswer:
-        """Return what clients are given now; raise `Busy` if there is no key that they could use."""
+        """Return the key configurations for clients; raise `Busy` if there is no key to serve."""
         served = self._keyring.served(self._seconds())
         if served is None or self._identity is None:
-            raise Busy("no key to serve")
+            raise Busy("the gateway has no key to serve yet; try again")
         if self._signed is None or self._signed[:2] != (served.body, served.not_after):
             signature = keys_signature.sign(self._provider, served.body, served.not_after, self._identity)
             self._signed = (served.body, served.not_after, signature)

@@ -1,9 +1,9 @@
-"""KeyPackages: taken from our devices, each handed out once (semantics: key-packages).
+"""The KeyPackages of our devices, each handed out once (semantics: key-packages).
 
-A KeyPackage is *in stock* from its upload on. A claim takes the ordinary one out for good, in the transaction that the
-answer waits for; a last resort stays. Reference and init key are remembered beyond the lifetime, so that none comes
-in, and thereby goes out, twice; a claimed reference leads a Welcome to its device. All of it survives a restart,
-nothing is retried here: a claim whose answer got lost is the gateway's to give again.
+A KeyPackage is *in stock* from its upload on. A claim removes an ordinary one for good, in the transaction that the
+answer waits for; a last resort stays. The reference and the init key are stored beyond the lifetime, so that no
+KeyPackage is uploaded, and so handed out, twice. A claimed reference leads a Welcome to its device. Nothing is retried
+here: if the answer to a claim is lost, the gateway gives it again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final
 import attrs
 import trio
 
-from mimids.ds.key_packages.claims import Abuse, ClaimedPackages, LowStock, Outcome, TokenChecks
+from mimids.ds.key_packages.claims import Abuse, ClaimedPackages, ClaimOutcome, LowStock, TokenChecks
 from mimids.ds.ports import Clock
 from mimids.errors import KeyPackagesExhausted, MimiError, TooMany, Unauthenticated
 from mimids.mls.faults import Fault, FaultError
@@ -31,9 +31,9 @@ from mimids.wire.ids import CipherSuite, ProtocolVersion, UserId
 from mimids.wire.messages import EncodedKeyPackage, KeyPackageRequest
 
 DAY_MILLISECONDS: Final = 86_400_000
-FORGET_AFTER_DAYS: Final = 90  # a Welcome may come long after the lifetime: its group counts the days, not we
-ENDED_TOKEN_DAYS: Final = 30  # how long lists still show it
-UPLOAD_PACKAGES: Final = 1000  # in one upload: a second or so of the writer's and a core's time
+FORGET_AFTER_DAYS: Final = 90  # a Welcome may come long after the end of the lifetime
+ENDED_TOKEN_DAYS: Final = 30  # how long lists show a token after its end
+UPLOAD_PACKAGES: Final = 1000  # in one upload: about a second of the writer and of a core
 UPLOADS_AT_ONCE: Final = 2  # threads that verify signatures
 
 _UPLOADED: Final = "uploaded before"
@@ -41,7 +41,7 @@ _UPLOADED: Final = "uploaded before"
 
 @attrs.frozen
 class RefusedPackage:
-    """A KeyPackage that was not taken; `reason` names the rule and where it stands."""
+    """A KeyPackage that was not stored; `reason` names the rule and its source."""
 
     index: int
     reason: str
@@ -49,7 +49,7 @@ class RefusedPackage:
 
 @attrs.frozen
 class UploadResult:
-    """What became of an upload, and the device's stock after it."""
+    """The result of an upload, and the device's stock after it."""
 
     accepted: int
     refused: tuple[RefusedPackage, ...]
@@ -58,13 +58,12 @@ class UploadResult:
 
 @attrs.frozen(kw_only=True)
 class StockRules:
-    """What is taken and kept; numbers are for each device, version and suite."""
+    """The limits of the stock; `low_stock` and `device_packages` are for each device, version and suite."""
 
     max_lifetime_seconds: int
     low_stock: int = 10
     device_packages: int = 500
     package_octets: int = 65_536
-    bundle_requests: int = 64
 
 
 class KeyPackageStock:
@@ -80,56 +79,56 @@ class KeyPackageStock:
         on_low: Callable[[LowStock], None] | None = None,
         on_abuse: Callable[[Abuse], None] | None = None,
     ) -> None:
-        """`on_low` and `on_abuse` are called after the commit, in a trio task; they must not raise or wait."""
+        """`on_low` and `on_abuse` are called after the commit, in a Trio task; they must not raise or wait."""
         self._store = store
         self._clock = clock
         self._tokens = tokens
         self._rules = rules
         self._on_low = on_low
         self._on_abuse = on_abuse
-        self._verifying = trio.CapacityLimiter(UPLOADS_AT_ONCE)
+        self._verifiers = trio.CapacityLimiter(UPLOADS_AT_ONCE)
 
     # --- our own devices ----------------------------------------------------------------------------------------
 
     async def upload(
         self, device: Device, packages: Sequence[EncodedKeyPackage], *, replace: bool = False
     ) -> UploadResult:
-        """Take KeyPackages into stock; with `replace` whatever else the device has there is dropped with it.
+        """Store KeyPackages; with `replace`, drop the rest of the device's stock in the same transaction.
 
-        Each that breaks a rule is refused by itself. One that was uploaded before is refused, and stays in stock
-        where it is there, with `replace` too: repeating an upload changes nothing. Raises `TooMany`, and
-        `Unauthenticated` if the device was removed meanwhile.
+        A KeyPackage that breaks a rule is refused, and the others are stored. One that was uploaded before is refused
+        and, if it is in stock, stays there, with `replace` too: repeating an upload changes nothing. Raises
+        `TooMany`, and `Unauthenticated` if the device was removed meanwhile.
         """
         if len(packages) > UPLOAD_PACKAGES:
             raise TooMany("upload_packages", len(packages))
         now = self._clock.now()
-        judged = await trio.to_thread.run_sync(
-            lambda: [self._judge(each, device.user_id, now) for each in packages], limiter=self._verifying
+        validated = await trio.to_thread.run_sync(
+            lambda: [self._validate(each, device.user_id, now) for each in packages], limiter=self._verifiers
         )
 
-        def take_in(tx: Tx) -> UploadResult:
+        def store_all(tx: Tx) -> UploadResult | Unauthenticated:
             if not accounts.device_exists(tx, device.row):
-                raise Unauthenticated
+                return Unauthenticated()
             if replace:
-                keep = [_find_same(tx, each) for each in judged if isinstance(each, KeyPackage)]
+                keep = [_find_same(tx, each) for each in validated if isinstance(each, KeyPackage)]
                 key_packages.drop_stock_but(tx, device.row, {row for row in keep if row is not None})
             room: dict[tuple[ProtocolVersion, CipherSuite], int] = {}
             refused = []
-            for index, package in enumerate(judged):
-                reason = package if isinstance(package, str) else self._take_in(tx, device.row, package, room, now)
+            for index, package in enumerate(validated):
+                reason = package if isinstance(package, str) else self._store_one(tx, device.row, package, room, now)
                 if reason is not None:
                     refused.append(RefusedPackage(index, reason))
             stock = tuple(key_packages.stock_of(tx, device.row, now))
-            return UploadResult(len(judged) - len(refused), tuple(refused), stock)
+            return UploadResult(len(validated) - len(refused), tuple(refused), stock)
 
-        return await self._store.write(take_in)
+        return await self._store.write_or_refuse(store_all)
 
     async def drop(self, device: Device) -> int:
-        """Drop a device's unclaimed stock, last resorts too; return how many."""
+        """Drop a device's unclaimed stock with its last resorts; return how many KeyPackages were dropped."""
         return await self._store.write(lambda tx: key_packages.drop_stock(tx, device.row))
 
     async def stock(self, device: Device) -> tuple[StockRow, ...]:
-        """Return what a device has left, for each version and suite that it has stock for or was asked for."""
+        """Return how many KeyPackages a device has left, for each version and suite that it has or was asked for."""
         now = self._clock.now()
         return tuple(await self._store.read(lambda tx: key_packages.stock_of(tx, device.row, now)))
 
@@ -137,8 +136,8 @@ class KeyPackageStock:
         """Tell whether the device should upload more."""
         return row.left < self._rules.low_stock
 
-    def _judge(self, encoded: EncodedKeyPackage, user: UserId, now: Milliseconds) -> KeyPackage | str:
-        """Return the KeyPackage if it is sound and this user's, else the rule that it breaks. Takes about 0.5 ms."""
+    def _validate(self, encoded: EncodedKeyPackage, user: UserId, now: Milliseconds) -> KeyPackage | str:
+        """Return the KeyPackage if it is valid and this user's, else the rule that it breaks. Takes about 0.5 ms."""
         if len(encoded) > self._rules.package_octets:
             return "larger than key_package_bytes allows"
         arrived = decode(KeyPackageIn, encoded)
@@ -150,7 +149,7 @@ class KeyPackageStock:
             return str(Fault("the credential is not this user's", "RFC 9420 section 5.3.1"))
         return package
 
-    def _take_in(
+    def _store_one(
         self,
         tx: Tx,
         device: DeviceRow,
@@ -158,7 +157,7 @@ class KeyPackageStock:
         room: dict[tuple[ProtocolVersion, CipherSuite], int],
         now: Milliseconds,
     ) -> str | None:
-        """Put one into stock, or return why not; `room` is how many more ordinary ones fit, where that is known."""
+        """Store one KeyPackage, or return why not; `room` caches how many more ordinary ones the device may have."""
         arrived = package.wire
         known = key_packages.find_known(tx, package.ref, arrived.init_key)
         if known is not None:
@@ -186,35 +185,35 @@ class KeyPackageStock:
         )
         return None
 
-    # --- whoever has a token ------------------------------------------------------------------------------------
+    # --- claims -------------------------------------------------------------------------------------------------
 
-    async def claim(self, requests: Sequence[KeyPackageRequest]) -> tuple[Outcome, ...]:
-        """Hand out what these requests may have, in one durable transaction; raise `TooMany`."""
-        claimed = await self._store.write(lambda tx: self.claim_in(tx, requests, self._clock.now()))
+    async def claim(self, requests: Sequence[KeyPackageRequest]) -> tuple[ClaimOutcome, ...]:
+        """Hand out the KeyPackages that these requests may have, in one durable transaction."""
+        claimed = await self._store.write(lambda tx: self.claim_within(tx, requests, self._clock.now()))
         self.announce(claimed)
         return claimed.outcomes
 
-    def claim_in(self, tx: Tx, requests: Sequence[KeyPackageRequest], now: Milliseconds) -> ClaimedPackages:
-        """Hand out what these requests may have; a part of whatever transaction it stands in. Raises nothing.
+    def claim_within(self, tx: Tx, requests: Sequence[KeyPackageRequest], now: Milliseconds) -> ClaimedPackages:
+        """Hand out the KeyPackages that these requests may have, within a transaction. Raises no `MimiError`.
 
-        Requests for the same user, version and suite are answered by distinct devices.
+        Requests for the same user, version and suite are answered from distinct devices.
         """
         answered: defaultdict[tuple[UserRow, ProtocolVersion, CipherSuite], set[DeviceRow]] = defaultdict(set)
-        outcomes: list[Outcome] = []
+        outcomes: list[ClaimOutcome] = []
         low: list[LowStock] = []
         abuses: list[Abuse] = []
         enough = self._rules.low_stock
         for request in requests:
             token = self._tokens.check(tx, request.user_id, request.bearer_token, now)
             if isinstance(token, MimiError):
-                outcomes.append(Outcome(None, token))
+                outcomes.append(ClaimOutcome(None, token))
                 continue
             version, suite = request.version, request.cipher_suite
             already = answered[token.user, version, suite]
             devices = key_packages.candidates(tx, token.user, version, suite, now, count_to=enough + 1)
             chosen = _choose([each for each in devices if each.device not in already])
             if chosen is None or chosen.row is None or chosen.body is None:
-                outcomes.append(Outcome(None, KeyPackagesExhausted()))
+                outcomes.append(ClaimOutcome(None, KeyPackagesExhausted()))
                 continue
             already.add(chosen.device)
             if not chosen.last_resort:
@@ -226,11 +225,11 @@ class KeyPackageStock:
             left = max(0, chosen.left - 1)
             if left < enough:
                 low.append(LowStock(chosen.device, version, suite, left))
-            outcomes.append(Outcome(EncodedKeyPackage(chosen.body)))
+            outcomes.append(ClaimOutcome(EncodedKeyPackage(chosen.body)))
         return ClaimedPackages(tuple(outcomes), tuple(low), tuple(abuses))
 
     def announce(self, claimed: ClaimedPackages) -> None:
-        """Tell whom it concerns of low stock and abuse, once the claim is durable."""
+        """Announce low stock and abuse, once the claim is durable."""
         for low in claimed.low:
             if self._on_low is not None:
                 self._on_low(low)
@@ -240,9 +239,9 @@ class KeyPackageStock:
 
 
 def _choose(candidates: Sequence[Candidate]) -> Candidate | None:
-    """Return whose turn it is: ordinary KeyPackages before any last resort, then the device asked least recently."""
-    able = [each for each in candidates if each.row is not None]
-    return min(able, key=lambda each: (each.last_resort, each.turn, each.device), default=None)
+    """Return the next candidate: an ordinary KeyPackage before a last resort, then the device asked least recently."""
+    available = [each for each in candidates if each.row is not None]
+    return min(available, key=lambda each: (each.last_resort, each.turn, each.device), default=None)
 
 
 def _find_same(tx: Tx, package: KeyPackage) -> int | None:
@@ -251,7 +250,7 @@ def _find_same(tx: Tx, package: KeyPackage) -> int | None:
 
 
 def sweep(tx: Tx, now: Milliseconds, *, abuse_window_seconds: int) -> int:
-    """Drop what is over: expired stock (returned: how much), forgotten references, ended tokens, old replays."""
+    """Delete expired stock, old references, ended tokens and expired answers; return how much stock was deleted."""
     dropped = key_packages.sweep(
         tx,
         now,

@@ -1,10 +1,10 @@
-"""Bearer tokens: who may claim a user's KeyPackages (semantics: bearer-tokens).
+"""Bearer tokens: the right to claim a user's KeyPackages (semantics: bearer-tokens).
 
-A token is `shared`, one for everybody, or `unique`, one for each requester, so that abuse has a name. Either may have
-an end, a number of uses and a rate. It is stored as its SHA-256; revocation holds from its commit on.
+A token is `shared`, one for everybody, or `unique`, one for each requester, so that abuse can be traced to a token.
+It may have an end, a number of uses and a rate. Its SHA-256 is stored. A revocation holds from its commit on.
 
-An unknown user, and a token that is wrong, another user's, revoked, banned, expired or used up, are one answer after
-one and the same SQL statement, so that neither the answer nor its making tells them apart.
+An unknown user, and a token that is wrong, another user's, revoked, banned, expired or used up, get the same answer
+after the same SQL statement, so that neither the answer nor its timing tells them apart.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ TOKEN_OCTETS: Final = 32
 
 @attrs.frozen
 class AbuseRule:
-    """What `claims` within `window_seconds` that no Welcome has answered lead to.
+    """What happens at `claims` claims within `window_seconds` that were not followed by a Welcome.
 
-    `revoke` ends a `unique` token; of others, and with `warn`, it is only told.
+    `revoke` ends a `unique` token. For a `shared` token, and with `warn`, the abuse is only logged.
     """
 
     action: Literal["warn", "revoke", "off"] = "warn"
@@ -41,7 +41,7 @@ class AbuseRule:
 
 @attrs.frozen
 class TokenTerms:
-    """What a token is to be; `rate_claims` in each `rate_seconds`. None is no limit."""
+    """The limits of a new token; at most `rate_claims` claims in each `rate_seconds`. None is no limit."""
 
     scheme: str
     label: str = ""
@@ -53,7 +53,7 @@ class TokenTerms:
 
 @attrs.frozen
 class IssuedToken:
-    """A token that was just issued; it is not stored, and this is the only time that it is shown."""
+    """A new token. Only its digest is stored, so this is the only time that the token can be shown."""
 
     id: TokenId
     bearer_token: BearerToken
@@ -62,15 +62,15 @@ class IssuedToken:
 class Scheme(ABC):
     """A kind of token.
 
-    One whose tokens have no row (RFC 9578) will bring a lookup of its own: `Tokens.check` is the place, and the row it
-    returns, made up from what the token proves, the only thing that a claim knows of it.
+    A scheme whose tokens have no row (RFC 9578) would add its own lookup to `Tokens.check` and return a row made from
+    what the token proves: a claim uses nothing else of a token.
     """
 
     name: ClassVar[str]
 
     @abstractmethod
     def may_be_banned(self, rule: AbuseRule) -> bool:
-        """Tell whether abuse ends a token of this kind by itself."""
+        """Tell whether abuse ends a token of this kind without the operator."""
 
     def mint(self) -> BearerToken:
         """Return a new token: 32 random octets."""
@@ -78,12 +78,12 @@ class Scheme(ABC):
 
 
 class SharedScheme(Scheme):
-    """One token for everybody: never ended by itself, or one holder could cut off all others."""
+    """One token for everybody. Abuse never ends it, because one holder could then cut off all others."""
 
     name = "shared"
 
     def may_be_banned(self, rule: AbuseRule) -> bool:
-        """Never."""
+        """Return False."""
         return False
 
 
@@ -93,7 +93,7 @@ class UniqueScheme(Scheme):
     name = "unique"
 
     def may_be_banned(self, rule: AbuseRule) -> bool:
-        """If the rule says so."""
+        """Return whether the rule is to revoke."""
         return rule.action == "revoke"
 
 
@@ -105,20 +105,20 @@ def issue(
 ) -> IssuedToken:
     """Issue a token for a user's KeyPackages.
 
-    `device` issues it, None is the operator, and `quota` how many a device may have issued (0: any number). Raise
-    `Malformed` if the terms make no sense, `QuotaExceeded`.
+    It is issued by `device`, or by the operator if that is None. `quota` is how many tokens a device may have issued,
+    ended ones included until they are swept; 0 is no limit. Raises `Malformed` for wrong terms, and `QuotaExceeded`.
     """
     scheme = SCHEMES.get(terms.scheme)
     if scheme is None:
-        raise Malformed(f"the schemes are {', '.join(SCHEMES)}")
+        raise Malformed(f"scheme must be one of {', '.join(SCHEMES)}")
     if len(terms.label) > LABEL_CHARS:
-        raise Malformed(f"a label has at most {LABEL_CHARS} characters")
+        raise Malformed(f"label must have at most {LABEL_CHARS} characters")
     if terms.expires_at is not None and not now < terms.expires_at < 1 << 53:
-        raise Malformed("expires_at is past")
+        raise Malformed("expires_at must be in the future, in milliseconds since the epoch")
     if any(each is not None and not 0 < each < 1 << 31 for each in (terms.uses, terms.rate_claims, terms.rate_seconds)):
-        raise Malformed("uses and rates are at least 1")
+        raise Malformed("uses, rate_claims and rate_seconds must be from 1 to 2147483647")
     if (terms.rate_claims is None) != (terms.rate_seconds is None):
-        raise Malformed("a rate is so many claims in so many seconds")
+        raise Malformed("rate_claims and rate_seconds must be given together")
     if device is not None and quota and tokens.count_issued_by(tx, device) >= quota:
         raise QuotaExceeded("device_contact_tokens")
     token = scheme.mint()
@@ -138,24 +138,24 @@ def issue(
 
 
 def revoke(tx: Tx, user: UserRow, token: TokenId, now: Milliseconds) -> None:
-    """End a token at once, by its user; again changes nothing. Raise `NotFound` if it is not this user's."""
+    """End a token at once, for its user; repeating this changes nothing. Raise `NotFound` if it is not the user's."""
     if not tokens.end(tx, user, token, "revoked", now):
-        raise NotFound("no such token")
+        raise NotFound("this user has no such token")
 
 
 def ban(tx: Tx, user: UserRow, token: TokenId, now: Milliseconds) -> None:
-    """End a token at once, by the operator: its requester gets the same answer as for a wrong one. Raise `NotFound`."""
+    """End a token at once, for the operator; later it gets the answer that a wrong token gets. Raise `NotFound`."""
     if not tokens.end(tx, user, token, "banned", now):
-        raise NotFound("no such token")
+        raise NotFound("this user has no such token")
 
 
 def list_tokens(tx: Tx, user: UserRow) -> list[TokenRecord]:
-    """Return a user's tokens without what makes them worth anything."""
+    """Return a user's tokens; the secrets are not stored."""
     return tokens.tokens_of(tx, user)
 
 
 class Tokens:
-    """Judges the tokens that come with requests."""
+    """Checks the tokens of requests and counts their claims."""
 
     def __init__(self, rule: AbuseRule) -> None:
         self._rule = rule
@@ -163,7 +163,7 @@ class Tokens:
     def check(self, tx: Tx, user_id: UserId, token: BearerToken, now: Milliseconds) -> TokenRow | MimiError:
         """Return the token if it may claim a KeyPackage of this user now, else the refusal. Writes nothing.
 
-        Over its rate is an answer of its own: it goes to holders of a right token only, who may try again.
+        A token that is over its rate has its own refusal: its holder has a valid token and may try again.
         """
         found = tokens.find(tx, user_id, token.digest())
         if (
@@ -181,7 +181,10 @@ class Tokens:
         return found
 
     def charge(self, tx: Tx, token: TokenRow, now: Milliseconds) -> Abuse | None:
-        """Count a claim; tell if it meets the abuse rule. The claim itself is good: what a rule ends, ends after it."""
+        """Count a claim; return the abuse if the token now meets the abuse rule.
+
+        The claim itself stays valid: a token that the rule ends, ends after it.
+        """
         rule = self._rule
         rated = token.rate_seconds is not None and now < token.rate_started_at + token.rate_seconds * 1000
         watched = now < token.abuse_started_at + rule.window_seconds * 1000

@@ -1,1 +1,1 @@
-"""Terms between hub and followers, and reports."""
+"""The terms between a hub and other providers, offered and accepted, and reports."""

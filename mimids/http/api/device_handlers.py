@@ -14,7 +14,7 @@ from mimids.ds.devices import accounts
 from mimids.ds.devices.streams import DeviceGone
 from mimids.ds.key_packages import tokens
 from mimids.ds.services import Services
-from mimids.ds.terms.reports import Report
+from mimids.ds.terms.report import Report
 from mimids.http.api.bodies import StreamClosed, WebSocketStream
 from mimids.http.api.endpoints import Answer, Call
 from mimids.http.api.parameters import group_id_in, number_in, partition_in, provider_in, wait_seconds
@@ -35,6 +35,7 @@ from mimids.wire.messages import (
     InboxWelcome,
     ReceiveRequest,
     SendRequest,
+    encode_send_results,
 )
 
 
@@ -108,13 +109,13 @@ async def drop_key_packages(services: Services, call: Call[Device, None]) -> Non
 
 async def ohttp_keys(services: Services, call: Call[Device, None]) -> Answer[bytes]:
     """Return another provider's key configurations unchanged."""
-    services.gate.fetch(call.caller)
+    services.gate.count_fetch(call.caller)
     return keys_answer(await services.relay.ohttp_keys(call.caller.row, provider_in(call.path)))
 
 
 async def relay(services: Services, call: Call[Device, bytes]) -> Answer[bytes]:
     """Relay a sealed request; the gateway's answer is returned unchanged, also a problem document."""
-    services.gate.fetch(call.caller)
+    services.gate.count_fetch(call.caller)
     relayed = await services.relay.forward(call.caller.row, provider_in(call.path), call.body)
     headers = {"Content-Type": relayed.media_type, "Cache-Control": "no-store"}
     if relayed.retry_after:
@@ -149,52 +150,53 @@ async def revoke_contact_token(services: Services, call: Call[Device, None]) -> 
 
 async def create_group(services: Services, call: Call[Device, CreateGroupRequest]) -> None:
     """Make this provider the hub of a group."""
-    services.gate.create(call.caller, call.body)
+    services.gate.count_creation(call.caller, call.body)
     await services.hub.create_group(call.body, call.caller)
 
 
 async def send(services: Services, call: Call[Device, SendRequest]) -> bytes:
     """Have the hub sequence a message."""
-    return await services.hub_router.send(call.caller, provider_in(call.path), call.body)
+    return await services.hub_router.hub(provider_in(call.path)).send(call.caller, call.body)
 
 
 async def send_batch(services: Services, call: Call[Device, tuple[SendRequest, ...]]) -> bytes:
     """Have the hub sequence messages."""
-    return await services.hub_router.send_batch(call.caller, provider_in(call.path), call.body)
+    hub = services.hub_router.hub(provider_in(call.path))
+    return encode_send_results(await hub.send_batch(call.caller, call.body))
 
 
 async def receive(services: Services, call: Call[Device, ReceiveRequest]) -> bytes:
     """Return messages of a partition."""
     wait = wait_seconds(call.headers, services.config.limits.receive_wait_seconds)
-    return await services.hub_router.receive(call.caller, provider_in(call.path), call.body, wait_seconds=wait)
+    hub = services.hub_router.hub(provider_in(call.path))
+    return await hub.receive(call.caller, call.body, wait_seconds=wait)
 
 
 async def join(services: Services, call: Call[Device, ExternalJoinRequest]) -> bytes:
     """Have the hub sequence an external commit."""
-    return await services.hub_router.join(call.caller, provider_in(call.path), call.body)
+    return await services.hub_router.hub(provider_in(call.path)).join(call.caller, call.body)
 
 
 async def propose(services: Services, call: Call[Device, ExternalProposalRequest]) -> bytes:
     """Have the hub sequence an external proposal."""
-    return await services.hub_router.propose(call.caller, provider_in(call.path), call.body)
+    return await services.hub_router.hub(provider_in(call.path)).propose(call.caller, call.body)
 
 
 async def group_info(services: Services, call: Call[Device, GroupInfoRequest]) -> bytes:
     """Return what a client needs to join a group."""
     partition, bundle = partition_in(call.query), "bundle" in call.query
-    return await services.hub_router.group_info(
-        call.caller, provider_in(call.path), call.body, partition=partition, bundle=bundle
-    )
+    hub = services.hub_router.hub(provider_in(call.path))
+    return await hub.group_info(call.caller, call.body, partition=partition, bundle=bundle)
 
 
 async def leave(services: Services, call: Call[Device, None]) -> None:
     """Let the device leave a group."""
-    await services.hub_router.leave(call.caller, provider_in(call.path), group_id_in(call.path))
+    await services.following.leave(call.caller, provider_in(call.path), group_id_in(call.path))
 
 
 async def report(services: Services, call: Call[Device, Report]) -> ReportId:
     """Store a report of one of our users."""
-    return {"id": await services.reports.take(call.body, call.caller)}
+    return {"id": await services.reports.receive(call.body, call.caller)}
 
 
 async def welcomes(services: Services, call: Call[Device, None]) -> tuple[InboxWelcome, ...]:

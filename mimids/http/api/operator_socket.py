@@ -20,7 +20,6 @@ from mimids.ds.terms import reports
 from mimids.errors import Malformed, MimiError, NameTaken, NotFound, QuotaExceeded, StorageUnavailable
 from mimids.http.api.bodies import json_answer, json_object
 from mimids.http.api.endpoints import AnyEndpoint, Call, Endpoint, Listener
-from mimids.store.engine.transaction import refusable
 from mimids.values import Operator
 
 _PROBLEMS: Final[tuple[type[MimiError], ...]] = (Malformed, NotFound, NameTaken, QuotaExceeded, StorageUnavailable)
@@ -52,7 +51,7 @@ def _handler(command: Command) -> Callable[[Services, Call[Operator, JsonObject]
             return await services.store.read(lambda tx: command.run(tx, context, call.body))
         # A caller that disconnects does not undo the write, so its effects must follow: a removed device is cut off.
         with trio.CancelScope(shield=True):
-            answer = await services.store.write_or_refuse(refusable(lambda tx: command.run(tx, context, call.body)))
+            answer = await services.store.write_or_refuse(command.refusable(context, call.body))
             await _apply(command.effects, services)
         return answer
 
@@ -69,7 +68,8 @@ async def _apply(effects: tuple[Effect, ...], services: Services) -> None:
         elif effect is Effect.OHTTP_KEYS:
             await services.ohttp_keys.refresh()
         elif effect is Effect.POLICY:
-            services.arrangements.forget()
+            services.offered_terms.forget()
+            services.accepted_terms.forget()
         elif effect is Effect.REPORTS:
             services.notifier.notify(reports.TOPIC)
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-from mimids.ds.devices.hub_router import encode_outcomes
+from mimids.ds.devices.hubs import encode_outcomes
 from mimids.ds.services import Services
-from mimids.ds.terms.arrangements import HubTerms
-from mimids.ds.terms.reports import Report
+from mimids.ds.terms.hub_terms import HubTerms
+from mimids.ds.terms.report import Report
 from mimids.http.api.endpoints import Call
 from mimids.http.api.parameters import number_in, partition_in, wait_seconds
 from mimids.http.api.problems import document
@@ -92,17 +92,17 @@ async def push(services: Services, call: Call[Follower, PushRequest]) -> PushRes
 
 async def arrangement(services: Services, call: Call[Follower, None]) -> HubTerms:
     """Return our terms for the calling provider."""
-    return await services.arrangements.terms_for(call.caller.provider)
+    return await services.offered_terms.terms_for(call.caller.provider)
 
 
 async def accept_arrangement(services: Services, call: Call[Follower, None]) -> None:
     """Record that the calling provider accepts a revision of our terms."""
-    await services.arrangements.take_acceptance(call.caller.provider, number_in(call.path, "revision"))
+    await services.offered_terms.record_acceptance(call.caller.provider, number_in(call.path, "revision"))
 
 
 async def report(services: Services, call: Call[Follower, Report]) -> ReportId:
     """Store a report of another provider."""
-    return {"id": await services.reports.take(call.body, call.caller)}
+    return {"id": await services.reports.receive(call.body, call.caller)}
 
 
 async def resume(services: Services, call: Call[Follower, ResumeRequest]) -> None:

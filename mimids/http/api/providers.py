@@ -5,8 +5,8 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Final
 
-from mimids.ds.terms.arrangements import HubTerms
-from mimids.ds.terms.reports import Report
+from mimids.ds.terms.hub_terms import HubTerms
+from mimids.ds.terms.report import Report
 from mimids.errors import (
     ArrangementOutdated,
     ArrangementRequired,

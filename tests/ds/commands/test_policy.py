@@ -56,7 +56,7 @@ async def test_answers_hold_what_the_table_says_they_hold(tmp_path: Path) -> Non
         assert [each["group_id"] for each in limits["mutes"]] == [None, "bWltaTovL2EuZXhhbXBsZS9nLzE"]
         assert {"limit": "device_joins_per_hour", "value": 60} in limits["rates"]
         await run(hub, "limit unmute", user=BOB, group="bWltaTovL2EuZXhhbXBsZS9nLzE")
-        await follower.services.arrangements.renew(A)
+        await follower.services.accepted_terms.renew(A)
         shown = await run(follower, "provider show", provider=A)
         assert (shown["their_terms"], shown["their_terms_accepted"], shown["their_terms_told"]) == (1, 1, True)
         assert (await command(hub, "provider show", provider=B))["our_terms_accepted"] == 1
@@ -69,7 +69,7 @@ async def test_answers_hold_what_the_table_says_they_hold(tmp_path: Path) -> Non
 async def test_answers_on_reports_hold_what_the_table_says(tmp_path: Path) -> None:
     clock = stopped_clock()
     async with federated(tmp_path, A, B, clock=clock, jobs_of=("reports",)) as (hub, _):
-        number = await hub.services.reports.take(report(Room().message("x").encoded), Follower(B))
+        number = await hub.services.reports.receive(report(Room().message("x").encoded), Follower(B))
         await run(hub, "report list")
         while not (await command(hub, "report read", report=number))["replayed_at"]:
             clock.advance(60)

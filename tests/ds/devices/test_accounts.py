@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from mimids.ds.devices.accounts import (
-    Devices,
+    DeviceTokens,
     add_device,
     add_user,
     find_user,
@@ -18,7 +18,7 @@ from mimids.ds.devices.accounts import (
     remove_device,
     remove_user,
 )
-from mimids.ds.key_packages.claims import Outcome
+from mimids.ds.key_packages.claims import ClaimOutcome
 from mimids.errors import KeyPackageRefused, Malformed, NameTaken, NotFound
 from mimids.store.engine.store import Store
 from mimids.store.engine.transaction import Tx
@@ -90,7 +90,7 @@ async def test_what_is_not_there_is_not_found(path: Path) -> None:
 
 async def test_a_token_opens_its_device_and_lies_nowhere(path: Path) -> None:
     async with running(path) as rig:
-        devices = Devices(rig.store, PROVIDER)
+        devices = DeviceTokens(rig.store, PROVIDER)
         await rig.device()
         new = await rig.store.write(lambda tx: add_device(tx, PROVIDER, "bob", "laptop", rig.clock.now()))
         assert new.token not in repr(new)
@@ -104,7 +104,7 @@ async def test_a_token_opens_its_device_and_lies_nowhere(path: Path) -> None:
 
 async def test_a_removed_device_is_a_stranger_at_once(path: Path) -> None:
     async with running(path) as rig:
-        devices = Devices(rig.store, PROVIDER)
+        devices = DeviceTokens(rig.store, PROVIDER)
         await rig.device()
         new = await rig.store.write(lambda tx: add_device(tx, PROVIDER, "bob", "laptop", rig.clock.now()))
         token = Secret(new.token.encode())
@@ -116,7 +116,7 @@ async def test_a_removed_device_is_a_stranger_at_once(path: Path) -> None:
 
 async def test_a_look_that_began_before_a_removal_is_not_remembered(path: Path) -> None:
     async with running(path) as rig:
-        devices = Devices(rig.store, PROVIDER)
+        devices = DeviceTokens(rig.store, PROVIDER)
         await rig.device()
         new = await rig.store.write(lambda tx: add_device(tx, PROVIDER, "bob", "laptop", rig.clock.now()))
         token = Secret(new.token.encode())
@@ -152,7 +152,7 @@ async def test_with_a_user_go_its_devices_tokens_and_stock_and_what_was_uploaded
         await rig.store.write(lambda tx: remove_user(tx, PROVIDER, "bob"))
         assert await rig.left() == 0
         (refused,) = await rig.key_packages.claim([ask(token)])
-        assert isinstance(refused, Outcome)
+        assert isinstance(refused, ClaimOutcome)
         assert isinstance(refused.refusal, KeyPackageRefused)
         again = await rig.device()
         assert again.row != device.row

@@ -238,18 +238,18 @@ async def test_a_stream_that_is_open_takes_nobody_back_into_a_group_that_was_lef
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
         alice, bob, ben, room = device(a), device(b, "bob"), device(b, "ben", 2), Room()
         await a.services.hub.create_group(room.creation(), alice)
-        await b.services.hub_router.send(ben, room.hub, room.send("Ben is here"))
+        await b.services.hub_router.hub(room.hub).send(ben, room.send("Ben is here"))
         async with streaming(b, bob) as wire:
             await wire.say(FrameType.PRESENT, present(room.hub, (room.key, 0)))
             assert await heard(wire) == (0, ["Ben is here"])
-            await b.services.hub_router.leave(bob, room.hub, room.group_id)
+            await b.services.following.leave(bob, room.hub, room.group_id)
             await a.services.hub.send(room.send("Bob is not"), alice)
             assert await heard(wire) == (
                 1,
                 ["Bob is not"],
             )  # who leaves goes on receiving until it is sequenced (semantics: welcomes-and-leaving)
             assert count(b, "SELECT count(*) FROM participations WHERE left_at IS NULL") == 1
-            await b.services.hub_router.leave(ben, room.hub, room.group_id)
+            await b.services.following.leave(ben, room.hub, room.group_id)
             await a.services.hub.send(room.send("nobody is"), alice)
             await until(lambda: _empty(a, "follows"))
             await wire.say(FrameType.PRESENT, present(room.hub, (room.key, 2)))  # and whoever presents a key is in
@@ -266,7 +266,7 @@ async def test_a_partition_that_a_provider_has_lost_comes_again_by_its_key(tmp_p
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
         alice, bob, room = device(a), device(b, "bob"), Room()
         await a.services.hub.create_group(room.creation(), alice)
-        await b.services.hub_router.send(bob, room.hub, room.send("zero"))
+        await b.services.hub_router.hub(room.hub).send(bob, room.send("zero"))
         await a.services.hub.send(room.send("one"), alice)
         await until(lambda: _reached(a, 2))
 

@@ -46,7 +46,7 @@ async def talking(a: Assembled, b: Assembled) -> tuple[Device, Device, Room]:
     """Create a group at Alice's provider; Bob, at another one, sends its first message and receives it."""
     alice, bob, room = device(a), device(b, "bob"), Room()
     await a.services.hub.create_group(room.creation(), alice)
-    await b.services.hub_router.send(bob, room.hub, room.send("here"))
+    await b.services.hub_router.hub(room.hub).send(bob, room.send("here"))
     await wait_stored(b, room.hub, bob, room.key, 1)
     return alice, bob, room
 
@@ -58,7 +58,7 @@ async def test_partitions_whose_keys_a_follower_presented_are_pushed_to_it(tmp_p
         await a.services.hub.send(room.send("one"), alice)
         assert await read(b, bob, room.hub, room.key) == ["one"]
         await a.services.hub.send(room.send("two"), alice)
-        await b.services.hub_router.send(bob, room.hub, room.send("three"))
+        await b.services.hub_router.hub(room.hub).send(bob, room.send("three"))
         assert await wait_stored(b, room.hub, bob, room.key, 3) == ["one", "two", "three"]
 
 
@@ -117,7 +117,7 @@ async def test_a_detached_partition_is_served_to_its_key_and_pushed_to_nobody(tm
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
         alice, bob, room = device(a), device(b, "bob"), Room()
         await a.services.hub.create_group(room.creation(), alice)
-        await b.services.hub_router.send(bob, room.hub, room.send("in the open"))
+        await b.services.hub_router.hub(room.hub).send(bob, room.send("in the open"))
         stray = room.new_key()
         answer = await a.services.hub.send(room.send("astray", stray, epoch=7), alice)
         assert answer.detached == 1
@@ -165,7 +165,7 @@ async def test_duplicates_are_ignored_and_a_gap_is_answered_with_the_counter_wan
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
         bob, room = device(b, "bob"), Room()
         await a.services.hub.create_group(room.creation(), device(a))
-        await b.services.hub_router.send(bob, room.hub, room.send("zero"))
+        await b.services.hub_router.hub(room.hub).send(bob, room.send("zero"))
         await wait_stored(b, room.hub, bob, room.key, 1)
 
         async def pushed(counter: int, *texts: str) -> tuple[Counter, ...]:
@@ -186,9 +186,9 @@ async def test_a_provider_whose_last_device_left_is_not_pushed_to(tmp_path: Path
         alice, bob, room = device(a), device(b, "bob"), Room()
         await a.services.hub.create_group(room.creation(), alice)
         assert await read(b, bob, room.hub, room.key) == []
-        await b.services.hub_router.send(bob, room.hub, room.send("hello"))
+        await b.services.hub_router.hub(room.hub).send(bob, room.send("hello"))
         await wait_stored(b, room.hub, bob, room.key, 1)
-        await b.services.hub_router.leave(bob, room.hub, room.group_id)
+        await b.services.following.leave(bob, room.hub, room.group_id)
         await a.services.hub.send(room.send("without bob"), alice)
         with trio.fail_after(10):
             while count(a, "SELECT count(*) FROM follows"):  # noqa: ASYNC110  # the store changes by another task
@@ -202,7 +202,7 @@ async def test_a_hub_that_does_not_answer_is_unavailable_and_no_key_is_queued(tm
         await a.services.hub.create_group(room.creation(), device(a))
         b.peers.peers.pop(a.config.provider)
         with pytest.raises(PeerUnavailable):
-            await b.services.hub_router.send(bob, room.hub, room.send("lost"))
+            await b.services.hub_router.hub(room.hub).send(bob, room.send("lost"))
         assert room.key.reveal() not in b.config.database.read_bytes()
 
 
@@ -244,7 +244,7 @@ async def test_a_full_disk_delays_pushes_and_the_job_goes_on(tmp_path: Path, nur
     async with federated(tmp_path, "a.example", "b.example", jobs_of=()) as (a, b):
         alice, bob, room = device(a), device(b, "bob"), Room()
         await a.services.hub.create_group(room.creation(), alice)
-        await b.services.hub_router.send(bob, room.hub, room.send("here"))
+        await b.services.hub_router.hub(room.hub).send(bob, room.send("here"))
         store: Any = Full(a.services.store)
         delivery = Delivery(
             store,
@@ -288,12 +288,12 @@ class Held:
 async def test_a_key_presented_while_the_follower_answers_no_longer_followed_is_followed(tmp_path: Path) -> None:
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
         alice, bob, room = await talking(a, b)
-        await b.services.hub_router.leave(bob, room.hub, room.group_id)
+        await b.services.following.leave(bob, room.hub, room.group_id)
         held = Held(a, b, answers=True)
         await a.services.hub.send(room.send("while nobody is there"), alice)
         with trio.fail_after(20):
             await held.waits.wait()
-        await b.services.hub_router.present(bob, room.hub, room.key)
+        await b.services.hub_router.hub(room.hub).present(bob, room.key)
         held.go.set()
         await a.services.hub.send(room.send("again"), alice)
         assert await wait_stored(b, room.hub, bob, room.key, 3) == ["here", "while nobody is there", "again"]
@@ -302,12 +302,12 @@ async def test_a_key_presented_while_the_follower_answers_no_longer_followed_is_
 async def test_ending_one_epoch_does_not_end_another_that_was_just_presented(tmp_path: Path) -> None:
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
         alice, bob, room = await talking(a, b)
-        await b.services.hub_router.leave(bob, room.hub, room.group_id)
+        await b.services.following.leave(bob, room.hub, room.group_id)
         held, following = Held(a, b, answers=False), room.new_key()
         await a.services.hub.send(room.commit("on", following), alice)
         with trio.fail_after(20):
             await held.waits.wait()
-        await b.services.hub_router.present(bob, room.hub, following)  # its group is not known to be this one
+        await b.services.hub_router.hub(room.hub).present(bob, following)  # its group is not known to be this one
         held.go.set()
         await a.services.hub.send(room.send("again", following, epoch=1), alice)
         assert await wait_stored(b, room.hub, bob, following, 1) == ["again"]
@@ -321,10 +321,10 @@ async def test_a_push_under_a_key_that_a_device_presented_is_accepted(tmp_path: 
         await a.services.hub.send(room.send("the first"), alice)
         await wait_stored(b, room.hub, bob, room.key, 1)
         assert count(b, "SELECT count(*) FROM participations WHERE left_at IS NULL") == 1
-        await b.services.hub_router.leave(bob, room.hub, room.group_id)
+        await b.services.following.leave(bob, room.hub, room.group_id)
         following = room.new_key()
         await a.services.hub.send(room.commit("on", following), alice)
-        await b.services.hub_router.present(bob, room.hub, following)  # back again, in an epoch not known here
+        await b.services.hub_router.hub(room.hub).present(bob, following)  # back again, in an epoch not known here
         await a.services.hub.send(room.send("again", following, epoch=1), alice)
         assert await wait_stored(b, room.hub, bob, following, 1) == ["again"]
 
@@ -339,12 +339,12 @@ async def test_leaving_while_a_long_backlog_is_fetched_ends_the_fetching(tmp_pat
         async def leaves_meanwhile(called: Called) -> PeerAnswer:
             nonlocal asked
             asked += 1
-            await b.services.hub_router.leave(bob, room.hub, room.group_id)
+            await b.services.following.leave(bob, room.hub, room.group_id)
             return await spec(called)
 
         b.peers.add(room.hub, leaves_meanwhile)
         with trio.fail_after(20):
-            await b.services.hub_router.present(bob, room.hub, room.key)
+            await b.services.hub_router.hub(room.hub).present(bob, room.key)
         assert asked == 1
 
 
@@ -366,7 +366,7 @@ async def test_a_group_that_no_device_takes_up_does_not_delay_other_groups(tmp_p
         await a.services.hub.send_batch([other.send(text) for text in said], alice)
         assert await wait_stored(b, other.hub, ben, other.key, 5) == said
         assert count(b, "SELECT unmatched_bytes FROM groups ORDER BY id LIMIT 1") <= 5000
-        await b.services.hub_router.present(bob, room.hub, key)  # here he comes
+        await b.services.hub_router.hub(room.hub).present(bob, key)  # here he comes
         assert await wait_stored(b, room.hub, bob, key, 5) == said
 
 
@@ -375,7 +375,7 @@ async def test_a_waiting_reader_is_notified_though_the_sender_hangs_up(what: str
     async with federated(tmp_path, "a.example", "b.example", jobs_of=()) as (a, b):
         alice, bob, room = device(a), device(b, "bob"), Room()
         await a.services.hub.create_group(room.creation(), alice)
-        await b.services.hub_router.send(bob, room.hub, room.send("zero"))
+        await b.services.hub_router.hub(room.hub).send(bob, room.send("zero"))
         await hand_out(b)
         await b.services.incoming_welcomes.init(room.hub, WelcomeInitRequest((REF,)))
         topic = inbox_topic(bob.row) if what == "a Welcome" else partition_topic(room.key.mask(32))

@@ -134,14 +134,16 @@ class Play:
 
     async def step(self, number: int) -> None:
         person, key = self.dice.choice(self.people), self.dice.choice(list(self.epochs))
-        hub_router, who, hub = person.provider.services.hub_router, person.device, self.room.hub
+        services, who, hub = person.provider.services, person.device, self.room.hub
         match self.dice.choices(range(9), (35, 7, 13, 20, 5, 8, 4, 4, 4))[0]:
             case 0:
-                await hub_router.send(who, hub, self.room.send(f"{number}", key, epoch=self.epochs[key]))
+                await services.hub_router.hub(hub).send(who, self.room.send(f"{number}", key, epoch=self.epochs[key]))
             case 1:
                 following = self.room.new_key()
                 message = self.room.message(f"{number}", epoch=self.epochs[key], kind=COMMIT)
-                await hub_router.send(who, hub, SendRequest(message, key, CommitData(following, None, None)))
+                await services.hub_router.hub(hub).send(
+                    who, SendRequest(message, key, CommitData(following, None, None))
+                )
                 self.epochs[following] = self.epochs[key] + 1
             case 2:
                 person.connect() if person.line is None else person.hang_up()
@@ -150,7 +152,7 @@ class Play:
             case 4:
                 person.withdraw(key)
             case 5:
-                await hub_router.leave(who, hub, self.room.group_id)
+                await services.following.leave(who, hub, self.room.group_id)
             case 6:
                 person.provider.services.epoch_receiver.requested.clear()  # which a restart forgets
             case 7:

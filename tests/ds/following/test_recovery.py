@@ -98,14 +98,14 @@ async def test_messages_come_back_from_followers_and_no_counter_is_given_twice(t
         alice, bob, room = device(a), device(b, "bob"), Room()
         tip, newer = Room.new_key(), Room.new_key()
         await a.services.hub.create_group(room.creation(), alice)
-        await b.services.hub_router.send(bob, room.hub, room.send("0"))
+        await b.services.hub_router.hub(room.hub).send(bob, room.send("0"))
         make_backup(a, tmp_path / "copy")
         for n in range(1, 4):
             await a.services.hub.send(room.send(f"{n}"), alice)
         await a.services.hub.send(room.commit("on", tip), alice)
-        await b.services.hub_router.send(bob, room.hub, room.send("here", tip, epoch=1))
+        await b.services.hub_router.hub(room.hub).send(bob, room.send("here", tip, epoch=1))
         await a.services.hub.send(commit_at(room, 1, tip, newer), alice)
-        await b.services.hub_router.send(bob, room.hub, room.send("there", newer, epoch=2))
+        await b.services.hub_router.hub(room.hub).send(bob, room.send("there", newer, epoch=2))
         for key, count in ((room.key, 5), (tip, 2), (newer, 1)):
             await wait_stored(b, room.hub, bob, key, count)
         before = {key: await read(a, alice, room.hub, key) for key in (room.key, tip, newer)}
@@ -114,7 +114,7 @@ async def test_messages_come_back_from_followers_and_no_counter_is_given_twice(t
             assert {key: await read(again, alice, room.hub, key) for key in before} == before
             late = await again.services.hub.send(room.send("4"), alice)
             assert (late.counter, late.detached) == (5, 0)
-            answer = await b.services.hub_router.send(bob, room.hub, room.send("again", newer, epoch=2))
+            answer = await b.services.hub_router.hub(room.hub).send(bob, room.send("again", newer, epoch=2))
             assert decode(SendResponse, answer).counter == 1
             assert (await wait_stored(b, room.hub, bob, room.key, 6))[-1] == "4"
             assert (await wait_stored(b, room.hub, bob, newer, 2))[-1] == "again"
@@ -163,9 +163,9 @@ async def test_a_malformed_answer_about_one_group_does_not_hold_another(tmp_path
         alice, bob, room, other = device(a), device(b, "bob"), Room(), Room("other")
         for each in (room, other):
             await a.services.hub.create_group(each.creation(), alice)
-            await b.services.hub_router.send(bob, room.hub, each.send("0"))
+            await b.services.hub_router.hub(room.hub).send(bob, each.send("0"))
         make_backup(a, tmp_path / "copy")
-        await b.services.hub_router.send(bob, room.hub, other.send("1"))
+        await b.services.hub_router.hub(room.hub).send(bob, other.send("1"))
         await wait_stored(b, room.hub, bob, other.key, 2)
         spec = in_memory_peer(b, a.config.provider)
 
@@ -193,7 +193,7 @@ async def test_a_group_created_after_the_backup_comes_back(tmp_path: Path) -> No
         alice, bob, room = device(a), device(b, "bob"), Room()
         await a.services.hub.create_group(room.creation(), alice)
         for n in range(3):
-            await b.services.hub_router.send(bob, room.hub, room.send(f"{n}"))
+            await b.services.hub_router.hub(room.hub).send(bob, room.send(f"{n}"))
         await wait_stored(b, room.hub, bob, room.key, 3)
         async with restored(a, tmp_path / "copy", tmp_path / "again", b) as again:
             await until(lambda: rows(again, "SELECT 1 FROM groups"))
@@ -290,9 +290,9 @@ async def test_a_restart_continues_with_the_open_questions(tmp_path: Path) -> No
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
         alice, bob, room = device(a), device(b, "bob"), Room()
         await a.services.hub.create_group(room.creation(), alice)
-        await b.services.hub_router.send(bob, room.hub, room.send("0"))
+        await b.services.hub_router.hub(room.hub).send(bob, room.send("0"))
         make_backup(a, tmp_path / "copy")
-        await b.services.hub_router.send(bob, room.hub, room.send("1"))
+        await b.services.hub_router.hub(room.hub).send(bob, room.send("1"))
         await wait_stored(b, room.hub, bob, room.key, 2)
         async with restored(a, tmp_path / "copy", tmp_path / "again") as again:
             with pytest.raises(Recovering):
@@ -309,7 +309,7 @@ async def test_only_the_hub_of_a_group_gets_its_messages_back(tmp_path: Path) ->
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
         alice, bob, room = device(a), device(b, "bob"), Room()
         await a.services.hub.create_group(room.creation(), alice)
-        await b.services.hub_router.send(bob, room.hub, room.send("0"))
+        await b.services.hub_router.hub(room.hub).send(bob, room.send("0"))
         await wait_stored(b, room.hub, bob, room.key, 1)
         answers = b.services.recovery_answers
         mine, stranger = Follower(a.config.provider), Follower(ProviderId("c.example"))
@@ -325,7 +325,7 @@ async def test_a_restored_follower_is_pushed_again_what_came_after_the_backup(tm
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
         alice, bob, room = device(a), device(b, "bob"), Room()
         await a.services.hub.create_group(room.creation(), alice)
-        await b.services.hub_router.send(bob, room.hub, room.send("0"))
+        await b.services.hub_router.hub(room.hub).send(bob, room.send("0"))
         await wait_stored(b, room.hub, bob, room.key, 1)
         make_backup(b, tmp_path / "copy")
         for n in range(1, 4):

@@ -179,7 +179,7 @@ async def test_a_banned_reader_gets_handshakes_only_in_that_branch_and_everythin
 
 
 async def kinds_read(at: Assembled, reader: Device, key: PartitionKey) -> list[ContentType | None]:
-    answer = await at.services.hub_router.receive(reader, A, ReceiveRequest(key, Counter(0)))
+    answer = await at.services.hub_router.hub(A).receive(reader, ReceiveRequest(key, Counter(0)))
     return [each.message.content_type for each in decode(ReceiveResponse, answer).epoch.messages]
 
 
@@ -197,7 +197,7 @@ async def test_bans_and_mutes_of_the_operator_end_when_they_are_to(tmp_path: Pat
         assert await group.refused(adding, group.alice) == "hub-banned-user-added"
         assert await group.refused(adding, Follower(B)) == "hub-banned-user-added"
         with pytest.raises(PolicyRefused):
-            await hub.services.hub_router.group_info(who, A, GroupInfoRequest(group.room.group_id))
+            await hub.services.hub_router.hub(A).group_info(who, GroupInfoRequest(group.room.group_id))
         await group.send(group.room.propose(1, Remove(1)), who)
         clock.advance(11)
         await group.send(adding, group.alice)
@@ -253,7 +253,7 @@ async def test_a_banned_user_cannot_join_from_outside(tmp_path: Path) -> None:
         request = ExternalJoinRequest(message, CommitData(Pretended.new_key(), None, None))
         for ask in (
             lambda: hub.services.hub.join(request, Follower(B)),
-            lambda: follower.services.hub_router.join(device(follower, "bob"), A, request),
+            lambda: follower.services.hub_router.hub(A).join(device(follower, "bob"), request),
         ):
             with pytest.raises(PolicyRefused) as refusal:
                 await ask()
@@ -293,10 +293,10 @@ async def test_encrypted_handshakes_are_refused_by_the_sender_s_own_provider(tmp
             await knows(follower, group.key)
             request = SendRequest(sealed(group.room), group.key, None)
             if rule is None:
-                await follower.services.hub_router.send(bob, A, request)
+                await follower.services.hub_router.hub(A).send(bob, request)
                 continue
             with pytest.raises(PolicyRefused) as refusal:
-                await follower.services.hub_router.send(bob, A, request)
+                await follower.services.hub_router.hub(A).send(bob, request)
             assert refusal.value.members["rule"] == rule
             await hub.services.hub.send(request, Follower(B))  # the hub does not know that it is Bob
 
@@ -306,17 +306,17 @@ async def test_a_follower_refuses_nothing_while_the_state_is_unknown(tmp_path: P
         group = SignedGroup(hub, {ALICE: MEMBER, BOB: MUTED}, "bob@b.example")
         await group.begin()
         bob = device(follower, "bob")
-        await follower.services.hub_router.send(
-            bob, A, SendRequest(sealed(group.room), group.key, None)
+        await follower.services.hub_router.hub(A).send(
+            bob, SendRequest(sealed(group.room), group.key, None)
         )  # nothing known yet
         await kinds_read(follower, bob, group.key)
         await knows(follower, group.key)
         with pytest.raises(PolicyRefused):
-            await follower.services.hub_router.send(bob, A, SendRequest(_other(group.room), group.key, None))
+            await follower.services.hub_router.hub(A).send(bob, SendRequest(_other(group.room), group.key, None))
         again = SendRequest(sealed(group.room), group.key, None)
-        assert await follower.services.hub_router.send(bob, A, again)  # a repeat is answered as before
+        assert await follower.services.hub_router.hub(A).send(bob, again)  # a repeat is answered as before
         await follower.services.store.write(lambda tx: _forget_state(tx))
-        await follower.services.hub_router.send(bob, A, SendRequest(_other(group.room), group.key, None))
+        await follower.services.hub_router.hub(A).send(bob, SendRequest(_other(group.room), group.key, None))
 
 
 # --- rates ----------------------------------------------------------------------------------------------------------
@@ -338,23 +338,24 @@ async def test_devices_users_and_providers_have_a_rate_each_also_after_a_restart
     async with federated(tmp_path, A, B, clock=clock, jobs_of=jobs, limits=RATES) as (hub, _):
         phone, tablet, other = device(hub), device(hub, row=2), device(hub, "anna", 3)
         await hub.services.hub.create_group(room.creation(), phone)
-        hub_router = hub.services.hub_router
-        results = await hub_router.results(phone, A, [room.send(f"phone {number}") for number in range(4)])
-        assert [each.status for each in results] == [0, 0, 0, 1]
-        results = await hub_router.results(tablet, A, [room.send(f"tablet {number}") for number in range(3)])
-        assert [each.status for each in results] == [0, 0, 1]  # the user has used up what all its devices have
-        await hub_router.send(other, A, room.send("somebody else is not concerned"))
+        own = hub.services.hub_router.hub(A)
+        results = await own.send_batch(phone, [room.send(f"phone {number}") for number in range(4)])
+        assert [isinstance(each, bytes) for each in results] == [False, False, False, True]
+        results = await own.send_batch(tablet, [room.send(f"tablet {number}") for number in range(3)])
+        # The rate of the user, which all its devices share, is used up.
+        assert [isinstance(each, bytes) for each in results] == [False, False, True]
+        await own.send(other, room.send("somebody else is not concerned"))
         follower = Follower(B)
         outcomes = await hub.services.hub.send_batch([room.send(f"b {number}") for number in range(6)], follower)
         assert [isinstance(each, RateLimited) for each in outcomes] == [False] * 4 + [True] * 2
     async with federated(tmp_path, A, B, clock=clock, jobs_of=jobs, limits=RATES) as (hub, _):
         with pytest.raises(RateLimited) as limited:
-            await hub.services.hub_router.send(phone, A, room.send("after a restart"))
+            await hub.services.hub_router.hub(A).send(phone, room.send("after a restart"))
         assert limited.value.members == {"limit": "device_sends_per_second", "retry_after": 1}
         with pytest.raises(RateLimited):
             await hub.services.hub.send(room.send("b after a restart"), Follower(B))
         clock.advance(1)
-        await hub.services.hub_router.send(phone, A, room.send("a second later"))
+        await hub.services.hub_router.hub(A).send(phone, room.send("a second later"))
         await hub.services.hub.send(room.send("b a second later"), Follower(B))
         assert len(await read(hub, phone, A, room.key)) == 12
 
@@ -367,11 +368,11 @@ async def test_joins_and_fetches_count_against_rates_too(tmp_path: Path) -> None
         await group.begin()
         request = ExternalJoinRequest(group.room.commit(0)[0], CommitData(Pretended.new_key(), None, None))
         with pytest.raises(MimiError, match="new_member_commit"):
-            await hub.services.hub_router.join(anna(hub), A, request)
+            await hub.services.hub_router.hub(A).join(anna(hub), request)
         with pytest.raises(RateLimited) as limited:
-            await hub.services.hub_router.join(anna(hub), A, request)
+            await hub.services.hub_router.hub(A).join(anna(hub), request)
         assert limited.value.members == {"limit": "device_joins_per_hour", "retry_after": 60}
-        hub.services.gate.fetch(anna(hub))
+        hub.services.gate.count_fetch(anna(hub))
         with pytest.raises(RateLimited):
-            hub.services.gate.fetch(device(hub, "anna", 7))
-        hub.services.gate.fetch(group.alice)
+            hub.services.gate.count_fetch(device(hub, "anna", 7))
+        hub.services.gate.count_fetch(group.alice)

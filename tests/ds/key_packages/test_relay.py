@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from mimids.ds.key_packages.gateway_keys import KeysAnswer
-from mimids.ds.key_packages.relay import Local, Relay, RelayBounds
+from mimids.ds.key_packages.relay import OwnGateway, Relay, RelayBounds
 from mimids.ds.limits.rates import Rate
 from mimids.ds.ports import PeerAnswer, RelayedAnswer
 from mimids.errors import (
@@ -69,7 +69,7 @@ async def our_gateway(message: bytes) -> bytes:
 
 def relay(peers: FakePeers, clock: MovableClock | None = None, **bounds: Any) -> Relay:
     chosen = RelayBounds(**{"fetches": UNLIMITED, "new_providers": UNLIMITED, **bounds})
-    local = Local(provider=A, answer=our_gateway, keys=lambda: KeysAnswer(b"our keys", "our signature", 60))
+    local = OwnGateway(provider=A, answer=our_gateway, keys=lambda: KeysAnswer(b"our keys", "our signature", 60))
     return Relay(peers, clock or stopped_clock(NOW), local, lambda provider: provider in (B, C), chosen)
 
 
@@ -279,7 +279,7 @@ async def test_nothing_that_it_keeps_joins_a_device_with_a_target() -> None:
     assert set(vars(own)) == {
         "_peers",
         "_clock",
-        "_local",
+        "_own",
         "_allowed",
         "_bounds",
         "_fetches",

@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
-from mimids.ds.key_packages.claims import LowStock, Outcome
+from mimids.ds.key_packages.claims import ClaimOutcome, LowStock
 from mimids.ds.key_packages.stock import UPLOAD_PACKAGES, StockRules, sweep
 from mimids.errors import KeyPackageRefused, KeyPackagesExhausted, TooMany, Unauthenticated
 from mimids.mls.key_package import KeyPackageIn
@@ -37,7 +37,7 @@ def ref_of(package: EncodedKeyPackage) -> KeyPackageRef:
     return decode(KeyPackageIn, package).ref(SUITES[1])
 
 
-def handed_out(outcomes: Sequence[Outcome]) -> list[EncodedKeyPackage]:
+def handed_out(outcomes: Sequence[ClaimOutcome]) -> list[EncodedKeyPackage]:
     return [outcome.key_package for outcome in outcomes if outcome.key_package is not None]
 
 

@@ -11,7 +11,7 @@ import trio
 
 from mimids.ds.devices.accounts import add_device, add_user
 from mimids.ds.groups.contradiction import Contradiction
-from mimids.ds.terms.reports import NOTE_OCTETS, Report
+from mimids.ds.terms.report import NOTE_OCTETS, Report
 from mimids.errors import Malformed, NotFound, QuotaExceeded
 from mimids.store import reports as stored
 from mimids.testing.clock import MovableClock
@@ -62,11 +62,11 @@ def members(**changed: Any) -> dict[str, Any]:
 async def test_the_same_words_are_one_report_whoever_says_them(tmp_path: Path) -> None:
     async with federated(tmp_path, A, B, jobs_of=()) as (hub, _):
         ours = hub.services.reports
-        first = await ours.take(report(), device(hub))
-        assert await ours.take(report(), device(hub)) == first
-        assert await ours.take(report(), device(hub, "anna", 2)) == first
-        assert await ours.take(report(), Follower(B)) == first
-        assert await ours.take(report(note="more"), Follower(B)) != first
+        first = await ours.receive(report(), device(hub))
+        assert await ours.receive(report(), device(hub)) == first
+        assert await ours.receive(report(), device(hub, "anna", 2)) == first
+        assert await ours.receive(report(), Follower(B)) == first
+        assert await ours.receive(report(note="more"), Follower(B)) != first
         assert len((await command(hub, "report list"))["reports"]) == 2
 
 
@@ -74,7 +74,7 @@ async def test_each_device_and_each_provider_has_a_quota_for_a_day(tmp_path: Pat
     clock = stopped_clock()
     limits = {"device_reports_per_day": 2, "provider_reports_per_day": 3}
     async with federated(tmp_path, A, B, C, clock=clock, jobs_of=(), limits=limits) as (hub, *_):
-        take = hub.services.reports.take
+        receive = hub.services.reports.receive
         for reporter, quota, limit in (
             (device(hub), 2, "device_reports_per_day"),
             (device(hub, "anna", 2), 2, "device_reports_per_day"),
@@ -82,13 +82,13 @@ async def test_each_device_and_each_provider_has_a_quota_for_a_day(tmp_path: Pat
             (Follower(C), 3, "provider_reports_per_day"),
         ):
             for number in range(quota):
-                await take(report(note=f"{reporter} {number}"), reporter)
+                await receive(report(note=f"{reporter} {number}"), reporter)
             with pytest.raises(QuotaExceeded) as refused:
-                await take(report(note=f"{reporter} more"), reporter)
+                await receive(report(note=f"{reporter} more"), reporter)
             assert refused.value.members["limit"] == limit
-            await take(report(note=f"{reporter} 0"), reporter)  # said before: no new report
+            await receive(report(note=f"{reporter} 0"), reporter)  # said before: no new report
         clock.advance(86_401)
-        await take(report(note="the next day"), Follower(B))
+        await receive(report(note="the next day"), Follower(B))
 
 
 @pytest.mark.parametrize(
@@ -127,8 +127,8 @@ async def test_partition_keys_are_refused_beside_a_message_and_in_the_note(tmp_p
         key = room.key.reveal()
         for written in (key.hex(), key.hex().upper(), base64url(key), base64url(key) + "=="):
             with pytest.raises(Malformed, match="partition key"):
-                await hub.services.reports.take(report(note=f"look at {written}, please"), device(hub))
-        await hub.services.reports.take(report(note=f"no key is {bytes(16).hex()}"), device(hub))
+                await hub.services.reports.receive(report(note=f"look at {written}, please"), device(hub))
+        await hub.services.reports.receive(report(note=f"no key is {bytes(16).hex()}"), device(hub))
 
 
 async def test_evidence_is_held_against_what_is_stored_and_nobody_is_called(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ async def test_evidence_is_held_against_what_is_stored_and_nobody_is_called(tmp_
         names = ("A_alice_bans_carol", "A_alice_adds_carol", "alice_on_A_number_10", "A_muted_bob_adds_bob_d2")
         evidence = [lines[name].request.message.encoded for name in names]
         foreign = encode(Room("elsewhere").message("of a group that is not known here"))
-        number = await hub.services.reports.take(report(*evidence, foreign), device(hub))
+        number = await hub.services.reports.receive(report(*evidence, foreign), device(hub))
         shown = (await replayed(hub, number))["evidence"]
         assert hub.peers.calls == []
         sequenced, refused, text, by_muted, unknown = shown
@@ -162,7 +162,7 @@ async def test_evidence_of_an_epoch_beyond_what_a_row_holds_is_looked_at_too(tmp
     async with federated(tmp_path, A, clock=stopped_clock(), jobs_of=("reports",)) as (hub,):
         await hub.services.hub.create_group(room.creation(), device(hub))
         evidence = encode(room.message("from the far end", epoch=(1 << 64) - 1))
-        number = await hub.services.reports.take(report(evidence), device(hub))
+        number = await hub.services.reports.receive(report(evidence), device(hub))
         (shown,) = (await replayed(hub, number))["evidence"]
         assert (shown["epoch"], shown["partition"], shown["verdict"]) == ((1 << 64) - 1, None, "unknown")
 
@@ -184,7 +184,7 @@ async def test_the_job_rests_after_each_piece_of_evidence(tmp_path: Path, monkey
     monkeypatch.setattr("mimids.ds.terms.reports.time.thread_time", thread_time)
     async with federated(tmp_path, A, clock=clock, jobs_of=("reports",)) as (hub,):
         evidence = [encode(Room(str(number)).message("x")) for number in range(3)]
-        number = await hub.services.reports.take(report(*evidence), device(hub))
+        number = await hub.services.reports.receive(report(*evidence), device(hub))
         for count in (1, 2, 3):
             await looked_at(count)
             clock.advance(37)
@@ -198,7 +198,7 @@ async def test_a_report_is_passed_on_without_its_reporters_name(tmp_path: Path) 
         hub_user = await hub.services.store.write(lambda tx: _add_bob(hub, tx))
         message = encode(Room().message("see for yourself"))
         note = f"{hub_user.user_id.decode()} says: bob, bobby, was insulted"
-        number = await hub.services.reports.take(report(message, note=note), hub_user)
+        number = await hub.services.reports.receive(report(message, note=note), hub_user)
         shown = await command(hub, "report read", report=number)
         assert shown["reporter"] == "mimi://a.example/u/bob"
         await command(hub, "report pass-on", report=number, provider=B)
@@ -221,7 +221,7 @@ async def test_a_report_is_passed_on_without_its_reporters_name(tmp_path: Path) 
 async def test_the_note_of_a_reporter_who_is_gone_is_not_passed_on(tmp_path: Path) -> None:
     async with federated(tmp_path, A, B, clock=stopped_clock(), jobs_of=("reports",)) as (hub, other):
         gone = await hub.services.store.write(lambda tx: _add_bob(hub, tx))
-        number = await hub.services.reports.take(report(note="bob says so"), gone)
+        number = await hub.services.reports.receive(report(note="bob says so"), gone)
         await command(hub, "user remove", user="bob")
         await command(hub, "report pass-on", report=number, provider=B)
 
@@ -241,8 +241,8 @@ def _add_bob(of: Assembled, tx: Any) -> Device:
 async def test_who_is_away_gets_it_later_and_holds_up_nobody(tmp_path: Path) -> None:
     clock = stopped_clock()
     async with federated(tmp_path, A, B, clock=clock, jobs_of=("reports",)) as (hub, other):
-        away = await hub.services.reports.take(report(note="to somebody who is away"), Follower(B))
-        there = await hub.services.reports.take(report(note="to somebody who is there"), Follower(B))
+        away = await hub.services.reports.receive(report(note="to somebody who is away"), Follower(B))
+        there = await hub.services.reports.receive(report(note="to somebody who is there"), Follower(B))
         await command(hub, "report pass-on", report=away, provider=C)
         await command(hub, "report pass-on", report=there, provider=B)
 
@@ -263,7 +263,7 @@ async def test_who_is_away_gets_it_later_and_holds_up_nobody(tmp_path: Path) -> 
 
 async def test_a_closed_report_is_listed_when_asked_for(tmp_path: Path) -> None:
     async with federated(tmp_path, A, B, jobs_of=()) as (hub, _):
-        number = await hub.services.reports.take(report(), Follower(B))
+        number = await hub.services.reports.receive(report(), Follower(B))
         await command(hub, "report close", report=number, outcome="banned her")
         assert (await command(hub, "report list"))["reports"] == []
         (listed,) = (await command(hub, "report list", all=True))["reports"]
@@ -277,7 +277,7 @@ async def test_what_a_hub_cannot_have_meant_becomes_a_report(tmp_path: Path) -> 
     async with federated(tmp_path, A, B, clock=stopped_clock(), jobs_of=("reports",)) as (_, follower):
         message = encode(Room().message("sequenced twice"))
         for _ in range(3):
-            follower.services.reports.contradicted(Contradiction(A, GROUP, message, "sequenced-differently"))
+            follower.services.reports.note_contradiction(Contradiction(A, GROUP, message, "sequenced-differently"))
 
         async def listed() -> bool:
             return bool((await command(follower, "report list"))["reports"])
@@ -292,9 +292,9 @@ async def test_what_a_hub_cannot_have_meant_becomes_a_report(tmp_path: Path) -> 
 async def test_old_reports_are_dropped(tmp_path: Path) -> None:
     clock = stopped_clock()
     async with federated(tmp_path, A, B, clock=clock, jobs_of=()) as (hub, _):
-        await hub.services.reports.take(report(), device(hub))
+        await hub.services.reports.receive(report(), device(hub))
         clock.advance(100)
-        await hub.services.reports.take(report(note="newer"), device(hub))
+        await hub.services.reports.receive(report(note="newer"), device(hub))
         before = clock.now()
         await hub.services.store.write(lambda tx: stored.drop_older(tx, before))
         assert [each["id"] for each in (await command(hub, "report list"))["reports"]] == [2]

@@ -40,8 +40,8 @@ from tests.support.stored import DAY, bodies, provider, rows, sweep, until
 
 
 async def shows(running: Assembled, who: Device, room: Room, key: PartitionKey, counter: int) -> None:
-    """Present a position for a device."""
-    running.services.hub_router.note(who, room.hub, ReceiveRequest(key, Counter(counter)))
+    """Let a device present a position."""
+    running.services.cursors.note(who, room.hub, ReceiveRequest(key, Counter(counter)))
     await running.services.cursors.save()
 
 
@@ -74,8 +74,8 @@ async def test_a_device_that_left_does_not_keep_messages_until_it_returns(tmp_pa
         await services.hub.create_group(room.creation(), alice)
         for n in range(2):
             await services.hub.send(room.send(f"{n}"), alice)
-            services.hub_router.note(alice, room.hub, ReceiveRequest(room.key, Counter(n)))
-            await services.hub_router.leave(alice, room.hub, room.group_id)
+            services.cursors.note(alice, room.hub, ReceiveRequest(room.key, Counter(n)))
+            await services.following.leave(alice, room.hub, room.group_id)
             clock.advance(40 * DAY)
             await sweep(running)
             assert await bodies(running, room.key) == [False] * (n + 1)
@@ -171,7 +171,7 @@ async def test_a_follower_that_returns_too_late_continues_at_the_first_stored_me
     async with federated(tmp_path, "a.example", "b.example", clock=clock) as (a, b):
         alice, bob, room = device(a), device(b, "bob"), Room()
         await a.services.hub.create_group(room.creation(), alice)
-        await b.services.hub_router.send(bob, room.hub, room.send("0"))
+        await b.services.hub_router.hub(room.hub).send(bob, room.send("0"))
         await wait_stored(b, room.hub, bob, room.key, 1)
         spec = a.peers.peers.pop(b.config.provider)
         for n in range(1, 5):

@@ -1,0 +1,232 @@
+"""The terms that other hubs offer us, and those of them that we accepted (semantics: terms-and-reports).
+
+Every answer of a hub names the revision of the terms that it offers us. When the revision is new, the job fetches the
+terms, accepts them (at once, or when the operator does), and tells the hub. Accepted terms are in force: our own users
+are held to them.
+
+Terms are *offered* once they are fetched, *accepted* once they are in force, and *confirmed* once the hub knows. All
+of this is stored; what is in memory is a cache. If a hub names a revision that we do not have, we fetch it again, and
+the job tells every hub that has not confirmed our acceptance.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Final
+
+import attrs
+import trio
+
+from mimids.config import Config
+from mimids.ds.lru import LeastRecentlyUsed
+from mimids.ds.notifier import Notifier
+from mimids.ds.peer_answers import expect_empty
+from mimids.ds.ports import Clock, Peers
+from mimids.ds.terms.hub_terms import HubTerms
+from mimids.errors import ArrangementOutdated, MimiError, NotFound, PeerFailed, TooLarge
+from mimids.store import arrangements, providers
+from mimids.store.arrangements import AcceptedTermsRow
+from mimids.store.engine.store import Store
+from mimids.store.engine.transaction import Tx
+from mimids.values import Milliseconds
+from mimids.wire.ids import ProviderId
+
+TOPIC: Final = "arrangements"  # wakes the job
+RETRY_SECONDS: Final = 30.0  # after a hub could not be reached or refused
+FETCH_INTERVAL_SECONDS: Final = 1.0  # between two fetches from one hub, however often its terms change
+IDLE_SECONDS: Final = 600.0
+ACCEPT_ATTEMPTS: Final = 3  # for terms that change while we accept them
+WORKERS: Final = 8  # hubs that are asked at the same time
+HUBS_REMEMBERED: Final = 10_000
+TERMS_OCTETS: Final = 4 * 1024 * 1024  # of a hub's JSON
+
+
+class AcceptedTerms:
+    """The terms of other hubs; `run` is the job that fetches and accepts them and tells the hubs."""
+
+    def __init__(self, config: Config, store: Store, clock: Clock, peers: Peers, notifier: Notifier) -> None:
+        self._config = config
+        self._store = store
+        self._clock = clock
+        self._peers = peers
+        self._notifier = notifier
+        self._generation = 0  # counts the calls of `forget`
+        self._known: dict[ProviderId, AcceptedTermsRow] = {}  # the rows of the store
+        self._in_force: dict[ProviderId, HubTerms] = {}
+        self._named: LeastRecentlyUsed[ProviderId, int] = LeastRecentlyUsed(HUBS_REMEMBERED)  # the newest revisions
+        self._renewals: dict[ProviderId, trio.Lock] = {}
+        self._next_attempt: dict[ProviderId, Milliseconds] = {}
+        self._busy: set[ProviderId] = set()
+        self._workers = trio.CapacityLimiter(WORKERS)
+
+    def forget(self) -> None:
+        """Make the job read the stored terms again; call this after a commit that changed them."""
+        self._generation += 1
+        self._notifier.notify(TOPIC)
+
+    def note_revision(self, hub: ProviderId, revision: int) -> None:
+        """Note the revision that a hub's answer named; wake the job if we do not have it."""
+        is_new = self._named.peek(hub) != revision
+        self._named.put(hub, revision)
+        known = self._known.get(hub)
+        if is_new and (known is None or known.offered_revision != revision):
+            soon = self._time_after(FETCH_INTERVAL_SECONDS)  # the hub has just answered: end a longer back-off
+            if hub in self._next_attempt:
+                self._next_attempt[hub] = min(self._next_attempt[hub], soon)
+            self._notifier.notify(TOPIC)
+
+    def in_force(self, hub: ProviderId) -> HubTerms | None:
+        """Return the terms of a hub that we accepted; None if there are none."""
+        return self._in_force.get(hub)
+
+    def check_sizes(self, hub: ProviderId, sizes: Mapping[str, int]) -> None:
+        """Raise `TooLarge` if an object has more octets than the hub's terms allow; `sizes` is by limit."""
+        terms = self._in_force.get(hub)
+        for limit, octets in sizes.items():
+            allowed = 0 if terms is None else terms.sizes.get(limit, 0)
+            if allowed and octets > allowed:
+                raise TooLarge(limit, octets)
+
+    async def renew(self, hub: ProviderId) -> bool:
+        """Fetch a hub's terms, accept them if the configuration says so, and tell the hub.
+
+        Returns whether the hub has confirmed that we accept its current terms. Raises the hub's refusal, and
+        `PeerUnavailable` or `PeerFailed`.
+        """
+        async with self._renewals.setdefault(hub, trio.Lock()):
+            for _ in range(ACCEPT_ATTEMPTS):
+                terms = await self._fetch(hub)
+                known = await self._store.write(partial(self._store_offer, terms))
+                self._remember(known)
+                if known.accepted_revision != terms.revision:
+                    return False  # the operator has to accept them
+                if known.acknowledged or await self._tell_hub(known):
+                    return True
+            raise PeerFailed("its terms change faster than they can be accepted")
+
+    # --- the job ------------------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Load the stored terms; then fetch new terms, and tell the hubs that have not confirmed, until cancelled."""
+        with self._notifier.listen(TOPIC) as waiter:
+            await self._load()
+            task_status.started()
+            generation = self._generation
+            async with trio.open_nursery() as renewals:
+                while True:
+                    if generation != self._generation:
+                        generation = self._generation
+                        await self._load()
+                    idle = self._start_renewals(renewals)
+                    await waiter.wait_at_most(self._clock, idle)
+
+    def _start_renewals(self, renewals: trio.Nursery) -> float:
+        """Start the renewals that are due; return the seconds until the next one is."""
+        now = self._clock.now()
+        outdated = [hub for hub in self._outdated_hubs() if hub not in self._busy]
+        for hub in outdated:
+            if self._next_attempt.get(hub, now) <= now:
+                self._busy.add(hub)
+                renewals.start_soon(self._renew_once, hub)
+        waits = [self._next_attempt[hub] - now for hub in outdated if hub not in self._busy]
+        return min([IDLE_SECONDS, *(milliseconds / 1000 for milliseconds in waits)])
+
+    async def _renew_once(self, hub: ProviderId) -> None:
+        try:
+            async with self._workers:
+                await self.renew(hub)
+            self._next_attempt[hub] = self._time_after(FETCH_INTERVAL_SECONDS)
+        except MimiError:  # unreachable, refusing, or without valid terms
+            self._next_attempt[hub] = self._time_after(RETRY_SECONDS)
+        finally:
+            self._busy.discard(hub)
+            self._notifier.notify(TOPIC)
+
+    def _outdated_hubs(self) -> list[ProviderId]:
+        """Return the hubs whose newest terms we do not have, and those that have not confirmed our acceptance."""
+        to_fetch = [
+            hub
+            for hub in self._named
+            if (known := self._known.get(hub)) is None or known.offered_revision != self._named.peek(hub)
+        ]
+        to_tell = [
+            hub
+            for hub, known in self._known.items()
+            if known.accepted_revision == known.offered_revision and not known.acknowledged
+        ]
+        return [*to_fetch, *(hub for hub in to_tell if hub not in to_fetch)]
+
+    def _time_after(self, seconds: float) -> Milliseconds:
+        return Milliseconds(self._clock.now() + int(seconds * 1000))
+
+    async def _load(self) -> None:
+        for known in await self._store.read(arrangements.every_accepted):
+            self._remember(known)
+
+    def _remember(self, known: AcceptedTermsRow) -> None:
+        self._known[known.hub] = known
+        if known.accepted is not None:
+            self._in_force[known.hub] = HubTerms.read(json.loads(known.accepted), known.hub)
+
+    # --- one renewal --------------------------------------------------------------------------------------------
+
+    async def _fetch(self, hub: ProviderId) -> HubTerms:
+        answer = await self._peers.call(hub, "GET", "/ds/v1/arrangement")
+        try:
+            if len(answer.body) > TERMS_OCTETS:
+                raise ValueError("too large")
+            terms = HubTerms.read(json.loads(answer.body), hub)
+        except (ValueError, RecursionError) as error:
+            raise PeerFailed("its terms are not valid") from error
+        self._named.put(hub, terms.revision)
+        return terms
+
+    def _store_offer(self, terms: HubTerms, tx: Tx) -> AcceptedTermsRow:
+        """Store a hub's terms; accept them if that is automatic, or if only their revision has changed."""
+        now = self._clock.now()
+        row = providers.ensure_provider(tx, terms.hub)
+        before = arrangements.find_accepted(tx, row)
+        if before is None or before.offered_revision != terms.revision or _content(before.offered) != _content(terms):
+            arrangements.store_offer(tx, row, terms.revision, json.dumps(terms.as_json()), now)
+        accepted = before is not None and before.accepted is not None and _content(before.accepted) == _content(terms)
+        is_new = before is None or before.accepted_revision != terms.revision or not accepted
+        if is_new and (accepted or self._config.arrangement.accept == "automatic"):
+            arrangements.accept(tx, row, terms.terms_for(self._config.provider), now)
+        known = arrangements.find_accepted(tx, row)
+        if known is None:
+            raise LookupError("the terms were stored in this transaction")
+        return known
+
+    async def _tell_hub(self, known: AcceptedTermsRow) -> bool:
+        """Tell a hub that we accept its terms; return False if they have changed since we fetched them."""
+        hub, revision = known.hub, known.offered_revision
+        try:
+            expect_empty(await self._peers.call(hub, "PUT", f"/ds/v1/arrangement/{revision}"))
+        except ArrangementOutdated:
+            return False
+        await self._store.write(partial(_store_confirmation, hub, revision))
+        self._known[hub] = attrs.evolve(known, acknowledged=1)
+        return True
+
+
+def accept_offer(tx: Tx, hub: ProviderId, ours: ProviderId, now: Milliseconds) -> int:
+    """Put a hub's newest terms in force and return their revision; raise `NotFound` if we have none."""
+    row = providers.provider_row(tx, hub)
+    known = None if row is None else arrangements.find_accepted(tx, row)
+    if row is None or known is None:
+        raise NotFound("no terms of this hub are known")
+    terms = HubTerms.read(json.loads(known.offered), hub)
+    arrangements.accept(tx, row, terms.terms_for(ours), now)
+    return terms.revision
+
+
+def _store_confirmation(hub: ProviderId, revision: int, tx: Tx) -> None:
+    arrangements.note_acknowledged(tx, providers.ensure_provider(tx, hub), revision)
+
+
+def _content(terms: HubTerms | str) -> dict[str, Any]:
+    """Return the members of terms, given as a value or as stored JSON, without their revision."""
+    members: dict[str, Any] = json.loads(terms) if isinstance(terms, str) else terms.as_json()
+    return {name: value for name, value in members.items() if name != "revision"}
