@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 import attrs
 import trio
 
-from mimids.assembly import SOCKET, AssembledProvider, assemble, watched_files
+from mimids.assembly import AssembledProvider, assemble, watched_files
 from mimids.config import Config
 from mimids.ds.clock import SystemClock
 from mimids.ds.ports import Clock
@@ -24,6 +24,7 @@ from mimids.http.peers.calls import HttpPeers, open_peers
 from mimids.http.server import certificates
 from mimids.http.server.listener import serve as listen
 from mimids.http.server.tls import CertificateFileError
+from mimids.listeners import SOCKET
 from mimids.store.engine.sqlite import open_store
 from mimids.telemetry import Telemetry, new_telemetry
 

@@ -62,7 +62,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "http.peers": (*BELOW_HTTP, *HTTP, "http.server", "http.peers"),
     "http.console": (*BELOW_HTTP, "http.api", "http.console"),
     "client": ("client", "ds.backoff", *PURE),
-    **dict.fromkeys(("app", "assembly", "process", "cli", "cli.check", "cli.demo", "testing", "__main__"), ("",)),
+    **dict.fromkeys(
+        ("app", "assembly", "listeners", "process", "cli", "cli.check", "cli.demo", "testing", "__main__"), ("",)
+    ),
 }
 
 # Packages that only these parts may know.

@@ -16,6 +16,7 @@ TESTS = ROOT / "tests"
 TESTED_IN = {
     "__main__": "cli/test_serve.py",  # it starts `python -m mimids`
     "assembly": "test_app.py",  # runs whole providers
+    "listeners": "test_app.py",  # the same
     "cli.certificates": "cli/test_setup.py",
     "cli.check": "cli/test_check.py",
     "cli.completion": "cli/test_nouns.py",

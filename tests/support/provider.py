@@ -15,7 +15,7 @@ import trio
 import trustme
 
 from mimids import app
-from mimids.assembly import make_app, make_services
+from mimids.assembly import make_services
 from mimids.config import Config, parse
 from mimids.ds.clock import SystemClock
 from mimids.ds.devices import accounts
@@ -23,6 +23,7 @@ from mimids.ds.ports import Clock
 from mimids.ds.services import Services
 from mimids.http.api.endpoints import AnyEndpoint
 from mimids.http.server.connection import ASGIApp
+from mimids.listeners import make_app
 from mimids.store import accounts as store_accounts
 from mimids.store.engine.migrate import migrate
 from mimids.store.engine.sqlite import open_store
