@@ -12,6 +12,7 @@ import trio
 
 from mimids.ds.ports import Clock, PeerAnswer
 from mimids.http.api.providers import PROVIDERS
+from mimids.http.peers.answers import terms_revision
 from mimids.http.peers.problems import error_from
 from mimids.mls.framing import MLSMessage, PrivateMessage
 from mimids.values import Device, DeviceRow
@@ -69,6 +70,9 @@ def in_memory_peer(target: Assembled, caller: ProviderId) -> Peer:
         if called.wait_seconds is not None:
             headers["prefer"] = f"wait={called.wait_seconds}"
         answered = await endpoints.ask(called.method, called.path, called.body, headers)
+        revision = terms_revision(answered.headers)
+        if revision is not None:
+            called.on_terms_revision(revision)
         if answered.status >= 400:
             raise error_from(answered.status, answered.headers, answered.body, now_seconds=0)
         return PeerAnswer(answered.body)

@@ -171,7 +171,7 @@ def test_the_document_names_all_methods() -> None:
     document = (ROOT / "docs/testing.md").read_text()
     for kind in (Provider, Link):
         (table,) = re.findall(
-            rf"^\| of .*{kind.__name__.lower()}.*\|\n\| --- \| --- \|\n((?:\|.*\n)+)", document, re.I | re.M
+            rf"^\| member of a .*{kind.__name__.lower()}.*\|\n\| --- \| --- \|\n((?:\|.*\n)+)", document, re.I | re.M
         )
         names = {name for row in table.splitlines() for name in re.findall(r"`(\w+)", row.split("|")[1])}
         known = {*dir(kind), *getattr(kind, "__annotations__", {})}
