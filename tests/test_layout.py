@@ -54,6 +54,7 @@ TESTED_IN = {
     "ds.groups.pages": "ds/groups/test_recent.py",
     "ds.groups.creation": "ds/groups/test_sequencing.py",
     "ds.groups.judging": "ds/groups/test_sequencing.py",
+    "ds.groups.restrictions": "ds/groups/test_policy.py",
     "ds.groups.states": "ds/groups/test_sequencing.py",
     "ds.groups.submission": "ds/groups/test_sequencing.py",
     "ds.groups.visible_proposals": "ds/groups/test_sequencing.py",

@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from docs.generate.markers import fill
 from mimids.app import JOBS, Stage
 
 RECORDS: Final = Path(__file__).parent.parent / "decisions"
@@ -27,13 +27,8 @@ def decision_list() -> str:
 
 
 def written(text: str) -> str:
-    """Return a document with the text between its markers replaced; raise `ValueError` if a marker is missing."""
-    for name, content in (("jobs", job_tree), ("decisions", decision_list)):
-        begin, end = re.search(rf"<!-- {name}: .*-->\n", text), text.find(f"<!-- /{name} -->")
-        if begin is None or end < begin.end():
-            raise ValueError(f"the document needs a pair of {name} markers")
-        text = f"{text[: begin.end()]}\n{content()}\n{text[end:]}"
-    return text
+    """Return a document with its printed parts replaced; see `markers.fill`."""
+    return fill(text, {"jobs": job_tree, "decisions": decision_list})
 
 
 def _job_tree() -> Iterator[str]:

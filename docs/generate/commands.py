@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Final
 
 import click
 
+from docs.generate.markers import fill
 from mimids.cli.main import main
 from mimids.ds.commands import COMMANDS, Argument, Command
 
@@ -33,14 +33,8 @@ def socket_reference() -> str:
 
 
 def written(text: str) -> str:
-    """Return a document with the text between its markers replaced; raise `ValueError` for half a pair of markers."""
-    for name, content in (("commands", command_reference), ("operator-socket", socket_reference)):
-        begin, end = re.search(rf"<!-- {name}: .*-->\n", text), text.find(f"<!-- /{name} -->")
-        if begin is not None:
-            if end < begin.end():
-                raise ValueError(f"the document needs a pair of {name} markers")
-            text = f"{text[: begin.end()]}\n{content()}\n{text[end:]}"
-    return text
+    """Return a document with its printed parts replaced; see `markers.fill`."""
+    return fill(text, {"commands": command_reference, "operator-socket": socket_reference})
 
 
 def _helps(command: click.Command, context: click.Context) -> Iterator[str]:

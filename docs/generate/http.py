@@ -7,12 +7,12 @@ documents. A test fails if a document differs from what would be printed.
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+from docs.generate.markers import fill
 from docs.generate.wire import structures
 from mimids.errors import (
     CertificateMismatch,
@@ -96,14 +96,8 @@ _PRINTED: Final[Mapping[str, Callable[[], str]]] = {
 
 
 def written(text: str) -> str:
-    """Return a document with the text between its markers replaced."""
-    for name, content in _PRINTED.items():
-        begin, end = re.search(rf"<!-- {name}: .*-->\n", text), text.find(f"<!-- /{name} -->")
-        if begin is not None:
-            if end < begin.end():
-                raise ValueError(f"add a line `<!-- /{name} -->` after the line that begins with `<!-- {name}: `")
-            text = f"{text[: begin.end()]}\n{content()}\n{text[end:]}"
-    return text
+    """Return a document with its printed parts replaced; see `markers.fill`."""
+    return fill(text, _PRINTED)
 
 
 def _endpoint(row: AnyEndpoint) -> Iterator[str]:

@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from docs.generate.markers import fill
 from mimids.config import Limits, keys
 from mimids.errors import PolicyRefused, RateLimited
 from mimids.policy.rules import RULES, MessageRule, PolicyRule, ReaderRule, SenderRule
@@ -39,13 +39,8 @@ def rate_table() -> str:
 
 
 def written(text: str) -> str:
-    """Return a document with the text between its markers replaced; raise `ValueError` if a marker is missing."""
-    for name, content in (("rules", rule_table()), ("rates", rate_table())):
-        begin, end = re.search(rf"<!-- {name}: .*-->\n", text), text.find(f"<!-- /{name} -->")
-        if begin is None or end < begin.end():
-            raise ValueError(f"the document needs a pair of {name} markers")
-        text = f"{text[: begin.end()]}\n{content}\n{text[end:]}"
-    return text
+    """Return a document with its printed parts replaced; see `markers.fill`."""
+    return fill(text, {"rules": rule_table, "rates": rate_table})
 
 
 def _rules() -> Iterator[str]:

@@ -106,7 +106,9 @@ def test_commands_reach_the_server_by_its_socket_and_take_effect_at_once(tmp_pat
         assert ask(path, "user/add", {"name": "alice"}) == (200, {"user_id": "mimi://a.example/u/alice"})
         token = run("device", "add", "alice", "phone", "--json", cwd=tmp_path).json["token"]
         assert get(client, trust, "/client/v1/me", token) == 200
-        assert run("user", "add", "alice", cwd=tmp_path).err.splitlines()[1].strip().startswith("run `mimids user list`")
+        assert (
+            run("user", "add", "alice", cwd=tmp_path).err.splitlines()[1].strip().startswith("run `mimids user list`")
+        )
         assert ask(path, "device/remove", {"user": "alice", "name": "phone"})[0] == 200
         assert get(client, trust, "/client/v1/me", token) == 401
         before = run("ohttp", "keys", "--json", cwd=tmp_path).json["keys"]

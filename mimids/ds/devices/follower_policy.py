@@ -13,6 +13,7 @@ import attrs
 
 from mimids.ds.groups.judging import MlsJudge
 from mimids.ds.groups.policy import GroupPolicy
+from mimids.ds.groups.restrictions import ACCEPTED
 from mimids.ds.groups.submission import Submission, submissions_in
 from mimids.ds.ports import Clock
 from mimids.ds.terms.accepted import AcceptedTerms
@@ -69,7 +70,7 @@ class FollowerPolicy:
         """
 
         def check(tx: Tx) -> None:
-            rules = GroupPolicy(tx, self._mls.states, self._clock.now(), ours=False)
+            rules = GroupPolicy(tx, self._mls.states, self._clock.now(), ACCEPTED)
             rules.check_reader(providers.provider_row(tx, hub) or 0, device)
 
         await self._store.read(check)
@@ -87,7 +88,7 @@ class FollowerPolicy:
 
         def check(tx: Tx) -> list[MimiError | None]:
             number = providers.provider_row(tx, hub) or 0
-            rules = GroupPolicy(tx, self._mls.states, self._clock.now(), ours=False)
+            rules = GroupPolicy(tx, self._mls.states, self._clock.now(), ACCEPTED)
             return [self._refusal(tx, rules, hub, number, device, each) for each in outgoing]
 
         return await self._store.read(check)

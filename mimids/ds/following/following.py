@@ -15,6 +15,7 @@ from mimids.ds.following.intake import find_or_add_partition
 from mimids.ds.following.receiver import EpochReceiver
 from mimids.ds.groups import pages
 from mimids.ds.groups.policy import GroupPolicy
+from mimids.ds.groups.restrictions import ACCEPTED
 from mimids.ds.groups.states import States
 from mimids.ds.ports import Clock, Peers
 from mimids.errors import PeerFailed, UnknownGroup
@@ -100,7 +101,7 @@ class Following:
             if partition is None:
                 return None
             group = groups.group_by_row(tx, partition.group)
-            rules = GroupPolicy(tx, self._states, self._clock.now(), ours=False)
+            rules = GroupPolicy(tx, self._states, self._clock.now(), ACCEPTED)
             rules.check_reader(number, device)
             withheld = rules.withheld(group, partition, device)
             found = pages.page(

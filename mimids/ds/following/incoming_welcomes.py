@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from mimids.ds.groups.policy import terms_of
+from mimids.ds.groups.restrictions import source_for
 from mimids.ds.notifier import Notifier, inbox_topic
 from mimids.ds.ports import Clock
 from mimids.errors import Malformed, WelcomeNotExpected
@@ -87,7 +87,8 @@ class IncomingWelcomes:
         user = accounts.user_of_device(tx, device)
         if user is None:
             return False
-        return bool(terms_of(tx, number, [user], EVERY_GROUP, self._clock.now(), ours=hub == self._provider).banned)
+        source = source_for(hub, us=self._provider)
+        return bool(source.terms_of(tx, number, {user}, EVERY_GROUP, self._clock.now()).banned)
 
     async def inbox(self, device: DeviceRow, *, after: int = 0) -> list[InInbox]:
         """Return Welcomes that a device has not acknowledged, oldest first, at most 100."""

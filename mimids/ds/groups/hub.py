@@ -19,6 +19,7 @@ from mimids.ds.groups.creation import Creation, create_group
 from mimids.ds.groups.judging import MlsJudge
 from mimids.ds.groups.policy import GroupPolicy
 from mimids.ds.groups.recent import Recent
+from mimids.ds.groups.restrictions import OWN
 from mimids.ds.groups.sequencing import Changes, Outcome, SequencingTransaction
 from mimids.ds.groups.states import is_joinable
 from mimids.ds.groups.submission import Submission, submissions_in
@@ -284,7 +285,7 @@ class LocalHub:
 
     def _withholds(self, tx: Tx, partition: Partition, device: Device) -> bool:
         """Tell whether application messages of a partition are withheld from a banned device (semantics: policy)."""
-        policy = GroupPolicy(tx, self._states, self._clock.now(), ours=True)
+        policy = GroupPolicy(tx, self._states, self._clock.now(), OWN)
         return policy.withheld(groups.group_by_row(tx, partition.group), partition, device) is not None
 
     def _follow(self, caller: Follower, partition: Partition, counter: Counter, tx: Tx) -> None:
@@ -306,7 +307,7 @@ class LocalHub:
 
         def read(tx: Tx) -> GroupInfoBundle:
             if isinstance(caller, Device):
-                rules = GroupPolicy(tx, self._states, self._clock.now(), ours=True)
+                rules = GroupPolicy(tx, self._states, self._clock.now(), OWN)
                 rules.check_reader(providers.provider_row(tx, self._provider) or 0, caller)
             group = self._joinable_group(tx, group_id, caller)
             row = group.id if group else 0  # for an unknown group the same statements run below

@@ -6,11 +6,10 @@ it is the hub, else those that it accepted (semantics: policy, terms-and-reports
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import attrs
 
 from mimids.ds.groups.judging import Judged, covered_by
+from mimids.ds.groups.restrictions import RestrictionSource
 from mimids.ds.groups.states import States
 from mimids.errors import MimiError, PolicyRefused
 from mimids.mls.code_points import SenderType
@@ -21,7 +20,6 @@ from mimids.mls.proposals import Commit, Proposal
 from mimids.mls.rules.proposal_list import Covered
 from mimids.policy.rules import NO_TERMS, RULES, Case, Terms, judge, withheld
 from mimids.policy.verdict import Refusal
-from mimids.store import arrangements, bans
 from mimids.store.bans import EVERY_GROUP
 from mimids.store.engine.transaction import Tx
 from mimids.store.groups import Group
@@ -32,24 +30,17 @@ from mimids.wire.ids import GroupId, UserId
 _LASTING = frozenset(rule.name for rule in RULES if rule.lasting)
 
 
-def terms_of(tx: Tx, hub: int, users: Iterable[UserId], group_id: GroupId, now: Milliseconds, *, ours: bool) -> Terms:
-    """Return the bans and mutes that a hub's operator set for these users; `ours` says that this server is the hub."""
-    asked = frozenset(users)
-    if not asked:
-        return NO_TERMS
-    if ours:
-        return Terms(bans.banned_users(tx, asked, now), bans.muted_users(tx, asked, group_id, now))
-    return Terms(arrangements.banned_by(tx, hub, asked), arrangements.muted_by(tx, hub, asked, group_id))
-
-
 class GroupPolicy:
-    """Checks messages against policy within one transaction; the terms of a sender are read once."""
+    """Checks messages against policy within one transaction; the terms of a sender are read once.
 
-    def __init__(self, tx: Tx, states: States, now: Milliseconds, *, ours: bool) -> None:
+    `source` is where the terms of the group's hub are read.
+    """
+
+    def __init__(self, tx: Tx, states: States, now: Milliseconds, source: RestrictionSource) -> None:
         self._tx = tx
         self._states = states
         self._now = now
-        self._ours = ours
+        self._source = source
         self._senders: dict[tuple[UserId, int], Terms] = {}
 
     def check(
@@ -74,14 +65,14 @@ class GroupPolicy:
         """Raise `PolicyRefused` if the hub's terms refuse a message; for partitions of which nothing is known."""
         case = Case(message, NotKnown(), covered=_by_value(message))
         users = {sender.user_id, *case.added, *([] if case.joining is None else [case.joining])}
-        terms = terms_of(self._tx, hub, users, message.group_id or GroupId(b""), self._now, ours=self._ours)
+        terms = self._source.terms_of(self._tx, hub, users, message.group_id or GroupId(b""), self._now)
         refusal = judge(attrs.evolve(case, terms=terms), sender)
         if refusal is not None:
             raise refused(refusal)
 
     def check_reader(self, hub: int, reader: Device) -> None:
         """Raise `PolicyRefused` if a hub banned the reader from all its groups (semantics: terms-and-reports)."""
-        terms = terms_of(self._tx, hub, [reader.user_id], EVERY_GROUP, self._now, ours=self._ours)
+        terms = self._source.terms_of(self._tx, hub, {reader.user_id}, EVERY_GROUP, self._now)
         refusal = withheld(NotKnown(), terms, reader)
         if refusal is not None:
             raise refused(refusal)
@@ -98,14 +89,14 @@ class GroupPolicy:
         own = self._sender_terms(group, sender.user_id) if isinstance(sender, Device) else NO_TERMS
         if not users:
             return own
-        others = terms_of(self._tx, group.hub, users, group.group_id, self._now, ours=self._ours)
+        others = self._source.terms_of(self._tx, group.hub, users, group.group_id, self._now)
         return Terms(own.banned | others.banned, own.muted)
 
     def _sender_terms(self, group: Group, user: UserId) -> Terms:
         key = (user, group.id)
         found = self._senders.get(key)
         if found is None:
-            found = terms_of(self._tx, group.hub, [user], group.group_id, self._now, ours=self._ours)
+            found = self._source.terms_of(self._tx, group.hub, {user}, group.group_id, self._now)
             self._senders[key] = found
         return found
 

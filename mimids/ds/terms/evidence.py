@@ -6,6 +6,7 @@ from typing import Any
 
 from mimids.ds.groups.judging import Judged, MlsJudge
 from mimids.ds.groups.policy import GroupPolicy
+from mimids.ds.groups.restrictions import source_for
 from mimids.ds.ports import Clock
 from mimids.errors import MimiError
 from mimids.mls.code_points import ContentType
@@ -77,7 +78,7 @@ class EvidenceReplay:
 
     def _check_policy(self, tx: Tx, hub: ProviderId, group: Group, partition: Partition, judged: Judged) -> None:
         """Raise `PolicyRefused` if every provider had to refuse the message, no matter which user sent it."""
-        rules = GroupPolicy(tx, self._mls.states, self._clock.now(), ours=hub == self._provider)
+        rules = GroupPolicy(tx, self._mls.states, self._clock.now(), source_for(hub, us=self._provider))
         is_commit = judged.message.content_type is ContentType.COMMIT
         ahead = self._mls.after_commit(judged, None) if is_commit else None
         rules.check(group, partition, judged, ahead, Follower(hub))

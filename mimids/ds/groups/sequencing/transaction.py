@@ -17,6 +17,7 @@ from mimids.ds.groups.appending import MessageAppender
 from mimids.ds.groups.judging import Judged, MlsJudge
 from mimids.ds.groups.policy import GroupPolicy
 from mimids.ds.groups.recent import Recent
+from mimids.ds.groups.restrictions import OWN
 from mimids.ds.groups.sequencing.commits import CommitSequencer, Opening
 from mimids.ds.groups.sequencing.joins import partition_of_join
 from mimids.ds.groups.sequencing.partition_writer import PartitionWriter, PartitionWriters
@@ -84,7 +85,7 @@ class SequencingTransaction:
         self._quotas = SenderQuotas(tx, limits, submitter.provider, submitter.device)
         self._mls = mls
         self._limits = limits
-        self._policy = GroupPolicy(tx, mls.states, now, ours=True)
+        self._policy = GroupPolicy(tx, mls.states, now, OWN)
         self._appender = MessageAppender(
             tx, now=now, provider=submitter.provider, device=submitter.device, recent=recent
         )

@@ -1,0 +1,49 @@
+"""Where the bans and mutes of a group's hub are read: our own operator's, or those of another hub that we accepted."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from typing import Final, Protocol
+
+from mimids.policy.rules import NO_TERMS, Terms
+from mimids.store import arrangements, bans
+from mimids.store.engine.transaction import Tx
+from mimids.values import Milliseconds
+from mimids.wire.ids import GroupId, ProviderId, UserId
+
+
+class RestrictionSource(Protocol):
+    """Reads the terms of one kind of hub."""
+
+    def terms_of(self, tx: Tx, hub: int, users: Set[UserId], group_id: GroupId, now: Milliseconds) -> Terms:
+        """Return the bans and mutes that the operator of a hub (its row) set for these users."""
+        ...
+
+
+class OwnRestrictions:
+    """The bans and mutes of this server's operator, for groups that this server hosts."""
+
+    def terms_of(self, tx: Tx, hub: int, users: Set[UserId], group_id: GroupId, now: Milliseconds) -> Terms:
+        """Return the bans and mutes that hold now."""
+        if not users:
+            return NO_TERMS
+        return Terms(bans.banned_users(tx, users, now), bans.muted_users(tx, users, group_id, now))
+
+
+class AcceptedRestrictions:
+    """The bans and mutes in the terms that this server accepted, for groups of other hubs."""
+
+    def terms_of(self, tx: Tx, hub: int, users: Set[UserId], group_id: GroupId, now: Milliseconds) -> Terms:
+        """Return the bans and mutes of the terms in force."""
+        if not users:
+            return NO_TERMS
+        return Terms(arrangements.banned_by(tx, hub, users), arrangements.muted_by(tx, hub, users, group_id))
+
+
+OWN: Final[RestrictionSource] = OwnRestrictions()
+ACCEPTED: Final[RestrictionSource] = AcceptedRestrictions()
+
+
+def source_for(hub: ProviderId, *, us: ProviderId) -> RestrictionSource:
+    """Return where the terms of a hub are read."""
+    return OWN if hub == us else ACCEPTED
