@@ -141,7 +141,7 @@ class ServingProvider:
     provider: AssembledProvider
 
 
-# Longer than 40 lines, so that the whole tree stands in one function.
+# Longer than 40 lines, so that the whole tree is in one function.
 async def run(
     config: Config,
     *,

@@ -262,13 +262,13 @@ class WelcomeMismatch(MimiError):
 
 
 class WelcomeNotExpected(MimiError):
-    """This hub announced none of the Welcome's KeyPackages before, with `welcome-init`."""
+    """The hub did not announce any of the Welcome's KeyPackages with `welcome-init` before."""
 
     code, status, title = "welcome-not-expected", HTTPStatus.CONFLICT, "Welcome not expected"
 
 
 class NotFollowed(MimiError):
-    """The caller does not follow this partition, so it is not pushed to it."""
+    """The caller does not follow this partition, so its messages are not pushed to the caller."""
 
     code, status, title = "not-followed", HTTPStatus.FORBIDDEN, "partition not followed by the caller"
 
@@ -346,7 +346,7 @@ class PeerUnavailable(MimiError):
 class PeerFailed(MimiError):
     """Another provider answered with something that is not a valid answer."""
 
-    code, status, title = "peer-failed", HTTPStatus.BAD_GATEWAY, "invalid answer of the other provider"
+    code, status, title = "peer-failed", HTTPStatus.BAD_GATEWAY, "invalid answer from the other provider"
 
 
 class ShuttingDown(MimiError):

@@ -1,4 +1,4 @@
-"""All metrics: what each one counts, and what an operator does by it. There is none that leads to no action."""
+"""All metrics: what each one counts, and what an operator does about it. Each one leads to an action."""
 
 from __future__ import annotations
 
@@ -120,7 +120,9 @@ METRICS: Final[Mapping[str, Metric]] = {
         "consecutive failures", "above 0 for long: run mimids check to find the reason", "peer"
     ),
     "mimids_peer_circuit_open": _gauge(
-        "1: the provider keeps failing, and is tried only now and then", "1 for long: it may be gone for good", "peer"
+        "1: the provider keeps failing, and is tried only now and then",
+        "1 for long: it may have shut down permanently",
+        "peer",
     ),
     "mimids_peer_stuck_partitions": _gauge(
         "partitions whose pushes the provider refuses permanently", "retries do not help: mimids provider show", "peer"

@@ -1,6 +1,6 @@
 """The tree of jobs and the list of decision records in docs/architecture.md, printed from the code.
 
-`python -m docs.generate.architecture docs/architecture.md` replaces what stands between the markers.
+`python -m docs.generate.architecture docs/architecture.md` replaces the text between the markers.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _job_tree() -> Iterator[str]:
         for name in jobs:
             yield f"{margin}{'└─' if innermost and name == jobs[-1] else '├─'} {name}"
         if not innermost:
-            yield f"{margin}└─ once these can be relied on"
+            yield f"{margin}└─ once these have started"
     yield "```"
 
 

@@ -1,6 +1,6 @@
 """The references in docs/commands.md and docs/operator-socket.md, printed from the code. A test compares them.
 
-`python -m docs.generate.commands docs/commands.md docs/operator-socket.md` replaces what stands between the markers.
+`python -m docs.generate.commands docs/commands.md docs/operator-socket.md` replaces the text between the markers.
 """
 
 from __future__ import annotations

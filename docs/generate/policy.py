@@ -1,6 +1,6 @@
 """The tables in docs/policy.md, printed from the rules and the rates. A test compares the document with the code.
 
-`python -m docs.generate.policy docs/policy.md` replaces what stands between the markers.
+`python -m docs.generate.policy docs/policy.md` replaces the text between the markers.
 """
 
 from __future__ import annotations

@@ -85,7 +85,9 @@ def _ask_server(path: Path, command: Command, given: Mapping[str, object]) -> Js
             response = connection.getresponse()
             answer = json.loads(response.read())
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise CommandRefused(f"the server at {path} does not answer: {error}", "look into its log") from error
+            raise CommandRefused(
+                f"the server at {path} does not answer: {error}", "look into the server's log"
+            ) from error
     if response.status == 200:
         return cast("JsonObject", answer)
     raise _problem(command, answer)

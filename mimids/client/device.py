@@ -210,7 +210,7 @@ class Device:
         note: str = "",
         evidence: Iterable[bytes] = (),
     ) -> int:
-        """Report a provider or a user (`accused`) to the own provider; return the report's number.
+        """Report a provider or a user (`accused`) to the device's own provider; return the report's number.
 
         `evidence` is MLSMessages of the group. A partition key in `note` or `evidence` gets the report refused.
         """

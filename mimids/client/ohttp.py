@@ -1,7 +1,7 @@
-"""Sealed requests for KeyPackages: the own provider does not learn whose are fetched (semantics: ohttp, RFC 9458).
+"""Sealed requests, so that the device's provider does not learn whose KeyPackages are fetched (semantics: ohttp).
 
-A request is sealed for the gateway of the other provider, and relayed by the own provider. Nothing here does any I/O;
-`key_packages.py` sends the requests.
+A request is sealed for the gateway of the other provider, and relayed by the device's provider. Nothing here does any
+I/O; `key_packages.py` sends the requests.
 """
 
 from __future__ import annotations

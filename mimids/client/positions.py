@@ -23,7 +23,7 @@ class Position:
 
 
 class Positions:
-    """All positions of a stream, and what the provider has to be told of them."""
+    """All positions of a stream, and which of them the next frames to the provider must present or withdraw."""
 
     def __init__(self) -> None:
         self._by_key: dict[PartitionKey, Position] = {}
@@ -91,7 +91,7 @@ class Positions:
     def next_frames(self, numbers: Iterator[int]) -> Iterator[Frame]:
         """Yield the frames to be sent now: keys to withdraw in one, keys to present in one each.
 
-        A refusal names the frame, and so tells which partition is refused.
+        A refusal names the frame, and thereby the partition that is refused.
         """
         if self._to_withdraw:
             yield Frame(next(numbers), FrameType.WITHDRAW, Withdraw(tuple(self._to_withdraw)))

@@ -68,7 +68,7 @@ def creation(
     welcome: bytes | None = None,
     service_providers: Sequence[ProviderId] = (),
 ) -> CreateGroupRequest:
-    """Return the request that creates a group at the own provider; `partition_key` is that of the first epoch.
+    """Return the request that creates a group at the device's own provider; `partition_key` is that of the first epoch.
 
     `group_info`, with `ratchet_tree` unless the GroupInfo contains it, lets the hub follow the group's public state.
     """

@@ -136,7 +136,7 @@ class Stream:
         return self
 
     async def __anext__(self) -> Event:
-        """Wait for the next event; raise `Problem` once the provider refuses the device for good."""
+        """Wait for the next event; raise `Problem` once the provider permanently refuses the device."""
         event = await self._events.get()
         if self._paused and self._events.has_room:
             self._paused = False
@@ -157,7 +157,7 @@ class Stream:
     # --- the connection -----------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Keep a connection until cancelled, or until the provider refuses the device for good."""
+        """Keep a connection until cancelled, or until the provider permanently refuses the device."""
         failures = 0
         try:
             while True:

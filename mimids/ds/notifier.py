@@ -1,8 +1,8 @@
 """Notifications between tasks: a task that has committed a row notifies, and a task that waits for rows wakes.
 
-The rows are the truth. A notification is lost when the process ends, so a task always reads before it waits. Notify
-after the commit, and commit with `Store.write_shielded`: a handler is cancelled when its client disconnects, and a
-commit without its notification would leave others waiting.
+The rows decide, not the notifications. A notification is lost when the process ends, so a task always reads before it
+waits. Notify after the commit, and commit with `Store.write_shielded`: a handler is cancelled when its client
+disconnects, and a commit without its notification would leave others waiting.
 
     with notifier.listen(topic) as waiter:
         while not (found := await read()):

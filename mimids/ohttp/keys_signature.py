@@ -34,15 +34,15 @@ class KeysUnsigned(KeysRefused):
 
 
 class KeysWronglySigned(KeysRefused):
-    """The signature is not a valid one of this provider for this body and not_after."""
+    """The signature is not valid for this provider, body and `not_after`."""
 
 
 class KeysExpired(KeysRefused):
-    """They are authentic, but not_after has passed."""
+    """The key configurations are authentic, but their `not_after` has passed."""
 
 
 class KeysMalformed(KeysRefused):
-    """They are authentic, but not a valid `application/ohttp-keys`."""
+    """The key configurations are authentic, but not valid `application/ohttp-keys`."""
 
 
 class Identity(Secret):

@@ -45,7 +45,7 @@ NO_TERMS: Final = Terms()
 
 @attrs.frozen
 class Case:
-    """A message, and what this server knows of its group, whoever sends it.
+    """A message, and what this server knows of its group; the same for every sender.
 
     `here` is the state of the message's partition, `ahead` that of the partition that a commit leads to. `covered` is
     the proposals that a public commit covers; a proposal that was not seen is given by its reference.

@@ -41,7 +41,7 @@ Found = tuple[Fact, ...] | None
 class Refusal:
     """A message is refused by a rule; all fields may be shown to the sender.
 
-    `lasting`: the content of the message is refused for the whole epoch, whoever sends it. The reference of such a
+    `lasting`: the content of the message is refused for the whole epoch, from every sender. The reference of such a
     proposal is stored, and a commit that covers it is refused too.
     """
 

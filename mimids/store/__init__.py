@@ -1,1 +1,1 @@
-"""What a provider stores, one module for each subject; SQL stands in the function that runs it."""
+"""What a provider stores, one module for each subject; each SQL statement is in the function that runs it."""

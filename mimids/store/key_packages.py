@@ -219,8 +219,8 @@ def note_welcome(tx: Tx, ref: KeyPackageRef) -> None:
 def sweep(tx: Tx, now: Milliseconds, *, forget_before: Milliseconds, unlink_before: Milliseconds) -> int:
     """Delete expired KeyPackages from the stock; return how many.
 
-    Also delete references that expired before `forget_before`, after which a Welcome for them finds no device, and the
-    token of each claim made before `unlink_before`.
+    Also delete references that expired before `forget_before`; Welcomes for them can then not be routed to a device.
+    For claims made before `unlink_before`, delete which token was used.
     """
     dropped = tx.execute(
         "DELETE FROM key_packages WHERE id IN (SELECT id FROM key_package_refs WHERE expires_at <= ?)", (now,)

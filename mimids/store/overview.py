@@ -132,7 +132,7 @@ def partition_summaries(tx: Tx, group: int) -> list[PartitionSummary]:
 
 
 def senders_of_others(tx: Tx, ours: ProviderId) -> tuple[int, int]:
-    """Count messages that other providers sent to our groups, and those whose device is stored, which must be 0."""
+    """Return how many messages other providers sent to our groups, and for how many a device is stored (must be 0)."""
     found = tx.one(
         "SELECT count(*), count(m.sender_device) FROM messages m JOIN partitions p ON p.id = m.partition"
         " JOIN providers hub ON hub.id = p.hub WHERE hub.domain = ?1 AND m.sender_provider <> hub.id",

@@ -325,7 +325,7 @@ def live_tip(tx: Tx, group: int) -> Partition | None:
         count[id_] = next_counter
     tip = (below.get(None) or [0])[0]
     while branches := below.get(tip):
-        # Branches are in the order of their commits, and max() returns the first of equals.
+        # Branches are in the order of their commits, and max() returns the first of equal branches.
         tip = branches[0] if len(branches) == 1 else max(branches, key=lambda branch: _messages(branch, below, count))
     found = tx.one(f"SELECT {_COLUMNS} FROM partitions WHERE id = ?", (tip,))
     return None if found is None else _partition(found)

@@ -1,7 +1,7 @@
 """Recovery after a restore: which providers must still be asked which messages of our groups they have.
 
-A group is held until all that follow it have answered. Group 0 stands for the question which of our groups a provider
-knows.
+A group is held until all that follow it have answered. A row with group 0 is the question which of our groups a
+provider knows.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from mimids.values import Milliseconds
 
 
 class MovableClock:
-    """`ds.ports.Clock` for tests: it shows the machine's time plus `offset`, or stands at `stopped_at` (milliseconds).
+    """`ds.ports.Clock` for tests: the machine's time plus `offset`, or the fixed time `stopped_at` (milliseconds).
 
     `sleepers` is the number of tasks that sleep by it.
     """
@@ -41,7 +41,7 @@ class MovableClock:
             self.sleepers -= 1
 
     def advance(self, seconds: float) -> None:
-        """Move the clock forward at once, whether it runs or stands; wake the tasks whose time has come."""
+        """Move the clock forward at once, whether it runs or is stopped; wake the tasks whose time has come."""
         if self._stopped_at is None:
             self.set(self._offset + _milliseconds(seconds), None)
         else:

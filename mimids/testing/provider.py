@@ -48,7 +48,7 @@ class ProviderClock:
         return [self._offset, self._stopped_at]
 
     def advance(self, seconds: float) -> None:
-        """Move the clock forward at once, whether it runs or stands; tasks whose time has come wake."""
+        """Move the clock forward at once, whether it runs or is stopped; tasks whose time has come wake."""
         milliseconds = int(seconds * 1000)
         if self._stopped_at is None:
             self._offset += milliseconds

@@ -143,7 +143,7 @@ class Recording:
             return None
         message = decode(MLSMessage, bytes.fromhex(line["bytes"]))
         if not isinstance(message.message, Welcome):
-            raise TypeError("the recording calls this a Welcome, and it is none")
+            raise TypeError("the recording calls this message a Welcome, but it is of another type")
         users = [self.owners[ref] for ref in message.message.key_package_refs]
         self.welcomes |= dict.fromkeys(users, message)
         return WelcomeData(message, tuple(HOMES[user] for user in users))

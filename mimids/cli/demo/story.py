@@ -139,7 +139,7 @@ class DemoStory:
             ):
                 fetch = self._devices["alice"].fetch_key_package(contact, self.recording.cipher_suite)
                 await _check_refused(part, fetch, frozenset({code}), what)
-            part.done = f"{len(_FETCHES)} fetched through the own providers of those who ask, 3 refused as expected"
+            part.done = f"{len(_FETCHES)} fetched through the askers' own providers, 3 refused as expected"
 
     def _search_before_the_group_exists(self) -> None:
         """Search all files for what OHTTP has to hide, before other requests name the same users."""

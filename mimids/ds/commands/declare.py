@@ -1,4 +1,4 @@
-"""A command as data: its name, its arguments, its function of a transaction, and an example of its answer.
+"""A command as data: its name, its arguments, the function that runs in a transaction, and an example of its answer.
 
 Each command is used twice: `mimids NOUN VERB` runs it under the lock of the data directory, and a running server runs
 it for requests on the operator socket (docs/operator-socket.md). It is done in one transaction. `effects` names what a

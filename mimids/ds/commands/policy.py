@@ -73,7 +73,8 @@ def _mute(
 def _unmute(tx: Tx, context: Context, *, user: str, group: str | None = None) -> JsonObject:
     subject_id = _user(tx, context, user)
     if not bans.remove_mute(tx, subject_id, _group(group)):
-        raise NotFound("this user is not muted in this group, or not in all groups")
+        where = "in all groups" if group is None else "in this group"
+        raise NotFound(f"this user is not muted {where}")
     return {"user_id": _text(subject_id)}
 
 

@@ -1,4 +1,4 @@
-"""Our own users and their devices: functions of a transaction that change them, and the check of device tokens."""
+"""Our own users and their devices: functions that change them inside a transaction, and the check of device tokens."""
 
 from __future__ import annotations
 

@@ -17,5 +17,5 @@ class HubRouter:
         self._remote = remote
 
     def hub(self, provider: ProviderId) -> Hub:
-        """Return the hub; there may be none at that provider, which the first call to it finds out."""
+        """Return the hub; whether that provider runs one is not checked here: the first call to it fails if not."""
         return self._own if provider == self._own.provider else self._remote(provider)

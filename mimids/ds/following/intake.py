@@ -35,7 +35,7 @@ from mimids.wire.messages import CommitHint, GroupInfoResponse, Message, PushedE
 
 @attrs.frozen(kw_only=True)
 class Received:
-    """What a transaction received, to be told once it is committed."""
+    """What a transaction received; reported once it is committed."""
 
     counters: list[Counter]  # wanted next, one for each epoch
     changed: frozenset[MaskedPartitionKey]

@@ -1,8 +1,8 @@
 """What a push to a follower contains, and what its answer changes (semantics: following-and-delivery).
 
-Functions of a transaction. There is no queue: pending pushes are found by a query over the partitions that a follower
-follows and the counter that it wants next of each. That counter is written when the follower answers. So a crash
-between a push and its answer pushes the same messages again, and the follower ignores them.
+These functions run inside a transaction. There is no queue: pending pushes are found by a query over the partitions
+that a follower follows and the counter that it wants next of each. That counter is written when the follower answers.
+So a crash between a push and its answer pushes the same messages again, and the follower ignores them.
 
 Dropped messages
     If retention dropped messages before they were pushed, an epoch without messages tells the follower at which

@@ -110,7 +110,7 @@ class RecoveryAsHub:
         return RecoveryStatistics(self._waiting, self._messages)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Ask the open questions, one task for each provider, until cancelled."""
+        """Ask other providers for messages of the held groups, with one task for each provider, until cancelled."""
         task_status.started()
         async with trio.open_nursery() as asking:
             with self._notifier.listen(TOPIC) as waiter:
@@ -211,7 +211,7 @@ class RecoveryAsHub:
             self._messages += sum(len(epoch.epoch.messages) for epoch in found.epochs)
             self._notifier.notify(DELIVERY)
             if not _has_progress(request, found.epochs, counters):
-                raise PeerFailed("its messages do not continue those that are here")
+                raise PeerFailed("the messages in its answer do not continue the stored ones")
 
     async def _learn_suite(self, group: Group, found: RecoverResponse) -> None:
         learn = partial(groups.learn_suite, group=group.id, version=found.version, cipher_suite=found.cipher_suite)

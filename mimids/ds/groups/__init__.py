@@ -1,5 +1,6 @@
 """Groups of a hub: sequencing, the public state of each branch, policy, and pages of messages.
 
-`hub.LocalHub` sequences and reads; `judging.MlsJudge` judges messages by the states that `states.States` keeps;
-`policy.GroupPolicy` applies the policy rules; `pages`, `branches` and `tree_layout` are functions.
+`hub.LocalHub` answers send, receive, join and group-info; `sequencing` appends messages; `judging.MlsJudge` checks them
+against the states that `states.States` keeps; `policy.GroupPolicy` applies the policy rules; `welcome_rows` checks and
+stores Welcomes; `pages`, `branches` and `tree_layout` are functions.
 """

@@ -1,7 +1,7 @@
 """Terminating a branch of a group, and opening it again (semantics: partitions-and-forks).
 
-Functions of a transaction, for the operator and for the configured rule. After the commit, the caller notifies the job
-that sends Welcomes.
+These functions run inside a transaction, for the operator and for the configured rule. After the commit, the caller
+notifies the job that sends Welcomes.
 """
 
 from __future__ import annotations

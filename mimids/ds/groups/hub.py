@@ -105,7 +105,7 @@ class LocalHub:
         return answer
 
     async def send_batch(self, requests: Sequence[SendRequest], sender: Sender) -> list[Outcome]:
-        """Sequence messages in order, in one transaction; each is accepted or refused by itself."""
+        """Sequence messages in order, in one transaction; each is accepted or refused independently."""
         if len(requests) > self._limits.send_batch_messages:
             raise TooMany("send_batch_messages", len(requests))
 

@@ -1,6 +1,6 @@
 """Reading messages page by page, and the epochs that a hub hints at (semantics: following-and-delivery).
 
-Functions of a transaction; none of them writes.
+These functions run inside a transaction; none of them writes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The public group state of each partition: stored as rows, cached in memory (semantics: public-group-state).
 
-The rows are the truth: a tree as content-addressed nodes, a GroupContext, a confirmation tag. The cache is keyed by
+The state is in the rows: a tree as content-addressed nodes, a GroupContext, a confirmation tag. The cache is keyed by
 that content, so it cannot hold anything stale. Proposals of a partition are read when a message is judged
 (`visible_proposals`); the cache holds states without them.
 """

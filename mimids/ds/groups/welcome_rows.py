@@ -18,7 +18,7 @@ from mimids.wire.messages import WelcomeData
 
 
 def check_welcome(data: WelcomeData, group: Group) -> None:
-    """Raise `WelcomeMismatch` unless this is a Welcome of the group's suite with one provider for each secret."""
+    """Raise `WelcomeMismatch` unless this is a Welcome of the group's suite with as many providers as secrets."""
     welcome = data.welcome.message
     if not isinstance(welcome, Welcome):
         raise WelcomeMismatch("welcome_data holds no Welcome")
@@ -26,7 +26,11 @@ def check_welcome(data: WelcomeData, group: Group) -> None:
         raise WelcomeMismatch("the Welcome is of another cipher suite")
     # Later revision, "Sending Messages": service_providers MUST be the same length as the secrets array.
     if len(welcome.secrets) != len(data.service_providers):
-        raise WelcomeMismatch(secrets=len(welcome.secrets), service_providers=len(data.service_providers))
+        raise WelcomeMismatch(
+            "service_providers must have one entry for each secret of the Welcome",
+            secrets=len(welcome.secrets),
+            service_providers=len(data.service_providers),
+        )
 
 
 def queue_welcome(tx: Tx, data: WelcomeData, partition: int, *, held: bool, now: Milliseconds) -> None:

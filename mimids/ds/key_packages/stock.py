@@ -1,7 +1,7 @@
 """The KeyPackages of our devices, each handed out once (semantics: key-packages).
 
-A KeyPackage is *in stock* from its upload on. A claim removes an ordinary one for good, in the transaction that the
-answer waits for; a last resort stays. The reference and the init key are stored beyond the lifetime, so that no
+A KeyPackage is *in stock* from its upload on. A claim removes an ordinary one permanently, in the transaction that
+the answer waits for; a last resort stays. The reference and the init key are stored beyond the lifetime, so that no
 KeyPackage is uploaded, and so handed out, twice. A claimed reference leads a Welcome to its device. Nothing is retried
 here: if the answer to a claim is lost, the gateway gives it again.
 """

@@ -198,7 +198,7 @@ def _keys(device: Device) -> tuple[str, str]:
 
 
 def _take_some(buckets: Sequence[tuple[Rates, str]], wanted: int, now: Milliseconds) -> tuple[int, RateLimited | None]:
-    """Take as many tokens, of `wanted`, as every bucket has; return how many, and why not more."""
+    """Take as many tokens as every bucket has, at most `wanted`; return how many, and why not more."""
     count = min((rates.left(key, now, at_most=wanted) for rates, key in buckets), default=wanted)
     for rates, key in buckets:
         rates.take(key, now, count)
@@ -210,7 +210,7 @@ def _take_some(buckets: Sequence[tuple[Rates, str]], wanted: int, now: Milliseco
                 rates.take(key, now)
         except RateLimited as refusal:
             return count, refusal
-    raise AssertionError("one bucket had too few")
+    raise AssertionError("no bucket refused the next token")
 
 
 class KeptRates:

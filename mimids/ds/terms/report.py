@@ -58,7 +58,7 @@ class Report:
         if provider_of(accused.encode()) is None:
             provider_id(accused)
         if len(note.encode()) > NOTE_OCTETS or len(evidence) > EVIDENCE_MESSAGES:
-            raise Malformed(f"a report has a note of at most {NOTE_OCTETS} octets and {EVIDENCE_MESSAGES} messages")
+            raise Malformed(f"a report has at most {NOTE_OCTETS} octets of note and {EVIDENCE_MESSAGES} messages")
         return cls(
             provider_id(members["hub"]),
             None if group_id is None else GroupId(from_base64url(group_id)),

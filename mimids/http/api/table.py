@@ -101,7 +101,7 @@ class Table:
                 reply = await self._answer(_route(by_method, request, entry), path, request, entry, stamped)
         except StreamClosed:
             entry.code = "closed"
-            reply = HttpReply(400, [])  # the client is gone and will not read it
+            reply = HttpReply(400, [])  # the client has disconnected and will not read it
         except Exception as error:  # not trio.Cancelled, which is a BaseException
             reply = self._refuse(error, entry)
             if isinstance(error, MethodNotAllowed):

@@ -59,7 +59,7 @@ async def console_group(services: Services, call: Call[Operator, None]) -> Answe
     def read(tx: Tx) -> Markup:
         group = overview.group_summary(tx, ProviderId(call.path["provider"]), group_id)
         if group is None:
-            raise NotFound("this provider knows no group of that hub and id")
+            raise NotFound("there is no group with this hub and id")
         partitions = overview.partition_summaries(tx, group.row)
         waits_for = recoveries.waited_for(tx, group.row)
         return pages.group_page(provider, installed_version(), now, group, partitions, waits_for)

@@ -100,7 +100,7 @@ async def public_addresses(host: str, port: int) -> list[str]:
         raise httpcore.ConnectError(str(error)) from error
     addresses = list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
     if not addresses or not all(is_public(address) for address in addresses):
-        raise ProviderNotAllowed("its name resolves to an address that is not public, or to none")
+        raise ProviderNotAllowed("its name resolves to no address, or to one that is not public")
     return addresses
 
 

@@ -48,7 +48,7 @@ class Trust:
 
 
 def dns_names(certificate: bytes) -> frozenset[ProviderId]:
-    """Return the dNSNames of a DER certificate that are provider names; wildcards are none (http: between-providers).
+    """Return the dNSNames of a DER certificate that are provider names; wildcards are not (http: between-providers).
 
     Other names are left out. A certificate that cannot be parsed has no names.
     """

@@ -1,6 +1,6 @@
 """The store: a queue of writes that one writer commits in batches, and readers beside it.
 
-The store knows no database by name. Its writer and its readers are connections that `sqlite.open_store` makes; each
+The store does not depend on SQLite. Its writer and its readers are connections that `sqlite.open_store` makes; each
 runs on a thread of its own, and is handed a whole batch or a whole snapshot at a time.
 """
 

@@ -1,4 +1,4 @@
-"""A transaction as the code that uses it sees it: statements in, rows out. It knows no database by name."""
+"""The interface of a transaction: statements in, rows out. It does not depend on SQLite."""
 
 from __future__ import annotations
 

@@ -37,4 +37,4 @@ def partition_of_join(tx: Tx, mls: MlsJudge, group: Group, message: MLSMessage, 
         return usable[0]  # all states are known and none fits: judging refuses the signature
     if found:
         raise BranchTerminated
-    raise WrongEpoch("no open partition stands for that epoch")
+    raise WrongEpoch("no open partition has that epoch")

@@ -139,6 +139,6 @@ class PartitionWriters:
         self._by_key[key.reveal()] = self.of(partitions.partition_by_row(self._tx, row), opened_here=True)
 
     def reload(self) -> None:
-        """Read all partitions again, after a commit attached one: others may lie below it."""
+        """Read all partitions again after a commit attached one, because partitions below it changed too."""
         for writer in self._by_row.values():
             writer.partition = partitions.partition_by_row(self._tx, writer.partition.id)

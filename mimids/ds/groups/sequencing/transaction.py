@@ -1,6 +1,6 @@
 """One transaction's worth of sequencing.
 
-The sequencer is a function of a transaction, not a job: a `SequencingTransaction` takes messages in order, accepts or
+The sequencer runs inside a transaction and is not a job: a `SequencingTransaction` takes messages in order, accepts or
 refuses each as a whole, and `finish` writes what was accepted. Of a refused message nothing is written but the
 reference of a proposal. The caller answers the sender after the commit, when the messages are durable.
 """
@@ -117,11 +117,11 @@ class SequencingTransaction:
         message = request.message.message
         try:
             if not isinstance(message, PublicMessage):
-                raise Malformed("an external commit is a PublicMessage")  # RFC 9420 section 12.4.3.2: MUST
+                raise Malformed("an external commit must be a PublicMessage")  # RFC 9420 section 12.4.3.2: MUST
             if message.content.sender.sender_type is not SenderType.NEW_MEMBER_COMMIT:
-                raise Malformed("the sender of an external commit is new_member_commit")
+                raise Malformed("the sender of an external commit must be new_member_commit")
             if request.commit_data.welcome_data is not None:
-                raise WelcomeMismatch("an external commit adds nobody, so it has no Welcome")
+                raise WelcomeMismatch("an external commit must not have welcome_data: it adds no other member")
             group = self._group(request.message)
             digest = messages.digest_of(request.message.encoded)
             partition = partition_of_join(self.tx, self._mls, group, request.message, digest)
@@ -198,9 +198,9 @@ class SequencingTransaction:
         message = request.message.message
         outside = (SenderType.EXTERNAL, SenderType.NEW_MEMBER_PROPOSAL)
         if not isinstance(message, PublicMessage):
-            raise Malformed("an external proposal is a PublicMessage")
+            raise Malformed("an external proposal must be a PublicMessage")
         if message.content_type is not ContentType.PROPOSAL or message.content.sender.sender_type not in outside:
-            raise Malformed("proposals of senders external and new_member_proposal only")
+            raise Malformed("only proposals of senders external and new_member_proposal are accepted here")
         group = self._group(request.message)
         partition = default if request.partition is None else self._writers.find([request.partition])
         if partition is None or partition.group != group.id:
