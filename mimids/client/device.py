@@ -241,7 +241,7 @@ class Device:
     def stream(self, *, backoff: Backoff = BACKOFF) -> AbstractAsyncContextManager[Stream]:
         """Open a live stream for the length of a block: `async with device.stream() as stream`.
 
-        It connects by itself, and again whenever the connection is lost. While it cannot connect, nothing is raised.
+        It connects, and reconnects whenever the connection is lost. While it cannot connect, nothing is raised.
         """
         return open_stream(self._connection.address, self._stream_limits, backoff=backoff)
 

@@ -308,7 +308,7 @@ class WelcomeInitRequest:
 
 @struct
 class WelcomeInitResponse:
-    """The KeyPackages for which it does."""
+    """The KeyPackages of a WelcomeInitRequest for which the provider accepts a Welcome."""
 
     accepted: tuple[KeyPackageRef, ...] = wire(vector(KEY_PACKAGE_REF))
 

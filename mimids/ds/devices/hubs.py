@@ -93,6 +93,6 @@ def insert_refusals(
     answers: Iterable[SendResponse | bytes],
     problem: Callable[[MimiError], bytes],
 ) -> list[SendResponse | bytes]:
-    """Return the next of `answers` for each None, and the JSON of the problem for each refusal."""
+    """Return one answer for each item of `refusals`: the problem of a refusal, or the next of `answers` for None."""
     remaining = iter(answers)
     return [next(remaining) if refusal is None else problem(refusal) for refusal in refusals]

@@ -150,7 +150,7 @@ class Streams:
 
 
 class _Session:
-    """One stream: a task that reads frames, one that sends what is new, and one for each hub that is sent to."""
+    """One stream: a task that reads frames, one that sends events, and one for each hub that is sent to."""
 
     def __init__(self, streams: Streams, device: Device, connection: FrameChannel, waiter: Waiter) -> None:
         self._streams = streams

@@ -59,7 +59,7 @@ class Intake:
         self._messages = self._duplicates = self._gaps = 0
 
     def append(self, group: Group | None, epoch: PushedEpoch) -> None:
-        """Append what is new of an epoch; without a group it is answered with `NO_LONGER_FOLLOWED`."""
+        """Append the new messages of an epoch. If `group` is None, the epoch's answer is `NO_LONGER_FOLLOWED`."""
         self._counters.append(NO_LONGER_FOLLOWED if group is None else self._append_epoch(group, epoch))
 
     def finish(self) -> Received:

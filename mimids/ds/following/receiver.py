@@ -93,11 +93,11 @@ class EpochReceiver:
         return FollowerStatistics(self._messages, self._duplicates, self._gaps, self._contradictions)
 
     async def receive_push(self, hub: ProviderId, request: PushRequest) -> PushResponse:
-        """Store what is new; answer each epoch with the counter wanted next, or that it is no longer followed."""
+        """Store the new messages; answer each epoch with the counter wanted next, or that it is no longer followed."""
         return PushResponse(tuple(await self._receive_followed(hub, request.epochs, asked=False)))
 
     async def receive_answer(self, hub: ProviderId, epochs: Sequence[PushedEpoch]) -> list[Counter]:
-        """Store what is new of epochs that we asked a hub for; return the counter wanted next for each."""
+        """Store the new messages of epochs that we asked a hub for; return the counter wanted next for each."""
         return await self._receive_followed(hub, epochs, asked=True)
 
     async def restore_from_peer(self, epochs: Sequence[PushedEpoch]) -> list[Counter]:
@@ -127,7 +127,7 @@ class EpochReceiver:
         epochs: Sequence[PushedEpoch],
         group_of: Callable[[Tx, int, PushedEpoch], Group | None],
     ) -> list[Counter]:
-        """Store what is new of each epoch whose group `group_of` returns, in one transaction."""
+        """Store the new messages of each epoch whose group `group_of` returns, in one transaction."""
         await self._prepare_openings(hub, epochs)
 
         def work(tx: Tx) -> Received:

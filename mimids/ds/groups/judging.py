@@ -177,7 +177,7 @@ class MlsJudge:
     def _knowledge_for(
         self, tx: Tx, group: Group, partition: Partition, message: MLSMessage
     ) -> tuple[Knowledge, JudgementKey]:
-        """Return what is known, with the proposals that judging this message reads, and the key of the judgement."""
+        """Return the knowledge and proposals that a message is judged by, and the judgement's key in the cache."""
         knowledge = self.states.knowledge(tx, group, partition)
         digest = messages.digest_of(message.encoded)
         rows = proposals_read(tx, partition, message)

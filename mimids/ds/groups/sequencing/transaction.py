@@ -276,7 +276,7 @@ class SequencingTransaction:
     def _judge(
         self, group: Group, writer: PartitionWriter, message: MLSMessage, data: CommitData | None
     ) -> tuple[Judged, Opening | None]:
-        """Judge a message by the state of its partition and by policy, and a commit also by where it leads."""
+        """Judge a message by its partition's state and by policy, and a commit also by the state that it leads to."""
         self._appender.flush_before_judging(message)
         judged = self._mls.judge(self.tx, group, writer.partition, message)
         opening = None if data is None else self._commits.check(group, writer, judged, data)
