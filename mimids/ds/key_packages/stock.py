@@ -15,7 +15,7 @@ from typing import Final
 import attrs
 import trio
 
-from mimids.ds.key_packages.claims import Abuse, ClaimedPackages, ClaimOutcome, LowStock, TokenChecks
+from mimids.ds.key_packages.claims import Abuse, ClaimedPackages, ClaimOutcome, CountClaim, LowStock, TokenChecks
 from mimids.ds.ports import Clock
 from mimids.errors import KeyPackagesExhausted, MimiError, TooMany, Unauthenticated
 from mimids.mls.faults import Fault, FaultError
@@ -193,10 +193,18 @@ class KeyPackageStock:
         self.announce(claimed)
         return claimed.outcomes
 
-    def claim_within(self, tx: Tx, requests: Sequence[KeyPackageRequest], now: Milliseconds) -> ClaimedPackages:
+    def claim_within(
+        self,
+        tx: Tx,
+        requests: Sequence[KeyPackageRequest],
+        now: Milliseconds,
+        *,
+        count: CountClaim | None = None,
+    ) -> ClaimedPackages:
         """Hand out the KeyPackages that these requests may have, within a transaction. Raises no `MimiError`.
 
-        Requests for the same user, version and suite are answered from distinct devices.
+        Requests for the same user, version and suite are answered from distinct devices. `count` counts each claim, or
+        returns why there must not be another one.
         """
         answered: defaultdict[tuple[UserRow, ProtocolVersion, CipherSuite], set[DeviceRow]] = defaultdict(set)
         outcomes: list[ClaimOutcome] = []
@@ -215,6 +223,9 @@ class KeyPackageStock:
             if chosen is None or chosen.row is None or chosen.body is None:
                 outcomes.append(ClaimOutcome(None, KeyPackagesExhausted()))
                 continue
+            if count is not None and (refusal := count(token, chosen, now)) is not None:
+                outcomes.append(ClaimOutcome(None, refusal))
+                continue
             already.add(chosen.device)
             if not chosen.last_resort:
                 key_packages.take_out(tx, chosen.row)
@@ -225,7 +236,8 @@ class KeyPackageStock:
             left = max(0, chosen.left - 1)
             if left < enough:
                 low.append(LowStock(chosen.device, version, suite, left))
-            outcomes.append(ClaimOutcome(EncodedKeyPackage(chosen.body)))
+            last_resort = bool(chosen.last_resort)
+            outcomes.append(ClaimOutcome(EncodedKeyPackage(chosen.body), row=chosen.row, last_resort=last_resort))
         return ClaimedPackages(tuple(outcomes), tuple(low), tuple(abuses))
 
     def announce(self, claimed: ClaimedPackages) -> None:
