@@ -26,7 +26,7 @@ async def answers_slowly(called: Called) -> PeerAnswer:
     """Accept every push, after a long time."""
     await trio.sleep(SLOW_SECONDS)
     epochs = decode(PushRequest, called.body).epochs
-    wanted = tuple(Counter(each.counter + len(each.messages.messages)) for each in epochs)
+    wanted = tuple(Counter(each.counter + len(each.epoch.messages)) for each in epochs)
     return PeerAnswer(encode(PushResponse(wanted)))
 
 

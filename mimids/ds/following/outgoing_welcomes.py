@@ -64,6 +64,8 @@ from mimids.wire.messages import WelcomeInitRequest, WelcomeInitResponse
 IDLE_SECONDS: Final = 60.0
 PAUSE_SECONDS: Final = 0.2  # after a failure, before the next attempt for the same provider
 TASKS_OF_A_SENDER: Final = 16
+QUICK_CALLS: Final = 48
+SLOW_CALLS: Final = 16
 PAUSES_REMEMBERED: Final = 10_000
 _FINAL: Final = (
     Malformed,
@@ -139,7 +141,7 @@ class OutgoingWelcomes:
         self._notifier = notifier
         self._own_devices = OwnDevices(incoming, provider)
         self._backoff = backoff
-        self._slots = CallSlots()
+        self._slots = CallSlots(quick_calls=QUICK_CALLS, slow_calls=SLOW_CALLS)
         self._busy: set[int] = set()
         self._serving: Counter[int] = Counter()  # tasks that serve rows of a sender
         self._paused_until = LeastRecentlyUsed[int, Milliseconds](PAUSES_REMEMBERED)  # by provider

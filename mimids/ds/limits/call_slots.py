@@ -21,8 +21,8 @@ from mimids.ds.lru import LeastRecentlyUsed
 T = TypeVar("T")
 
 PATIENCE_SECONDS: Final = 1.0
-QUICK_CALLS: Final = 128  # with SLOW_CALLS, fewer than the connections that `http/peers` has
-SLOW_CALLS: Final = 48
+QUICK_CALLS: Final = 112  # the slots of all jobs together must be fewer than the connections that `http/peers` has
+SLOW_CALLS: Final = 32
 QUICK_OCTETS: Final = 64 << 20
 SLOW_OCTETS: Final = 32 << 20
 QUICK_IN_A_ROW: Final = 8  # calls after which a slow provider is quick again
