@@ -10,9 +10,10 @@ from mimids.ds.groups.welcome_rows import WelcomeQueue, sender_number
 from mimids.errors import GroupExists, PartitionExists, QuotaExceeded
 from mimids.store import groups, partitions, providers
 from mimids.store.engine.transaction import Tx
+from mimids.store.groups import Group
 from mimids.values import Device, Milliseconds
 from mimids.wire.ids import ProviderId
-from mimids.wire.messages import CreateGroupRequest
+from mimids.wire.messages import CreateGroupRequest, WelcomeData
 
 
 @attrs.frozen
@@ -25,6 +26,7 @@ class Creation:
     creator: Device
 
 
+# Longer than 40 lines: its rows are written one after the other.
 def create_group(
     tx: Tx,
     states: States,
@@ -72,10 +74,8 @@ def create_group(
     states.save(tx, row, creation.opened.knowledge)
     if request.group_info is not None:
         partitions.set_group_info(tx, row, request.group_info.encoded)
-    if request.welcome_data is not None:  # of the first members
-        sender = sender_number(hub, creator.row)
-        welcomes.check(tx, request.welcome_data, group, sender)
-        welcomes.queue(tx, request.welcome_data, row, sender=sender, held=False, now=now)
+    if request.welcome_data is not None:
+        _queue_welcome(tx, welcomes, request.welcome_data, group, row, sender_number(hub, creator.row), now)
 
 
 def _is_repeat(tx: Tx, hub: int, creation: Creation) -> bool:
@@ -86,3 +86,11 @@ def _is_repeat(tx: Tx, hub: int, creation: Creation) -> bool:
     if existing.creation_digest != creation.digest:
         raise GroupExists
     return True
+
+
+def _queue_welcome(
+    tx: Tx, welcomes: WelcomeQueue, data: WelcomeData, group: Group, partition: int, sender: int, now: Milliseconds
+) -> None:
+    """Check and store the Welcome of the first members."""
+    welcomes.check(tx, data, group, sender)
+    welcomes.queue(tx, data, partition, sender=sender, held=False, now=now)
