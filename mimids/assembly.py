@@ -42,7 +42,9 @@ from mimids.ds.key_packages.relay import OwnGateway, Relay, RelayBounds
 from mimids.ds.key_packages.stock import KeyPackageStock, StockRules
 from mimids.ds.key_packages.tokens import AbuseRule, Tokens
 from mimids.ds.limits.budgets import Budgets
+from mimids.ds.limits.new_providers import NewProviders
 from mimids.ds.limits.rates import KeptRates, ProviderRates, Rate, UserRates
+from mimids.ds.limits.welcomes import WelcomeLimits
 from mimids.ds.notifier import Notifier, stock_topic
 from mimids.ds.ports import Clock, Peers, PeerTransport
 from mimids.ds.services import Services
@@ -130,12 +132,24 @@ def make_services(
     user_rates, provider_rates = UserRates(limits, clock), ProviderRates(limits, clock)
     budgets = Budgets(limits, clock)
     gate = Gate(clock, user_rates, budgets)
-    hub = LocalHub(config, store, clock, mls, notifier, recent=recent, rates=provider_rates, budgets=budgets)
+    may_contact = partial(config.federation.allows, us=provider)
+    new_providers = NewProviders.of(limits, clock, may_contact, telemetry.bound_hit)
+    hub = LocalHub(
+        config,
+        store,
+        clock,
+        mls,
+        notifier,
+        recent=recent,
+        rates=provider_rates,
+        budgets=budgets,
+        welcome_limits=WelcomeLimits(limits, clock, new_providers, telemetry.bound_hit),
+    )
 
     ohttp_keys = _make_ohttp_keys(config, store, clock)
     key_packages = _make_stock(config, store, clock, telemetry, notifier)
-    gateway = _make_gateway(config, store, clock, ohttp_keys, key_packages)
-    relay = _make_relay(config, clock, peers, gateway, ohttp_keys)
+    gateway = _make_gateway(config, store, clock, telemetry, ohttp_keys, key_packages)
+    relay = _make_relay(config, clock, peers, gateway, ohttp_keys, new_providers)
 
     reports = Reports(config, store, clock, peers, notifier, EvidenceReplay(provider, clock, mls))
     contradicted = partial(_on_contradiction, telemetry, reports)
@@ -152,13 +166,13 @@ def make_services(
             policy=FollowerPolicy(store, clock, mls, accepted_terms),
             accepted=accepted_terms,
             cursors=cursors,
+            new_providers=new_providers,
             problem=document,
         ),
     )
-    workers = config.delivery.workers
     incoming_welcomes = IncomingWelcomes(store, clock, notifier, provider=provider)
     outgoing_welcomes = OutgoingWelcomes(
-        store, clock, peers, notifier, incoming_welcomes, provider=provider, backoff=backoff, workers=workers
+        store, clock, peers, notifier, incoming_welcomes, provider=provider, backoff=backoff
     )
     streams = _make_streams(
         config, store, clock, notifier, hub_router, incoming_welcomes, key_packages, cursors, backoff
@@ -176,7 +190,12 @@ def make_services(
         accepted_terms=accepted_terms,
         gate=gate,
         reports=reports,
-        rates=KeptRates(store, clock, (*user_rates.all, *provider_rates.all, *budgets.all, *relay.rates)),
+        rates=KeptRates(
+            store,
+            clock,
+            (*user_rates.all, *provider_rates.all, *budgets.all, *relay.rates, *new_providers.all),
+            restore_providers=new_providers.restore,
+        ),
         cursors=cursors,
         devices=DeviceTokens(store, provider),
         key_packages=key_packages,
@@ -194,8 +213,9 @@ def make_services(
             recent,
             provider=provider,
             backoff=backoff,
-            workers=workers,
+            workers=config.delivery.workers,
             batch_octets=config.delivery.batch_bytes,
+            on_bound=telemetry.bound_hit,
         ),
         epoch_receiver=receiver,
         following=following,
@@ -238,7 +258,12 @@ def _make_stock(
 
 
 def _make_gateway(
-    config: Config, store: Store, clock: Clock, keys: OhttpKeys, key_packages: KeyPackageStock
+    config: Config,
+    store: Store,
+    clock: Clock,
+    telemetry: Telemetry,
+    keys: OhttpKeys,
+    key_packages: KeyPackageStock,
 ) -> Gateway:
     limits = config.limits
     bounds = GatewayBounds(
@@ -246,14 +271,20 @@ def _make_gateway(
         replay_rows=config.ohttp.replay_max_rows,
         bundle_requests=config.ohttp.bundle_max_requests,
         rate=Rate("gateway_requests_per_second", limits.gateway_requests_per_second, limits.gateway_requests_burst),
+        address_rate=Rate(
+            "gateway_address_requests_per_second",
+            limits.gateway_address_requests_per_second,
+            limits.gateway_address_requests_burst,
+        ),
     )
-    return Gateway(store, clock, keys.live, key_packages, document, bounds)
+    return Gateway(store, clock, keys.live, key_packages, document, bounds, telemetry.bound_hit)
 
 
-def _make_relay(config: Config, clock: Clock, peers: Peers, gateway: Gateway, keys: OhttpKeys) -> Relay:
+def _make_relay(
+    config: Config, clock: Clock, peers: Peers, gateway: Gateway, keys: OhttpKeys, new_providers: NewProviders
+) -> Relay:
     limits = config.limits
     per_minute, burst = limits.device_fetches_per_minute, limits.device_fetches_burst
-    new_providers = limits.device_new_providers_per_day
     return Relay(
         peers,
         clock,
@@ -263,8 +294,8 @@ def _make_relay(config: Config, clock: Clock, peers: Peers, gateway: Gateway, ke
             octets=limits.ohttp_bytes,
             seconds=config.federation.answer_seconds,
             fetches=Rate("device_fetches_per_minute", per_minute / 60, burst),
-            new_providers=Rate("device_new_providers_per_day", new_providers / DAY_SECONDS, new_providers),
         ),
+        new_providers,
     )
 
 

@@ -158,6 +158,7 @@ class Limits:
     ohttp_bytes: int = key(1_048_576)
     report_bytes: int = key(1_048_576)
     send_batch_messages: int = key(1024)
+    welcome_providers: int = key(256)
     receive_wait_seconds: int = key(60, at_least=0)
     body_seconds: int = key(60)
     # rates
@@ -179,6 +180,9 @@ class Limits:
     provider_sends_burst: int = key(20_000)
     provider_joins_per_hour: int = key(1000, at_least=0)
     provider_joins_burst: int = key(200)
+    provider_new_providers_per_day: int = key(500, at_least=0)
+    gateway_address_requests_per_second: int = key(100, at_least=0)
+    gateway_address_requests_burst: int = key(500)
     gateway_requests_per_second: int = key(200, at_least=0)
     gateway_requests_burst: int = key(1000)
     # quotas

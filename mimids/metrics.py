@@ -38,12 +38,27 @@ def _gauge(what: str, meaning: str, *labels: str) -> Metric:
     return Metric(MetricKind.GAUGE, what, meaning, labels)
 
 
+# Bounds that protect others from one peer, as `mimids_bound_hits_total` names them. A name says nothing of a peer.
+BOUNDS: Final[tuple[str, ...]] = (
+    "gateway-address-rate",
+    "gateway-rate",
+    "new-providers",
+    "replay-share",
+    "slow-call-cancelled",
+    "welcomes",
+)
+
 METRICS: Final[Mapping[str, Metric]] = {
     "mimids_requests": _counter(
         "requests answered; code is ok, closed (the caller had disconnected), or the code of a problem",
         "internal is an error of this server: read the log; other codes growing: faulty callers, or too low a limit",
         "route",
         "code",
+    ),
+    "mimids_bound_hits": _counter(
+        "times that a peer reached a bound that protects the others",
+        "growing: an attack, a faulty client, or a bound that is too low; the label names the bound",
+        "bound",
     ),
     "mimids_store_writable": _gauge(
         "1: the last write succeeded; 0: the disk failed it",
@@ -105,7 +120,9 @@ METRICS: Final[Mapping[str, Metric]] = {
     "mimids_peers_unavailable": _counter(
         "calls without an answer", "growing for all providers at once: our own network fails"
     ),
-    "mimids_delivery_busy": _gauge("followers being served now", "at [delivery] workers for long: raise that setting"),
+    "mimids_delivery_busy": _gauge(
+        "followers being served now", "near the number of all followers for long: many answer slowly"
+    ),
     "mimids_delivery_messages": _counter("messages pushed to followers", "traffic to other providers"),
     "mimids_delivery_failures": _counter(
         "pushes that failed", "growing: the peer metrics below show at which provider"

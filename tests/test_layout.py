@@ -84,6 +84,10 @@ TESTED_IN = {
     "replay": "replay/test_replay.py",
     "store": "ds/test_statements.py",  # every statement of a request; results are tested with the services
     "store.arrangements": "ds/terms/test_offered.py",
+    "ds.key_packages.replays": "abuse/test_replay.py",
+    "ds.limits.call_slots": "abuse/test_delivery.py",
+    "ds.limits.new_providers": "abuse/test_welcomes.py",
+    "ds.limits.welcomes": "abuse/test_welcomes.py",
     "store.backup": "cli/test_backup.py",
     "store.bans": "ds/groups/test_policy.py",
     "store.cursors": "ds/upkeep/test_retention.py",

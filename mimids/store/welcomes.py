@@ -28,6 +28,7 @@ class Outgoing:
     refs: tuple[KeyPackageRef, ...]
     state: str
     failures: int
+    octets: int  # of the Welcome
 
 
 @attrs.frozen
@@ -65,20 +66,31 @@ def add_outgoing(
     partition: int,
     provider: int,
     refs: Sequence[KeyPackageRef],
+    sender: int = 0,
     held: bool,
     now: Milliseconds,
 ) -> None:
     """Queue a Welcome for one provider; with `held`, it waits until its branch has a message.
 
-    (semantics: welcomes-and-leaving)
+    `sender` is the row of a device of ours, or minus the row of another provider (semantics: welcomes-and-leaving).
     """
     tx.execute(
-        "INSERT INTO outgoing_welcomes (welcome, partition, provider, refs, state, created_at)"
-        " VALUES (?, ?, ?, ?, ?, ?)",
-        (welcome, partition, provider, _REFS.encode(tuple(refs)), "held" if held else "due", now),
+        "INSERT INTO outgoing_welcomes (welcome, partition, provider, refs, state, created_at, sender)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (welcome, partition, provider, _REFS.encode(tuple(refs)), "held" if held else "due", now, sender),
     )
     if held:
         tx.execute("UPDATE partitions SET held_welcomes = held_welcomes + 1 WHERE id = ?", (partition,))
+
+
+def count_waiting(tx: Tx, sender: int, *, at_most: int) -> int:
+    """Return how many Welcomes of a sender are not delivered, refused or ended otherwise; stop at `at_most`."""
+    found = tx.one(
+        "SELECT count(*) FROM (SELECT 1 FROM outgoing_welcomes"
+        " WHERE sender = ? AND state IN ('held', 'due', 'offered') LIMIT ?)",
+        (sender, at_most),
+    )
+    return int(found[0]) if found else 0
 
 
 def release_held(tx: Tx, partition: int) -> None:
@@ -167,29 +179,44 @@ def _drop_unreferenced(tx: Tx, welcome: int) -> None:
     )
 
 
-def due_providers(tx: Tx, now: Milliseconds) -> list[int]:
-    """Return the providers for which a Welcome is due."""
+def due_pairs(tx: Tx, now: Milliseconds) -> list[tuple[int, int]]:
+    """Return the providers for which a Welcome is due, each with the sender of one; a provider may come repeatedly."""
     rows = tx.all(
-        "SELECT DISTINCT provider FROM outgoing_welcomes WHERE state IN ('due', 'offered') AND next_attempt_at <= ?",
+        "SELECT DISTINCT provider, sender FROM outgoing_welcomes"
+        " WHERE state IN ('due', 'offered') AND next_attempt_at <= ?",
         (now,),
+    )
+    return [(row[0], row[1]) for row in rows]
+
+
+def due_senders(tx: Tx, provider: int, now: Milliseconds) -> list[int]:
+    """Return the senders of the Welcomes that are due for a provider, in ascending order."""
+    rows = tx.all(
+        "SELECT DISTINCT sender FROM outgoing_welcomes"
+        " WHERE state IN ('due', 'offered') AND provider = ? AND next_attempt_at <= ? ORDER BY sender",
+        (provider, now),
     )
     return [row[0] for row in rows]
 
 
-def next_due(tx: Tx, provider: int, now: Milliseconds) -> Outgoing | None:
-    """Return the Welcome to send to a provider next, None if none is due."""
+def next_due(tx: Tx, provider: int, sender: int, now: Milliseconds) -> Outgoing | None:
+    """Return the next Welcome of a sender to a provider, None if none is due."""
     row = tx.one(
-        "SELECT id, provider, partition, refs, state, failures FROM outgoing_welcomes"
-        " WHERE state IN ('due', 'offered') AND next_attempt_at <= ? AND provider = ?"
-        " ORDER BY next_attempt_at, id LIMIT 1",
-        (now, provider),
+        "SELECT o.id, provider, partition, refs, state, failures, length(body)"
+        " FROM outgoing_welcomes o JOIN welcomes ON welcomes.id = o.welcome"
+        " WHERE state IN ('due', 'offered') AND next_attempt_at <= ? AND provider = ? AND sender = ?"
+        " ORDER BY next_attempt_at, o.id LIMIT 1",
+        (now, provider, sender),
     )
-    return None if row is None else Outgoing(row[0], row[1], row[2], _REFS.decode(row[3]), row[4], row[5])
+    return None if row is None else Outgoing(row[0], row[1], row[2], _REFS.decode(row[3]), row[4], row[5], row[6])
 
 
-def next_outgoing_at(tx: Tx) -> Milliseconds | None:
-    """Return when the next Welcome is due, None if none is queued."""
-    found = tx.one("SELECT min(next_attempt_at) FROM outgoing_welcomes WHERE state IN ('due', 'offered')")
+def next_outgoing_at(tx: Tx, *, after: Milliseconds) -> Milliseconds | None:
+    """Return when the first Welcome becomes due that is not due at `after`, None if there is none."""
+    found = tx.one(
+        "SELECT min(next_attempt_at) FROM outgoing_welcomes WHERE state IN ('due', 'offered') AND next_attempt_at > ?",
+        (after,),
+    )
     return None if found is None or found[0] is None else Milliseconds(found[0])
 
 

@@ -19,6 +19,7 @@ from mimids.ds.devices.hubs import insert_refusals
 from mimids.ds.following.cursors import Cursors
 from mimids.ds.following.following import Following
 from mimids.ds.groups.pages import Page
+from mimids.ds.limits.new_providers import NewProviders
 from mimids.ds.ports import Peers
 from mimids.ds.terms.accepted import AcceptedTerms
 from mimids.errors import ArrangementRequired, MimiError, PeerFailed
@@ -58,6 +59,7 @@ class RemoteHub:
     policy: FollowerPolicy = attrs.field(kw_only=True)
     accepted: AcceptedTerms = attrs.field(kw_only=True)
     cursors: Cursors = attrs.field(kw_only=True)
+    new_providers: NewProviders = attrs.field(kw_only=True)
     problem: Callable[[MimiError], bytes] = attrs.field(kw_only=True)
     needs_keys: ClassVar[bool] = True
 
@@ -79,6 +81,7 @@ class RemoteHub:
 
     async def receive(self, device: Device, request: ReceiveRequest, *, wait_seconds: int | None = None) -> bytes:
         """Return a partition's messages; see `Hub.receive`. The hub is asked if none are stored here."""
+        self._count(device)
         self.cursors.note(device, self.provider, request)
         await self.policy.check_reader(device, self.provider)
         return await self._accepting_terms(
@@ -91,10 +94,12 @@ class RemoteHub:
 
     async def present(self, device: Device, key: PartitionKey) -> None:
         """Present a key to the hub, so that it pushes the partition; see `Hub.present`."""
+        self._count(device)
         await self._accepting_terms(partial(self.following.ask, device, self.provider, key))
 
     async def join(self, device: Device, request: ExternalJoinRequest) -> bytes:
         """Sequence an external commit; see `Hub.join`."""
+        self._count(device)
         self.gate.count_join(device, request, terms=self.accepted.in_force(self.provider))
         await self.policy.check_join(device, self.provider, request)
         answer = await self._call("join", encode(request))
@@ -103,6 +108,7 @@ class RemoteHub:
 
     async def propose(self, device: Device, request: ExternalProposalRequest) -> bytes:
         """Sequence an external proposal; see `Hub.propose`."""
+        self._count(device)
         self.gate.count_proposal(device, request)
         await self.policy.check_proposal(device, self.provider, request)
         answer = await self._call("propose", encode(request))
@@ -118,6 +124,7 @@ class RemoteHub:
         bundle: bool = False,
     ) -> bytes:
         """Return what a joiner needs; see `Hub.group_info`."""
+        self._count(device)
         await self.policy.check_reader(device, self.provider)
         query = ["bundle"] if bundle else []
         if partition is not None:
@@ -129,8 +136,13 @@ class RemoteHub:
 
     # --- the steps of a request ---------------------------------------------------------------------------------
 
+    def _count(self, device: Device) -> None:
+        """Count the hub against the device if nobody here has named it before; raise `RateLimited`."""
+        self.new_providers.take(device, [self.provider])
+
     async def _refusals(self, device: Device, requests: Sequence[SendRequest]) -> list[MimiError | None]:
         """Return for each message why it is not passed on to the hub, or None."""
+        self._count(device)
         counted = self.gate.count_sends(device, requests, terms=self.accepted.in_force(self.provider))
         within_limits = counted.count(None)  # those come first
         checked = await self.policy.check_sends(device, self.provider, requests[:within_limits])

@@ -7,11 +7,13 @@ each device that a reference was accepted for, and stays there until that device
 from __future__ import annotations
 
 from functools import partial
+from typing import Final
 
 from mimids.ds.groups.restrictions import source_for
+from mimids.ds.limits.welcomes import SECRETS
 from mimids.ds.notifier import Notifier, inbox_topic
 from mimids.ds.ports import Clock
-from mimids.errors import Malformed, WelcomeNotExpected
+from mimids.errors import Malformed, TooMany, WelcomeNotExpected
 from mimids.mls.framing import MLSMessage
 from mimids.mls.welcome import Welcome
 from mimids.store import accounts, key_packages, providers, welcomes
@@ -22,6 +24,8 @@ from mimids.store.welcomes import InInbox
 from mimids.values import DeviceRow
 from mimids.wire.ids import KeyPackageRef, ProviderId
 from mimids.wire.messages import WelcomeInitRequest, WelcomeInitResponse
+
+REFERENCES: Final = 4096  # of one welcome/init: about 25 ms of the writer
 
 
 class IncomingWelcomes:
@@ -34,7 +38,12 @@ class IncomingWelcomes:
         self._provider = provider
 
     async def init(self, hub: ProviderId, request: WelcomeInitRequest) -> WelcomeInitResponse:
-        """Return which references are of KeyPackages that were handed out here, and expect their Welcome."""
+        """Return which references are of KeyPackages that were handed out here, and expect their Welcome.
+
+        Raises `TooMany`.
+        """
+        if len(request.key_package_refs) > REFERENCES:
+            raise TooMany("welcome_references", len(request.key_package_refs))
 
         def accept(tx: Tx) -> tuple[KeyPackageRef, ...]:
             number = providers.ensure_provider(tx, hub)
@@ -51,11 +60,14 @@ class IncomingWelcomes:
     async def store(self, hub: ProviderId, message: MLSMessage) -> None:
         """Put a Welcome into the inbox of each device it was accepted for; a repeat changes nothing.
 
-        Raises `Malformed` if it is no Welcome, and `WelcomeNotExpected` if no reference was accepted for this hub.
+        Raises `Malformed` if it is no Welcome, `TooMany` if it has too many secrets,
+        and `WelcomeNotExpected` if no reference was accepted for this hub.
         """
         welcome = message.message
         if not isinstance(welcome, Welcome):
             raise Malformed("not a Welcome")
+        if len(welcome.secrets) > SECRETS:
+            raise TooMany("welcome_secrets", len(welcome.secrets))
         stored = partial(self._store_in_inboxes, hub, message.encoded, welcome.key_package_refs)
         for device in await self._store.write_or_refuse(stored):
             self._notifier.notify(inbox_topic(device))

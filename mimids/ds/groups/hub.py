@@ -23,8 +23,11 @@ from mimids.ds.groups.restrictions import OWN
 from mimids.ds.groups.sequencing import Changes, Outcome, SequencingTransaction
 from mimids.ds.groups.states import is_joinable
 from mimids.ds.groups.submission import Submission, submissions_in
+from mimids.ds.groups.welcome_rows import WelcomeQueue
 from mimids.ds.limits.budgets import Budgets, octets_of
+from mimids.ds.limits.new_providers import NewProviders
 from mimids.ds.limits.rates import ProviderRates
+from mimids.ds.limits.welcomes import WelcomeLimits
 from mimids.ds.notifier import DELIVERY, OUTGOING, Notifier, partition_topic, presented_topic
 from mimids.ds.ports import Clock
 from mimids.errors import (
@@ -70,6 +73,7 @@ class LocalHub:
         recent: Recent | None = None,
         rates: ProviderRates | None = None,
         budgets: Budgets | None = None,
+        welcome_limits: WelcomeLimits | None = None,
     ) -> None:
         self._config = config
         self._provider: ProviderId = config.provider
@@ -82,17 +86,33 @@ class LocalHub:
         self._recent = Recent() if recent is None else recent
         self._rates = ProviderRates(config.limits, clock) if rates is None else rates
         self._budgets = Budgets(config.limits, clock) if budgets is None else budgets
+        may_contact = partial(config.federation.allows, us=config.provider)
+        if welcome_limits is None:
+            new_providers = NewProviders.of(config.limits, clock, may_contact)
+            welcome_limits = WelcomeLimits(config.limits, clock, new_providers)
+        self._welcome_limits = welcome_limits
+        self._welcome_queue = WelcomeQueue(lambda provider: provider == config.provider or may_contact(provider))
 
     # --- writing ------------------------------------------------------------------------------------------------
 
     async def create_group(self, request: CreateGroupRequest, creator: Device) -> None:
         """Create a group with its first partition; a repeat with the same contents changes nothing."""
+        refusal = self._welcome_limits.count(creator, request.welcome_data)
+        if refusal is not None:
+            raise refusal
         digest = hashlib.sha256(encode(request)).digest()
         creation = Creation(request, digest, await self._mls.open_creation(request), creator)
 
         def create(tx: Tx) -> None:
-            quota = self._limits.device_groups
-            create_group(tx, self._states, creation, self._provider, self._clock.now(), quota=quota)
+            create_group(
+                tx,
+                self._states,
+                creation,
+                self._provider,
+                self._clock.now(),
+                quota=self._limits.device_groups,
+                welcomes=self._welcome_queue,
+            )
 
         await self._store.write_or_refuse(refusable(create))
         self._notifier.notify(OUTGOING)
@@ -118,8 +138,22 @@ class LocalHub:
             allowed, over_budget = self._budgets.take(sender, sizes)
             refusal = over_budget or refusal
         sent = requests[:allowed]
+        refused = self._count_welcomes(sender, sent)
+        sent = [request for at, request in enumerate(sent) if at not in refused] if refused else sent
         answers = await self._sequence(sender, lambda sequencing: sequencing.send(sent), submissions_in(sent))
+        for at, error in refused.items():  # in ascending order
+            answers.insert(at, error)
         return answers if refusal is None else [*answers, *[refusal] * (len(requests) - allowed)]
+
+    def _count_welcomes(self, sender: Sender, requests: Sequence[SendRequest]) -> dict[int, MimiError]:
+        """Count the Welcomes of a batch; return the refusals of messages whose Welcome exceeds a limit."""
+        refused = {}
+        for at, request in enumerate(requests):
+            if request.commit_data is not None:
+                refusal = self._welcome_limits.count(sender, request.commit_data.welcome_data)
+                if refusal is not None:
+                    refused[at] = refusal
+        return refused
 
     async def join(self, request: ExternalJoinRequest, sender: Sender) -> SendResponse:
         """Sequence an external commit in the branch it was made for (semantics: joining-from-outside)."""
@@ -179,6 +213,7 @@ class LocalHub:
                 mls=self._mls,
                 recent=self._recent,
                 limits=self._limits,
+                welcomes=self._welcome_queue,
             )
             return sequence(sequencing), sequencing.finish()
 

@@ -4,8 +4,11 @@ A request is *opened* with a live key, *parsed* as `POST /key-packages` with a D
 one transaction (replay, token, claim, answer), and the answer is *sealed*. An error before the request is opened is
 raised and sent as it is; every later error is sealed (RFC 9458 section 5.2). `Gateway.answer` alone decides which.
 
-A replay must not use up KeyPackages (RFC 9458 section 6.5). So an answer with a KeyPackage is stored, sealed, in the
-transaction of the claim. The same request gets the same octets again until its Date has left the window; after that
+Requests are counted against their address before they are opened, and against the rate of all requesters, which
+protects the stock, only after that: so what does not open costs nobody but its sender.
+
+A replay must not use up KeyPackages (RFC 9458 section 6.5). So an answer with a KeyPackage is stored in the transaction
+of the claim (`replays`). The same request gets the same octets again until its Date has left the window; after that
 the Date refuses it. An encapsulated key belongs to the request that it first came with. Copies of a request that is
 being answered wait for its answer.
 """
@@ -13,15 +16,18 @@ being answered wait for its answer.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from email.utils import formatdate
 from functools import lru_cache
+from ipaddress import ip_address, ip_network
 from typing import Final
 
 import attrs
 import trio
 
 from mimids.ds.key_packages.claims import ClaimablePackages, ClaimedPackages, ClaimOutcome
+from mimids.ds.key_packages.replays import SHARE_LIMIT, ReplayBounds, ReplayStore
 from mimids.ds.limits.rates import Rate, Rates
 from mimids.ds.ports import Clock
 from mimids.errors import (
@@ -32,6 +38,7 @@ from mimids.errors import (
     NotFound,
     OhttpDate,
     OhttpReplayed,
+    RateLimited,
     TooMany,
     UnsupportedMediaType,
 )
@@ -56,8 +63,8 @@ from mimids.wire.messages import (
 
 PATH: Final = "/key-packages"
 MIMI_DS: Final = b"application/mimi-ds"
-COUNT_INTERVAL_MILLISECONDS: Final = 1000  # between two counts of the stored answers
 PROBLEM_JSON: Final = b"application/problem+json"
+NO_RATE: Final = Rate("none", 0, 0)
 
 
 @attrs.frozen(kw_only=True)
@@ -68,6 +75,7 @@ class GatewayBounds:
     replay_rows: int = 100_000
     bundle_requests: int = 64
     rate: Rate  # for all requesters together: the requester is not known
+    address_rate: Rate = NO_RATE  # for each IP address
 
 
 @attrs.frozen
@@ -103,9 +111,13 @@ class _AnswerSealer:
         self.opened = open_()
         self._used = False
 
-    def ok(self, content: bytes, now: Milliseconds) -> bytes:
-        """Return the sealed answer to a request that succeeded."""
-        return self._seal(200, ((b"content-type", MIMI_DS),), content, now)
+    def ok(self, content: bytes, now: Milliseconds, nonce: bytes | None = None) -> bytes:
+        """Return the sealed answer to a request that succeeded; with `nonce`, the octets of an earlier one again."""
+        return self._seal(200, ((b"content-type", MIMI_DS),), content, now, nonce)
+
+    def nonce_of(self, sealed: bytes) -> bytes:
+        """Return the nonce of an answer, which its first octets are (RFC 9458 section 4.4)."""
+        return sealed[: self.opened.sealer.nonce_size]
 
     def refusal(self, error: Exception, now: Milliseconds) -> bytes:
         """Return the sealed problem document of an error."""
@@ -115,13 +127,15 @@ class _AnswerSealer:
             fields.append((b"retry-after", str(seconds).encode()))
         return self._seal(refused.status.value, tuple(fields), self._problem(refused), now)
 
-    def _seal(self, status: int, fields: bhttp.Fields, content: bytes, now: Milliseconds) -> bytes:
+    def _seal(
+        self, status: int, fields: bhttp.Fields, content: bytes, now: Milliseconds, nonce: bytes | None = None
+    ) -> bytes:
         # The Date lets a client whose clock is wrong correct it (RFC 9458 section 6.5.2).
         common = ((b"date", _http_date(now // 1000)), (b"cache-control", b"no-store"))
         message = pad_response(bhttp.encode_response(bhttp.Response(status, (*fields, *common), content)))
         sealer = self._open().sealer if self._used else self.opened.sealer
         self._used = True
-        return sealer.seal(message, secrets.token_bytes(sealer.nonce_size))
+        return sealer.seal(message, nonce or secrets.token_bytes(sealer.nonce_size))
 
 
 @attrs.define(eq=False)
@@ -152,8 +166,13 @@ class Gateway:
         stock: ClaimablePackages,
         problem: Callable[[MimiError], bytes],
         bounds: GatewayBounds,
+        on_bound: Callable[[str], None] = lambda bound: None,
     ) -> None:
-        """`keys` returns the live keys by identifier, `problem` the JSON of a problem document (RFC 9457)."""
+        """Make a gateway.
+
+        `keys` returns the live keys by identifier, `problem` the JSON of a problem document (RFC 9457). `on_bound` is
+        called with the name of a bound that a requester reached.
+        """
         self._store = store
         self._clock = clock
         self._keys = keys
@@ -161,16 +180,21 @@ class Gateway:
         self._problem = problem
         self._bounds = bounds
         self._rates = Rates(bounds.rate)
+        self._address_rates = Rates(bounds.address_rate)
+        self._on_bound = on_bound
+        self._replays = ReplayStore(ReplayBounds(bounds.replay_rows, 2 * bounds.window_seconds))
         self._pending: dict[bytes, _Pending] = {}
         self._answered = self._repeated = 0
-        self._room, self._counted_at = 0, Milliseconds(0)
 
-    async def answer(self, message: bytes) -> bytes:
+    async def answer(self, message: bytes, address: str | None = None) -> bytes:
         """Return the `message/ohttp-res` for this `message/ohttp-req`, refusals included.
 
-        Raises errors from before the request is opened: `RateLimited`, and what `open_request` raises.
+        `address` is the IP address that it came from, None for one that our own relay passes on. Raises errors from
+        before the request is opened: `RateLimited` for the address, and what `open_request` raises.
         """
-        self._rates.take(None, self._clock.now())
+        if address is not None:
+            with self._reporting("gateway-address-rate"):
+                self._address_rates.take(network_of(address), self._clock.now())
         while (pending := self._pending.get(message)) is not None:
             await pending.done.wait()
             if pending.answer is not None:  # else it was cancelled, or could not be opened
@@ -199,6 +223,8 @@ class Gateway:
         request = self._parse(read_request(sealer.opened))
         if not self._in_window(request, self._clock.now()):
             raise OhttpDate
+        with self._reporting("gateway-rate"):
+            self._rates.take(None, self._clock.now(), len(request.requests))
         answer = await self._store.write(lambda tx: self._claim(tx, sealer, request))
         if isinstance(answer, MimiError):
             raise answer
@@ -207,6 +233,8 @@ class Gateway:
             return answer
         claimed, sealed = answer
         self._stock.announce(claimed)
+        if any(each.refusal and each.refusal.members.get("limit") == SHARE_LIMIT for each in claimed.outcomes):
+            self._on_bound("replay-share")
         if sealed is not None:
             return sealed
         content = request.content(claimed.outcomes)
@@ -235,18 +263,6 @@ class Gateway:
     def _in_window(self, request: _ParsedRequest, now: Milliseconds) -> bool:
         return abs(now - request.date) <= self._bounds.window_seconds * 1000
 
-    def _has_room(self, tx: Tx, now: Milliseconds) -> bool:
-        """Tell whether another answer can be stored.
-
-        Once a second, or when no room seems to be left, expired answers are deleted and the rest are counted. In
-        between the room is only counted down, on the writer's thread. A transaction that runs twice counts twice, so
-        that the store may seem full too early but never too late.
-        """
-        if self._room <= 0 or abs(now - self._counted_at) >= COUNT_INTERVAL_MILLISECONDS:
-            ohttp.forget_answers(tx, now)
-            self._room, self._counted_at = self._bounds.replay_rows - ohttp.room_taken(tx), now
-        return self._room > 0
-
     def _claim(
         self, tx: Tx, sealer: _AnswerSealer, request: _ParsedRequest
     ) -> tuple[ClaimedPackages, bytes | None] | bytes | MimiError:
@@ -256,12 +272,12 @@ class Gateway:
         opened = sealer.opened
         earlier = ohttp.answered(tx, opened.enc)
         if earlier is not None:
-            return earlier.response if earlier.digest == opened.digest else OhttpReplayed()
+            return self._again(tx, sealer, request, earlier) if earlier.digest == opened.digest else OhttpReplayed()
         if not self._in_window(request, now):
             return OhttpDate()
-        if not self._has_room(tx, now):
+        if not self._replays.has_room(tx, now):
             return Busy("the replay store is full", retry_after=self._bounds.window_seconds)
-        claimed = self._stock.claim_within(tx, request.requests, now)
+        claimed = self._stock.claim_within(tx, request.requests, now, count=self._replays.count)
         if not claimed.consumed:
             return claimed, None
         content = request.content(claimed.outcomes)
@@ -269,9 +285,38 @@ class Gateway:
             raise TypeError("a KeyPackage was handed out, but the answer is a refusal")
         sealed = sealer.ok(content, now)
         keep_until = Milliseconds(request.date + self._bounds.window_seconds * 1000)
-        self._room -= 1
-        ohttp.keep_answer(tx, opened.enc, Answered(opened.digest, sealed), keep_until)
+        answered = Answered(opened.digest, sealed)
+        again = (sealer.nonce_of(sealed), now)
+        self._replays.keep(tx, opened.enc, answered, claimed.outcomes, again, keep_until)
         return claimed, sealed
+
+    def _again(self, tx: Tx, sealer: _AnswerSealer, request: _ParsedRequest, earlier: Answered) -> bytes | MimiError:
+        """Return the octets of an earlier answer."""
+        if isinstance(earlier.response, bytes):
+            return earlier.response
+        again = earlier.response
+        content = request.content(self._replays.outcomes(tx, again))
+        return content if isinstance(content, MimiError) else sealer.ok(content, again.sealed_at, again.nonce)
+
+    @contextmanager
+    def _reporting(self, bound: str) -> Iterator[None]:
+        """Report the bound if the block raises `RateLimited`."""
+        try:
+            yield
+        except RateLimited:
+            self._on_bound(bound)
+            raise
+
+
+def network_of(address: str) -> str:
+    """Return what stands for one requester: an IPv4 address, or the first 64 bits of an IPv6 address."""
+    try:
+        ip = ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if ip.version == 4:
+        return str(ip)
+    return str(ip.ipv4_mapped or ip_network((ip, 64), strict=False))
 
 
 @lru_cache(maxsize=64)

@@ -10,6 +10,7 @@ The relay MUST NOT retry a request by itself (RFC 9458 section 6.5).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -18,6 +19,7 @@ import attrs
 import trio
 
 from mimids.ds.key_packages.gateway_keys import KeysAnswer
+from mimids.ds.limits.new_providers import NewProviders
 from mimids.ds.limits.rates import Rate, Rates
 from mimids.ds.lru import LeastRecentlyUsed
 from mimids.ds.ports import Clock, Peers, RelayedAnswer
@@ -41,8 +43,8 @@ class RelayBounds:
     octets: int = 1_048_576  # of a request, and of an answer
     seconds: float = 30  # for one exchange
     at_once: int = 256  # exchanges, for all devices together
+    at_once_of_device: int = 16  # exchanges of one device, so that no device takes them all
     fetches: Rate  # for each device
-    new_providers: Rate  # for each device: providers that no device here has fetched from
 
 
 @attrs.frozen(kw_only=True)
@@ -72,7 +74,13 @@ class Relay:
     """Passes requests on to the gateways of providers for which `allowed` is true."""
 
     def __init__(
-        self, peers: Peers, clock: Clock, own: OwnGateway, allowed: Callable[[ProviderId], bool], bounds: RelayBounds
+        self,
+        peers: Peers,
+        clock: Clock,
+        own: OwnGateway,
+        allowed: Callable[[ProviderId], bool],
+        bounds: RelayBounds,
+        new_providers: NewProviders,
     ) -> None:
         self._peers = peers
         self._clock = clock
@@ -80,10 +88,9 @@ class Relay:
         self._allowed = allowed
         self._bounds = bounds
         self._fetches = Rates(bounds.fetches)
-        self._new_providers = Rates(bounds.new_providers)
-        self._contacted: LeastRecentlyUsed[ProviderId, None] = LeastRecentlyUsed(PROVIDERS_CACHED)
+        self._new_providers = new_providers
         self._keys: LeastRecentlyUsed[ProviderId, _CachedKeys] = LeastRecentlyUsed(PROVIDERS_CACHED)
-        self._at_once = 0
+        self._at_once: Counter[DeviceRow] = Counter()
 
     async def forward(self, device: DeviceRow, provider: ProviderId, message: bytes) -> RelayedAnswer:
         """Return the answer of that provider's gateway to a sealed request.
@@ -97,7 +104,7 @@ class Relay:
         if provider == self._own.provider:
             sealed = await self._own.answer(message)
             return RelayedAnswer(status=200, media_type=RESPONSE_TYPE, body=sealed)
-        answer = await self._exchange(provider, "POST", message, REQUEST_TYPE)
+        answer = await self._exchange(device, provider, "POST", message, REQUEST_TYPE)
         is_sealed = answer.status == 200 and answer.media_type == RESPONSE_TYPE
         if not is_sealed and not (400 <= answer.status <= 599 and answer.media_type == PROBLEM_JSON):
             raise PeerUnavailable if answer.status >= 500 else PeerFailed("its answer is not that of an OHTTP gateway")
@@ -117,7 +124,7 @@ class Relay:
         cached = self._keys.get(provider)
         if cached is not None and now < cached.fresh_until:
             return attrs.evolve(cached.keys, max_age=(cached.fresh_until - now) // 1000)
-        answer = await self._exchange(provider, "GET", b"", KEYS_TYPE)
+        answer = await self._exchange(device, provider, "GET", b"", KEYS_TYPE)
         if answer.status != 200 or answer.media_type != KEYS_TYPE or len(answer.body) > KEYS_LIMIT:
             raise PeerFailed("its answer has no OHTTP key configurations")
         keys = KeysAnswer(answer.body, answer.keys_signature, min(answer.max_age_seconds, MAX_AGE_SECONDS))
@@ -128,11 +135,11 @@ class Relay:
     @property
     def rates(self) -> tuple[Rates, ...]:
         """Return the rates of each device, to be saved across restarts."""
-        return (self._fetches, self._new_providers)
+        return (self._fetches,)
 
     def statistics(self) -> RelayStatistics:
         """Return the current counts."""
-        return RelayStatistics(self._at_once, len(self._keys))
+        return RelayStatistics(self._at_once.total(), len(self._keys))
 
     def _admit(self, device: DeviceRow, provider: ProviderId) -> None:
         now = self._clock.now()
@@ -141,12 +148,12 @@ class Relay:
             return
         if not self._allowed(provider):
             raise ProviderNotAllowed
-        if provider not in self._contacted:
-            self._new_providers.take(device, now)
-        self._contacted.put(provider, None)
+        self._new_providers.take(device, [provider])
 
-    async def _exchange(self, provider: ProviderId, method: str, body: bytes, media_type: str) -> RelayedAnswer:
-        with self._exchange_slot():
+    async def _exchange(
+        self, device: DeviceRow, provider: ProviderId, method: str, body: bytes, media_type: str
+    ) -> RelayedAnswer:
+        with self._exchange_slot(device):
             try:
                 with trio.fail_after(self._bounds.seconds):
                     answer = await self._peers.call_plainly(provider, method, GATEWAY_PATH, body, media_type=media_type)
@@ -157,11 +164,14 @@ class Relay:
         return answer
 
     @contextmanager
-    def _exchange_slot(self) -> Iterator[None]:
-        if self._at_once >= self._bounds.at_once:
+    def _exchange_slot(self, device: DeviceRow) -> Iterator[None]:
+        all_full = self._at_once.total() >= self._bounds.at_once
+        if all_full or self._at_once[device] >= self._bounds.at_once_of_device:
             raise Busy("too many requests are being relayed; try again")
-        self._at_once += 1
+        self._at_once[device] += 1
         try:
             yield
         finally:
-            self._at_once -= 1
+            self._at_once[device] -= 1
+            if not self._at_once[device]:
+                del self._at_once[device]

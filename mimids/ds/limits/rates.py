@@ -10,7 +10,7 @@ another provider sends.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from itertools import takewhile
 from math import ceil
@@ -23,6 +23,7 @@ from mimids.config import Limits
 from mimids.ds.lru import LeastRecentlyUsed
 from mimids.ds.ports import Clock
 from mimids.errors import MimiError, RateLimited
+from mimids.store import providers
 from mimids.store import rates as stored
 from mimids.store.engine.store import Store
 from mimids.store.rates import StoredBucket
@@ -30,6 +31,7 @@ from mimids.values import Device, Follower, Milliseconds
 from mimids.wire.ids import ProviderId
 
 KEYS_REMEMBERED: Final = 100_000  # of each rate
+PROVIDERS_RESTORED: Final = 10_000
 SAVE_SECONDS: Final = 10.0  # a killed process loses the changes of this time
 LAST_SAVE_SECONDS: Final = 5.0  # at most, at shutdown
 
@@ -54,6 +56,7 @@ class Rates:
 
     def __init__(self, rate: Rate, *, keys: int = KEYS_REMEMBERED) -> None:
         self.rate = rate
+        self._keys = keys
         self._buckets = LeastRecentlyUsed[str, _Bucket](keys)
         self._changed: set[str] = set()
 
@@ -67,6 +70,8 @@ class Rates:
             raise RateLimited(self.rate.limit, ceil((count - left) / self.rate.per_second))
         self._buckets.put(name, _Bucket(left - count, now))
         self._changed.add(name)
+        if len(self._changed) > 2 * self._keys:  # of rates that nobody drains, too
+            self._changed.intersection_update(list(self._buckets))
 
     def left(self, key: object, now: Milliseconds, *, at_most: int) -> int:
         """Return how many tokens a key has at `now`, at most `at_most`."""
@@ -216,16 +221,26 @@ def _take_some(buckets: Sequence[tuple[Rates, str]], wanted: int, now: Milliseco
 class KeptRates:
     """Saves the buckets of some rates every `SAVE_SECONDS` and restores them at the start; `run` is the job."""
 
-    def __init__(self, store: Store, clock: Clock, rates: Sequence[Rates]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        rates: Sequence[Rates],
+        *,
+        restore_providers: Callable[[Iterable[ProviderId]], None] = lambda domains: None,
+    ) -> None:
+        """`restore_providers` is called with the providers that the store knows, before `run` has started."""
         self._store = store
         self._clock = clock
         self._rates = {each.rate.limit: each for each in rates}
+        self._restore_providers = restore_providers
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Restore the buckets, then save them until cancelled, and once more at the end."""
         for bucket in await self._store.read(lambda tx: stored.load(tx, limit=KEYS_REMEMBERED)):
             if bucket.rate in self._rates:
                 self._rates[bucket.rate].restore(bucket.key, bucket.left, bucket.at)
+        self._restore_providers(await self._store.read(lambda tx: providers.newest_domains(tx, PROVIDERS_RESTORED)))
         task_status.started()
         try:
             while True:

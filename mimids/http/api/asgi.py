@@ -61,6 +61,7 @@ def request(scope: Scope, receive: Receive) -> HttpRequest:
         headers,
         connection_info(scope).names,
         piece,
+        (scope.get("client") or ("",))[0],
     )
 
 

@@ -19,6 +19,7 @@ class HttpRequest:
     headers: Mapping[str, str]  # lower-case names; the values of a repeated header are joined by ", "
     names: frozenset[ProviderId] | None  # the providers that the client certificate is valid for; None without one
     receive: Callable[[], Awaitable[tuple[bytes, bool]]]
+    address: str = ""  # the IP address of the client; empty on a Unix socket
 
 
 @attrs.frozen

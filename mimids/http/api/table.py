@@ -177,7 +177,7 @@ class Table:
             octets = await self._bodies.receive(route, request)
             entry.received = len(octets)
             body = await self._bodies.decode(route.request, octets)
-        return Call(caller, body, path, query, request.headers)
+        return Call(caller, body, path, query, request.headers, request.address)
 
     def _refuse(self, error: Exception, entry: _Entry) -> HttpReply:
         refusal = problems.classify(error)

@@ -9,7 +9,7 @@ from mimids.ds.groups.judging import Judged, MlsJudge
 from mimids.ds.groups.sequencing.partition_writer import PartitionWriter, PartitionWriters
 from mimids.ds.groups.sequencing.submitter import Submitter
 from mimids.ds.groups.states import mask_of
-from mimids.ds.groups.welcome_rows import check_welcome, queue_welcome
+from mimids.ds.groups.welcome_rows import WelcomeQueue, sender_number
 from mimids.ds.limits.quotas import SenderQuotas
 from mimids.errors import PartitionExists
 from mimids.mls.knowledge import Knowledge
@@ -40,6 +40,7 @@ class CommitSequencer:
         submitter: Submitter,
         mls: MlsJudge,
         quotas: SenderQuotas,
+        welcomes: WelcomeQueue,
     ) -> None:
         self._tx = appender.tx
         self._appender = appender
@@ -47,6 +48,8 @@ class CommitSequencer:
         self._submitter = submitter
         self._mls = mls
         self._quotas = quotas
+        self._welcomes = welcomes
+        self._sender = sender_number(submitter.provider, submitter.device)
 
     def check(self, group: Group, writer: PartitionWriter, judged: Judged, data: CommitData) -> Opening:
         """Return where a commit leads.
@@ -67,7 +70,7 @@ class CommitSequencer:
             self._quotas.check_branches(group.id)
         knowledge = self._mls.after_commit(judged, data.group_info)
         if data.welcome_data is not None:
-            check_welcome(data.welcome_data, group)
+            self._welcomes.check(self._tx, data.welcome_data, group, self._sender)
         masked_key = existing.masked_key if existing else mask_of(group, masks)
         child = Child(masked_key=masked_key, existing=existing, detached=writer.partition.detached)
         return Opening(child, knowledge, judged)
@@ -91,7 +94,8 @@ class CommitSequencer:
         if data.welcome_data is None:
             return False
         # RFC 9420 section 14: a Welcome goes out only once its commit is accepted.
-        queue_welcome(self._tx, data.welcome_data, row, held=not first, now=self._appender.now)
+        now = self._appender.now
+        self._welcomes.queue(self._tx, data.welcome_data, row, sender=self._sender, held=not first, now=now)
         return first
 
     def _drop_group_infos(self, group: Group) -> None:

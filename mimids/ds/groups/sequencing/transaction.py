@@ -23,6 +23,7 @@ from mimids.ds.groups.sequencing.joins import partition_of_join
 from mimids.ds.groups.sequencing.partition_writer import PartitionWriter, PartitionWriters
 from mimids.ds.groups.sequencing.refused_proposals import remember_refusal
 from mimids.ds.groups.sequencing.submitter import Submitter
+from mimids.ds.groups.welcome_rows import WelcomeQueue
 from mimids.ds.limits.quotas import SenderQuotas
 from mimids.ds.limits.sizes import check_sizes
 from mimids.errors import (
@@ -79,12 +80,14 @@ class SequencingTransaction:
         mls: MlsJudge,
         recent: Recent,
         limits: Limits,
+        welcomes: WelcomeQueue,
     ) -> None:
         self.tx = tx
         self._submitter = submitter = Submitter.of(tx, sender, provider)
         self._quotas = SenderQuotas(tx, limits, submitter.provider, submitter.device)
         self._mls = mls
         self._limits = limits
+        self._welcome_queue = welcomes
         self._policy = GroupPolicy(tx, mls.states, now, OWN)
         self._appender = MessageAppender(
             tx, now=now, provider=submitter.provider, device=submitter.device, recent=recent
@@ -96,7 +99,9 @@ class SequencingTransaction:
     @cached_property
     def _commits(self) -> CommitSequencer:
         """Made for the first commit, because most transactions have none."""
-        return CommitSequencer(self._appender, self._writers, self._submitter, self._mls, self._quotas)
+        return CommitSequencer(
+            self._appender, self._writers, self._submitter, self._mls, self._quotas, self._welcome_queue
+        )
 
     # --- the three ways in --------------------------------------------------------------------------------------
 

@@ -1,0 +1,90 @@
+"""How many providers one sender may make this server contact for the first time (semantics: limits-and-retention).
+
+A provider is new until somebody here has named it: as the target of the relay, as a hub, or in a Welcome. Only one that
+this server may contact counts, because no other is ever contacted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from mimids.config import Limits
+from mimids.ds.limits.rates import Rate, Rates
+from mimids.ds.lru import LeastRecentlyUsed
+from mimids.ds.ports import Clock
+from mimids.errors import RateLimited
+from mimids.values import Device, DeviceRow, Sender
+from mimids.wire.ids import ProviderId
+
+DAY_SECONDS: Final = 86_400
+PROVIDERS_REMEMBERED: Final = 10_000
+
+
+class NewProviders:
+    """Counts new providers for each device of ours, and for each other provider that sends to our groups."""
+
+    def __init__(
+        self,
+        devices: Rate,
+        providers: Rate,
+        clock: Clock,
+        allowed: Callable[[ProviderId], bool] = lambda _: True,
+        on_bound: Callable[[str], None] = lambda bound: None,
+    ) -> None:
+        """Make the counts; `allowed` tells whether this server may contact a provider, and is false for itself."""
+        self._on_bound = on_bound
+        self._clock = clock
+        self._allowed = allowed
+        self._devices = Rates(devices)
+        self._providers = Rates(providers)
+        self._known: LeastRecentlyUsed[ProviderId, None] = LeastRecentlyUsed(PROVIDERS_REMEMBERED)
+
+    @classmethod
+    def of(
+        cls,
+        limits: Limits,
+        clock: Clock,
+        allowed: Callable[[ProviderId], bool],
+        on_bound: Callable[[str], None] = lambda bound: None,
+    ) -> NewProviders:
+        """Return the counts that the configuration asks for."""
+        device, provider = limits.device_new_providers_per_day, limits.provider_new_providers_per_day
+        return cls(
+            Rate("device_new_providers_per_day", device / DAY_SECONDS, device),
+            Rate("provider_new_providers_per_day", provider / DAY_SECONDS, provider),
+            clock,
+            allowed,
+            on_bound,
+        )
+
+    @property
+    def all(self) -> tuple[Rates, ...]:
+        """Return all rates, for `KeptRates`."""
+        return (self._devices, self._providers)
+
+    def take(self, sender: Sender | DeviceRow, named: Iterable[ProviderId]) -> None:
+        """Count the new ones of the providers that a sender names; raise `RateLimited`, and count none then."""
+        contacted = [provider for provider in dict.fromkeys(named) if self._allowed(provider)]
+        if new := sum(provider not in self._known for provider in contacted):
+            try:
+                self._count(sender, new)
+            except RateLimited:
+                self._on_bound("new-providers")
+                raise
+        for provider in contacted:
+            self._known.put(provider, None)
+
+    def _count(self, sender: Sender | DeviceRow, new: int) -> None:
+        now = self._clock.now()
+        if isinstance(sender, int):
+            self._devices.take(sender, now, new)
+        elif isinstance(sender, Device):
+            self._devices.take(sender.row, now, new)
+        else:
+            self._providers.take(sender.provider, now, new)
+
+    def restore(self, domains: Iterable[ProviderId]) -> None:
+        """Remember providers that were named before a restart; the last ones are remembered longest."""
+        for domain in domains:
+            self._known.put(domain, None)
