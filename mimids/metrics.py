@@ -38,12 +38,20 @@ def _gauge(what: str, meaning: str, *labels: str) -> Metric:
     return Metric(MetricKind.GAUGE, what, meaning, labels)
 
 
+# Bounds that protect others from one peer, as `mimids_bound_hits_total` names them. A name says nothing of a peer.
+BOUNDS: Final[tuple[str, ...]] = ("gateway-rate",)
+
 METRICS: Final[Mapping[str, Metric]] = {
     "mimids_requests": _counter(
         "requests answered; code is ok, closed (the caller had disconnected), or the code of a problem",
         "internal is an error of this server: read the log; other codes growing: faulty callers, or too low a limit",
         "route",
         "code",
+    ),
+    "mimids_bound_hits": _counter(
+        "times that a peer reached a bound that protects the others",
+        "growing: an attack, a faulty client, or a bound that is too low; the label names the bound",
+        "bound",
     ),
     "mimids_store_writable": _gauge(
         "1: the last write succeeded; 0: the disk failed it",

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
 
 import attrs
 
-from mimids.metrics import METRICS, MetricKind
+from mimids.metrics import BOUNDS, METRICS, MetricKind
 from mimids.wire.ids import ProviderId
 
 if TYPE_CHECKING:
@@ -106,6 +106,7 @@ class Telemetry:
         self.logger = _standard_logger(log)  # for code that needs a logger of the standard library
         self._requests: Counter[tuple[str, str]] = Counter()
         self._unlinkable: Counter[tuple[str, str]] = Counter()
+        self._bound_hits: Counter[str] = Counter(dict.fromkeys(BOUNDS, 0))
         self._counted_since = time.monotonic()
         self._watched: list[tuple[str, Callable[[], attrs.AttrsInstance], Mapping[str, str]]] = []
 
@@ -143,6 +144,10 @@ class Telemetry:
         if self._unlinkable and time.monotonic() - self._counted_since >= COUNT_SECONDS:
             self.log_counts()
 
+    def bound_hit(self, bound: str) -> None:
+        """Count that a peer reached a bound; `bound` is one of `metrics.BOUNDS`."""
+        self._bound_hits[bound] += 1
+
     def requests(self) -> Counter[tuple[str, str]]:
         """Return the numbers of requests answered since the start, by route and code."""
         return Counter(self._requests)
@@ -170,7 +175,10 @@ class Telemetry:
     def _collect(self, readings: Sequence[Reading]) -> Iterator[Metric]:
         from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
 
-        samples: dict[str, list[tuple[tuple[str, ...], float]]] = {"mimids_requests": [*self._requests.items()]}
+        samples: dict[str, list[tuple[tuple[str, ...], float]]] = {
+            "mimids_requests": [*self._requests.items()],
+            "mimids_bound_hits": [((bound,), hits) for bound, hits in self._bound_hits.items()],
+        }
         watched = (Reading(prefix, statistics(), labels) for prefix, statistics, labels in self._watched)
         for reading in (*watched, *readings):
             for field in attrs.fields(type(reading.numbers)):
