@@ -39,7 +39,7 @@ def _gauge(what: str, meaning: str, *labels: str) -> Metric:
 
 
 # Bounds that protect others from one peer, as `mimids_bound_hits_total` names them. A name says nothing of a peer.
-BOUNDS: Final[tuple[str, ...]] = ("gateway-rate",)
+BOUNDS: Final[tuple[str, ...]] = ("gateway-rate", "device-streams", "presented-keys")
 
 METRICS: Final[Mapping[str, Metric]] = {
     "mimids_requests": _counter(

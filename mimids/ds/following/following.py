@@ -150,15 +150,13 @@ class Following:
 
         (semantics: welcomes-and-leaving)
 
-        Raises `UnknownGroup`.
+        Raises `UnknownGroup`, also if the device never took part: else it could end what others of us follow.
         """
 
         def work(tx: Tx) -> bool:
             number = providers.provider_row(tx, hub)
             group = None if number is None else groups.find_group(tx, number, group_id)
-            if group is not None:
-                participations.leave(tx, group.id, device.row, self._clock.now())
-            return group is not None
+            return group is not None and participations.leave(tx, group.id, device.row, self._clock.now())
 
         # This covers all its groups, but in those that it stays in its participation is stored by now.
         self._receiver.requested.forget_device(device.row)
