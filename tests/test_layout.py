@@ -35,6 +35,7 @@ TESTED_IN = {
     "ds.commands.reports": "ds/commands/test_policy.py",
     "ds.devices.gate": "ds/limits/test_budgets.py",
     "ds.devices.hub_router": "ds/following/test_following.py",  # sends and receives at other hubs
+    "printable": "abuse/test_terminal.py",
     "ds.devices.sessions": "abuse/test_removed_devices.py",
     "ds.devices.hub_calls": "ds/devices/test_streams.py",
     "ds.following.cursors": "ds/upkeep/test_retention.py",  # retention is what cursors are for

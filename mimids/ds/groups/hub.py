@@ -29,6 +29,7 @@ from mimids.ds.notifier import DELIVERY, OUTGOING, Notifier, partition_topic, pr
 from mimids.ds.ports import Clock
 from mimids.errors import (
     BranchTerminated,
+    Malformed,
     MimiError,
     TooMany,
     UnknownGroup,
@@ -86,7 +87,12 @@ class LocalHub:
     # --- writing ------------------------------------------------------------------------------------------------
 
     async def create_group(self, request: CreateGroupRequest, creator: Device) -> None:
-        """Create a group with its first partition; a repeat with the same contents changes nothing."""
+        """Create a group with its first partition; a repeat with the same contents changes nothing.
+
+        Raises `Malformed` for an empty group id: it would stand for "all groups" in terms.
+        """
+        if not request.group_id:
+            raise Malformed("group_id: a group id has at least one octet")
         digest = hashlib.sha256(encode(request)).digest()
         creation = Creation(request, digest, await self._mls.open_creation(request), creator)
 

@@ -187,11 +187,15 @@ class Table:
         refusal = problems.classify(error)
         entry.code = refusal.code
         reply = problems.reply(refusal)
-        if isinstance(refusal, Internal):
+        if entry.unlinkable:
+            if isinstance(refusal, Internal):
+                self._telemetry.failure_unlinkable(entry.route, error)
+        elif isinstance(refusal, Internal):
             self._telemetry.log.error("a handler failed", route=entry.route, id=entry.id, exc_info=error)
             reply.headers.append((REQUEST_ID.encode(), entry.id.encode()))
         elif error.__cause__ is not None:
-            self._telemetry.log.debug("refused", route=entry.route, id=entry.id, cause=repr(error.__cause__))
+            # The text of the cause may have names, addresses or parts of the body in it.
+            self._telemetry.log.debug("refused", route=entry.route, id=entry.id, cause=type(error.__cause__).__name__)
         return reply
 
     def _log(self, entry: _Entry, sent: int) -> None:
