@@ -42,6 +42,15 @@ def leave(tx: Tx, group: int, device: DeviceRow, now: Milliseconds) -> bool:
     return changed > 0
 
 
+def leave_hosted(tx: Tx, group: int, device: DeviceRow, now: Milliseconds) -> None:
+    """Record that a device left a group that we host; there is no row for its taking part in such a group."""
+    tx.execute(
+        "INSERT INTO participations (group_ref, device, joined_at, left_at) VALUES (?1, ?2, ?3, ?3)"
+        " ON CONFLICT DO UPDATE SET left_at = excluded.left_at",
+        (group, device, now),
+    )
+
+
 def end_of_removed(tx: Tx, now: Milliseconds) -> None:
     """Record that devices which no longer exist have left their groups."""
     tx.execute(
