@@ -19,6 +19,7 @@ from mimids.ds.devices.gate import Gate
 from mimids.ds.devices.hub_router import HubRouter
 from mimids.ds.devices.own_hub import OwnHub
 from mimids.ds.devices.remote_hub import RemoteHub
+from mimids.ds.devices.sessions import Sessions
 from mimids.ds.devices.streams import Streams
 from mimids.ds.following.cursors import Cursors
 from mimids.ds.following.delivery import Delivery
@@ -175,7 +176,16 @@ def make_services(
         store, clock, peers, notifier, incoming_welcomes, provider=provider, backoff=backoff
     )
     streams = _make_streams(
-        config, store, clock, notifier, hub_router, incoming_welcomes, key_packages, cursors, backoff
+        config,
+        store,
+        clock,
+        notifier,
+        hub_router,
+        incoming_welcomes,
+        key_packages,
+        cursors,
+        backoff,
+        telemetry.bound_hit,
     )
 
     return Services(
@@ -198,6 +208,7 @@ def make_services(
         ),
         cursors=cursors,
         devices=DeviceTokens(store, provider),
+        sessions=Sessions(store, clock, receiver.requested),
         key_packages=key_packages,
         ohttp_keys=ohttp_keys,
         gateway=gateway,
@@ -309,6 +320,7 @@ def _make_streams(
     key_packages: KeyPackageStock,
     cursors: Cursors,
     backoff: Backoff,
+    bound_hit: Callable[[str], None],
 ) -> Streams:
     async def is_known(device: Device) -> bool:
         return await store.read(lambda tx: device_exists(tx, device.row))
@@ -323,6 +335,7 @@ def _make_streams(
         backoff=backoff,
         problem=document,
         is_known=is_known,
+        bound_hit=bound_hit,
         batch_messages=config.limits.send_batch_messages,
         device_streams=config.limits.device_streams,
     )

@@ -40,9 +40,11 @@ def _gauge(what: str, meaning: str, *labels: str) -> Metric:
 
 # Bounds that protect others from one peer, as `mimids_bound_hits_total` names them. A name says nothing of a peer.
 BOUNDS: Final[tuple[str, ...]] = (
+    "device-streams",
     "gateway-address-rate",
     "gateway-rate",
     "new-providers",
+    "presented-keys",
     "replay-share",
     "slow-call-cancelled",
     "welcomes",

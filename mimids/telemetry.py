@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
 import attrs
 
 from mimids.metrics import BOUNDS, METRICS, MetricKind
+from mimids.printable import printable
 from mimids.wire.ids import ProviderId
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ Level = Literal["debug", "info", "warning", "error", "critical"]
 Format = Literal["text", "json"]
 
 COUNT_SECONDS: Final = 60  # for which unlinkable requests are counted together
+FAILURES_KEPT: Final = 20  # different failures of unlinkable requests, until the counts are logged
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _LEVELS: Final[tuple[Level, ...]] = ("debug", "info", "warning", "error", "critical")
 _PLAIN: Final = re.compile(r"[\w.:@/+-]+")
@@ -106,6 +108,7 @@ class Telemetry:
         self.logger = _standard_logger(log)  # for code that needs a logger of the standard library
         self._requests: Counter[tuple[str, str]] = Counter()
         self._unlinkable: Counter[tuple[str, str]] = Counter()
+        self._unlinkable_failures: Counter[tuple[str, str]] = Counter()  # by route and traceback
         self._bound_hits: Counter[str] = Counter(dict.fromkeys(BOUNDS, 0))
         self._counted_since = time.monotonic()
         self._watched: list[tuple[str, Callable[[], attrs.AttrsInstance], Mapping[str, str]]] = []
@@ -133,12 +136,25 @@ class Telemetry:
         self._unlinkable[route, code] += 1
         self._log_counts_when_due()
 
+    def failure_unlinkable(self, route: str, error: BaseException) -> None:
+        """Note an error of this server in a request that must not have a log line of its own.
+
+        It is logged with the next counts: where the error was raised and its type, but not its message, which may name
+        the target of the request.
+        """
+        frames = "".join(traceback.format_tb(error.__traceback__)) + type(error).__name__
+        if (route, frames) in self._unlinkable_failures or len(self._unlinkable_failures) < FAILURES_KEPT:
+            self._unlinkable_failures[route, frames] += 1
+
     def log_counts(self) -> None:
         """Write the counts since the last call; call it at shutdown, too."""
         counts, self._unlinkable = self._unlinkable, Counter()
+        failures, self._unlinkable_failures = self._unlinkable_failures, Counter()
         self._counted_since = time.monotonic()
         for (route, code), count in sorted(counts.items()):
             self.log.info("requests", route=route, code=code, count=count)
+        for (route, frames), count in failures.items():
+            self.log.error("a handler failed", route=route, count=count, exception=frames)
 
     def _log_counts_when_due(self) -> None:
         if self._unlinkable and time.monotonic() - self._counted_since >= COUNT_SECONDS:
@@ -211,7 +227,8 @@ def _json_line(line: dict[str, object]) -> str:
 def _text_line(line: dict[str, object]) -> str:
     timestamp, level, event, exception = (line.pop(name, "") for name in ("timestamp", "level", "event", "exception"))
     fields = "".join(f" {name}={_text(value)}" for name, value in line.items())
-    return f"{timestamp} {level:<8} {event}{fields}\n{exception}"
+    indented = "".join(f"  {printable(text)}\n" for text in str(exception).splitlines())  # cannot forge a line
+    return f"{timestamp} {level:<8} {event}{fields}\n{indented}"
 
 
 def _text(value: object) -> str:

@@ -35,7 +35,9 @@ TESTED_IN = {
     "ds.commands.reports": "ds/commands/test_policy.py",
     "ds.devices.gate": "ds/limits/test_budgets.py",
     "ds.devices.hub_router": "ds/following/test_following.py",  # sends and receives at other hubs
-    "ds.devices.send_queue": "ds/devices/test_streams.py",
+    "printable": "abuse/test_terminal.py",
+    "ds.devices.sessions": "abuse/test_removed_devices.py",
+    "ds.devices.hub_calls": "ds/devices/test_streams.py",
     "ds.following.cursors": "ds/upkeep/test_retention.py",  # retention is what cursors are for
     "ds.following.followed_groups": "ds/following/test_following.py",
     "ds.following.receiver": "ds/following/test_following.py",

@@ -79,7 +79,9 @@ def _declared(codec: Codec[Any], name: str, annotation: str) -> tuple[str, str]:
     if isinstance(codec, engine._Vector | engine._UintVector):
         item = codec._item if isinstance(codec, engine._Vector) else engine.Uint(codec._size)
         kind = _type(item)
-        return f"{_ITEM.findall(annotation)[0] if kind == _OPAQUE else kind} {name}<V>", ""
+        most = getattr(codec, "_most", varint.MLS_MAX)
+        bound = "" if most == varint.MLS_MAX else f"at most {most:,} items"
+        return f"{_ITEM.findall(annotation)[0] if kind == _OPAQUE else kind} {name}<V>", bound
     kind = _type(codec)
     if kind != _OPAQUE:
         return f"{kind} {name}", ""

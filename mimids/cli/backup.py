@@ -13,7 +13,7 @@ import click
 from mimids.cli.places import config_option, example, json_option, load_config, require_database
 from mimids.cli.progress import Progress, bar, elapsed
 from mimids.cli.refusals import CommandRefused, or_refused
-from mimids.cli.showing import show
+from mimids.cli.showing import say, show
 from mimids.config import Config
 from mimids.ds.commands import Context, JsonObject
 from mimids.ds.key_packages import gateway_keys
@@ -79,7 +79,7 @@ def restore(file: Path, replace: bool, config_file: Path | None, as_json: bool) 
     answer: JsonObject = or_refused(lambda: _restore(config, file, replace=replace, quiet=as_json))
     show("restore", answer, as_json=as_json)
     if not as_json:
-        click.echo("Devices have to upload new KeyPackages: `mimids check` counts the devices that have none.")
+        say("Devices have to upload new KeyPackages: `mimids check` counts the devices that have none.")
 
 
 def _restore(config: Config, file: Path, *, replace: bool, quiet: bool) -> JsonObject:

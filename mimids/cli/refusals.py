@@ -8,6 +8,7 @@ from typing import IO, Any, Final
 
 import click
 
+from mimids.cli.showing import say
 from mimids.config import ConfigError
 from mimids.errors import MimiError, StorageUnavailable
 from mimids.ohttp.at_rest import KeyUnavailable
@@ -28,9 +29,9 @@ class CommandRefused(click.ClickException):
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print the message and the fix on standard error."""
-        click.echo(f"mimids: {self.message}", err=True)
+        say(f"mimids: {self.message}", err=True)
         if self.fix:
-            click.echo(f"  {self.fix}", err=True)
+            say(*(f"  {line.strip()}" for line in self.fix.split("\n")), err=True)
 
 
 def or_refused(do: Callable[[], Any]) -> Any:

@@ -13,6 +13,7 @@ import click
 from mimids.cli.places import CONFIG_FILE, DEV_DIRECTORY, config_option, example, load_config, refuse_backup
 from mimids.cli.refusals import CommandRefused, or_refused
 from mimids.cli.setup import AUTHORITY, SetupPlan, make_pair, migrate_database, write_configuration
+from mimids.cli.showing import say
 from mimids.config import Config, load
 from mimids.store.engine import lock, migrate
 from mimids.wire.ids import ProviderId
@@ -90,14 +91,14 @@ def _announce(config: Config, bound: ServingProvider, *, dev: bool) -> None:
     """Print the addresses of the listeners and, in development, what to try next."""
     scheme = "http" if config.listen.client_is_plain else "https"
     where = bound.addresses
-    click.echo(f"mimids serves {config.provider}")
-    click.echo(f"  public    {config.listen.public_url} at {where['public']}")
-    click.echo(f"  client    {'' if where['client'].startswith('unix:') else scheme + '://'}{where['client']}")
-    click.echo(f"  operator  http://{where['operator']}")
-    click.echo(f"  console   http://{where['operator']}/console")
+    say(f"mimids serves {config.provider}")
+    say(f"  public    {config.listen.public_url} at {where['public']}")
+    say(f"  client    {'' if where['client'].startswith('unix:') else scheme + '://'}{where['client']}")
+    say(f"  operator  http://{where['operator']}")
+    say(f"  console   http://{where['operator']}/console")
     if dev:
-        click.echo("\nDevelopment certificates and data are in ./mimids-dev/. Try next, in another terminal:")
-        click.echo("  mimids user add alice")
-        click.echo("  mimids contact alice")
-        click.echo(f"  curl --cacert mimids-dev/ca.pem {config.listen.public_url}/.well-known/mimi-ds")
+        say("", "Development certificates and data are in ./mimids-dev/. Try next, in another terminal:")
+        say("  mimids user add alice")
+        say("  mimids contact alice")
+        say(f"  curl --cacert mimids-dev/ca.pem {config.listen.public_url}/.well-known/mimi-ds")
     sys.stdout.flush()

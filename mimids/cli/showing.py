@@ -1,4 +1,7 @@
-"""Output for people: tables, lists of names and values, a group's tree. Scripts use `--json`."""
+"""Output for people: tables, lists of names and values, a group's tree. Scripts use `--json`.
+
+All commands print with `say` and `say_json`: text that came from others cannot control the terminal or forge a line.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,9 @@ import click
 
 from mimids.ds.commands import JsonObject
 from mimids.ds.groups.tree_layout import margins
+from mimids.printable import printable
 
+_NAME_CHARS: Final = 64  # of a group in a list
 _KEY_DIGITS: Final = 8  # of a masked partition key that are shown in the tree
 _TIMES: Final = ("_at", "not_after")
 
@@ -20,15 +25,25 @@ _TIMES: Final = ("_at", "not_after")
 def show(name: str, answer: JsonObject, *, as_json: bool) -> None:
     """Print a command's answer."""
     if as_json:
-        click.echo(json.dumps(answer))
+        say_json(answer)
     else:
-        for line in _LAYOUTS.get(name, _names_and_values)(answer):
-            click.echo(line)
+        say(*_LAYOUTS.get(name, _names_and_values)(answer))
+
+
+def say(*lines: str, err: bool = False) -> None:
+    """Print each of `lines` as one line, with control characters escaped; an empty line if there is none."""
+    for line in lines or ("",):
+        click.echo(printable(line), err=err)
+
+
+def say_json(value: object) -> None:
+    """Print a value as one line of JSON in ASCII, without control characters."""
+    click.echo(json.dumps(value).replace("\x7f", "\\u007f"))
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Iterator[str]:
     """Yield the lines of a table; columns of numbers are aligned right."""
-    cells = [[str(cell) for cell in row] for row in rows]
+    cells = [[printable(str(cell)) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
     right = [bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(columns))]
     for line in ([*columns], *cells):
@@ -63,8 +78,13 @@ def _value(name: str, value: object) -> object:
 
 def _groups(answer: JsonObject) -> Iterator[str]:
     shown = ("hub", "epoch", "messages", "partitions", "live_forks")
-    rows = [(group["name"] or group["group_id"], *(_value(key, group[key]) for key in shown))
-            for group in answer["groups"]]  # fmt: skip
+    rows = [
+        (
+            printable(group["name"] or group["group_id"], at_most=_NAME_CHARS),
+            *(_value(key, group[key]) for key in shown),
+        )
+        for group in answer["groups"]
+    ]
     yield from table(("group", *shown), rows) if rows else ("no groups",)
 
 

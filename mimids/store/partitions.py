@@ -6,7 +6,7 @@ partitions-and-forks): a message with an unknown key opened it, or one above it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import attrs
@@ -74,6 +74,13 @@ def find_partition(tx: Tx, hub: int, masks: Iterable[MaskedPartitionKey]) -> Par
         if row is not None:
             return _partition(row)
     return None
+
+
+def has_any_partition(tx: Tx, hub: int, masks: Sequence[MaskedPartitionKey]) -> bool:
+    """Tell whether a hub has a partition that is stored under any of these masks."""
+    places = ", ".join("?" * len(masks))
+    query = f"SELECT 1 FROM partitions WHERE hub = ? AND masked_key IN ({places}) LIMIT 1"
+    return tx.one(query, (hub, *masks)) is not None
 
 
 def partition_by_row(tx: Tx, row: int) -> Partition:

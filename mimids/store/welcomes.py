@@ -298,12 +298,11 @@ def inbox_of(tx: Tx, device: DeviceRow, *, after: int = 0, limit: int = 100) -> 
     return [InInbox(*row) for row in rows]
 
 
-def acknowledge(tx: Tx, device: DeviceRow, row: int, now: Milliseconds) -> bool:
-    """Mark a Welcome in a device's inbox as acknowledged; return False if it is not there."""
-    if row > LAST_ROW:
-        return False
-    changed = tx.execute(
-        "UPDATE inbox SET acknowledged_at = ? WHERE id = ? AND device = ? AND acknowledged_at IS NULL",
-        (now, row, device),
+def acknowledge(tx: Tx, device: DeviceRow, rows: Sequence[int], now: Milliseconds) -> int:
+    """Mark Welcomes in a device's inbox as acknowledged, in one statement; return how many were in it."""
+    rows = [row for row in rows if row <= LAST_ROW]
+    places = ", ".join("?" * len(rows))
+    return tx.execute(
+        f"UPDATE inbox SET acknowledged_at = ? WHERE device = ? AND acknowledged_at IS NULL AND id IN ({places})",
+        (now, device, *rows),
     )
-    return changed > 0

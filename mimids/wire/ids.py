@@ -10,7 +10,7 @@ import hmac
 import re
 from typing import Final, NewType, Self
 
-from mimids.wire.codec import OPAQUE_V, UINT16, UINT32, Codec, fixed, opaque
+from mimids.wire.codec import UINT16, UINT32, Codec, fixed, opaque
 
 UserId = NewType("UserId", bytes)  # the octets of a MIMI URI: mimi://b.example/u/bob
 GroupId = NewType("GroupId", bytes)
@@ -22,6 +22,7 @@ ProtocolVersion = NewType("ProtocolVersion", int)
 CipherSuite = NewType("CipherSuite", int)
 
 MLS10: Final = ProtocolVersion(1)
+GROUP_ID_OCTETS: Final = 256  # at most, in a group id
 NO_LONGER_FOLLOWED: Final = Counter(0xFFFF_FFFF)  # in PushResponse: push no more of this partition
 
 _MASKS: Final = (hashlib.sha256, hashlib.sha384, hashlib.sha512)
@@ -102,13 +103,20 @@ def _masked(octets: bytes) -> MaskedPartitionKey:
     return MaskedPartitionKey(octets)
 
 
+def group_id(octets: bytes) -> GroupId:
+    """Return a group id from outside the wire format; raise `ValueError` if it is too long."""
+    if len(octets) > GROUP_ID_OCTETS:
+        raise ValueError(f"a group id has at most {GROUP_ID_OCTETS} octets")
+    return GroupId(octets)
+
+
 def local_user_id(provider: ProviderId, name: str) -> UserId:
     """Return the user id of a local name: `mimi://PROVIDER/u/NAME`."""
     return UserId(f"mimi://{provider}/u/{name}".encode())
 
 
 USER_ID: Final[Codec[UserId]] = opaque(1024).of(UserId)
-GROUP_ID: Final[Codec[GroupId]] = OPAQUE_V.of(GroupId)
+GROUP_ID: Final[Codec[GroupId]] = opaque(GROUP_ID_OCTETS).of(GroupId)
 KEY_PACKAGE_REF: Final[Codec[KeyPackageRef]] = opaque(64).of(KeyPackageRef)
 PROTOCOL_VERSION: Final[Codec[ProtocolVersion]] = UINT16.of(ProtocolVersion)
 CIPHER_SUITE: Final[Codec[CipherSuite]] = UINT16.of(CipherSuite)

@@ -479,6 +479,9 @@ class InboxWelcome:
 INBOX_WELCOMES: Final = vector(codec(InboxWelcome))
 
 
+FRAME_ITEMS: Final = 4096  # keys, positions or Welcomes in one frame of a device
+
+
 class FrameType(IntEnum):
     """The type of a frame."""
 
@@ -498,14 +501,14 @@ class Present:
     """A device's positions in partitions of one hub: it gets the messages from there on."""
 
     hub: ProviderId = wire(PROVIDER_ID)
-    positions: tuple[ReceiveRequest, ...] = wire(vector(codec(ReceiveRequest)))
+    positions: tuple[ReceiveRequest, ...] = wire(vector(codec(ReceiveRequest), most=FRAME_ITEMS))
 
 
 @struct
 class Withdraw:
     """The keys of partitions whose messages a device no longer wants."""
 
-    keys: tuple[PartitionKey, ...] = wire(vector(PARTITION_KEY))
+    keys: tuple[PartitionKey, ...] = wire(vector(PARTITION_KEY, most=FRAME_ITEMS))
 
 
 @struct
@@ -520,7 +523,7 @@ class Send:
 class Ack:
     """Welcomes that the device has stored."""
 
-    welcome_ids: tuple[int, ...] = wire(vector(UINT64))
+    welcome_ids: tuple[int, ...] = wire(vector(UINT64, most=FRAME_ITEMS))
 
 
 @struct

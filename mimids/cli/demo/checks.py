@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import attrs
-import click
+
+from mimids.cli.showing import say
 
 
 @attrs.define
@@ -42,12 +43,12 @@ class Ledger:
         try:
             yield part
         except BaseException:
-            click.echo(f"  ✗ {title}")
+            say(f"  ✗ {title}")
             raise
         part.seconds = time.perf_counter() - began
-        click.echo(f"  {'✗' if part.failed else '✓'} {title}: {part.done} ({part.seconds:.2f} s)")
+        say(f"  {'✗' if part.failed else '✓'} {title}: {part.done} ({part.seconds:.2f} s)")
         for what in part.failed:
-            click.echo(f"      failed: {what}")
+            say(f"      failed: {what}")
 
     @property
     def checks(self) -> int:

@@ -11,7 +11,7 @@ import attrs
 from mimids.ds.lru import LeastRecentlyUsed
 from mimids.errors import Malformed, NameTaken, NotFound
 from mimids.mls.identity import provider_of
-from mimids.store import accounts
+from mimids.store import accounts, participations
 from mimids.store.accounts import DeviceRecord, User
 from mimids.store.engine.store import Store
 from mimids.store.engine.transaction import Tx
@@ -48,10 +48,14 @@ def find_user(tx: Tx, provider: ProviderId, user: str) -> tuple[UserRow, UserId]
     return row, user_id
 
 
-def remove_user(tx: Tx, provider: ProviderId, user: str) -> None:
-    """Remove a user with all devices, bearer tokens and KeyPackages; raise `NotFound`."""
+def remove_user(tx: Tx, provider: ProviderId, user: str, now: Milliseconds) -> None:
+    """Remove a user with all devices, bearer tokens and KeyPackages; raise `NotFound`.
+
+    Its devices leave their groups: other hubs push nothing for nobody.
+    """
     row, _ = find_user(tx, provider, user)
     accounts.delete_user(tx, row)
+    participations.end_of_removed(tx, now)
 
 
 def list_users(tx: Tx) -> list[User]:
@@ -70,12 +74,16 @@ def add_device(tx: Tx, provider: ProviderId, user: str, name: str, now: Millisec
     return NewDevice(device, name, token)
 
 
-def remove_device(tx: Tx, provider: ProviderId, user: str, name: str) -> DeviceRow:
-    """Remove a device with its KeyPackages; its token is invalid from this commit on. Raise `NotFound`."""
+def remove_device(tx: Tx, provider: ProviderId, user: str, name: str, now: Milliseconds) -> DeviceRow:
+    """Remove a device with its KeyPackages; its token is invalid from this commit on. Raise `NotFound`.
+
+    The device leaves its groups: other hubs push nothing for nobody.
+    """
     row, _ = find_user(tx, provider, user)
     device = accounts.delete_device(tx, row, name)
     if device is None:
         raise NotFound("this user has no device with this name")
+    participations.end_of_removed(tx, now)
     return device
 
 

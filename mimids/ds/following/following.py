@@ -44,6 +44,7 @@ class Following:
     def __init__(
         self, config: Config, store: Store, clock: Clock, peers: Peers, states: States, receiver: EpochReceiver
     ) -> None:
+        self._provider = config.provider
         self._receive_octets = config.limits.receive_bytes
         self._store = store
         self._clock = clock
@@ -150,15 +151,19 @@ class Following:
 
         (semantics: welcomes-and-leaving)
 
-        Raises `UnknownGroup`.
+        Raises `UnknownGroup`, also if the device never took part in a group of another hub: else it could end what our
+        other devices follow.
         """
 
         def work(tx: Tx) -> bool:
             number = providers.provider_row(tx, hub)
             group = None if number is None else groups.find_group(tx, number, group_id)
-            if group is not None:
-                participations.leave(tx, group.id, device.row, self._clock.now())
-            return group is not None
+            if group is None:
+                return False
+            if hub == self._provider:
+                participations.leave_hosted(tx, group.id, device.row, self._clock.now())
+                return True
+            return participations.leave(tx, group.id, device.row, self._clock.now())
 
         # This covers all its groups, but in those that it stays in its participation is stored by now.
         self._receiver.requested.forget_device(device.row)

@@ -6,6 +6,7 @@ each device that a reference was accepted for, and stays there until that device
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
@@ -21,11 +22,12 @@ from mimids.store.bans import EVERY_GROUP
 from mimids.store.engine.store import Store
 from mimids.store.engine.transaction import Tx
 from mimids.store.welcomes import InInbox
-from mimids.values import DeviceRow
+from mimids.values import DeviceRow, Milliseconds
 from mimids.wire.ids import KeyPackageRef, ProviderId
 from mimids.wire.messages import WelcomeInitRequest, WelcomeInitResponse
 
 REFERENCES: Final = 4096  # of one welcome/init: about 25 ms of the writer
+ACKNOWLEDGED_PAGE: Final = 500  # Welcomes in one transaction
 
 
 class IncomingWelcomes:
@@ -107,6 +109,13 @@ class IncomingWelcomes:
         return await self._store.read(lambda tx: welcomes.inbox_of(tx, device, after=after))
 
     async def acknowledge(self, device: DeviceRow, *rows: int) -> int:
-        """Remove Welcomes from a device's inbox; return how many were in it."""
-        now = self._clock.now()
-        return await self._store.write(lambda tx: sum(welcomes.acknowledge(tx, device, row, now) for row in rows))
+        """Remove Welcomes from a device's inbox, a page in each transaction; return how many were in it."""
+        distinct, now, acknowledged = list(dict.fromkeys(rows)), self._clock.now(), 0
+        for start in range(0, len(distinct), ACKNOWLEDGED_PAGE):
+            page = distinct[start : start + ACKNOWLEDGED_PAGE]
+            acknowledged += await self._store.write(partial(_acknowledge, device, page, now))
+        return acknowledged
+
+
+def _acknowledge(device: DeviceRow, rows: Sequence[int], now: Milliseconds, tx: Tx) -> int:
+    return welcomes.acknowledge(tx, device, rows, now)

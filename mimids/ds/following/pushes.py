@@ -26,6 +26,7 @@ from mimids.ds.groups.states import States
 from mimids.errors import MimiError, NotFollowed, PeerFailed, UnknownGroup, UnknownPartition
 from mimids.mls.code_points import ContentType
 from mimids.mls.framing import MLSMessage
+from mimids.printable import printable
 from mimids.store import follows, groups, messages, partitions, peers, providers
 from mimids.store.engine.transaction import Tx
 from mimids.store.follows import Due
@@ -35,6 +36,7 @@ from mimids.wire.ids import NO_LONGER_FOLLOWED, Counter, ProviderId
 from mimids.wire.messages import GroupInfoResponse, ResumeRequest, encode_push_request, pushed_epoch_parts
 
 EPOCHS_IN_A_PUSH: Final = 64
+REASON_CHARS: Final = 400  # stored of the reason for which a follower refused a push
 
 
 @attrs.frozen
@@ -153,4 +155,4 @@ def follow_again(provider: int, epoch: pages.Page, tx: Tx) -> None:
 
 def suspend(provider: int, epoch: pages.Page, error: MimiError, tx: Tx) -> None:
     """Suspend a partition for a follower, because of an error that a retry cannot change."""
-    follows.suspend(tx, provider, epoch.partition.id, f"{error.code}: {error}")
+    follows.suspend(tx, provider, epoch.partition.id, printable(f"{error.code}: {error}", at_most=REASON_CHARS))

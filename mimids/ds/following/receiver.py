@@ -55,6 +55,10 @@ class RequestedKeys:
         """Return the device that requested a partition last; the store's writer thread may call this."""
         return self._devices.peek(mask)
 
+    def devices(self) -> set[DeviceRow]:
+        """Return the devices that requested something."""
+        return {device for mask in self._devices if (device := self._devices.peek(mask)) is not None}
+
     def forget_device(self, device: DeviceRow) -> None:
         """Forget what a device requested."""
         for mask in [mask for mask in self._devices if self._devices.peek(mask) == device]:

@@ -32,6 +32,7 @@ from mimids.ds.notifier import DELIVERY, OUTGOING, Notifier, partition_topic, pr
 from mimids.ds.ports import Clock
 from mimids.errors import (
     BranchTerminated,
+    Malformed,
     MimiError,
     TooMany,
     UnknownGroup,
@@ -96,7 +97,12 @@ class LocalHub:
     # --- writing ------------------------------------------------------------------------------------------------
 
     async def create_group(self, request: CreateGroupRequest, creator: Device) -> None:
-        """Create a group with its first partition; a repeat with the same contents changes nothing."""
+        """Create a group with its first partition; a repeat with the same contents changes nothing.
+
+        Raises `Malformed` for an empty group id: it would stand for "all groups" in terms.
+        """
+        if not request.group_id:
+            raise Malformed("group_id: a group id has at least one octet")
         refusal = self._welcome_limits.count(creator, request.welcome_data)
         if refusal is not None:
             raise refusal

@@ -168,7 +168,7 @@ class AcceptedTerms:
     def _remember(self, known: AcceptedTermsRow) -> None:
         self._known[known.hub] = known
         if known.accepted is not None:
-            self._in_force[known.hub] = HubTerms.read(json.loads(known.accepted), known.hub)
+            self._in_force[known.hub] = HubTerms.read(json.loads(known.accepted), known.hub, stored=True)
 
     # --- one renewal --------------------------------------------------------------------------------------------
 
@@ -217,7 +217,7 @@ def accept_offer(tx: Tx, hub: ProviderId, ours: ProviderId, now: Milliseconds) -
     known = None if row is None else arrangements.find_accepted(tx, row)
     if row is None or known is None:
         raise NotFound("no terms of this hub are known")
-    terms = HubTerms.read(json.loads(known.offered), hub)
+    terms = HubTerms.read(json.loads(known.offered), hub, stored=True)
     arrangements.accept(tx, row, terms.terms_for(ours), now)
     return terms.revision
 

@@ -169,7 +169,11 @@ async def receive(services: Services, call: Call[Device, ReceiveRequest]) -> byt
     """Return messages of a partition."""
     wait = wait_seconds(call.headers, services.config.limits.receive_wait_seconds)
     hub = services.hub_router.hub(provider_in(call.path))
-    return await hub.receive(call.caller, call.body, wait_seconds=wait)
+    if not wait:
+        return await hub.receive(call.caller, call.body, wait_seconds=wait)
+    async with services.sessions.open(call.caller):
+        answer = await hub.receive(call.caller, call.body, wait_seconds=wait)
+    return answer
 
 
 async def join(services: Services, call: Call[Device, ExternalJoinRequest]) -> bytes:
@@ -212,7 +216,8 @@ async def acknowledge_welcome(services: Services, call: Call[Device, None]) -> N
 
 async def stream(services: Services, call: Call[Device, WebSocketStream]) -> None:
     """Serve a device's frames until it disconnects."""
-    await services.streams.serve(call.caller, _Frames(call.body))
+    async with services.sessions.open(call.caller):
+        await services.streams.serve(call.caller, _Frames(call.body))
 
 
 @attrs.frozen

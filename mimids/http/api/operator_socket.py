@@ -63,6 +63,7 @@ async def _apply(effects: tuple[Effect, ...], services: Services) -> None:
     for effect in effects:
         if effect is Effect.ACCOUNTS:
             services.devices.forget()
+            await services.sessions.end_removed()
         elif effect is Effect.WELCOMES:
             services.notifier.notify(OUTGOING)
         elif effect is Effect.OHTTP_KEYS:

@@ -8,7 +8,7 @@ from typing import Final
 
 from mimids.errors import Malformed, NotFound
 from mimids.wire import base64url
-from mimids.wire.ids import GroupId, MaskedPartitionKey, ProviderId, provider_id
+from mimids.wire.ids import GroupId, MaskedPartitionKey, ProviderId, group_id, provider_id
 
 MASKED_KEY_CHARS: Final = 88  # 64 octets in base64url, padded
 NUMBER_DIGITS: Final = 18  # fits a signed 64-bit integer, which a row can hold
@@ -26,7 +26,10 @@ def provider_in(path: Mapping[str, str]) -> ProviderId:
 
 def group_id_in(path: Mapping[str, str]) -> GroupId:
     """Return the group id that `{group_id}` holds in base64url; raise `Malformed`."""
-    return GroupId(_from_base64url(path["group_id"]))
+    try:
+        return group_id(_from_base64url(path["group_id"]))
+    except ValueError as error:
+        raise Malformed(str(error)) from error
 
 
 def number_in(path: Mapping[str, str], name: str) -> int:

@@ -25,11 +25,12 @@ from mimids.http.api.request_bodies import BodyReader, check_media_type
 from mimids.http.api.routes import Route, Routes, allowed_methods
 from mimids.http.header_names import REQUEST_ID
 from mimids.telemetry import Telemetry, new_request_id
-from mimids.values import Caller, Follower
+from mimids.values import Caller, Device, Follower
 from mimids.wire.ids import ProviderId
 
 QUERY_BYTES: Final = 4096
 QUERY_FIELDS: Final = 32
+ADMITTED_SECONDS: Final = 0.5  # after a body that took longer, the device may have been removed
 
 Headers = Sequence[tuple[bytes, bytes]]
 Admit = Callable[[type[Caller], Mapping[str, str], frozenset[ProviderId] | None], Awaitable[Caller]]
@@ -174,7 +175,10 @@ class Table:
         body: object = stream
         if route.request is not None:
             check_media_type(request.headers, route.request)
+            began = time.monotonic()
             octets = await self._bodies.receive(route, request)
+            if isinstance(caller, Device) and time.monotonic() - began > ADMITTED_SECONDS:
+                caller = await self._admit(endpoint.caller, request.headers, request.names)
             entry.received = len(octets)
             body = await self._bodies.decode(route.request, octets)
         return Call(caller, body, path, query, request.headers, request.address)
@@ -183,11 +187,15 @@ class Table:
         refusal = problems.classify(error)
         entry.code = refusal.code
         reply = problems.reply(refusal)
-        if isinstance(refusal, Internal):
+        if entry.unlinkable:
+            if isinstance(refusal, Internal):
+                self._telemetry.failure_unlinkable(entry.route, error)
+        elif isinstance(refusal, Internal):
             self._telemetry.log.error("a handler failed", route=entry.route, id=entry.id, exc_info=error)
             reply.headers.append((REQUEST_ID.encode(), entry.id.encode()))
         elif error.__cause__ is not None:
-            self._telemetry.log.debug("refused", route=entry.route, id=entry.id, cause=repr(error.__cause__))
+            # The text of the cause may have names, addresses or parts of the body in it.
+            self._telemetry.log.debug("refused", route=entry.route, id=entry.id, cause=type(error.__cause__).__name__)
         return reply
 
     def _log(self, entry: _Entry, sent: int) -> None:
