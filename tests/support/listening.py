@@ -22,12 +22,12 @@ from wsproto.events import (
 
 from mimids.http.server.connection import (
     ASGIApp,
-    ConnectionLimits,
     Receive,
     Scope,
     Send,
 )
 from mimids.http.server.listener import Bind, OpenListener, serve
+from mimids.http.server.listener_state import ConnectionLimits
 from mimids.http.server.tls import Pair, ServerTls, Trust
 
 GET = b"GET / HTTP/1.1\r\nhost: a.example\r\n\r\n"
