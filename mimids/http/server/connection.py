@@ -51,10 +51,20 @@ class ServerConnection:
     """An accepted socket, served by `app` until either side ends it."""
 
     def __init__(
-        self, app: ASGIApp, shared: ListenerState, connected: trio.socket.SocketType, owner: Owner = None
+        self,
+        app: ASGIApp,
+        shared: ListenerState,
+        connected: trio.socket.SocketType,
+        owner: Owner = None,
+        *,
+        refusing: ASGIApp | None = None,
     ) -> None:
-        """Take a place in the pool of connections, for `owner`; `run` gives it back."""
+        """Take a place in the pool of connections, for `owner`; `run` gives it back.
+
+        `refusing` serves instead of `app`, unless the peer's certificate names a provider that has room.
+        """
         self._app = app
+        self._refusing = refusing
         self._shared = shared
         self.holding = Holding(owner, shared.pool, shared.buffers)
         self._socket = connected
@@ -138,6 +148,8 @@ class ServerConnection:
         if info is None or self._shared.draining.is_set():
             return
         self._info = info
+        if self._refusing is not None and not self.holding.identified:
+            self._app = self._refusing
         try:
             client, server = self._socket.getpeername(), self._socket.getsockname()
         except OSError as error:

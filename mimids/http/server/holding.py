@@ -17,6 +17,7 @@ class Holding:
         self, address: Owner = None, connections: Shares | None = None, buffers: Buffers | None = None
     ) -> None:
         self.owner = self._address = address
+        self.identified = False  # by a certificate
         self.octets = 0
         self._connections = connections
         self._buffers = buffers
@@ -40,7 +41,8 @@ class Holding:
 
     def identify(self, peer: Owner) -> None:
         """Count the connection for a peer that its certificate names, if that one has room, instead of its address."""
-        if self.admit(peer):
+        self.identified = self.admit(peer)
+        if self.identified:
             self._address = peer
 
     async def take(self, octets: int) -> bool:

@@ -119,11 +119,9 @@ async def serve(
 
 async def _handle(app: ASGIApp, shared: ListenerState, stream: trio.SocketStream) -> None:
     owner = _owner(shared, stream.socket)
-    if not shared.make_room(owner):
-        if not shared.may_refuse(owner, REFUSALS):
-            return
-        app = _refuse
-    await ServerConnection(app, shared, stream.socket, owner).run()
+    refusing = None if shared.make_room(owner) else _refuse
+    if refusing is None or shared.may_refuse(owner, REFUSALS):
+        await ServerConnection(app, shared, stream.socket, owner, refusing=refusing).run()
 
 
 def _owner(shared: ListenerState, connected: trio.socket.SocketType) -> Owner:

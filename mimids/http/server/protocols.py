@@ -118,7 +118,9 @@ class HttpProtocol(H11Protocol):
                     data = data.lstrip(b"\r\n")  # RFC 9112 section 2.2: empty lines before a request are ignored
                     if not data:
                         return
-                room = max(1, self.config.h11_max_incomplete_size + 1 - waiting)
+                room = self.config.h11_max_incomplete_size - waiting
+                if room <= 0:
+                    raise h11.RemoteProtocolError("the head is too long", error_status_hint=431)
             elif state is h11.SEND_BODY:
                 room = self._body_left
             connection.receive_data(data[:room])
