@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import socket
+import ssl
 import tracemalloc
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, cast
 
 import pytest
@@ -103,6 +105,34 @@ async def break_off(server: Started) -> None:
         await stream.send_all(HEAD % MIB + bytes(MIB - 1))
         if isinstance(stream, trio.SSLStream):
             await stream.transport_stream.aclose()
+
+
+def break_off_at_once(port: int, context: ssl.SSLContext) -> None:
+    with suppress(OSError):  # the server may close first
+        connected = socket.create_connection(("127.0.0.1", port))
+        with context.wrap_socket(connected, server_hostname="a.example") as tls:
+            tls.sendall(HEAD % MIB + bytes(MIB - 1))
+
+
+async def test_uploads_that_break_off_at_once_leave_no_cycles(rig: Rig, start_tls: Start) -> None:
+    """Their buffers stayed until the collector ran: 87 to 300 MB in 8 rounds of 50."""
+    server = await start_tls(rig.app)
+    assert server.authority is not None
+    port, context = int(server.bound.address.rpartition(":")[2]), server.authority.client()
+
+    async def attack(number: int) -> int:
+        async with trio.open_nursery() as clients:
+            for _ in range(number):
+                clients.start_soon(trio.to_thread.run_sync, break_off_at_once, port, context)
+        await server.wait_for(open=0)
+        return gc.collect()
+
+    await attack(5)
+    gc.disable()
+    try:
+        assert await attack(25) < 100  # objects; 1,600 before, with all their buffers
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("tls", [False, True])
