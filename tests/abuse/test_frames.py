@@ -10,10 +10,22 @@ from wsproto.events import CloseConnection, Pong
 from wsproto.frame_protocol import CloseReason
 
 from mimids.http.api.admission import DeviceRates
+from mimids.http.server.buffers import Buffers
 from mimids.values import Device, DeviceRow
 from mimids.wire.ids import ProviderId, UserId
 from tests.support.doubles import SpyLog
-from tests.support.listening import GET, Held, Start, Started, WebSocketClient, echo, read_answer, starter, websocket_to
+from tests.support.listening import (
+    GET,
+    Held,
+    Start,
+    Started,
+    WebSocketClient,
+    echo,
+    eventually,
+    read_answer,
+    starter,
+    websocket_to,
+)
 
 MASK = bytes(4)
 PING = b"\x89\x80" + MASK
@@ -111,6 +123,23 @@ async def test_honest_pings_and_large_fragments_do_not_close_a_stream(start_plai
         while len(received) < 1024 * 2_000:
             received += bytes((await client.next()).data)  # type: ignore[attr-defined]
     assert server.bound.statistics().flooded == 0
+
+
+async def test_messages_that_never_end_take_of_the_budget(start_plain: Start) -> None:
+    buffers = Buffers(4_000_000, largest=1_000_000)
+    server = await start_plain(echo, buffers=buffers, message_bytes=1_000_000)
+    piece = b"\xff" + (900_000).to_bytes(8, "big") + MASK + bytes(900_000)
+    async with websocket_to(server) as first:
+        await push(first, b"\x02" + piece)
+        await eventually(lambda: buffers.statistics().octets == 900_000)
+        await push(first, b"\x80\x80" + MASK)
+        received = 0
+        while received < 900_000:
+            received += len((await first.next()).data)  # type: ignore[attr-defined]
+        assert buffers.statistics().octets == 0
+        assert buffers.take_nowait(None, 3_900_000)
+        await push(first, b"\x02" + piece)
+        assert await closing_code(first) == CloseReason.TRY_AGAIN_LATER
 
 
 async def test_frames_count_as_requests_of_their_device(autojump_clock: trio.testing.MockClock) -> None:

@@ -211,9 +211,17 @@ class ServerConnection:
             before = self._phase
             await self._protocol.handle(RawData(data))
             self._phase = self._next_phase()
+            if isinstance(self._protocol.stream, WebSocketProtocol):
+                await self._count_message(self._protocol.stream)
             if self._phase is before:
                 seconds -= trio.current_time() - began
             seconds = self._seconds_allowed(before, seconds, len(data))
+
+    async def _count_message(self, stream: WebSocketProtocol) -> None:
+        """Count what has arrived of a large message; close the WebSocket if there is no room for it."""
+        buffered = stream.buffered if stream.buffered > FIRST_BYTES else 0
+        if buffered != self.holding.octets and not self.holding.hold(buffered):
+            await stream.refuse_message()
 
     def _next_phase(self) -> Phase:
         protocol = self._protocol

@@ -59,6 +59,16 @@ class Holding:
         self.octets += octets
         return True
 
+    def hold(self, octets: int) -> bool:
+        """Hold so many octets in all from now on; return False if there is no room for more than before."""
+        more = octets - self.octets
+        if more > 0:
+            return self.take_nowait(more)
+        if more and self._buffers is not None:
+            self._buffers.give_back(self.owner, -more)
+        self.octets = octets
+        return True
+
     def give_back(self) -> None:
         """Give back the octets that were taken: the request is answered."""
         if self.octets and self._buffers is not None:

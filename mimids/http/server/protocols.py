@@ -309,6 +309,15 @@ class WebSocketProtocol(WSStream):
             if isinstance(event, Request) and self.closed:
                 await self.send(StreamClosed(STREAM_ID))  # Hypercorn refused it, and would not close the connection
 
+    @property
+    def buffered(self) -> int:
+        """Octets of a message whose end has not arrived."""
+        return self.buffer.length
+
+    async def refuse_message(self) -> None:
+        """Close with 1013 (try again later): there is no room for the message that is arriving."""
+        await self._close(CloseConnection(CloseReason.TRY_AGAIN_LATER, "too many large messages are arriving"))
+
     async def ping(self) -> None:
         """Send a ping, to learn whether the peer is still there."""
         await self._send_wsproto_event(Ping())
