@@ -213,11 +213,12 @@ class HttpProtocol(H11Protocol):
             raise h11.RemoteProtocolError("not HTTP/1", error_status_hint=505)
 
     async def _create_stream(self, request: h11.Request) -> None:
-        framing = dict(each for each in request.headers if each[0] in _FRAMING)
+        headers = list(request.headers)  # once: h11 makes each pair anew
+        framing = {name: value for name, value in headers if name in _FRAMING}
         self._ambiguous = len(framing) == len(_FRAMING)  # RFC 9112 section 6.1: the connection MUST be closed
         self._body_left = 0 if _FRAMING[1] in framing else int(framing.get(_FRAMING[0], b"0"))
         kind: type[HTTPStream] | type[WebSocketProtocol] = HTTPStream
-        if _wants_websocket(request):
+        if _wants_websocket(request.method, headers):
             kind = WebSocketProtocol
             self.connection = H11WSConnection(cast("h11.Connection", self.connection))
         self.stream = kind(
@@ -235,7 +236,7 @@ class HttpProtocol(H11Protocol):
         await self.stream.handle(
             Request(
                 stream_id=STREAM_ID,
-                headers=list(request.headers),
+                headers=headers,
                 http_version=request.http_version.decode(),
                 method=request.method.decode(),
                 raw_path=request.target,
@@ -274,11 +275,11 @@ def _is_small_frame(event: WebsocketEvent) -> bool:
     return not isinstance(event, CloseConnection)
 
 
-def _wants_websocket(request: h11.Request) -> bool:
+def _wants_websocket(method: bytes, fields: list[tuple[bytes, bytes]]) -> bool:
     """Tell whether a request is an opening handshake (RFC 6455 section 4.1)."""
-    headers = dict(request.headers)
+    headers = dict(fields)
     tokens = [token.strip() for token in headers.get(b"connection", b"").lower().split(b",")]
-    return request.method == b"GET" and headers.get(b"upgrade", b"").lower() == b"websocket" and b"upgrade" in tokens
+    return method == b"GET" and headers.get(b"upgrade", b"").lower() == b"websocket" and b"upgrade" in tokens
 
 
 class WebSocketProtocol(WSStream):
