@@ -38,6 +38,7 @@ class ListenSettings:
     operator: TcpAddress = key("127.0.0.1:8445")
     operator_socket: Path | None = key(None)
     connections: int = key(2000)
+    buffered_bytes: int = key(134_217_728)
     stall_seconds: int = key(20)
     drain_seconds: int = key(8)
 

@@ -289,6 +289,7 @@ class RateLimited(MimiError):
 
     def __init__(self, limit: str, retry_after: int) -> None:
         super().__init__(f"the rate limit {limit} is exceeded", limit=limit, retry_after=retry_after)
+        self.retry_after = retry_after
 
 
 class QuotaExceeded(MimiError):

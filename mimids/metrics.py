@@ -40,6 +40,7 @@ def _gauge(what: str, meaning: str, *labels: str) -> Metric:
 
 # Bounds that protect others from one peer, as `mimids_bound_hits_total` names them. A name says nothing of a peer.
 BOUNDS: Final[tuple[str, ...]] = (
+    "device-frames",
     "device-streams",
     "gateway-address-rate",
     "gateway-rate",
@@ -99,6 +100,14 @@ METRICS: Final[Mapping[str, Metric]] = {
     ),
     "mimids_listener_refused": _counter(
         "connections refused because the listener was full", "growing: as above", "listener"
+    ),
+    "mimids_listener_evicted": _counter(
+        "connections without a request, closed to make room for others", "growing: as above", "listener"
+    ),
+    "mimids_listener_flooded": _counter(
+        "WebSockets closed because of too many control frames and small fragments",
+        "growing: a faulty client, or an attack by one of your devices",
+        "listener",
     ),
     "mimids_listener_failed": _counter(
         "connections ended by an error of this server", "any: report it, with the traceback from the log", "listener"

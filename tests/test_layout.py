@@ -75,7 +75,10 @@ TESTED_IN = {
     "http.header_names": "http/api/test_table.py",  # names only
     "http.media_types": "http/api/test_table.py",  # names only
     "http.console": "http/console/test_console.py",
+    "http.server.buffers": "http/server/test_shares.py",
     "http.server.exchange": "http/server/test_connection.py",
+    "http.server.holding": "http/server/test_shares.py",
+    "http.server.listener_state": "abuse/test_connections.py",
     "http.server.transport": "http/server/test_connection.py",
     "mls": "mls/test_public_group.py",  # structures and rules that a conversation uses
     "mls.faults": "mls/test_key_package.py",

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import attrs
 
+from mimids.http.server.holding import Holding
 from mimids.wire.ids import ProviderId
 
 
@@ -20,6 +21,7 @@ class HttpRequest:
     names: frozenset[ProviderId] | None  # the providers that the client certificate is valid for; None without one
     receive: Callable[[], Awaitable[tuple[bytes, bool]]]
     address: str = ""  # the IP address of the client; empty on a Unix socket
+    holding: Holding = attrs.field(factory=Holding)  # what its connection holds of the pools that all share
 
 
 @attrs.frozen

@@ -13,7 +13,9 @@ from mimids.wire.ids import GroupId, MaskedPartitionKey, ProviderId, group_id, p
 MASKED_KEY_CHARS: Final = 88  # 64 octets in base64url, padded
 NUMBER_DIGITS: Final = 18  # fits a signed 64-bit integer, which a row can hold
 
-_WAIT: Final = re.compile(r"""(?:^|,)[\s,]*wait\s*=\s*("?)([0-9]{1,9})\1\s*(?:$|[,;])""")
+PREFERENCES: Final = 16  # of one request that are looked at
+
+_WAIT: Final = re.compile(r"""wait[ \t]*=[ \t]*("?)([0-9]{1,9})\1""")
 
 
 def provider_in(path: Mapping[str, str]) -> ProviderId:
@@ -53,8 +55,11 @@ def partition_in(query: Mapping[str, str]) -> MaskedPartitionKey | None:
 
 def wait_seconds(headers: Mapping[str, str], at_most: int) -> int | None:
     """Return how long `Prefer: wait=N` (RFC 7240 section 4.3) allows us to wait; None without it."""
-    found = _WAIT.search(headers.get("prefer", "").lower())
-    return min(int(found[2]), at_most) if found else None
+    for preference in headers.get("prefer", "").lower().split(",", PREFERENCES)[:PREFERENCES]:
+        found = _WAIT.fullmatch(preference.partition(";")[0].strip())  # one pass: no part is looked at twice
+        if found:
+            return min(int(found[2]), at_most)
+    return None
 
 
 def _from_base64url(text: str) -> bytes:

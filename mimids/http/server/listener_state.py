@@ -1,0 +1,134 @@
+"""What the connections of one listener share: limits, counts, pools, and the set of open connections."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+import attrs
+import trio
+from hypercorn.trio.worker_context import WorkerContext
+
+from mimids.http.server.buffers import Buffers
+from mimids.http.server.holding import Holding
+from mimids.http.server.protocols import ProtocolSettings
+from mimids.http.server.shares import RESERVE, SHARE, Owner, Shares
+from mimids.http.server.tls import ServerTls
+from mimids.wire.ids import ProviderId
+
+if TYPE_CHECKING:
+    from mimids.http.server.connection import ServerConnection
+
+SMALLEST_SHARE: Final = 16  # connections that one owner may have, however few there are in all
+NOT_YET_ADMITTED: Final = 32  # connections beyond an address's share: their callers may have shares of their own
+
+
+@attrs.frozen
+class ConnectionLimits:
+    """Limits of a listener's connections. All times but the last are for the peer; the app's answer has no limit."""
+
+    connections: int = 1000
+    head_bytes: int = 16 * 1024
+    message_bytes: int = 1024 * 1024  # of a WebSocket message
+    handshake_seconds: float = 10  # TLS
+    head_seconds: float = 10  # for the whole head of a request, however slowly it arrives
+    body_seconds: float = 20  # without any byte of the body ...
+    body_bytes_per_second: float = 4096  # ... or while bytes arrive so much slower than this that these seconds run out
+    idle_seconds: float = 60  # between requests
+    ping_seconds: float = 30  # of silence on a WebSocket until a ping, and from the ping until it is closed
+    send_seconds: float = 20  # for the peer to take 32 KiB
+    tail_seconds: float = 5  # for the app to return after its answer, or after its WebSocket was closed cleanly
+
+
+@attrs.frozen
+class ConnectionInfo:
+    """The connection of a request, in `scope["extensions"]["mimids"]`."""
+
+    listener: str
+    certificate: bytes | None  # the client's verified certificate, DER
+    names: frozenset[ProviderId] | None  # the providers it is valid for; None without a certificate
+    draining: trio.Event  # set at shutdown: a handler that waits should answer now
+    holding: Holding = attrs.field(factory=Holding)
+
+
+@attrs.define
+class Tally:
+    """Counts of a listener since it started."""
+
+    accepted: int = 0
+    refused: int = 0  # over ConnectionLimits.connections, or over the share of the peer's address
+    evicted: int = 0  # without a request, to make room for others
+    timed_out: int = 0  # handshake, head, body or pong did not come
+    forced: int = 0  # closed by force: the peer did not read, or the drain was over
+    failed: int = 0  # ended by an exception of this server, logged with its traceback
+
+
+class ListenerState:
+    """What the connections of one listener share: settings, counts, and the set of open connections."""
+
+    def __init__(
+        self, name: str, tls: ServerTls | None, limits: ConnectionLimits, log: logging.Logger, buffers: Buffers
+    ) -> None:
+        self.name = name
+        self.tls = tls
+        self.limits = limits
+        self.buffers = buffers
+        share = max(limits.connections // SHARE, min(limits.connections, SMALLEST_SHARE))
+        self.pool = Shares(
+            limits.connections,
+            share=share,
+            reserve=limits.connections // RESERVE if share < limits.connections else 0,
+            little=max(1, share // SMALLEST_SHARE),
+        )
+        self.log = log
+        self.settings = ProtocolSettings(head_bytes=limits.head_bytes, message_bytes=limits.message_bytes)
+        self.worker = WorkerContext(None)  # Hypercorn's protocols close connections once `terminated` is set
+        self.draining = trio.Event()
+        self.all_closed = trio.Event()
+        self.tally = Tally()
+        self.open: set[ServerConnection] = set()
+        self.idle: dict[ServerConnection, None] = {}  # connections without a request, the longest idle first
+
+    def make_room(self, owner: Owner) -> bool:
+        """Make sure that `owner` may have one more connection; return False if it may not.
+
+        If there is no room, a connection without a request is evicted: one of the same address if its share is used,
+        else one of the owner that holds most.
+        """
+        pool = self.pool
+        victim: ServerConnection | None
+        if owner is not None and pool.held(owner) >= pool.share + NOT_YET_ADMITTED:
+            victim = next((each for each in self.idle if each.holding.owner == owner), None)
+        elif pool.has_room_at_all(owner):
+            return True
+        else:
+            victim = max(self.idle, key=lambda each: pool.held(each.holding.owner), default=None)
+        if victim is None:
+            self.tally.refused += 1
+            return False
+        self.tally.evicted += 1
+        victim.evict()
+        return True
+
+    def may_refuse(self, owner: Owner, most: int) -> bool:
+        """Tell whether fewer than `most` connections of those that have no room get an answer that says so."""
+        pool = self.pool
+        held = pool.held(owner) if owner is not None else 0
+        return pool.used < pool.total + most and held < pool.share + NOT_YET_ADMITTED + most
+
+    async def drain(self, seconds: float) -> None:
+        """Accept no further requests, and wait until all connections have closed, for at most `seconds`."""
+        self.draining.set()
+        await self.worker.terminated.set()
+        for connection in tuple(self.open):
+            connection.drain()
+        if self.open:
+            self.all_closed = trio.Event()
+            with trio.move_on_after(seconds):
+                await self.all_closed.wait()
+
+    def log_fault(self, what: str, errors: BaseExceptionGroup[Exception]) -> None:
+        """Count and log an exception of this server, with its traceback."""
+        self.tally.failed += 1
+        error = errors.exceptions[0] if len(errors.exceptions) == 1 else errors
+        self.log.error("%s on the %s listener", what, self.name, exc_info=error)
