@@ -52,6 +52,7 @@ from mimids.ds.terms.evidence import EvidenceReplay
 from mimids.ds.terms.offered import OfferedTerms
 from mimids.ds.terms.peers import PeersUnderTerms
 from mimids.ds.terms.reports import Reports
+from mimids.ds.upkeep.elapsed import PeerDate
 from mimids.ds.upkeep.sweeper import Sweeper
 from mimids.http.api.admission import Authenticator
 from mimids.http.api.asgi import application
@@ -111,7 +112,7 @@ class AssembledProvider:
 
 def assemble(config: Config, clock: Clock, telemetry: Telemetry, store: Store, peers: HttpPeers) -> AssembledProvider:
     """Make all parts of a provider; raise `CertificateFileError` or `ConfigError` if a file cannot be used."""
-    services = make_services(config, clock, telemetry, store, peers)
+    services = make_services(config, clock, telemetry, store, peers, peers.dates)
     watched: dict[str, Callable[[], attrs.AttrsInstance]] = {
         "store": store.statistics,
         "peers": peers.statistics,
@@ -140,7 +141,12 @@ def watched_files(config: Config) -> tuple[Path, ...]:
 
 # Longer than 40 lines: one statement for each service, in the order in which they need each other.
 def make_services(
-    config: Config, clock: Clock, telemetry: Telemetry, store: Store, transport: PeerTransport
+    config: Config,
+    clock: Clock,
+    telemetry: Telemetry,
+    store: Store,
+    transport: PeerTransport,
+    peer_dates: Callable[[], Mapping[ProviderId, PeerDate]] = dict,
 ) -> Services:
     """Make the services of a provider and connect them; `transport` is the way to other providers."""
     provider, limits = config.provider, config.limits
@@ -232,7 +238,7 @@ def make_services(
         incoming_welcomes=incoming_welcomes,
         outgoing_welcomes=outgoing_welcomes,
         streams=streams,
-        sweeper=Sweeper(config, store, clock, notifier, recent, telemetry.log),
+        sweeper=Sweeper(config, store, clock, notifier, recent, telemetry.log, peer_dates=peer_dates),
     )
 
 

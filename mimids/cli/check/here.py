@@ -19,9 +19,10 @@ from mimids.config import Config, ConfigError
 from mimids.config_keys import TcpAddress
 from mimids.ds.commands import Context
 from mimids.ds.key_packages import gateway_keys
+from mimids.ds.upkeep.elapsed import JUMP_MILLISECONDS
 from mimids.ohttp.at_rest import KeyUnavailable
 from mimids.ohttp.keyring import Schedule
-from mimids.store import acknowledged, overview
+from mimids.store import acknowledged, overview, seen_time
 from mimids.store.damage import loss_says
 from mimids.store.engine import lock, migrate
 from mimids.store.engine.migrate import SchemaRefused
@@ -53,6 +54,7 @@ def here(config: Config) -> Iterator[Finding]:
         yield finding
     if healthy:
         yield _clock(config)
+        yield from _jump(config)
         yield from _gateway(config)
         yield _stock(config)
 
@@ -165,6 +167,21 @@ def _clock(config: Config) -> Finding:
         what = f"the database has rows of {at:%Y-%m-%d %H:%M}Z, {ahead:.0f} s in the future"
         return wrong("clock", what, "set the clock of this machine (chrony, systemd-timesyncd)")
     return ok("clock", f"{datetime.now(UTC):%Y-%m-%d %H:%M}Z, not before the newest row of the database")
+
+
+def _jump(config: Config) -> Iterator[Finding]:
+    """Report a jump of the clock that retention does not believe yet."""
+    with read_here(config.database) as tx:
+        seen = seen_time.load(tx)
+        confirmed = seen is not None and (seen.confirmed is not None or seen_time.is_confirmed(tx))
+    if seen is not None and abs(seen.ahead) > JUMP_MILLISECONDS:
+        what = f"the clock jumped by {seen.ahead // 3_600_000} hours, and nothing is deleted because of that"
+        fix = (
+            "nothing to do: the clock is confirmed, and a day after that its time is used"
+            if confirmed
+            else "set the clock if it is wrong; if it is right, run `mimids clock confirm`"
+        )
+        yield warning("clock", what, fix)
 
 
 def _gateway(config: Config) -> Iterator[Finding]:
