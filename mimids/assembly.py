@@ -69,7 +69,7 @@ from mimids.http.header_names import ARRANGEMENT
 from mimids.http.peers.calls import HttpPeers
 from mimids.http.server.connection import ASGIApp, ConnectionLimits
 from mimids.http.server.listener import Bind
-from mimids.http.server.tls import Pair, ServerTls, Trust
+from mimids.http.server.tls import CertificateFileError, Pair, ServerTls, Trust
 from mimids.ohttp.keyring import Schedule
 from mimids.store.accounts import device_exists
 from mimids.store.engine.store import Store
@@ -104,10 +104,16 @@ class AssembledProvider:
 
         Raises `CertificateFileError` for a file that cannot be used; its listener keeps the old certificate.
         """
+        failures: list[CertificateFileError] = []
         for spec in self.listeners.values():
             if spec.bind.tls is not None:
-                spec.bind.tls.reload()
+                try:
+                    spec.bind.tls.reload()
+                except CertificateFileError as error:
+                    failures.append(error)
         await self.peers.reload()
+        if failures:
+            raise failures[0]
 
 
 def assemble(config: Config, clock: Clock, telemetry: Telemetry, store: Store, peers: HttpPeers) -> AssembledProvider:

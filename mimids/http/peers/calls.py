@@ -53,7 +53,7 @@ class HttpPeers:
     """Implements `ds.ports.PeerTransport`; made by `open_peers`."""
 
     def __init__(self, config: Config, clock: Clock, *, named: ClientTls, nameless: ClientTls) -> None:
-        dialler = Dialler(config)
+        dialler = Dialler(config, clock)
         self._config = config
         self._clock = clock
         self._named = Pools(named, dialler)
@@ -122,10 +122,12 @@ class HttpPeers:
     async def reload(self) -> None:
         """Read renewed certificate and trust files, for connections made from now on.
 
-        Raises `tls.CertificateFileError`; the old files stay in use then.
+        Raises `tls.CertificateFileError`; the old files stay in use then. A trust file that was removed ends trust.
         """
-        await self._named.reload()
-        await self._nameless.reload()
+        try:
+            await self._named.reload()
+        finally:
+            await self._nameless.reload()
 
     async def close(self) -> None:
         """Close all connections; takes at most ten seconds, also when cancelled."""

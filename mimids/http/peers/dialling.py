@@ -6,6 +6,7 @@ connect to the addresses that were checked.
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,7 +20,9 @@ import httpcore
 import trio
 
 from mimids.config import Config
+from mimids.ds.ports import Clock
 from mimids.http.peers.addresses import is_public
+from mimids.http.server.tls import certificates_end
 from mimids.wire.ids import ProviderId
 
 ATTEMPT_SECONDS: Final = 5  # for all addresses of a name together, if the caller names no time
@@ -29,14 +32,39 @@ LOOKUP_THREADS: Final = 16  # for the names of strangers, and as many for those 
 NO_ADDRESS: Final = "its name has no address that we may connect to"
 
 
+class _PeerStream(httpcore.AsyncNetworkStream):
+    """A TLS connection that is not used again once a certificate of the peer has ended."""
+
+    def __init__(self, stream: httpcore.AsyncNetworkStream, ends: float, clock: Clock) -> None:
+        self._stream = stream
+        self._ends = ends
+        self._clock = clock
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109  # httpcore declares it
+        return await self._stream.read(max_bytes, timeout)
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109  # as above
+        await self._stream.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    def get_extra_info(self, info: str) -> Any:
+        # httpcore takes an idle connection that can be read for one that the peer has closed.
+        if info == "is_readable" and self._clock.now() >= self._ends * 1000:
+            return True
+        return self._stream.get_extra_info(info)
+
+
 class _StreamBeforeTls(httpcore.AsyncNetworkStream):
     """A connection before its TLS handshake; it is closed if the handshake fails or is cancelled.
 
     httpcore would leave it open.
     """
 
-    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+    def __init__(self, stream: httpcore.AsyncNetworkStream, clock: Clock) -> None:
         self._stream = stream
+        self._clock = clock
 
     async def start_tls(
         self,
@@ -45,7 +73,8 @@ class _StreamBeforeTls(httpcore.AsyncNetworkStream):
         timeout: float | None = None,  # noqa: ASYNC109  # httpcore declares it
     ) -> httpcore.AsyncNetworkStream:
         try:
-            return await self._stream.start_tls(ssl_context, server_hostname, timeout)
+            stream = await self._stream.start_tls(ssl_context, server_hostname, timeout)
+            return _PeerStream(stream, certificates_end(stream.get_extra_info("ssl_object")), self._clock)
         except BaseException:
             with trio.CancelScope(shield=True):
                 await self.aclose()
@@ -58,7 +87,8 @@ class _StreamBeforeTls(httpcore.AsyncNetworkStream):
 class Dialler(httpcore.AsyncNetworkBackend):
     """Connects to a provider: to the address in its `url` setting, else to port 443 of its name."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, clock: Clock) -> None:
+        self._clock = clock
         self._open = config.federation.mode == "open"
         self._strangers, self._known = Lookups(), Lookups()
         self._urls = {name: urlsplit(peer.url) for name, peer in config.providers.items() if peer.url is not None}
@@ -73,7 +103,7 @@ class Dialler(httpcore.AsyncNetworkBackend):
         socket_options: Any = None,
     ) -> httpcore.AsyncNetworkStream:
         """Connect to the provider `host`."""
-        return _StreamBeforeTls(await self._connect(host, port, timeout))
+        return _StreamBeforeTls(await self._connect(host, port, timeout), self._clock)
 
     async def _connect(
         self,
@@ -135,6 +165,8 @@ class Lookups:
 
     async def resolve(self, host: str, port: int, seconds: float) -> list[str]:
         """Return the addresses of a name, [] if it has none; raise `httpcore.ConnectTimeout`."""
+        with suppress(ValueError):
+            return [str(ipaddress.ip_address(host))]
         name = self._names.get(host)
         if name is None:
             name = self._names[host] = _OneName(self._threads)
