@@ -55,15 +55,18 @@ from mimids.ds.terms.evidence import EvidenceReplay
 from mimids.ds.terms.offered import OfferedTerms
 from mimids.ds.terms.peers import PeersUnderTerms
 from mimids.ds.terms.reports import Reports
+from mimids.ds.upkeep.elapsed import PeerDate
 from mimids.ds.upkeep.sweeper import Sweeper
 from mimids.http.api.problems import document
 from mimids.http.peers.calls import HttpPeers
+from mimids.http.server.tls import CertificateFileError
 from mimids.listeners import ListenerSpec, make_listeners
 from mimids.ohttp.keyring import Schedule
 from mimids.store.accounts import device_exists
 from mimids.store.engine.store import Store
 from mimids.telemetry import Telemetry
 from mimids.values import Device
+from mimids.wire.ids import ProviderId
 
 DAY_SECONDS: Final = 86_400
 
@@ -82,15 +85,21 @@ class AssembledProvider:
 
         Raises `CertificateFileError` for a file that cannot be used; its listener keeps the old certificate.
         """
+        failures: list[CertificateFileError] = []
         for spec in self.listeners.values():
             if spec.bind.tls is not None:
-                spec.bind.tls.reload()
+                try:
+                    spec.bind.tls.reload()
+                except CertificateFileError as error:
+                    failures.append(error)
         await self.peers.reload()
+        if failures:
+            raise failures[0]
 
 
 def assemble(config: Config, clock: Clock, telemetry: Telemetry, store: Store, peers: HttpPeers) -> AssembledProvider:
     """Make all parts of a provider; raise `CertificateFileError` or `ConfigError` if a file cannot be used."""
-    services = make_services(config, clock, telemetry, store, peers)
+    services = make_services(config, clock, telemetry, store, peers, peers.dates)
     watched: dict[str, Callable[[], attrs.AttrsInstance]] = {
         "store": store.statistics,
         "peers": peers.statistics,
@@ -119,7 +128,12 @@ def watched_files(config: Config) -> tuple[Path, ...]:
 
 # Longer than 40 lines: one statement for each service, in the order in which they need each other.
 def make_services(
-    config: Config, clock: Clock, telemetry: Telemetry, store: Store, transport: PeerTransport
+    config: Config,
+    clock: Clock,
+    telemetry: Telemetry,
+    store: Store,
+    transport: PeerTransport,
+    peer_dates: Callable[[], Mapping[ProviderId, PeerDate]] = dict,
 ) -> Services:
     """Make the services of a provider and connect them; `transport` is the way to other providers."""
     provider, limits = config.provider, config.limits
@@ -239,7 +253,7 @@ def make_services(
         incoming_welcomes=incoming_welcomes,
         outgoing_welcomes=outgoing_welcomes,
         streams=streams,
-        sweeper=Sweeper(config, store, clock, notifier, recent, telemetry.log),
+        sweeper=Sweeper(config, store, clock, notifier, recent, telemetry.log, peer_dates=peer_dates),
     )
 
 

@@ -320,6 +320,7 @@ class StorageUnavailable(MimiError):
     """The database cannot be written, often because the disk is full; reading still works."""
 
     code, status, title = "storage-unavailable", HTTPStatus.SERVICE_UNAVAILABLE, "storage cannot be written"
+    damage: str = ""  # what is wrong, if the database is damaged; for the operator only
 
 
 class Recovering(MimiError):

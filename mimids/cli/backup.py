@@ -18,7 +18,7 @@ from mimids.config import Config
 from mimids.ds.commands import Context, JsonObject
 from mimids.ds.key_packages import gateway_keys
 from mimids.ohttp.keyring import Schedule
-from mimids.store import arrangements, key_packages, recoveries
+from mimids.store import acknowledged, arrangements, key_packages, recoveries
 from mimids.store import backup as backups
 from mimids.store.backup import NotABackup
 from mimids.store.engine import lock, migrate
@@ -103,6 +103,7 @@ def _restore(config: Config, file: Path, *, replace: bool, quiet: bool) -> JsonO
                 migrate.migrate(temporary)
             retired, key_id, held = write_here(temporary, lambda tx: _prepare(tx, config))
             aside = _put_aside(path) if path.exists() else None
+            acknowledged.forget(path)  # the copy is older, as the operator knows
             temporary.rename(path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from mimids.store.engine.lock import Locked
 from mimids.store.engine.migrate import SchemaRefused
 
 REFUSED: Final = 1  # click gives 2 for usage
+_DAMAGED: Final = "stop the server, keep the file, and restore the newest backup with `mimids restore --replace`"
 
 
 class CommandRefused(click.ClickException):
@@ -51,6 +52,8 @@ def or_refused(do: Callable[[], Any]) -> Any:
             str(error), "try again when that process has ended; commands reach a running server by its socket"
         ) from error
     except StorageUnavailable as error:
+        if error.damage:
+            raise CommandRefused(f"the database is damaged: {error.damage}", _DAMAGED) from error
         raise CommandRefused(
             str(error), "free some space on the disk of data_dir: `mimids check` says how much there is"
         ) from error
@@ -61,9 +64,7 @@ def or_refused(do: Callable[[], Any]) -> Any:
     except sqlite3.DatabaseError as error:
         if type(error) is not sqlite3.DatabaseError:
             raise  # a bug of ours: a wrong statement
-        raise CommandRefused(
-            f"the database cannot be read: {error}", "run `mimids check`; keep the file, and restore a backup"
-        ) from error
+        raise CommandRefused(f"the database cannot be read: {error}", _DAMAGED) from error
     except OSError as error:
         what = f"{error.filename}: " if error.filename else ""
         raise CommandRefused(f"{what}{error.strerror or error}") from error

@@ -17,6 +17,7 @@ from mimids.cli.progress import elapsed
 from mimids.cli.refusals import CommandRefused, or_refused
 from mimids.cli.showing import say, show
 from mimids.config import Config, load, parse
+from mimids.store import acknowledged
 from mimids.store.engine import lock
 from mimids.store.engine import migrate as migrations
 from mimids.wire.ids import ProviderId, provider_id
@@ -72,7 +73,10 @@ def migrate_database(config: Config) -> list[migrations.Migration]:
     """Create the database, or migrate it to this version; return the migrations that were applied."""
     config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with lock.hold(config.data_dir):
-        return migrations.migrate(config.database)
+        applied = migrations.migrate(config.database)
+        if applied:
+            acknowledged.forget(config.database)  # a table that was rebuilt counts anew
+        return applied
 
 
 def make_pair(directory: Path, plan: SetupPlan) -> None:

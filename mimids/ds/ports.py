@@ -18,6 +18,14 @@ class Clock(Protocol):
         """Return the time in milliseconds since the epoch."""
         ...
 
+    def running(self) -> Milliseconds:
+        """Return the milliseconds since the start of the machine: setting the clock does not change them."""
+        ...
+
+    def boot(self) -> str:
+        """Return a name for this start of the machine."""
+        ...
+
     async def sleep(self, seconds: float) -> None:
         """Wait until this clock has moved on by `seconds`."""
         ...

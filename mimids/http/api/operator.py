@@ -18,6 +18,7 @@ from mimids.errors import Busy, StorageUnavailable
 from mimids.http.api.bodies import NO_BODY, octets
 from mimids.http.api.endpoints import Answer, AnyEndpoint, Call, Endpoint, Listener
 from mimids.store import overview, reports
+from mimids.store.damage import damage_says
 from mimids.store.engine.transaction import Tx
 from mimids.store.overview import PeerLag
 from mimids.telemetry import METRICS_TYPE, Reading
@@ -36,7 +37,10 @@ async def healthz(services: Services, call: Call[Operator, None]) -> bytes:
 
 async def readyz(services: Services, call: Call[Operator, None]) -> bytes:
     """Answer if requests can be served: the disk takes writes, the store can be read, the gateway has keys."""
-    if not services.store.statistics().writable:
+    store = services.store.statistics()
+    if store.damage:
+        raise StorageUnavailable(damage_says(services.config.database, store.damage))
+    if not store.writable:
         raise StorageUnavailable
     await services.store.read(lambda tx: tx.one("SELECT 1"))
     services.ohttp_keys.served()

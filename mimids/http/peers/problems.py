@@ -32,6 +32,15 @@ _BY_TYPE: Final = {kind.problem_type(): kind for kind in every_error()}
 _STANDARD: Final = frozenset({"type", "title", "status", "detail", "instance"})
 # These describe us, the caller. Passed on to a client of ours, they would seem to describe the client.
 _ABOUT_THE_CALLER: Final = (Unauthenticated, CertificateRequired, CertificateMismatch)
+_CALLER_STATUSES: Final = frozenset({401, 407})  # about the credentials of the caller, whatever the body says
+
+
+def describes_us(status: int, headers: Mapping[str, str], body: bytes) -> bool:
+    """Tell whether a refusal is about its caller, that is us: passed on to a client, it would seem to be about that."""
+    if status in _CALLER_STATUSES:
+        return True
+    kind = _BY_TYPE.get(str(_problem(headers, body).get("type")))
+    return kind is not None and issubclass(kind, _ABOUT_THE_CALLER)
 
 
 def error_from(status: int, headers: Mapping[str, str], body: bytes, *, now_seconds: float) -> MimiError:
@@ -42,7 +51,7 @@ def error_from(status: int, headers: Mapping[str, str], body: bytes, *, now_seco
     """
     if status >= 500 or status == 408:
         return PeerUnavailable(f"it answered {status}", retry_after=_retry_after(headers, now_seconds))
-    problem = _parse(body) if without_parameters(headers.get("content-type", "")) == PROBLEM_JSON else {}
+    problem = _problem(headers, body)
     kind = _BY_TYPE.get(str(problem.get("type")))
     if kind is None or issubclass(kind, _ABOUT_THE_CALLER) or kind.status != status:
         return PeerFailed(f"it answered {status}" + (f", {kind.code}" if kind else ""))
@@ -51,7 +60,9 @@ def error_from(status: int, headers: Mapping[str, str], body: bytes, *, now_seco
     return error
 
 
-def _parse(body: bytes) -> dict[str, object]:
+def _problem(headers: Mapping[str, str], body: bytes) -> dict[str, object]:
+    if without_parameters(headers.get("content-type", "")) != PROBLEM_JSON:
+        return {}
     try:
         problem = json.loads(body)
     except (ValueError, RecursionError):

@@ -6,6 +6,7 @@ disconnects, the app gets `http.disconnect` and its task is cancelled.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from enum import Enum, auto
@@ -23,6 +24,7 @@ from mimids.http.server.holding import Holding
 from mimids.http.server.listener_state import ConnectionInfo, ListenerState
 from mimids.http.server.protocols import HttpProtocol, ProtocolSettings, WebSocketProtocol
 from mimids.http.server.shares import Owner
+from mimids.http.server.tls import PeerCertificate, ServerCredentials
 from mimids.http.server.transport import FIRST_BYTES, RECEIVE_BYTES, PeerGone, PlainTransport, TlsTransport
 
 Scope = MutableMapping[str, Any]
@@ -78,6 +80,8 @@ class ServerConnection:
         self._pinged = False
         self._exchange: Exchange | None = None
         self._ended = False  # then nothing more is sent
+        self._credentials: ServerCredentials | None = None  # those of the handshake
+        self._peer: PeerCertificate | None = None
 
     async def run(self) -> None:
         """Serve until the connection is closed. Raises nothing but cancellation."""
@@ -187,6 +191,7 @@ class ServerConnection:
             shared.tally.timed_out += 1
             return None
         peer = credentials.peer(tls.connection)
+        self._credentials, self._peer = credentials, peer
         if peer is None:
             return ConnectionInfo(shared.name, None, None, shared.draining, self.holding)
         if peer.names:
@@ -323,10 +328,17 @@ class ServerConnection:
 
     async def spawn_app(self, app: ASGIApp, config: ProtocolSettings, scope: Scope, send: Any) -> Callable[..., Any]:
         """Start the app on one request; return the function that passes messages to it."""
+        if self._peer is not None and not self._is_trusted(self._peer):
+            raise PeerGone  # as if the connection had been closed before: the client connects again
         scope["extensions"][EXTENSION] = self._info
         self._exchange = exchange = Exchange(send)
         self._tasks.start_soon(self._run_app, scope, exchange)
         return exchange.put
+
+    def _is_trusted(self, peer: PeerCertificate) -> bool:
+        """Tell whether the client's certificate still holds: it may have ended, or a trust file was changed."""
+        tls, credentials = self._shared.tls, self._credentials
+        return tls is not None and credentials is not None and tls.still_trusts(peer, credentials, time.time())
 
     async def _run_app(self, scope: Scope, exchange: Exchange) -> None:
         with exchange.scope:

@@ -10,17 +10,19 @@ store/engine/lock.py, which a running server holds.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from threading import Timer
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import outcome
 
 from mimids.errors import StorageUnavailable
-from mimids.store.engine.store import Store
+from mimids.store.engine.store import Store, damaged
 from mimids.store.engine.transaction import Tx, Work
 
 if TYPE_CHECKING:
@@ -33,11 +35,19 @@ Synchronous = Literal["FULL", "NORMAL"]
 BUSY_TIMEOUT_MILLISECONDS = 5000  # only another process can hold the write lock, and none should for long
 CACHED_STATEMENTS = 512  # more than there are statements in store/, so that none is ever parsed twice
 WRITER_CACHE_KIBIBYTES = 16 * 1024  # a third more commits than with 2 MiB where a file is much larger than either
+PRIVATE = 0o600  # the mode of the database's files
+OPEN_TO_OTHERS = 0o077
 PAGE_OCTETS = 8192  # seven messages of 1 KiB to a page; 4096 octets hold three, and a batch of them costs a fifth more
 WAL_SIZE_LIMIT_OCTETS = 64 * 1024 * 1024  # the size that the WAL file is cut back to after a burst
 
 # Primary result codes that say the disk, not the request, is at fault. SQLITE_BUSY: another process writes.
 _STORAGE_CODES = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN})
+# Codes that say that the file is damaged. Then nothing more is written to it.
+_DAMAGE_CODES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+# With these codes each transaction of its own would fail as well, or must not be tried.
+_REFUSE_BATCH_CODES = _DAMAGE_CODES | {sqlite3.SQLITE_BUSY}
+
+CHECK_SECONDS = 10.0  # at most, for the check at the start of a server
 
 
 # --- a server's connections -------------------------------------------------------------------------------------
@@ -50,10 +60,12 @@ async def open_store(
     readers: int = 2,
     synchronous: Synchronous = "FULL",
     faults: Faults | None = None,
+    on_damage: Callable[[str], None] = lambda damage: None,
 ) -> AsyncIterator[Store]:
     """Open a migrated database; start `Store.run` in a nursery inside the block, and end it before the block ends.
 
     `faults` is called on the writer's thread with "before_commit" and "after_commit"; tests stop or fail there.
+    `on_damage` is called once, when a statement finds the database damaged; from then on all writes are refused.
     Closing takes at most driver.CLOSE_SECONDS, cancelled or not; a thread that hangs does not hold the process.
     """
     from mimids.store.engine.driver import open_threads
@@ -62,7 +74,8 @@ async def open_store(
     read = partial(connect_to_read, path)
     # The threads close in reverse order: the writer closes last, alone, and so removes the WAL file.
     async with open_threads(write, *[read] * readers) as threads:
-        yield Store(SqliteWriter(threads[0], faults or _no_faults), [SqliteReader(thread) for thread in threads[1:]])
+        writer = SqliteWriter(threads[0], faults or _no_faults)
+        yield Store(writer, [SqliteReader(thread) for thread in threads[1:]], on_damage=on_damage)
 
 
 class SqliteWriter:
@@ -121,6 +134,7 @@ def write_here(path: Path, work: Work[T]) -> T:
 
 def connect(path: Path, *, synchronous: Synchronous = "FULL", create: bool = False) -> sqlite3.Connection:
     """Open a connection that writes; the caller is the only writer, by the lock or as the store's writer."""
+    _make_private(path, create=create)
     connection = _connect(path, "rwc" if create else "rw")
     try:
         connection.execute(f"PRAGMA page_size={PAGE_OCTETS}")  # of a new file; an old one keeps its own
@@ -137,12 +151,57 @@ def connect(path: Path, *, synchronous: Synchronous = "FULL", create: bool = Fal
     return connection
 
 
+def find_damage(path: Path, seconds: float = CHECK_SECONDS) -> str | None:
+    """Check the pages of a database for at most `seconds`; return what is wrong with it, None if nothing was found.
+
+    Of a database that takes longer, the rest is not checked. Damage there is noticed by the first statement that reads
+    it. The caller holds the lock.
+    """
+    try:
+        with closing(connect_to_read(path)) as connection:
+            deadline = Timer(seconds, connection.interrupt)
+            deadline.daemon = True
+            deadline.start()
+            try:
+                (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            finally:
+                deadline.cancel()
+                deadline.join()
+    except sqlite3.DatabaseError as error:
+        if _code(error) == sqlite3.SQLITE_INTERRUPT:
+            return None
+        if _code(error) in _DAMAGE_CODES:
+            return str(error)
+        raise
+    return None if found == "ok" else str(found)
+
+
 def connect_to_read(path: Path) -> sqlite3.Connection:
     """Open a connection that can neither write nor checkpoint."""
     connection = _connect(path, "ro")
     connection.execute("PRAGMA query_only=ON")
     connection.execute("PRAGMA wal_autocheckpoint=0")
     return connection
+
+
+def _make_private(path: Path, *, create: bool) -> None:
+    """Make the database readable by its owner only; SQLite gives its other files the mode of the database.
+
+    A file of another owner keeps its mode: `mimids check` says so.
+    """
+    if create:
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE))
+    for file in files_of(path):
+        # By name: closing a descriptor of an open database would drop SQLite's locks on it.
+        with suppress(FileNotFoundError, PermissionError):
+            if file.stat().st_mode & OPEN_TO_OTHERS:
+                file.chmod(PRIVATE)
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return the files that make up a database: the file itself, its write-ahead log, and the log's index."""
+    return [path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")]
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
@@ -182,7 +241,7 @@ def _run_batch(
         try:
             return _transact(works, attempt, faults, connection)
         except Exception as error:  # the next attempt raises it again, and finds which work it belongs to
-            if _code(error) == sqlite3.SQLITE_BUSY:  # a transaction for each would wait just as long, each
+            if _code(error) in _REFUSE_BATCH_CODES:
                 return [outcome.Error(_refusal(error)) for _ in works]
     answers: list[outcome.Outcome[Any]] = []
     for work in works:
@@ -190,6 +249,8 @@ def _run_batch(
             answers += _transact([work], _run, faults, connection)
         except Exception as error:
             answers.append(outcome.Error(_refusal(error)))
+            if _code(error) in _DAMAGE_CODES:
+                return answers + [outcome.Error(_refusal(error)) for _ in works[len(answers) :]]
     return answers
 
 
@@ -254,10 +315,10 @@ def _code(error: BaseException) -> int:
 
 
 def _refusal(error: Exception) -> Exception:
-    """Return the error that the caller is to see: StorageUnavailable for a failing disk, otherwise `error`."""
-    if _code(error) not in _STORAGE_CODES:
+    """Return the error that the caller is to see: StorageUnavailable for a failing disk or a damaged database."""
+    if _code(error) not in _STORAGE_CODES | _DAMAGE_CODES:
         return error
-    refusal = StorageUnavailable()
+    refusal = damaged(str(error)) if _code(error) in _DAMAGE_CODES else StorageUnavailable()
     refusal.__cause__ = error
     return refusal
 

@@ -6,7 +6,7 @@ runs on a thread of its own, and is handed a whole batch or a whole snapshot at 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import Any, Protocol, TypeVar, cast
@@ -49,7 +49,8 @@ class StoreStatistics:
     commits: int  # batches
     reads: int
     storage_failures: int  # writes answered StorageUnavailable
-    writable: bool  # whether the last batch met no failing disk
+    writable: bool  # whether the last batch met no failing disk, and the database is not damaged
+    damage: str  # what is wrong with the database, "" if nothing is known
 
 
 @attrs.define(eq=False)
@@ -66,8 +67,16 @@ class _Job:
 class Store:
     """The writer's queue and the readers of one database, made by `open_store`; `run` commits the queue."""
 
-    def __init__(self, writer: StoreWriter, readers: Sequence[StoreReader]) -> None:
+    def __init__(
+        self,
+        writer: StoreWriter,
+        readers: Sequence[StoreReader],
+        *,
+        on_damage: Callable[[str], None] = lambda damage: None,
+    ) -> None:
         self._writer = writer
+        self._on_damage = on_damage
+        self._damage = ""
         self._arrivals, self._waiting = trio.open_memory_channel[_Job](WAITING_WRITES)
         self._give_back: trio.MemorySendChannel[StoreReader]
         self._idle: trio.MemoryReceiveChannel[StoreReader]
@@ -90,7 +99,7 @@ class Store:
 
         Waits while WAITING_WRITES others wait. Raises ShuttingDown once the writer has stopped, and StorageUnavailable
         when the disk refuses the write: then nothing of it remains, unless the machine crashes while a failing disk
-        holds half of the batch.
+        holds half of the batch. After the database was found damaged, every write is refused with StorageUnavailable.
         """
         job = _Job(work)
         try:
@@ -132,6 +141,8 @@ class Store:
         finally:
             self._give_back.send_nowait(reader)
         self._reads += 1
+        if isinstance(answer, outcome.Error):
+            self._note_damage(answer.error)
         return answer.unwrap()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -148,7 +159,11 @@ class Store:
                     for _ in range(GATHERING_PASSES):
                         await trio.lowlevel.checkpoint()
                 batch += islice(self._waiting_nowait(), BATCH_JOBS - 1)
-                answers = await self._writer.commit([job.work for job in batch])
+                answers = (
+                    [outcome.Error(damaged(self._damage)) for _ in batch]
+                    if self._damage
+                    else await self._writer.commit([job.work for job in batch])
+                )
                 self._count(answers)
                 for job, answer in zip(batch, answers, strict=True):
                     job.finish(answer)
@@ -168,7 +183,8 @@ class Store:
             commits=self._commits,
             reads=self._reads,
             storage_failures=self._storage_failures,
-            writable=self._writable,
+            writable=self._writable and not self._damage,
+            damage=self._damage,
         )
 
     def _waiting_nowait(self) -> Iterator[_Job]:
@@ -182,3 +198,18 @@ class Store:
         self._commits += 1
         self._storage_failures += failures
         self._writable = not failures
+        for answer in answers if failures else ():
+            self._note_damage(answer.error if isinstance(answer, outcome.Error) else None)
+
+    def _note_damage(self, error: BaseException | None) -> None:
+        """Stop writing if an error shows that the database is damaged: more writes could make it worse."""
+        if isinstance(error, StorageUnavailable) and error.damage and not self._damage:
+            self._damage = error.damage
+            self._on_damage(error.damage)
+
+
+def damaged(damage: str) -> StorageUnavailable:
+    """Return the refusal of a damaged database; `damage` is for the operator, the caller does not see it."""
+    refusal = StorageUnavailable("the database is damaged, and its operator has to restore it")
+    refusal.damage = damage
+    return refusal

@@ -1,0 +1,97 @@
+"""The time that retention goes by, which a jump of the clock does not move (semantics: limits-and-retention).
+
+A clock that is set a year ahead by mistake must not delete what was acknowledged. So retention goes by a time of its
+own: the time that it last believed, plus what the monotonic clock has counted since. The monotonic clock of the machine
+goes on while the server is stopped or the machine sleeps, and begins again when the machine starts; the time in which
+the machine was off is then missing, and everything is kept for that much longer.
+
+Retention takes over the time of the clock when that time has been supported for a day: by the operator (`mimids clock
+confirm`), or by the Date of more than half of the named providers that answered within a day. A clock that is behind
+the believed time needs no support, since nothing is deleted because of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from typing import Final
+
+import attrs
+
+from mimids.store.seen_time import SeenTime
+from mimids.values import Milliseconds
+from mimids.wire.ids import ProviderId
+
+HOUR_MILLISECONDS: Final = 3_600_000
+DAY_MILLISECONDS: Final = 24 * HOUR_MILLISECONDS
+JUMP_MILLISECONDS: Final = HOUR_MILLISECONDS  # a smaller difference is kept, and not reported
+AGREE_MILLISECONDS: Final = 300_000  # between a peer's clock and ours, if they agree
+
+
+@attrs.frozen
+class PeerDate:
+    """The Date of a peer's answer, and what our monotonic clock showed then."""
+
+    date: str  # as the peer wrote it
+    running: Milliseconds
+
+
+@attrs.frozen
+class Moment:
+    """What the clocks show."""
+
+    now: Milliseconds
+    running: Milliseconds
+    boot: str
+
+
+def first_seen(moment: Moment, newest: Milliseconds) -> SeenTime:
+    """Return what is believed before there is a row; `newest` is the time of the newest row, 0 if there is none.
+
+    A database that was not used for long may have waited, or the clock may be wrong.
+    """
+    believed = min(moment.now, Milliseconds(newest + DAY_MILLISECONDS)) if newest else moment.now
+    return SeenTime(believed, moment.running, moment.boot)
+
+
+def advance(
+    seen: SeenTime, moment: Moment, *, confirmed: Milliseconds | None = None, peers_agree: bool = False
+) -> SeenTime:
+    """Return the row for this moment; `confirmed` is what the clock showed when the operator confirmed it."""
+    passed = moment.running - seen.running if seen.boot == moment.boot and moment.running >= seen.running else 0
+    believed = Milliseconds(seen.believed + passed)
+    ahead = moment.now - believed
+    following = SeenTime(believed, moment.running, moment.boot, ahead)
+    if abs(ahead) <= JUMP_MILLISECONDS:
+        return following
+    # The clock has not jumped again after the operator looked at it.
+    confirms = confirmed is not None and 0 <= moment.now - confirmed <= passed + JUMP_MILLISECONDS
+    if confirms or (seen.confirmed is not None and _is_same(seen.confirmed, ahead)):
+        following = attrs.evolve(following, confirmed=ahead if confirms else seen.confirmed)
+    elif not peers_agree and ahead > 0:
+        return following
+    since = seen.supported_since
+    if since is None or not _is_same(seen.ahead, ahead):
+        since = believed
+    if believed - since >= DAY_MILLISECONDS:
+        return SeenTime(moment.now, moment.running, moment.boot)
+    return attrs.evolve(following, supported_since=since)
+
+
+def _is_same(jump: int, other: int) -> bool:
+    return abs(jump - other) <= JUMP_MILLISECONDS
+
+
+def peers_agree(dates: Mapping[ProviderId, PeerDate], moment: Moment) -> bool:
+    """Tell whether more than half of the providers that answered within a day have the time of our clock."""
+    agreeing = heard = 0
+    for each in dates.values():
+        passed = moment.running - each.running
+        if 0 <= passed <= DAY_MILLISECONDS:
+            heard += 1
+            try:
+                theirs = parsedate_to_datetime(each.date).timestamp() * 1000 + passed
+            except (ValueError, OverflowError):
+                continue
+            agreeing += abs(theirs - moment.now) <= AGREE_MILLISECONDS
+    return 2 * agreeing > heard
