@@ -85,3 +85,5 @@ INSERT INTO new_device_cursors
 DROP TABLE device_cursors;
 ALTER TABLE new_device_cursors RENAME TO device_cursors;
 CREATE INDEX device_cursors_of_partition ON device_cursors (partition);
+
+CREATE INDEX recoveries_of_provider ON recoveries (provider, answered, group_ref);

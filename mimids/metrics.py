@@ -39,7 +39,12 @@ def _gauge(what: str, meaning: str, *labels: str) -> Metric:
 
 
 # Bounds that protect others from one peer, as `mimids_bound_hits_total` names them. A name says nothing of a peer.
-BOUNDS: Final[tuple[str, ...]] = ("gateway-rate",)
+BOUNDS: Final[tuple[str, ...]] = (
+    "empty-partitions",
+    "gateway-rate",
+    "pushed-octets",
+    "recovered-groups",
+)
 
 METRICS: Final[Mapping[str, Metric]] = {
     "mimids_requests": _counter(
@@ -140,6 +145,10 @@ METRICS: Final[Mapping[str, Metric]] = {
     "mimids_following_contradictions": _counter(
         "pushes that contradict earlier messages of the hub",
         "any: a hub is faulty or malicious; see mimids report list",
+    ),
+    "mimids_following_refused_pushes": _counter(
+        "pushes refused because their hub had used up provider_bytes_per_day",
+        "any: a hub sends more than it should, or the limit is too low",
     ),
     "mimids_recovery_waiting": _gauge(
         "answers that held groups wait for since a restore",

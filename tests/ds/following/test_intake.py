@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from mimids.ds.following.receiver import EpochReceiver, FollowerStatistics, RequestedKeys
+from mimids.ds.following.receiver import EpochReceiver, FollowerStatistics
+from mimids.ds.following.requested_keys import RequestedKeys
 from mimids.values import DeviceRow
 from mimids.wire.ids import NO_LONGER_FOLLOWED, Counter, GroupId, PartitionKey, ProviderId
 from mimids.wire.messages import CommitHint, Epoch, GroupInfoResponse, Message, PushedEpoch, PushRequest
@@ -97,10 +98,11 @@ async def test_a_commit_attaches_no_partition_of_another_group(tmp_path: Path) -
 def test_the_key_that_was_requested_longest_ago_is_forgotten_first() -> None:
     requested, keys = RequestedKeys(6), [Room.new_key() for _ in range(3)]
     for key, row in zip((keys[0], keys[1], keys[0], keys[2]), (1, 2, 1, 1), strict=True):
-        requested.add(key.masks(), DeviceRow(row))
-    assert [requested.device_of(key.mask(32)) for key in keys] == [1, None, 1]
+        requested.add(HUB, key.masks(), DeviceRow(row))
+    assert [requested.device_of(HUB, key.mask(32)) for key in keys] == [1, None, 1]
+    assert requested.device_of(ProviderId("c.example"), keys[0].mask(32)) is None
     requested.forget_device(DeviceRow(1))
-    assert [requested.device_of(key.mask(32)) for key in keys] == [None, None, None]
+    assert [requested.device_of(HUB, key.mask(32)) for key in keys] == [None, None, None]
 
 
 # --- recorded conversations ---------------------------------------------------------------------------------------
