@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import tracemalloc
-from pathlib import Path
 
 import pytest
 
+from mimids.ds.groups.judging import MlsJudge
+from mimids.ds.groups.states import States
 from mimids.errors import GroupInfoMismatch
 from mimids.mls.code_points import LeafNodeSource, WireFormat
 from mimids.mls.framing import MLSMessage
+from mimids.mls.knowledge import Claimed
 from mimids.mls.leaf_node import RATCHET_TREE
 from mimids.mls.tree.ratchet_tree import RatchetTree
 from mimids.mls.tree.subtree import Leaf
-from mimids.wire.ids import MLS10, PartitionKey
-from mimids.wire.messages import CreateGroupRequest
-from tests.support.hub import ALICE, running_hub
+from mimids.store.groups import Group
+from mimids.values import Milliseconds
+from mimids.wire.ids import MLS10
+from mimids.wire.messages import GroupInfoResponse
 from tests.support.naive_tree import NaiveTree
 from tests.support.signing import Client, Room
 
@@ -49,18 +52,15 @@ def test_encoding_a_tree_of_four_million_nodes_makes_no_object_for_each() -> Non
 
 
 @pytest.mark.parametrize(("leaves", "refused"), [(1 << 10, False), (1 << 16, True)])
-async def test_a_group_with_a_far_too_wide_tree_is_not_created(leaves: int, refused: bool, tmp_path: Path) -> None:
+def test_a_far_too_wide_tree_is_not_believed(leaves: int, refused: bool) -> None:
     room = Room.create(ONE)
-    other = TWO.leaf(LeafNodeSource.KEY_PACKAGE)
-    nodes = [room.tree.nodes[0], *[None] * (leaves - 1), other]
-    room.tree = NaiveTree(ONE.suite, nodes)
+    room.tree = NaiveTree(ONE.suite, [room.tree.nodes[0], *[None] * (leaves - 1), TWO.leaf(LeafNodeSource.KEY_PACKAGE)])
     room.clients[leaves // 2] = TWO
-    info = MLSMessage(MLS10, WireFormat.GROUP_INFO, room.info())
-    key = PartitionKey(bytes(16))
-    request = CreateGroupRequest(room.group_id, MLS10, ONE.suite.code, key, info, None, None)
-    async with running_hub(tmp_path) as hub:
-        if refused:
-            with pytest.raises(GroupInfoMismatch, match="one member in 64 leaves"):
-                await hub.create_group(request, ALICE)
-        else:
-            await hub.create_group(request, ALICE)
+    room.epoch, room.confirmed = 1, bytes(32)
+    opening = GroupInfoResponse(MLSMessage(MLS10, WireFormat.GROUP_INFO, room.info()), None)
+    group = Group(1, 2, room.group_id, MLS10, ONE.suite.code, None, Milliseconds(0), False, False)
+    if refused:
+        with pytest.raises(GroupInfoMismatch, match="one member in 64 leaves"):
+            MlsJudge(States()).claimed(group, 1, opening)
+    else:
+        assert isinstance(MlsJudge(States()).claimed(group, 1, opening), Claimed)

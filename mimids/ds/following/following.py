@@ -149,7 +149,7 @@ class Following:
     ) -> bytes:
         """Send a request to a hub; what the hub pushes of the partition is wanted from its answer on."""
         masks, requested = request.partition_key.masks(), self._receiver.requested
-        with requested.waiting_for(hub, masks):
+        with requested.waiting_for(hub, masks, device.row) as pending:
             try:
                 answer = await self._peers.call(
                     hub, "POST", "/ds/v1/receive", encode(request), wait_seconds=wait_seconds
@@ -159,7 +159,8 @@ class Following:
             except MimiError:
                 requested.forget(hub, masks)
                 raise
-            requested.add(hub, masks, device.row)
+            if not pending.forgotten:
+                requested.add(hub, masks, device.row)
         return answer.body
 
     async def leave(self, device: Device, hub: ProviderId, group_id: GroupId) -> None:

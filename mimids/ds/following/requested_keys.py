@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
+import attrs
 import trio
 
 from mimids.ds.lru import LeastRecentlyUsed
@@ -23,6 +24,15 @@ ANSWER_SECONDS: Final = 2.0  # that a push waits for the answer to a request
 _Key = tuple[ProviderId, MaskedPartitionKey]
 
 
+@attrs.define(eq=False)
+class PendingRequest:
+    """A request that its hub has not answered yet."""
+
+    device: DeviceRow
+    answered: trio.Event = attrs.field(factory=trio.Event)
+    forgotten: bool = False  # the device has left since, so the answer vouches for nothing
+
+
 class RequestedKeys:
     """Partitions that were requested, by hub and masked key, each with the device that requested it last.
 
@@ -34,7 +44,7 @@ class RequestedKeys:
         self._of_a_device = of_a_device
         self._devices = LeastRecentlyUsed[_Key, DeviceRow](limit + 1)
         self._keys: dict[DeviceRow, LeastRecentlyUsed[_Key, None]] = {}
-        self._waiting: dict[_Key, list[trio.Event]] = {}  # requests that have no answer yet
+        self._waiting: dict[_Key, list[PendingRequest]] = {}
 
     def add(self, hub: ProviderId, masks: Iterable[MaskedPartitionKey], device: DeviceRow) -> None:
         """Record that a hub answered a device's request for the partition stored under one of these masks."""
@@ -62,6 +72,9 @@ class RequestedKeys:
         """Forget what a device requested."""
         for key in list(self._keys.get(device, ())):
             self._remove(key)
+        for requests in self._waiting.values():
+            for request in requests:
+                request.forgotten |= request.device == device
 
     def clear(self) -> None:
         """Forget everything."""
@@ -69,18 +82,20 @@ class RequestedKeys:
         self._keys.clear()
 
     @contextmanager
-    def waiting_for(self, hub: ProviderId, masks: Iterable[MaskedPartitionKey]) -> Iterator[None]:
+    def waiting_for(
+        self, hub: ProviderId, masks: Iterable[MaskedPartitionKey], device: DeviceRow
+    ) -> Iterator[PendingRequest]:
         """Mark a partition as requested from a hub that has not answered yet, for the block."""
-        answered, keys = trio.Event(), [(hub, mask) for mask in masks]
+        request, keys = PendingRequest(device), [(hub, mask) for mask in masks]
         for key in keys:
-            self._waiting.setdefault(key, []).append(answered)
+            self._waiting.setdefault(key, []).append(request)
         try:
-            yield
+            yield request
         finally:
-            answered.set()
+            request.answered.set()
             for key in keys:
                 waiting = self._waiting[key]
-                waiting.remove(answered)
+                waiting.remove(request)
                 if not waiting:
                     del self._waiting[key]
 
@@ -89,10 +104,10 @@ class RequestedKeys:
         if not self._waiting:
             return
         unknown = [(hub, mask) for mask in masks if (hub, mask) not in self._devices]
-        waiting = [event for key in unknown for event in self._waiting.get(key, ())]
+        waiting = [request for key in unknown for request in self._waiting.get(key, ())]
         with trio.move_on_after(ANSWER_SECONDS):
-            for event in waiting:
-                await event.wait()
+            for request in waiting:
+                await request.answered.wait()
 
     def _remove(self, key: _Key) -> None:
         device = self._devices.pop(key)
