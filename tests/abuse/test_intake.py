@@ -9,7 +9,7 @@ import trio
 
 from mimids.ds.following.intake import EMPTY_PARTITIONS
 from mimids.ds.following.requested_keys import RequestedKeys
-from mimids.ds.following.slices import COST_OF_A_PART, parts_of
+from mimids.ds.following.slices import COST_OF_A_PART
 from mimids.ds.ports import PeerAnswer
 from mimids.errors import Malformed, MimiError, RateLimited, UnknownPartition
 from mimids.values import DeviceRow
@@ -82,20 +82,6 @@ async def test_another_write_gets_its_turn_between_the_parts_of_a_push(tmp_path:
             tasks.start_soon(write_beside)
             assert await push(running, long) == (len(long.epoch.messages),)
         assert len(set(before)) >= 3, "the write saw parts of the push"
-
-
-def test_parts_have_a_bounded_cost_and_lose_nothing() -> None:
-    room = Room(hub=HUB)
-    epochs = [epoch(room, room.key, ["x"] * 10_000), *(empty(room, n) for n in range(3000))]
-    epochs += [epoch(room, room.key, ["c"] * 600, next_key=room.key)]
-    parts = list(parts_of(epochs))
-    assert max(sum(len(piece.epoch.messages) for _, piece in part) for part in parts) <= COST_OF_A_PART
-    for number, each in enumerate(epochs):
-        pieces = [piece for part in parts for n, piece in part if n == number]
-        assert tuple(m for piece in pieces for m in piece.epoch.messages) == each.epoch.messages
-        assert [piece.counter for piece in pieces] == [
-            each.counter + sum(len(before.epoch.messages) for before in pieces[:n]) for n in range(len(pieces))
-        ]
 
 
 async def test_pushes_spend_the_hubs_budget_of_octets_and_nobody_elses(tmp_path: Path) -> None:
