@@ -168,7 +168,16 @@ def make_services(
 
     reports = Reports(config, store, clock, peers, notifier, EvidenceReplay(provider, clock, mls))
     contradicted = partial(_on_contradiction, telemetry, reports)
-    receiver = EpochReceiver(config, store, clock, mls, notifier, contradicted=contradicted)
+    receiver = EpochReceiver(
+        config,
+        store,
+        clock,
+        mls,
+        notifier,
+        budgets,
+        contradicted=contradicted,
+        bound_hit=telemetry.bound_hit,
+    )
     following = Following(config, store, clock, peers, mls.states, receiver)
     cursors = Cursors(store, clock)
     hub_router = HubRouter(
@@ -248,7 +257,15 @@ def make_services(
         recovery_answers=RecoveryAnswers(store, mls.states, answer_octets=limits.receive_bytes),
         recovery_as_follower=RecoveryAsFollower(store, clock, peers, provider=provider, backoff=backoff),
         recovery_as_hub=RecoveryAsHub(
-            store, clock, peers, mls.states, notifier, receiver, provider=provider, backoff=backoff
+            store,
+            clock,
+            peers,
+            mls.states,
+            notifier,
+            receiver,
+            provider=provider,
+            backoff=backoff,
+            bound_hit=telemetry.bound_hit,
         ),
         incoming_welcomes=incoming_welcomes,
         outgoing_welcomes=outgoing_welcomes,

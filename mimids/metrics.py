@@ -42,10 +42,13 @@ def _gauge(what: str, meaning: str, *labels: str) -> Metric:
 BOUNDS: Final[tuple[str, ...]] = (
     "device-frames",
     "device-streams",
+    "empty-partitions",
     "gateway-address-rate",
     "gateway-rate",
     "new-providers",
     "presented-keys",
+    "pushed-octets",
+    "recovered-groups",
     "replay-share",
     "slow-call-cancelled",
     "welcomes",
@@ -162,6 +165,10 @@ METRICS: Final[Mapping[str, Metric]] = {
     "mimids_following_contradictions": _counter(
         "pushes that contradict earlier messages of the hub",
         "any: a hub is faulty or malicious; see mimids report list",
+    ),
+    "mimids_following_refused_pushes": _counter(
+        "pushes refused because their hub had used up provider_bytes_per_day",
+        "any: a hub sends more than it should, or the limit is too low",
     ),
     "mimids_recovery_waiting": _gauge(
         "answers that held groups wait for since a restore",

@@ -41,6 +41,7 @@ TESTED_IN = {
     "ds.following.cursors": "ds/upkeep/test_retention.py",  # retention is what cursors are for
     "ds.following.followed_groups": "ds/following/test_following.py",
     "ds.following.receiver": "ds/following/test_following.py",
+    "ds.following.requested_keys": "ds/following/test_intake.py",
     "ds.following.sync": "ds/following/test_following.py",
     "ds.groups.appending": "ds/groups/test_sequencing.py",
     "ds.groups.sequencing": "ds/groups/test_sequencing.py",

@@ -50,4 +50,5 @@ def test_the_dashboard_shows_and_describes_all_metrics() -> None:
         "mimids_peer_failures",
         "mimids_peer_circuit_open",
         "mimids_following_contradictions_total",
+        "mimids_following_refused_pushes_total",
     }

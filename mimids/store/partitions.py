@@ -189,6 +189,16 @@ def add_partition(
     )
 
 
+def count_empty(tx: Tx, group: int, *, at_most: int) -> int:
+    """Count the partitions of a group that never had a message here, up to `at_most`."""
+    found = tx.one(
+        "SELECT count(*) FROM (SELECT 1 FROM partitions INDEXED BY partitions_by_last_seq"
+        " WHERE last_seq = 0 AND group_ref = ? LIMIT ?)",
+        (group, at_most),
+    )
+    return int(found[0]) if found else 0
+
+
 def remove_empty(tx: Tx, partition: int) -> None:
     """Delete a detached partition that was opened for a message which was then refused."""
     tx.execute("DELETE FROM partitions WHERE id = ? AND detached = 1 AND next_counter = 0", (partition,))

@@ -10,7 +10,7 @@ import hmac
 import re
 from typing import Final, NewType, Self
 
-from mimids.wire.codec import UINT16, UINT32, Codec, fixed, opaque
+from mimids.wire.codec import UINT16, UINT32, Codec, fixed, opaque, uint
 
 UserId = NewType("UserId", bytes)  # the octets of a MIMI URI: mimi://b.example/u/bob
 GroupId = NewType("GroupId", bytes)
@@ -22,8 +22,9 @@ ProtocolVersion = NewType("ProtocolVersion", int)
 CipherSuite = NewType("CipherSuite", int)
 
 MLS10: Final = ProtocolVersion(1)
-GROUP_ID_OCTETS: Final = 256  # at most, in a group id
+LAST_COUNTER: Final = Counter(0x7FFF_FFFF)  # the largest one, so that a sum of counters and lengths fits everywhere
 NO_LONGER_FOLLOWED: Final = Counter(0xFFFF_FFFF)  # in PushResponse: push no more of this partition
+GROUP_ID_OCTETS: Final = 256  # of a group id at most
 
 _MASKS: Final = (hashlib.sha256, hashlib.sha384, hashlib.sha512)
 _LABEL: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -97,6 +98,12 @@ def _provider_from_wire(octets: bytes) -> ProviderId:
     return provider_id(octets.decode("ascii"))
 
 
+def _next_counter(value: int) -> Counter:
+    if LAST_COUNTER < value != NO_LONGER_FOLLOWED:
+        raise ValueError("larger than any counter")
+    return Counter(value)
+
+
 def _masked(octets: bytes) -> MaskedPartitionKey:
     if len(octets) not in (32, 48, 64):
         raise ValueError("a masked partition key has 32, 48 or 64 octets")
@@ -120,7 +127,8 @@ GROUP_ID: Final[Codec[GroupId]] = opaque(GROUP_ID_OCTETS).of(GroupId)
 KEY_PACKAGE_REF: Final[Codec[KeyPackageRef]] = opaque(64).of(KeyPackageRef)
 PROTOCOL_VERSION: Final[Codec[ProtocolVersion]] = UINT16.of(ProtocolVersion)
 CIPHER_SUITE: Final[Codec[CipherSuite]] = UINT16.of(CipherSuite)
-COUNTER: Final[Codec[Counter]] = UINT32.of(Counter)
+COUNTER: Final[Codec[Counter]] = uint(4, most=LAST_COUNTER).of(Counter)
+NEXT_COUNTER: Final[Codec[Counter]] = UINT32.of(_next_counter)  # a counter, or NO_LONGER_FOLLOWED
 PROVIDER_ID: Final[Codec[ProviderId]] = opaque(253).of(_provider_from_wire, lambda name: name.encode())
 MASKED_PARTITION_KEY: Final[Codec[MaskedPartitionKey]] = opaque(64).of(_masked)
 PARTITION_KEY: Final[Codec[PartitionKey]] = fixed(PartitionKey.SIZE).of(PartitionKey, PartitionKey.reveal)

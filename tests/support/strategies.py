@@ -74,13 +74,13 @@ def _values(by: Codec[Any]) -> st.SearchStrategy[Any]:
         return _GIVEN[by]
     match by:
         case engine.Uint():
-            return st.integers(0, 256**by.size - 1)
+            return st.integers(0, by.most)
         case engine.Fixed():
             return st.binary(min_size=by.size, max_size=by.size)
         case engine.Opaque():
             return _octets(by.limit)
         case engine._UintVector():
-            item = st.integers(0, 256**by._size - 1)
+            item = st.integers(0, by._uint.most)
             return st.lists(item, min_size=by._at_least, max_size=max(40, by._at_least)).map(tuple)
         case code_points._CodePoints():
             return st.lists(_code_points(by._cls, 2), max_size=40).map(tuple)

@@ -13,7 +13,7 @@ from typing import Final
 import attrs
 import trio
 
-from mimids.ds.following.receiver import RequestedKeys
+from mimids.ds.following.requested_keys import RequestedKeys
 from mimids.ds.ports import Clock
 from mimids.errors import Unauthenticated
 from mimids.store import accounts, participations

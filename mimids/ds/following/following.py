@@ -18,7 +18,7 @@ from mimids.ds.groups.policy import GroupPolicy
 from mimids.ds.groups.restrictions import ACCEPTED
 from mimids.ds.groups.states import States
 from mimids.ds.ports import Clock, Peers
-from mimids.errors import PeerFailed, UnknownGroup
+from mimids.errors import MessagesExpired, MimiError, PeerFailed, PeerUnavailable, RateLimited, UnknownGroup
 from mimids.store import groups, participations, partitions, providers
 from mimids.store.engine.store import Store
 from mimids.store.engine.transaction import Tx
@@ -36,6 +36,7 @@ from mimids.wire.messages import (
 )
 
 LONG_ANSWER_OCTETS: Final = 65_536  # a shorter answer left no messages out
+ANSWERS_AT_ONCE: Final = 64  # for one request of a device; it asks again for the rest
 
 
 class Following:
@@ -132,19 +133,37 @@ class Following:
             known = partitions.find_partition(tx, providers.provider_row(tx, hub) or 0, masks)
             return None if known is None else (known, groups.group_by_row(tx, known.group).group_id)
 
-        self._receiver.requested.add(masks, device.row)
-        while True:
+        for left in reversed(range(ANSWERS_AT_ONCE)):
             known = await self._store.read(find)
             counter = Counter(0) if known is None else known[0].next_counter
-            request = encode(ReceiveRequest(key, counter))
-            answer = await self._peers.call(hub, "POST", "/ds/v1/receive", request, wait_seconds=wait_seconds)
-            received = _decode_answer(answer.body)
-            if known is None:
-                return encode(ReceiveResponse(received.epoch, ()))
-            wanted = (await self._receiver.receive_answer(hub, _epochs_of(received, *known)))[0]
-            if len(answer.body) < LONG_ANSWER_OCTETS or wanted in (counter, NO_LONGER_FOLLOWED):
+            body = await self._present(device, hub, ReceiveRequest(key, counter), wait_seconds)
+            received = _decode_answer(body)
+            wanted = counter
+            if known is not None:
+                wanted = (await self._receiver.receive_answer(hub, _epochs_of(received, *known)))[0]
+            if not left or len(body) < LONG_ANSWER_OCTETS or wanted in (counter, NO_LONGER_FOLLOWED):
                 return encode(ReceiveResponse(received.epoch, ()))
             wait_seconds = None  # the hub may have more than fits in one answer
+        raise AssertionError("the last answer returns")
+
+    async def _present(
+        self, device: Device, hub: ProviderId, request: ReceiveRequest, wait_seconds: int | None
+    ) -> bytes:
+        """Send a request to a hub; what the hub pushes of the partition is wanted from its answer on."""
+        masks, requested = request.partition_key.masks(), self._receiver.requested
+        with requested.waiting_for(hub, masks, device.row) as pending:
+            try:
+                answer = await self._peers.call(
+                    hub, "POST", "/ds/v1/receive", encode(request), wait_seconds=wait_seconds
+                )
+            except (PeerUnavailable, RateLimited, MessagesExpired):
+                raise  # the hub may still push what it was asked for before
+            except MimiError:
+                requested.forget(hub, masks)
+                raise
+            if not pending.forgotten:
+                requested.add(hub, masks, device.row)
+        return answer.body
 
     async def leave(self, device: Device, hub: ProviderId, group_id: GroupId) -> None:
         """Record that a device leaves a group; once the last one has left, pushes get `NO_LONGER_FOLLOWED`.

@@ -29,7 +29,7 @@ from mimids.store.engine.store import Store
 from mimids.store.engine.transaction import Tx
 from mimids.store.ohttp import drop_setting, setting
 from mimids.wire.declare import encode
-from mimids.wire.ids import ProviderId
+from mimids.wire.ids import LAST_COUNTER, ProviderId
 from mimids.wire.messages import ResumeRequest
 
 RESUMED_PARTITIONS: Final = 10_000  # of each hub, the newest
@@ -81,5 +81,8 @@ def resume_requests(ours: ProviderId, limit: int, tx: Tx) -> list[tuple[Provider
         if domain != ours:
             number = providers.provider_row(tx, domain) or 0
             newest = partitions.newest_of_hub(tx, number, limit=limit)
-            found += [(domain, ResumeRequest(group_id, key, counter)) for group_id, key, counter in newest]
+            # A counter that cannot be written must not end the job that asks.
+            found += [
+                (domain, ResumeRequest(group_id, key, min(counter, LAST_COUNTER))) for group_id, key, counter in newest
+            ]
     return found

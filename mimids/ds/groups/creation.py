@@ -7,7 +7,7 @@ import attrs
 from mimids.ds.groups.judging import OpenedGroup
 from mimids.ds.groups.states import States, mask_of
 from mimids.ds.groups.welcome_rows import WelcomeQueue, sender_number
-from mimids.errors import GroupExists, PartitionExists, QuotaExceeded
+from mimids.errors import GroupExists, Malformed, PartitionExists, QuotaExceeded
 from mimids.store import groups, partitions, providers
 from mimids.store.engine.transaction import Tx
 from mimids.store.groups import Group
@@ -39,10 +39,12 @@ def create_group(
 ) -> None:
     """Store a group with its first partition; a repeat with the same contents changes nothing.
 
-    `quota` bounds the groups of one device; 0 means no limit. Raises `GroupExists`, `PartitionExists`,
-    `QuotaExceeded`, and `WelcomeMismatch`; the caller undoes what was written then.
+    `quota` bounds the groups of one device; 0 means no limit. Raises `Malformed` for an empty group id, `GroupExists`,
+    `PartitionExists`, `QuotaExceeded`, and `WelcomeMismatch`; the caller undoes what was written then.
     """
     request, creator = creation.request, creation.creator
+    if not request.group_id:
+        raise Malformed("a group id has 1 to 256 octets")
     hub = providers.ensure_provider(tx, provider)
     if _is_repeat(tx, hub, creation):
         return

@@ -70,6 +70,8 @@ from mimids.wire.messages import CreateGroupRequest, GroupInfoResponse
 LONG_OCTETS: Final = 16 * 1024  # a commit or GroupInfo above this is judged off the event loop (architecture: tasks)
 LONG_WORKERS: Final = 2
 CACHED_RESULTS: Final = 1024
+SPARSE_LEAVES: Final = 1 << 15  # a tree of no more leaves may be as sparse as it likes
+LEAVES_OF_A_MEMBER: Final = 64  # of a wider tree; its blank leaves cost an octet each in every answer that contains it
 OTHER_BRANCHES: Final = 16  # whose GroupContext a signature is tried against
 
 JudgementKey = tuple[object, ...]  # everything that a judgement depends on
@@ -147,6 +149,8 @@ class MlsJudge:
         if found is None:
             try:
                 found = next_knowledge(judged.judgement, judged.message, info)
+                if info is not None:
+                    _check_density(found)
             except RuleError as error:
                 found = error.invalid
             self._cache(key, found)
@@ -162,6 +166,7 @@ class MlsJudge:
             unknown = NotKnown(epoch, group.group_id, suite_of(group.cipher_suite))
             try:
                 found = with_group_info(unknown, _group_info(opening.group_info), opening.ratchet_tree)
+                _check_density(found)
             except RuleError as error:
                 found = error.invalid
             self._cache(key, found)
@@ -266,6 +271,7 @@ class MlsJudge:
         start = partial(begin, info, request.ratchet_tree, group_id=request.group_id, suite=suite)
         try:
             knowledge = await trio.to_thread.run_sync(start, limiter=self._workers) if info else start()
+            _check_density(knowledge)
         except RuleError as error:
             raise _group_info_refused(error.invalid) from None
         return OpenedGroup(epoch_of(knowledge), knowledge)
@@ -298,6 +304,15 @@ def invalid_message(invalid: Invalid) -> MimiError:
 def _group_info_refused(invalid: Invalid) -> MimiError:
     kind = RatchetTreeNeeded if invalid.rule is TREE_NEEDED else GroupInfoMismatch
     return kind(invalid.detail, rule=invalid.rule.name, section=invalid.section)
+
+
+def _check_density(knowledge: Knowledge) -> None:
+    """Raise `GroupInfoMismatch` if the tree of a GroupInfo has far more leaves than members."""
+    state = state_of(knowledge)
+    if state is None or state.tree.leaf_count <= SPARSE_LEAVES:
+        return
+    if state.tree.member_count * LEAVES_OF_A_MEMBER < state.tree.leaf_count:
+        raise GroupInfoMismatch(f"its tree has fewer than one member in {LEAVES_OF_A_MEMBER} leaves")
 
 
 def _group_info(message: MLSMessage) -> GroupInfo:

@@ -22,6 +22,7 @@ from mimids.wire.ids import Counter
 from mimids.wire.messages import encode_epoch, encode_message
 
 HINTED_PARTITIONS: Final = 64  # in one answer
+MESSAGES_IN_A_PAGE: Final = 16_384  # far below what an Epoch may have (wire: structures)
 _APPLICATIONS: Final = frozenset({int(ContentType.APPLICATION)})
 
 
@@ -65,11 +66,12 @@ def page(
     page begins at the first handshake message and ends before the next application message.
     """
     if recent is not None and not handshakes_only:
-        bodies = recent.messages(partition.id, counter, partition.next_counter, limit_octets=limit_octets)
+        end = Counter(min(partition.next_counter, counter + MESSAGES_IN_A_PAGE))
+        bodies = recent.messages(partition.id, counter, end, limit_octets=limit_octets)
         if bodies:
-            end = counter + len(bodies)
-            return Page(partition, counter, tuple(bodies), _APPLICATIONS, end >= partition.next_counter)
-    found = messages.messages_from(tx, partition.id, counter, limit_octets=limit_octets)
+            reached = counter + len(bodies)
+            return Page(partition, counter, tuple(bodies), _APPLICATIONS, reached >= partition.next_counter)
+    found = messages.messages_from(tx, partition.id, counter, limit_octets=limit_octets)[:MESSAGES_IN_A_PAGE]
     while handshakes_only and found:
         skipped = list(takewhile(_is_application, found))
         counter = Counter(skipped[-1].counter + 1) if skipped else counter

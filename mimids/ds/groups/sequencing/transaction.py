@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Final
 
 import attrs
 
@@ -31,6 +32,7 @@ from mimids.errors import (
     CommitDataDiffers,
     Malformed,
     MimiError,
+    QuotaExceeded,
     Recovering,
     TooLarge,
     UnknownGroup,
@@ -47,7 +49,7 @@ from mimids.store.groups import Group
 from mimids.store.partitions import Partition
 from mimids.store.welcomes import release_held
 from mimids.values import Milliseconds, Sender
-from mimids.wire.ids import MaskedPartitionKey, ProviderId
+from mimids.wire.ids import LAST_COUNTER, MaskedPartitionKey, ProviderId
 from mimids.wire.messages import (
     CommitData,
     ExternalJoinRequest,
@@ -57,6 +59,9 @@ from mimids.wire.messages import (
 )
 
 Outcome = SendResponse | MimiError
+
+# A partition takes no messages from here on; what one transaction appends stays below the largest counter.
+FULL_COUNTER: Final = LAST_COUNTER - (1 << 20)
 
 
 @attrs.frozen
@@ -271,6 +276,8 @@ class SequencingTransaction:
         framed = message.message
         if partition.terminated:
             raise BranchTerminated
+        if partition.next_counter > FULL_COUNTER:
+            raise QuotaExceeded("partition_messages")
         if not isinstance(framed, PrivateMessage | PublicMessage):
             raise Malformed("not a group message")
         if partition.epoch is not None and framed.epoch != partition.epoch:
