@@ -134,7 +134,7 @@ class Intake:
     # --- one message --------------------------------------------------------------------------------------------
 
     def _append_message(self, group: Group, end: PartitionEnd, message: Message) -> Group:
-        """Append a message as the hub sequenced it, and follow the state."""
+        """Append a message as the hub sequenced it; note a proposal, or open the partition that a commit leads to."""
         mls, hint = message.message, message.commit
         judged: Judged | None = None
         self._appender.flush_before_judging(mls)
