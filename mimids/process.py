@@ -106,8 +106,8 @@ def _tune() -> None:
     """Tune the garbage collector, glibc's allocator and the limit of open files for a server that has started.
 
     Objects made at the start are never garbage, so the collector skips them; running it less often saved about a
-    twentieth of the CPU time of a KeyPackage claim. With larger thresholds glibc keeps the memory of a request of a
-    megabyte for the next one, which saved as much for a batch.
+    twentieth of the CPU time of a KeyPackage claim. With larger thresholds glibc keeps the memory of a one-megabyte
+    request and reuses it for the next, which saved about a twentieth of the CPU time of a batch.
     """
     gc.collect()
     gc.freeze()

@@ -111,7 +111,7 @@ class Connection:
     """HTTP from one device to the client listener of its provider."""
 
     def __init__(self, url: str, token: Secret, trust: ssl.SSLContext | Path | None, *, timeout_seconds: float) -> None:
-        """`trust` has the authorities that may certify the provider: a context, a PEM file, or None: the system's."""
+        """`trust`: authorities that may certify the provider, as a context or a PEM file; None for the system's."""
         if not isinstance(trust, ssl.SSLContext):
             trust = ssl.create_default_context(cafile=trust)
         self.address = Address(url, token, trust, timeout_seconds)

@@ -73,9 +73,9 @@ class KeyPackageFetcher:
         return tuple(results[index] for index in range(len(contacts)))
 
     async def _fetch_from_one(self, contacts: Sequence[Contact], suite: CipherSuite) -> tuple[KeyPackageResult, ...]:
-        """Ask one provider; ask again, once each, if its key is gone (RFC 9458 section 5.3) or our clock is wrong.
+        """Ask one provider; retry once if its key is gone, and once if our clock is wrong.
 
-        The gateway's time is used if our clock is wrong (RFC 9458 section 6.5.2).
+        The retries use the newest key (RFC 9458 section 5.3) and the gateway's time (RFC 9458 section 6.5.2).
         """
         contact = contacts[0]
         requests = [KeyPackageRequest(each.user_id, each.bearer_token, MLS10, suite) for each in contacts]

@@ -90,9 +90,10 @@ def _validity(check: str, path: Path, chain: list[x509.Certificate]) -> Finding:
 
 
 def _purpose(check: str, path: Path, *, client: bool) -> Iterator[Finding]:
-    """Check whether a certificate may be used as a server, or as a client of other providers.
+    """Check whether a certificate may be used as a server, or (with `client`) for calls to other providers.
 
-    Public authorities stop issuing for clientAuth. Then another pair is needed for calls to other providers.
+    Public authorities stop issuing certificates for clientAuth. A provider that uses such an authority needs a second
+    certificate and key for its calls.
     """
     name, purpose = (
         ("clientAuth", ExtendedKeyUsageOID.CLIENT_AUTH) if client else ("serverAuth", ExtendedKeyUsageOID.SERVER_AUTH)

@@ -256,7 +256,7 @@ class _Session:
     # --- frames to the device -----------------------------------------------------------------------------------
 
     async def _push(self) -> None:
-        """Send what there is, then whatever a notification names."""
+        """Send waiting Welcomes and stock warnings; then wait for notifications, and send what they announce."""
         await self._send_welcomes()
         await self._send_stock()
         while True:

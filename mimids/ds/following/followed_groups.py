@@ -36,8 +36,9 @@ def take_part(tx: Tx, hub: int, group_id: GroupId, device: DeviceRow, now: Milli
 def find_followed_group(tx: Tx, hub: int, group_id: GroupId, now: Milliseconds, *, asked: bool) -> Group | None:
     """Return a group whose messages we want, or None.
 
-    None is returned for a group that all our devices have left, and for an unknown group unless we `asked` the hub
-    for it or an accepted Welcome of that hub is waiting for its group: then the group is added.
+    A group that all our devices have left is not wanted. An unknown group is added if we `asked` the hub for it, or if
+    an accepted Welcome of that hub is waiting for its group; otherwise it is not wanted. For None, the answer to a
+    push is `NO_LONGER_FOLLOWED` (`Intake.append`).
     """
     group = groups.find_group(tx, hub, group_id)
     if group is None:

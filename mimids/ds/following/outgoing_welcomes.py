@@ -2,8 +2,9 @@
 
 States
     There is one row for each Welcome and provider, written in the transaction that accepts the commit. A row is *held*
-    until its branch is used (the Welcome of a later commit), then *due*, then *offered* once the provider accepted
-    references (welcome/init). It ends as *delivered*, *refused*, *cancelled* with its branch, or *expired*.
+    until its branch is used (the Welcome of a later commit; `SequencingTransaction` releases it), then *due*, then
+    *offered* once the provider accepted references (welcome/init). It ends as *delivered*, *refused*, *cancelled* with
+    its branch, or *expired*.
 
 Sending
     The job finds the providers with rows that are due, and starts one task for each. A task offers and delivers one

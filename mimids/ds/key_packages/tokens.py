@@ -144,7 +144,7 @@ def revoke(tx: Tx, user: UserRow, token: TokenId, now: Milliseconds) -> None:
 
 
 def ban(tx: Tx, user: UserRow, token: TokenId, now: Milliseconds) -> None:
-    """End a token at once, for the operator; later it gets the answer that a wrong token gets. Raise `NotFound`."""
+    """End a token at once, for the operator; from then on it is refused like a wrong token. Raise `NotFound`."""
     if not tokens.end(tx, user, token, "banned", now):
         raise NotFound("this user has no such token")
 

@@ -196,7 +196,7 @@ class AcceptedTerms:
             arrangements.accept(tx, row, terms.terms_for(self._config.provider), now)
         known = arrangements.find_accepted(tx, row)
         if known is None:
-            raise LookupError("the terms were stored in this transaction")
+            raise LookupError("the terms that this transaction stored are not found")
         return known
 
     async def _tell_hub(self, known: AcceptedTermsRow) -> bool:
