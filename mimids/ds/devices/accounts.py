@@ -51,7 +51,7 @@ def find_user(tx: Tx, provider: ProviderId, user: str) -> tuple[UserRow, UserId]
 def remove_user(tx: Tx, provider: ProviderId, user: str, now: Milliseconds) -> None:
     """Remove a user with all devices, bearer tokens and KeyPackages; raise `NotFound`.
 
-    Its devices leave their groups: other hubs push nothing for nobody.
+    Its devices leave their groups, so that other hubs push nothing that nobody reads.
     """
     row, _ = find_user(tx, provider, user)
     accounts.delete_user(tx, row)
@@ -77,7 +77,7 @@ def add_device(tx: Tx, provider: ProviderId, user: str, name: str, now: Millisec
 def remove_device(tx: Tx, provider: ProviderId, user: str, name: str, now: Milliseconds) -> DeviceRow:
     """Remove a device with its KeyPackages; its token is invalid from this commit on. Raise `NotFound`.
 
-    The device leaves its groups: other hubs push nothing for nobody.
+    The device leaves its groups, so that other hubs push nothing that nobody reads.
     """
     row, _ = find_user(tx, provider, user)
     device = accounts.delete_device(tx, row, name)
@@ -117,7 +117,7 @@ class DeviceTokens:
             return None
         row, name, user_id = found
         device = Device(self._provider, user_id, row, name)
-        if generation == self._generation:  # else the snapshot may be older than a removal
+        if generation == self._generation:  # otherwise the snapshot may be older than a removal
             self._cache.put(digest, device)
         return device
 

@@ -2,7 +2,8 @@
 
 Messages to one hub are sent in the order of their frames, one batch at a time; the frames that wait form the next
 batch. Keys are presented one call each. A hub that cannot be reached is tried again with one key, with back-off, and
-its other keys wait for that: a hub that is down costs the same whether one key of it was presented or 4,096.
+its other keys wait until it answers. So a hub that is down costs the same whether the device presented one of its keys
+or 4,096.
 
 A hub has no task and no queue of its own while nothing waits for it. A worker serves one call of a hub and goes on with
 the next hub, so that a hub with many calls does not delay the others.
@@ -31,7 +32,7 @@ from mimids.wire.messages import Result, Send, SendResult, SendStatus
 WORKERS: Final = 16  # calls of one stream to other hubs at the same time
 KEYS_AT_A_HUB: Final = 4  # presented at the same time, to a hub that has just answered quickly
 QUICK_SECONDS: Final = 1.0  # of an answer; a slower hub gets one key at a time
-WAITING_FRAMES: Final = 64  # then the stream is not read until a hub answers
+WAITING_FRAMES: Final = 64  # with so many, the stream is not read until a hub answers
 WAITING_OCTETS: Final = 8 * 1024 * 1024  # of frames that are not answered yet; one frame may exceed it
 RESUME = "resume"
 

@@ -1,8 +1,8 @@
 """Another provider as the hub of our own devices.
 
 Requests are passed on at once and never queued: raw partition keys are not stored (semantics: sequencing). A hub that
-cannot be reached is `PeerUnavailable`. A request is passed on with the octets that the device sent; of an answer only
-the structure is checked.
+cannot be reached is `PeerUnavailable`. A request is passed on with the octets that the device sent. Only the structure
+of an answer is checked.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ T = TypeVar("T")
 
 @attrs.frozen
 class RemoteHub:
-    """`Hub` over calls to `provider`: limits and policy first, then the call, then a note of the group that it is in.
+    """`Hub` over calls to `provider`: checks limits and policy, makes the call, then records the group.
 
     If the hub requires its terms to be accepted first, they are accepted and the call is retried once.
     """
@@ -137,14 +137,14 @@ class RemoteHub:
     # --- the steps of a request ---------------------------------------------------------------------------------
 
     def _count(self, device: Device) -> None:
-        """Count the hub against the device if nobody here has named it before; raise `RateLimited`."""
+        """Count the hub against the device's limits if no device here has named it before; raise `RateLimited`."""
         self.new_providers.take(device, [self.provider])
 
     async def _refusals(self, device: Device, requests: Sequence[SendRequest]) -> list[MimiError | None]:
         """Return for each message why it is not passed on to the hub, or None."""
         self._count(device)
         counted = self.gate.count_sends(device, requests, terms=self.accepted.in_force(self.provider))
-        within_limits = counted.count(None)  # those come first
+        within_limits = counted.count(None)  # the messages within the limits come first
         checked = await self.policy.check_sends(device, self.provider, requests[:within_limits])
         return [*checked, *counted[within_limits:]]
 

@@ -1,4 +1,4 @@
-"""What devices have open: streams and requests that wait. The removal of a device ends them at once.
+"""The open streams and waiting requests of devices. The removal of a device ends them at once.
 
 A device is admitted when its request comes. A stream then lives for days and a waiting request for a minute, so both
 are entered here. After a commit that changes accounts, `end_removed` ends those of devices that no longer exist.
@@ -54,7 +54,8 @@ class Sessions:
         self._open.setdefault(device.row, set()).add(scope)
         try:
             with scope:
-                if trio.current_time() - self._changed_at < ADMISSION_SECONDS:  # it may have been admitted before that
+                # The device may have been admitted before accounts were changed.
+                if trio.current_time() - self._changed_at < ADMISSION_SECONDS:
                     await self._end_removed([device.row])
                 yield
         finally:
@@ -66,7 +67,7 @@ class Sessions:
             raise Unauthenticated
 
     async def end_removed(self) -> None:
-        """End what removed devices have open, and what their requests still bring; call it after their removal."""
+        """End the open streams, requests and participations of removed devices; call it after a removal."""
         self._changed_at = trio.current_time()
         await self._end_removed([*{*self._open, *self._requested.devices()}])
         now = self._clock.now()  # a request in flight may have stored a participation since the removal

@@ -1,12 +1,12 @@
 """Live streams to devices: the frames of docs/wire.md over one connection each.
 
 Messages that are sent to a device are read from the store, from a cursor of the stream. A notification only says where
-to read: it may be lost with the connection, and no message is. A device that reads slowly blocks only the task that
+to read: if it is lost with the connection, no message is lost. A device that reads slowly blocks only the task that
 sends to it, and falls behind in its cursor, so nothing is queued in memory. Sends to one hub keep their order
 (`ds.devices.hub_calls`). Partition keys are kept as long as the stream is open.
 
 A frame may have thousands of items. They are worked through in slices, with a checkpoint after each, so that other
-tasks run in between.
+tasks can run in between.
 """
 
 from __future__ import annotations

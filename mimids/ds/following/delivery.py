@@ -10,17 +10,17 @@ Order
     together.
 
 Slow followers
-    At most `workers` pushes are prepared or settled at a time. A follower that takes long to answer holds no worker,
-    only a slot for a call, which bounds the octets in flight; slow followers have few slots of their own and get
+    At most `workers` pushes are prepared or settled at a time. A follower that takes long to answer occupies no worker,
+    only a slot for a call. The slots bound the octets in flight. Slow followers share a few separate slots and get
     smaller pushes (`limits.call_slots`).
 
 Retry
-    A follower that fails is tried again after a back-off with jitter and a cap; its Retry-After is obeyed. What is due
-    stays due for as long as the follower follows the partition. A push that is too large is repeated with one message;
+    A follower that fails is tried again after a back-off with jitter and a cap; its Retry-After is obeyed. Due pushes
+    stay due for as long as the follower follows the partition. A push that is too large is repeated with one message;
     if that is too large as well, the partition is suspended for this follower.
 
 Catch-up
-    A follower that was away is pushed everything that it missed, from the counters that it answered last. The same
+    A follower that was away is sent everything that it missed, from the counters in its last answers on. The same
     happens after a restart, because these counters are rows.
 """
 
@@ -53,11 +53,11 @@ from mimids.wire.messages import PushResponse, ResumeRequest
 
 IDLE_SECONDS: Final = 60.0
 SPACING_SECONDS: Final = 0.02  # at least, between two tasks for the same follower
-SPACING_FOR_A_MESSAGE: Final = 0.0002  # more for each message pushed: requests cost more than their messages
+SPACING_FOR_A_MESSAGE: Final = 0.0002  # added for each message pushed: requests cost more than messages
 MOST_SPACING_SECONDS: Final = 0.1
 QUERY_SECONDS: Final = 0.005  # at least, between two queries for due followers
 QUERY_SECONDS_WHILE_ALL_BUSY: Final = 0.05  # the same while all known followers are being served
-OPEN_CIRCUIT_FAILURES: Final = 5  # in a row; metrics call that an open circuit
+OPEN_CIRCUIT_FAILURES: Final = 5  # in a row; metrics call this state an open circuit
 SLOW_PUSH_OCTETS: Final = 262_144  # of a push to a follower that takes long to answer
 ONE_MESSAGE: Final = 1  # octets of a push; every push has at least one message
 

@@ -1,7 +1,7 @@
-"""What our devices do in groups that other providers host (semantics: following-and-delivery).
+"""Requests of our devices about groups that other providers host (semantics: following-and-delivery).
 
-A device reads what is stored here. If nothing is, its key is presented to the hub, so that the hub pushes the partition
-to us from then on. Raw keys are in memory for the length of a call, and never on disk.
+A device reads the messages that are stored here. If none are stored, the device's key is presented to the hub, and the
+hub pushes the partition to us from then on. Raw keys are in memory for the length of a call, and never on disk.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ANSWERS_AT_ONCE: Final = 64  # for one request of a device; it asks again for th
 
 
 class Following:
-    """Our devices' side of the groups of other hubs."""
+    """Serves our devices in the groups of other hubs."""
 
     def __init__(
         self, config: Config, store: Store, clock: Clock, peers: Peers, states: States, receiver: EpochReceiver
@@ -76,7 +76,7 @@ class Following:
     async def receive(
         self, device: Device, hub: ProviderId, request: ReceiveRequest, *, wait_seconds: int | None = None
     ) -> bytes:
-        """Return a ReceiveResponse without hints: what is stored here if there is something, else the hub's answer.
+        """Return a ReceiveResponse without hints: stored messages if there are any, otherwise the hub's answer.
 
         A device gets the epochs whose key it presents, and nothing else (http: devices).
         """
@@ -114,7 +114,7 @@ class Following:
         return await self._store.read(read)
 
     async def _note_reader(self, device: Device, partition: Partition) -> None:
-        """Record that a device which presented a key takes part in the group, also if it had left it."""
+        """Record that a device which presented a key takes part in the group, even if it had left the group."""
         group, now = partition.group, self._clock.now()
         if not await self._store.read(lambda tx: participations.takes_part(tx, group, device.row)):
             await self._store.write(lambda tx: participations.take_part(tx, group, device.row, now))
@@ -149,7 +149,7 @@ class Following:
     async def _present(
         self, device: Device, hub: ProviderId, request: ReceiveRequest, wait_seconds: int | None
     ) -> bytes:
-        """Send a request to a hub; what the hub pushes of the partition is wanted from its answer on."""
+        """Send a request to a hub; once the hub has answered, its pushes of the partition are accepted."""
         masks, requested = request.partition_key.masks(), self._receiver.requested
         with requested.waiting_for(hub, masks, device.row) as pending:
             try:
@@ -157,7 +157,7 @@ class Following:
                     hub, "POST", "/ds/v1/receive", encode(request), wait_seconds=wait_seconds
                 )
             except (PeerUnavailable, RateLimited, MessagesExpired):
-                raise  # the hub may still push what it was asked for before
+                raise  # the hub may still push the partition because of an earlier request
             except MimiError:
                 requested.forget(hub, masks)
                 raise
@@ -170,8 +170,8 @@ class Following:
 
         (semantics: welcomes-and-leaving)
 
-        Raises `UnknownGroup`, also if the device never took part in a group of another hub: else it could end what our
-        other devices follow.
+        Raises `UnknownGroup`, also if another provider hosts the group and the device never took part in it: otherwise
+        the device could stop the pushes to our other devices.
         """
 
         def work(tx: Tx) -> bool:
@@ -184,7 +184,7 @@ class Following:
                 return True
             return participations.leave(tx, group.id, device.row, self._clock.now())
 
-        # This covers all its groups, but in those that it stays in its participation is stored by now.
+        # This forgets the requests of all its groups. In the groups where it stays, its participation is stored by now.
         self._receiver.requested.forget_device(device.row)
         if not await self._store.write(work):
             raise UnknownGroup
@@ -198,7 +198,7 @@ def _decode_answer(body: bytes) -> ReceiveResponse:
 
 
 def _epochs_of(received: ReceiveResponse, partition: Partition, group_id: GroupId) -> list[PushedEpoch]:
-    """Return the epochs of an answer about a partition, that partition's first, as if they were pushed."""
+    """Return the epochs of an answer about a partition as if they were pushed, with that partition's epoch first."""
     return [
         PushedEpoch(group_id, partition.masked_key, partition.next_counter, None, received.epoch),
         *(PushedEpoch(group_id, hint.masked_partition_key, Counter(0), None, hint.epoch) for hint in received.hints),

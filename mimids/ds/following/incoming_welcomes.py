@@ -40,7 +40,7 @@ class IncomingWelcomes:
         self._provider = provider
 
     async def init(self, hub: ProviderId, request: WelcomeInitRequest) -> WelcomeInitResponse:
-        """Return which references are of KeyPackages that were handed out here, and expect their Welcome.
+        """Return the references of KeyPackages that were handed out here, and expect a Welcome for these.
 
         Raises `TooMany`.
         """

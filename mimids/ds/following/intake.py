@@ -1,12 +1,12 @@
-"""One transaction's worth of what a hub pushed or answered.
+"""Storing, within one transaction, the epochs that a hub pushed or answered.
 
 New messages are appended under the hub's counters and duplicates are skipped. The answer for each epoch is the counter
 wanted next, so the hub's next push closes a gap. State is followed as the hub follows it. A message that contradicts
 the state is delivered all the same, because the hub has sequenced it and devices judge for themselves; the
 contradiction is reported (semantics: following-and-delivery).
 
-What another provider returns to us after a restore is checked more strictly, because that provider sequenced nothing:
-a message that contradicts the state is not stored, nor are those after it (semantics: restore).
+After a restore, other providers return messages to us. These are checked more strictly, because those providers did not
+sequence them: a message that contradicts the state is not stored, nor are the messages after it (semantics: restore).
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from mimids.values import Milliseconds
 from mimids.wire.ids import LAST_COUNTER, NO_LONGER_FOLLOWED, Counter, MaskedPartitionKey, ProviderId
 from mimids.wire.messages import CommitHint, GroupInfoResponse, Message, PushedEpoch
 
-EMPTY_PARTITIONS: Final = 1000  # of one group, that a hub may open without messages
-RESTORED_JUMP: Final = 1 << 20  # counters that may be missing after a restore; a peer names how many are
+EMPTY_PARTITIONS: Final = 1000  # at most, of one group, that a hub may open without messages
+RESTORED_JUMP: Final = 1 << 20  # at most, counters missing after a restore; a peer claims the number
 
 
 @attrs.frozen(kw_only=True)
@@ -55,7 +55,7 @@ class Received:
 
 
 class Intake:
-    """Appends epochs of one hub's groups within one transaction; `restoring`: another provider returns ours to us."""
+    """Appends epochs of one hub's groups within one transaction; `restoring`: a provider returns our own groups."""
 
     def __init__(self, tx: Tx, hub: ProviderId, mls: MlsJudge, now: Milliseconds, *, restoring: bool = False) -> None:
         self._restoring = restoring
@@ -145,7 +145,7 @@ class Intake:
         return groups.group_by_row(self._tx, group.id), partitions.partition_by_row(self._tx, partition.id)
 
     def _note_gap(self, partition: Partition, epoch: PushedEpoch) -> Counter:
-        """Return the counter wanted next where an epoch begins after it."""
+        """Return the counter wanted next, for an epoch that begins after the partition's next counter."""
         self._gaps += 1
         if epoch.epoch.messages:
             return partition.next_counter

@@ -8,13 +8,13 @@ States
 
 Sending
     The job finds the providers with rows that are due, and starts one task for each. A task offers and delivers one
-    Welcome after the other, and writes what became of each. A call needs a slot (`limits.call_slots`), so providers
+    Welcome after the other, and records the result of each. A call needs a slot (`limits.call_slots`), so providers
     that take long to answer don't hold up those that answer soon.
 
 Fairness
     Each row has a sender: the device, or the other provider, that sent the commit. A task takes rows of the senders in
-    turn, and at most `TASKS_OF_A_SENDER` tasks serve rows of one sender at a time. So whoever names many providers,
-    or one provider many times, delays only their own Welcomes.
+    turn, and at most `TASKS_OF_A_SENDER` tasks serve rows of one sender at a time. So a sender that names many
+    providers, or one provider many times, delays only its own Welcomes.
 
 Retry
     If a provider does not answer, or refuses for a reason that may pass, the row is tried again after a back-off. The
@@ -171,7 +171,7 @@ class OutgoingWelcomes:
         return not paused and self._serving[sender] < TASKS_OF_A_SENDER
 
     async def _send_due(self, number: int, sender: int) -> None:
-        """Send one provider's Welcomes, of the senders in turn, until none is due or the provider does not answer."""
+        """Send one provider's Welcomes, senders in turn, until none is due or the provider does not answer."""
         serving: int | None = sender
         try:
             now = self._clock.now()
@@ -242,7 +242,7 @@ class OutgoingWelcomes:
         return True
 
     def _note_delivery(self, outgoing: Outgoing, tx: Tx) -> None:
-        """Settle a Welcome that was delivered: its provider follows the partition from now on.
+        """Record that a Welcome was delivered: its provider follows the partition from now on.
 
         (semantics: following-and-delivery)
         """

@@ -1,7 +1,7 @@
 """What a push to a follower contains, and what its answer changes (semantics: following-and-delivery).
 
 These functions run inside a transaction. There is no queue: pending pushes are found by a query over the partitions
-that a follower follows and the counter that it wants next of each. That counter is written when the follower answers.
+that a follower follows and the next counter that it wants in each. That counter is written when the follower answers.
 So a crash between a push and its answer pushes the same messages again, and the follower ignores them.
 
 Dropped messages
@@ -54,7 +54,7 @@ class Push:
 
 
 class Pushes:
-    """Makes pushes and settles them."""
+    """Makes pushes and records their answers."""
 
     def __init__(self, states: States, recent: Recent) -> None:
         self._states = states
@@ -63,7 +63,7 @@ class Pushes:
     def next_push(self, peer: PeerState, octets: int, tx: Tx) -> Push | None:
         """Return the next request to a follower; None if nothing is due.
 
-        It has messages of as many partitions as are due and fit into `octets`, and at least one message.
+        The request has messages of as many due partitions as fit into `octets`, and at least one message.
         """
         reached = messages.last_seq(tx)
         due = follows.due_partitions(tx, peer.provider, peer.cursor_seq, limit=EPOCHS_IN_A_PUSH)
@@ -103,7 +103,7 @@ class Pushes:
         return attrs.evolve(peer, failures=0, cursor_seq=max(peer.cursor_seq, cursor or 0))
 
     def _settle_epoch(self, tx: Tx, peer: PeerState, epoch: pages.Page, wanted: Counter) -> bool:
-        """Write what a follower wants next of a partition; return whether nothing of this epoch is left to push."""
+        """Write the counter that a follower wants next of a partition; return whether this epoch is done."""
         end = epoch.counter + len(epoch.messages)
         if wanted == NO_LONGER_FOLLOWED:
             # Only this partition: the follower may have presented the key of another one while it answered.

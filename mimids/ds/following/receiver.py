@@ -27,7 +27,7 @@ from mimids.values import Follower
 from mimids.wire.ids import NO_LONGER_FOLLOWED, Counter, ProviderId
 from mimids.wire.messages import PushedEpoch, PushRequest, PushResponse
 
-OCTETS_OF_AN_EPOCH: Final = 512  # that the rows of an epoch count for, beside its messages
+OCTETS_OF_AN_EPOCH: Final = 512  # charged for the rows of an epoch, in addition to its messages
 
 # Returns the group of an epoch that is wanted, or the answer to an epoch of which nothing is stored.
 GroupOf = Callable[[Tx, int, PushedEpoch], Group | Counter]
@@ -125,7 +125,7 @@ class EpochReceiver:
         """
         self._spend_octets(sender, epochs)
         counters = [NO_LONGER_FOLLOWED] * len(epochs)
-        refused: set[int] = set()  # epochs of which the next part does not continue what is here
+        refused: set[int] = set()  # epochs whose next part would not continue the stored messages
         for part in parts_of(epochs):
             wanted = [each for each in part if each[0] not in refused]
             for (number, epoch), counter in zip(wanted, await self._receive_part(hub, wanted, group_of), strict=True):
@@ -199,7 +199,7 @@ def octets_of_epoch(epoch: PushedEpoch) -> int:
 
 
 def _is_empty(epoch: PushedEpoch) -> bool:
-    """Tell whether an epoch names a partition and says nothing of it."""
+    """Tell whether an epoch names a partition and contains nothing else."""
     return not epoch.epoch.messages and not epoch.counter and epoch.opening is None
 
 

@@ -11,8 +11,8 @@ Retry
     back-off.
 
 End
-    A round that brought nothing new and in which all hubs answered is the last. Until then a setting in the database
-    marks the recovery as unfinished, so a restart continues it.
+    The last round is one in which all hubs answered and nothing new arrived. Until then a setting in the database marks
+    the recovery as unfinished, so a restart continues it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class RecoveryAsFollower:
         self._backoff = backoff
 
     async def run(self) -> None:
-        """Ask all hubs to push again, if this server was restored, until that brings nothing new."""
+        """If this server was restored, ask all hubs to push again, until nothing new arrives."""
         if await self._store.read(lambda tx: setting(tx, recoveries.RESUME_EVERYTHING)) is None:
             return
         before = None
@@ -75,7 +75,7 @@ class RecoveryAsFollower:
 
 
 def resume_requests(ours: ProviderId, limit: int, tx: Tx) -> list[tuple[ProviderId, ResumeRequest]]:
-    """Return, for each hub but ourselves, requests to push again its `limit` newest partitions from where we are."""
+    """Return, for each other hub, requests to push its `limit` newest partitions again from our counters."""
     found = []
     for domain in providers.every_domain(tx):
         if domain != ours:

@@ -12,14 +12,14 @@ Questions
     that reached no other provider are lost.
 
 Who is believed
-    About a group that the backup contains: providers that followed it, or that have a user in its known state. About a
-    group that the backup does not contain: providers that name it before one of them has returned anything of it. A
-    provider can name MOST_NAMED_GROUPS of those at a time. What is returned is checked in the state that is known and
-    counts against the provider's budget of octets.
+    About a group that the backup contains, a provider is believed if it followed the group or has a user in the group's
+    known state. About a group that the backup does not contain, a provider is believed if it names the group before any
+    provider has returned anything of it. A provider can name at most MOST_NAMED_GROUPS of those groups at a time.
+    Everything returned is checked in the known state and counts against the provider's budget of octets.
 
 Older providers
-    A provider that does not serve /ds/v1/recover is asked for its counters, by pushes of empty epochs. What is missing
-    then leaves a gap, and no counter is given twice.
+    A provider that does not serve /ds/v1/recover is asked for its counters, by pushes of empty epochs. Messages missing
+    here then leave a gap, and no counter is given twice.
 
 Retry
     A provider that does not answer is asked again after a back-off, forever: only the operator can know that it will
@@ -79,7 +79,7 @@ from mimids.wire.messages import (
 TOPIC: Final = "recovery"  # notifies the job
 IDLE_SECONDS: Final = 600.0
 NOTED_AT_ONCE: Final = 500  # groups, in one transaction
-MOST_NAMED_GROUPS: Final = 10_000  # that are not in the backup, by one provider
+MOST_NAMED_GROUPS: Final = 10_000  # at most, named by one provider and not in the backup
 
 
 @attrs.frozen
@@ -155,7 +155,7 @@ class RecoveryAsHub:
             self._notifier.notify(TOPIC)
 
     async def _ask_about_each(self, domain: ProviderId, provider: int, questions: list[int]) -> MimiError | None:
-        """Ask about each group; return the last error. One about a single group does not stop the others."""
+        """Ask about each group; return the last error. An error about one group does not stop the others."""
         error: MimiError | None = None
         for group in questions:
             try:
@@ -184,7 +184,7 @@ class RecoveryAsHub:
     # --- which groups a provider has ----------------------------------------------------------------------------
 
     async def _ask_for_groups(self, domain: ProviderId, provider: int) -> None:
-        """Ask a provider which of our groups it has, and note to ask it about each of them."""
+        """Ask a provider which of our groups it has, and store a question to it about each of them."""
         after: GroupId | None = GroupId(b"")
         while after is not None:
             request = encode(HeldGroupsRequest(after))
@@ -203,7 +203,7 @@ class RecoveryAsHub:
             after = found[-1] if len(found) >= GROUPS_IN_AN_ANSWER else None
 
     def _note_groups(self, domain: ProviderId, provider: int, found: tuple[GroupId, ...], tx: Tx) -> bool:
-        """Note to ask a provider about groups that it named; return False if it named too many unknown ones."""
+        """Store questions to a provider about groups that it named; return False if it named too many unknown ones."""
         ours = providers.ensure_provider(tx, self._provider)
         named = recoveries.count_named(tx, provider)
         for group_id in found:
@@ -228,7 +228,7 @@ class RecoveryAsHub:
         return any(self._states.has_leaf_of(tx, group, tip, domain) for tip in _tips(every))
 
     def _may_be_asked(self, group: int, provider: int, domain: ProviderId, tx: Tx) -> bool:
-        """Tell whether to ask an open question, which an earlier version may have noted."""
+        """Tell whether an open question may be asked: an earlier version may have stored others, too."""
         found = groups.group_by_row(tx, group)
         return found.creation_digest is None or self._is_believed(tx, found, provider, domain)
 

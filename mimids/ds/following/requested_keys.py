@@ -1,7 +1,7 @@
-"""Which partitions our devices had us request from which hub: what that hub pushes of them is wanted.
+"""Partitions that we requested from a hub for our devices: that hub's pushes of them are accepted.
 
-A key vouches only for the hub that it was presented to, and only once that hub has answered. A push that arrives before
-the answer waits for it, because a hub may push as soon as it has read the request.
+A presented key allows pushes only from the hub that it was presented to, and only once that hub has answered. A push
+that arrives before the answer waits for the answer, because a hub may push as soon as it has read the request.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mimids.wire.ids import MaskedPartitionKey, ProviderId
 
 REQUESTED_KEYS_KEPT: Final = 60_000  # masks; a key has three
 KEYS_OF_A_DEVICE: Final = 15_000  # masks, so that one device evicts its own
-ANSWER_SECONDS: Final = 2.0  # that a push waits for the answer to a request
+ANSWER_SECONDS: Final = 2.0  # at most, that a push waits for the answer to a request
 
 _Key = tuple[ProviderId, MaskedPartitionKey]
 
@@ -30,7 +30,7 @@ class PendingRequest:
 
     device: DeviceRow
     answered: trio.Event = attrs.field(factory=trio.Event)
-    forgotten: bool = False  # the device has left since, so the answer vouches for nothing
+    forgotten: bool = False  # the device has left since, so the answer allows no pushes
 
 
 class RequestedKeys:

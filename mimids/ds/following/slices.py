@@ -9,7 +9,7 @@ from mimids.mls.framing import PrivateMessage
 from mimids.wire.ids import Counter
 from mimids.wire.messages import Epoch, Message, PushedEpoch
 
-# What a part may cost, and what its items cost, in the time that storing an application message takes.
+# The most that a part may cost, and the costs of its items. One unit is the time to store an application message.
 COST_OF_A_PART: Final = 4096
 COST_OF_A_HANDSHAKE: Final = 16  # a public message is judged
 COST_OF_AN_EPOCH: Final = 4

@@ -40,7 +40,7 @@ def create_group(
     """Store a group with its first partition; a repeat with the same contents changes nothing.
 
     `quota` bounds the groups of one device; 0 means no limit. Raises `Malformed` for an empty group id, `GroupExists`,
-    `PartitionExists`, `QuotaExceeded`, and `WelcomeMismatch`; the caller undoes what was written then.
+    `PartitionExists`, `QuotaExceeded`, and `WelcomeMismatch`; in these cases the caller undoes what was written.
     """
     request, creator = creation.request, creation.creator
     if not request.group_id:

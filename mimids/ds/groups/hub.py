@@ -1,8 +1,8 @@
 """The hub: the groups that this provider created (semantics: sequencing, joining-from-outside).
 
-Each call decides within one transaction, and notifies those who wait once that is committed. MLS work that may take
-long is done before the transaction, on a snapshot and in a worker thread (`ds.groups.judging`). The transaction finds
-the result, or decides again if the partition's state changed in between.
+Each call decides within one transaction, and notifies waiting readers after the commit. MLS work that may take long is
+done before the transaction, on a snapshot and in a worker thread (`ds.groups.judging`). The transaction uses that
+result, or judges again if the partition's state changed in between.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class LocalHub:
     async def create_group(self, request: CreateGroupRequest, creator: Device) -> None:
         """Create a group with its first partition; a repeat with the same contents changes nothing.
 
-        Raises `Malformed` for an empty group id: it would stand for "all groups" in terms.
+        Raises `Malformed` for an empty group id, because in terms an empty group id stands for "all groups".
         """
         if not request.group_id:
             raise Malformed("group_id: a group id has at least one octet")
@@ -234,7 +234,8 @@ class LocalHub:
     def _joinable_group(self, tx: Tx, group_id: GroupId | None, caller: Sender) -> Group | None:
         """Return the group if the caller may join it from outside; None otherwise.
 
-        For an unknown group the same statements run, so that the time they take does not show that it is unknown.
+        For an unknown group the same statements run, so that the time they take does not show that the group is
+        unknown.
         """
         group = groups.find_group(tx, providers.provider_row(tx, self._provider) or 0, group_id or GroupId(b""))
         follower = providers.provider_row(tx, caller.provider)
@@ -246,11 +247,11 @@ class LocalHub:
     # --- reading ------------------------------------------------------------------------------------------------
 
     async def receive(self, request: ReceiveRequest, caller: Sender, *, wait_seconds: float = 0) -> bytes:
-        """Return an encoded `ReceiveResponse`: messages from the counter on, and for followers hints.
+        """Return an encoded `ReceiveResponse`: messages from the counter on, and hints for followers.
 
-        If there is no message, it waits for one, at most `wait_seconds`. A follower that presents a key follows the
-        partition from then on. If it asks for messages that were pushed before, it has lost them and they are pushed
-        again (semantics: following-and-delivery). Raises `UnknownPartition` and `MessagesExpired`.
+        If there is no message, the call waits for one, at most `wait_seconds`. A follower that presents a key follows
+        the partition from then on. If a follower asks for messages that were already pushed to it, it has lost them, so
+        they are pushed again (semantics: following-and-delivery). Raises `UnknownPartition` and `MessagesExpired`.
         """
         masks = request.partition_key.masks()
         self._note_presented(caller, masks)
@@ -265,7 +266,7 @@ class LocalHub:
         return answer
 
     def _note_presented(self, caller: Sender, masks: Sequence[MaskedPartitionKey]) -> None:
-        """Tell a push in flight that its follower wants the partition, even if it answers that it does not."""
+        """Note for a push in flight that its follower wants the partition, even if the answer to the push denies it."""
         if isinstance(caller, Follower):
             self._notifier.notify(*(presented_topic(caller.provider, mask) for mask in masks))
 
@@ -304,7 +305,7 @@ class LocalHub:
     async def page(
         self, device: Device, request: ReceiveRequest, *, limit_octets: int
     ) -> tuple[GroupId, pages.Page] | None:
-        """Return messages of a partition whose key one of our devices has, and its group; None if it is unknown."""
+        """Return messages and group of a partition whose key one of our devices has; None for an unknown partition."""
 
         def read(tx: Tx) -> tuple[GroupId, pages.Page] | None:
             hub = providers.provider_row(tx, self._provider) or 0
@@ -332,18 +333,19 @@ class LocalHub:
     def _follow(self, caller: Follower, partition: Partition, counter: Counter, tx: Tx) -> None:
         number = providers.ensure_provider(tx, caller.provider)
         if not counter:
-            follows.end(tx, number, partition.id)  # it has nothing: it starts again, with an opening if it needs one
+            follows.end(tx, number, partition.id)  # it has nothing, so it starts again, with an opening if needed
         follows.follow_with_key(tx, number, partition.id, partition.parent)
         follows.resume(tx, number, partition.id, counter)
 
     async def group_info(
         self, group_id: GroupId, caller: Sender, *, partition: MaskedPartitionKey | None = None
     ) -> GroupInfoBundle:
-        """Return the GroupInfo of a partition; without one, of the open branch with the most messages.
+        """Return the GroupInfo of a partition or, if none is named, of the open branch with the most messages.
 
         (semantics: joining-from-outside)
 
-        Raises `BranchTerminated`, and `UnknownGroup` alike for an unknown group and one that the caller cannot join.
+        Raises `BranchTerminated`. Raises `UnknownGroup` both for an unknown group and for a group that the caller
+        cannot join.
         """
 
         def read(tx: Tx) -> GroupInfoBundle:
@@ -370,7 +372,7 @@ class LocalHub:
         return await self._store.read(read)
 
     def _self_removes(self, tx: Tx, partition: Partition) -> tuple[MLSMessage, ...]:
-        """Return the pending SelfRemove proposals, which an external commit has to cover."""
+        """Return the pending SelfRemove proposals, which an external commit must cover."""
         bodies = (messages.body_of(tx, row.seq or 0) for row in proposals.self_removes_of(tx, partition.id))
         return tuple(decode(MLSMessage, body) for body in bodies if body is not None)
 

@@ -1,9 +1,9 @@
 """Judging messages by the MLS rules, in the state of their partition (semantics: public-group-state).
 
-Judging happens in the transaction that sequences the message. What may take long (a GroupInfo, a tree, a large commit)
-is judged before that, by `MlsJudge.prepare`: on a snapshot, in a worker thread, off the event loop. Its result is
-cached by everything it depends on: message, state, and the proposals that it reads. So the transaction finds the
-result if nothing changed in between, and judges again if something did.
+A message is judged in the transaction that sequences it. Objects that may take long to judge (a GroupInfo, a tree, a
+large commit) are judged earlier by `MlsJudge.prepare`: on a snapshot, in a worker thread, off the event loop. The
+result is cached under everything that it depends on: the message, the state, and the proposals that were read. So the
+transaction finds the result if nothing changed in between, and judges again if something did.
 """
 
 from __future__ import annotations
@@ -70,16 +70,16 @@ from mimids.wire.messages import CreateGroupRequest, GroupInfoResponse
 LONG_OCTETS: Final = 16 * 1024  # a commit or GroupInfo above this is judged off the event loop (architecture: tasks)
 LONG_WORKERS: Final = 2
 CACHED_RESULTS: Final = 1024
-SPARSE_LEAVES: Final = 1 << 15  # a tree of no more leaves may be as sparse as it likes
-LEAVES_OF_A_MEMBER: Final = 64  # of a wider tree; its blank leaves cost an octet each in every answer that contains it
-OTHER_BRANCHES: Final = 16  # whose GroupContext a signature is tried against
+SPARSE_LEAVES: Final = 1 << 15  # a tree with at most this many leaves may be arbitrarily sparse
+LEAVES_OF_A_MEMBER: Final = 64  # at most, in a larger tree: a blank leaf costs an octet in every answer with it
+OTHER_BRANCHES: Final = 16  # at most, whose GroupContext is tried to verify a signature
 
 JudgementKey = tuple[object, ...]  # everything that a judgement depends on
 
 
 @attrs.frozen
 class Judged:
-    """A message that is not invalid in its partition, and what was found about it."""
+    """A message that was not found invalid in its partition, and what judging it found."""
 
     message: MLSMessage
     before: Knowledge
@@ -100,7 +100,7 @@ class Judged:
 
     @property
     def contradicts_claim(self) -> bool:
-        """Tell whether the message breaks a rule if the claimed state is true; then the state becomes unknown."""
+        """Tell whether the message breaks a rule if the claimed state is true; if so, the state becomes unknown."""
         return self.judgement.contradicted is not None
 
 
@@ -159,7 +159,7 @@ class MlsJudge:
         return cast("Knowledge", found)
 
     def claimed(self, group: Group, epoch: int | None, opening: GroupInfoResponse) -> Knowledge:
-        """Return the state that an opening claims, once it verifies in itself; raises as `after_commit` does."""
+        """Verify an opening by itself and return the state that it claims; raises as `after_commit` does."""
         key = ("claimed", group.id, epoch, hashlib.sha256(encode(opening)).digest())
         found = self._cached(key)
         if found is None:
@@ -205,7 +205,7 @@ class MlsJudge:
     # --- before the transaction ---------------------------------------------------------------------------------
 
     async def prepare(self, store: Store, hub: ProviderId, submissions: Sequence[Submission]) -> None:
-        """Load the states that messages will be judged by, and judge in a worker thread what may take long."""
+        """Load the states of the messages' partitions; judge those that may take long in a worker thread."""
         public = [each for each in submissions if isinstance(each.message.message, PublicMessage)]
         if not public:
             return
@@ -237,7 +237,7 @@ class MlsJudge:
         return found
 
     def _partitions_of(self, tx: Tx, group: Group, submission: Submission) -> list[Partition]:
-        """Return the partitions that a message may be sequenced to: of its key, or of its epoch if it names none."""
+        """Return the partitions that a message may be sequenced to: those of its key or, without one, of its epoch."""
         if submission.partition_key is None:
             found = partitions.partitions_of_epoch(tx, group.id, submission.message.epoch or 0)
             return [partition for partition in found[:OTHER_BRANCHES] if partition.state is not None]
@@ -288,7 +288,7 @@ class MlsJudge:
 
 
 def covered_by(tx: Tx, partition: Partition, judged: Judged) -> tuple[Covered | ProposalRef, ...]:
-    """Return what a public commit covers; a reference stays a reference if its proposal was not seen."""
+    """Return the proposals that a public commit covers; for a proposal that was not seen, its reference."""
     state = state_of(judged.before)
     if state is not None:
         return covered_proposals(state, judged.message)

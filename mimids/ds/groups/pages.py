@@ -22,7 +22,7 @@ from mimids.wire.ids import Counter
 from mimids.wire.messages import encode_epoch, encode_message
 
 HINTED_PARTITIONS: Final = 64  # in one answer
-MESSAGES_IN_A_PAGE: Final = 16_384  # far below what an Epoch may have (wire: structures)
+MESSAGES_IN_A_PAGE: Final = 16_384  # far below the limit of an Epoch (wire: structures)
 _APPLICATIONS: Final = frozenset({int(ContentType.APPLICATION)})
 
 
@@ -34,7 +34,7 @@ class Page:
     counter: Counter
     messages: tuple[bytes, ...]
     kinds: frozenset[int]  # content types of the messages
-    complete: bool  # it reaches the end of the partition as it is now
+    complete: bool  # the page reaches the current end of the partition
 
     @property
     def octets(self) -> int:
@@ -97,7 +97,7 @@ def _is_application(message: StoredMessage) -> bool:
 def kept_page(
     tx: Tx, partition: Partition, counter: Counter, *, limit_octets: int, recent: Recent | None = None
 ) -> Page:
-    """Return messages from `counter` on; if retention dropped the first ones, from the first that is kept."""
+    """Return messages from `counter` on or, if retention dropped the first ones, from the first kept message on."""
     try:
         return page(tx, partition, counter, limit_octets=limit_octets, recent=recent)
     except MessagesExpired:
@@ -114,7 +114,7 @@ def hinted(
 ) -> list[Page]:
     """Return the epochs below `asked` in the tree of partitions, breadth first, as far as `may_have` allows.
 
-    Each begins with its first message and comes once. The last may be cut at its end, never at its start
+    Each epoch begins with its first message and appears once. The last epoch may be cut at its end, never at its start
     (wire: where-the-draft-is-loose).
     """
     found: list[Page] = []

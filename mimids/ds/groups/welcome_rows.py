@@ -22,7 +22,7 @@ from mimids.wire.messages import WelcomeData
 
 
 def sender_number(provider: int, device: int | None) -> int:
-    """Return the number by which the rows of Welcomes name their sender: its device's row, or minus its provider's."""
+    """Return the number of a sender in the rows of Welcomes: its device's row, or its provider's row negated."""
     return -provider if device is None else device
 
 
@@ -30,8 +30,8 @@ def sender_number(provider: int, device: int | None) -> int:
 class WelcomeQueue:
     """Checks Welcomes and stores them; a provider for which `allowed` is false gets no row.
 
-    A name that this hub may not contact costs nothing then. The commit is accepted all the same: the hub must not judge
-    a group by its own allow-list.
+    So a name that this hub may not contact costs nothing. The commit is accepted all the same: the hub must not judge a
+    group by its own allow-list.
     """
 
     allowed: Callable[[ProviderId], bool]  # this provider itself is allowed, too

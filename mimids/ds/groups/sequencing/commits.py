@@ -23,7 +23,7 @@ from mimids.wire.messages import CommitData
 
 @attrs.frozen
 class Opening:
-    """Where a commit leads, found out before anything is written."""
+    """Where a commit leads, determined before anything is written."""
 
     child: Child
     knowledge: Knowledge  # of the child's state
@@ -31,7 +31,7 @@ class Opening:
 
 
 class CommitSequencer:
-    """Checks where a commit leads, and opens the partition once the commit is appended."""
+    """Determines where a commit leads, and opens the partition once the commit is appended."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class CommitSequencer:
         Only branches that carry no message lose theirs (semantics: limits-and-retention); the commit that is being
         sequenced keeps its own.
         """
-        self._appender.flush()  # or a branch whose messages are still pending would seem to carry none
+        self._appender.flush()  # otherwise a branch whose messages are pending would seem to have none
         for row, opened_by in self._quotas.group_infos_to_drop(group.id):
             if opened_by != self._appender.seq:
                 partitions.set_group_info(self._tx, row, None)
@@ -114,6 +114,6 @@ class CommitSequencer:
     def _has_open_siblings(self, parent: Partition) -> bool:
         """Tell whether an earlier commit of the partition leads to a branch that is not terminated.
 
-        Then the Welcome of this one is held (semantics: welcomes-and-leaving).
+        If so, the Welcome of this commit is held (semantics: welcomes-and-leaving).
         """
         return any(not child.terminated for child in partitions.children(self._tx, parent.id)[:-1])

@@ -1,7 +1,7 @@
-"""One transaction's worth of sequencing.
+"""Sequencing within one transaction.
 
 The sequencer runs inside a transaction and is not a job: a `SequencingTransaction` takes messages in order, accepts or
-refuses each as a whole, and `finish` writes what was accepted. Of a refused message nothing is written but the
+refuses each as a whole, and `finish` writes what was accepted. Nothing of a refused message is written, except the
 reference of a proposal. The caller answers the sender after the commit, when the messages are durable.
 """
 
@@ -60,7 +60,7 @@ from mimids.wire.messages import (
 
 Outcome = SendResponse | MimiError
 
-# A partition takes no messages from here on; what one transaction appends stays below the largest counter.
+# A partition takes no messages from this counter on. So one transaction never appends beyond the largest counter.
 FULL_COUNTER: Final = LAST_COUNTER - (1 << 20)
 
 
@@ -142,7 +142,7 @@ class SequencingTransaction:
     def propose(self, request: ExternalProposalRequest, default: Partition | None) -> Outcome:
         """Sequence a proposal from outside to the partition it names, or to `default` if it names none.
 
-        `default` is the partition that group-info answers for (semantics: joining-from-outside).
+        `default` is the partition whose GroupInfo the group-info request returns (semantics: joining-from-outside).
         """
         try:
             group, partition = self._target_of_proposal(request, default)
@@ -176,10 +176,10 @@ class SequencingTransaction:
             return error
 
     def _send_like_the_one_before(self, request: SendRequest, digest: bytes) -> SendResponse | None:
-        """Append an application message without judging it, if one to the same partition was judged before it.
+        """Append an application message unjudged, if an earlier one to the same partition was judged.
 
-        This is the fast path: nearly all messages of a batch take it. Returns None for every other message, and for
-        one that is a repeat or would be refused: `_send` finds the answer to those.
+        This is the fast path: nearly all messages of a batch take it. Returns None for every other message, for a
+        repeat, and for a message that would be refused: `_send` answers those.
         """
         writer = self._writers.known(request.partition_key)
         message, framed = request.message, request.message.message
@@ -245,7 +245,7 @@ class SequencingTransaction:
         *,
         has_key: bool = True,
     ) -> SendResponse:
-        """Give a message its place in a partition, or raise why it is refused; `has_key`: its sender has the key."""
+        """Append a message to a partition, or raise its refusal; `has_key` tells whether the sender has the key."""
         repeat = writer.find_repeat(self.tx, digest)
         if repeat is not None:  # checked before policy and termination (semantics: sequencing)
             response, opened = repeat
@@ -255,7 +255,7 @@ class SequencingTransaction:
         kind = self._check_message(writer.partition, message, data)
         judged, opening = self._judge(group, writer, message, data)
 
-        # Nothing below refuses.
+        # Nothing below refuses the message.
         response = self._append(writer, message, digest, kind, opening, data)
         if has_key and not writer.followed:
             self._submitter.follow(self.tx, writer.partition.id, writer.partition.parent)
@@ -272,7 +272,7 @@ class SequencingTransaction:
         return response
 
     def _check_message(self, partition: Partition, message: MLSMessage, data: CommitData | None) -> ContentType:
-        """Return the content type of a message; raise why it is refused whatever the state of the group."""
+        """Return the content type of a message; raise a refusal that does not depend on the group's state."""
         framed = message.message
         if partition.terminated:
             raise BranchTerminated
