@@ -32,7 +32,7 @@ class SystemClock:
         try:
             return _BOOT_ID.read_text(encoding="ascii").strip()
         except OSError:
-            return _THIS_PROCESS  # then the monotonic clock counts for this process only
+            return _THIS_PROCESS  # then times of another process are not comparable
 
     async def sleep(self, seconds: float) -> None:
         """Wait for `seconds`."""

@@ -12,7 +12,7 @@ from mimids.wire.ids import ProviderId
 
 
 class Clock(Protocol):
-    """The clock of lifetimes, key rotation, retention and back-off. Tests have one that they can move."""
+    """The clock of lifetimes, key rotation, retention and back-off. Tests use a clock that they can set."""
 
     def now(self) -> Milliseconds:
         """Return the time in milliseconds since the epoch."""
@@ -42,7 +42,7 @@ class PeerAnswer:
 class RelayedAnswer:
     """What another provider's OHTTP gateway answered, success or not: the relay passes it on (semantics: ohttp)."""
 
-    status: int  # of HTTP; a refusal keeps its own on the way to the client
+    status: int  # the HTTP status, which the client gets unchanged, also for a refusal
     media_type: str  # in lower case, without parameters
     body: bytes = attrs.field(repr=False)
     retry_after: str = ""  # seconds or a date, as the gateway wrote it

@@ -43,7 +43,7 @@ class ClaimOutcome:
     refusal: MimiError | None = None
     row: int | None = None
     last_resort: bool = False
-    status: KeyPackageStatus | None = None  # of an answer that is repeated
+    status: KeyPackageStatus | None = None  # only in a repeated answer
 
     def result(self) -> KeyPackageResult:
         """Return the item of a bundle's answer."""
@@ -70,7 +70,7 @@ class ClaimedPackages:
 
 
 class TokenChecks(Protocol):
-    """What a claim needs of tokens."""
+    """The checks of tokens that a claim needs."""
 
     def check(self, tx: Tx, user_id: UserId, token: BearerToken, now: Milliseconds) -> TokenRow | MimiError:
         """Return the token if it may claim a KeyPackage of this user now, else the refusal. Writes nothing."""
@@ -85,7 +85,7 @@ CountClaim = Callable[[TokenRow, Candidate, Milliseconds], MimiError | None]
 
 
 class ClaimablePackages(Protocol):
-    """What the gateway needs of the stock."""
+    """The part of the stock that the gateway uses."""
 
     def claim_within(
         self,

@@ -1,16 +1,17 @@
 """The OHTTP gateway: it answers sealed requests for KeyPackages and nothing else (semantics: ohttp, RFC 9458).
 
-A request is *opened* with a live key, *parsed* as `POST /key-packages` with a Date within the window, *answered* in
-one transaction (replay, token, claim, answer), and the answer is *sealed*. An error before the request is opened is
-raised and sent as it is; every later error is sealed (RFC 9458 section 5.2). `Gateway.answer` alone decides which.
+A request is *opened* with a live key, *parsed* as `POST /key-packages` with a Date within the window, *answered* in one
+transaction (replay, token, claim, answer), and the answer is *sealed*. An error before the request is opened is raised
+and sent unsealed; every later error is sealed (RFC 9458 section 5.2). `Gateway.answer` alone decides which.
 
-Requests are counted against their address before they are opened, and against the rate of all requesters, which
-protects the stock, only after that: so what does not open costs nobody but its sender.
+A request counts against the rate of its address before it is opened. Only after it was opened does it count against the
+rate of all requesters, which protects the stock. So a request that cannot be opened uses up no rate but that of its
+sender's address.
 
 A replay must not use up KeyPackages (RFC 9458 section 6.5). So an answer with a KeyPackage is stored in the transaction
-of the claim (`replays`). The same request gets the same octets again until its Date has left the window; after that
-the Date refuses it. An encapsulated key belongs to the request that it first came with. Copies of a request that is
-being answered wait for its answer.
+of the claim (`replays`). The same request gets the same octets again until its Date has left the window; after that it
+is refused because of its Date. An encapsulated key belongs to the first request that used it. Copies of a request that
+is being answered wait for its answer.
 """
 
 from __future__ import annotations
@@ -101,8 +102,8 @@ class _ParsedRequest:
 class _AnswerSealer:
     """Seals the answer to one request.
 
-    More than one answer may have to be sealed, of which one is sent: the writer may run the transaction again, and
-    after a disk failure the answer is another one. Each has its own nonce and so its own key (RFC 9458 section 4.4).
+    Several answers to one request may be sealed, but only one is sent: the writer may run the transaction again, and a
+    disk failure leads to another answer. Each has its own nonce and so its own key (RFC 9458 section 4.4).
     """
 
     def __init__(self, open_: Callable[[], OpenedRequest], problem: Callable[[MimiError], bytes]) -> None:
@@ -112,11 +113,11 @@ class _AnswerSealer:
         self._used = False
 
     def ok(self, content: bytes, now: Milliseconds, nonce: bytes | None = None) -> bytes:
-        """Return the sealed answer to a request that succeeded; with `nonce`, the octets of an earlier one again."""
+        """Return the sealed answer to a successful request; the `nonce` of an earlier answer gives the same octets."""
         return self._seal(200, ((b"content-type", MIMI_DS),), content, now, nonce)
 
     def nonce_of(self, sealed: bytes) -> bytes:
-        """Return the nonce of an answer, which its first octets are (RFC 9458 section 4.4)."""
+        """Return the nonce of an answer: its first octets (RFC 9458 section 4.4)."""
         return sealed[: self.opened.sealer.nonce_size]
 
     def refusal(self, error: Exception, now: Milliseconds) -> bytes:
@@ -189,15 +190,15 @@ class Gateway:
     async def answer(self, message: bytes, address: str | None = None) -> bytes:
         """Return the `message/ohttp-res` for this `message/ohttp-req`, refusals included.
 
-        `address` is the IP address that it came from, None for one that our own relay passes on. Raises errors from
-        before the request is opened: `RateLimited` for the address, and what `open_request` raises.
+        `address` is the IP address that the message came from, or None if our own relay passes it on. Raises only
+        errors that occur before the request is opened: `RateLimited` for the address, and what `open_request` raises.
         """
         if address is not None:
             with self._reporting("gateway-address-rate"):
                 self._address_rates.take(network_of(address), self._clock.now())
         while (pending := self._pending.get(message)) is not None:
             await pending.done.wait()
-            if pending.answer is not None:  # else it was cancelled, or could not be opened
+            if pending.answer is not None:  # if None, the other request was cancelled or could not be opened
                 self._answered += 1
                 self._repeated += 1
                 return pending.answer
@@ -267,7 +268,7 @@ class Gateway:
         self, tx: Tx, sealer: _AnswerSealer, request: _ParsedRequest
     ) -> tuple[ClaimedPackages, bytes | None] | bytes | MimiError:
         """Claim KeyPackages and store the sealed answer, or return the stored answer to a replay, or a refusal."""
-        # The time of this transaction: while it waited in the queue, its earlier answer may have been deleted.
+        # Take the time now: while the request waited in the queue, a stored answer to it may have been deleted.
         now = self._clock.now()
         opened = sealer.opened
         earlier = ohttp.answered(tx, opened.enc)
@@ -309,7 +310,7 @@ class Gateway:
 
 
 def network_of(address: str) -> str:
-    """Return what stands for one requester: an IPv4 address, or the first 64 bits of an IPv6 address."""
+    """Return the network that counts as one requester: an IPv4 address, or the first 64 bits of an IPv6 address."""
     try:
         ip = ip_address(address.partition("%")[0])
     except ValueError:

@@ -1,9 +1,9 @@
 """The OHTTP relay: it passes our devices' sealed requests on to other providers' gateways (semantics: ohttp).
 
 The device names the provider. That provider gets the sealed octets and nothing that identifies the device or tells two
-devices apart: none of the device's headers, one connection pool for all, no client certificate. Only the arguments of
-these functions hold a device and its target together: each count is for one or for the other, and nothing is stored
-or logged.
+devices apart: none of the device's headers, one connection pool for all, no client certificate. A device and its target
+appear together only in the arguments of these functions: each count is for a device or for a target, and nothing is
+stored or logged.
 
 The relay MUST NOT retry a request by itself (RFC 9458 section 6.5).
 """
@@ -109,11 +109,11 @@ class Relay:
         if not is_sealed and not (400 <= answer.status <= 599 and answer.media_type == PROBLEM_JSON):
             raise PeerUnavailable if answer.status >= 500 else PeerFailed("its answer is not that of an OHTTP gateway")
         if answer.status in KEY_PROBLEM_STATUSES:
-            self._keys.pop(provider)  # it may have rotated early: fetch its keys again next time
+            self._keys.pop(provider)  # the gateway may have rotated its keys early: fetch them again next time
         return attrs.evolve(answer, retry_after="") if is_sealed else answer
 
     async def ohttp_keys(self, device: DeviceRow, provider: ProviderId) -> KeysAnswer:
-        """Return a provider's key configurations and their signature, unchanged; `max_age` is the time that is left.
+        """Return a provider's key configurations and their signature, unchanged; `max_age` is the time left.
 
         The relay does not check the signature: the client does. Raises what `forward` raises.
         """

@@ -1,13 +1,14 @@
 """Answers that are repeated when their request comes again, and the share of each user and token in them.
 
 An answer with a KeyPackage is stored in the transaction of its claim, until the Date of its request has left the
-window. An answer whose KeyPackages are all ordinary ones is stored as it was sealed: each of them is handed out once,
-so uploads bound these octets. A last resort is handed out any number of times. An answer with one is sealed again, to
-the same octets, from the nonce and the time of the first sealing; the KeyPackages of such answers are stored once.
+window. An answer whose KeyPackages are all ordinary ones is stored in its sealed form: each of them is handed out once,
+so uploads bound these octets. A last resort is handed out any number of times, so the sealed form of an answer with one
+is not stored. Such an answer is sealed again, to the same octets, from the nonce and the time of the first sealing; the
+KeyPackages of all such answers are stored once.
 
-Shares: the rows of one user, the rows of one token and the octets of one user are bounded, so that whoever has a token
-fills a small part of the store. The shares are counted in memory, as rates: what a share allows in the time that an
-answer is kept. Everything here but `ReplayBounds` runs on the writer's thread.
+Shares: the rows of one user, the rows of one token and the octets of one user are bounded, so that the holder of a
+token can fill only a small part of the store. The shares are counted in memory, as rates: each rate allows its share
+within the time that an answer is kept. Everything here but `ReplayBounds` runs on the writer's thread.
 """
 
 from __future__ import annotations
@@ -85,8 +86,8 @@ class ReplayStore:
         """Tell whether another answer can be stored.
 
         Once a second, or when no room seems to be left, expired answers are deleted and the rest are counted. In
-        between the room is only counted down. A transaction that runs twice counts twice, so that the store may seem
-        full too early but never too late.
+        between, each new answer only reduces the room. A transaction that runs twice is counted twice, so the store may
+        seem full too early but never too late.
         """
         if self._room <= 0 or abs(now - self._counted_at) >= COUNT_INTERVAL_MILLISECONDS:
             ohttp.forget_answers(tx, now)

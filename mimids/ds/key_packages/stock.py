@@ -1,9 +1,9 @@
 """The KeyPackages of our devices, each handed out once (semantics: key-packages).
 
-A KeyPackage is *in stock* from its upload on. A claim removes an ordinary one permanently, in the transaction that
-the answer waits for; a last resort stays. The reference and the init key are stored beyond the lifetime, so that no
-KeyPackage is uploaded, and so handed out, twice. A claimed reference leads a Welcome to its device. Nothing is retried
-here: if the answer to a claim is lost, the gateway gives it again.
+A KeyPackage is *in stock* from its upload on. A claim removes an ordinary one permanently, and is answered only after
+that transaction; a last resort stays. The reference and the init key are stored beyond the lifetime, so that no
+KeyPackage is uploaded, and so handed out, twice. The reference of a claimed KeyPackage says to which device a Welcome
+goes. Nothing is retried here: if the answer to a claim is lost, the gateway repeats it.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ class KeyPackageStock:
     ) -> UploadResult:
         """Store KeyPackages; with `replace`, drop the rest of the device's stock in the same transaction.
 
-        A KeyPackage that breaks a rule is refused, and the others are stored. One that was uploaded before is refused
-        and, if it is in stock, stays there, with `replace` too: repeating an upload changes nothing. Raises
+        A KeyPackage that breaks a rule is refused, and the others are stored. One that was uploaded before is refused;
+        if it is in stock, it stays there, even with `replace`. So repeating an upload changes nothing. Raises
         `TooMany`, and `Unauthenticated` if the device was removed meanwhile.
         """
         if len(packages) > UPLOAD_PACKAGES:

@@ -149,7 +149,7 @@ class CallSlots:
         """Note that a slot's call has started."""
         if slot.pool is self._quick:
             self._running[slot] = None
-            slot.pool.release(0, calls=0)  # one who waits for a slot now knows until when
+            slot.pool.release(0, calls=0)  # wakes tasks that wait for a slot: they now know how long to wait
 
     def ended(self, slot: Slot, key: int, seconds: float) -> None:
         """Note that a slot's call has ended, and how long it took."""

@@ -1,7 +1,7 @@
 """How many providers one sender may make this server contact for the first time (semantics: limits-and-retention).
 
-A provider is new until somebody here has named it: as the target of the relay, as a hub, or in a Welcome. Only one that
-this server may contact counts, because no other is ever contacted.
+A provider is new until somebody here has named it: as the target of the relay, as a hub, or in a Welcome. A provider
+that this server may not contact does not count, because it is never contacted.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class NewProviders:
         return (self._devices, self._providers)
 
     def take(self, sender: Sender | DeviceRow, named: Iterable[ProviderId]) -> None:
-        """Count the new ones of the providers that a sender names; raise `RateLimited`, and count none then."""
+        """Count the new ones of the providers that a sender names; if too many, raise `RateLimited` and count none."""
         contacted = [provider for provider in dict.fromkeys(named) if self._allowed(provider)]
         if new := sum(provider not in self._known for provider in contacted):
             try:

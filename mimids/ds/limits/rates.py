@@ -3,7 +3,7 @@
 Each key of a rate has a bucket of its own. `KeptRates` saves buckets, so that a restart does not refill them.
 
 `UserRates` limits our own users and devices, which are known by their tokens. It takes a `Device` and nothing else,
-because which of another provider's users sends a message is not known for certain (DS draft section 4: "A DS MUST NOT
+because it is not known for certain which user of another provider sends a message (DS draft section 4: "A DS MUST NOT
 reject messages based on criteria that are not unambiguously known by the DS"). `ProviderRates` limits the sum of what
 another provider sends.
 """
@@ -32,7 +32,7 @@ from mimids.wire.ids import ProviderId
 
 KEYS_REMEMBERED: Final = 100_000  # of each rate
 PROVIDERS_RESTORED: Final = 10_000
-SAVE_SECONDS: Final = 10.0  # a killed process loses the changes of this time
+SAVE_SECONDS: Final = 10.0  # between saves; a killed process loses the changes since the last one
 LAST_SAVE_SECONDS: Final = 5.0  # at most, at shutdown
 
 
@@ -70,7 +70,7 @@ class Rates:
             raise RateLimited(self.rate.limit, ceil((count - left) / self.rate.per_second))
         self._buckets.put(name, _Bucket(left - count, now))
         self._changed.add(name)
-        if len(self._changed) > 2 * self._keys:  # of rates that nobody drains, too
+        if len(self._changed) > 2 * self._keys:  # also bounds it for rates that are never drained
             self._changed.intersection_update(list(self._buckets))
 
     def left(self, key: object, now: Milliseconds, *, at_most: int) -> int:

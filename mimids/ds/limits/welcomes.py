@@ -1,7 +1,7 @@
 """Limits on what one sender can make this server send as Welcomes (semantics: limits-and-retention).
 
-A Welcome goes to each provider that its sender names. So the providers of one Welcome are bounded, each of them counts
-against a rate of the sender, and those that this server has never contacted count as new providers.
+A Welcome goes to each provider that its sender names. So the number of providers of one Welcome is bounded, each of
+them counts against a rate of the sender, and those that this server has never contacted count as new providers.
 """
 
 from __future__ import annotations

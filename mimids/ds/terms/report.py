@@ -28,14 +28,14 @@ EVIDENCE_MESSAGES: Final = 64
 NOTE_OCTETS: Final = 4000
 
 _KIND: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
-POSSIBLE_KEYS: Final = 4096  # looked at in one note
+POSSIBLE_KEYS: Final = 4096  # how many are checked in one note
 
-# At least 32 hex digits, with anything between them that people and programs write there: "8C:5A", "0x8c, 0x5a".
+# At least 32 hex digits, with the separators and prefixes that people and programs use: "8C:5A", "0x8c, 0x5a".
 _HEX: Final = re.compile(r"[0-9A-Fa-f](?:0x|\\x|[0-9A-Fa-f]|[\s:;,._-]){31,}")
 _BETWEEN_DIGITS: Final = re.compile(r"0x|\\x|[^0-9A-Fa-f]")
 _BASE64: Final = re.compile(r"(?<![\w/+-])[\w/+-]{22}(?:==)?(?![\w/+=-])")
 _NUMBER: Final = re.compile(r"[0-9]{1,39}")
-# How many numbers of how many octets make the 16 octets of a key: 16 octets, 4 of 32 bits, 2 of 64 bits, 1 of 128 bits.
+# How a key may be written in decimal, as (count, octets of each): 16 octets, 4 numbers of 32 bits, 2 of 64, 1 of 128.
 _SPLITS: Final = ((16, 1), (4, 4), (2, 8), (1, 16))
 
 
@@ -89,7 +89,8 @@ class Report:
     def digest(self, reporter: str) -> bytes:
         """Return the SHA-256 of the members and the reporter: reports with the same digest are one report.
 
-        Without the reporter, the accused could file the same report and learn from the answer that it exists.
+        If the digest left out the reporter, the accused could file the same report and learn from the answer that it
+        exists.
         """
         return hashlib.sha256(json.dumps([reporter, self.as_json()], sort_keys=True).encode()).digest()
 

@@ -1,8 +1,8 @@
 """Reports on hubs, followers, users and messages (semantics: terms-and-reports).
 
-A report is *received* (one row; the same words by the same reporter again are the same row), *replayed* (its evidence
-is compared with what is stored here), perhaps *passed on* by the operator without the reporter's name, and *closed*.
-Only the rows count after a restart.
+A report is *received* (stored as one row; the same report by the same reporter adds no second row), *replayed* (its
+evidence is compared with what is stored here), perhaps *passed on* by the operator without the reporter's name, and
+*closed*. Only the rows count after a restart.
 
 Evidence is replayed at low priority, with a small share of a core. A replay calls no other provider, so a report cannot
 make this provider call a third one. Only reports that an operator passes on are sent to other providers.
@@ -37,7 +37,7 @@ REPLAY_SHARE: Final = 0.05  # of a core
 OWN_REPORTS_PER_DAY: Final = 200  # of contradictions that this server finds itself
 RETRY_SECONDS: Final = 60.0  # after another provider refused a report or could not be reached
 IDLE_SECONDS: Final = 600.0
-MASKS_PAGE: Final = 300  # of possible keys, looked up in one statement
+MASKS_PAGE: Final = 300  # possible keys looked up in one statement
 CONTRADICTION: Final = "contradiction"
 
 
@@ -167,7 +167,7 @@ def _store_own_report(report: Report, now: Milliseconds, tx: Tx) -> None:
 
 
 def _name_of(reporter: Sender) -> str:
-    """Return the name by which a reporter's reports are told from those of others."""
+    """Return the name that distinguishes a reporter's reports from those of others."""
     return reporter.user_id.decode() if isinstance(reporter, Device) else reporter.provider
 
 

@@ -1,6 +1,6 @@
-"""The job that records how far the acknowledged writes have come (`store.acknowledged`).
+"""The job that records the progress of acknowledged writes (`store.acknowledged`).
 
-It reads beside the writer a moment after writes were committed, so no write waits for it.
+The job reads the progress a moment after a commit and not on the writer's thread, so no write waits for it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LAST_SECONDS: Final = 2  # for the last record, at shutdown
 async def record_acknowledged(
     store: Store, database: Path, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Record the acknowledged writes until cancelled. A disk that cannot be written leaves the last record."""
+    """Record the acknowledged writes until cancelled. If the disk takes no writes, the last record stays."""
     record = AcknowledgedRecord(database)
     commits, synced_at = -1, trio.current_time()
     task_status.started()

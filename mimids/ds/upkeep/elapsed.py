@@ -1,11 +1,11 @@
-"""The time that retention goes by, which a jump of the clock does not move (semantics: limits-and-retention).
+"""The time that retention uses; a jump of the clock does not change it (semantics: limits-and-retention).
 
-A clock that is set a year ahead by mistake must not delete what was acknowledged. So retention goes by a time of its
-own: the time that it last believed, plus what the monotonic clock has counted since. The monotonic clock of the machine
-goes on while the server is stopped or the machine sleeps, and begins again when the machine starts; the time in which
-the machine was off is then missing, and everything is kept for that much longer.
+A clock that is set a year ahead by mistake must not cause acknowledged data to be deleted. So retention uses a time of
+its own: the time that it last believed, plus the time that the monotonic clock has counted since. The monotonic clock
+of the machine goes on while the server is stopped or the machine sleeps, and begins again when the machine starts; the
+time in which the machine was off is then missing, and everything is kept for that much longer.
 
-Retention takes over the time of the clock when that time has been supported for a day: by the operator (`mimids clock
+Retention adopts the time of the clock when that time has been supported for a day: by the operator (`mimids clock
 confirm`), or by the Date of more than half of the named providers that answered within a day. A clock that is behind
 the believed time needs no support, since nothing is deleted because of it.
 """
@@ -24,8 +24,8 @@ from mimids.wire.ids import ProviderId
 
 HOUR_MILLISECONDS: Final = 3_600_000
 DAY_MILLISECONDS: Final = 24 * HOUR_MILLISECONDS
-JUMP_MILLISECONDS: Final = HOUR_MILLISECONDS  # a smaller difference is kept, and not reported
-AGREE_MILLISECONDS: Final = 300_000  # between a peer's clock and ours, if they agree
+JUMP_MILLISECONDS: Final = HOUR_MILLISECONDS  # a smaller difference is neither corrected nor reported
+AGREE_MILLISECONDS: Final = 300_000  # clocks that differ by no more than this agree
 
 
 @attrs.frozen
@@ -46,9 +46,9 @@ class Moment:
 
 
 def first_seen(moment: Moment, newest: Milliseconds) -> SeenTime:
-    """Return what is believed before there is a row; `newest` is the time of the newest row, 0 if there is none.
+    """Return the first row of this time; `newest` is the time of the newest other row in the database, 0 if none.
 
-    A database that was not used for long may have waited, or the clock may be wrong.
+    If the newest row is old, either the database was unused for that long, or the clock is wrong.
     """
     believed = min(moment.now, Milliseconds(newest + DAY_MILLISECONDS)) if newest else moment.now
     return SeenTime(believed, moment.running, moment.boot)

@@ -5,8 +5,8 @@ A sweep covers KeyPackages, tokens and claims; old reports; Welcomes; messages a
 partitions, it also deletes nodes of ratchet trees that no partition refers to any more.
 
 Each page is a transaction of its own, so other writes never wait long, and a sweep that is interrupted continues with
-the next one. When the disk takes no writes, the sweeper tries again soon: its first successful write is also what makes
-the store count as writable again.
+the next one. When the disk takes no writes, the sweeper tries again soon. Its first successful write also makes the
+store count as writable again.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ class Sweeper:
         self._recent = recent
         self._log = log
         self._peer_dates = peer_dates
-        self._first = self._moment()  # what the clocks showed when nothing had been swept
-        self._reported: int | None = None  # the jump of the clock that is in the log
+        self._first = self._moment()  # what the clocks showed before the first sweep
+        self._reported: int | None = None  # the jump of the clock that was logged last
         self._trees_swept_at = Milliseconds(0)
         self._sweeps = self._messages = self._partitions = self._welcomes = self._terminated = 0
 
@@ -181,6 +181,6 @@ class Sweeper:
 
 
 def _try_disk(tx: Tx) -> None:
-    """Write TRIAL_OCTETS and delete them again, so that `/readyz` answers by whether the disk has room."""
+    """Write TRIAL_OCTETS and delete them again, so that `/readyz` tells whether the disk has room."""
     put_setting(tx, _TRIAL, bytes(TRIAL_OCTETS))
     drop_setting(tx, _TRIAL)

@@ -114,7 +114,7 @@ async def ohttp_keys(services: Services, call: Call[Device, None]) -> Answer[byt
 
 
 async def relay(services: Services, call: Call[Device, bytes]) -> Answer[bytes]:
-    """Relay a sealed request; the gateway's answer is returned unchanged, also a problem document."""
+    """Relay a sealed request; the gateway's answer is returned unchanged, even if it is a problem document."""
     services.gate.count_fetch(call.caller)
     relayed = await services.relay.forward(call.caller.row, provider_in(call.path), call.body)
     headers = {"Content-Type": relayed.media_type, "Cache-Control": "no-store"}

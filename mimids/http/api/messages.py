@@ -21,7 +21,7 @@ class HttpRequest:
     names: frozenset[ProviderId] | None  # the providers that the client certificate is valid for; None without one
     receive: Callable[[], Awaitable[tuple[bytes, bool]]]
     address: str = ""  # the IP address of the client; empty on a Unix socket
-    holding: Holding = attrs.field(factory=Holding)  # what its connection holds of the pools that all share
+    holding: Holding = attrs.field(factory=Holding)  # what its connection holds of the pools that all connections share
 
 
 @attrs.frozen

@@ -94,7 +94,7 @@ OTHERS: Final = "others"
 async def metrics(services: Services, call: Call[Operator, None]) -> Answer[bytes]:
     """Return all metrics.
 
-    The `[metrics] named_peers` followers that are furthest behind have their own; the others are added up.
+    The `[metrics] named_peers` followers that are furthest behind have metrics of their own. The others are added up.
     """
     config, now = services.config, services.clock.now()
 
@@ -134,7 +134,7 @@ def _numbers(lag: PeerLag, now: Milliseconds) -> PeerNumbers:
 
 
 def _together(numbers: Sequence[PeerNumbers]) -> PeerNumbers:
-    """Add up counts; of times and of failures in a row return the largest."""
+    """Return the sum of each count, and the largest of the times and of the failures in a row."""
     return PeerNumbers(
         sum(each.behind_messages for each in numbers),
         max(each.behind_seconds for each in numbers),

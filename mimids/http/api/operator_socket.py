@@ -49,7 +49,7 @@ def _handler(command: Command) -> Callable[[Services, Call[Operator, JsonObject]
         context = Context.of(services.config, services.clock.now())
         if not command.writes:
             return await services.store.read(lambda tx: command.run(tx, context, call.body))
-        # A caller that disconnects does not undo the write, so its effects must follow: a removed device is cut off.
+        # The write stays if the caller disconnects, so its effects must still be applied: a removed device is cut off.
         with trio.CancelScope(shield=True):
             answer = await services.store.write_or_refuse(command.refusable(context, call.body))
             await _apply(command.effects, services)

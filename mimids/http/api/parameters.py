@@ -13,7 +13,7 @@ from mimids.wire.ids import GroupId, MaskedPartitionKey, ProviderId, group_id, p
 MASKED_KEY_CHARS: Final = 88  # 64 octets in base64url, padded
 NUMBER_DIGITS: Final = 18  # fits a signed 64-bit integer, which a row can hold
 
-PREFERENCES: Final = 16  # of one request that are looked at
+PREFERENCES: Final = 16  # how many of one request are parsed
 
 _WAIT: Final = re.compile(r"""wait[ \t]*=[ \t]*("?)([0-9]{1,9})\1""")
 

@@ -17,7 +17,7 @@ from mimids.wire.codec import WireError
 def classify(error: Exception) -> MimiError:
     """Return the error that the caller may see: `error` itself, `Malformed` for a `WireError`, else `Internal`.
 
-    `Busy` stands for a lack of memory: the request may succeed later.
+    A lack of memory becomes `Busy`, because the request may succeed later.
     """
     if isinstance(error, MimiError):
         return error

@@ -17,7 +17,7 @@ from mimids.wire.codec import WireError
 
 LONG_OCTETS: Final = 16 * 1024  # a longer body is decoded in a worker thread (architecture: tasks)
 WORKERS: Final = 2
-UNCOUNTED_OCTETS: Final = 16 * 1024  # of a body, without asking for a part of the budget of buffered octets
+UNCOUNTED_OCTETS: Final = 16 * 1024  # a smaller body does not count against the budget of buffered octets
 STEP_OCTETS: Final = 1024 * 1024  # asked for at once, for a body without a declared length
 
 
@@ -41,7 +41,7 @@ class BodyReader:
         if length > UNCOUNTED_OCTETS:
             await _reserve(request.holding, length)
         octets, more = await request.receive()
-        if more:  # usually the next piece is empty and the last; the listener bounds how long one wait takes
+        if more:  # usually the next piece is empty and the last one; the listener bounds each wait
             piece, more = await request.receive()
             octets += piece
         if more:

@@ -33,8 +33,8 @@ from mimids.wire.ids import ProviderId
 
 QUERY_BYTES: Final = 4096
 QUERY_FIELDS: Final = 32
-ADMITTED_SECONDS: Final = 0.5  # after a body that took longer, the device may have been removed
-UNCOUNTED_OCTETS: Final = 64 * 1024  # of an answer, without a part of the budget of buffered octets
+ADMITTED_SECONDS: Final = 0.5  # if the body took longer, the device may have been removed meanwhile
+UNCOUNTED_OCTETS: Final = 64 * 1024  # a smaller answer does not count against the budget of buffered octets
 
 Headers = Sequence[tuple[bytes, bytes]]
 Admit = Callable[[type[Caller], Mapping[str, str], frozenset[ProviderId] | None], Awaitable[Caller]]
@@ -231,7 +231,7 @@ class Table:
 
 
 def _owner(caller: Caller) -> Owner:
-    """Return for whom the connection of an admitted caller counts; None if it still counts for its address."""
+    """Return the owner of an admitted caller's connection; None if the connection still counts for its address."""
     if isinstance(caller, Device):
         return "device", caller.row
     return ("provider", caller.provider) if isinstance(caller, Follower) else None

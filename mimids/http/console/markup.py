@@ -1,6 +1,6 @@
 """HTML and SVG from Python. All text is escaped unless it is `Markup`, so text from peers cannot become markup.
 
-Control characters and bidi marks are escaped too, so that it cannot disguise itself either.
+Control characters and bidi marks are escaped too, so that text cannot disguise itself.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ _SPECIAL_IPV6: Final = tuple(
         ),
     )
 )
-# Their last 32 bits are the IPv4 address that a connection reaches: IPv4-mapped, and NAT64 (RFC 6052).
+# Addresses whose last 32 bits are the IPv4 address that is reached: IPv4-mapped, and NAT64 (RFC 6052).
 _STANDS_FOR_IPV4: Final = (ipaddress.IPv6Network("::ffff:0:0/96"), ipaddress.IPv6Network("64:ff9b::/96"))
 
 

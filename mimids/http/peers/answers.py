@@ -1,4 +1,4 @@
-"""What HTTP answers of other providers hold, as the typed answers of `ds.ports`."""
+"""Conversion of other providers' HTTP answers to the typed answers of `ds.ports`."""
 
 from __future__ import annotations
 

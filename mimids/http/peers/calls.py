@@ -41,7 +41,7 @@ _STALE: Final = (httpcore.RemoteProtocolError, httpcore.ReadError, httpcore.Writ
 
 @attrs.frozen
 class PeerStatistics:
-    """The number of calls in flight, and of those that ended by how they ended."""
+    """The number of calls in flight, and of ended calls by their outcome."""
 
     calling: int
     answered: int
@@ -122,7 +122,8 @@ class HttpPeers:
     async def reload(self) -> None:
         """Read renewed certificate and trust files, for connections made from now on.
 
-        Raises `tls.CertificateFileError`; the old files stay in use then. A trust file that was removed ends trust.
+        Raises `tls.CertificateFileError`; the old files stay in use then. If a trust file was removed, its certificates
+        are no longer trusted.
         """
         try:
             await self._named.reload()

@@ -25,10 +25,10 @@ from mimids.http.peers.addresses import is_public
 from mimids.http.server.tls import certificates_end
 from mimids.wire.ids import ProviderId
 
-ATTEMPT_SECONDS: Final = 5  # for all addresses of a name together, if the caller names no time
-LAST_ATTEMPT_SECONDS: Final = 1  # for the addresses that are left when that time is over
+ATTEMPT_SECONDS: Final = 5  # for all addresses of a name together, if the caller sets no timeout
+LAST_ATTEMPT_SECONDS: Final = 1  # for the addresses not yet tried when that time is over
 MAX_ADDRESSES: Final = 4  # of a name that we connect to for one request
-LOOKUP_THREADS: Final = 16  # for the names of strangers, and as many for those that the configuration names
+LOOKUP_THREADS: Final = 16  # for names from strangers, and as many more for names in the configuration
 NO_ADDRESS: Final = "its name has no address that we may connect to"
 
 
@@ -50,7 +50,7 @@ class _PeerStream(httpcore.AsyncNetworkStream):
         await self._stream.aclose()
 
     def get_extra_info(self, info: str) -> Any:
-        # httpcore takes an idle connection that can be read for one that the peer has closed.
+        # If an idle connection is readable, httpcore assumes that the peer has closed it.
         if info == "is_readable" and self._clock.now() >= self._ends * 1000:
             return True
         return self._stream.get_extra_info(info)
@@ -146,8 +146,8 @@ def some_of(addresses: Sequence[str]) -> list[str]:
 def _public(addresses: list[str]) -> list[str]:
     """Return the addresses of a name that may come from a stranger, none if one of them is not public.
 
-    A stranger could otherwise make us connect to hosts in our own network. The refusal is the one of a name without
-    addresses, so that nobody learns from it which names our resolver knows.
+    A stranger could otherwise make us connect to hosts in our own network. The refusal is the same as for a name
+    without addresses, so it does not reveal which names our resolver knows.
     """
     return addresses if all(map(is_public, addresses)) else []
 
@@ -182,7 +182,7 @@ class Lookups:
 
 
 class _OneName:
-    """The limiter of the look-ups of one name: one at a time, which also takes one of the threads for all names."""
+    """Limits the look-ups of one name to one at a time; that one also takes one of the threads for all names."""
 
     def __init__(self, threads: trio.CapacityLimiter) -> None:
         self._threads = threads

@@ -36,7 +36,7 @@ _CALLER_STATUSES: Final = frozenset({401, 407})  # about the credentials of the 
 
 
 def describes_us(status: int, headers: Mapping[str, str], body: bytes) -> bool:
-    """Tell whether a refusal is about its caller, that is us: passed on to a client, it would seem to be about that."""
+    """Tell whether a refusal is about us, the caller; a client that got it would think that it is about the client."""
     if status in _CALLER_STATUSES:
         return True
     kind = _BY_TYPE.get(str(_problem(headers, body).get("type")))
@@ -46,8 +46,8 @@ def describes_us(status: int, headers: Mapping[str, str], body: bytes) -> bool:
 def error_from(status: int, headers: Mapping[str, str], body: bytes, *, now_seconds: float) -> MimiError:
     """Return the error that an answer with a status outside 2xx stands for; header names are in lower case.
 
-    5xx and 408 are `PeerUnavailable`, with the peer's Retry-After (at most a day). A problem type that we know is that
-    error. Anything else is `PeerFailed`.
+    5xx and 408 become `PeerUnavailable`, with the peer's Retry-After (at most a day). A problem type that we know
+    becomes its own error. Anything else becomes `PeerFailed`.
     """
     if status >= 500 or status == 408:
         return PeerUnavailable(f"it answered {status}", retry_after=_retry_after(headers, now_seconds))

@@ -13,7 +13,7 @@ import trio
 
 from mimids.http.server.shares import RESERVE, SHARE, Owner, Shares
 
-WAIT_SECONDS: Final = 10  # for room, before the request is refused
+WAIT_SECONDS: Final = 10  # how long to wait for room before the request is refused
 TOTAL_OCTETS: Final = 128 * 1024 * 1024
 LARGEST_OCTETS: Final = 32 * 1024 * 1024  # a share has room for the largest body at least
 
@@ -63,6 +63,6 @@ class Buffers:
         self._shares.take(to, octets)
 
     def give_back(self, owner: Owner, octets: int) -> None:
-        """Give octets back, and wake those who wait for room."""
+        """Return octets to the budget, and wake the tasks that wait for room."""
         self._shares.give_back(owner, octets)
         self._room.unpark_all()

@@ -1,7 +1,7 @@
 """One accepted connection: handshake, requests, timeouts, and its end.
 
-What a peer sends, and an exception in the app while it handles a request, ends at most this connection. When the peer
-disconnects, the app gets `http.disconnect` and its task is cancelled.
+Neither the octets of a peer nor an exception in the app can end more than this connection. When the peer disconnects,
+the app gets `http.disconnect` and its task is cancelled.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class ServerConnection:
         *,
         refusing: ASGIApp | None = None,
     ) -> None:
-        """Take a place in the pool of connections, for `owner`; `run` gives it back.
+        """Take a place in the pool of connections, for `owner`; `run` frees the place at the end.
 
         `refusing` serves instead of `app`, unless the peer's certificate names a provider that has room.
         """
@@ -75,11 +75,11 @@ class ServerConnection:
         self._tasks: trio.Nursery
         self._protocol: HttpProtocol
         self._reading = trio.CancelScope()
-        self._waiting = trio.CancelScope()  # the reader's wait for the peer
+        self._waiting = trio.CancelScope()  # cancelled to end the reader's wait for the peer
         self._phase = Phase.HANDSHAKE
         self._pinged = False
         self._exchange: Exchange | None = None
-        self._ended = False  # then nothing more is sent
+        self._ended = False  # if true, nothing more is sent
         self._credentials: ServerCredentials | None = None  # those of the handshake
         self._peer: PeerCertificate | None = None
 
@@ -336,7 +336,7 @@ class ServerConnection:
         return exchange.put
 
     def _is_trusted(self, peer: PeerCertificate) -> bool:
-        """Tell whether the client's certificate still holds: it may have ended, or a trust file was changed."""
+        """Tell whether the client's certificate is still trusted: it may have expired, or a trust file was changed."""
         tls, credentials = self._shared.tls, self._credentials
         return tls is not None and credentials is not None and tls.still_trusts(peer, credentials, time.time())
 

@@ -11,7 +11,7 @@ import trio
 if TYPE_CHECKING:
     from mimids.http.server.connection import Message
 
-INBOX_MESSAGES: Final = 2  # queued for the app: a body and its end; a WebSocket's peer is held back by TCP
+INBOX_MESSAGES: Final = 2  # queued for the app: enough for a body and its end; TCP holds back the peer of a WebSocket
 INBOX_OCTETS: Final = 65536  # queued for the app, unless one message is larger
 
 
@@ -58,7 +58,7 @@ class Exchange:
         return cast("Message", self._disconnect)
 
     async def wait_for_reader(self) -> None:
-        """Wait until the app waits for a message, so that nothing is received that it does not want yet."""
+        """Wait until the app waits for a message, so that nothing is received before the app wants it."""
         while self._inbox or not self._receiving:
             await self._readers.park()
 

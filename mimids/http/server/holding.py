@@ -25,7 +25,7 @@ class Holding:
             connections.take(address)
 
     def admit(self, caller: Owner) -> bool:
-        """Count the connection for `caller`, or for the address if that is None; return False if its share is used."""
+        """Count the connection for `caller`, or the address if it is None; return False if that share is used up."""
         pool, owner = self._connections, self._address if caller is None else caller
         if pool is None:
             return True
@@ -40,7 +40,7 @@ class Holding:
         return admitted
 
     def identify(self, peer: Owner) -> None:
-        """Count the connection for a peer that its certificate names, if that one has room, instead of its address."""
+        """Count the connection for the peer that its certificate names, not for its address, if that peer has room."""
         self.identified = self.admit(peer)
         if self.identified:
             self._address = peer
@@ -60,7 +60,7 @@ class Holding:
         return True
 
     def hold(self, octets: int) -> bool:
-        """Hold so many octets in all from now on; return False if there is no room for more than before."""
+        """Change the octets held to `octets` in all; return False, and change nothing, if there is no room for them."""
         more = octets - self.octets
         if more > 0:
             return self.take_nowait(more)
@@ -70,13 +70,13 @@ class Holding:
         return True
 
     def give_back(self) -> None:
-        """Give back the octets that were taken: the request is answered."""
+        """Return the octets to the budget, once the request is answered."""
         if self.octets and self._buffers is not None:
             self._buffers.give_back(self.owner, self.octets)
         self.octets = 0
 
     def close(self) -> None:
-        """Give everything back; doing it again does nothing."""
+        """Return the octets and the connection's place; doing it again does nothing."""
         self.give_back()
         if self._connections is not None:
             self._connections.give_back(self.owner)

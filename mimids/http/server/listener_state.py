@@ -25,7 +25,7 @@ NOT_YET_ADMITTED: Final = 32  # connections beyond an address's share: their cal
 
 @attrs.frozen
 class ConnectionLimits:
-    """Limits of a listener's connections. All times but the last are for the peer; the app's answer has no limit."""
+    """Limits of a listener's connections. All times but the last limit the peer; the app's answer has no time limit."""
 
     connections: int = 1000
     head_bytes: int = 16 * 1024
@@ -111,7 +111,7 @@ class ListenerState:
         return True
 
     def may_refuse(self, owner: Owner, most: int) -> bool:
-        """Tell whether fewer than `most` connections of those that have no room get an answer that says so."""
+        """Tell whether to answer a connection that has no room: yes while fewer than `most` get such an answer."""
         pool = self.pool
         held = pool.held(owner) if owner is not None else 0
         return pool.used < pool.total + most and held < pool.share + NOT_YET_ADMITTED + most

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 JOIN_BYTES: Final = 65536  # a first piece of body up to this size is sent together with the head
 HEADER_LINES: Final = 128  # in one head
-PARSING_SECONDS: Final = 0.002  # without a checkpoint
+PARSING_SECONDS: Final = 0.002  # how long to parse without a checkpoint
 SMALL_FRAGMENT_OCTETS: Final = 1024  # fragments below this size are counted, and so are control frames:
 SMALL_FRAMES_BURST: Final = 200
 SMALL_FRAMES_PER_SECOND: Final = 20
@@ -163,7 +163,7 @@ class HttpProtocol(H11Protocol):
                 await self.stream.handle(event)  # octets of a WebSocket
 
     def release(self) -> None:
-        """Let go of the connection and the app when both are done, so that no cycle of references keeps a body."""
+        """Drop the connection and the app when both are done, so that no cycle of references keeps a body in memory."""
         self.stream = None
         for name in ("app", "connection", "send", "task_group", "can_read"):
             delattr(self, name)
@@ -213,7 +213,7 @@ class HttpProtocol(H11Protocol):
             raise h11.RemoteProtocolError("not HTTP/1", error_status_hint=505)
 
     async def _create_stream(self, request: h11.Request) -> None:
-        headers = list(request.headers)  # once: h11 makes each pair anew
+        headers = list(request.headers)  # listed once, because h11 makes each pair anew at every iteration
         framing = {name: value for name, value in headers if name in _FRAMING}
         self._ambiguous = len(framing) == len(_FRAMING)  # RFC 9112 section 6.1: the connection MUST be closed
         self._body_left = 0 if _FRAMING[1] in framing else int(framing.get(_FRAMING[0], b"0"))
@@ -246,7 +246,7 @@ class HttpProtocol(H11Protocol):
 
 
 def _check_lines(received: bytes) -> None:
-    """Refuse a head of very many lines before it is parsed, which takes long."""
+    """Refuse a head of very many lines before it is parsed, because parsing it takes long."""
     if len(received) > HEADER_LINES:
         end = received.find(b"\r\n\r\n")
         if received.count(b"\n", 0, end if end >= 0 else len(received)) > HEADER_LINES:
@@ -269,7 +269,7 @@ class SmallFrames:
 
 
 def _is_small_frame(event: WebsocketEvent) -> bool:
-    """Tell whether a frame is counted: a control frame, or a small fragment. Whole messages are the app's to count."""
+    """Tell whether a frame is counted: a control frame, or a small fragment. The app counts whole messages."""
     if isinstance(event, Message):
         return event.frame_finished and not event.message_finished and len(event.data) < SMALL_FRAGMENT_OCTETS
     return not isinstance(event, CloseConnection)
@@ -283,7 +283,7 @@ def _wants_websocket(method: bytes, fields: list[tuple[bytes, bytes]]) -> bool:
 
 
 class WebSocketProtocol(WSStream):
-    """A WebSocket without compression: ciphertext does not compress, and the buffers triple the memory of a stream."""
+    """A WebSocket without compression, which does not shrink ciphertext and whose buffers triple a stream's memory."""
 
     config: ProtocolSettings
 

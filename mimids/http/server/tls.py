@@ -1,7 +1,8 @@
 """TLS: our certificate, trust in other providers' certificates, and which provider is calling.
 
 `[tls] trust` (or the system's roots) is trusted for all providers without a trust file of their own;
-`providers.NAME.trust` is trusted for NAME alone, and nothing else is. Both hold for incoming and outgoing connections.
+`providers.NAME.trust` is trusted for NAME alone, and nothing else is trusted for NAME. Both hold for incoming and
+outgoing connections.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def dns_names(certificate: bytes) -> frozenset[ProviderId]:
 
 
 def caller(names: frozenset[ProviderId] | None, from_header: str | None) -> ProviderId:
-    """Return the calling provider: that of `From: mimi@DOMAIN`, else the only name (http: between-providers).
+    """Return the calling provider: the one in `From: mimi@DOMAIN`, else the only name (http: between-providers).
 
     `names` are the names that the client certificate is trusted for, None without a certificate. Raises
     `CertificateRequired` or `CertificateMismatch`.
@@ -148,7 +149,8 @@ class ServerTls:
     def reload(self) -> None:
         """Read the files again. If this raises `CertificateFileError`, the old certificates stay in use.
 
-        Only a trust file that was removed ends the trust in its certificates, and is reported as an error, too.
+        There is one exception: the certificates of a trust file that was removed are no longer trusted, even though the
+        removal is reported as an error.
         """
         removed: list[Path] = []
         self.current = self._read(removed)
@@ -254,7 +256,7 @@ def _present(context: ssl.SSLContext, pair: Pair) -> None:
 def _trust(context: ssl.SSLContext, trusted: Path | None, removed: list[Path] | None) -> frozenset[bytes]:
     """Trust the certificates of a file in `context` and return them as DER; for None, trust the system's roots.
 
-    A file that does not exist is added to `removed`, and nobody is trusted by it; without that list it is an error.
+    A file that does not exist is added to `removed`, and adds no trust; if `removed` is None, that is an error.
     """
     if trusted is None:
         context.set_default_verify_paths()
