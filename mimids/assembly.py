@@ -135,7 +135,7 @@ def make_services(
     transport: PeerTransport,
     peer_dates: Callable[[], Mapping[ProviderId, PeerDate]] = dict,
 ) -> Services:
-    """Make the services of a provider and connect them; `transport` is the way to other providers."""
+    """Make the services of a provider and connect them; `transport` carries requests to other providers."""
     provider, limits = config.provider, config.limits
     notifier, mls, recent = Notifier(), MlsJudge(States()), Recent()
     backoff = Backoff(config.delivery.backoff_first_seconds, config.delivery.backoff_cap_seconds)

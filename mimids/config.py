@@ -75,7 +75,7 @@ class FederationSettings:
     answer_seconds: int = key(30)
 
     def allows(self, provider: ProviderId, *, us: ProviderId) -> bool:
-        """Tell whether `provider` is allowed, for calls in both directions; one that claims to be us never is."""
+        """Tell whether `provider` is allowed, for calls in both directions; never if it claims to be us."""
         return provider != us and (self.mode == "open" or provider in self.allow)
 
 

@@ -38,7 +38,7 @@ def _gauge(what: str, meaning: str, *labels: str) -> Metric:
     return Metric(MetricKind.GAUGE, what, meaning, labels)
 
 
-# Bounds that protect others from one peer, as `mimids_bound_hits_total` names them. A name says nothing of a peer.
+# Bounds that protect others from one peer, as `mimids_bound_hits_total` names them. No name identifies a peer.
 BOUNDS: Final[tuple[str, ...]] = (
     "device-frames",
     "device-streams",

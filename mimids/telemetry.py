@@ -1,8 +1,8 @@
 """The log and the metrics of one provider. Nothing is global to the process, so two providers in it stay separate.
 
-No line contains a user, a token, a partition key or a body. Each request gets a line, except those to the gateway and
-the relay: they are only counted, a minute at a time, because their times in the logs of two providers, compared, would
-reveal who fetched what. Formatting a line is kept short, as there is one for each request (docs/decisions/0007).
+No line contains a user, a token, a partition key or a body. Each request gets a line, except requests to the gateway
+and the relay. These are only counted, a minute at a time: anybody who compared their times in the logs of two providers
+would learn who fetched what. Formatting is fast, because each request needs a line (docs/decisions/0007).
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 Level = Literal["debug", "info", "warning", "error", "critical"]
 Format = Literal["text", "json"]
 
-COUNT_SECONDS: Final = 60  # for which unlinkable requests are counted together
-FAILURES_KEPT: Final = 20  # different failures of unlinkable requests, until the counts are logged
+COUNT_SECONDS: Final = 60  # the period for which unlinkable requests are counted together
+FAILURES_KEPT: Final = 20  # at most so many different failures of unlinkable requests, until the counts are logged
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _LEVELS: Final[tuple[Level, ...]] = ("debug", "info", "warning", "error", "critical")
 _PLAIN: Final = re.compile(r"[\w.:@/+-]+")

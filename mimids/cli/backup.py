@@ -103,7 +103,7 @@ def _restore(config: Config, file: Path, *, replace: bool, quiet: bool) -> JsonO
                 migrate.migrate(temporary)
             retired, key_id, held = write_here(temporary, lambda tx: _prepare(tx, config))
             aside = _put_aside(path) if path.exists() else None
-            acknowledged.forget(path)  # the copy is older, as the operator knows
+            acknowledged.forget(path)  # it would report that the copy is older, which the operator knows
             temporary.rename(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -128,7 +128,7 @@ def _copy(source: Path, target: Path, progress: Progress) -> None:
 
 
 def _prepare(tx: Tx, config: Config) -> tuple[int, int, int]:
-    """Prepare a copy for use (semantics: restore); return KeyPackages dropped, the new key's id, groups held."""
+    """Prepare a copy for use (semantics: restore); return (KeyPackages dropped, id of the new key, groups held)."""
     context = Context.of(config, _now())
     schedule = Schedule(config.ohttp.rotate_days * DAY_SECONDS, config.ohttp.grace_days * DAY_SECONDS)
     retired = key_packages.retire_unclaimed(tx, context.now)

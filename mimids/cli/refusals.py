@@ -63,7 +63,7 @@ def or_refused(do: Callable[[], Any]) -> Any:
         raise CommandRefused(f"the database cannot be used: {error}", "run `mimids check` for details") from error
     except sqlite3.DatabaseError as error:
         if type(error) is not sqlite3.DatabaseError:
-            raise  # a bug of ours: a wrong statement
+            raise  # a wrong SQL statement, which is our bug
         raise CommandRefused(f"the database cannot be read: {error}", _DAMAGED) from error
     except OSError as error:
         what = f"{error.filename}: " if error.filename else ""

@@ -40,7 +40,7 @@ def serve(config_file: Path | None, dev: bool) -> None:
     config = or_refused(_development) if dev else load_config(config_file)
     if not config.database.exists():
         or_refused(lambda: migrate_database(config))
-    elif not or_refused(lambda: migrate.pending(config.database)):  # else the server says so
+    elif not or_refused(lambda: migrate.pending(config.database)):  # if any are pending, the server says so
         refuse_backup(config.database)
     from mimids import process
 

@@ -1,11 +1,11 @@
-"""The record of how far the acknowledged writes had come, kept in a small file beside the database.
+"""The record of the progress of acknowledged writes: a number in a small file beside the database.
 
 The write-ahead log holds the newest acknowledged writes. If it is cut off or removed, SQLite opens the database at an
-earlier state and reports nothing; a server would then give counters a second time. So a file beside the database holds
-a number that grows with the database. A database whose own number is lower has lost acknowledged writes.
+earlier state and reports nothing; a server would then assign counters a second time. So a file beside the database
+holds a number that grows with the database. A database whose own number is lower has lost acknowledged writes.
 
-The number is recorded shortly after a write, beside the writer, and is on the disk only now and then. An old record
-finds less, and never reports a loss that did not happen.
+The number is recorded shortly after a write, beside the writer, and is forced to the disk only now and then. If the
+record is old, some losses are not found, but no loss is reported that did not happen.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def recorded(database: Path) -> int | None:
         text = file_of(database).read_bytes()
     except OSError:
         return None
-    # A number that was written half has no line end.
+    # A number that was only partly written has no line end.
     return int(text) if len(text) == _DIGITS + 1 and text.endswith(b"\n") and text[:-1].isdigit() else None
 
 

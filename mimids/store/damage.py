@@ -33,7 +33,7 @@ def loss_says(database: Path) -> str | None:
 
 
 def why_not_served(database: Path) -> str | None:
-    """Return why a server must not use a migrated database, None if nothing speaks against it; holds up to 10 s.
+    """Return why a server must not use a migrated database, None if there is no reason; the check takes up to 10 s.
 
     The caller holds the lock.
     """

@@ -20,7 +20,7 @@ class StoredKeyRow:
 
 @attrs.frozen
 class Resealing:
-    """What it takes to seal an answer again to the same octets; `items` is the caller's."""
+    """The values for sealing an answer again to the same octets; only the caller reads `items`."""
 
     nonce: bytes
     sealed_at: Milliseconds

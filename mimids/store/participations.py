@@ -43,7 +43,7 @@ def leave(tx: Tx, group: int, device: DeviceRow, now: Milliseconds) -> bool:
 
 
 def leave_hosted(tx: Tx, group: int, device: DeviceRow, now: Milliseconds) -> None:
-    """Record that a device left a group that we host; there is no row for its taking part in such a group."""
+    """Record that a device left a group that we host; joining such a group is not recorded."""
     tx.execute(
         "INSERT INTO participations (group_ref, device, joined_at, left_at) VALUES (?1, ?2, ?3, ?3)"
         " ON CONFLICT DO UPDATE SET left_at = excluded.left_at",

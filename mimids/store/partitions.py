@@ -205,7 +205,7 @@ def remove_empty(tx: Tx, partition: int) -> None:
 
 
 def attach(tx: Tx, partition: int, *, parent: int, opened_by: int, epoch: int | None, detached: bool) -> None:
-    """Put a detached partition below its commit; it and all below it get epochs, and are detached as given."""
+    """Put a detached partition below its commit; set the epochs and `detached` of it and of all below it."""
     tx.execute(
         "UPDATE partitions SET parent = ?, opened_by = ?, epoch = ? WHERE id = ?",
         (parent, opened_by, _held(epoch), partition),

@@ -22,7 +22,7 @@ class SeenTime:
     believed: Milliseconds  # since the epoch
     running: Milliseconds  # what the monotonic clock showed at that moment
     boot: str  # the start of the machine that the monotonic clock counts from
-    ahead: int = 0  # milliseconds by which the clock was ahead of it; negative: behind
+    ahead: int = 0  # milliseconds by which the clock was ahead of `believed`; negative: behind
     supported_since: Milliseconds | None = None  # a believed time; None: the operator and the peers say nothing
     confirmed: int | None = None  # the `ahead` that the operator has confirmed
 
@@ -39,12 +39,12 @@ def save(tx: Tx, seen: SeenTime) -> None:
 
 
 def confirm(tx: Tx, now: Milliseconds) -> None:
-    """Note that the operator says that the clock is right, and what it shows."""
+    """Record that the operator says that the clock is right, and the time `now` that it shows."""
     put_setting(tx, _CONFIRMED, b"%d" % now)
 
 
 def take_confirmation(tx: Tx) -> Milliseconds | None:
-    """Return what the clock showed when the operator confirmed it, and delete the note; None without one."""
+    """Return the time that the operator confirmed, and delete the record of it; None if there is none."""
     value = setting(tx, _CONFIRMED)
     if value is None:
         return None
@@ -53,5 +53,5 @@ def take_confirmation(tx: Tx) -> Milliseconds | None:
 
 
 def is_confirmed(tx: Tx) -> bool:
-    """Tell whether the operator has confirmed the clock, and no sweep has taken note of that."""
+    """Tell whether the operator has confirmed the clock, and no sweep has processed this yet."""
     return setting(tx, _CONFIRMED) is not None

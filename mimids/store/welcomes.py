@@ -140,7 +140,8 @@ def expire_unsent(tx: Tx, *, held_before: Milliseconds, due_before: Milliseconds
 def sweep_page(tx: Tx, before: Milliseconds, *, limit: int) -> bool:
     """Delete up to `limit` old rows from each table of Welcomes; return whether there may be more.
 
-    Old are: finished deliveries, inbox entries and expected Welcomes from before `before`, and bodies that no row uses.
+    Old rows are finished deliveries, inbox entries and expected Welcomes from before `before`, and bodies that no row
+    uses.
     """
     dropped = [
         tx.execute(f"DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} WHERE {condition} LIMIT ?)", params)
@@ -180,7 +181,7 @@ def _drop_unreferenced(tx: Tx, welcome: int) -> None:
 
 
 def due_pairs(tx: Tx, now: Milliseconds) -> list[tuple[int, int]]:
-    """Return the providers for which a Welcome is due, each with the sender of one; a provider may come repeatedly."""
+    """Return the providers for which a Welcome is due, each with the sender of one; a provider may occur repeatedly."""
     rows = tx.all(
         "SELECT DISTINCT provider, sender FROM outgoing_welcomes"
         " WHERE state IN ('due', 'offered') AND next_attempt_at <= ?",
@@ -265,7 +266,7 @@ def note_arrival(tx: Tx, hub: int, ref: KeyPackageRef, now: Milliseconds) -> Non
 
 
 def match_group(tx: Tx, hub: int, group_of: Callable[[], int]) -> int | None:
-    """Match a group that a hub starts to push to a reference that we accepted from it; return None if none is left.
+    """Use up a reference that we accepted from a hub for a group that it starts to push; return None if none is left.
 
     `group_of` adds the group and returns its row. Each accepted reference admits one group.
     """

@@ -30,7 +30,7 @@ class MovableClock:
         return Milliseconds(time.time_ns() // 1_000_000 + self._offset)
 
     def running(self) -> Milliseconds:
-        """Return the time without the jumps: time that `advance` and `set` skipped counts as passed."""
+        """Return the time without the jumps; time that `advance` and `set` skipped is included."""
         return Milliseconds(self.now() - self._jumped)
 
     def boot(self) -> str:

@@ -22,7 +22,7 @@ class Part:
     seconds: float = 0.0
 
     def check(self, holds: bool, what: str) -> None:
-        """Count a check; `what` says what should be true."""
+        """Count a check; `what` is the statement that should be true."""
         self.checks += 1
         if not holds:
             self.failed.append(what)

@@ -73,7 +73,7 @@ def holder(data_dir: Path) -> int | None:
 def open_private(path: Path) -> int:
     """Open a file of ours for reading and writing, creating it if necessary, and make it readable by its owner only.
 
-    Raises `OSError` for a symbolic link, which may lead to a file of somebody else, and for what is no regular file.
+    Raises `OSError` for a symbolic link, which may lead to somebody else's file, or if it is not a regular file.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
     try:

@@ -1,7 +1,7 @@
 """The database in SQLite: its connections, how a batch is committed on one, and direct access for commands.
 
 A write is acknowledged only after the commit that contains it is on the disk (`synchronous=FULL`). The works of a
-batch share one transaction, and so the price of one fdatasync.
+batch share one transaction, and so the cost of one fdatasync.
 
 SQLite 3.7.0 to 3.51.2 can corrupt a WAL file when two connections checkpoint and one of them resets it. So only the
 writer checkpoints: every other connection either opens with `mode=ro` or belongs to a process that holds the lock of
@@ -34,17 +34,17 @@ Synchronous = Literal["FULL", "NORMAL"]
 
 BUSY_TIMEOUT_MILLISECONDS = 5000  # only another process can hold the write lock, and none should for long
 CACHED_STATEMENTS = 512  # more than there are statements in store/, so that none is ever parsed twice
-WRITER_CACHE_KIBIBYTES = 16 * 1024  # a third more commits than with 2 MiB where a file is much larger than either
+WRITER_CACHE_KIBIBYTES = 16 * 1024  # with a much larger file, a third more commits than with 2 MiB
 PRIVATE = 0o600  # the mode of the database's files
 OPEN_TO_OTHERS = 0o077
-PAGE_OCTETS = 8192  # seven messages of 1 KiB to a page; 4096 octets hold three, and a batch of them costs a fifth more
+PAGE_OCTETS = 8192  # holds seven messages of 1 KiB; 4096 octets hold three, and then a batch costs a fifth more
 WAL_SIZE_LIMIT_OCTETS = 64 * 1024 * 1024  # the size that the WAL file is cut back to after a burst
 
 # Primary result codes that say the disk, not the request, is at fault. SQLITE_BUSY: another process writes.
 _STORAGE_CODES = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN})
-# Codes that say that the file is damaged. Then nothing more is written to it.
+# Codes that say that the file is damaged. After one of these, nothing more is written to the file.
 _DAMAGE_CODES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
-# With these codes each transaction of its own would fail as well, or must not be tried.
+# After these codes, a transaction for each work would fail as well, or must not be tried.
 _REFUSE_BATCH_CODES = _DAMAGE_CODES | {sqlite3.SQLITE_BUSY}
 
 CHECK_SECONDS = 10.0  # at most, for the check at the start of a server
@@ -66,7 +66,7 @@ async def open_store(
 
     `faults` is called on the writer's thread with "before_commit" and "after_commit"; tests stop or fail there.
     `on_damage` is called once, when a statement finds the database damaged; from then on all writes are refused.
-    Closing takes at most driver.CLOSE_SECONDS, cancelled or not; a thread that hangs does not hold the process.
+    Closing takes at most driver.CLOSE_SECONDS, cancelled or not; a thread that hangs does not keep the process alive.
     """
     from mimids.store.engine.driver import open_threads
 
@@ -154,8 +154,8 @@ def connect(path: Path, *, synchronous: Synchronous = "FULL", create: bool = Fal
 def find_damage(path: Path, seconds: float = CHECK_SECONDS) -> str | None:
     """Check the pages of a database for at most `seconds`; return what is wrong with it, None if nothing was found.
 
-    Of a database that takes longer, the rest is not checked. Damage there is noticed by the first statement that reads
-    it. The caller holds the lock.
+    If the check takes longer, the rest of the database is not checked. Damage there is noticed by the first statement
+    that reads it. The caller holds the lock.
     """
     try:
         with closing(connect_to_read(path)) as connection:
@@ -205,8 +205,8 @@ def files_of(path: Path) -> list[Path]:
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    # mmap stays off: 256 MiB of it made no difference beyond noise to appends of 1 KiB, and an I/O error under it is a
-    # SIGBUS instead of a result code.
+    # mmap stays off: 256 MiB of it made no difference beyond noise to appends of 1 KiB, and with mmap an I/O error
+    # raises SIGBUS instead of returning a result code.
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={mode}",
         uri=True,
@@ -224,7 +224,7 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
 def _commit(works: Sequence[Work[Any]], faults: Faults, connection: sqlite3.Connection) -> list[outcome.Outcome[Any]]:
     """Run works in order and return their answers once everything that succeeded is durable.
 
-    Nearly always no work raises, so the first attempt runs all works together, without the price of a savepoint for
+    Nearly always no work raises, so the first attempt runs all works together, without the cost of a savepoint for
     each. If one raised, the second attempt runs each under a savepoint. If the transaction itself failed (no room for
     one of them, a deferred constraint), each work gets a transaction of its own, so that a work that cannot be
     committed does not fail the others.

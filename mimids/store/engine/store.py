@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 WAITING_WRITES = 256  # jobs in the queue between `write` and the writer; when it is full, `write` waits for room
 BATCH_JOBS = 512  # jobs in one transaction: those in the queue, and the senders that waited for room
-GATHERING_PASSES = 4  # of the event loop, before a batch smaller than the last one: to include what arrives meanwhile
+GATHERING_PASSES = 4  # of the event loop, before a batch smaller than the last: more jobs may arrive meanwhile
 
 
 class StoreWriter(Protocol):
@@ -41,7 +41,7 @@ class StoreReader(Protocol):
 
 @attrs.frozen
 class StoreStatistics:
-    """What the store has done since it was opened, and how much waits for it."""
+    """What the store has done since it was opened, and how many works wait for it."""
 
     waiting_writes: int
     waiting_reads: int
@@ -121,8 +121,8 @@ class Store:
     async def write_or_refuse(self, work: Work[T | MimiError]) -> T:
         """Write as `write_shielded` does, and raise the `MimiError` that `work` returns.
 
-        What a work wrote before it returned a refusal is committed: it must have written nothing by then, or only
-        what may stay. `refusable` turns a work that raises its refusal into one that returns it.
+        Everything that a work wrote before it returned a refusal is committed. So a work that refuses must have written
+        nothing, or only rows that may stay. `refusable` turns a work that raises its refusal into one that returns it.
         """
         answer = await self.write_shielded(work)
         if isinstance(answer, MimiError):
