@@ -19,14 +19,12 @@ from mimids.config import Config
 from mimids.ds.clock import SystemClock
 from mimids.ds.ports import Clock
 from mimids.ds.services import Services
-from mimids.ds.upkeep.acknowledging import record_acknowledged
 from mimids.http.api.endpoints import Listener
 from mimids.http.peers.calls import HttpPeers, open_peers
 from mimids.http.server import certificates
 from mimids.http.server.listener import serve as listen
 from mimids.http.server.tls import CertificateFileError
 from mimids.listeners import SOCKET
-from mimids.store.damage import damage_says
 from mimids.store.engine.sqlite import open_store
 from mimids.telemetry import Telemetry, new_telemetry
 
@@ -105,11 +103,6 @@ async def _watch_certificates(provider: AssembledProvider, *, task_status: trio.
     )
 
 
-async def _record_acknowledged(provider: AssembledProvider, *, task_status: trio.TaskStatus[None]) -> None:
-    services = provider.services
-    await record_acknowledged(services.store, services.config.database, task_status=task_status)
-
-
 async def _recover(provider: AssembledProvider, *, task_status: trio.TaskStatus[None]) -> None:
     services = provider.services
     async with trio.open_nursery() as recovering:
@@ -129,7 +122,6 @@ JOBS: Final[tuple[Job, ...]] = (
     Job("cursors", Stage.WORK, _service(lambda services: services.cursors)),
     Job("reports", Stage.WORK, _service(lambda services: services.reports)),
     Job("certificate-watch", Stage.WORK, _watch_certificates),
-    Job("acknowledged", Stage.WORK, _record_acknowledged),
     Job("sweeper", Stage.WORK, _service(lambda services: services.sweeper)),
     Job("public-listener", Stage.LISTEN, _listener(Listener.PUBLIC.value)),
     Job("client-listener", Stage.LISTEN, _listener(Listener.CLIENT.value)),
@@ -170,11 +162,7 @@ async def run(
     clock = clock or SystemClock()
     stop = trio.Event() if stop is None else stop
     telemetry = telemetry or new_telemetry(config.provider, format=config.log.format, level=config.log.level)
-
-    def on_damage(damage: str) -> None:
-        telemetry.log.critical("the database is damaged", reason=damage_says(config.database, damage))
-
-    async with open_store(config.database, on_damage=on_damage) as store, open_peers(config, clock) as peers:
+    async with open_store(config.database) as store, open_peers(config, clock) as peers:
         provider = assemble(config, clock, telemetry, store, peers)
 
         async def start(job: Job, nursery: trio.Nursery) -> Any:

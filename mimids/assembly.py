@@ -19,7 +19,6 @@ from mimids.ds.devices.gate import Gate
 from mimids.ds.devices.hub_router import HubRouter
 from mimids.ds.devices.own_hub import OwnHub
 from mimids.ds.devices.remote_hub import RemoteHub
-from mimids.ds.devices.sessions import Sessions
 from mimids.ds.devices.streams import Streams
 from mimids.ds.following.cursors import Cursors
 from mimids.ds.following.delivery import Delivery
@@ -43,9 +42,7 @@ from mimids.ds.key_packages.relay import OwnGateway, Relay, RelayBounds
 from mimids.ds.key_packages.stock import KeyPackageStock, StockRules
 from mimids.ds.key_packages.tokens import AbuseRule, Tokens
 from mimids.ds.limits.budgets import Budgets
-from mimids.ds.limits.new_providers import NewProviders
 from mimids.ds.limits.rates import KeptRates, ProviderRates, Rate, UserRates
-from mimids.ds.limits.welcomes import WelcomeLimits
 from mimids.ds.notifier import Notifier, stock_topic
 from mimids.ds.ports import Clock, Peers, PeerTransport
 from mimids.ds.services import Services
@@ -55,18 +52,15 @@ from mimids.ds.terms.evidence import EvidenceReplay
 from mimids.ds.terms.offered import OfferedTerms
 from mimids.ds.terms.peers import PeersUnderTerms
 from mimids.ds.terms.reports import Reports
-from mimids.ds.upkeep.elapsed import PeerDate
 from mimids.ds.upkeep.sweeper import Sweeper
 from mimids.http.api.problems import document
 from mimids.http.peers.calls import HttpPeers
-from mimids.http.server.tls import CertificateFileError
 from mimids.listeners import ListenerSpec, make_listeners
 from mimids.ohttp.keyring import Schedule
 from mimids.store.accounts import device_exists
 from mimids.store.engine.store import Store
 from mimids.telemetry import Telemetry
 from mimids.values import Device
-from mimids.wire.ids import ProviderId
 
 DAY_SECONDS: Final = 86_400
 
@@ -85,21 +79,15 @@ class AssembledProvider:
 
         Raises `CertificateFileError` for a file that cannot be used; its listener keeps the old certificate.
         """
-        failures: list[CertificateFileError] = []
         for spec in self.listeners.values():
             if spec.bind.tls is not None:
-                try:
-                    spec.bind.tls.reload()
-                except CertificateFileError as error:
-                    failures.append(error)
+                spec.bind.tls.reload()
         await self.peers.reload()
-        if failures:
-            raise failures[0]
 
 
 def assemble(config: Config, clock: Clock, telemetry: Telemetry, store: Store, peers: HttpPeers) -> AssembledProvider:
     """Make all parts of a provider; raise `CertificateFileError` or `ConfigError` if a file cannot be used."""
-    services = make_services(config, clock, telemetry, store, peers, peers.dates)
+    services = make_services(config, clock, telemetry, store, peers)
     watched: dict[str, Callable[[], attrs.AttrsInstance]] = {
         "store": store.statistics,
         "peers": peers.statistics,
@@ -128,14 +116,9 @@ def watched_files(config: Config) -> tuple[Path, ...]:
 
 # Longer than 40 lines: one statement for each service, in the order in which they need each other.
 def make_services(
-    config: Config,
-    clock: Clock,
-    telemetry: Telemetry,
-    store: Store,
-    transport: PeerTransport,
-    peer_dates: Callable[[], Mapping[ProviderId, PeerDate]] = dict,
+    config: Config, clock: Clock, telemetry: Telemetry, store: Store, transport: PeerTransport
 ) -> Services:
-    """Make the services of a provider and connect them; `transport` carries requests to other providers."""
+    """Make the services of a provider and connect them; `transport` is the way to other providers."""
     provider, limits = config.provider, config.limits
     notifier, mls, recent = Notifier(), MlsJudge(States()), Recent()
     backoff = Backoff(config.delivery.backoff_first_seconds, config.delivery.backoff_cap_seconds)
@@ -147,37 +130,16 @@ def make_services(
     user_rates, provider_rates = UserRates(limits, clock), ProviderRates(limits, clock)
     budgets = Budgets(limits, clock)
     gate = Gate(clock, user_rates, budgets)
-    may_contact = partial(config.federation.allows, us=provider)
-    new_providers = NewProviders.of(limits, clock, may_contact, telemetry.bound_hit)
-    hub = LocalHub(
-        config,
-        store,
-        clock,
-        mls,
-        notifier,
-        recent=recent,
-        rates=provider_rates,
-        budgets=budgets,
-        welcome_limits=WelcomeLimits(limits, clock, new_providers, telemetry.bound_hit),
-    )
+    hub = LocalHub(config, store, clock, mls, notifier, recent=recent, rates=provider_rates, budgets=budgets)
 
     ohttp_keys = _make_ohttp_keys(config, store, clock)
     key_packages = _make_stock(config, store, clock, telemetry, notifier)
-    gateway = _make_gateway(config, store, clock, telemetry, ohttp_keys, key_packages)
-    relay = _make_relay(config, clock, peers, gateway, ohttp_keys, new_providers)
+    gateway = _make_gateway(config, store, clock, ohttp_keys, key_packages)
+    relay = _make_relay(config, clock, peers, gateway, ohttp_keys)
 
     reports = Reports(config, store, clock, peers, notifier, EvidenceReplay(provider, clock, mls))
     contradicted = partial(_on_contradiction, telemetry, reports)
-    receiver = EpochReceiver(
-        config,
-        store,
-        clock,
-        mls,
-        notifier,
-        budgets,
-        contradicted=contradicted,
-        bound_hit=telemetry.bound_hit,
-    )
+    receiver = EpochReceiver(config, store, clock, mls, notifier, contradicted=contradicted)
     following = Following(config, store, clock, peers, mls.states, receiver)
     cursors = Cursors(store, clock)
     hub_router = HubRouter(
@@ -190,25 +152,16 @@ def make_services(
             policy=FollowerPolicy(store, clock, mls, accepted_terms),
             accepted=accepted_terms,
             cursors=cursors,
-            new_providers=new_providers,
             problem=document,
         ),
     )
+    workers = config.delivery.workers
     incoming_welcomes = IncomingWelcomes(store, clock, notifier, provider=provider)
     outgoing_welcomes = OutgoingWelcomes(
-        store, clock, peers, notifier, incoming_welcomes, provider=provider, backoff=backoff
+        store, clock, peers, notifier, incoming_welcomes, provider=provider, backoff=backoff, workers=workers
     )
     streams = _make_streams(
-        config,
-        store,
-        clock,
-        notifier,
-        hub_router,
-        incoming_welcomes,
-        key_packages,
-        cursors,
-        backoff,
-        telemetry.bound_hit,
+        config, store, clock, notifier, hub_router, incoming_welcomes, key_packages, cursors, backoff
     )
 
     return Services(
@@ -223,15 +176,9 @@ def make_services(
         accepted_terms=accepted_terms,
         gate=gate,
         reports=reports,
-        rates=KeptRates(
-            store,
-            clock,
-            (*user_rates.all, *provider_rates.all, *budgets.all, *relay.rates, *new_providers.all),
-            restore_providers=new_providers.restore,
-        ),
+        rates=KeptRates(store, clock, (*user_rates.all, *provider_rates.all, *budgets.all, *relay.rates)),
         cursors=cursors,
         devices=DeviceTokens(store, provider),
-        sessions=Sessions(store, clock, receiver.requested),
         key_packages=key_packages,
         ohttp_keys=ohttp_keys,
         gateway=gateway,
@@ -247,9 +194,8 @@ def make_services(
             recent,
             provider=provider,
             backoff=backoff,
-            workers=config.delivery.workers,
+            workers=workers,
             batch_octets=config.delivery.batch_bytes,
-            on_bound=telemetry.bound_hit,
         ),
         epoch_receiver=receiver,
         following=following,
@@ -257,20 +203,12 @@ def make_services(
         recovery_answers=RecoveryAnswers(store, mls.states, answer_octets=limits.receive_bytes),
         recovery_as_follower=RecoveryAsFollower(store, clock, peers, provider=provider, backoff=backoff),
         recovery_as_hub=RecoveryAsHub(
-            store,
-            clock,
-            peers,
-            mls.states,
-            notifier,
-            receiver,
-            provider=provider,
-            backoff=backoff,
-            bound_hit=telemetry.bound_hit,
+            store, clock, peers, mls.states, notifier, receiver, provider=provider, backoff=backoff
         ),
         incoming_welcomes=incoming_welcomes,
         outgoing_welcomes=outgoing_welcomes,
         streams=streams,
-        sweeper=Sweeper(config, store, clock, notifier, recent, telemetry.log, peer_dates=peer_dates),
+        sweeper=Sweeper(config, store, clock, notifier, recent, telemetry.log),
     )
 
 
@@ -300,12 +238,7 @@ def _make_stock(
 
 
 def _make_gateway(
-    config: Config,
-    store: Store,
-    clock: Clock,
-    telemetry: Telemetry,
-    keys: OhttpKeys,
-    key_packages: KeyPackageStock,
+    config: Config, store: Store, clock: Clock, keys: OhttpKeys, key_packages: KeyPackageStock
 ) -> Gateway:
     limits = config.limits
     bounds = GatewayBounds(
@@ -313,20 +246,14 @@ def _make_gateway(
         replay_rows=config.ohttp.replay_max_rows,
         bundle_requests=config.ohttp.bundle_max_requests,
         rate=Rate("gateway_requests_per_second", limits.gateway_requests_per_second, limits.gateway_requests_burst),
-        address_rate=Rate(
-            "gateway_address_requests_per_second",
-            limits.gateway_address_requests_per_second,
-            limits.gateway_address_requests_burst,
-        ),
     )
-    return Gateway(store, clock, keys.live, key_packages, document, bounds, telemetry.bound_hit)
+    return Gateway(store, clock, keys.live, key_packages, document, bounds)
 
 
-def _make_relay(
-    config: Config, clock: Clock, peers: Peers, gateway: Gateway, keys: OhttpKeys, new_providers: NewProviders
-) -> Relay:
+def _make_relay(config: Config, clock: Clock, peers: Peers, gateway: Gateway, keys: OhttpKeys) -> Relay:
     limits = config.limits
     per_minute, burst = limits.device_fetches_per_minute, limits.device_fetches_burst
+    new_providers = limits.device_new_providers_per_day
     return Relay(
         peers,
         clock,
@@ -336,8 +263,8 @@ def _make_relay(
             octets=limits.ohttp_bytes,
             seconds=config.federation.answer_seconds,
             fetches=Rate("device_fetches_per_minute", per_minute / 60, burst),
+            new_providers=Rate("device_new_providers_per_day", new_providers / DAY_SECONDS, new_providers),
         ),
-        new_providers,
     )
 
 
@@ -351,7 +278,6 @@ def _make_streams(
     key_packages: KeyPackageStock,
     cursors: Cursors,
     backoff: Backoff,
-    bound_hit: Callable[[str], None],
 ) -> Streams:
     async def is_known(device: Device) -> bool:
         return await store.read(lambda tx: device_exists(tx, device.row))
@@ -366,7 +292,6 @@ def _make_streams(
         backoff=backoff,
         problem=document,
         is_known=is_known,
-        bound_hit=bound_hit,
         batch_messages=config.limits.send_batch_messages,
         device_streams=config.limits.device_streams,
     )

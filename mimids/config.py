@@ -38,7 +38,6 @@ class ListenSettings:
     operator: TcpAddress = key("127.0.0.1:8445")
     operator_socket: Path | None = key(None)
     connections: int = key(2000)
-    buffered_bytes: int = key(134_217_728)
     stall_seconds: int = key(20)
     drain_seconds: int = key(8)
 
@@ -75,7 +74,7 @@ class FederationSettings:
     answer_seconds: int = key(30)
 
     def allows(self, provider: ProviderId, *, us: ProviderId) -> bool:
-        """Tell whether `provider` is allowed, for calls in both directions; never if it claims to be us."""
+        """Tell whether `provider` is allowed, for calls in both directions; one that claims to be us never is."""
         return provider != us and (self.mode == "open" or provider in self.allow)
 
 
@@ -159,7 +158,6 @@ class Limits:
     ohttp_bytes: int = key(1_048_576)
     report_bytes: int = key(1_048_576)
     send_batch_messages: int = key(1024)
-    welcome_providers: int = key(256)
     receive_wait_seconds: int = key(60, at_least=0)
     body_seconds: int = key(60)
     # rates
@@ -181,9 +179,6 @@ class Limits:
     provider_sends_burst: int = key(20_000)
     provider_joins_per_hour: int = key(1000, at_least=0)
     provider_joins_burst: int = key(200)
-    provider_new_providers_per_day: int = key(500, at_least=0)
-    gateway_address_requests_per_second: int = key(100, at_least=0)
-    gateway_address_requests_burst: int = key(500)
     gateway_requests_per_second: int = key(200, at_least=0)
     gateway_requests_burst: int = key(1000)
     # quotas

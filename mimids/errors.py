@@ -289,7 +289,6 @@ class RateLimited(MimiError):
 
     def __init__(self, limit: str, retry_after: int) -> None:
         super().__init__(f"the rate limit {limit} is exceeded", limit=limit, retry_after=retry_after)
-        self.retry_after = retry_after
 
 
 class QuotaExceeded(MimiError):
@@ -320,7 +319,6 @@ class StorageUnavailable(MimiError):
     """The database cannot be written, often because the disk is full; reading still works."""
 
     code, status, title = "storage-unavailable", HTTPStatus.SERVICE_UNAVAILABLE, "storage cannot be written"
-    damage: str = ""  # what is wrong, if the database is damaged; for the operator only
 
 
 class Recovering(MimiError):

@@ -38,33 +38,12 @@ def _gauge(what: str, meaning: str, *labels: str) -> Metric:
     return Metric(MetricKind.GAUGE, what, meaning, labels)
 
 
-# Bounds that protect others from one peer, as `mimids_bound_hits_total` names them. No name identifies a peer.
-BOUNDS: Final[tuple[str, ...]] = (
-    "device-frames",
-    "device-streams",
-    "empty-partitions",
-    "gateway-address-rate",
-    "gateway-rate",
-    "new-providers",
-    "presented-keys",
-    "pushed-octets",
-    "recovered-groups",
-    "replay-share",
-    "slow-call-cancelled",
-    "welcomes",
-)
-
 METRICS: Final[Mapping[str, Metric]] = {
     "mimids_requests": _counter(
         "requests answered; code is ok, closed (the caller had disconnected), or the code of a problem",
         "internal is an error of this server: read the log; other codes growing: faulty callers, or too low a limit",
         "route",
         "code",
-    ),
-    "mimids_bound_hits": _counter(
-        "times that a peer reached a bound that protects the others",
-        "growing: an attack, a faulty client, or a bound that is too low; the label names the bound",
-        "bound",
     ),
     "mimids_store_writable": _gauge(
         "1: the last write succeeded; 0: the disk failed it",
@@ -104,14 +83,6 @@ METRICS: Final[Mapping[str, Metric]] = {
     "mimids_listener_refused": _counter(
         "connections refused because the listener was full", "growing: as above", "listener"
     ),
-    "mimids_listener_evicted": _counter(
-        "connections without a request, closed to make room for others", "growing: as above", "listener"
-    ),
-    "mimids_listener_flooded": _counter(
-        "WebSockets closed because of too many control frames and small fragments",
-        "growing: a faulty client, or an attack by one of your devices",
-        "listener",
-    ),
     "mimids_listener_failed": _counter(
         "connections ended by an error of this server", "any: report it, with the traceback from the log", "listener"
     ),
@@ -134,9 +105,7 @@ METRICS: Final[Mapping[str, Metric]] = {
     "mimids_peers_unavailable": _counter(
         "calls without an answer", "growing for all providers at once: our own network fails"
     ),
-    "mimids_delivery_busy": _gauge(
-        "followers being served now", "near the number of all followers for long: many answer slowly"
-    ),
+    "mimids_delivery_busy": _gauge("followers being served now", "at [delivery] workers for long: raise that setting"),
     "mimids_delivery_messages": _counter("messages pushed to followers", "traffic to other providers"),
     "mimids_delivery_failures": _counter(
         "pushes that failed", "growing: the peer metrics below show at which provider"
@@ -165,10 +134,6 @@ METRICS: Final[Mapping[str, Metric]] = {
     "mimids_following_contradictions": _counter(
         "pushes that contradict earlier messages of the hub",
         "any: a hub is faulty or malicious; see mimids report list",
-    ),
-    "mimids_following_refused_pushes": _counter(
-        "pushes refused because their hub had used up provider_bytes_per_day",
-        "any: a hub sends more than it should, or the limit is too low",
     ),
     "mimids_recovery_waiting": _gauge(
         "answers that held groups wait for since a restore",

@@ -20,7 +20,6 @@ from mimids.config import Config, ConfigError
 from mimids.ds.ports import Clock
 from mimids.http.peers.calls import open_peers
 from mimids.http.server.tls import CertificateFileError
-from mimids.store.damage import why_not_served
 from mimids.store.engine import lock
 from mimids.store.engine.migrate import pending
 
@@ -53,10 +52,6 @@ def serve(
         return EXIT_REFUSED
     try:
         with lock.hold(config.data_dir):
-            refusal = why_not_served(config.database)
-            if refusal is not None:
-                print(f"mimids: {refusal}", file=sys.stderr)
-                return EXIT_REFUSED
             return _run_provider(partial(run, config, clock=clock, jobs=jobs, open_peers=open_peers), on_ready)
     except lock.Locked as error:
         print(f"mimids: {error}", file=sys.stderr)

@@ -1,8 +1,8 @@
 """The log and the metrics of one provider. Nothing is global to the process, so two providers in it stay separate.
 
-No line contains a user, a token, a partition key or a body. Each request gets a line, except requests to the gateway
-and the relay. These are only counted, a minute at a time: anybody who compared their times in the logs of two providers
-would learn who fetched what. Formatting is fast, because each request needs a line (docs/decisions/0007).
+No line contains a user, a token, a partition key or a body. Each request gets a line, except those to the gateway and
+the relay: they are only counted, a minute at a time, because their times in the logs of two providers, compared, would
+reveal who fetched what. Formatting a line is kept short, as there is one for each request (docs/decisions/0007).
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
 
 import attrs
 
-from mimids.metrics import BOUNDS, METRICS, MetricKind
-from mimids.printable import printable
+from mimids.metrics import METRICS, MetricKind
 from mimids.wire.ids import ProviderId
 
 if TYPE_CHECKING:
@@ -32,8 +31,7 @@ if TYPE_CHECKING:
 Level = Literal["debug", "info", "warning", "error", "critical"]
 Format = Literal["text", "json"]
 
-COUNT_SECONDS: Final = 60  # the period for which unlinkable requests are counted together
-FAILURES_KEPT: Final = 20  # at most so many different failures of unlinkable requests, until the counts are logged
+COUNT_SECONDS: Final = 60  # for which unlinkable requests are counted together
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _LEVELS: Final[tuple[Level, ...]] = ("debug", "info", "warning", "error", "critical")
 _PLAIN: Final = re.compile(r"[\w.:@/+-]+")
@@ -108,8 +106,6 @@ class Telemetry:
         self.logger = _standard_logger(log)  # for code that needs a logger of the standard library
         self._requests: Counter[tuple[str, str]] = Counter()
         self._unlinkable: Counter[tuple[str, str]] = Counter()
-        self._unlinkable_failures: Counter[tuple[str, str]] = Counter()  # by route and traceback
-        self._bound_hits: Counter[str] = Counter(dict.fromkeys(BOUNDS, 0))
         self._counted_since = time.monotonic()
         self._watched: list[tuple[str, Callable[[], attrs.AttrsInstance], Mapping[str, str]]] = []
 
@@ -136,33 +132,16 @@ class Telemetry:
         self._unlinkable[route, code] += 1
         self._log_counts_when_due()
 
-    def failure_unlinkable(self, route: str, error: BaseException) -> None:
-        """Note an error of this server in a request that must not have a log line of its own.
-
-        It is logged with the next counts: where the error was raised and its type, but not its message, which may name
-        the target of the request.
-        """
-        frames = "".join(traceback.format_tb(error.__traceback__)) + type(error).__name__
-        if (route, frames) in self._unlinkable_failures or len(self._unlinkable_failures) < FAILURES_KEPT:
-            self._unlinkable_failures[route, frames] += 1
-
     def log_counts(self) -> None:
         """Write the counts since the last call; call it at shutdown, too."""
         counts, self._unlinkable = self._unlinkable, Counter()
-        failures, self._unlinkable_failures = self._unlinkable_failures, Counter()
         self._counted_since = time.monotonic()
         for (route, code), count in sorted(counts.items()):
             self.log.info("requests", route=route, code=code, count=count)
-        for (route, frames), count in failures.items():
-            self.log.error("a handler failed", route=route, count=count, exception=frames)
 
     def _log_counts_when_due(self) -> None:
         if self._unlinkable and time.monotonic() - self._counted_since >= COUNT_SECONDS:
             self.log_counts()
-
-    def bound_hit(self, bound: str) -> None:
-        """Count that a peer reached a bound; `bound` is one of `metrics.BOUNDS`."""
-        self._bound_hits[bound] += 1
 
     def requests(self) -> Counter[tuple[str, str]]:
         """Return the numbers of requests answered since the start, by route and code."""
@@ -191,10 +170,7 @@ class Telemetry:
     def _collect(self, readings: Sequence[Reading]) -> Iterator[Metric]:
         from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
 
-        samples: dict[str, list[tuple[tuple[str, ...], float]]] = {
-            "mimids_requests": [*self._requests.items()],
-            "mimids_bound_hits": [((bound,), hits) for bound, hits in self._bound_hits.items()],
-        }
+        samples: dict[str, list[tuple[tuple[str, ...], float]]] = {"mimids_requests": [*self._requests.items()]}
         watched = (Reading(prefix, statistics(), labels) for prefix, statistics, labels in self._watched)
         for reading in (*watched, *readings):
             for field in attrs.fields(type(reading.numbers)):
@@ -227,8 +203,7 @@ def _json_line(line: dict[str, object]) -> str:
 def _text_line(line: dict[str, object]) -> str:
     timestamp, level, event, exception = (line.pop(name, "") for name in ("timestamp", "level", "event", "exception"))
     fields = "".join(f" {name}={_text(value)}" for name, value in line.items())
-    indented = "".join(f"  {printable(text)}\n" for text in str(exception).splitlines())  # cannot forge a line
-    return f"{timestamp} {level:<8} {event}{fields}\n{indented}"
+    return f"{timestamp} {level:<8} {event}{fields}\n{exception}"
 
 
 def _text(value: object) -> str:

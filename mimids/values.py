@@ -16,7 +16,7 @@ Milliseconds = NewType("Milliseconds", int)  # since the epoch
 
 @attrs.frozen
 class Anyone:
-    """A caller that is not authenticated, such as a caller of the directory or the OHTTP gateway."""
+    """A caller that is not authenticated: of the directory and the OHTTP gateway."""
 
 
 @attrs.frozen

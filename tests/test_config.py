@@ -72,7 +72,6 @@ def test_numbers_carry_their_unit(section: str, name: str) -> None:
     units = r"bytes|seconds|hours|days|minute|second|hour|day|burst"
     counted = (
         r"rows|requests|packages|claims|messages|streams|groups|partitions|branches|tokens|workers|connections|peers"
-        r"|providers"
     )
     default = keys(config._SECTIONS[section])[name].default if section in config._SECTIONS else None
     if isinstance(default, int) and not isinstance(default, bool):

@@ -17,7 +17,7 @@ from tests.support.imports import MODULES, ROOT, imports
 
 ENGINE = ("wire.base64url", "wire.codec", "wire.compiled", "wire.declare", "wire.ids", "wire.varint")
 PURE = ("wire", "mls", "ohttp", "policy")
-BELOW_DS = (*PURE, "errors", "values", "config", "metrics", "printable", "store", "telemetry")
+BELOW_DS = (*PURE, "errors", "values", "config", "metrics", "store", "telemetry")
 # What every package of ds/ may use: the ports and the modules beside them.
 DS = (*BELOW_DS, "ds.backoff", "ds.clock", "ds.lru", "ds.notifier", "ds.peer_answers", "ds.ports")
 GROUPS = (*DS, "ds.limits", "ds.groups", "ds.key_packages")  # what the packages above both may use
@@ -35,8 +35,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "config_keys": ("wire.ids",),
     "config": ("config_keys", "wire.ids"),
     "metrics": (),
-    "printable": (),
-    "telemetry": ("values", "config", "metrics", "printable", *ENGINE),
+    "telemetry": ("values", "config", "metrics", *ENGINE),
     "mls": ("mls", "errors", *ENGINE),
     "mls.tree": ("mls.tree", "mls.code_points", "mls.leaf_node", "mls.suites", "mls.support", *ENGINE),
     "mls.rules": ("mls", "errors", *ENGINE),

@@ -35,13 +35,10 @@ TESTED_IN = {
     "ds.commands.reports": "ds/commands/test_policy.py",
     "ds.devices.gate": "ds/limits/test_budgets.py",
     "ds.devices.hub_router": "ds/following/test_following.py",  # sends and receives at other hubs
-    "printable": "abuse/test_terminal.py",
-    "ds.devices.sessions": "abuse/test_removed_devices.py",
-    "ds.devices.hub_calls": "ds/devices/test_streams.py",
+    "ds.devices.send_queue": "ds/devices/test_streams.py",
     "ds.following.cursors": "ds/upkeep/test_retention.py",  # retention is what cursors are for
     "ds.following.followed_groups": "ds/following/test_following.py",
     "ds.following.receiver": "ds/following/test_following.py",
-    "ds.following.requested_keys": "ds/following/test_intake.py",
     "ds.following.sync": "ds/following/test_following.py",
     "ds.groups.appending": "ds/groups/test_sequencing.py",
     "ds.groups.sequencing": "ds/groups/test_sequencing.py",
@@ -76,10 +73,7 @@ TESTED_IN = {
     "http.header_names": "http/api/test_table.py",  # names only
     "http.media_types": "http/api/test_table.py",  # names only
     "http.console": "http/console/test_console.py",
-    "http.server.buffers": "http/server/test_shares.py",
     "http.server.exchange": "http/server/test_connection.py",
-    "http.server.holding": "http/server/test_shares.py",
-    "http.server.listener_state": "abuse/test_connections.py",
     "http.server.transport": "http/server/test_connection.py",
     "mls": "mls/test_public_group.py",  # structures and rules that a conversation uses
     "mls.faults": "mls/test_key_package.py",
@@ -88,21 +82,11 @@ TESTED_IN = {
     "ohttp": "ohttp/test_rfc9458.py",
     "policy": "policy/test_rules.py",
     "replay": "replay/test_replay.py",
-    "ds.upkeep.acknowledging": "abuse/test_storage.py",
-    "ds.upkeep.elapsed": "abuse/test_clock_jumps.py",
-    "ds.commands.clock": "abuse/test_clock_jumps.py",
-    "http.peers.addresses": "abuse/test_addresses.py",
     "store": "ds/test_statements.py",  # every statement of a request; results are tested with the services
-    "store.acknowledged": "abuse/test_storage.py",
     "store.arrangements": "ds/terms/test_offered.py",
-    "ds.key_packages.replays": "abuse/test_replay.py",
-    "ds.limits.call_slots": "abuse/test_delivery.py",
-    "ds.limits.new_providers": "abuse/test_welcomes.py",
-    "ds.limits.welcomes": "abuse/test_welcomes.py",
     "store.backup": "cli/test_backup.py",
     "store.bans": "ds/groups/test_policy.py",
     "store.cursors": "ds/upkeep/test_retention.py",
-    "store.damage": "abuse/test_storage.py",
     "store.engine": "store/engine/test_store.py",
     "store.key_packages": "ds/key_packages/test_stock.py",
     "store.ohttp": "ds/key_packages/test_gateway_keys.py",

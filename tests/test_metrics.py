@@ -44,11 +44,8 @@ def test_the_dashboard_shows_and_describes_all_metrics() -> None:
     # For these, another panel or an alert says enough.
     assert unseen == {
         "mimids_store_storage_failures_total",
-        "mimids_listener_evicted_total",
         "mimids_listener_failed_total",
-        "mimids_listener_flooded_total",
         "mimids_peer_failures",
         "mimids_peer_circuit_open",
         "mimids_following_contradictions_total",
-        "mimids_following_refused_pushes_total",
     }

@@ -77,14 +77,12 @@ def _declared(codec: Codec[Any], name: str, annotation: str) -> tuple[str, str]:
     if isinstance(codec, engine._Optional):
         return f"optional<{_type(codec._item)}> {name}", ""
     if isinstance(codec, engine._Vector | engine._UintVector):
-        item = codec._item if isinstance(codec, engine._Vector) else codec._uint
+        item = codec._item if isinstance(codec, engine._Vector) else engine.Uint(codec._size)
         kind = _type(item)
-        most = getattr(codec, "_most", varint.MLS_MAX)
-        bound = "" if most == varint.MLS_MAX else f"at most {most:,} items"
-        return f"{_ITEM.findall(annotation)[0] if kind == _OPAQUE else kind} {name}<V>", bound
+        return f"{_ITEM.findall(annotation)[0] if kind == _OPAQUE else kind} {name}<V>", ""
     kind = _type(codec)
     if kind != _OPAQUE:
-        return f"{kind} {name}", f"at most {codec.most:,}" if isinstance(codec, engine.Uint) and codec.bounded else ""
+        return f"{kind} {name}", ""
     limit = getattr(_innermost(codec), "limit", varint.MLS_MAX)
     return f"opaque {name}<V>", "" if limit == varint.MLS_MAX else f"at most {limit} octets"
 

@@ -13,12 +13,12 @@ import click
 from mimids.cli.places import config_option, example, json_option, load_config, require_database
 from mimids.cli.progress import Progress, bar, elapsed
 from mimids.cli.refusals import CommandRefused, or_refused
-from mimids.cli.showing import say, show
+from mimids.cli.showing import show
 from mimids.config import Config
 from mimids.ds.commands import Context, JsonObject
 from mimids.ds.key_packages import gateway_keys
 from mimids.ohttp.keyring import Schedule
-from mimids.store import acknowledged, arrangements, key_packages, recoveries
+from mimids.store import arrangements, key_packages, recoveries
 from mimids.store import backup as backups
 from mimids.store.backup import NotABackup
 from mimids.store.engine import lock, migrate
@@ -79,7 +79,7 @@ def restore(file: Path, replace: bool, config_file: Path | None, as_json: bool) 
     answer: JsonObject = or_refused(lambda: _restore(config, file, replace=replace, quiet=as_json))
     show("restore", answer, as_json=as_json)
     if not as_json:
-        say("Devices have to upload new KeyPackages: `mimids check` counts the devices that have none.")
+        click.echo("Devices have to upload new KeyPackages: `mimids check` counts the devices that have none.")
 
 
 def _restore(config: Config, file: Path, *, replace: bool, quiet: bool) -> JsonObject:
@@ -103,7 +103,6 @@ def _restore(config: Config, file: Path, *, replace: bool, quiet: bool) -> JsonO
                 migrate.migrate(temporary)
             retired, key_id, held = write_here(temporary, lambda tx: _prepare(tx, config))
             aside = _put_aside(path) if path.exists() else None
-            acknowledged.forget(path)  # it would report that the copy is older, which the operator knows
             temporary.rename(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -128,7 +127,7 @@ def _copy(source: Path, target: Path, progress: Progress) -> None:
 
 
 def _prepare(tx: Tx, config: Config) -> tuple[int, int, int]:
-    """Prepare a copy for use (semantics: restore); return (KeyPackages dropped, id of the new key, groups held)."""
+    """Prepare a copy for use (semantics: restore); return KeyPackages dropped, the new key's id, groups held."""
     context = Context.of(config, _now())
     schedule = Schedule(config.ohttp.rotate_days * DAY_SECONDS, config.ohttp.grace_days * DAY_SECONDS)
     retired = key_packages.retire_unclaimed(tx, context.now)

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 AUTHORITY_DAYS: Final = 3650
-PAIR_DAYS: Final = 825  # the longest validity that client platforms accept from a private authority
+PAIR_DAYS: Final = 825  # the longest that client platforms accept from a private authority
 _CLOCK_SKEW: Final = timedelta(hours=1)
 
 
@@ -33,7 +33,7 @@ class IssuedCertificate:
     private_key: ec.EllipticCurvePrivateKey = attrs.field(repr=False)
 
     def write(self, certificate: Path, private_key: Path) -> None:
-        """Write both as PEM; only the owner can read the key. Raise `FileExistsError` if a file exists."""
+        """Write both as PEM, the key readable by its owner only; raise `FileExistsError` if a file exists."""
         encoded = self.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         write_new(private_key, encoded, mode=0o600)
         write_new(certificate, self.certificate.public_bytes(Encoding.PEM))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import IO, Any, BinaryIO, TextIO
 
@@ -9,7 +10,6 @@ import click
 
 from mimids.cli.places import example
 from mimids.cli.refusals import CommandRefused
-from mimids.cli.showing import say, say_json
 from mimids.wire.codec import WireError
 
 
@@ -33,7 +33,8 @@ def inspect(file: BinaryIO) -> None:
         lines = inspect(file.read())
     except WireError as error:
         raise CommandRefused(f"{_name(file)} is not an MLS object: {error}") from error
-    say(*lines)
+    for line in lines:
+        click.echo(line)
 
 
 @example("mimids mls replay conversation.jsonl")
@@ -50,7 +51,7 @@ def replay(file: TextIO) -> None:
     failed = 0
     try:
         for record in replay(file.read(), now_s=int(time.time())):
-            say_json(record.as_json())
+            click.echo(json.dumps(record.as_json()))
             failed += record.failed
     except (ValueError, LookupError, TypeError) as error:
         raise CommandRefused(f"{_name(file)} is not a recording: {error}") from error

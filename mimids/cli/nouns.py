@@ -26,7 +26,6 @@ _NOUNS: Final = {
     "ban": "Banned users and providers.",
     "limit": "Rate limits, and muted users.",
     "report": "Reports about users and providers.",
-    "clock": "The time that retention goes by.",
 }
 
 

@@ -8,7 +8,6 @@ from typing import IO, Any, Final
 
 import click
 
-from mimids.cli.showing import say
 from mimids.config import ConfigError
 from mimids.errors import MimiError, StorageUnavailable
 from mimids.ohttp.at_rest import KeyUnavailable
@@ -16,7 +15,6 @@ from mimids.store.engine.lock import Locked
 from mimids.store.engine.migrate import SchemaRefused
 
 REFUSED: Final = 1  # click gives 2 for usage
-_DAMAGED: Final = "stop the server, keep the file, and restore the newest backup with `mimids restore --replace`"
 
 
 class CommandRefused(click.ClickException):
@@ -30,9 +28,9 @@ class CommandRefused(click.ClickException):
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print the message and the fix on standard error."""
-        say(f"mimids: {self.message}", err=True)
+        click.echo(f"mimids: {self.message}", err=True)
         if self.fix:
-            say(*(f"  {line.strip()}" for line in self.fix.split("\n")), err=True)
+            click.echo(f"  {self.fix}", err=True)
 
 
 def or_refused(do: Callable[[], Any]) -> Any:
@@ -52,8 +50,6 @@ def or_refused(do: Callable[[], Any]) -> Any:
             str(error), "try again when that process has ended; commands reach a running server by its socket"
         ) from error
     except StorageUnavailable as error:
-        if error.damage:
-            raise CommandRefused(f"the database is damaged: {error.damage}", _DAMAGED) from error
         raise CommandRefused(
             str(error), "free some space on the disk of data_dir: `mimids check` says how much there is"
         ) from error
@@ -63,8 +59,10 @@ def or_refused(do: Callable[[], Any]) -> Any:
         raise CommandRefused(f"the database cannot be used: {error}", "run `mimids check` for details") from error
     except sqlite3.DatabaseError as error:
         if type(error) is not sqlite3.DatabaseError:
-            raise  # a wrong SQL statement, which is our bug
-        raise CommandRefused(f"the database cannot be read: {error}", _DAMAGED) from error
+            raise  # a bug of ours: a wrong statement
+        raise CommandRefused(
+            f"the database cannot be read: {error}", "run `mimids check`; keep the file, and restore a backup"
+        ) from error
     except OSError as error:
         what = f"{error.filename}: " if error.filename else ""
         raise CommandRefused(f"{what}{error.strerror or error}") from error

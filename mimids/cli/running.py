@@ -24,7 +24,7 @@ from mimids.store.engine import lock
 from mimids.store.engine.sqlite import read_here, write_here
 from mimids.values import Milliseconds
 
-SERVER_SECONDS: Final = 30  # how long a running server may take to answer
+SERVER_SECONDS: Final = 30  # that a running server has for its answer
 
 
 class _UnixConnection(http.client.HTTPConnection):

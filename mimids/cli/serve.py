@@ -13,7 +13,6 @@ import click
 from mimids.cli.places import CONFIG_FILE, DEV_DIRECTORY, config_option, example, load_config, refuse_backup
 from mimids.cli.refusals import CommandRefused, or_refused
 from mimids.cli.setup import AUTHORITY, SetupPlan, make_pair, migrate_database, write_configuration
-from mimids.cli.showing import say
 from mimids.config import Config, load
 from mimids.store.engine import lock, migrate
 from mimids.wire.ids import ProviderId
@@ -40,7 +39,7 @@ def serve(config_file: Path | None, dev: bool) -> None:
     config = or_refused(_development) if dev else load_config(config_file)
     if not config.database.exists():
         or_refused(lambda: migrate_database(config))
-    elif not or_refused(lambda: migrate.pending(config.database)):  # if any are pending, the server says so
+    elif not or_refused(lambda: migrate.pending(config.database)):  # else the server says so
         refuse_backup(config.database)
     from mimids import process
 
@@ -91,14 +90,14 @@ def _announce(config: Config, bound: ServingProvider, *, dev: bool) -> None:
     """Print the addresses of the listeners and, in development, what to try next."""
     scheme = "http" if config.listen.client_is_plain else "https"
     where = bound.addresses
-    say(f"mimids serves {config.provider}")
-    say(f"  public    {config.listen.public_url} at {where['public']}")
-    say(f"  client    {'' if where['client'].startswith('unix:') else scheme + '://'}{where['client']}")
-    say(f"  operator  http://{where['operator']}")
-    say(f"  console   http://{where['operator']}/console")
+    click.echo(f"mimids serves {config.provider}")
+    click.echo(f"  public    {config.listen.public_url} at {where['public']}")
+    click.echo(f"  client    {'' if where['client'].startswith('unix:') else scheme + '://'}{where['client']}")
+    click.echo(f"  operator  http://{where['operator']}")
+    click.echo(f"  console   http://{where['operator']}/console")
     if dev:
-        say("", "Development certificates and data are in ./mimids-dev/. Try next, in another terminal:")
-        say("  mimids user add alice")
-        say("  mimids contact alice")
-        say(f"  curl --cacert mimids-dev/ca.pem {config.listen.public_url}/.well-known/mimi-ds")
+        click.echo("\nDevelopment certificates and data are in ./mimids-dev/. Try next, in another terminal:")
+        click.echo("  mimids user add alice")
+        click.echo("  mimids contact alice")
+        click.echo(f"  curl --cacert mimids-dev/ca.pem {config.listen.public_url}/.well-known/mimi-ds")
     sys.stdout.flush()

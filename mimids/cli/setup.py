@@ -15,9 +15,8 @@ from mimids.cli.certificates import new_authority, read_authority, write_new
 from mimids.cli.places import CONFIG_FILE, config_option, example, json_option, load_config, socket_fits
 from mimids.cli.progress import elapsed
 from mimids.cli.refusals import CommandRefused, or_refused
-from mimids.cli.showing import say, show
+from mimids.cli.showing import show
 from mimids.config import Config, load, parse
-from mimids.store import acknowledged
 from mimids.store.engine import lock
 from mimids.store.engine import migrate as migrations
 from mimids.wire.ids import ProviderId, provider_id
@@ -73,10 +72,7 @@ def migrate_database(config: Config) -> list[migrations.Migration]:
     """Create the database, or migrate it to this version; return the migrations that were applied."""
     config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with lock.hold(config.data_dir):
-        applied = migrations.migrate(config.database)
-        if applied:
-            acknowledged.forget(config.database)  # a table that was rebuilt counts anew
-        return applied
+        return migrations.migrate(config.database)
 
 
 def make_pair(directory: Path, plan: SetupPlan) -> None:
@@ -210,8 +206,8 @@ def init(
     show("init", answer, as_json=as_json)
     _warn_of_certificates(config)
     if not as_json:
-        say("", "Try next:", f"  mimids check --config {file}", f"  mimids serve --config {file}")
-        say(f"  mimids user add alice --config {file}")
+        click.echo(f"\nTry next:\n  mimids check --config {file}\n  mimids serve --config {file}")
+        click.echo(f"  mimids user add alice --config {file}")
 
 
 def _warn_of_certificates(config: Config) -> None:
@@ -219,7 +215,7 @@ def _warn_of_certificates(config: Config) -> None:
 
     for finding in certificates(config):
         if finding.fix is not None:
-            say(f"mimids: {finding.what}", f"  {finding.fix}", err=True)
+            click.echo(f"mimids: {finding.what}\n  {finding.fix}", err=True)
 
 
 def _prompt_for_domain() -> ProviderId:
@@ -250,5 +246,5 @@ def migrate(config_file: Path | None, as_json: bool) -> None:
         show("migrate", answer, as_json=True)
     else:
         for name in answer["applied"]:
-            say(f"applied {name}")
-        say(f"{config.database} is up to date")
+            click.echo(f"applied {name}")
+        click.echo(f"{config.database} is up to date")

@@ -1,7 +1,4 @@
-"""Output for people: tables, lists of names and values, a group's tree. Scripts use `--json`.
-
-All commands print with `say` and `say_json`: text that came from others cannot control the terminal or forge a line.
-"""
+"""Output for people: tables, lists of names and values, a group's tree. Scripts use `--json`."""
 
 from __future__ import annotations
 
@@ -15,9 +12,7 @@ import click
 
 from mimids.ds.commands import JsonObject
 from mimids.ds.groups.tree_layout import margins
-from mimids.printable import printable
 
-_NAME_CHARS: Final = 64  # of a group in a list
 _KEY_DIGITS: Final = 8  # of a masked partition key that are shown in the tree
 _TIMES: Final = ("_at", "not_after")
 
@@ -25,25 +20,15 @@ _TIMES: Final = ("_at", "not_after")
 def show(name: str, answer: JsonObject, *, as_json: bool) -> None:
     """Print a command's answer."""
     if as_json:
-        say_json(answer)
+        click.echo(json.dumps(answer))
     else:
-        say(*_LAYOUTS.get(name, _names_and_values)(answer))
-
-
-def say(*lines: str, err: bool = False) -> None:
-    """Print each of `lines` as one line, with control characters escaped; an empty line if there is none."""
-    for line in lines or ("",):
-        click.echo(printable(line), err=err)
-
-
-def say_json(value: object) -> None:
-    """Print a value as one line of JSON in ASCII, without control characters."""
-    click.echo(json.dumps(value).replace("\x7f", "\\u007f"))
+        for line in _LAYOUTS.get(name, _names_and_values)(answer):
+            click.echo(line)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Iterator[str]:
     """Yield the lines of a table; columns of numbers are aligned right."""
-    cells = [[printable(str(cell)) for cell in row] for row in rows]
+    cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
     right = [bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(columns))]
     for line in ([*columns], *cells):
@@ -78,13 +63,8 @@ def _value(name: str, value: object) -> object:
 
 def _groups(answer: JsonObject) -> Iterator[str]:
     shown = ("hub", "epoch", "messages", "partitions", "live_forks")
-    rows = [
-        (
-            printable(group["name"] or group["group_id"], at_most=_NAME_CHARS),
-            *(_value(key, group[key]) for key in shown),
-        )
-        for group in answer["groups"]
-    ]
+    rows = [(group["name"] or group["group_id"], *(_value(key, group[key]) for key in shown))
+            for group in answer["groups"]]  # fmt: skip
     yield from table(("group", *shown), rows) if rows else ("no groups",)
 
 

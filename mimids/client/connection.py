@@ -21,11 +21,11 @@ CONNECTIONS: Final = 100  # open at a time, and kept for later requests; httpx w
 
 
 class Unreachable(Exception):
-    """The provider did not answer. The request may or may not have been processed; it is safe to send it again."""
+    """The provider did not answer. The request was processed or not; it is safe to send it again."""
 
 
 class Problem(Exception):
-    """A refusal (RFC 9457). `code` is the last part of its type, such as `wrong-epoch`; `members` is the document."""
+    """A refusal (RFC 9457). `code` is the last part of its type, such as `wrong-epoch`; `members` has all of it."""
 
     def __init__(self, status: int, members: Mapping[str, Any]) -> None:
         self.status = status
@@ -41,9 +41,9 @@ class Problem(Exception):
 
     @staticmethod
     def from_json(status: int | None, document: bytes) -> Problem:
-        """Return the problem that a document describes; an unreadable document is a refusal too.
+        """Return the problem in a document; one that cannot be read is a refusal too.
 
-        If `status` is None, the document's member `status` is used, or 500 if the document has none.
+        Without `status` the member `status` of the document counts, else 500.
         """
         try:
             members = json.loads(document)

@@ -102,7 +102,7 @@ class Device:
     ) -> Token:
         """Issue a token (`shared` or `unique`) for this user's KeyPackages.
 
-        `expires_at` is in ms since 1970. `rate` is (claims, seconds): that many claims in that many seconds.
+        `expires_at` is in ms since 1970. `rate` is a number of claims, and the number of seconds that it holds for.
         """
         claims, seconds = rate or (None, None)
         terms = {"scheme": scheme, "label": label, "expires_at": expires_at, "uses": uses}
@@ -170,7 +170,7 @@ class Device:
     async def group_info(
         self, hub: ProviderId, group_id: GroupId, *, partition: MaskedPartitionKey | None = None
     ) -> GroupInfoBundle:
-        """Return the data for joining from outside: for this partition, or for the one that the hub chooses.
+        """Return what joining from outside needs, for this partition, or for the one that the hub chooses.
 
         (semantics: joining-from-outside)
         """

@@ -105,7 +105,7 @@ class KeyPackageFetcher:
                 now, corrected = wrong.seconds, True
 
     async def _key_config(self, contact: Contact, now: int) -> KeyConfig:
-        """Return a configuration to seal to: the cached one or the contact card's if still valid, else the newest."""
+        """Return a configuration to seal to: a cached one or the contact card's while valid, else the newest."""
         for keys in (self._keys.get(contact.provider), contact.keys):
             if keys is not None:
                 try:

@@ -18,7 +18,7 @@ class Position:
     hub: ProviderId
     key: PartitionKey
     counter: Counter
-    frame: int = 0  # the frame that presented it on this connection
+    frame: int = 0  # that presented it on this connection
     reported_unknown: bool = False
 
 
@@ -37,10 +37,10 @@ class Positions:
         return len(self._by_key)
 
     def present(self, hub: ProviderId, key: PartitionKey, counter: Counter) -> bool:
-        """Ask for a partition from `counter` on. Return whether a new connection is needed for this.
+        """Ask for a partition from `counter` on. Return whether that needs a new connection.
 
-        A new connection is needed if the key was already presented on this one: messages under way could be mistaken
-        for the messages that are asked for now.
+        It does if the key was presented on this one before: messages under way could be mistaken for those that are
+        asked for now.
         """
         known = self._by_key.get(key)
         if known is not None and known.counter == counter and known.hub == hub:

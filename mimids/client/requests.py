@@ -27,7 +27,7 @@ EXPORTER_LABEL = "mimids partition key"
 
 
 def message(mls_message: bytes, partition_key: PartitionKey) -> SendRequest:
-    """Return the request that sends an application message or a proposal; `partition_key` is that of its epoch."""
+    """Return the request that sends an application message or a proposal; the key is that of its epoch."""
     parsed = decode(MLSMessage, mls_message)
     if parsed.content_type not in (ContentType.APPLICATION, ContentType.PROPOSAL):
         raise ValueError("this is neither an application message nor a proposal")

@@ -41,7 +41,7 @@ class Sending:
             self._done.set()
 
     async def wait(self) -> tuple[SendResponse | Problem, ...]:
-        """Wait for all answers, one for each message in order; if the stream closes first, raise the cause."""
+        """Wait for all answers, one for each message in order; raise what closed the stream if that came first."""
         await self._done.wait()
         if self._failure is not None:
             raise self._failure

@@ -2,8 +2,8 @@
 
 What happens when a connection is lost
     The stream connects again after a back-off. It presents the keys from the counters that were reached, and sends
-    again all messages without an answer; the hub answers a repeat as it did the first time (semantics: sequencing).
-    Messages that come twice are dropped. So every event is seen once, and nothing is lost while the `Stream` exists.
+    again what has no answer yet; the hub answers a repeat as it did the first time (semantics: sequencing). Messages
+    that come twice are dropped. So every event is seen once, and nothing is lost while the `Stream` exists.
 
 What the device has to do
     To store `Arrived.next_counter` together with the messages, and to acknowledge a Welcome only when it is stored.
@@ -74,12 +74,12 @@ class Stream:
         self._positions = Positions()
         self._outbox = Outbox()
         self._events = EventQueue()
-        self._welcomes: set[int] = set()  # those that the device was given
+        self._welcomes: set[int] = set()  # that the device was given
         self._acknowledged: set[int] = set()
         self._to_acknowledge: list[int] = []
         self._paused = False  # nothing is presented until the queue of events has room
         self._connections = 0
-        self._frame_numbers = count(1)  # for this connection; the server uses 0
+        self._frame_numbers = count(1)  # of this connection; 0 is the server's
         self._heard = False  # whether anything came on this connection
         self._disconnect: Callable[[], None] | None = None  # ends this connection, so that another one is opened
         self._disconnecting = False
@@ -201,7 +201,7 @@ class Stream:
             raise lost[0]
 
     def _start_connection(self, tasks: TaskGroup) -> None:
-        """Repeat everything that the provider does not know on a new connection."""
+        """Say everything again that a new connection does not know."""
         self._disconnect, self._disconnecting = tasks.cancel_scope.cancel, False
         self._connections += 1
         self._frame_numbers = count(1)

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import secrets
 import time
-from pathlib import Path
-from typing import Final
 
 import trio
 
 from mimids.values import Milliseconds
-
-_SINCE_BOOT: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
-_THIS_PROCESS: Final = secrets.token_hex(16)
 
 
 class SystemClock:
@@ -22,17 +15,6 @@ class SystemClock:
     def now(self) -> Milliseconds:
         """Return the time in milliseconds since the epoch."""
         return Milliseconds(time.time_ns() // 1_000_000)
-
-    def running(self) -> Milliseconds:
-        """Return the milliseconds since the start of the machine, those of its sleep included."""
-        return Milliseconds(time.clock_gettime_ns(_SINCE_BOOT) // 1_000_000)
-
-    def boot(self) -> str:
-        """Return the identifier that the kernel gave to this start of the machine."""
-        try:
-            return _BOOT_ID.read_text(encoding="ascii").strip()
-        except OSError:
-            return _THIS_PROCESS  # then times of another process are not comparable
 
     async def sleep(self, seconds: float) -> None:
         """Wait for `seconds`."""

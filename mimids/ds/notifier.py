@@ -1,7 +1,7 @@
 """Notifications between tasks: a task that has committed a row notifies, and a task that waits for rows wakes.
 
-A task acts on the rows, not on the notifications. A notification is lost when the process ends, so a task always reads
-before it waits. Notify after the commit, and commit with `Store.write_shielded`: a handler is cancelled when its client
+The rows decide, not the notifications. A notification is lost when the process ends, so a task always reads before it
+waits. Notify after the commit, and commit with `Store.write_shielded`: a handler is cancelled when its client
 disconnects, and a commit without its notification would leave others waiting.
 
     with notifier.listen(topic) as waiter:

@@ -12,18 +12,10 @@ from mimids.wire.ids import ProviderId
 
 
 class Clock(Protocol):
-    """The clock of lifetimes, key rotation, retention and back-off. Tests use a clock that they can set."""
+    """The clock of lifetimes, key rotation, retention and back-off. Tests have one that they can move."""
 
     def now(self) -> Milliseconds:
         """Return the time in milliseconds since the epoch."""
-        ...
-
-    def running(self) -> Milliseconds:
-        """Return the milliseconds since the start of the machine: setting the clock does not change them."""
-        ...
-
-    def boot(self) -> str:
-        """Return a name for this start of the machine."""
         ...
 
     async def sleep(self, seconds: float) -> None:
@@ -42,7 +34,7 @@ class PeerAnswer:
 class RelayedAnswer:
     """What another provider's OHTTP gateway answered, success or not: the relay passes it on (semantics: ohttp)."""
 
-    status: int  # the HTTP status, which the client gets unchanged, also for a refusal
+    status: int  # of HTTP; a refusal keeps its own on the way to the client
     media_type: str  # in lower case, without parameters
     body: bytes = attrs.field(repr=False)
     retry_after: str = ""  # seconds or a date, as the gateway wrote it

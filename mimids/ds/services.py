@@ -8,7 +8,6 @@ from mimids.config import Config
 from mimids.ds.devices.accounts import DeviceTokens
 from mimids.ds.devices.gate import Gate
 from mimids.ds.devices.hub_router import HubRouter
-from mimids.ds.devices.sessions import Sessions
 from mimids.ds.devices.streams import Streams
 from mimids.ds.following.cursors import Cursors
 from mimids.ds.following.delivery import Delivery
@@ -55,7 +54,6 @@ class Services:
     cursors: Cursors
     reports: Reports
     devices: DeviceTokens
-    sessions: Sessions
     key_packages: KeyPackageStock
     ohttp_keys: OhttpKeys
     gateway: Gateway

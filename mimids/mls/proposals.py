@@ -223,7 +223,7 @@ class Ciphertexts:
 
 
 class _Ciphertexts(Codec[Ciphertexts]):
-    """Counts ciphertexts: by slices if all have the same lengths (the usual case), else one by one."""
+    """Counts ciphertexts: by slices if all in the vector have the same lengths, as is usual, else one by one."""
 
     def read(self, reader: Reader) -> Ciphertexts:
         stop = reader.block()

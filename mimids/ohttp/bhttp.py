@@ -3,8 +3,8 @@
 Every message object is valid, because its values are checked when it is made, by the decoder or by other code. Decoding
 is total, and bounded by `MessageLimits`. Names and values of fields are kept as received; only `field()` ignores case.
 
-The decoder is written by hand, not with `wire.declare`: lengths are QUIC integers in any form, a message may omit empty
-parts at its end (section 3.8), and the first octet decides whether a section has a length or a terminator.
+The decoder is written by hand, not with `wire.declare`: lengths are QUIC integers in any form, a message may omit its
+empty end (section 3.8), and the first octet decides whether a section has a length or a terminator.
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ class Opener:
     def open(self, message: bytes) -> bytes:
         """Return the Binary HTTP response in a `message/ohttp-res`; raise `HpkeError` if it does not decrypt.
 
-        If a response does not decrypt, the opener stays usable, because somebody in between may have forged that
-        response. Once a response has decrypted, a further call raises `RuntimeError`.
+        After a response that does not decrypt, the opener stays usable: somebody in between may have forged it. After
+        one that does, a further call raises `RuntimeError`.
         """
         if self._context is None:
             raise RuntimeError("the response to this request was decrypted already")

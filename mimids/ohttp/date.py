@@ -30,8 +30,8 @@ def write_date(seconds: int) -> bytes:
 def read_date(field: bytes | None) -> int | None:
     """Return the seconds since the epoch of an HTTP-date; None for anything else, or if `field` is None.
 
-    A year of two digits is read as a year of this century, because a date in any other century would be outside every
-    window. The name of the day is not checked against the date.
+    A year of two digits is in this century: any other would be outside every window. The name of the day is not
+    checked against the date.
     """
     text = (field or b"").decode("latin-1")
     found = next(filter(None, (form.fullmatch(text) for form in _FORMS)), None)

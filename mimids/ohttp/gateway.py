@@ -1,7 +1,7 @@
 """The gateway's side of RFC 9458: decrypt an encapsulated request, and encrypt the response to it.
 
-Errors of `open_request` are answered in the clear, since there are no keys for a response yet. Once `open_request` has
-returned, every error is encrypted with the sealer that it returned (RFC 9458 sections 5.2 and 5.3).
+Errors of `open_request` are answered in the clear, since there are no keys for a response yet. After it returned, every
+error is answered through its sealer (RFC 9458 sections 5.2 and 5.3).
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class Sealer:
 class OpenedRequest:
     """A decrypted request.
 
-    `digest` (SHA-256 of the whole encapsulated request) identifies a replay. The same `enc` with another `digest` means
-    that a sender used one encapsulation for two requests.
+    `digest` (SHA-256 of the whole encapsulated request) identifies a replay; the same `enc` with another `digest` is a
+    sender that used one encapsulation for two requests.
     """
 
     key_id: int

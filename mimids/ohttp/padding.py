@@ -2,9 +2,8 @@
 
 A Binary HTTP message is padded with zeros (RFC 9292 section 3.8) to the next size class before it is encrypted, so that
 an observer learns only the class. A class is a power of two up to 64 KiB, and above that a multiple of 64 KiB. The
-smallest class of requests is 1 KiB: it holds a KeyPackageRequest with a long token, or a bundle of a few. The smallest
-class of responses is 2 KiB: it holds a KeyPackage of the common cipher suites (300 to 1,000 octets), `exhausted`, and
-every refusal.
+smallest is 1 KiB for requests, which holds a KeyPackageRequest with a long token or a bundle of a few. It is 2 KiB for
+responses, and a KeyPackage of the common cipher suites (300 to 1,000 octets), `exhausted` and every refusal have it.
 """
 
 from __future__ import annotations

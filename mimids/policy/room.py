@@ -71,9 +71,9 @@ def room_of(group: PublicGroup) -> Room:
 def room_after(group: PublicGroup, covered: Iterable[Covered | ProposalRef], *, joins: bool) -> Room | None:
     """Return the room policy after a commit, even if the group state after it is not known as a whole.
 
-    Returns None if a covered proposal could change the policy in an unknown way, because it was not seen or its type is
-    unknown. But an external commit (`joins`) covers only SelfRemoves by reference, which change no policy
-    (draft-ietf-mls-extensions, "SelfRemove Proposal").
+    None if a covered proposal could change the policy in an unknown way: one that was not seen, or one of an unknown
+    type. But an external commit (`joins`) covers only SelfRemoves by reference (draft-ietf-mls-extensions, "SelfRemove
+    Proposal"), which change no policy.
     """
     dictionary = group.parameters.dictionary
     updates: dict[int, list[AppDataUpdate]] = {}

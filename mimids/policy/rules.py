@@ -177,7 +177,7 @@ def _hub_bans_sender(case: Case, sender: Device) -> Found:
 
 
 def _may_be_leaving(case: Case, user: UserId) -> bool:
-    """Return whether the user leaves, or may be leaving, by this message; leaving is always allowed."""
+    """Return whether the user leaves by this message, or could: leaving is always allowed."""
     framed = case.message.message
     if not isinstance(framed, PublicMessage):
         return not case.is_application  # an encrypted handshake, which this server cannot read
@@ -224,7 +224,7 @@ def _reading(reader: Device) -> Fact:
 
 @attrs.frozen
 class Need:
-    """A fact that a rule needs, and the kinds of certainty; any one of them is enough."""
+    """A fact that a rule needs, and the kinds of certainty of which it needs one."""
 
     text: str
     certain: tuple[Certainty, ...]

@@ -34,7 +34,7 @@ class Record:
 
     @property
     def failed(self) -> bool:
-        """Tell whether the replay fails: on a difference, or on a refusal that no `expect` judged."""
+        """Tell whether this fails the replay: a difference or, where no `expect` decides, a refusal."""
         return bool(self.differs) or (not self.judged_by_expect and isinstance(self.verdict, Invalid))
 
     def as_json(self) -> dict[str, Any]:

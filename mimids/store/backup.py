@@ -1,4 +1,4 @@
-"""Backups: copies of a database that is in use, marked so that a server refuses to use them.
+"""Backups: copies of a database that is in use, marked so that no server serves them as they are.
 
 A server on a copy would hand out KeyPackages a second time and answer replayed requests again. So a copy carries a mark
 that makes a server refuse it, and only `mimids restore` removes the mark.
@@ -42,7 +42,7 @@ def copy(source: Path, target: Path, now: Milliseconds, progress: Progress = lam
             closing(connect_to_read(source)) as reading,
             closing(sqlite3.connect(part, isolation_level=None)) as writing,
         ):
-            # Within this transaction this connection sees no changes of the source, so the copy never starts again.
+            # Within this transaction the source does not change for this connection, so the copy never starts again.
             reading.execute("BEGIN")
             reading.execute("SELECT count(*) FROM sqlite_schema").fetchone()
             reading.backup(writing, pages=_STEP_PAGES, progress=lambda _, left, total: progress(total - left, total))

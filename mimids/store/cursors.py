@@ -1,7 +1,6 @@
 """Device cursors: the position of each of our devices in the partitions whose keys it presented.
 
-A device that asks for messages from a counter on has every message below that counter. A device states its position
-only by asking.
+A device that asks for messages from a counter on has every message below it. It states its position in no other way.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from mimids.wire.ids import Counter, MaskedPartitionKey
 
 @attrs.frozen
 class Shown:
-    """A presented position that is not stored yet; the partition is stored under one of `masks`."""
+    """A position that a device presented, not stored yet; the partition is stored under any one of `masks`."""
 
     device: DeviceRow
     hub: int

@@ -86,15 +86,6 @@ def add_group(
     return group_by_row(tx, row)
 
 
-def remove_without_partitions(tx: Tx, group: int) -> None:
-    """Delete a group that only another provider named, if nothing of it was stored."""
-    tx.execute(
-        "DELETE FROM groups WHERE id = ?1 AND creation_digest IS NULL"
-        " AND NOT EXISTS (SELECT 1 FROM partitions WHERE group_ref = ?1)",
-        (group,),
-    )
-
-
 def count_created(tx: Tx, device: DeviceRow, *, at_most: int) -> int:
     """Count the groups that a device of ours created, up to `at_most`."""
     found = tx.one(

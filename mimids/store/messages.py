@@ -84,8 +84,7 @@ def append(tx: Tx, messages: Iterable[NewMessage]) -> None:
             plain.append(row)
         else:
             commits.append((*row, next_key, group_info))
-    # For `bytes` and None, sqlite3 looks for an adapter in each row, which takes a tenth of the time of an insert. For
-    # `bytearray` it does not.
+    # For `bytes` and None, sqlite3 looks for an adapter in each row, a tenth of an insert; for `bytearray` it does not.
     if plain:
         tx.executemany(f"INSERT INTO messages ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", plain)
     if commits:
@@ -96,25 +95,10 @@ def append(tx: Tx, messages: Iterable[NewMessage]) -> None:
         )
 
 
-def digests_between(
-    tx: Tx, partition: int, first: Counter, end: Counter
-) -> dict[Counter, tuple[bytes, MaskedPartitionKey | None]]:
-    """Return the digests and next masked keys of the messages from counter `first` on and below `end`."""
-    rows = tx.all(
-        "SELECT counter, digest, next_masked_key FROM messages WHERE partition = ? AND counter >= ? AND counter < ?",
-        (partition, first, end),
-    )
-    return {row[0]: (row[1], row[2]) for row in rows}
-
-
-def end_of_known(tx: Tx, partition: int) -> Counter:
-    """Return the counter after the last message of a partition that was ever stored, whatever its next counter is."""
-    row = tx.one(
-        "SELECT max(p.kept_from, coalesce((SELECT max(counter) + 1 FROM messages WHERE partition = p.id), 0))"
-        " FROM partitions p WHERE p.id = ?",
-        (partition,),
-    )
-    return Counter(0) if row is None else Counter(row[0])
+def digest_at(tx: Tx, partition: int, counter: Counter) -> bytes | None:
+    """Return the digest of the message at a counter, None if there is none."""
+    row = tx.one("SELECT digest FROM messages WHERE partition = ? AND counter = ?", (partition, counter))
+    return None if row is None else row[0]
 
 
 def find_repeat(tx: Tx, partition: int, digest: bytes) -> AcceptedMessage | None:

@@ -19,20 +19,11 @@ class StoredKeyRow:
 
 
 @attrs.frozen
-class Resealing:
-    """The values for sealing an answer again to the same octets; only the caller reads `items`."""
-
-    nonce: bytes
-    sealed_at: Milliseconds
-    items: bytes
-
-
-@attrs.frozen
 class Answered:
-    """An answered request: the SHA-256 of the encapsulated request, and the sealed response or how to seal it."""
+    """An answered request: the SHA-256 of the encapsulated request, and the sealed response."""
 
     digest: bytes
-    response: bytes | Resealing
+    response: bytes
 
 
 def keys(tx: Tx) -> list[StoredKeyRow]:
@@ -79,42 +70,16 @@ def drop_setting(tx: Tx, name: str) -> None:
 
 def answered(tx: Tx, enc: bytes) -> Answered | None:
     """Return the answer to the request with this encapsulated key, None if there was none."""
-    found = tx.one("SELECT digest, response, nonce, sealed_at, items FROM ohttp_replays WHERE enc = ?", (enc,))
-    if found is None:
-        return None
-    digest, response, *again = found
-    return Answered(digest, Resealing(*again) if response is None else response)
+    found = tx.one("SELECT digest, response FROM ohttp_replays WHERE enc = ?", (enc,))
+    return None if found is None else Answered(*found)
 
 
 def keep_answer(tx: Tx, enc: bytes, answer: Answered, keep_until: Milliseconds) -> None:
-    """Store a sealed answer until `keep_until`, inclusive."""
+    """Store an answer until `keep_until`, inclusive."""
     tx.insert(
         "INSERT INTO ohttp_replays (enc, digest, keep_until, response) VALUES (?, ?, ?, ?)",
         (enc, answer.digest, keep_until, answer.response),
     )
-
-
-def keep_resealing(tx: Tx, enc: bytes, digest: bytes, again: Resealing, keep_until: Milliseconds) -> None:
-    """Store how to seal an answer again, until `keep_until`, inclusive."""
-    tx.insert(
-        "INSERT INTO ohttp_replays (enc, digest, keep_until, nonce, sealed_at, items) VALUES (?, ?, ?, ?, ?, ?)",
-        (enc, digest, keep_until, again.nonce, again.sealed_at, again.items),
-    )
-
-
-def keep_package(tx: Tx, row: int, body: bytes, keep_until: Milliseconds) -> None:
-    """Store a KeyPackage for answers that are sealed again, at least until `keep_until`; `row` is that of its ref."""
-    known = tx.execute(
-        "UPDATE ohttp_replay_packages SET keep_until = max(keep_until, ?) WHERE id = ?", (keep_until, row)
-    )
-    if not known:
-        tx.execute("INSERT INTO ohttp_replay_packages (id, body, keep_until) VALUES (?, ?, ?)", (row, body, keep_until))
-
-
-def kept_package(tx: Tx, row: int) -> bytes | None:
-    """Return a KeyPackage that `keep_package` stored."""
-    found = tx.one("SELECT body FROM ohttp_replay_packages WHERE id = ?", (row,))
-    return None if found is None else bytes(found[0])
 
 
 def forget_answers(tx: Tx, now: Milliseconds) -> None:
@@ -124,7 +89,6 @@ def forget_answers(tx: Tx, now: Milliseconds) -> None:
         "(SELECT rowid FROM ohttp_replays WHERE keep_until >= ? ORDER BY rowid LIMIT 1), 9223372036854775807)",
         (now,),
     )
-    tx.execute("DELETE FROM ohttp_replay_packages WHERE keep_until < ?", (now,))
 
 
 def room_taken(tx: Tx) -> int:

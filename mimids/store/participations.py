@@ -33,28 +33,12 @@ def takes_part(tx: Tx, group: int, device: DeviceRow) -> bool:
     return tx.one(query, (group, device)) is not None
 
 
-def leave(tx: Tx, group: int, device: DeviceRow, now: Milliseconds) -> bool:
-    """Record that a device left a group; return False, and change nothing, if it never was in it."""
-    changed = tx.execute(
-        "UPDATE participations SET left_at = ? WHERE group_ref = ? AND device = ?",
-        (now, group, device),
-    )
-    return changed > 0
-
-
-def leave_hosted(tx: Tx, group: int, device: DeviceRow, now: Milliseconds) -> None:
-    """Record that a device left a group that we host; joining such a group is not recorded."""
+def leave(tx: Tx, group: int, device: DeviceRow, now: Milliseconds) -> None:
+    """Record that a device left a group."""
     tx.execute(
         "INSERT INTO participations (group_ref, device, joined_at, left_at) VALUES (?1, ?2, ?3, ?3)"
         " ON CONFLICT DO UPDATE SET left_at = excluded.left_at",
         (group, device, now),
-    )
-
-
-def end_of_removed(tx: Tx, now: Milliseconds) -> None:
-    """Record that devices which no longer exist have left their groups."""
-    tx.execute(
-        "UPDATE participations SET left_at = ? WHERE left_at IS NULL AND device NOT IN (SELECT id FROM devices)", (now,)
     )
 
 

@@ -6,7 +6,7 @@ partitions-and-forks): a message with an unknown key opened it, or one above it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import attrs
@@ -74,13 +74,6 @@ def find_partition(tx: Tx, hub: int, masks: Iterable[MaskedPartitionKey]) -> Par
         if row is not None:
             return _partition(row)
     return None
-
-
-def has_any_partition(tx: Tx, hub: int, masks: Sequence[MaskedPartitionKey]) -> bool:
-    """Tell whether a hub has a partition that is stored under any of these masks."""
-    places = ", ".join("?" * len(masks))
-    query = f"SELECT 1 FROM partitions WHERE hub = ? AND masked_key IN ({places}) LIMIT 1"
-    return tx.one(query, (hub, *masks)) is not None
 
 
 def partition_by_row(tx: Tx, row: int) -> Partition:
@@ -189,23 +182,13 @@ def add_partition(
     )
 
 
-def count_empty(tx: Tx, group: int, *, at_most: int) -> int:
-    """Count the partitions of a group that never had a message here, up to `at_most`."""
-    found = tx.one(
-        "SELECT count(*) FROM (SELECT 1 FROM partitions INDEXED BY partitions_by_last_seq"
-        " WHERE last_seq = 0 AND group_ref = ? LIMIT ?)",
-        (group, at_most),
-    )
-    return int(found[0]) if found else 0
-
-
 def remove_empty(tx: Tx, partition: int) -> None:
     """Delete a detached partition that was opened for a message which was then refused."""
     tx.execute("DELETE FROM partitions WHERE id = ? AND detached = 1 AND next_counter = 0", (partition,))
 
 
 def attach(tx: Tx, partition: int, *, parent: int, opened_by: int, epoch: int | None, detached: bool) -> None:
-    """Put a detached partition below its commit; set the epochs and `detached` of it and of all below it."""
+    """Put a detached partition below its commit; it and all below it get epochs, and are detached as given."""
     tx.execute(
         "UPDATE partitions SET parent = ?, opened_by = ?, epoch = ? WHERE id = ?",
         (parent, opened_by, _held(epoch), partition),

@@ -23,12 +23,6 @@ def every_domain(tx: Tx) -> list[ProviderId]:
     return [ProviderId(row[0]) for row in tx.all("SELECT domain FROM providers ORDER BY id")]
 
 
-def newest_domains(tx: Tx, limit: int) -> list[ProviderId]:
-    """Return the providers that were added last, the newest at the end."""
-    rows = tx.all("SELECT domain FROM providers ORDER BY id DESC LIMIT ?", (limit,))
-    return [ProviderId(row[0]) for row in reversed(rows)]
-
-
 def domain_of(tx: Tx, provider: int) -> ProviderId:
     """Return the domain of a provider's number; raise `LookupError` if there is none."""
     found = tx.one("SELECT domain FROM providers WHERE id = ?", (provider,))

@@ -40,29 +40,12 @@ def ask(tx: Tx, group: int, provider: int) -> None:
     tx.execute("INSERT INTO recoveries (group_ref, provider) VALUES (?, ?) ON CONFLICT DO NOTHING", (group, provider))
 
 
-def open_questions(tx: Tx) -> dict[int, int]:
-    """Return how many questions have no answer yet, by provider."""
-    rows = tx.all("SELECT provider, count(*) FROM recoveries WHERE answered = 0 GROUP BY provider")
-    return {row[0]: row[1] for row in rows}
-
-
-def questions_to(tx: Tx, provider: int) -> list[int]:
-    """Return the groups of the questions that a provider has not answered yet, at most 10,000."""
+def pending(tx: Tx) -> list[tuple[int, int]]:
+    """Return provider and group of each question that has no answer yet, at most 10,000."""
     rows = tx.all(
-        "SELECT group_ref FROM recoveries WHERE provider = ? AND answered = 0 ORDER BY group_ref LIMIT 10000",
-        (provider,),
+        "SELECT provider, group_ref FROM recoveries WHERE answered = 0 ORDER BY provider, group_ref LIMIT 10000"
     )
-    return [row[0] for row in rows]
-
-
-def count_named(tx: Tx, provider: int) -> int:
-    """Count the groups that only answers have named here and that a provider is asked about."""
-    found = tx.one(
-        "SELECT count(*) FROM recoveries r JOIN groups g ON g.id = r.group_ref"
-        " WHERE r.provider = ? AND g.creation_digest IS NULL",
-        (provider,),
-    )
-    return int(found[0]) if found else 0
+    return [(row[0], row[1]) for row in rows]
 
 
 def note_answer(tx: Tx, group: int, provider: int) -> None:

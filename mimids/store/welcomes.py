@@ -28,7 +28,6 @@ class Outgoing:
     refs: tuple[KeyPackageRef, ...]
     state: str
     failures: int
-    octets: int  # of the Welcome
 
 
 @attrs.frozen
@@ -66,31 +65,20 @@ def add_outgoing(
     partition: int,
     provider: int,
     refs: Sequence[KeyPackageRef],
-    sender: int = 0,
     held: bool,
     now: Milliseconds,
 ) -> None:
     """Queue a Welcome for one provider; with `held`, it waits until its branch has a message.
 
-    `sender` is the row of a device of ours, or minus the row of another provider (semantics: welcomes-and-leaving).
+    (semantics: welcomes-and-leaving)
     """
     tx.execute(
-        "INSERT INTO outgoing_welcomes (welcome, partition, provider, refs, state, created_at, sender)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (welcome, partition, provider, _REFS.encode(tuple(refs)), "held" if held else "due", now, sender),
+        "INSERT INTO outgoing_welcomes (welcome, partition, provider, refs, state, created_at)"
+        " VALUES (?, ?, ?, ?, ?, ?)",
+        (welcome, partition, provider, _REFS.encode(tuple(refs)), "held" if held else "due", now),
     )
     if held:
         tx.execute("UPDATE partitions SET held_welcomes = held_welcomes + 1 WHERE id = ?", (partition,))
-
-
-def count_waiting(tx: Tx, sender: int, *, at_most: int) -> int:
-    """Return how many Welcomes of a sender are not delivered, refused or ended otherwise; stop at `at_most`."""
-    found = tx.one(
-        "SELECT count(*) FROM (SELECT 1 FROM outgoing_welcomes"
-        " WHERE sender = ? AND state IN ('held', 'due', 'offered') LIMIT ?)",
-        (sender, at_most),
-    )
-    return int(found[0]) if found else 0
 
 
 def release_held(tx: Tx, partition: int) -> None:
@@ -140,8 +128,7 @@ def expire_unsent(tx: Tx, *, held_before: Milliseconds, due_before: Milliseconds
 def sweep_page(tx: Tx, before: Milliseconds, *, limit: int) -> bool:
     """Delete up to `limit` old rows from each table of Welcomes; return whether there may be more.
 
-    Old rows are finished deliveries, inbox entries and expected Welcomes from before `before`, and bodies that no row
-    uses.
+    Old are: finished deliveries, inbox entries and expected Welcomes from before `before`, and bodies that no row uses.
     """
     dropped = [
         tx.execute(f"DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} WHERE {condition} LIMIT ?)", params)
@@ -180,44 +167,29 @@ def _drop_unreferenced(tx: Tx, welcome: int) -> None:
     )
 
 
-def due_pairs(tx: Tx, now: Milliseconds) -> list[tuple[int, int]]:
-    """Return the providers for which a Welcome is due, each with the sender of one; a provider may occur repeatedly."""
+def due_providers(tx: Tx, now: Milliseconds) -> list[int]:
+    """Return the providers for which a Welcome is due."""
     rows = tx.all(
-        "SELECT DISTINCT provider, sender FROM outgoing_welcomes"
-        " WHERE state IN ('due', 'offered') AND next_attempt_at <= ?",
+        "SELECT DISTINCT provider FROM outgoing_welcomes WHERE state IN ('due', 'offered') AND next_attempt_at <= ?",
         (now,),
-    )
-    return [(row[0], row[1]) for row in rows]
-
-
-def due_senders(tx: Tx, provider: int, now: Milliseconds) -> list[int]:
-    """Return the senders of the Welcomes that are due for a provider, in ascending order."""
-    rows = tx.all(
-        "SELECT DISTINCT sender FROM outgoing_welcomes"
-        " WHERE state IN ('due', 'offered') AND provider = ? AND next_attempt_at <= ? ORDER BY sender",
-        (provider, now),
     )
     return [row[0] for row in rows]
 
 
-def next_due(tx: Tx, provider: int, sender: int, now: Milliseconds) -> Outgoing | None:
-    """Return the next Welcome of a sender to a provider, None if none is due."""
+def next_due(tx: Tx, provider: int, now: Milliseconds) -> Outgoing | None:
+    """Return the Welcome to send to a provider next, None if none is due."""
     row = tx.one(
-        "SELECT o.id, provider, partition, refs, state, failures, length(body)"
-        " FROM outgoing_welcomes o JOIN welcomes ON welcomes.id = o.welcome"
-        " WHERE state IN ('due', 'offered') AND next_attempt_at <= ? AND provider = ? AND sender = ?"
-        " ORDER BY next_attempt_at, o.id LIMIT 1",
-        (now, provider, sender),
+        "SELECT id, provider, partition, refs, state, failures FROM outgoing_welcomes"
+        " WHERE state IN ('due', 'offered') AND next_attempt_at <= ? AND provider = ?"
+        " ORDER BY next_attempt_at, id LIMIT 1",
+        (now, provider),
     )
-    return None if row is None else Outgoing(row[0], row[1], row[2], _REFS.decode(row[3]), row[4], row[5], row[6])
+    return None if row is None else Outgoing(row[0], row[1], row[2], _REFS.decode(row[3]), row[4], row[5])
 
 
-def next_outgoing_at(tx: Tx, *, after: Milliseconds) -> Milliseconds | None:
-    """Return when the first Welcome becomes due that is not due at `after`, None if there is none."""
-    found = tx.one(
-        "SELECT min(next_attempt_at) FROM outgoing_welcomes WHERE state IN ('due', 'offered') AND next_attempt_at > ?",
-        (after,),
-    )
+def next_outgoing_at(tx: Tx) -> Milliseconds | None:
+    """Return when the next Welcome is due, None if none is queued."""
+    found = tx.one("SELECT min(next_attempt_at) FROM outgoing_welcomes WHERE state IN ('due', 'offered')")
     return None if found is None or found[0] is None else Milliseconds(found[0])
 
 
@@ -266,7 +238,7 @@ def note_arrival(tx: Tx, hub: int, ref: KeyPackageRef, now: Milliseconds) -> Non
 
 
 def match_group(tx: Tx, hub: int, group_of: Callable[[], int]) -> int | None:
-    """Use up a reference that we accepted from a hub for a group that it starts to push; return None if none is left.
+    """Match a group that a hub starts to push to a reference that we accepted from it; return None if none is left.
 
     `group_of` adds the group and returns its row. Each accepted reference admits one group.
     """
@@ -299,11 +271,12 @@ def inbox_of(tx: Tx, device: DeviceRow, *, after: int = 0, limit: int = 100) -> 
     return [InInbox(*row) for row in rows]
 
 
-def acknowledge(tx: Tx, device: DeviceRow, rows: Sequence[int], now: Milliseconds) -> int:
-    """Mark Welcomes in a device's inbox as acknowledged, in one statement; return how many were in it."""
-    rows = [row for row in rows if row <= LAST_ROW]
-    places = ", ".join("?" * len(rows))
-    return tx.execute(
-        f"UPDATE inbox SET acknowledged_at = ? WHERE device = ? AND acknowledged_at IS NULL AND id IN ({places})",
-        (now, device, *rows),
+def acknowledge(tx: Tx, device: DeviceRow, row: int, now: Milliseconds) -> bool:
+    """Mark a Welcome in a device's inbox as acknowledged; return False if it is not there."""
+    if row > LAST_ROW:
+        return False
+    changed = tx.execute(
+        "UPDATE inbox SET acknowledged_at = ? WHERE id = ? AND device = ? AND acknowledged_at IS NULL",
+        (now, row, device),
     )
+    return changed > 0

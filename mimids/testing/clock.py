@@ -20,7 +20,6 @@ class MovableClock:
         self.sleepers = 0
         self._offset = offset
         self._stopped_at = stopped_at
-        self._jumped = 0
         self._moved = trio.Event()
 
     def now(self) -> Milliseconds:
@@ -28,14 +27,6 @@ class MovableClock:
         if self._stopped_at is not None:
             return Milliseconds(self._stopped_at)
         return Milliseconds(time.time_ns() // 1_000_000 + self._offset)
-
-    def running(self) -> Milliseconds:
-        """Return the time without the jumps; time that `advance` and `set` skipped is included."""
-        return Milliseconds(self.now() - self._jumped)
-
-    def boot(self) -> str:
-        """Return one name: the machine never restarts."""
-        return "test"
 
     async def sleep(self, seconds: float) -> None:
         """Wait until this clock has advanced by `seconds`, by itself or because it was moved; to the millisecond."""
@@ -55,11 +46,6 @@ class MovableClock:
             self.set(self._offset + _milliseconds(seconds), None)
         else:
             self.set(self._offset, self._stopped_at + _milliseconds(seconds))
-
-    def jump(self, seconds: float) -> None:
-        """Set the clock forward or back, as an operator or a time server would: no time passes."""
-        self._jumped += _milliseconds(seconds)
-        self.advance(seconds)
 
     def set(self, offset: int, stopped_at: int | None) -> None:
         """Replace `offset` and `stopped_at`; wake the tasks whose time has come."""

@@ -20,7 +20,7 @@ from mimids.testing.provider import Provider, ProviderFailed
 from mimids.testing.session import Session, default_session
 from mimids.testing.starting import START_SECONDS, Process
 
-KEEP: Final = "MIMIDS_TESTING_KEEP"  # set to 1, it keeps the directories of the providers
+KEEP: Final = "MIMIDS_TESTING_KEEP"  # 1: keep the directories of the providers
 HOST: Final = "127.0.0.1"
 
 Table = Mapping[str, Mapping[str, Any]]

@@ -78,7 +78,7 @@ class _Inside:
         return {}
 
     def breakable(self, job: Job) -> Job:
-        """Return a job that does the same as `job`, but that the test can crash."""
+        """Return a job that does the same, and that the test can crash."""
         crash = self._crashes[job.name] = trio.Event()
 
         async def run(provider: AssembledProvider, *, task_status: trio.TaskStatus[Any]) -> None:

@@ -297,7 +297,7 @@ class Provider:
         self.put_faults(None, [])
 
     def control(self, request: Json) -> None:
-        """Send a control request to the process, if one was started; raise `ProviderFailed` if it does not answer."""
+        """Send the process a control request, if there is one; raise `ProviderFailed` if it does not answer."""
         if self._process is None:
             return
         try:

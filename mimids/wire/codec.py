@@ -151,23 +151,14 @@ class Mapped(Codec[U]):
 
 
 class Uint(Codec[int]):
-    """`uint8` to `uint64`, by their size in octets; a larger value than `most` is an error where it is read."""
+    """`uint8` to `uint64`, by their size in octets."""
 
-    def __init__(self, size: int, most: int | None = None) -> None:
+    def __init__(self, size: int) -> None:
         self.size = size
-        self.most = (1 << 8 * size) - 1 if most is None else most
-
-    @property
-    def bounded(self) -> bool:
-        """Tell whether some values that fit in the octets are too large."""
-        return self.most < (1 << 8 * self.size) - 1
 
     def read(self, reader: Reader) -> int:
         """Read an integer in network byte order."""
-        value = reader.uint(self.size)
-        if value > self.most:
-            raise WireError(f"larger than {self.most}")
-        return value
+        return reader.uint(self.size)
 
     def write(self, value: int, out: bytearray) -> None:
         """Append an integer; raise `OverflowError` if it is too large."""
@@ -246,26 +237,20 @@ class _Vector(Codec[tuple[T, ...]]):
 class _UintVector(Codec[tuple[int, ...]]):
     """As `_Vector`, but reads all items in one step, because such a list may be long."""
 
-    def __init__(self, item: Uint, limit: int, at_least: int, most: int) -> None:
-        self._uint = item
-        self._size = item.size
+    def __init__(self, size: int, limit: int, at_least: int) -> None:
+        self._size = size
         self._limit = limit
         self._at_least = at_least
-        self._most = most
-        self._letter = {1: "B", 2: "H", 4: "I", 8: "Q"}[item.size]
+        self._letter = {1: "B", 2: "H", 4: "I", 8: "Q"}[size]
 
     def read(self, reader: Reader) -> tuple[int, ...]:
         stop = reader.block(self._limit)
         count, rest = divmod(stop - reader.pos, self._size)
-        if count > self._most or (rest and count == self._most):
-            raise WireError(f"more than {self._most} items", (str(self._most),))
         if rest:
             raise WireError("truncated", (str(count),))
         if count < self._at_least:
             raise WireError("empty")
         values = struct.unpack_from(f">{count}{self._letter}", reader.data, reader.pos)
-        if self._uint.bounded and values and max(values) > self._uint.most:
-            raise WireError(f"an item is larger than {self._uint.most}")
         reader.pos = stop
         return values
 
@@ -312,11 +297,6 @@ OPAQUE_V: Final[Codec[bytes]] = Opaque(varint.MLS_MAX)
 NOTHING: Final[Codec[None]] = _Nothing()
 
 
-def uint(size: int, *, most: int) -> Codec[int]:
-    """Return a codec for an unsigned integer of `size` octets that is at most `most`."""
-    return Uint(size, most)
-
-
 def fixed(size: int) -> Codec[bytes]:
     """`opaque x[size]`."""
     return Fixed(size)
@@ -334,8 +314,8 @@ def vector(
 
     Pass `most` where items are small and more of them make no sense: decoding a megabyte of empty items takes a second.
     """
-    if isinstance(item, Uint):
-        return cast("Codec[tuple[T, ...]]", _UintVector(item, limit, at_least, most))
+    if isinstance(item, Uint) and most == varint.MLS_MAX:
+        return cast("Codec[tuple[T, ...]]", _UintVector(item.size, limit, at_least))
     return _Vector(item, limit, at_least, most)
 
 

@@ -111,8 +111,6 @@ def _reading(field: Codec[Any] | Select, at: int, names: Sequence[str], scope: d
         else:
             scope[f"word_{at}"] = _WORDS[field.size]
             yield f"(v{at},) = word_{at}(data, pos)"
-        if isinstance(field, Uint) and field.bounded:
-            yield f"if v{at} > {field.most}: raise WireError('larger than {field.most}')"
         yield f"pos += {field.size}"
     elif isinstance(field, Opaque):
         yield "if pos < end and data[pos] < 0x40 and pos + data[pos] < end:"

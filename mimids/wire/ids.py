@@ -10,7 +10,7 @@ import hmac
 import re
 from typing import Final, NewType, Self
 
-from mimids.wire.codec import UINT16, UINT32, Codec, fixed, opaque, uint
+from mimids.wire.codec import OPAQUE_V, UINT16, UINT32, Codec, fixed, opaque
 
 UserId = NewType("UserId", bytes)  # the octets of a MIMI URI: mimi://b.example/u/bob
 GroupId = NewType("GroupId", bytes)
@@ -22,9 +22,7 @@ ProtocolVersion = NewType("ProtocolVersion", int)
 CipherSuite = NewType("CipherSuite", int)
 
 MLS10: Final = ProtocolVersion(1)
-LAST_COUNTER: Final = Counter(0x7FFF_FFFF)  # the largest one, so that a sum of counters and lengths fits everywhere
 NO_LONGER_FOLLOWED: Final = Counter(0xFFFF_FFFF)  # in PushResponse: push no more of this partition
-GROUP_ID_OCTETS: Final = 256  # of a group id at most
 
 _MASKS: Final = (hashlib.sha256, hashlib.sha384, hashlib.sha512)
 _LABEL: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -98,23 +96,10 @@ def _provider_from_wire(octets: bytes) -> ProviderId:
     return provider_id(octets.decode("ascii"))
 
 
-def _next_counter(value: int) -> Counter:
-    if LAST_COUNTER < value != NO_LONGER_FOLLOWED:
-        raise ValueError("larger than any counter")
-    return Counter(value)
-
-
 def _masked(octets: bytes) -> MaskedPartitionKey:
     if len(octets) not in (32, 48, 64):
         raise ValueError("a masked partition key has 32, 48 or 64 octets")
     return MaskedPartitionKey(octets)
-
-
-def group_id(octets: bytes) -> GroupId:
-    """Return a group id from outside the wire format; raise `ValueError` if it is too long."""
-    if len(octets) > GROUP_ID_OCTETS:
-        raise ValueError(f"a group id has at most {GROUP_ID_OCTETS} octets")
-    return GroupId(octets)
 
 
 def local_user_id(provider: ProviderId, name: str) -> UserId:
@@ -123,12 +108,11 @@ def local_user_id(provider: ProviderId, name: str) -> UserId:
 
 
 USER_ID: Final[Codec[UserId]] = opaque(1024).of(UserId)
-GROUP_ID: Final[Codec[GroupId]] = opaque(GROUP_ID_OCTETS).of(GroupId)
+GROUP_ID: Final[Codec[GroupId]] = OPAQUE_V.of(GroupId)
 KEY_PACKAGE_REF: Final[Codec[KeyPackageRef]] = opaque(64).of(KeyPackageRef)
 PROTOCOL_VERSION: Final[Codec[ProtocolVersion]] = UINT16.of(ProtocolVersion)
 CIPHER_SUITE: Final[Codec[CipherSuite]] = UINT16.of(CipherSuite)
-COUNTER: Final[Codec[Counter]] = uint(4, most=LAST_COUNTER).of(Counter)
-NEXT_COUNTER: Final[Codec[Counter]] = UINT32.of(_next_counter)  # a counter, or NO_LONGER_FOLLOWED
+COUNTER: Final[Codec[Counter]] = UINT32.of(Counter)
 PROVIDER_ID: Final[Codec[ProviderId]] = opaque(253).of(_provider_from_wire, lambda name: name.encode())
 MASKED_PARTITION_KEY: Final[Codec[MaskedPartitionKey]] = opaque(64).of(_masked)
 PARTITION_KEY: Final[Codec[PartitionKey]] = fixed(PartitionKey.SIZE).of(PartitionKey, PartitionKey.reveal)

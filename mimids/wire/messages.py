@@ -18,7 +18,7 @@ from mimids.mls.code_points import ContentType
 from mimids.mls.framing import MLS_MESSAGE, MLSMessage
 from mimids.mls.key_package import KeyPackageIn
 from mimids.wire import varint
-from mimids.wire.codec import NOTHING, OPAQUE_V, UINT8, UINT32, UINT64, Codec, Reader, optional, uint, vector
+from mimids.wire.codec import NOTHING, OPAQUE_V, UINT8, UINT32, UINT64, Codec, Reader, optional, vector
 from mimids.wire.declare import codec, select, struct, wire
 from mimids.wire.ids import (
     BEARER_TOKEN,
@@ -27,7 +27,6 @@ from mimids.wire.ids import (
     GROUP_ID,
     KEY_PACKAGE_REF,
     MASKED_PARTITION_KEY,
-    NEXT_COUNTER,
     PARTITION_KEY,
     PROTOCOL_VERSION,
     PROVIDER_ID,
@@ -45,19 +44,6 @@ from mimids.wire.ids import (
 )
 
 T = TypeVar("T")
-
-# How many items a vector has at most: a few octets each would otherwise make seconds of work. Each bound is far above
-# what our own requests and answers have.
-MOST_KEY_PACKAGES: Final = 16_384  # in an upload or a bundle
-MOST_JOINERS: Final = 4096  # in one Welcome
-MOST_SENDS: Final = 65_536  # in a batch
-MOST_MESSAGES: Final = 65_536  # in an Epoch
-MOST_EPOCHS: Final = 1024  # in a push, an answer to a receive request, or a recovery
-MOST_SELF_REMOVES: Final = 16_384
-MOST_GROUP_IDS: Final = 10_000  # in a page
-MOST_KNOWN_PARTITIONS: Final = 262_144  # of one group, in a RecoverRequest
-MOST_WELCOMES: Final = 16_384  # in an inbox
-WELCOME_ID: Final = uint(8, most=(1 << 63) - 1)  # as a row can have it
 
 RatchetTree = NewType("RatchetTree", bytes)  # `optional<Node> ratchet_tree<V>`, with its length prefix
 
@@ -92,7 +78,7 @@ class _KeyPackageCodec(Codec[EncodedKeyPackage]):
 
 
 KEY_PACKAGE: Final[Codec[EncodedKeyPackage]] = _KeyPackageCodec()
-KEY_PACKAGES: Final = vector(KEY_PACKAGE, most=MOST_KEY_PACKAGES)  # the body of an upload (http: devices)
+KEY_PACKAGES: Final = vector(KEY_PACKAGE)  # the body of an upload (http: devices)
 
 
 def _content_type(message: MLSMessage) -> ContentType | None:
@@ -123,7 +109,7 @@ class KeyPackageResponse:
 class KeyPackageBundleRequest:
     """Several requests, answered in one transaction."""
 
-    requests: tuple[KeyPackageRequest, ...] = wire(vector(codec(KeyPackageRequest), most=MOST_KEY_PACKAGES))
+    requests: tuple[KeyPackageRequest, ...] = wire(vector(codec(KeyPackageRequest)))
 
 
 class KeyPackageStatus(IntEnum):
@@ -153,7 +139,7 @@ class KeyPackageResult:
 class KeyPackageBundleResponse:
     """One result for each request, in order."""
 
-    results: tuple[KeyPackageResult, ...] = wire(vector(codec(KeyPackageResult), most=MOST_KEY_PACKAGES))
+    results: tuple[KeyPackageResult, ...] = wire(vector(codec(KeyPackageResult)))
 
 
 # --- sending (later revision of the DS draft, "Sending Messages") -----------------------------------------------
@@ -164,7 +150,7 @@ class WelcomeData:
     """A Welcome, and for each of its secrets the provider of the user that it is for."""
 
     welcome: MLSMessage = wire(MLS_MESSAGE)
-    service_providers: tuple[ProviderId, ...] = wire(vector(PROVIDER_ID, most=MOST_JOINERS))
+    service_providers: tuple[ProviderId, ...] = wire(vector(PROVIDER_ID))
 
 
 @struct
@@ -201,7 +187,7 @@ class SendResponse:
     accepted_at: int = wire(UINT64)  # milliseconds since the epoch
     partition: MaskedPartitionKey = wire(MASKED_PARTITION_KEY)
     detached: int = wire(UINT8)  # 1: no known commit leads to this partition
-    earlier_commits: tuple[MaskedPartitionKey, ...] = wire(vector(MASKED_PARTITION_KEY, most=MOST_MESSAGES))
+    earlier_commits: tuple[MaskedPartitionKey, ...] = wire(vector(MASKED_PARTITION_KEY))
 
 
 class SendStatus(IntEnum):
@@ -221,8 +207,8 @@ class SendResult:
     )
 
 
-SEND_REQUESTS: Final = vector(codec(SendRequest), most=MOST_SENDS)  # the body of /ds/v1/send-batch
-SEND_RESULTS: Final = vector(codec(SendResult), most=MOST_SENDS)
+SEND_REQUESTS: Final = vector(codec(SendRequest))  # the body of /ds/v1/send-batch
+SEND_RESULTS: Final = vector(codec(SendResult))
 
 
 def encode_send_results(outcomes: Iterable[SendResponse | bytes]) -> bytes:
@@ -273,7 +259,7 @@ class Message:
 class Epoch:
     """Messages of one partition, in the order they were sequenced."""
 
-    messages: tuple[Message, ...] = wire(vector(codec(Message), most=MOST_MESSAGES))
+    messages: tuple[Message, ...] = wire(vector(codec(Message)))
 
 
 @struct
@@ -289,7 +275,7 @@ class ReceiveResponse:
     """The messages that were asked for, and hints; each epoch occurs once."""
 
     epoch: Epoch = wire(codec(Epoch))
-    hints: tuple[HintedEpoch, ...] = wire(vector(codec(HintedEpoch), most=MOST_EPOCHS))
+    hints: tuple[HintedEpoch, ...] = wire(vector(codec(HintedEpoch)))
 
 
 def encode_message(body: bytes, next_masked_key: MaskedPartitionKey | None, group_info: bytes | None) -> bytes:
@@ -317,14 +303,14 @@ def encode_receive_response(epoch: bytes, hints: Iterable[tuple[MaskedPartitionK
 class WelcomeInitRequest:
     """Ask a provider for which of these KeyPackages it accepts a Welcome."""
 
-    key_package_refs: tuple[KeyPackageRef, ...] = wire(vector(KEY_PACKAGE_REF, most=MOST_JOINERS))
+    key_package_refs: tuple[KeyPackageRef, ...] = wire(vector(KEY_PACKAGE_REF))
 
 
 @struct
 class WelcomeInitResponse:
     """The KeyPackages of a WelcomeInitRequest for which the provider accepts a Welcome."""
 
-    accepted: tuple[KeyPackageRef, ...] = wire(vector(KEY_PACKAGE_REF, most=MOST_JOINERS))
+    accepted: tuple[KeyPackageRef, ...] = wire(vector(KEY_PACKAGE_REF))
 
 
 @struct
@@ -355,7 +341,7 @@ class GroupInfoBundle:
     """A GroupInfo, and the pending SelfRemove proposals that an external commit must cover."""
 
     info: GroupInfoResponse = wire(codec(GroupInfoResponse))
-    self_removes: tuple[MLSMessage, ...] = wire(vector(MLS_MESSAGE, most=MOST_SELF_REMOVES))
+    self_removes: tuple[MLSMessage, ...] = wire(vector(MLS_MESSAGE))
 
 
 @struct
@@ -412,7 +398,7 @@ def pushed_epoch_parts(
 class PushRequest:
     """Messages of many partitions, which may be of many groups."""
 
-    epochs: tuple[PushedEpoch, ...] = wire(vector(codec(PushedEpoch), most=MOST_EPOCHS))
+    epochs: tuple[PushedEpoch, ...] = wire(vector(codec(PushedEpoch)))
 
 
 def encode_push_request(epochs: Iterable[Sequence[bytes]]) -> bytes:
@@ -425,7 +411,7 @@ def encode_push_request(epochs: Iterable[Sequence[bytes]]) -> bytes:
 class PushResponse:
     """For each epoch the next counter to push, or `NO_LONGER_FOLLOWED`."""
 
-    next_counters: tuple[Counter, ...] = wire(vector(NEXT_COUNTER, most=MOST_EPOCHS))
+    next_counters: tuple[Counter, ...] = wire(vector(COUNTER))
 
 
 @struct
@@ -451,7 +437,7 @@ class HeldGroupsRequest:
 class HeldGroupsResponse:
     """A page of group ids; ask for the next page after the last of them."""
 
-    group_ids: tuple[GroupId, ...] = wire(vector(GROUP_ID, most=MOST_GROUP_IDS))
+    group_ids: tuple[GroupId, ...] = wire(vector(GROUP_ID))
 
 
 @struct
@@ -467,7 +453,7 @@ class RecoverRequest:
     """Ask a follower for the messages of a group that the hub no longer has."""
 
     group_id: GroupId = wire(GROUP_ID)
-    known: tuple[KnownPartition, ...] = wire(vector(codec(KnownPartition), most=MOST_KNOWN_PARTITIONS))
+    known: tuple[KnownPartition, ...] = wire(vector(codec(KnownPartition)))
 
 
 @struct
@@ -476,7 +462,7 @@ class RecoverResponse:
 
     version: ProtocolVersion = wire(PROTOCOL_VERSION)
     cipher_suite: CipherSuite = wire(CIPHER_SUITE)
-    epochs: tuple[PushedEpoch, ...] = wire(vector(codec(PushedEpoch), most=MOST_EPOCHS))
+    epochs: tuple[PushedEpoch, ...] = wire(vector(codec(PushedEpoch)))
 
 
 # --- streams to devices -----------------------------------------------------------------------------------------
@@ -486,14 +472,11 @@ class RecoverResponse:
 class InboxWelcome:
     """A Welcome that the device has not acknowledged."""
 
-    welcome_id: int = wire(WELCOME_ID)
+    welcome_id: int = wire(UINT64)
     welcome: MLSMessage = wire(MLS_MESSAGE)
 
 
-INBOX_WELCOMES: Final = vector(codec(InboxWelcome), most=MOST_WELCOMES)
-
-
-FRAME_ITEMS: Final = 4096  # keys, positions or Welcomes in one frame of a device
+INBOX_WELCOMES: Final = vector(codec(InboxWelcome))
 
 
 class FrameType(IntEnum):
@@ -515,14 +498,14 @@ class Present:
     """A device's positions in partitions of one hub: it gets the messages from there on."""
 
     hub: ProviderId = wire(PROVIDER_ID)
-    positions: tuple[ReceiveRequest, ...] = wire(vector(codec(ReceiveRequest), most=FRAME_ITEMS))
+    positions: tuple[ReceiveRequest, ...] = wire(vector(codec(ReceiveRequest)))
 
 
 @struct
 class Withdraw:
     """The keys of partitions whose messages a device no longer wants."""
 
-    keys: tuple[PartitionKey, ...] = wire(vector(PARTITION_KEY, most=FRAME_ITEMS))
+    keys: tuple[PartitionKey, ...] = wire(vector(PARTITION_KEY))
 
 
 @struct
@@ -537,7 +520,7 @@ class Send:
 class Ack:
     """Welcomes that the device has stored."""
 
-    welcome_ids: tuple[int, ...] = wire(vector(WELCOME_ID, most=FRAME_ITEMS))
+    welcome_ids: tuple[int, ...] = wire(vector(UINT64))
 
 
 @struct

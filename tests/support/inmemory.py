@@ -10,8 +10,7 @@ import attrs
 import trio
 
 from mimids.http.api.asgi import Message, Receive, Scope, Send
-from mimids.http.server.connection import ASGIApp
-from mimids.http.server.listener_state import ConnectionInfo
+from mimids.http.server.connection import ASGIApp, ConnectionInfo
 from mimids.wire.ids import ProviderId
 
 

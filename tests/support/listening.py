@@ -20,15 +20,14 @@ from wsproto.events import (
     Request,
 )
 
-from mimids.http.server.buffers import Buffers
 from mimids.http.server.connection import (
     ASGIApp,
+    ConnectionLimits,
     Receive,
     Scope,
     Send,
 )
 from mimids.http.server.listener import Bind, OpenListener, serve
-from mimids.http.server.listener_state import ConnectionLimits
 from mimids.http.server.tls import Pair, ServerTls, Trust
 
 GET = b"GET / HTTP/1.1\r\nhost: a.example\r\n\r\n"
@@ -157,11 +156,7 @@ class Started:
             return stream
         context = context or self.authority.client()
         tls = trio.SSLStream(stream, context, server_hostname="a.example", https_compatible=True)
-        try:
-            await tls.do_handshake()
-        except trio.BrokenResourceError:
-            connecting.close()
-            raise
+        await tls.do_handshake()
         return tls
 
     async def wait_for(self, **numbers: int) -> None:
@@ -185,18 +180,11 @@ Start = Callable[..., Awaitable[Started]]
 def starter(nursery: trio.Nursery, authority: Authority | None) -> Start:
     """Return the function that starts a listener; its arguments beyond the app are limits and options of `serve`."""
 
-    async def start(
-        app: ASGIApp,
-        *,
-        drain_seconds: float = 1,
-        tls: ServerTls | None = None,
-        buffers: Buffers | None = None,
-        **limits: Any,
-    ) -> Started:
+    async def start(app: ASGIApp, *, drain_seconds: float = 1, tls: ServerTls | None = None, **limits: Any) -> Started:
         if authority is not None:
             tls = tls or ServerTls(authority.pair("a.example"), clients=Trust(authority.trust))
         drain = trio.Event()
-        bind = Bind("public", "127.0.0.1:0", tls, ConnectionLimits(**limits), buffers=buffers or Buffers())
+        bind = Bind("public", "127.0.0.1:0", tls, ConnectionLimits(**limits))
         bound = await nursery.start(partial(serve, app, bind, drain=drain, drain_seconds=drain_seconds))
         return Started(bound, drain, authority)
 

@@ -77,7 +77,6 @@ class World:
     directory: Path
     ca: trustme.CA
     nursery: trio.Nursery
-    tls: list[ServerTls] = attrs.field(factory=list)  # of the providers that were started
 
     def pair(self, *names: str, ca: trustme.CA | None = None) -> Pair:
         certificate = (ca or self.ca).issue_cert(*names)
@@ -98,7 +97,6 @@ class World:
         """Start another provider; return it and its url."""
         app = Other(script)
         tls = ServerTls(self.pair(*names, ca=ca), clients=Trust(self.trust))
-        self.tls.append(tls)
         bound: OpenListener = await self.nursery.start(
             lambda task_status: serve(
                 app, Bind("public", "127.0.0.1:0", tls), drain=trio.Event(), task_status=task_status

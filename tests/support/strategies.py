@@ -74,20 +74,18 @@ def _values(by: Codec[Any]) -> st.SearchStrategy[Any]:
         return _GIVEN[by]
     match by:
         case engine.Uint():
-            return st.integers(0, by.most)
+            return st.integers(0, 256**by.size - 1)
         case engine.Fixed():
             return st.binary(min_size=by.size, max_size=by.size)
         case engine.Opaque():
             return _octets(by.limit)
         case engine._UintVector():
-            item = st.integers(0, by._uint.most)
-            return st.lists(item, min_size=by._at_least, max_size=min(max(40, by._at_least), by._most)).map(tuple)
+            item = st.integers(0, 256**by._size - 1)
+            return st.lists(item, min_size=by._at_least, max_size=max(40, by._at_least)).map(tuple)
         case code_points._CodePoints():
             return st.lists(_code_points(by._cls, 2), max_size=40).map(tuple)
         case engine._Vector():
-            return st.lists(values(by._item), min_size=by._at_least, max_size=min(max(2, by._at_least), by._most)).map(
-                tuple
-            )
+            return st.lists(values(by._item), min_size=by._at_least, max_size=max(2, by._at_least)).map(tuple)
         case engine._Optional():
             return st.none() | values(by._item)
         case engine._Nothing():

@@ -277,7 +277,7 @@ EXAMPLES: Final[list[tuple[Any, str]]] = [
         Frame(0xFFFFFFFF, FrameType.SEND, Send(A, (SAID, COMMITTED))),
         f"ffffffff 03 {A_HEX} 405e {SAID_HEX} {COMMITTED_HEX}",
     ),
-    (Frame(4, FrameType.ACK, Ack((6, 2**63 - 1))), "00000004 04 10 0000000000000006 7fffffffffffffff"),
+    (Frame(4, FrameType.ACK, Ack((6, 2**64 - 1))), "00000004 04 10 0000000000000006 ffffffffffffffff"),
     (
         Frame(
             5,

@@ -254,8 +254,6 @@ def test_no_longer_followed_is_the_last_counter() -> None:
     assert COUNTER.encode(NO_LONGER_FOLLOWED) == b"\xff\xff\xff\xff"
 
 
-def test_a_group_id_may_be_empty_and_has_at_most_256_octets() -> None:
+def test_a_group_id_may_be_empty_and_long() -> None:
     assert GROUP_ID.decode(b"\0") == b""
-    assert GROUP_ID.decode(b"\x41\0" + bytes(256)) == bytes(256)
-    with pytest.raises(WireError, match="longer than 256 octets"):
-        GROUP_ID.decode(b"\x41\1" + bytes(257))
+    assert GROUP_ID.decode(b"\x80\1\0\0" + bytes(65536)) == bytes(65536)

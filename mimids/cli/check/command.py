@@ -15,7 +15,7 @@ import click
 from mimids.cli.check.finding import Finding, State
 from mimids.cli.places import config_option, example, json_option, load_config
 from mimids.cli.refusals import REFUSED, or_refused
-from mimids.cli.showing import say, show
+from mimids.cli.showing import show
 from mimids.config import Config
 
 _SIGNS: Final = {State.OK: "✓", State.WARNING: "!", State.WRONG: "✗"}
@@ -33,16 +33,16 @@ def check(config_file: Path | None, as_json: bool, no_peers: bool) -> None:
     for finding in _findings(config, ask_peers=not no_peers):
         found.append(finding)
         if not as_json:
-            say(f"{_SIGNS[finding.state]} {finding.check}: {finding.what}")
+            click.echo(f"{_SIGNS[finding.state]} {finding.check}: {finding.what}")
             if finding.fix:
-                say(f"    {finding.fix}")
+                click.echo(f"    {finding.fix}")
     counts = Counter(finding.state for finding in found)
     if as_json:
         members = [{**attrs.asdict(each), "state": each.state.value} for each in found]
         show("check", {"ok": not counts[State.WRONG], "findings": members}, as_json=True)
     else:
         warnings = f"{counts[State.WARNING]} warning{'' if counts[State.WARNING] == 1 else 's'}"
-        say("", f"{counts[State.WRONG]} wrong, {warnings}, {counts[State.OK]} ok")
+        click.echo(f"\n{counts[State.WRONG]} wrong, {warnings}, {counts[State.OK]} ok")
     sys.exit(REFUSED if counts[State.WRONG] else 0)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
 import socket
 import sqlite3
@@ -19,14 +18,12 @@ from mimids.config import Config, ConfigError
 from mimids.config_keys import TcpAddress
 from mimids.ds.commands import Context
 from mimids.ds.key_packages import gateway_keys
-from mimids.ds.upkeep.elapsed import JUMP_MILLISECONDS
 from mimids.ohttp.at_rest import KeyUnavailable
 from mimids.ohttp.keyring import Schedule
-from mimids.store import acknowledged, overview, seen_time
-from mimids.store.damage import loss_says
+from mimids.store import overview
 from mimids.store.engine import lock, migrate
 from mimids.store.engine.migrate import SchemaRefused
-from mimids.store.engine.sqlite import OPEN_TO_OTHERS, connect_to_read, files_of, read_here
+from mimids.store.engine.sqlite import connect_to_read, read_here
 from mimids.values import Milliseconds
 
 OLDEST_SQLITE: Final = (3, 37, 0)  # STRICT tables
@@ -47,14 +44,12 @@ def here(config: Config) -> Iterator[Finding]:
         yield wrong("data", f"the directory {config.data_dir} does not exist", "`mimids migrate` creates it")
         return
     yield _disk(config)
-    yield _private(config)
     healthy = True
     for finding in _database(config):
         healthy = healthy and finding.fix is None
         yield finding
     if healthy:
         yield _clock(config)
-        yield from _jump(config)
         yield from _gateway(config)
         yield _stock(config)
 
@@ -108,18 +103,6 @@ def _disk(config: Config) -> Finding:
     return warning("disk", what, fix) if free < DISK_WARNING else ok("disk", what)
 
 
-def _private(config: Config) -> Finding:
-    """Check that no other user of this machine can read or write the files of the database."""
-    files = [*files_of(config.database), acknowledged.file_of(config.database), config.data_dir / lock.LOCK_FILE]
-    if config.ohttp.key_file is not None:
-        files.append(config.ohttp.key_file)
-    shared = [file for file in files if file.exists() and file.stat().st_mode & OPEN_TO_OTHERS]
-    if shared:
-        what = f"other users of this machine can read or write {', '.join(map(str, shared))}"
-        return warning("files", what, f"chmod 600 {shlex.join(map(str, shared))}")
-    return ok("files", "only their owner can read the files of the database")
-
-
 def _database(config: Config) -> Iterator[Finding]:
     path = config.database
     if not path.exists():
@@ -135,10 +118,6 @@ def _database(config: Config) -> Iterator[Finding]:
             )
         else:
             yield _integrity(config)
-            lost = loss_says(config.database)
-            if lost is not None:
-                what, _, fix = lost.partition("; ")
-                yield wrong("database", what, fix)
     except SchemaRefused as error:
         yield wrong("database", str(error), "install the version of mimids that wrote it, or restore a backup")
     except sqlite3.DatabaseError as error:
@@ -167,21 +146,6 @@ def _clock(config: Config) -> Finding:
         what = f"the database has rows of {at:%Y-%m-%d %H:%M}Z, {ahead:.0f} s in the future"
         return wrong("clock", what, "set the clock of this machine (chrony, systemd-timesyncd)")
     return ok("clock", f"{datetime.now(UTC):%Y-%m-%d %H:%M}Z, not before the newest row of the database")
-
-
-def _jump(config: Config) -> Iterator[Finding]:
-    """Report a jump of the clock that retention does not believe yet."""
-    with read_here(config.database) as tx:
-        seen = seen_time.load(tx)
-        confirmed = seen is not None and (seen.confirmed is not None or seen_time.is_confirmed(tx))
-    if seen is not None and abs(seen.ahead) > JUMP_MILLISECONDS:
-        what = f"the clock jumped by {seen.ahead // 3_600_000} hours, and nothing is deleted because of that"
-        fix = (
-            "nothing to do: the clock is confirmed, and a day after that its time is used"
-            if confirmed
-            else "set the clock if it is wrong; if it is right, run `mimids clock confirm`"
-        )
-        yield warning("clock", what, fix)
 
 
 def _gateway(config: Config) -> Iterator[Finding]:

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import attrs
-
-from mimids.cli.showing import say
+import click
 
 
 @attrs.define
@@ -22,7 +21,7 @@ class Part:
     seconds: float = 0.0
 
     def check(self, holds: bool, what: str) -> None:
-        """Count a check; `what` is the statement that should be true."""
+        """Count a check; `what` says what should be true."""
         self.checks += 1
         if not holds:
             self.failed.append(what)
@@ -43,12 +42,12 @@ class Ledger:
         try:
             yield part
         except BaseException:
-            say(f"  ✗ {title}")
+            click.echo(f"  ✗ {title}")
             raise
         part.seconds = time.perf_counter() - began
-        say(f"  {'✗' if part.failed else '✓'} {title}: {part.done} ({part.seconds:.2f} s)")
+        click.echo(f"  {'✗' if part.failed else '✓'} {title}: {part.done} ({part.seconds:.2f} s)")
         for what in part.failed:
-            say(f"      failed: {what}")
+            click.echo(f"      failed: {what}")
 
     @property
     def checks(self) -> int:

@@ -15,7 +15,7 @@ import click
 
 from mimids.cli.places import example
 from mimids.cli.refusals import CommandRefused
-from mimids.cli.showing import say, table
+from mimids.cli.showing import table
 from mimids.wire.ids import ProviderId
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def demo(keep: Path | None) -> None:
 
     began = time.perf_counter()
     with _directory(keep) as directory:
-        say("Three providers, seven users, one group with a fork:")
+        click.echo("Three providers, seven users, one group with a fork:")
         providers, trust = make_providers(directory)
         story = DemoStory(providers, trust)
         logs = {name: provider.log for name, provider in providers.items()}
@@ -61,7 +61,7 @@ def demo(keep: Path | None) -> None:
             raise CommandRefused(f"{len(story.ledger.failed)} of {story.ledger.checks} checks failed")
     if keep:
         group = story.recording.group_id.decode()
-        say("", f"To see the group: mimids group show {group} --config {keep}/a.example/mimids.toml")
+        click.echo(f"\nTo see the group: mimids group show {group} --config {keep}/a.example/mimids.toml")
 
 
 @contextmanager
@@ -85,22 +85,22 @@ def _check_alive(processes: Mapping[ProviderId, subprocess.Popen[bytes]]) -> Non
 def _print_summary(story: DemoStory, seconds: float) -> None:
     """Print the parts with their checks, and what each provider could not see."""
     parts = story.ledger.parts
-    say()
+    click.echo()
     rows = [(part.title, part.checks, len(part.failed), f"{part.seconds:.2f}") for part in parts]
     total = ("in all", story.ledger.checks, len(story.ledger.failed), f"{seconds:.2f}")
     for line in table(("part", "checks", "failed", "seconds"), [*rows, total]):
-        say(line)
-    say("", "What each provider could not see:")
+        click.echo(line)
+    click.echo("\nWhat each provider could not see:")
     for line in table(
         ("provider", "could not see", "how that was checked"), [attrs.astuple(each) for each in story.unseen]
     ):
-        say(line)
+        click.echo(line)
 
 
 def _show_logs(logs: Mapping[ProviderId, Path]) -> None:
     """Print the last lines of each provider's log."""
     for name, path in logs.items():
         if path.exists():
-            say("", f"The last lines of the log of {name}:", err=True)
+            click.echo(f"\nThe last lines of the log of {name}:", err=True)
             for line in path.read_text(errors="replace").splitlines()[-LOG_LINES:]:
-                say(f"  {line}", err=True)
+                click.echo(f"  {line}", err=True)

@@ -329,7 +329,7 @@ class DemoStory:
 
 
 async def _check_refused(part: Part, call: Awaitable[object], codes: frozenset[str], what: str) -> None:
-    """Check that a call is refused with one of these codes; the code of `KeysRefused` is its class name."""
+    """Check that a call is refused with one of these codes; for keys that are refused the class name counts."""
     try:
         await call
     except (Problem, KeysRefused) as refusal:

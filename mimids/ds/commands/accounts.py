@@ -32,7 +32,7 @@ def _list_users(tx: Tx, _: Context) -> JsonObject:
 
 def _remove_user(tx: Tx, context: Context, *, user: str) -> JsonObject:
     _, user_id = accounts.find_user(tx, context.config.provider, user)
-    accounts.remove_user(tx, context.config.provider, user, context.now)
+    accounts.remove_user(tx, context.config.provider, user)
     return {"user_id": user_id.decode()}
 
 
@@ -47,7 +47,7 @@ def _list_devices(tx: Tx, context: Context, *, user: str) -> JsonObject:
 
 
 def _remove_device(tx: Tx, context: Context, *, user: str, name: str) -> JsonObject:
-    accounts.remove_device(tx, context.config.provider, user, name, context.now)
+    accounts.remove_device(tx, context.config.provider, user, name)
     return {"device_id": name}
 
 

@@ -1,7 +1,7 @@
 """A command as data: its name, its arguments, the function that runs in a transaction, and an example of its answer.
 
 Each command is used twice: `mimids NOUN VERB` runs it under the lock of the data directory, and a running server runs
-it for requests on the operator socket (docs/operator-socket.md). Each run is one transaction. `effects` names what a
+it for requests on the operator socket (docs/operator-socket.md). It is done in one transaction. `effects` names what a
 running server must read again after the commit.
 """
 
@@ -23,7 +23,7 @@ from mimids.values import Milliseconds
 JsonObject = dict[str, Any]
 Hints = Mapping[type[MimiError], str]
 
-_NOT_TEXT: Final = re.compile("[\0\ud800-\udfff]")  # Python reads octets that are not UTF-8 as surrogates
+_NOT_TEXT: Final = re.compile("[\0\ud800-\udfff]")  # a surrogate stands for an octet of the shell that is not UTF-8
 
 
 class ArgumentKind(Enum):
@@ -48,7 +48,7 @@ class Effect(Enum):
 
 @attrs.frozen
 class Context:
-    """What a command is given besides the database and its arguments."""
+    """What a command knows besides the database and its arguments."""
 
     config: Config
     now: Milliseconds
@@ -108,7 +108,7 @@ class Command:
     arguments: tuple[Argument, ...] = ()
     writes: bool = True
     effects: tuple[Effect, ...] = ()
-    hints: Hints = attrs.field(factory=dict)  # what an operator can do after a refusal
+    hints: Hints = attrs.field(factory=dict)  # for a refusal: what an operator can do
 
     @property
     def path(self) -> str:
@@ -135,5 +135,5 @@ class Command:
         return self.work(tx, context, **given)
 
     def refusable(self, context: Context, given: Mapping[str, object]) -> Callable[[Tx], JsonObject | MimiError]:
-        """Return the work for a write. It returns a refusal that `run` raises, and then undoes the command's writes."""
+        """Return the work for a write: it returns a refusal that `run` raises, with nothing of the command written."""
         return refusable(lambda tx: self.run(tx, context, given))

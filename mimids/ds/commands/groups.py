@@ -14,7 +14,7 @@ from mimids.store.overview import GroupSummary, PartitionSummary
 from mimids.wire.base64url import base64url, from_base64url
 from mimids.wire.ids import GroupId
 
-_KEY_DIGITS: Final = 6  # an argument with fewer digits of a masked key names no partition
+_KEY_DIGITS: Final = 6  # the fewest digits of a masked key that name a partition
 
 _GROUP: Final = Argument("group", "the group id, as text or in base64url", "mimi://a.example/g/1")
 _HUB: Final = Argument(

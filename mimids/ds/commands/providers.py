@@ -40,7 +40,7 @@ def _arrangement(tx: Tx, context: Context, name: ProviderId) -> JsonObject:
     row = providers.provider_row(tx, name) or 0
     given, taken = arrangements.find_offered(tx, row), arrangements.find_accepted(tx, row)
     end = bans.banned_providers(tx).get(name, Milliseconds(0))
-    offered = None if taken is None else HubTerms.read(json.loads(taken.offered), name, stored=True).as_json()
+    offered = None if taken is None else HubTerms.read(json.loads(taken.offered), name).as_json()
     return {
         "banned": end is None or end > context.now,
         "our_terms": None if given is None else given.revision,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Final
 
 from mimids.ds.commands.accounts import ACCOUNTS
-from mimids.ds.commands.clock import CLOCK
 from mimids.ds.commands.declare import Command
 from mimids.ds.commands.gateway import GATEWAY
 from mimids.ds.commands.groups import GROUPS
@@ -13,15 +12,7 @@ from mimids.ds.commands.policy import POLICY
 from mimids.ds.commands.providers import PROVIDERS
 from mimids.ds.commands.reports import REPORTS
 
-COMMANDS: Final[tuple[Command, ...]] = (
-    *ACCOUNTS,
-    *GATEWAY,
-    *GROUPS,
-    *PROVIDERS,
-    *POLICY,
-    *REPORTS,
-    *CLOCK,
-)
+COMMANDS: Final[tuple[Command, ...]] = (*ACCOUNTS, *GATEWAY, *GROUPS, *PROVIDERS, *POLICY, *REPORTS)
 
 _BY_NAME: Final = {command.name: command for command in COMMANDS}
 

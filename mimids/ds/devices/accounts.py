@@ -11,7 +11,7 @@ import attrs
 from mimids.ds.lru import LeastRecentlyUsed
 from mimids.errors import Malformed, NameTaken, NotFound
 from mimids.mls.identity import provider_of
-from mimids.store import accounts, participations
+from mimids.store import accounts
 from mimids.store.accounts import DeviceRecord, User
 from mimids.store.engine.store import Store
 from mimids.store.engine.transaction import Tx
@@ -48,14 +48,10 @@ def find_user(tx: Tx, provider: ProviderId, user: str) -> tuple[UserRow, UserId]
     return row, user_id
 
 
-def remove_user(tx: Tx, provider: ProviderId, user: str, now: Milliseconds) -> None:
-    """Remove a user with all devices, bearer tokens and KeyPackages; raise `NotFound`.
-
-    Its devices leave their groups, so that other hubs push nothing that nobody reads.
-    """
+def remove_user(tx: Tx, provider: ProviderId, user: str) -> None:
+    """Remove a user with all devices, bearer tokens and KeyPackages; raise `NotFound`."""
     row, _ = find_user(tx, provider, user)
     accounts.delete_user(tx, row)
-    participations.end_of_removed(tx, now)
 
 
 def list_users(tx: Tx) -> list[User]:
@@ -74,16 +70,12 @@ def add_device(tx: Tx, provider: ProviderId, user: str, name: str, now: Millisec
     return NewDevice(device, name, token)
 
 
-def remove_device(tx: Tx, provider: ProviderId, user: str, name: str, now: Milliseconds) -> DeviceRow:
-    """Remove a device with its KeyPackages; its token is invalid from this commit on. Raise `NotFound`.
-
-    The device leaves its groups, so that other hubs push nothing that nobody reads.
-    """
+def remove_device(tx: Tx, provider: ProviderId, user: str, name: str) -> DeviceRow:
+    """Remove a device with its KeyPackages; its token is invalid from this commit on. Raise `NotFound`."""
     row, _ = find_user(tx, provider, user)
     device = accounts.delete_device(tx, row, name)
     if device is None:
         raise NotFound("this user has no device with this name")
-    participations.end_of_removed(tx, now)
     return device
 
 
@@ -117,7 +109,7 @@ class DeviceTokens:
             return None
         row, name, user_id = found
         device = Device(self._provider, user_id, row, name)
-        if generation == self._generation:  # otherwise the snapshot may be older than a removal
+        if generation == self._generation:  # else the snapshot may be older than a removal
             self._cache.put(digest, device)
         return device
 

@@ -1,8 +1,8 @@
-"""Checking our devices' requests by another hub's terms and policy, before a request goes to that hub.
+"""What the terms and the policy of another hub refuse, checked before one of our devices' requests goes to that hub.
 
-The hub does not know which user sends, but we do. So mutes and bans of our own users are enforced here (DS draft
-section 4: the follower enforces the hub's policies "in situations where the hub can not"; semantics: policy). Where we
-are the hub ourselves, `ds.groups.sequencing` checks this in its own transaction.
+The hub does not know which user sends, and we do. So mutes and bans of our own users hold here (DS draft section 4:
+the follower enforces the hub's policies "in situations where the hub can not"; semantics: policy). Where we are the
+hub ourselves, `ds.groups.sequencing` checks this in its own transaction.
 """
 
 from __future__ import annotations

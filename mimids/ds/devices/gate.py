@@ -1,6 +1,6 @@
 """Counts what our own devices do, against this provider's limits and the rates in a hub's terms.
 
-A device is identified by its token, so its own rates and byte budgets apply in the groups of every hub
+A device is known by its token, so its own rates and byte budgets hold for it whatever the hub of the group is
 (semantics: limits-and-retention). Only the counters are kept.
 """
 

@@ -10,7 +10,7 @@ from mimids.wire.ids import ProviderId
 
 
 class HubRouter:
-    """Returns the hub of a provider: `own` for this provider, otherwise one made by `remote`."""
+    """Returns the hub of a provider: `own` for this provider, else what `remote` makes."""
 
     def __init__(self, own: OwnHub, remote: Callable[[ProviderId], Hub]) -> None:
         self._own = own

@@ -28,7 +28,7 @@ from mimids.wire.messages import (
 
 @attrs.frozen(kw_only=True)
 class OwnHub:
-    """`Hub` over `LocalHub`; adds limits for devices, and encoding. `LocalHub` itself checks policy."""
+    """`Hub` over `LocalHub`, which checks policy itself; what is added are the limits for devices, and encoding."""
 
     provider: ProviderId
     hub: LocalHub

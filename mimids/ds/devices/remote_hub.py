@@ -1,8 +1,8 @@
 """Another provider as the hub of our own devices.
 
 Requests are passed on at once and never queued: raw partition keys are not stored (semantics: sequencing). A hub that
-cannot be reached is `PeerUnavailable`. A request is passed on with the octets that the device sent. Only the structure
-of an answer is checked.
+cannot be reached is `PeerUnavailable`. A request is passed on with the octets that the device sent; of an answer only
+the structure is checked.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from mimids.ds.devices.hubs import insert_refusals
 from mimids.ds.following.cursors import Cursors
 from mimids.ds.following.following import Following
 from mimids.ds.groups.pages import Page
-from mimids.ds.limits.new_providers import NewProviders
 from mimids.ds.ports import Peers
 from mimids.ds.terms.accepted import AcceptedTerms
 from mimids.errors import ArrangementRequired, MimiError, PeerFailed
@@ -47,7 +46,7 @@ T = TypeVar("T")
 
 @attrs.frozen
 class RemoteHub:
-    """`Hub` over calls to `provider`: checks limits and policy, makes the call, then records the group.
+    """`Hub` over calls to `provider`: limits and policy first, then the call, then a note of the group that it is in.
 
     If the hub requires its terms to be accepted first, they are accepted and the call is retried once.
     """
@@ -59,7 +58,6 @@ class RemoteHub:
     policy: FollowerPolicy = attrs.field(kw_only=True)
     accepted: AcceptedTerms = attrs.field(kw_only=True)
     cursors: Cursors = attrs.field(kw_only=True)
-    new_providers: NewProviders = attrs.field(kw_only=True)
     problem: Callable[[MimiError], bytes] = attrs.field(kw_only=True)
     needs_keys: ClassVar[bool] = True
 
@@ -81,7 +79,6 @@ class RemoteHub:
 
     async def receive(self, device: Device, request: ReceiveRequest, *, wait_seconds: int | None = None) -> bytes:
         """Return a partition's messages; see `Hub.receive`. The hub is asked if none are stored here."""
-        self._count(device)
         self.cursors.note(device, self.provider, request)
         await self.policy.check_reader(device, self.provider)
         return await self._accepting_terms(
@@ -94,12 +91,10 @@ class RemoteHub:
 
     async def present(self, device: Device, key: PartitionKey) -> None:
         """Present a key to the hub, so that it pushes the partition; see `Hub.present`."""
-        self._count(device)
         await self._accepting_terms(partial(self.following.ask, device, self.provider, key))
 
     async def join(self, device: Device, request: ExternalJoinRequest) -> bytes:
         """Sequence an external commit; see `Hub.join`."""
-        self._count(device)
         self.gate.count_join(device, request, terms=self.accepted.in_force(self.provider))
         await self.policy.check_join(device, self.provider, request)
         answer = await self._call("join", encode(request))
@@ -108,7 +103,6 @@ class RemoteHub:
 
     async def propose(self, device: Device, request: ExternalProposalRequest) -> bytes:
         """Sequence an external proposal; see `Hub.propose`."""
-        self._count(device)
         self.gate.count_proposal(device, request)
         await self.policy.check_proposal(device, self.provider, request)
         answer = await self._call("propose", encode(request))
@@ -124,7 +118,6 @@ class RemoteHub:
         bundle: bool = False,
     ) -> bytes:
         """Return what a joiner needs; see `Hub.group_info`."""
-        self._count(device)
         await self.policy.check_reader(device, self.provider)
         query = ["bundle"] if bundle else []
         if partition is not None:
@@ -136,15 +129,10 @@ class RemoteHub:
 
     # --- the steps of a request ---------------------------------------------------------------------------------
 
-    def _count(self, device: Device) -> None:
-        """Count the hub against the device's limits if no device here has named it before; raise `RateLimited`."""
-        self.new_providers.take(device, [self.provider])
-
     async def _refusals(self, device: Device, requests: Sequence[SendRequest]) -> list[MimiError | None]:
         """Return for each message why it is not passed on to the hub, or None."""
-        self._count(device)
         counted = self.gate.count_sends(device, requests, terms=self.accepted.in_force(self.provider))
-        within_limits = counted.count(None)  # the messages within the limits come first
+        within_limits = counted.count(None)  # those come first
         checked = await self.policy.check_sends(device, self.provider, requests[:within_limits])
         return [*checked, *counted[within_limits:]]
 

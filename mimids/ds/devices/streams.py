@@ -1,40 +1,37 @@
 """Live streams to devices: the frames of docs/wire.md over one connection each.
 
 Messages that are sent to a device are read from the store, from a cursor of the stream. A notification only says where
-to read: if it is lost with the connection, no message is lost. A device that reads slowly blocks only the task that
+to read: it may be lost with the connection, and no message is. A device that reads slowly blocks only the task that
 sends to it, and falls behind in its cursor, so nothing is queued in memory. Sends to one hub keep their order
-(`ds.devices.hub_calls`). Partition keys are kept as long as the stream is open.
-
-A frame may have thousands of items. They are worked through in slices, with a checkpoint after each, so that other
-tasks can run in between.
+(`ds.devices.send_queue`). Partition keys are kept as long as the stream is open.
 """
 
 from __future__ import annotations
 
 from collections import Counter as Tally
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable, Sequence
-from typing import Final, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Hashable, Iterable
+from typing import Final, Protocol
 
 import attrs
 import trio
 
 from mimids.ds.backoff import Backoff
-from mimids.ds.devices.hub_calls import WORKERS, HubCalls, Watch
 from mimids.ds.devices.hub_router import HubRouter
+from mimids.ds.devices.hubs import Hub
+from mimids.ds.devices.send_queue import SendQueue
 from mimids.ds.following.cursors import Cursors
 from mimids.ds.following.incoming_welcomes import IncomingWelcomes
 from mimids.ds.key_packages.stock import KeyPackageStock
 from mimids.ds.notifier import Notifier, Waiter, inbox_topic, partition_topic, stock_topic
 from mimids.ds.ports import Clock
-from mimids.errors import Malformed, MimiError, QuotaExceeded, TooMany, UnknownPartition
+from mimids.errors import Malformed, MimiError, PeerFailed, PeerUnavailable, QuotaExceeded, TooMany, UnknownPartition
 from mimids.mls.framing import MLSMessage
 from mimids.values import Device, DeviceRow
 from mimids.wire.codec import WireError
 from mimids.wire.declare import decode, encode
-from mimids.wire.ids import Counter, MaskedPartitionKey, PartitionKey
+from mimids.wire.ids import Counter, MaskedPartitionKey, PartitionKey, ProviderId
 from mimids.wire.messages import (
-    FRAME_ITEMS,
     Ack,
     Frame,
     FrameBody,
@@ -50,10 +47,7 @@ from mimids.wire.messages import (
     pushed_epoch_parts,
 )
 
-T = TypeVar("T")
-
-PRESENTED_KEYS: Final = FRAME_ITEMS  # by one stream
-SLICE: Final = 64  # items of a frame between two checkpoints: at most a millisecond
+PRESENTED_KEYS: Final = 4096  # by one stream
 PAGE_OCTETS: Final = 262_144  # of messages in one frame, unless one message is larger
 LONG_FRAME_OCTETS: Final = 16 * 1024
 DECODING_THREADS: Final = 2
@@ -85,6 +79,16 @@ class StreamStatistics:
     frames_out: int
 
 
+@attrs.define(eq=False)
+class _Watch:
+    """A partition whose key the device presented; `counter` is the index of the next message to send."""
+
+    hub: Hub
+    key: PartitionKey
+    counter: Counter
+    frame: int  # the id of the frame that presented the key
+
+
 class Streams:
     """The streams of one provider's devices."""
 
@@ -100,14 +104,10 @@ class Streams:
         backoff: Backoff,
         problem: Callable[[MimiError], bytes],
         is_known: Callable[[Device], Awaitable[bool]],
-        bound_hit: Callable[[str], None],
         batch_messages: int,
         device_streams: int,
     ) -> None:
-        """`problem` encodes a refusal as JSON; `is_known` tells whether a device still has its account.
-
-        `bound_hit` counts that a device reached a bound (`metrics.BOUNDS`).
-        """
+        """`problem` encodes a refusal as JSON; `is_known` tells whether a device still has its account."""
         self.hub_router = hub_router
         self.welcomes = welcomes
         self.key_packages = key_packages
@@ -117,7 +117,6 @@ class Streams:
         self.backoff = backoff
         self.problem = problem
         self.is_known = is_known
-        self.bound_hit = bound_hit
         self.batch_messages = batch_messages
         self._device_streams = device_streams
         self._open: Tally[DeviceRow] = Tally()
@@ -137,7 +136,6 @@ class Streams:
     async def serve(self, device: Device, connection: FrameChannel) -> None:
         """Serve one device until its connection is closed; raise `QuotaExceeded` before the first frame."""
         if self._device_streams and self._open[device.row] >= self._device_streams:
-            self.bound_hit("device-streams")
             raise QuotaExceeded("device_streams")
         self._open[device.row] += 1
         try:
@@ -152,7 +150,7 @@ class Streams:
 
 
 class _Session:
-    """One stream: a task that reads frames, one that sends what is new, and the workers that call hubs."""
+    """One stream: a task that reads frames, one that sends events, and one for each hub that is sent to."""
 
     def __init__(self, streams: Streams, device: Device, connection: FrameChannel, waiter: Waiter) -> None:
         self._streams = streams
@@ -160,14 +158,14 @@ class _Session:
         self._connection = connection
         self._waiter = waiter
         self._writing = trio.Lock()
-        self._watches: dict[PartitionKey, Watch] = {}
-        self._by_mask: dict[MaskedPartitionKey, Watch] = {}
+        self._watches: dict[PartitionKey, _Watch] = {}
+        self._by_mask: dict[MaskedPartitionKey, _Watch] = {}
+        self._queues: dict[ProviderId, SendQueue] = {}
         self._last_welcome = 0
 
     async def run(self) -> None:
         async with trio.open_nursery() as tasks:
-            self._own_calls = self._hub_calls(tasks, workers=1)  # no call to another hub delays those to our own
-            self._calls = self._hub_calls(tasks, workers=WORKERS)
+            self._tasks = tasks
             tasks.start_soon(self._push)
             while True:
                 octets = await self._connection.receive()
@@ -178,76 +176,73 @@ class _Session:
                     await self._refuse(0, Malformed(str(error)))
                     continue
                 try:
-                    await self._handle(frame, len(octets))
+                    await self._handle(frame)
                 except MimiError as error:
                     await self._refuse(frame.id, error)
 
-    def _hub_calls(self, tasks: trio.Nursery, *, workers: int) -> HubCalls:
-        streams = self._streams
-        return HubCalls(
-            self._device,
-            tasks,
-            self._answer_call,
-            streams.clock,
-            streams.backoff,
-            batch_messages=streams.batch_messages,
-            workers=workers,
-        )
-
     # --- frames from the device ---------------------------------------------------------------------------------
 
-    async def _handle(self, frame: Frame, octets: int) -> None:
+    async def _handle(self, frame: Frame) -> None:
         body = frame.body
         if isinstance(body, Present):
-            await self._present(frame.id, body)
+            self._present(frame.id, body)
         elif isinstance(body, Withdraw):
-            async for keys in _slices(list(dict.fromkeys(body.keys))):
-                for key in keys:
-                    self._withdraw(key)
+            self._withdraw(body.keys)
         elif isinstance(body, Send):
-            hub = self._streams.hub_router.hub(body.hub)
-            await (self._calls if hub.needs_keys else self._own_calls).send(hub, frame.id, body, octets)
+            await self._send_queue(body.hub).put(frame.id, body)
         elif isinstance(body, Ack):
             await self._streams.welcomes.acknowledge(self._device.row, *body.welcome_ids)
         else:
             raise Malformed("a device may send only the frames present, withdraw, send and ack")
 
-    async def _present(self, frame: int, present: Present) -> None:
-        """Watch partitions from the positions given; of positions with the same key, the last one counts."""
-        positions = {position.partition_key: position for position in present.positions}
-        keys = len(self._watches) + sum(key not in self._watches for key in positions)
-        if keys > PRESENTED_KEYS:
-            self._streams.bound_hit("presented-keys")
-            raise TooMany("presented_keys", keys)
+    def _present(self, frame: int, present: Present) -> None:
+        new = {position.partition_key for position in present.positions} - self._watches.keys()
+        if len(self._watches) + len(new) > PRESENTED_KEYS:
+            raise TooMany("presented_keys", len(self._watches) + len(new))
         hub = self._streams.hub_router.hub(present.hub)
-        async for part in _slices(list(positions.values())):
-            for position in part:
-                self._streams.cursors.note(self._device, hub.provider, position)
-                self._watch(Watch(hub, position.partition_key, position.counter, frame))
+        for position in present.positions:
+            watch = _Watch(hub, position.partition_key, position.counter, frame)
+            self._streams.cursors.note(self._device, hub.provider, position)
+            self._watches[watch.key] = watch
+            for mask in watch.key.masks():
+                self._by_mask[mask] = watch
+                topic = partition_topic(mask)
+                self._streams.notifier.add(self._waiter, topic)
+                self._waiter.notify(topic)
+            if hub.needs_keys:
+                self._tasks.start_soon(self._present_to_hub, watch)
 
-    def _watch(self, watch: Watch) -> None:
-        before = self._watches.get(watch.key)
-        if before is not None:
-            self._calls.withdraw(before)
-        self._watches[watch.key] = watch
-        for mask in watch.key.masks():
-            self._by_mask[mask] = watch
-            topic = partition_topic(mask)
-            self._streams.notifier.add(self._waiter, topic)
-            self._waiter.notify(topic)
-        if watch.hub.needs_keys:
-            self._calls.present(watch)
+    async def _present_to_hub(self, watch: _Watch) -> None:
+        """Present a key to its hub; retry with back-off until the hub answers or the key is withdrawn."""
+        failures = 0
+        while self._watches.get(watch.key) is watch:
+            try:
+                await watch.hub.present(self._device, watch.key)
+                return
+            except (PeerUnavailable, PeerFailed):
+                failures += 1
+                await self._streams.clock.sleep(self._streams.backoff.seconds(failures))
+            except MimiError as error:
+                await self._refuse(watch.frame, error)
+                return
 
-    def _withdraw(self, key: PartitionKey) -> None:
-        watch = self._watches.pop(key, None)
-        if watch is None:
-            return
-        self._calls.withdraw(watch)
-        for mask in key.masks():
-            del self._by_mask[mask]
-            self._streams.notifier.remove(self._waiter, partition_topic(mask))
+    def _withdraw(self, keys: Iterable[PartitionKey]) -> None:
+        for key in keys:
+            if self._watches.pop(key, None) is not None:
+                for mask in key.masks():
+                    del self._by_mask[mask]
+                    self._streams.notifier.remove(self._waiter, partition_topic(mask))
 
-    async def _answer_call(self, frame: int, answer: Result | MimiError) -> None:
+    def _send_queue(self, provider: ProviderId) -> SendQueue:
+        queue = self._queues.get(provider)
+        if queue is None:
+            hub = self._streams.hub_router.hub(provider)
+            queue = SendQueue(hub, self._device, self._answer_send, batch_messages=self._streams.batch_messages)
+            self._queues[provider] = queue
+            self._tasks.start_soon(queue.run)
+        return queue
+
+    async def _answer_send(self, frame: int, answer: Result | MimiError) -> None:
         if isinstance(answer, MimiError):
             await self._refuse(frame, answer)
         else:
@@ -266,22 +261,21 @@ class _Session:
             await self._send_news(topics or self._waiter.topics.copy())
 
     async def _send_news(self, topics: Iterable[Hashable]) -> None:
-        due: dict[PartitionKey, Watch] = {}
-        async for part in _slices(list(topics)):
-            for topic in part:
-                if topic == inbox_topic(self._device.row):
-                    await self._send_welcomes()
-                elif topic == stock_topic(self._device.row):
-                    await self._send_stock()
-                elif isinstance(topic, tuple) and (watch := self._by_mask.get(topic[1])) is not None:
-                    due[watch.key] = watch
+        due: dict[PartitionKey, _Watch] = {}
+        for topic in topics:
+            if topic == inbox_topic(self._device.row):
+                await self._send_welcomes()
+            elif topic == stock_topic(self._device.row):
+                await self._send_stock()
+            elif isinstance(topic, tuple) and (watch := self._by_mask.get(topic[1])) is not None:
+                due[watch.key] = watch
         waiting = deque(due.values())
         while waiting:  # one page of each in turn, so that a long backlog does not delay the others
             watch = waiting.popleft()
             if self._watches.get(watch.key) is watch and await self._send_page(watch):
                 waiting.append(watch)
 
-    async def _send_page(self, watch: Watch) -> bool:
+    async def _send_page(self, watch: _Watch) -> bool:
         """Send the next messages of a partition; return True if there are more."""
         request = ReceiveRequest(watch.key, watch.counter)
         try:
@@ -290,7 +284,7 @@ class _Session:
             await self._refuse(watch.frame, error)  # but keep the watch: the partition may be created later
             return False
         except MimiError as error:
-            self._withdraw(watch.key)
+            self._withdraw([watch.key])
             await self._refuse(watch.frame, error)
             return False
         if found is None or not found[1].messages:
@@ -323,11 +317,3 @@ class _Session:
         async with self._writing:
             await self._connection.send(octets)
         self._streams.frames_out += 1
-
-
-async def _slices(items: Sequence[T]) -> AsyncIterator[Sequence[T]]:
-    """Yield the items in slices, with a checkpoint between two slices."""
-    for start in range(0, len(items), SLICE):
-        if start:
-            await trio.lowlevel.checkpoint()
-        yield items[start : start + SLICE]

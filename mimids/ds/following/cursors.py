@@ -42,7 +42,7 @@ class Cursors:
         self._unsaved: LeastRecentlyUsed[_Key, _Cursor] = LeastRecentlyUsed(MOST_UNSAVED)
 
     def note(self, device: Device, hub: ProviderId, request: ReceiveRequest) -> None:
-        """Note that a device reads from a counter on, so it has all messages before that counter."""
+        """Note that a device reads from a counter on: it has the messages before it."""
         self._unsaved.put((device.row, hub, request.partition_key.masks()), (request.counter, self._clock.now()))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -57,7 +57,7 @@ class Cursors:
                 await self.save()
 
     async def save(self) -> None:
-        """Store the cursors that were noted; those that cannot be written to disk are dropped."""
+        """Store the cursors that were noted; those that the disk does not accept are dropped."""
         while self._unsaved:
             page = [self._unsaved.pop_oldest() for _ in range(min(PAGE, len(self._unsaved)))]
             with suppress(MimiError):

@@ -5,29 +5,23 @@ Due pushes
     it, when a back-off ends, and at least once a minute, so a lost notification delays a push by a minute at most.
 
 Order
-    At most one task serves a follower, so its pushes are in order. A task pushes until nothing is due or the follower
-    fails. The next task for the same follower starts a little later, so that messages that come together are pushed
-    together.
-
-Slow followers
-    At most `workers` pushes are prepared or settled at a time. A follower that takes long to answer occupies no worker,
-    only a slot for a call. The slots bound the octets in flight. Slow followers share a few separate slots and get
-    smaller pushes (`limits.call_slots`).
+    At most one task serves a follower, so its pushes are in order. At most `workers` followers are served at a time. A
+    task pushes until nothing is due or the follower fails. The next task for the same follower starts a little later,
+    so that messages that come together are pushed together.
 
 Retry
-    A follower that fails is tried again after a back-off with jitter and a cap; its Retry-After is obeyed. Due pushes
-    stay due for as long as the follower follows the partition. A push that is too large is repeated with one message;
+    A follower that fails is tried again after a back-off with jitter and a cap; its Retry-After is obeyed. What is due
+    stays due for as long as the follower follows the partition. A push that is too large is repeated with one message;
     if that is too large as well, the partition is suspended for this follower.
 
 Catch-up
-    A follower that was away is sent everything that it missed, from the counters in its last answers on. The same
+    A follower that was away is pushed everything that it missed, from the counters that it answered last. The same
     happens after a restart, because these counters are rows.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -38,7 +32,6 @@ from mimids.ds.backoff import Backoff
 from mimids.ds.following.pushes import Push, Pushes, follow_again, suspend
 from mimids.ds.groups.recent import Recent
 from mimids.ds.groups.states import States
-from mimids.ds.limits.call_slots import CallSlots, CallTooSlow, Slot
 from mimids.ds.notifier import DELIVERY, Notifier, presented_topic
 from mimids.ds.peer_answers import decode_answer
 from mimids.ds.ports import Clock, Peers
@@ -53,21 +46,19 @@ from mimids.wire.messages import PushResponse, ResumeRequest
 
 IDLE_SECONDS: Final = 60.0
 SPACING_SECONDS: Final = 0.02  # at least, between two tasks for the same follower
-SPACING_FOR_A_MESSAGE: Final = 0.0002  # added for each message pushed: requests cost more than messages
+SPACING_FOR_A_MESSAGE: Final = 0.0002  # more for each message pushed: requests cost more than their messages
 MOST_SPACING_SECONDS: Final = 0.1
 QUERY_SECONDS: Final = 0.005  # at least, between two queries for due followers
 QUERY_SECONDS_WHILE_ALL_BUSY: Final = 0.05  # the same while all known followers are being served
-OPEN_CIRCUIT_FAILURES: Final = 5  # in a row; metrics call this state an open circuit
-SLOW_PUSH_OCTETS: Final = 262_144  # of a push to a follower that takes long to answer
+OPEN_CIRCUIT_FAILURES: Final = 5  # in a row; metrics call that an open circuit
 ONE_MESSAGE: Final = 1  # octets of a push; every push has at least one message
 
 
 @attrs.frozen
 class DeliveryStatistics:
-    """Followers that are being served, those that take long to answer, and what was pushed since the start."""
+    """Followers that are being served, and what was pushed since the start."""
 
     busy: int
-    slow: int
     requests: int
     messages: int
     failures: int
@@ -89,7 +80,6 @@ class Delivery:
         backoff: Backoff,
         workers: int,
         batch_octets: int,
-        on_bound: Callable[[str], None] = lambda bound: None,
     ) -> None:
         self._store = store
         self._clock = clock
@@ -99,8 +89,6 @@ class Delivery:
         self._provider = provider
         self._backoff = backoff
         self._workers = trio.CapacityLimiter(workers)
-        self._slots = CallSlots()
-        self._on_bound = on_bound
         self._batch_octets = batch_octets
         self._busy: set[int] = set()
         self._freed = trio.Event()  # set when a follower is no longer busy
@@ -109,8 +97,7 @@ class Delivery:
 
     def statistics(self) -> DeliveryStatistics:
         """Return the counts so far."""
-        slow = self._slots.slow_providers
-        return DeliveryStatistics(len(self._busy), slow, self._requests, self._messages, self._failures)
+        return DeliveryStatistics(len(self._busy), self._requests, self._messages, self._failures)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Push what is due, until cancelled."""
@@ -145,7 +132,8 @@ class Delivery:
         pushed = 0
         try:
             await trio.sleep_until(self._next_task_at.get(peer.provider, -math.inf))
-            pushed = await self._push_what_is_due(peer)
+            async with self._workers:
+                pushed = await self._push_what_is_due(peer)
         except StorageUnavailable:  # our own disk: nothing was written about this push, so it stays due
             await self._clock.sleep(self._backoff.seconds(1))
         finally:
@@ -157,37 +145,27 @@ class Delivery:
 
     async def _push_what_is_due(self, peer: PeerState) -> int:
         """Push until nothing is due or the follower fails; return the number of messages it accepted."""
-        one_message, pushed = False, 0
-        while True:
-            octets = SLOW_PUSH_OCTETS if self._slots.is_slow(peer.provider) else self._batch_octets
-            async with self._slots.slot(peer.provider, octets) as slot:
-                wanted = ONE_MESSAGE if one_message else min(octets, self._batch_octets)
-                async with self._workers:
-                    push = await self._store.read(partial(self._pushes.next_push, peer, wanted))
-                if push is None:
-                    return pushed
-                slot.resize(len(push.body))
-                try:
-                    peer = await self._push(peer, push, slot)
-                except CallTooSlow:
-                    self._on_bound("slow-call-cancelled")
-                    continue
-                except TooLarge as error:
-                    if one_message:
-                        await self._store.write(partial(suspend, peer.provider, push.epochs[0], error))
-                    one_message = True
-                    continue
-                except StorageUnavailable:
-                    raise
-                except MimiError as error:
-                    await self._retry_later(peer, error)
-                    return pushed
-            one_message = False
+        octets, pushed = self._batch_octets, 0
+        while (push := await self._store.read(partial(self._pushes.next_push, peer, octets))) is not None:
+            try:
+                peer = await self._push(peer, push)
+            except TooLarge as error:
+                if octets == ONE_MESSAGE:
+                    await self._store.write(partial(suspend, peer.provider, push.epochs[0], error))
+                octets = ONE_MESSAGE
+                continue
+            except StorageUnavailable:
+                raise
+            except MimiError as error:
+                await self._retry_later(peer, error)
+                break
+            octets = self._batch_octets
             pushed += push.messages
             if push.settles_up_to is not None:
-                return pushed  # that was everything; later messages wait for the next task
+                break  # that was everything; later messages wait for the next task
+        return pushed
 
-    async def _push(self, peer: PeerState, push: Push, slot: Slot) -> PeerState:
+    async def _push(self, peer: PeerState, push: Push) -> PeerState:
         """Make one request and write its answer.
 
         A follower that answers "no longer followed" may have presented the key again after that, in a request of its
@@ -195,9 +173,8 @@ class Delivery:
         """
         topics = [presented_topic(peer.domain, epoch.partition.masked_key) for epoch in push.epochs]
         with self._notifier.listen(*topics) as waiter:
-            answer = await slot.call(partial(self._call, peer.domain, push))
-            async with self._workers:
-                peer = await self._store.write_or_refuse(partial(self._pushes.settle, peer, push, answer))
+            answer = await self._call(peer.domain, push)
+            peer = await self._store.write_or_refuse(partial(self._pushes.settle, peer, push, answer))
             self._messages += push.messages
             for topic, epoch, wanted in zip(topics, push.epochs, answer, strict=True):
                 if wanted == NO_LONGER_FOLLOWED and topic in waiter.heard:

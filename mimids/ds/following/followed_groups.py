@@ -37,8 +37,8 @@ def find_followed_group(tx: Tx, hub: int, group_id: GroupId, now: Milliseconds, 
     """Return a group whose messages we want, or None.
 
     A group that all our devices have left is not wanted. An unknown group is added if we `asked` the hub for it, or if
-    an accepted Welcome of that hub is waiting for its group; otherwise it is not wanted. If the result is None, the
-    push is answered with `NO_LONGER_FOLLOWED` (`Intake.append`).
+    an accepted Welcome of that hub is waiting for its group; otherwise it is not wanted. For None, the answer to a
+    push is `NO_LONGER_FOLLOWED` (`Intake.append`).
     """
     group = groups.find_group(tx, hub, group_id)
     if group is None:
@@ -53,9 +53,9 @@ def find_followed_group(tx: Tx, hub: int, group_id: GroupId, now: Milliseconds, 
 def exceeds_unmatched_bytes(tx: Tx, group: Group, epoch: PushedEpoch, limit: int) -> bool:
     """Tell whether a hub pushed more than `limit` octets of groups that no device of ours takes part in.
 
-    If the limit is not exceeded, the epoch's octets are counted. If it is exceeded, the partition is not followed until
-    a device presents its key. If the answer were the counter wanted next, the hub would push again and again, and
-    everything else that it has for us would be delayed.
+    If it has not, the epoch's octets are counted. If it has, the partition is not followed until a device presents its
+    key. Answering with the counter wanted next instead would make the hub push again and again, and delay everything
+    else that it has for us.
     """
     if participations.participants(tx, group.id).present:
         return False

@@ -1,7 +1,7 @@
-"""Requests of our devices about groups that other providers host (semantics: following-and-delivery).
+"""What our devices do in groups that other providers host (semantics: following-and-delivery).
 
-A device reads the messages that are stored here. If none are stored, the device's key is presented to the hub, and the
-hub pushes the partition to us from then on. Raw keys are in memory for the length of a call, and never on disk.
+A device reads what is stored here. If nothing is, its key is presented to the hub, so that the hub pushes the partition
+to us from then on. Raw keys are in memory for the length of a call, and never on disk.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mimids.ds.groups.policy import GroupPolicy
 from mimids.ds.groups.restrictions import ACCEPTED
 from mimids.ds.groups.states import States
 from mimids.ds.ports import Clock, Peers
-from mimids.errors import MessagesExpired, MimiError, PeerFailed, PeerUnavailable, RateLimited, UnknownGroup
+from mimids.errors import PeerFailed, UnknownGroup
 from mimids.store import groups, participations, partitions, providers
 from mimids.store.engine.store import Store
 from mimids.store.engine.transaction import Tx
@@ -36,16 +36,14 @@ from mimids.wire.messages import (
 )
 
 LONG_ANSWER_OCTETS: Final = 65_536  # a shorter answer left no messages out
-ANSWERS_AT_ONCE: Final = 64  # for one request of a device; it asks again for the rest
 
 
 class Following:
-    """Serves our devices in the groups of other hubs."""
+    """Our devices' side of the groups of other hubs."""
 
     def __init__(
         self, config: Config, store: Store, clock: Clock, peers: Peers, states: States, receiver: EpochReceiver
     ) -> None:
-        self._provider = config.provider
         self._receive_octets = config.limits.receive_bytes
         self._store = store
         self._clock = clock
@@ -76,7 +74,7 @@ class Following:
     async def receive(
         self, device: Device, hub: ProviderId, request: ReceiveRequest, *, wait_seconds: int | None = None
     ) -> bytes:
-        """Return a ReceiveResponse without hints: stored messages if there are any, otherwise the hub's answer.
+        """Return a ReceiveResponse without hints: what is stored here if there is something, else the hub's answer.
 
         A device gets the epochs whose key it presents, and nothing else (http: devices).
         """
@@ -114,7 +112,7 @@ class Following:
         return await self._store.read(read)
 
     async def _note_reader(self, device: Device, partition: Partition) -> None:
-        """Record that a device which presented a key takes part in the group, even if it had left the group."""
+        """Record that a device which presented a key takes part in the group, also if it had left it."""
         group, now = partition.group, self._clock.now()
         if not await self._store.read(lambda tx: participations.takes_part(tx, group, device.row)):
             await self._store.write(lambda tx: participations.take_part(tx, group, device.row, now))
@@ -133,58 +131,36 @@ class Following:
             known = partitions.find_partition(tx, providers.provider_row(tx, hub) or 0, masks)
             return None if known is None else (known, groups.group_by_row(tx, known.group).group_id)
 
-        for left in reversed(range(ANSWERS_AT_ONCE)):
+        self._receiver.requested.add(masks, device.row)
+        while True:
             known = await self._store.read(find)
             counter = Counter(0) if known is None else known[0].next_counter
-            body = await self._present(device, hub, ReceiveRequest(key, counter), wait_seconds)
-            received = _decode_answer(body)
-            wanted = counter
-            if known is not None:
-                wanted = (await self._receiver.receive_answer(hub, _epochs_of(received, *known)))[0]
-            if not left or len(body) < LONG_ANSWER_OCTETS or wanted in (counter, NO_LONGER_FOLLOWED):
+            request = encode(ReceiveRequest(key, counter))
+            answer = await self._peers.call(hub, "POST", "/ds/v1/receive", request, wait_seconds=wait_seconds)
+            received = _decode_answer(answer.body)
+            if known is None:
+                return encode(ReceiveResponse(received.epoch, ()))
+            wanted = (await self._receiver.receive_answer(hub, _epochs_of(received, *known)))[0]
+            if len(answer.body) < LONG_ANSWER_OCTETS or wanted in (counter, NO_LONGER_FOLLOWED):
                 return encode(ReceiveResponse(received.epoch, ()))
             wait_seconds = None  # the hub may have more than fits in one answer
-        raise AssertionError("the last answer returns")
-
-    async def _present(
-        self, device: Device, hub: ProviderId, request: ReceiveRequest, wait_seconds: int | None
-    ) -> bytes:
-        """Send a request to a hub; once the hub has answered, its pushes of the partition are accepted."""
-        masks, requested = request.partition_key.masks(), self._receiver.requested
-        with requested.waiting_for(hub, masks, device.row) as pending:
-            try:
-                answer = await self._peers.call(
-                    hub, "POST", "/ds/v1/receive", encode(request), wait_seconds=wait_seconds
-                )
-            except (PeerUnavailable, RateLimited, MessagesExpired):
-                raise  # the hub may still push the partition because of an earlier request
-            except MimiError:
-                requested.forget(hub, masks)
-                raise
-            if not pending.forgotten:
-                requested.add(hub, masks, device.row)
-        return answer.body
 
     async def leave(self, device: Device, hub: ProviderId, group_id: GroupId) -> None:
         """Record that a device leaves a group; once the last one has left, pushes get `NO_LONGER_FOLLOWED`.
 
         (semantics: welcomes-and-leaving)
 
-        Raises `UnknownGroup`, also if another provider hosts the group and the device never took part in it: otherwise
-        the device could stop the pushes to our other devices.
+        Raises `UnknownGroup`.
         """
 
         def work(tx: Tx) -> bool:
             number = providers.provider_row(tx, hub)
             group = None if number is None else groups.find_group(tx, number, group_id)
-            if group is None:
-                return False
-            if hub == self._provider:
-                participations.leave_hosted(tx, group.id, device.row, self._clock.now())
-                return True
-            return participations.leave(tx, group.id, device.row, self._clock.now())
+            if group is not None:
+                participations.leave(tx, group.id, device.row, self._clock.now())
+            return group is not None
 
-        # This forgets the requests of all its groups. In the groups where it stays, its participation is stored by now.
+        # This covers all its groups, but in those that it stays in its participation is stored by now.
         self._receiver.requested.forget_device(device.row)
         if not await self._store.write(work):
             raise UnknownGroup
@@ -198,7 +174,7 @@ def _decode_answer(body: bytes) -> ReceiveResponse:
 
 
 def _epochs_of(received: ReceiveResponse, partition: Partition, group_id: GroupId) -> list[PushedEpoch]:
-    """Return the epochs of an answer about a partition as if they were pushed, with that partition's epoch first."""
+    """Return the epochs of an answer about a partition, that partition's first, as if they were pushed."""
     return [
         PushedEpoch(group_id, partition.masked_key, partition.next_counter, None, received.epoch),
         *(PushedEpoch(group_id, hint.masked_partition_key, Counter(0), None, hint.epoch) for hint in received.hints),

@@ -6,15 +6,12 @@ each device that a reference was accepted for, and stays there until that device
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
-from typing import Final
 
 from mimids.ds.groups.restrictions import source_for
-from mimids.ds.limits.welcomes import SECRETS
 from mimids.ds.notifier import Notifier, inbox_topic
 from mimids.ds.ports import Clock
-from mimids.errors import Malformed, TooMany, WelcomeNotExpected
+from mimids.errors import Malformed, WelcomeNotExpected
 from mimids.mls.framing import MLSMessage
 from mimids.mls.welcome import Welcome
 from mimids.store import accounts, key_packages, providers, welcomes
@@ -22,12 +19,9 @@ from mimids.store.bans import EVERY_GROUP
 from mimids.store.engine.store import Store
 from mimids.store.engine.transaction import Tx
 from mimids.store.welcomes import InInbox
-from mimids.values import DeviceRow, Milliseconds
+from mimids.values import DeviceRow
 from mimids.wire.ids import KeyPackageRef, ProviderId
 from mimids.wire.messages import WelcomeInitRequest, WelcomeInitResponse
-
-REFERENCES: Final = 4096  # of one welcome/init: about 25 ms of the writer
-ACKNOWLEDGED_PAGE: Final = 500  # Welcomes in one transaction
 
 
 class IncomingWelcomes:
@@ -40,12 +34,7 @@ class IncomingWelcomes:
         self._provider = provider
 
     async def init(self, hub: ProviderId, request: WelcomeInitRequest) -> WelcomeInitResponse:
-        """Return the references of KeyPackages that were handed out here, and expect a Welcome for these.
-
-        Raises `TooMany`.
-        """
-        if len(request.key_package_refs) > REFERENCES:
-            raise TooMany("welcome_references", len(request.key_package_refs))
+        """Return which references are of KeyPackages that were handed out here, and expect their Welcome."""
 
         def accept(tx: Tx) -> tuple[KeyPackageRef, ...]:
             number = providers.ensure_provider(tx, hub)
@@ -62,14 +51,11 @@ class IncomingWelcomes:
     async def store(self, hub: ProviderId, message: MLSMessage) -> None:
         """Put a Welcome into the inbox of each device it was accepted for; a repeat changes nothing.
 
-        Raises `Malformed` if it is no Welcome, `TooMany` if it has too many secrets,
-        and `WelcomeNotExpected` if no reference was accepted for this hub.
+        Raises `Malformed` if it is no Welcome, and `WelcomeNotExpected` if no reference was accepted for this hub.
         """
         welcome = message.message
         if not isinstance(welcome, Welcome):
             raise Malformed("not a Welcome")
-        if len(welcome.secrets) > SECRETS:
-            raise TooMany("welcome_secrets", len(welcome.secrets))
         stored = partial(self._store_in_inboxes, hub, message.encoded, welcome.key_package_refs)
         for device in await self._store.write_or_refuse(stored):
             self._notifier.notify(inbox_topic(device))
@@ -109,13 +95,6 @@ class IncomingWelcomes:
         return await self._store.read(lambda tx: welcomes.inbox_of(tx, device, after=after))
 
     async def acknowledge(self, device: DeviceRow, *rows: int) -> int:
-        """Remove Welcomes from a device's inbox, a page in each transaction; return how many were in it."""
-        distinct, now, acknowledged = list(dict.fromkeys(rows)), self._clock.now(), 0
-        for start in range(0, len(distinct), ACKNOWLEDGED_PAGE):
-            page = distinct[start : start + ACKNOWLEDGED_PAGE]
-            acknowledged += await self._store.write(partial(_acknowledge, device, page, now))
-        return acknowledged
-
-
-def _acknowledge(device: DeviceRow, rows: Sequence[int], now: Milliseconds, tx: Tx) -> int:
-    return welcomes.acknowledge(tx, device, rows, now)
+        """Remove Welcomes from a device's inbox; return how many were in it."""
+        now = self._clock.now()
+        return await self._store.write(lambda tx: sum(welcomes.acknowledge(tx, device, row, now) for row in rows))

@@ -1,18 +1,14 @@
-"""Storing, within one transaction, the epochs that a hub pushed or answered.
+"""One transaction's worth of what a hub pushed or answered.
 
 New messages are appended under the hub's counters and duplicates are skipped. The answer for each epoch is the counter
 wanted next, so the hub's next push closes a gap. State is followed as the hub follows it. A message that contradicts
 the state is delivered all the same, because the hub has sequenced it and devices judge for themselves; the
 contradiction is reported (semantics: following-and-delivery).
-
-After a restore, other providers return messages to us. These are checked more strictly, because those providers did not
-sequence them: a message that contradicts the state is not stored, nor are the messages after it (semantics: restore).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 import attrs
 
@@ -26,19 +22,15 @@ from mimids.ds.groups.appending import (
 )
 from mimids.ds.groups.contradiction import Contradiction
 from mimids.ds.groups.judging import Judged, MlsJudge
-from mimids.errors import MimiError
-from mimids.mls.framing import MLSMessage
+from mimids.errors import InvalidMessage, MimiError, WrongBranch
 from mimids.mls.group_info import GroupInfo
 from mimids.store import groups, messages, partitions
 from mimids.store.engine.transaction import Tx
 from mimids.store.groups import Group
 from mimids.store.partitions import Partition
 from mimids.values import Milliseconds
-from mimids.wire.ids import LAST_COUNTER, NO_LONGER_FOLLOWED, Counter, MaskedPartitionKey, ProviderId
+from mimids.wire.ids import NO_LONGER_FOLLOWED, Counter, MaskedPartitionKey, ProviderId
 from mimids.wire.messages import CommitHint, GroupInfoResponse, Message, PushedEpoch
-
-EMPTY_PARTITIONS: Final = 1000  # at most, of one group, that a hub may open without messages
-RESTORED_JUMP: Final = 1 << 20  # at most, counters missing after a restore; a peer claims the number
 
 
 @attrs.frozen(kw_only=True)
@@ -51,14 +43,12 @@ class Received:
     messages: int
     duplicates: int
     gaps: int
-    too_many_empty: int  # partitions that were not added
 
 
 class Intake:
-    """Appends epochs of one hub's groups within one transaction; `restoring`: a provider returns our own groups."""
+    """Appends epochs of one hub's groups within one transaction."""
 
-    def __init__(self, tx: Tx, hub: ProviderId, mls: MlsJudge, now: Milliseconds, *, restoring: bool = False) -> None:
-        self._restoring = restoring
+    def __init__(self, tx: Tx, hub: ProviderId, mls: MlsJudge, now: Milliseconds) -> None:
         self._tx = tx
         self._hub = hub
         self._mls = mls
@@ -66,15 +56,11 @@ class Intake:
         self._counters: list[Counter] = []
         self._changed: set[MaskedPartitionKey] = set()
         self._contradictions: list[Contradiction] = []
-        self._messages = self._duplicates = self._gaps = self._too_many_empty = 0
+        self._messages = self._duplicates = self._gaps = 0
 
     def append(self, group: Group | None, epoch: PushedEpoch) -> None:
         """Append the new messages of an epoch. If `group` is None, the epoch's answer is `NO_LONGER_FOLLOWED`."""
         self._counters.append(NO_LONGER_FOLLOWED if group is None else self._append_epoch(group, epoch))
-
-    def answer(self, counter: Counter) -> None:
-        """Answer an epoch of which nothing is stored."""
-        self._counters.append(counter)
 
     def finish(self) -> Received:
         """Return what was received; everything is written."""
@@ -85,48 +71,22 @@ class Intake:
             messages=self._messages,
             duplicates=self._duplicates,
             gaps=self._gaps,
-            too_many_empty=self._too_many_empty,
         )
 
     # --- one epoch ----------------------------------------------------------------------------------------------
 
     def _append_epoch(self, group: Group, epoch: PushedEpoch) -> Counter:
-        new = epoch.epoch.messages
-        if epoch.counter + len(new) > LAST_COUNTER:
-            return NO_LONGER_FOLLOWED
-        partition = partitions.find_partition(self._tx, group.hub, [epoch.masked_partition_key])
-        if partition is None:
-            if (answer := self._answer_without_row(group, epoch)) is not None:
-                return answer
-            partition = find_or_add_partition(self._tx, group, epoch.masked_partition_key, self._appender.now)
-        elif partition.group != group.id:
-            message = new[0].message.encoded if new else b""
-            self._contradictions.append(Contradiction(self._hub, group.group_id, message, "partition-exists"))
-            return NO_LONGER_FOLLOWED
+        partition = find_or_add_partition(self._tx, group, epoch.masked_partition_key, self._appender.now)
         if epoch.opening is not None and partition.state is None:
             group, partition = self._store_opening(group, partition, epoch.opening)
         if epoch.counter > partition.next_counter:
             return self._note_gap(partition, epoch)
         known = partition.next_counter - epoch.counter
-        if known and new:
-            self._duplicates += min(known, len(new))
+        if known and epoch.epoch.messages:
+            self._duplicates += min(known, len(epoch.epoch.messages))
             if self._differs_from_stored(group, partition, epoch):
                 return partition.next_counter
-        return self._append_messages(group, partition, new[known:])
-
-    def _answer_without_row(self, group: Group, epoch: PushedEpoch) -> Counter | None:
-        """Return the answer to an epoch of an unknown partition if nothing of it is stored; None if a row is needed."""
-        if epoch.epoch.messages:
-            if not epoch.counter:
-                return None
-            self._gaps += 1
-            return Counter(0)
-        if not epoch.counter and epoch.opening is None:
-            return Counter(0)
-        if partitions.count_empty(self._tx, group.id, at_most=EMPTY_PARTITIONS) >= EMPTY_PARTITIONS:
-            self._too_many_empty += 1
-            return NO_LONGER_FOLLOWED
-        return None
+        return self._append_messages(group, partition, epoch.epoch.messages[known:])
 
     def _store_opening(self, group: Group, partition: Partition, opening: GroupInfoResponse) -> tuple[Group, Partition]:
         """Store the state that the hub says a partition opened with, verified as the hub verifies it."""
@@ -145,11 +105,9 @@ class Intake:
         return groups.group_by_row(self._tx, group.id), partitions.partition_by_row(self._tx, partition.id)
 
     def _note_gap(self, partition: Partition, epoch: PushedEpoch) -> Counter:
-        """Return the counter wanted next, for an epoch that begins after the partition's next counter."""
+        """Return the counter wanted next where an epoch begins after it."""
         self._gaps += 1
         if epoch.epoch.messages:
-            return partition.next_counter
-        if self._restoring and epoch.counter > messages.end_of_known(self._tx, partition.id) + RESTORED_JUMP:
             return partition.next_counter
         # The hub keeps nothing earlier: an epoch without messages says at which counter it continues.
         partitions.advance(self._tx, partition.id, next_counter=epoch.counter, last_seq=partition.last_seq)
@@ -157,43 +115,33 @@ class Intake:
         return epoch.counter
 
     def _differs_from_stored(self, group: Group, partition: Partition, epoch: PushedEpoch) -> bool:
-        """Tell whether the hub sent another message under one of these counters before, and note the contradiction."""
-        stored = messages.digests_between(self._tx, partition.id, epoch.counter, partition.next_counter)
-        for counter, message in enumerate(
-            epoch.epoch.messages[: partition.next_counter - epoch.counter], epoch.counter
-        ):
-            known = stored.get(Counter(counter))
-            next_key = None if message.commit is None else message.commit.next_partition_key
-            if known is not None and known != (messages.digest_of(message.message.encoded), next_key):
-                first = message.message.encoded
-                self._contradictions.append(Contradiction(self._hub, group.group_id, first, "sequenced-differently"))
-                return True
-        return False
+        """Tell whether the hub sent another message under this counter before, and note the contradiction."""
+        first = epoch.epoch.messages[0].message.encoded
+        stored = messages.digest_at(self._tx, partition.id, epoch.counter)
+        if stored is None or stored == messages.digest_of(first):
+            return False
+        self._contradictions.append(Contradiction(self._hub, group.group_id, first, "sequenced-differently"))
+        return True
 
     def _append_messages(self, group: Group, partition: Partition, new: Sequence[Message]) -> Counter:
         end = PartitionEnd(partition, partition.next_counter, partition.last_seq)
         for message in new:
-            appended = self._append_message(group, end, message)
-            if appended is None:
-                break
-            group = appended
+            group = self._append_message(group, end, message)
         self._appender.flush()
-        self._messages += end.next_counter - partition.next_counter
+        self._messages += len(new)
         return Counter(end.next_counter)
 
     # --- one message --------------------------------------------------------------------------------------------
 
-    def _append_message(self, group: Group, end: PartitionEnd, message: Message) -> Group | None:
-        """Append a message as the hub sequenced it, and follow the state; return None if a restore refuses it."""
+    def _append_message(self, group: Group, end: PartitionEnd, message: Message) -> Group:
+        """Append a message as the hub sequenced it; note a proposal, or open the partition that a commit leads to."""
         mls, hint = message.message, message.commit
         judged: Judged | None = None
         self._appender.flush_before_judging(mls)
         try:
             judged = self._mls.judge(self._tx, group, end.partition, mls)
-        except MimiError as error:
+        except (InvalidMessage, WrongBranch) as error:
             self._note_error(group, mls.encoded, error)
-        if self._restoring and (judged is None or not _belongs_to(mls, group, end.partition)):
-            return None
         self._appender.append(
             end,
             mls.encoded,
@@ -228,10 +176,6 @@ class Intake:
 
     def _note_error(self, group: Group, message: bytes, error: MimiError) -> None:
         self._contradictions.append(Contradiction.of_error(self._hub, group.group_id, message, error))
-
-
-def _belongs_to(message: MLSMessage, group: Group, partition: Partition) -> bool:
-    return message.group_id == group.group_id and partition.epoch in (None, message.epoch)
 
 
 def find_or_add_partition(tx: Tx, group: Group, key: MaskedPartitionKey, now: Milliseconds) -> Partition:

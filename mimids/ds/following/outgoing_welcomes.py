@@ -7,20 +7,13 @@ States
     its branch, or *expired*.
 
 Sending
-    The job finds the providers with rows that are due, and starts one task for each. A task offers and delivers one
-    Welcome after the other, and records the result of each. A call needs a slot (`limits.call_slots`), so providers
-    that take long to answer don't hold up those that answer soon.
-
-Fairness
-    Each row has a sender: the device, or the other provider, that sent the commit. A task takes rows of the senders in
-    turn, and at most `TASKS_OF_A_SENDER` tasks serve rows of one sender at a time. So a sender that names many
-    providers, or one provider many times, delays only its own Welcomes.
+    The job finds the providers with rows that are due, and starts one task for each; at most `workers` of them send at
+    a time. A task offers and delivers one Welcome after the other, and writes what became of each.
 
 Retry
     If a provider does not answer, or refuses for a reason that may pass, the row is tried again after a back-off. The
-    task ends, and no row for this provider is tried for `PAUSE_SECONDS`. A refusal that a retry cannot change is
-    final, except one: a provider that no longer knows the offer it accepted is asked again, because it may have been
-    restored.
+    task ends, so a provider that is down does not delay others. A refusal that a retry cannot change is final, except
+    one: a provider that no longer knows the offer it accepted is asked again, because it may have been restored.
 
 Catch-up
     After a restart everything is found in the rows. The job wakes up when a commit queues a Welcome, when a back-off
@@ -29,7 +22,6 @@ Catch-up
 
 from __future__ import annotations
 
-from collections import Counter
 from functools import partial
 from typing import Final, Protocol
 
@@ -38,8 +30,6 @@ import trio
 
 from mimids.ds.backoff import Backoff
 from mimids.ds.following.incoming_welcomes import IncomingWelcomes
-from mimids.ds.limits.call_slots import CallSlots, CallTooSlow
-from mimids.ds.lru import LeastRecentlyUsed
 from mimids.ds.notifier import DELIVERY, OUTGOING, Notifier
 from mimids.ds.peer_answers import decode_answer, expect_empty
 from mimids.ds.ports import Clock, Peers
@@ -48,7 +38,6 @@ from mimids.errors import (
     MimiError,
     StorageUnavailable,
     TooLarge,
-    TooMany,
     UnsupportedMediaType,
     WelcomeNotExpected,
 )
@@ -63,18 +52,7 @@ from mimids.wire.ids import ProviderId
 from mimids.wire.messages import WelcomeInitRequest, WelcomeInitResponse
 
 IDLE_SECONDS: Final = 60.0
-PAUSE_SECONDS: Final = 0.2  # after a failure, before the next attempt for the same provider
-TASKS_OF_A_SENDER: Final = 16
-QUICK_CALLS: Final = 48
-SLOW_CALLS: Final = 16
-PAUSES_REMEMBERED: Final = 10_000
-_FINAL: Final = (
-    Malformed,
-    TooLarge,
-    TooMany,
-    UnsupportedMediaType,
-    WelcomeNotExpected,
-)  # a retry would fail in the same way
+_FINAL: Final = (Malformed, TooLarge, UnsupportedMediaType, WelcomeNotExpected)  # a retry would fail in the same way
 
 
 class WelcomeRecipient(Protocol):
@@ -135,6 +113,7 @@ class OutgoingWelcomes:
         *,
         provider: ProviderId,
         backoff: Backoff,
+        workers: int,
     ) -> None:
         self._store = store
         self._clock = clock
@@ -142,10 +121,8 @@ class OutgoingWelcomes:
         self._notifier = notifier
         self._own_devices = OwnDevices(incoming, provider)
         self._backoff = backoff
-        self._slots = CallSlots(quick_calls=QUICK_CALLS, slow_calls=SLOW_CALLS)
+        self._workers = trio.CapacityLimiter(workers)
         self._busy: set[int] = set()
-        self._serving: Counter[int] = Counter()  # tasks that serve rows of a sender
-        self._paused_until = LeastRecentlyUsed[int, Milliseconds](PAUSES_REMEMBERED)  # by provider
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Send what is due, until cancelled."""
@@ -155,56 +132,27 @@ class OutgoingWelcomes:
                 while True:
                     now = self._clock.now()
                     due, next_at = await self._store.read(partial(_due, now))
-                    resume_at = [until for number, _ in due if (until := self._paused_until.peek(number) or 0) > now]
-                    for number, sender in due:
-                        if number not in self._busy and self._may_serve(number, sender, now):
-                            self._busy.add(number)
-                            self._serving[sender] += 1
-                            sending.start_soon(self._send_due, number, sender)
+                    for number in set(due) - self._busy:
+                        self._busy.add(number)
+                        sending.start_soon(self._send_due, number)
                     # A task notifies when it ends, and so does the commit that queues another Welcome.
-                    wake_at = [*resume_at, *([next_at] if next_at is not None and next_at > now else [])]
-                    idle = (min(wake_at) - now) / 1000 if wake_at else IDLE_SECONDS
+                    idle = IDLE_SECONDS if next_at is None or next_at <= now else (next_at - now) / 1000
                     await waiter.wait_at_most(self._clock, min(idle, IDLE_SECONDS))
 
-    def _may_serve(self, number: int, sender: int, now: Milliseconds) -> bool:
-        paused = (self._paused_until.peek(number) or 0) > now
-        return not paused and self._serving[sender] < TASKS_OF_A_SENDER
-
-    async def _send_due(self, number: int, sender: int) -> None:
-        """Send one provider's Welcomes, senders in turn, until none is due or the provider does not answer."""
-        serving: int | None = sender
+    async def _send_due(self, number: int) -> None:
+        """Send one provider's Welcomes until none is due or the provider does not answer."""
         try:
-            now = self._clock.now()
-            domain = await self._store.read(lambda tx: providers.domain_of(tx, number))
-            while serving is not None:
-                outgoing = await self._store.read(partial(_next_of, number, serving, now))
-                if outgoing is not None and not await self._attempt(self._recipient(domain), outgoing):
-                    break
-                following = await self._next_sender(number, serving, now)
-                self._end_serving(serving)
-                serving = following
+            async with self._workers:
+                now = self._clock.now()
+                domain = await self._store.read(lambda tx: providers.domain_of(tx, number))
+                while outgoing := await self._store.read(lambda tx: welcomes.next_due(tx, number, now)):
+                    if not await self._attempt(self._recipient(domain), outgoing):
+                        break
         except StorageUnavailable:  # our own disk: nothing was written about this attempt, so it stays due
             await self._clock.sleep(self._backoff.seconds(1))
         finally:
-            if serving is not None:
-                self._end_serving(serving)
             self._busy.discard(number)
             self._notifier.notify(OUTGOING)
-
-    async def _next_sender(self, number: int, served: int, now: Milliseconds) -> int | None:
-        """Return the sender whose turn is after `served`, and count a task for it; None if there is none to serve."""
-        senders = await self._store.read(lambda tx: welcomes.due_senders(tx, number, now))
-        in_turn = [each for each in senders if each > served] + [each for each in senders if each <= served]
-        for sender in in_turn:
-            if sender == served or self._serving[sender] < TASKS_OF_A_SENDER:
-                self._serving[sender] += 1
-                return sender
-        return None
-
-    def _end_serving(self, sender: int) -> None:
-        self._serving[sender] -= 1
-        if not self._serving[sender]:
-            del self._serving[sender]
 
     def _recipient(self, domain: ProviderId) -> WelcomeRecipient:
         return self._own_devices if domain == self._own_devices.domain else OtherProvider(self._peers, domain)
@@ -213,28 +161,22 @@ class OutgoingWelcomes:
         """Offer and deliver one Welcome; return False if the provider did not answer or may accept it later."""
         try:
             if outgoing.state == "due":
-                offer = partial(recipient.offer, WelcomeInitRequest(outgoing.refs))
-                async with self._slots.slot(outgoing.provider, 0) as slot:
-                    accepted = (await slot.call(offer)).accepted
+                accepted = (await recipient.offer(WelcomeInitRequest(outgoing.refs))).accepted
                 if not set(accepted) & set(outgoing.refs):
                     await self._settle(outgoing, "refused", "none of its KeyPackages was accepted")
                     return True
                 await self._settle(outgoing, "offered", None)
-            async with self._slots.slot(outgoing.provider, outgoing.octets) as slot:
-                body = await self._store.read(lambda tx: welcomes.offered_body(tx, outgoing.id))
-                if body is None:
-                    return True  # it was cancelled or it expired in the meantime
-                await slot.call(partial(recipient.deliver, body))
+            body = await self._store.read(lambda tx: welcomes.offered_body(tx, outgoing.id))
+            if body is None:
+                return True  # it was cancelled or it expired in the meantime
+            await recipient.deliver(body)
         except _FINAL as error:
             forgotten = isinstance(error, WelcomeNotExpected) and outgoing.state == "offered"
             await self._settle(outgoing, "due" if forgotten else "refused", error.code)
             return True
-        except CallTooSlow:
-            return True  # the row is still due; from now on the provider waits with the slow ones
         except StorageUnavailable:
             raise
         except MimiError as error:
-            self._paused_until.put(outgoing.provider, Milliseconds(self._clock.now() + int(PAUSE_SECONDS * 1000)))
             await self._retry_later(outgoing, error)
             return False
         await self._store.write(partial(self._note_delivery, outgoing))
@@ -242,7 +184,7 @@ class OutgoingWelcomes:
         return True
 
     def _note_delivery(self, outgoing: Outgoing, tx: Tx) -> None:
-        """Record that a Welcome was delivered: its provider follows the partition from now on.
+        """Settle a Welcome that was delivered: its provider follows the partition from now on.
 
         (semantics: following-and-delivery)
         """
@@ -259,10 +201,6 @@ class OutgoingWelcomes:
         await self._store.write(lambda tx: welcomes.put_off(tx, outgoing.id, failures, at, error.code))
 
 
-def _due(now: Milliseconds, tx: Tx) -> tuple[list[tuple[int, int]], Milliseconds | None]:
-    """Return the providers with Welcomes that are due and their senders, and when the next one is due after them."""
-    return welcomes.due_pairs(tx, now), welcomes.next_outgoing_at(tx, after=now)
-
-
-def _next_of(provider: int, sender: int, now: Milliseconds, tx: Tx) -> Outgoing | None:
-    return welcomes.next_due(tx, provider, sender, now)
+def _due(now: Milliseconds, tx: Tx) -> tuple[list[int], Milliseconds | None]:
+    """Return the providers with Welcomes that are due, and when the next one is."""
+    return welcomes.due_providers(tx, now), welcomes.next_outgoing_at(tx)

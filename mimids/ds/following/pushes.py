@@ -1,7 +1,7 @@
 """What a push to a follower contains, and what its answer changes (semantics: following-and-delivery).
 
 These functions run inside a transaction. There is no queue: pending pushes are found by a query over the partitions
-that a follower follows and the next counter that it wants in each. That counter is written when the follower answers.
+that a follower follows and the counter that it wants next of each. That counter is written when the follower answers.
 So a crash between a push and its answer pushes the same messages again, and the follower ignores them.
 
 Dropped messages
@@ -26,7 +26,6 @@ from mimids.ds.groups.states import States
 from mimids.errors import MimiError, NotFollowed, PeerFailed, UnknownGroup, UnknownPartition
 from mimids.mls.code_points import ContentType
 from mimids.mls.framing import MLSMessage
-from mimids.printable import printable
 from mimids.store import follows, groups, messages, partitions, peers, providers
 from mimids.store.engine.transaction import Tx
 from mimids.store.follows import Due
@@ -36,7 +35,6 @@ from mimids.wire.ids import NO_LONGER_FOLLOWED, Counter, ProviderId
 from mimids.wire.messages import GroupInfoResponse, ResumeRequest, encode_push_request, pushed_epoch_parts
 
 EPOCHS_IN_A_PUSH: Final = 64
-REASON_CHARS: Final = 400  # stored of the reason for which a follower refused a push
 
 
 @attrs.frozen
@@ -54,7 +52,7 @@ class Push:
 
 
 class Pushes:
-    """Makes pushes and records their answers."""
+    """Makes pushes and settles them."""
 
     def __init__(self, states: States, recent: Recent) -> None:
         self._states = states
@@ -63,7 +61,7 @@ class Pushes:
     def next_push(self, peer: PeerState, octets: int, tx: Tx) -> Push | None:
         """Return the next request to a follower; None if nothing is due.
 
-        The request has messages of as many due partitions as fit into `octets`, and at least one message.
+        It has messages of as many partitions as are due and fit into `octets`, and at least one message.
         """
         reached = messages.last_seq(tx)
         due = follows.due_partitions(tx, peer.provider, peer.cursor_seq, limit=EPOCHS_IN_A_PUSH)
@@ -103,7 +101,7 @@ class Pushes:
         return attrs.evolve(peer, failures=0, cursor_seq=max(peer.cursor_seq, cursor or 0))
 
     def _settle_epoch(self, tx: Tx, peer: PeerState, epoch: pages.Page, wanted: Counter) -> bool:
-        """Write the counter that a follower wants next of a partition; return whether this epoch is done."""
+        """Write what a follower wants next of a partition; return whether nothing of this epoch is left to push."""
         end = epoch.counter + len(epoch.messages)
         if wanted == NO_LONGER_FOLLOWED:
             # Only this partition: the follower may have presented the key of another one while it answered.
@@ -155,4 +153,4 @@ def follow_again(provider: int, epoch: pages.Page, tx: Tx) -> None:
 
 def suspend(provider: int, epoch: pages.Page, error: MimiError, tx: Tx) -> None:
     """Suspend a partition for a follower, because of an error that a retry cannot change."""
-    follows.suspend(tx, provider, epoch.partition.id, printable(f"{error.code}: {error}", at_most=REASON_CHARS))
+    follows.suspend(tx, provider, epoch.partition.id, f"{error.code}: {error}")

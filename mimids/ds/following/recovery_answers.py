@@ -1,6 +1,6 @@
-"""Answering a hub that was restored from a backup: what we have of its groups (semantics: restore).
+"""What we have of the groups of a hub that was restored from a backup (semantics: restore).
 
-The hub first asks which of its groups are known here, then what we have of each group that the hub lacks.
+The hub asks for it: first which of its groups are known here, then what we have of each beyond what it knows.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class RecoveryAnswers:
         self._answer_octets = answer_octets
 
     async def groups_of(self, hub: Follower, request: HeldGroupsRequest) -> HeldGroupsResponse:
-        """Return the hub's groups that are known here, ordered by id, from after the group that the hub named."""
+        """Return the hub's groups that are known here, after the one that it named, in the order of their octets."""
 
         def read(tx: Tx) -> tuple[GroupId, ...]:
             row = providers.provider_row(tx, hub.provider) or 0
@@ -52,7 +52,7 @@ class RecoveryAnswers:
         return HeldGroupsResponse(await self._store.read(read))
 
     async def messages_beyond(self, hub: Follower, request: RecoverRequest) -> RecoverResponse:
-        """Return what we have of one of the hub's groups and the hub lacks; without epochs if there is nothing.
+        """Return what is here of one of the hub's groups beyond what it knows; without epochs if that is nothing.
 
         An epoch without messages stands for messages that retention dropped here, as in a push. Raises `UnknownGroup`.
         """
@@ -87,5 +87,5 @@ class RecoveryAnswers:
 
 
 def _by_epoch(found: list[Partition]) -> list[Partition]:
-    """Return partitions sorted by epoch, because a state is derived from the state of the epoch before."""
+    """Return partitions by epoch, whatever their order here: a state is derived from that of the epoch before."""
     return sorted(found, key=lambda each: (each.epoch is None, each.epoch or 0, each.id))

@@ -11,8 +11,8 @@ Retry
     back-off.
 
 End
-    The last round is one in which all hubs answered and nothing new arrived. Until then a setting in the database marks
-    the recovery as unfinished, so a restart continues it.
+    A round that brought nothing new and in which all hubs answered is the last. Until then a setting in the database
+    marks the recovery as unfinished, so a restart continues it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from mimids.store.engine.store import Store
 from mimids.store.engine.transaction import Tx
 from mimids.store.ohttp import drop_setting, setting
 from mimids.wire.declare import encode
-from mimids.wire.ids import LAST_COUNTER, ProviderId
+from mimids.wire.ids import ProviderId
 from mimids.wire.messages import ResumeRequest
 
 RESUMED_PARTITIONS: Final = 10_000  # of each hub, the newest
@@ -47,7 +47,7 @@ class RecoveryAsFollower:
         self._backoff = backoff
 
     async def run(self) -> None:
-        """If this server was restored, ask all hubs to push again, until nothing new arrives."""
+        """Ask all hubs to push again, if this server was restored, until that brings nothing new."""
         if await self._store.read(lambda tx: setting(tx, recoveries.RESUME_EVERYTHING)) is None:
             return
         before = None
@@ -75,14 +75,11 @@ class RecoveryAsFollower:
 
 
 def resume_requests(ours: ProviderId, limit: int, tx: Tx) -> list[tuple[ProviderId, ResumeRequest]]:
-    """Return, for each other hub, requests to push its `limit` newest partitions again from our counters."""
+    """Return, for each hub but ourselves, requests to push again its `limit` newest partitions from where we are."""
     found = []
     for domain in providers.every_domain(tx):
         if domain != ours:
             number = providers.provider_row(tx, domain) or 0
             newest = partitions.newest_of_hub(tx, number, limit=limit)
-            # A counter that cannot be written must not end the job that asks.
-            found += [
-                (domain, ResumeRequest(group_id, key, min(counter, LAST_COUNTER))) for group_id, key, counter in newest
-            ]
+            found += [(domain, ResumeRequest(group_id, key, counter)) for group_id, key, counter in newest]
     return found

@@ -11,15 +11,9 @@ Questions
     groups created after the backup come back. A group is free once all providers have answered about it. Messages
     that reached no other provider are lost.
 
-Who is believed
-    About a group that the backup contains, a provider is believed if it followed the group or has a user in the group's
-    known state. About a group that the backup does not contain, a provider is believed if it names the group before any
-    provider has returned anything of it. A provider can name at most MOST_NAMED_GROUPS of those groups at a time.
-    Everything returned is checked in the known state and counts against the provider's budget of octets.
-
 Older providers
-    A provider that does not serve /ds/v1/recover is asked for its counters, by pushes of empty epochs. Messages missing
-    here then leave a gap, and no counter is given twice.
+    A provider that does not serve /ds/v1/recover is asked for its counters, by pushes of empty epochs. What is missing
+    then leaves a gap, and no counter is given twice.
 
 Retry
     A provider that does not answer is asked again after a back-off, forever: only the operator can know that it will
@@ -31,9 +25,7 @@ Catch-up
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from itertools import pairwise
 from typing import Any, Final, cast
 
 import attrs
@@ -61,7 +53,6 @@ from mimids.store import follows, groups, partitions, providers, recoveries
 from mimids.store.engine.store import Store
 from mimids.store.engine.transaction import Tx
 from mimids.store.groups import Group
-from mimids.store.partitions import Partition
 from mimids.wire.declare import encode
 from mimids.wire.ids import NO_LONGER_FOLLOWED, Counter, GroupId, ProviderId
 from mimids.wire.messages import (
@@ -78,8 +69,6 @@ from mimids.wire.messages import (
 
 TOPIC: Final = "recovery"  # notifies the job
 IDLE_SECONDS: Final = 600.0
-NOTED_AT_ONCE: Final = 500  # groups, in one transaction
-MOST_NAMED_GROUPS: Final = 10_000  # at most, named by one provider and not in the backup
 
 
 @attrs.frozen
@@ -104,7 +93,6 @@ class RecoveryAsHub:
         *,
         provider: ProviderId,
         backoff: Backoff,
-        bound_hit: Callable[[str], None],
     ) -> None:
         self._store = store
         self._clock = clock
@@ -114,7 +102,6 @@ class RecoveryAsHub:
         self._receiver = receiver
         self._provider = provider
         self._backoff = backoff
-        self._bound_hit = bound_hit
         self._busy: set[int] = set()
         self._waiting = self._messages = 0
 
@@ -128,9 +115,9 @@ class RecoveryAsHub:
         async with trio.open_nursery() as asking:
             with self._notifier.listen(TOPIC) as waiter:
                 while True:
-                    pending = await self._store.read(recoveries.open_questions)
-                    self._waiting = sum(pending.values())
-                    for provider in pending.keys() - self._busy:
+                    pending = await self._store.read(recoveries.pending)
+                    self._waiting = len(pending)
+                    for provider in {provider for provider, _ in pending} - self._busy:
                         self._busy.add(provider)
                         asking.start_soon(self._ask, provider)
                     await waiter.wait_at_most(self._clock, IDLE_SECONDS)
@@ -141,7 +128,8 @@ class RecoveryAsHub:
         try:
             while True:
                 domain = await self._store.read(lambda tx: providers.domain_of(tx, provider))
-                questions = await self._store.read(lambda tx: recoveries.questions_to(tx, provider))
+                pending = await self._store.read(recoveries.pending)
+                questions = [group for asked, group in pending if asked == provider]
                 if not questions:
                     return
                 error = await self._ask_about_each(domain, provider, questions)
@@ -155,7 +143,7 @@ class RecoveryAsHub:
             self._notifier.notify(TOPIC)
 
     async def _ask_about_each(self, domain: ProviderId, provider: int, questions: list[int]) -> MimiError | None:
-        """Ask about each group; return the last error. An error about one group does not stop the others."""
+        """Ask about each group; return the last error. One about a single group does not stop the others."""
         error: MimiError | None = None
         for group in questions:
             try:
@@ -170,7 +158,7 @@ class RecoveryAsHub:
         members: set[ProviderId] = set()
         if group == recoveries.ALL_GROUPS:
             await self._ask_for_groups(domain, provider)
-        elif await self._store.read(partial(self._may_be_asked, group, provider, domain)):
+        else:
             found = await self._store.read(lambda tx: groups.group_by_row(tx, group))
             try:
                 await self._restore_from_peer(domain, provider, found)
@@ -184,7 +172,7 @@ class RecoveryAsHub:
     # --- which groups a provider has ----------------------------------------------------------------------------
 
     async def _ask_for_groups(self, domain: ProviderId, provider: int) -> None:
-        """Ask a provider which of our groups it has, and store a question to it about each of them."""
+        """Ask a provider which of our groups it has, and note to ask it about each of them."""
         after: GroupId | None = GroupId(b"")
         while after is not None:
             request = encode(HeldGroupsRequest(after))
@@ -193,44 +181,16 @@ class RecoveryAsHub:
             except (NotFound, MethodNotAllowed):
                 return
             found = decode_answer(HeldGroupsResponse, answer).group_ids
-            if any(earlier >= later for earlier, later in pairwise((after, *found))):
-                raise PeerFailed("its groups are not in order")
-            for start in range(0, len(found), NOTED_AT_ONCE):
-                page = found[start : start + NOTED_AT_ONCE]
-                if not await self._store.write(partial(self._note_groups, domain, provider, page)):
-                    self._bound_hit("recovered-groups")
-                    return
+            await self._store.write(partial(self._note_groups, provider, found))
             after = found[-1] if len(found) >= GROUPS_IN_AN_ANSWER else None
 
-    def _note_groups(self, domain: ProviderId, provider: int, found: tuple[GroupId, ...], tx: Tx) -> bool:
-        """Store questions to a provider about groups that it named; return False if it named too many unknown ones."""
+    def _note_groups(self, provider: int, found: tuple[GroupId, ...], tx: Tx) -> None:
         ours = providers.ensure_provider(tx, self._provider)
-        named = recoveries.count_named(tx, provider)
         for group_id in found:
             group = groups.find_group(tx, ours, group_id)
             if group is None:
-                if named >= MOST_NAMED_GROUPS:
-                    return False
-                named += 1
                 group = add_followed_group(tx, ours, group_id, self._clock.now())
-            elif not self._is_believed(tx, group, provider, domain):
-                continue
             recoveries.ask(tx, group.id, provider)
-        return True
-
-    def _is_believed(self, tx: Tx, group: Group, provider: int, domain: ProviderId) -> bool:
-        """Tell whether a provider may say what a group contains (see above)."""
-        if follows.follows_group(tx, provider, group.id):
-            return True
-        every = partitions.partitions_of_group(tx, group.id)
-        if not every:
-            return group.creation_digest is None
-        return any(self._states.has_leaf_of(tx, group, tip, domain) for tip in _tips(every))
-
-    def _may_be_asked(self, group: int, provider: int, domain: ProviderId, tx: Tx) -> bool:
-        """Tell whether an open question may be asked: an earlier version may have stored others, too."""
-        found = groups.group_by_row(tx, group)
-        return found.creation_digest is None or self._is_believed(tx, found, provider, domain)
 
     # --- what a provider has of a group -------------------------------------------------------------------------
 
@@ -246,7 +206,7 @@ class RecoveryAsHub:
                 raise PeerFailed("its answer is about another group")
             if group.cipher_suite == 0:
                 await self._learn_suite(group, found)
-            counters = await self._receiver.restore_from_peer(domain, found.epochs)
+            counters = await self._receiver.restore_from_peer(found.epochs)
             await self._store.write(partial(_follow, provider, group, found.epochs, counters))
             self._messages += sum(len(epoch.epoch.messages) for epoch in found.epochs)
             self._notifier.notify(DELIVERY)
@@ -272,14 +232,15 @@ class RecoveryAsHub:
                 for epoch, counter in zip(epochs, counters, strict=True)
                 if counter != NO_LONGER_FOLLOWED
             ]
-            await self._receiver.restore_from_peer(domain, jumps)
+            await self._receiver.restore_from_peer(jumps)
 
     # --- when a group is free -----------------------------------------------------------------------------------
 
     def _members(self, group: int, tx: Tx) -> set[ProviderId]:
         """Return the other providers that have users in the newest epochs of a group, as far as that is known."""
         found, every = groups.group_by_row(tx, group), partitions.partitions_of_group(tx, group)
-        states = [state_of(self._states.knowledge(tx, found, each)) for each in _tips(every)]
+        parents = {each.parent for each in every}
+        states = [state_of(self._states.knowledge(tx, found, each)) for each in every if each.id not in parents]
         domains = {provider_of(user) for state in states if state is not None for user in state.users()}
         return {domain for domain in domains if domain is not None and domain != self._provider}
 
@@ -288,14 +249,6 @@ class RecoveryAsHub:
         for domain in members:
             recoveries.ask(tx, group, providers.ensure_provider(tx, domain))
         recoveries.note_answer(tx, group, provider)
-        if group != recoveries.ALL_GROUPS and not recoveries.waited_for(tx, group):
-            groups.remove_without_partitions(tx, group)
-
-
-def _tips(every: list[Partition]) -> list[Partition]:
-    """Return the partitions of a group to which no other is a child."""
-    parents = {each.parent for each in every}
-    return [each for each in every if each.id not in parents]
 
 
 def _what_is_known(group: Group, tx: Tx) -> RecoverRequest:
@@ -307,8 +260,7 @@ def _has_progress(request: RecoverRequest, epochs: tuple[PushedEpoch, ...], coun
     """Tell whether any partition has more messages than it had when the request was made."""
     before = {each.masked_partition_key: each.counter for each in request.known}
     return any(
-        before.get(epoch.masked_partition_key, -1) < counter != NO_LONGER_FOLLOWED
-        for epoch, counter in zip(epochs, counters, strict=True)
+        counter > before.get(epoch.masked_partition_key, -1) for epoch, counter in zip(epochs, counters, strict=True)
     )
 
 
@@ -316,7 +268,5 @@ def _follow(provider: int, group: Group, epochs: tuple[PushedEpoch, ...], counte
     """Make a provider follow the partitions that it has: it has them because it followed them."""
     for epoch, counter in zip(epochs, counters, strict=True):
         partition = partitions.find_partition(tx, group.hub, [epoch.masked_partition_key])
-        if partition is None or partition.group != group.id or counter == NO_LONGER_FOLLOWED:
-            continue
-        if not follows.follow(tx, provider, partition.id, next_counter=counter):
+        if partition is not None and not follows.follow(tx, provider, partition.id, next_counter=counter):
             follows.settle(tx, provider, partition.id, counter)

@@ -1,4 +1,4 @@
-"""The sync job: ask each hub to push again from our counters, because after our absence it may wait to retry."""
+"""The sync job: ask each hub to push again from where we are, because after an absence it may be waiting to retry."""
 
 from __future__ import annotations
 

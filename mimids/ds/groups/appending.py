@@ -1,4 +1,4 @@
-"""Appending messages to partitions within one transaction; a hub's sequencing and a follower's intake both use it.
+"""Appending messages to partitions within one transaction: what a hub's sequencing and a follower's intake share.
 
 A `MessageAppender` gives each message the next counter of its partition and the next number of the store's one global
 sequence. It keeps the rows in memory and writes them with one statement on `flush`.
@@ -94,11 +94,11 @@ class MessageAppender:
         return counter
 
     def note_content(self, group: Group, end: PartitionEnd, message: MLSMessage, judged: Judged | None) -> Group:
-        """Record what the message appended last shows about its group; return the updated group.
+        """Record what the message appended last says of its group, and return the group with it.
 
-        The message may show that the group encrypts its handshakes, may be a proposal, or may contradict the claimed
-        state of its partition. After a contradiction the state is unknown (semantics: public-group-state). `judged` is
-        None if the message is invalid in the known state.
+        That is: the group encrypts its handshakes; the message is a proposal; or the message contradicts the claimed
+        state of its partition, which is unknown from then on (semantics: public-group-state). `judged` is None if the
+        message is invalid in the state as it is known.
         """
         if isinstance(message.message, PrivateMessage):
             if message.content_type is not ContentType.APPLICATION and not group.encrypted_handshakes:
@@ -149,8 +149,8 @@ class Child:
 def can_attach(tx: Tx, group: Group, parent: Partition, existing: Partition) -> bool:
     """Tell whether a commit in `parent` may lead to an existing partition of the group.
 
-    No other commit may lead to that partition already. The partition may not be `parent` or an ancestor of `parent`,
-    because the tree would then have a cycle.
+    No commit may lead to that partition yet, and it may not be `parent` or lie above it, or the tree would have a
+    cycle.
     """
     if existing.group != group.id or existing.parent is not None:
         return False

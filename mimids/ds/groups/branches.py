@@ -18,10 +18,10 @@ DAY_MILLISECONDS: Final = 86_400_000
 
 
 def terminate(tx: Tx, partition: Partition, why: str, now: Milliseconds) -> int:
-    """Terminate a branch: a partition and all below it. Return how many of these partitions were open before.
+    """Terminate a branch: the partition and all below it. Return how many partitions were open before.
 
-    Their unsent Welcomes are cancelled. The first sibling branch that is still open is treated as the first branch from
-    then on, so its held Welcomes are released (semantics: welcomes-and-leaving).
+    Their unsent Welcomes are cancelled. The first branch beside it that is still open counts as the first from now on:
+    its held Welcomes are released (semantics: welcomes-and-leaving).
     """
     ended = partitions.terminate(tx, partition.id, why, now)
     waiting = [partition.id]
@@ -39,9 +39,9 @@ def terminate(tx: Tx, partition: Partition, why: str, now: Milliseconds) -> int:
 def terminate_by_rule(tx: Tx, fork: Partition, rule: GroupSettings, now: Milliseconds) -> int:
     """Terminate branches under a partition by the configured rule; return how many partitions were terminated.
 
-    One branch stays: the first whose partition carried a commit or, if none did, the first branch. The others are
-    terminated once they are older than `terminate_age_days`, and after `terminate_childless_days` if they carried no
-    commit while another branch did. The amount of traffic is not considered, because an attacker can produce traffic.
+    The first branch whose partition carried a commit stays; if none did, the first branch. The others are terminated
+    once they are older than `terminate_age_days`, and after `terminate_childless_days` if they carried no commit while
+    another branch did. The amount of traffic does not count: an attacker can produce traffic.
     """
     branches = [each for each in partitions.children(tx, fork.id) if not each.terminated and not each.detached]
     if len(branches) < 2:
@@ -62,9 +62,9 @@ def terminate_by_rule(tx: Tx, fork: Partition, rule: GroupSettings, now: Millise
 
 
 def undo_termination(tx: Tx, partition: Partition) -> int:
-    """Open a terminated branch again; return how many partitions were opened.
+    """Open a terminated branch again; return how many partitions that opened.
 
-    If the branch lies inside another terminated branch, its partitions stay terminated as part of the other branch.
-    Cancelled Welcomes stay cancelled: their KeyPackages may be gone, and members may have added the devices again.
+    If the branch is part of another terminated branch, its partitions stay terminated with that one. Cancelled
+    Welcomes stay cancelled: their KeyPackages may be gone, and members may have added the devices again.
     """
     return partitions.undo_termination(tx, partition.id)

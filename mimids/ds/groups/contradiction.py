@@ -1,4 +1,4 @@
-"""Contradictions between what a hub sends and what it sent before (semantics: following-and-delivery)."""
+"""What a hub sent that contradicts what it sent before (semantics: following-and-delivery)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mimids.wire.ids import GroupId, ProviderId
 
 @attrs.frozen
 class Contradiction:
-    """A message, GroupInfo or place in a partition that contradicts what the hub sent before."""
+    """A message, GroupInfo or place in a partition that cannot be right if what the hub sent before is."""
 
     hub: ProviderId
     group_id: GroupId
@@ -19,5 +19,5 @@ class Contradiction:
 
     @classmethod
     def of_error(cls, hub: ProviderId, group_id: GroupId, message: bytes, error: MimiError) -> Contradiction:
-        """Return the contradiction for a refused message, named after the rule that the message breaks."""
+        """Return the contradiction that a refused message is, under the name of the rule that it breaks."""
         return cls(hub, group_id, message, str(error.members.get("rule", error.code)))

@@ -6,14 +6,14 @@ import attrs
 
 from mimids.ds.groups.judging import OpenedGroup
 from mimids.ds.groups.states import States, mask_of
-from mimids.ds.groups.welcome_rows import WelcomeQueue, sender_number
-from mimids.errors import GroupExists, Malformed, PartitionExists, QuotaExceeded
+from mimids.ds.groups.welcome_rows import check_welcome, queue_welcome
+from mimids.errors import GroupExists, PartitionExists, QuotaExceeded
 from mimids.store import groups, partitions, providers
 from mimids.store.engine.transaction import Tx
 from mimids.store.groups import Group
 from mimids.values import Device, Milliseconds
 from mimids.wire.ids import ProviderId
-from mimids.wire.messages import CreateGroupRequest, WelcomeData
+from mimids.wire.messages import CreateGroupRequest
 
 
 @attrs.frozen
@@ -26,25 +26,15 @@ class Creation:
     creator: Device
 
 
-# Longer than 40 lines: its rows are written one after the other.
 def create_group(
-    tx: Tx,
-    states: States,
-    creation: Creation,
-    provider: ProviderId,
-    now: Milliseconds,
-    *,
-    quota: int,
-    welcomes: WelcomeQueue,
+    tx: Tx, states: States, creation: Creation, provider: ProviderId, now: Milliseconds, *, quota: int
 ) -> None:
     """Store a group with its first partition; a repeat with the same contents changes nothing.
 
-    `quota` bounds the groups of one device; 0 means no limit. Raises `Malformed` for an empty group id, `GroupExists`,
-    `PartitionExists`, `QuotaExceeded`, and `WelcomeMismatch`; in these cases the caller undoes what was written.
+    `quota` bounds the groups of one device; 0 means no limit. Raises `GroupExists`, `PartitionExists`,
+    `QuotaExceeded`, and `WelcomeMismatch`; the caller undoes what was written then.
     """
     request, creator = creation.request, creation.creator
-    if not request.group_id:
-        raise Malformed("a group id has 1 to 256 octets")
     hub = providers.ensure_provider(tx, provider)
     if _is_repeat(tx, hub, creation):
         return
@@ -74,10 +64,7 @@ def create_group(
         opener_device=creator.row,
     )
     states.save(tx, row, creation.opened.knowledge)
-    if request.group_info is not None:
-        partitions.set_group_info(tx, row, request.group_info.encoded)
-    if request.welcome_data is not None:
-        _queue_welcome(tx, welcomes, request.welcome_data, group, row, sender_number(hub, creator.row), now)
+    _store_openings(tx, request, group, row, now)
 
 
 def _is_repeat(tx: Tx, hub: int, creation: Creation) -> bool:
@@ -90,9 +77,10 @@ def _is_repeat(tx: Tx, hub: int, creation: Creation) -> bool:
     return True
 
 
-def _queue_welcome(
-    tx: Tx, welcomes: WelcomeQueue, data: WelcomeData, group: Group, partition: int, sender: int, now: Milliseconds
-) -> None:
-    """Check and store the Welcome of the first members."""
-    welcomes.check(tx, data, group, sender)
-    welcomes.queue(tx, data, partition, sender=sender, held=False, now=now)
+def _store_openings(tx: Tx, request: CreateGroupRequest, group: Group, partition: int, now: Milliseconds) -> None:
+    """Store what joiners of the first partition need: its GroupInfo, and the Welcome of the first members."""
+    if request.group_info is not None:
+        partitions.set_group_info(tx, partition, request.group_info.encoded)
+    if request.welcome_data is not None:
+        check_welcome(request.welcome_data, group)
+        queue_welcome(tx, request.welcome_data, partition, held=False, now=now)

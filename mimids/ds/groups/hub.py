@@ -1,8 +1,8 @@
 """The hub: the groups that this provider created (semantics: sequencing, joining-from-outside).
 
-Each call decides within one transaction, and notifies waiting readers after the commit. MLS work that may take long is
-done before the transaction, on a snapshot and in a worker thread (`ds.groups.judging`). The transaction uses that
-result, or judges again if the partition's state changed in between.
+Each call decides within one transaction, and notifies those who wait once that is committed. MLS work that may take
+long is done before the transaction, on a snapshot and in a worker thread (`ds.groups.judging`). The transaction finds
+the result, or decides again if the partition's state changed in between.
 """
 
 from __future__ import annotations
@@ -23,16 +23,12 @@ from mimids.ds.groups.restrictions import OWN
 from mimids.ds.groups.sequencing import Changes, Outcome, SequencingTransaction
 from mimids.ds.groups.states import is_joinable
 from mimids.ds.groups.submission import Submission, submissions_in
-from mimids.ds.groups.welcome_rows import WelcomeQueue
 from mimids.ds.limits.budgets import Budgets, octets_of
-from mimids.ds.limits.new_providers import NewProviders
 from mimids.ds.limits.rates import ProviderRates
-from mimids.ds.limits.welcomes import WelcomeLimits
 from mimids.ds.notifier import DELIVERY, OUTGOING, Notifier, partition_topic, presented_topic
 from mimids.ds.ports import Clock
 from mimids.errors import (
     BranchTerminated,
-    Malformed,
     MimiError,
     TooMany,
     UnknownGroup,
@@ -74,7 +70,6 @@ class LocalHub:
         recent: Recent | None = None,
         rates: ProviderRates | None = None,
         budgets: Budgets | None = None,
-        welcome_limits: WelcomeLimits | None = None,
     ) -> None:
         self._config = config
         self._provider: ProviderId = config.provider
@@ -87,38 +82,17 @@ class LocalHub:
         self._recent = Recent() if recent is None else recent
         self._rates = ProviderRates(config.limits, clock) if rates is None else rates
         self._budgets = Budgets(config.limits, clock) if budgets is None else budgets
-        may_contact = partial(config.federation.allows, us=config.provider)
-        if welcome_limits is None:
-            new_providers = NewProviders.of(config.limits, clock, may_contact)
-            welcome_limits = WelcomeLimits(config.limits, clock, new_providers)
-        self._welcome_limits = welcome_limits
-        self._welcome_queue = WelcomeQueue(lambda provider: provider == config.provider or may_contact(provider))
 
     # --- writing ------------------------------------------------------------------------------------------------
 
     async def create_group(self, request: CreateGroupRequest, creator: Device) -> None:
-        """Create a group with its first partition; a repeat with the same contents changes nothing.
-
-        Raises `Malformed` for an empty group id, because in terms an empty group id stands for "all groups".
-        """
-        if not request.group_id:
-            raise Malformed("group_id: a group id has at least one octet")
-        refusal = self._welcome_limits.count(creator, request.welcome_data)
-        if refusal is not None:
-            raise refusal
+        """Create a group with its first partition; a repeat with the same contents changes nothing."""
         digest = hashlib.sha256(encode(request)).digest()
         creation = Creation(request, digest, await self._mls.open_creation(request), creator)
 
         def create(tx: Tx) -> None:
-            create_group(
-                tx,
-                self._states,
-                creation,
-                self._provider,
-                self._clock.now(),
-                quota=self._limits.device_groups,
-                welcomes=self._welcome_queue,
-            )
+            quota = self._limits.device_groups
+            create_group(tx, self._states, creation, self._provider, self._clock.now(), quota=quota)
 
         await self._store.write_or_refuse(refusable(create))
         self._notifier.notify(OUTGOING)
@@ -144,22 +118,8 @@ class LocalHub:
             allowed, over_budget = self._budgets.take(sender, sizes)
             refusal = over_budget or refusal
         sent = requests[:allowed]
-        refused = self._count_welcomes(sender, sent)
-        sent = [request for at, request in enumerate(sent) if at not in refused] if refused else sent
         answers = await self._sequence(sender, lambda sequencing: sequencing.send(sent), submissions_in(sent))
-        for at, error in refused.items():  # in ascending order
-            answers.insert(at, error)
         return answers if refusal is None else [*answers, *[refusal] * (len(requests) - allowed)]
-
-    def _count_welcomes(self, sender: Sender, requests: Sequence[SendRequest]) -> dict[int, MimiError]:
-        """Count the Welcomes of a batch; return the refusals of messages whose Welcome exceeds a limit."""
-        refused = {}
-        for at, request in enumerate(requests):
-            if request.commit_data is not None:
-                refusal = self._welcome_limits.count(sender, request.commit_data.welcome_data)
-                if refusal is not None:
-                    refused[at] = refusal
-        return refused
 
     async def join(self, request: ExternalJoinRequest, sender: Sender) -> SendResponse:
         """Sequence an external commit in the branch it was made for (semantics: joining-from-outside)."""
@@ -219,7 +179,6 @@ class LocalHub:
                 mls=self._mls,
                 recent=self._recent,
                 limits=self._limits,
-                welcomes=self._welcome_queue,
             )
             return sequence(sequencing), sequencing.finish()
 
@@ -234,8 +193,7 @@ class LocalHub:
     def _joinable_group(self, tx: Tx, group_id: GroupId | None, caller: Sender) -> Group | None:
         """Return the group if the caller may join it from outside; None otherwise.
 
-        For an unknown group the same statements run, so that the time they take does not show that the group is
-        unknown.
+        For an unknown group the same statements run, so that the time they take does not show that it is unknown.
         """
         group = groups.find_group(tx, providers.provider_row(tx, self._provider) or 0, group_id or GroupId(b""))
         follower = providers.provider_row(tx, caller.provider)
@@ -247,11 +205,11 @@ class LocalHub:
     # --- reading ------------------------------------------------------------------------------------------------
 
     async def receive(self, request: ReceiveRequest, caller: Sender, *, wait_seconds: float = 0) -> bytes:
-        """Return an encoded `ReceiveResponse`: messages from the counter on, and hints for followers.
+        """Return an encoded `ReceiveResponse`: messages from the counter on, and for followers hints.
 
-        If there is no message, the call waits for one, at most `wait_seconds`. A follower that presents a key follows
-        the partition from then on. If a follower asks for messages that were already pushed to it, it has lost them, so
-        they are pushed again (semantics: following-and-delivery). Raises `UnknownPartition` and `MessagesExpired`.
+        If there is no message, it waits for one, at most `wait_seconds`. A follower that presents a key follows the
+        partition from then on. If it asks for messages that were pushed before, it has lost them and they are pushed
+        again (semantics: following-and-delivery). Raises `UnknownPartition` and `MessagesExpired`.
         """
         masks = request.partition_key.masks()
         self._note_presented(caller, masks)
@@ -266,7 +224,7 @@ class LocalHub:
         return answer
 
     def _note_presented(self, caller: Sender, masks: Sequence[MaskedPartitionKey]) -> None:
-        """Note for a push in flight that its follower wants the partition, even if the answer to the push denies it."""
+        """Tell a push in flight that its follower wants the partition, even if it answers that it does not."""
         if isinstance(caller, Follower):
             self._notifier.notify(*(presented_topic(caller.provider, mask) for mask in masks))
 
@@ -305,7 +263,7 @@ class LocalHub:
     async def page(
         self, device: Device, request: ReceiveRequest, *, limit_octets: int
     ) -> tuple[GroupId, pages.Page] | None:
-        """Return messages and group of a partition whose key one of our devices has; None for an unknown partition."""
+        """Return messages of a partition whose key one of our devices has, and its group; None if it is unknown."""
 
         def read(tx: Tx) -> tuple[GroupId, pages.Page] | None:
             hub = providers.provider_row(tx, self._provider) or 0
@@ -333,19 +291,18 @@ class LocalHub:
     def _follow(self, caller: Follower, partition: Partition, counter: Counter, tx: Tx) -> None:
         number = providers.ensure_provider(tx, caller.provider)
         if not counter:
-            follows.end(tx, number, partition.id)  # it has nothing, so it starts again, with an opening if needed
+            follows.end(tx, number, partition.id)  # it has nothing: it starts again, with an opening if it needs one
         follows.follow_with_key(tx, number, partition.id, partition.parent)
         follows.resume(tx, number, partition.id, counter)
 
     async def group_info(
         self, group_id: GroupId, caller: Sender, *, partition: MaskedPartitionKey | None = None
     ) -> GroupInfoBundle:
-        """Return the GroupInfo of a partition or, if none is named, of the open branch with the most messages.
+        """Return the GroupInfo of a partition; without one, of the open branch with the most messages.
 
         (semantics: joining-from-outside)
 
-        Raises `BranchTerminated`. Raises `UnknownGroup` both for an unknown group and for a group that the caller
-        cannot join.
+        Raises `BranchTerminated`, and `UnknownGroup` alike for an unknown group and one that the caller cannot join.
         """
 
         def read(tx: Tx) -> GroupInfoBundle:
@@ -372,7 +329,7 @@ class LocalHub:
         return await self._store.read(read)
 
     def _self_removes(self, tx: Tx, partition: Partition) -> tuple[MLSMessage, ...]:
-        """Return the pending SelfRemove proposals, which an external commit must cover."""
+        """Return the pending SelfRemove proposals, which an external commit has to cover."""
         bodies = (messages.body_of(tx, row.seq or 0) for row in proposals.self_removes_of(tx, partition.id))
         return tuple(decode(MLSMessage, body) for body in bodies if body is not None)
 

@@ -1,9 +1,9 @@
 """Judging messages by the MLS rules, in the state of their partition (semantics: public-group-state).
 
-A message is judged in the transaction that sequences it. Objects that may take long to judge (a GroupInfo, a tree, a
-large commit) are judged earlier by `MlsJudge.prepare`: on a snapshot, in a worker thread, off the event loop. The
-result is cached under everything that it depends on: the message, the state, and the proposals that were read. So the
-transaction finds the result if nothing changed in between, and judges again if something did.
+Judging happens in the transaction that sequences the message. What may take long (a GroupInfo, a tree, a large commit)
+is judged before that, by `MlsJudge.prepare`: on a snapshot, in a worker thread, off the event loop. Its result is
+cached by everything it depends on: message, state, and the proposals that it reads. So the transaction finds the
+result if nothing changed in between, and judges again if something did.
 """
 
 from __future__ import annotations
@@ -70,16 +70,14 @@ from mimids.wire.messages import CreateGroupRequest, GroupInfoResponse
 LONG_OCTETS: Final = 16 * 1024  # a commit or GroupInfo above this is judged off the event loop (architecture: tasks)
 LONG_WORKERS: Final = 2
 CACHED_RESULTS: Final = 1024
-SPARSE_LEAVES: Final = 1 << 15  # a tree with at most this many leaves may be arbitrarily sparse
-LEAVES_OF_A_MEMBER: Final = 64  # at most, in a larger tree: a blank leaf costs an octet in every answer with it
-OTHER_BRANCHES: Final = 16  # at most, whose GroupContext is tried to verify a signature
+OTHER_BRANCHES: Final = 16  # whose GroupContext a signature is tried against
 
 JudgementKey = tuple[object, ...]  # everything that a judgement depends on
 
 
 @attrs.frozen
 class Judged:
-    """A message that was not found invalid in its partition, and what judging it found."""
+    """A message that is not invalid in its partition, and what was found about it."""
 
     message: MLSMessage
     before: Knowledge
@@ -100,7 +98,7 @@ class Judged:
 
     @property
     def contradicts_claim(self) -> bool:
-        """Tell whether the message breaks a rule if the claimed state is true; if so, the state becomes unknown."""
+        """Tell whether the message breaks a rule if the claimed state is true; then the state becomes unknown."""
         return self.judgement.contradicted is not None
 
 
@@ -149,8 +147,6 @@ class MlsJudge:
         if found is None:
             try:
                 found = next_knowledge(judged.judgement, judged.message, info)
-                if info is not None:
-                    _check_density(found)
             except RuleError as error:
                 found = error.invalid
             self._cache(key, found)
@@ -159,14 +155,13 @@ class MlsJudge:
         return cast("Knowledge", found)
 
     def claimed(self, group: Group, epoch: int | None, opening: GroupInfoResponse) -> Knowledge:
-        """Verify an opening by itself and return the state that it claims; raises as `after_commit` does."""
+        """Return the state that an opening claims, once it verifies in itself; raises as `after_commit` does."""
         key = ("claimed", group.id, epoch, hashlib.sha256(encode(opening)).digest())
         found = self._cached(key)
         if found is None:
             unknown = NotKnown(epoch, group.group_id, suite_of(group.cipher_suite))
             try:
                 found = with_group_info(unknown, _group_info(opening.group_info), opening.ratchet_tree)
-                _check_density(found)
             except RuleError as error:
                 found = error.invalid
             self._cache(key, found)
@@ -205,7 +200,7 @@ class MlsJudge:
     # --- before the transaction ---------------------------------------------------------------------------------
 
     async def prepare(self, store: Store, hub: ProviderId, submissions: Sequence[Submission]) -> None:
-        """Load the states of the messages' partitions; judge those that may take long in a worker thread."""
+        """Load the states that messages will be judged by, and judge in a worker thread what may take long."""
         public = [each for each in submissions if isinstance(each.message.message, PublicMessage)]
         if not public:
             return
@@ -237,7 +232,7 @@ class MlsJudge:
         return found
 
     def _partitions_of(self, tx: Tx, group: Group, submission: Submission) -> list[Partition]:
-        """Return the partitions that a message may be sequenced to: those of its key or, without one, of its epoch."""
+        """Return the partitions that a message may be sequenced to: of its key, or of its epoch if it names none."""
         if submission.partition_key is None:
             found = partitions.partitions_of_epoch(tx, group.id, submission.message.epoch or 0)
             return [partition for partition in found[:OTHER_BRANCHES] if partition.state is not None]
@@ -271,7 +266,6 @@ class MlsJudge:
         start = partial(begin, info, request.ratchet_tree, group_id=request.group_id, suite=suite)
         try:
             knowledge = await trio.to_thread.run_sync(start, limiter=self._workers) if info else start()
-            _check_density(knowledge)
         except RuleError as error:
             raise _group_info_refused(error.invalid) from None
         return OpenedGroup(epoch_of(knowledge), knowledge)
@@ -288,7 +282,7 @@ class MlsJudge:
 
 
 def covered_by(tx: Tx, partition: Partition, judged: Judged) -> tuple[Covered | ProposalRef, ...]:
-    """Return the proposals that a public commit covers; for a proposal that was not seen, its reference."""
+    """Return what a public commit covers; a reference stays a reference if its proposal was not seen."""
     state = state_of(judged.before)
     if state is not None:
         return covered_proposals(state, judged.message)
@@ -304,15 +298,6 @@ def invalid_message(invalid: Invalid) -> MimiError:
 def _group_info_refused(invalid: Invalid) -> MimiError:
     kind = RatchetTreeNeeded if invalid.rule is TREE_NEEDED else GroupInfoMismatch
     return kind(invalid.detail, rule=invalid.rule.name, section=invalid.section)
-
-
-def _check_density(knowledge: Knowledge) -> None:
-    """Raise `GroupInfoMismatch` if the tree of a GroupInfo has far more leaves than members."""
-    state = state_of(knowledge)
-    if state is None or state.tree.leaf_count <= SPARSE_LEAVES:
-        return
-    if state.tree.member_count * LEAVES_OF_A_MEMBER < state.tree.leaf_count:
-        raise GroupInfoMismatch(f"its tree has fewer than one member in {LEAVES_OF_A_MEMBER} leaves")
 
 
 def _group_info(message: MLSMessage) -> GroupInfo:

@@ -22,7 +22,6 @@ from mimids.wire.ids import Counter
 from mimids.wire.messages import encode_epoch, encode_message
 
 HINTED_PARTITIONS: Final = 64  # in one answer
-MESSAGES_IN_A_PAGE: Final = 16_384  # far below the limit of an Epoch (wire: structures)
 _APPLICATIONS: Final = frozenset({int(ContentType.APPLICATION)})
 
 
@@ -34,7 +33,7 @@ class Page:
     counter: Counter
     messages: tuple[bytes, ...]
     kinds: frozenset[int]  # content types of the messages
-    complete: bool  # the page reaches the current end of the partition
+    complete: bool  # it reaches the end of the partition as it is now
 
     @property
     def octets(self) -> int:
@@ -66,12 +65,11 @@ def page(
     page begins at the first handshake message and ends before the next application message.
     """
     if recent is not None and not handshakes_only:
-        end = Counter(min(partition.next_counter, counter + MESSAGES_IN_A_PAGE))
-        bodies = recent.messages(partition.id, counter, end, limit_octets=limit_octets)
+        bodies = recent.messages(partition.id, counter, partition.next_counter, limit_octets=limit_octets)
         if bodies:
-            reached = counter + len(bodies)
-            return Page(partition, counter, tuple(bodies), _APPLICATIONS, reached >= partition.next_counter)
-    found = messages.messages_from(tx, partition.id, counter, limit_octets=limit_octets)[:MESSAGES_IN_A_PAGE]
+            end = counter + len(bodies)
+            return Page(partition, counter, tuple(bodies), _APPLICATIONS, end >= partition.next_counter)
+    found = messages.messages_from(tx, partition.id, counter, limit_octets=limit_octets)
     while handshakes_only and found:
         skipped = list(takewhile(_is_application, found))
         counter = Counter(skipped[-1].counter + 1) if skipped else counter
@@ -97,7 +95,7 @@ def _is_application(message: StoredMessage) -> bool:
 def kept_page(
     tx: Tx, partition: Partition, counter: Counter, *, limit_octets: int, recent: Recent | None = None
 ) -> Page:
-    """Return messages from `counter` on or, if retention dropped the first ones, from the first kept message on."""
+    """Return messages from `counter` on; if retention dropped the first ones, from the first that is kept."""
     try:
         return page(tx, partition, counter, limit_octets=limit_octets, recent=recent)
     except MessagesExpired:
@@ -114,7 +112,7 @@ def hinted(
 ) -> list[Page]:
     """Return the epochs below `asked` in the tree of partitions, breadth first, as far as `may_have` allows.
 
-    Each epoch begins with its first message and appears once. The last epoch may be cut at its end, never at its start
+    Each begins with its first message and comes once. The last may be cut at its end, never at its start
     (wire: where-the-draft-is-loose).
     """
     found: list[Page] = []

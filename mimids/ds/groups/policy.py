@@ -1,7 +1,7 @@
-"""Policy within a transaction: reading the facts of a case from the store, and turning a refusal into a problem.
+"""Policy within a transaction: reads the facts of a case from the store, and turns a refusal into a problem.
 
-`mimids.policy.rules` decides; nothing is decided here. A provider applies the terms of the group's hub: its own terms
-if it is the hub, otherwise the terms that it accepted (semantics: policy, terms-and-reports).
+`mimids.policy.rules` decides; nothing is decided here. A provider judges by the terms of the group's hub: its own if
+it is the hub, else those that it accepted (semantics: policy, terms-and-reports).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class GroupPolicy:
     def check(
         self, group: Group, partition: Partition, judged: Judged, ahead: Knowledge | None, sender: Sender
     ) -> None:
-        """Raise `PolicyRefused` if a message certainly breaks a rule.
+        """Raise `PolicyRefused` if a message breaks a rule for certain.
 
         `ahead` is what is known of the partition that a commit opens; None for other messages.
         """
@@ -62,7 +62,7 @@ class GroupPolicy:
             raise refused(refusal)
 
     def check_unseen(self, hub: int, message: MLSMessage, sender: Device) -> None:
-        """Raise `PolicyRefused` if the hub's terms refuse a message; used if nothing is known of the partition."""
+        """Raise `PolicyRefused` if the hub's terms refuse a message; for partitions of which nothing is known."""
         case = Case(message, NotKnown(), covered=_by_value(message))
         users = {sender.user_id, *case.added, *([] if case.joining is None else [case.joining])}
         terms = self._source.terms_of(self._tx, hub, users, message.group_id or GroupId(b""), self._now)
@@ -118,8 +118,7 @@ def refused(refusal: Refusal) -> PolicyRefused:
 def is_lasting(error: MimiError, here: Knowledge, public: PublicMessage, sender: Sender) -> bool:
     """Tell whether policy refused a proposal for its content, so that a commit must not cover it.
 
-    This holds only if the sender's own leaf signed the proposal: another member's proposal may be allowed when that
-    member sends it.
+    Only if the leaf that signed it is the sender's: another member's proposal may be allowed when that member sends it.
     """
     if not isinstance(error, PolicyRefused) or error.members.get("rule") not in _LASTING:
         return False

@@ -1,11 +1,11 @@
 """A cache of the newest application messages of the hub's partitions: bounded, droppable, empty after a restart.
 
-A sequenced message is nearly always read a moment later, once for each follower and each listening device. So the
+A sequenced message is nearly always read a moment later, for each follower and each device that listens. So the
 sequencer adds what it writes to the cache, before the commit, and `pages` reads it from there.
 
 A reader gets only messages below the next counter of its own snapshot of the store: these are committed, and a message
-never changes. Messages of a transaction that was undone are at or above that counter; the next messages sequenced there
-replace them.
+never changes. Messages of a transaction that was undone are beyond that counter, and are replaced by those that are
+sequenced there next.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _Tail:
 
 
 class Recent:
-    """The newest messages of each partition; evicts the partitions that have gone longest without a new message."""
+    """The newest messages of each partition; evicts partitions that have had no new message for longest."""
 
     def __init__(self, octets: int = OCTETS) -> None:
         self._limit = octets

@@ -1,4 +1,4 @@
-"""Reading the bans and mutes of a group's hub: those of our operator, or those of another hub that we accepted."""
+"""Where the bans and mutes of a group's hub are read: our own operator's, or those of another hub that we accepted."""
 
 from __future__ import annotations
 
@@ -45,5 +45,5 @@ ACCEPTED: Final[RestrictionSource] = AcceptedRestrictions()
 
 
 def source_for(hub: ProviderId, *, us: ProviderId) -> RestrictionSource:
-    """Return the source from which the terms of a hub are read."""
+    """Return where the terms of a hub are read."""
     return OWN if hub == us else ACCEPTED

@@ -101,9 +101,9 @@ class States:
         return provider in found
 
     def inferred_tree(self, tx: Tx, group: Group, partition: Partition, message: MLSMessage) -> RatchetTree | None:
-        """Return the known tree for a GroupInfo that carries none; None if it carries a tree or no tree is known.
+        """Return the known tree for a GroupInfo that carries none; None if it carries one or nothing is known.
 
-        The tree is sent beside the GroupInfo. Inserting it would break the signature, which covers the extensions.
+        The tree travels beside the GroupInfo: inserting it would break the signature, which covers the extensions.
         """
         info = message.message
         state = state_of(self.knowledge(tx, group, partition))
@@ -125,7 +125,7 @@ class States:
 
 
 def mask_of(group: Group, masks: Sequence[MaskedPartitionKey]) -> MaskedPartitionKey:
-    """Return the mask of a partition key that belongs to the group's cipher suite, out of all its masks."""
+    """Return, of the masks of one partition key, the one that the group's cipher suite makes."""
     suite = suite_of(group.cipher_suite)
     return next(mask for mask in masks if suite is None or len(mask) == suite.hash_size)
 
@@ -137,7 +137,7 @@ def is_joinable(message: MLSMessage) -> bool:
 
 
 def state_key(stored: StoredState) -> StateKey:
-    """Return the cache key of a stored state."""
+    """Return what a stored state is cached by."""
     return stored.root_hash, _digest(stored.group_context), stored.confirmation_tag, stored.reinitialized
 
 

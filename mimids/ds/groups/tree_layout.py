@@ -1,8 +1,8 @@
 """The layout of a group's partitions as a tree, for the console and the command line.
 
-Time runs downwards. The console draws rows in lanes: each branch of a fork has a lane. To keep the drawing of an old
-group to a page, long stretches without forks are folded into one row, and only the newest rows are drawn. The command
-line draws each partition on a line, with a margin that shows its branch.
+Time runs down. The console draws rows in lanes: each branch of a fork has a lane. To keep the drawing of an old group
+to a page, long stretches without forks are folded into one row, and only the newest rows are drawn. The command line
+draws each partition on a line, with a margin that shows its branch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mimids.store.overview import PartitionSummary
 
 UNFOLDED: Final = 30  # a group with no more partitions than this is drawn without folding
 FOLD_FROM: Final = 3  # a stretch of more partitions than this is folded
-ROWS: Final = 300  # at most this many are drawn, the newest
+ROWS: Final = 300  # that are drawn, the newest
 
 N = TypeVar("N")
 _Stretch = list[PartitionSummary]  # one row: a partition, or several of which each opened the next
@@ -118,7 +118,7 @@ def lay_out(partitions: Sequence[PartitionSummary]) -> PartitionTree:
 
 
 def _stretches(partitions: Sequence[PartitionSummary]) -> list[_Stretch]:
-    """Return the stretches that become rows, each after its parent: a follower may learn of a child first."""
+    """Return what becomes a row, each after its parent: a follower may learn of a parent later than of its child."""
     roots, children = arrange(range(len(partitions)), lambda n: partitions[n].row, lambda n: partitions[n].parent)
     folding = len(partitions) > UNFOLDED
     found: list[_Stretch] = []
@@ -146,7 +146,7 @@ def _is_like_its_neighbours(
     partitions: Sequence[PartitionSummary],
     children: Mapping[Hashable, list[int]],
 ) -> bool:
-    """Tell whether a partition may be folded: it is no tip, has one child, and resembles child and parent."""
+    """Tell whether a partition may be folded: it has one child, looks like it and like its parent, and is no tip."""
     after = children.get(each.row, [])
     if len(after) != 1 or each.held_welcomes or partitions[after[0]].row not in children:
         return False  # the tip and the partition before it are always drawn

@@ -27,8 +27,7 @@ from mimids.wire.declare import decode
 def proposals_read(tx: Tx, partition: Partition, message: MLSMessage) -> list[StoredProposal]:
     """Return the stored proposals that judging a message looks at.
 
-    These are, for a commit, the proposals that it covers by reference; for a SelfRemove, all SelfRemoves; for other
-    messages, none.
+    For a commit those that it covers by reference, for a SelfRemove all SelfRemoves, for other messages none.
     """
     public = message.message
     if not isinstance(public, PublicMessage):
@@ -44,7 +43,7 @@ def proposals_read(tx: Tx, partition: Partition, message: MLSMessage) -> list[St
 
 
 def with_proposals(tx: Tx, knowledge: Knowledge, rows: list[StoredProposal]) -> Knowledge:
-    """Return what is known of a partition, with the given proposals added."""
+    """Return what is known of a partition, with these of its proposals."""
     if not rows:
         return knowledge
     pending: dict[ProposalRef, Covered] = {}
@@ -61,10 +60,9 @@ def with_proposals(tx: Tx, knowledge: Knowledge, rows: list[StoredProposal]) -> 
 
 
 def covered_without_state(tx: Tx, partition: Partition, message: MLSMessage) -> tuple[Covered | ProposalRef, ...]:
-    """Return the proposals that a public commit covers in a partition of unknown state.
+    """Return what a public commit covers where the state is not known.
 
-    A reference is a hash, so it identifies exactly one proposal. If that proposal was not seen, the reference is
-    returned instead.
+    A reference is a hash, so it names one proposal for certain. It stays a reference if that proposal was not seen.
     """
     public = message.message
     if not isinstance(public, PublicMessage) or not isinstance(public.content.content, Commit):
@@ -84,8 +82,8 @@ def covered_without_state(tx: Tx, partition: Partition, message: MLSMessage) -> 
 def store_refused(tx: Tx, partition: Partition, public: PublicMessage, error: MimiError) -> None:
     """Store that a proposal was refused in a partition: a commit there must not cover it.
 
-    Nothing is stored if the membership tag has a wrong length: the reference does not cover that tag, so the same
-    reference may stand for a valid message.
+    Not stored for a membership tag of wrong length: the reference does not cover that tag, so the same reference may
+    stand for a valid message.
     """
     content = public.content.content
     suite = suite_of(groups.group_by_row(tx, partition.group).cipher_suite)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import attrs
 
 from mimids.errors import KeyPackagesExhausted, MimiError
 from mimids.store.engine.transaction import Tx
-from mimids.store.key_packages import Candidate
 from mimids.store.tokens import TokenRow
 from mimids.values import DeviceRow, Milliseconds, TokenId
 from mimids.wire.ids import BearerToken, CipherSuite, ProtocolVersion, UserId
@@ -37,18 +36,13 @@ class LowStock:
 
 @attrs.frozen
 class ClaimOutcome:
-    """The answer to one request: a KeyPackage or a refusal. `row` is the KeyPackage's, while it is being claimed."""
+    """The answer to one request: a KeyPackage or a refusal."""
 
     key_package: EncodedKeyPackage | None
     refusal: MimiError | None = None
-    row: int | None = None
-    last_resort: bool = False
-    status: KeyPackageStatus | None = None  # only in a repeated answer
 
     def result(self) -> KeyPackageResult:
         """Return the item of a bundle's answer."""
-        if self.status is not None:
-            return KeyPackageResult(self.status, self.key_package)
         if self.key_package is not None:
             return KeyPackageResult(KeyPackageStatus.OK, self.key_package)
         exhausted = isinstance(self.refusal, KeyPackagesExhausted)
@@ -70,7 +64,7 @@ class ClaimedPackages:
 
 
 class TokenChecks(Protocol):
-    """The checks of tokens that a claim needs."""
+    """What a claim needs of tokens."""
 
     def check(self, tx: Tx, user_id: UserId, token: BearerToken, now: Milliseconds) -> TokenRow | MimiError:
         """Return the token if it may claim a KeyPackage of this user now, else the refusal. Writes nothing."""
@@ -81,24 +75,11 @@ class TokenChecks(Protocol):
         ...
 
 
-CountClaim = Callable[[TokenRow, Candidate, Milliseconds], MimiError | None]
-
-
 class ClaimablePackages(Protocol):
-    """The part of the stock that the gateway uses."""
+    """What the gateway needs of the stock."""
 
-    def claim_within(
-        self,
-        tx: Tx,
-        requests: Sequence[KeyPackageRequest],
-        now: Milliseconds,
-        *,
-        count: CountClaim | None = None,
-    ) -> ClaimedPackages:
-        """Hand out the KeyPackages that these requests may have, within a transaction.
-
-        `count` counts each claim, or returns why there must not be another one.
-        """
+    def claim_within(self, tx: Tx, requests: Sequence[KeyPackageRequest], now: Milliseconds) -> ClaimedPackages:
+        """Hand out the KeyPackages that these requests may have, within a transaction."""
         ...
 
     def announce(self, claimed: ClaimedPackages) -> None:

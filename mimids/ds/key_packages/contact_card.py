@@ -22,8 +22,8 @@ class ContactCard:
     def as_json(self) -> dict[str, str]:
         """Return the JSON members; octets are base64url without padding.
 
-        `ohttp_keys` is the current `application/ohttp-keys` body; `ohttp_keys_signature` says until when that body may
-        be used. After that a client fetches the keys again and checks their signature against `ohttp_identity`.
+        `ohttp_keys` is the current `application/ohttp-keys` body; `ohttp_keys_signature` says until when it may be
+        used. After that a client fetches the keys again and checks their signature against `ohttp_identity`.
         """
         return {
             "user_id": self.user_id.decode(),

@@ -1,22 +1,21 @@
 """The KeyPackages of our devices, each handed out once (semantics: key-packages).
 
-A KeyPackage is *in stock* from its upload on. A claim removes an ordinary one permanently, and is answered only after
-that transaction; a last resort stays. The reference and the init key are stored beyond the lifetime, so that no
-KeyPackage is uploaded, and so handed out, twice. The reference of a claimed KeyPackage says to which device a Welcome
-goes. Nothing is retried here: if the answer to a claim is lost, the gateway repeats it.
+A KeyPackage is *in stock* from its upload on. A claim removes an ordinary one permanently, in the transaction that
+the answer waits for; a last resort stays. The reference and the init key are stored beyond the lifetime, so that no
+KeyPackage is uploaded, and so handed out, twice. A claimed reference leads a Welcome to its device. Nothing is retried
+here: if the answer to a claim is lost, the gateway gives it again.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Final
 
 import attrs
 import trio
 
-from mimids.ds.key_packages.claims import Abuse, ClaimedPackages, ClaimOutcome, CountClaim, LowStock, TokenChecks
+from mimids.ds.key_packages.claims import Abuse, ClaimedPackages, ClaimOutcome, LowStock, TokenChecks
 from mimids.ds.ports import Clock
 from mimids.errors import KeyPackagesExhausted, MimiError, TooMany, Unauthenticated
 from mimids.mls.faults import Fault, FaultError
@@ -35,7 +34,6 @@ DAY_MILLISECONDS: Final = 86_400_000
 FORGET_AFTER_DAYS: Final = 90  # a Welcome may come long after the end of the lifetime
 ENDED_TOKEN_DAYS: Final = 30  # how long lists show a token after its end
 UPLOAD_PACKAGES: Final = 1000  # in one upload: about a second of the writer and of a core
-VALIDATED_TOGETHER: Final = 50  # about 25 ms of a thread
 UPLOADS_AT_ONCE: Final = 2  # threads that verify signatures
 
 _UPLOADED: Final = "uploaded before"
@@ -97,21 +95,16 @@ class KeyPackageStock:
     ) -> UploadResult:
         """Store KeyPackages; with `replace`, drop the rest of the device's stock in the same transaction.
 
-        A KeyPackage that breaks a rule is refused, and the others are stored. One that was uploaded before is refused;
-        if it is in stock, it stays there, even with `replace`. So repeating an upload changes nothing. Raises
+        A KeyPackage that breaks a rule is refused, and the others are stored. One that was uploaded before is refused
+        and, if it is in stock, stays there, with `replace` too: repeating an upload changes nothing. Raises
         `TooMany`, and `Unauthenticated` if the device was removed meanwhile.
         """
         if len(packages) > UPLOAD_PACKAGES:
             raise TooMany("upload_packages", len(packages))
         now = self._clock.now()
-        validated: list[KeyPackage | str] = []
-        for start in range(
-            0, len(packages), VALIDATED_TOGETHER
-        ):  # so that uploads of other devices take turns with this one
-            validated += await trio.to_thread.run_sync(
-                partial(self._validate_all, packages[start : start + VALIDATED_TOGETHER], device.user_id, now),
-                limiter=self._verifiers,
-            )
+        validated = await trio.to_thread.run_sync(
+            lambda: [self._validate(each, device.user_id, now) for each in packages], limiter=self._verifiers
+        )
 
         def store_all(tx: Tx) -> UploadResult | Unauthenticated:
             if not accounts.device_exists(tx, device.row):
@@ -142,11 +135,6 @@ class KeyPackageStock:
     def is_low(self, row: StockRow) -> bool:
         """Tell whether the device should upload more."""
         return row.left < self._rules.low_stock
-
-    def _validate_all(
-        self, packages: Sequence[EncodedKeyPackage], user: UserId, now: Milliseconds
-    ) -> list[KeyPackage | str]:
-        return [self._validate(each, user, now) for each in packages]
 
     def _validate(self, encoded: EncodedKeyPackage, user: UserId, now: Milliseconds) -> KeyPackage | str:
         """Return the KeyPackage if it is valid and this user's, else the rule that it breaks. Takes about 0.5 ms."""
@@ -205,18 +193,10 @@ class KeyPackageStock:
         self.announce(claimed)
         return claimed.outcomes
 
-    def claim_within(
-        self,
-        tx: Tx,
-        requests: Sequence[KeyPackageRequest],
-        now: Milliseconds,
-        *,
-        count: CountClaim | None = None,
-    ) -> ClaimedPackages:
+    def claim_within(self, tx: Tx, requests: Sequence[KeyPackageRequest], now: Milliseconds) -> ClaimedPackages:
         """Hand out the KeyPackages that these requests may have, within a transaction. Raises no `MimiError`.
 
-        Requests for the same user, version and suite are answered from distinct devices. `count` counts each claim, or
-        returns why there must not be another one.
+        Requests for the same user, version and suite are answered from distinct devices.
         """
         answered: defaultdict[tuple[UserRow, ProtocolVersion, CipherSuite], set[DeviceRow]] = defaultdict(set)
         outcomes: list[ClaimOutcome] = []
@@ -235,9 +215,6 @@ class KeyPackageStock:
             if chosen is None or chosen.row is None or chosen.body is None:
                 outcomes.append(ClaimOutcome(None, KeyPackagesExhausted()))
                 continue
-            if count is not None and (refusal := count(token, chosen, now)) is not None:
-                outcomes.append(ClaimOutcome(None, refusal))
-                continue
             already.add(chosen.device)
             if not chosen.last_resort:
                 key_packages.take_out(tx, chosen.row)
@@ -248,8 +225,7 @@ class KeyPackageStock:
             left = max(0, chosen.left - 1)
             if left < enough:
                 low.append(LowStock(chosen.device, version, suite, left))
-            last_resort = bool(chosen.last_resort)
-            outcomes.append(ClaimOutcome(EncodedKeyPackage(chosen.body), row=chosen.row, last_resort=last_resort))
+            outcomes.append(ClaimOutcome(EncodedKeyPackage(chosen.body)))
         return ClaimedPackages(tuple(outcomes), tuple(low), tuple(abuses))
 
     def announce(self, claimed: ClaimedPackages) -> None:

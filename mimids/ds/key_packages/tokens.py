@@ -105,8 +105,8 @@ def issue(
 ) -> IssuedToken:
     """Issue a token for a user's KeyPackages.
 
-    `device` issues it, or the operator if `device` is None. `quota` is how many tokens a device may have issued, ended
-    ones included until they are swept; 0 is no limit. Raises `Malformed` for wrong terms, and `QuotaExceeded`.
+    It is issued by `device`, or by the operator if that is None. `quota` is how many tokens a device may have issued,
+    ended ones included until they are swept; 0 is no limit. Raises `Malformed` for wrong terms, and `QuotaExceeded`.
     """
     scheme = SCHEMES.get(terms.scheme)
     if scheme is None:
@@ -163,7 +163,7 @@ class Tokens:
     def check(self, tx: Tx, user_id: UserId, token: BearerToken, now: Milliseconds) -> TokenRow | MimiError:
         """Return the token if it may claim a KeyPackage of this user now, else the refusal. Writes nothing.
 
-        A token that is over its rate gets a different refusal, because it is valid and its holder may try again.
+        A token that is over its rate has its own refusal: its holder has a valid token and may try again.
         """
         found = tokens.find(tx, user_id, token.digest())
         if (
@@ -183,7 +183,7 @@ class Tokens:
     def charge(self, tx: Tx, token: TokenRow, now: Milliseconds) -> Abuse | None:
         """Count a claim; return the abuse if the token now meets the abuse rule.
 
-        The claim itself stays valid: if the rule ends the token, only later claims are refused.
+        The claim itself stays valid: a token that the rule ends, ends after it.
         """
         rule = self._rule
         rated = token.rate_seconds is not None and now < token.rate_started_at + token.rate_seconds * 1000

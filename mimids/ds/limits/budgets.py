@@ -1,4 +1,4 @@
-"""Budgets: how many octets a sender may have stored, as a burst and a daily refill (semantics: limits-and-retention).
+"""Budgets: how many octets a sender may have stored, a burst and a refill a day (semantics: limits-and-retention).
 
 Octets count against the device at its own provider, whichever provider is the hub, and against the calling provider at
 the hub. They never count against a group or partition, because then one sender of junk could block a group. Each

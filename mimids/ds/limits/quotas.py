@@ -1,6 +1,6 @@
 """Quotas: how much of the hub's storage one sender may hold at one time (semantics: limits-and-retention).
 
-A sender is a device of ours or another provider, and only its own use counts against it.
+A sender is a device of ours or another provider, and nobody else's use counts against it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class SenderQuotas:
             _check("device_branches", self._limits.device_branches, used)
 
     def group_infos_to_drop(self, group: int) -> list[tuple[int, int]]:
-        """Return the partition row and commit seq of the GroupInfos beyond the sender's quota of octets, newest first.
+        """Return partition row and commit's seq of the GroupInfos beyond the sender's quota of octets, newest first.
 
         Only branches that carry no message count: a branch that members use keeps its GroupInfo.
         """

@@ -3,14 +3,14 @@
 Each key of a rate has a bucket of its own. `KeptRates` saves buckets, so that a restart does not refill them.
 
 `UserRates` limits our own users and devices, which are known by their tokens. It takes a `Device` and nothing else,
-because it is not known for certain which user of another provider sends a message (DS draft section 4: "A DS MUST NOT
+because which of another provider's users sends a message is not known for certain (DS draft section 4: "A DS MUST NOT
 reject messages based on criteria that are not unambiguously known by the DS"). `ProviderRates` limits the sum of what
 another provider sends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import takewhile
 from math import ceil
@@ -23,7 +23,6 @@ from mimids.config import Limits
 from mimids.ds.lru import LeastRecentlyUsed
 from mimids.ds.ports import Clock
 from mimids.errors import MimiError, RateLimited
-from mimids.store import providers
 from mimids.store import rates as stored
 from mimids.store.engine.store import Store
 from mimids.store.rates import StoredBucket
@@ -31,8 +30,7 @@ from mimids.values import Device, Follower, Milliseconds
 from mimids.wire.ids import ProviderId
 
 KEYS_REMEMBERED: Final = 100_000  # of each rate
-PROVIDERS_RESTORED: Final = 10_000
-SAVE_SECONDS: Final = 10.0  # between saves; a killed process loses the changes since the last one
+SAVE_SECONDS: Final = 10.0  # a killed process loses the changes of this time
 LAST_SAVE_SECONDS: Final = 5.0  # at most, at shutdown
 
 
@@ -56,7 +54,6 @@ class Rates:
 
     def __init__(self, rate: Rate, *, keys: int = KEYS_REMEMBERED) -> None:
         self.rate = rate
-        self._keys = keys
         self._buckets = LeastRecentlyUsed[str, _Bucket](keys)
         self._changed: set[str] = set()
 
@@ -70,8 +67,6 @@ class Rates:
             raise RateLimited(self.rate.limit, ceil((count - left) / self.rate.per_second))
         self._buckets.put(name, _Bucket(left - count, now))
         self._changed.add(name)
-        if len(self._changed) > 2 * self._keys:  # also bounds it for rates that are never drained
-            self._changed.intersection_update(list(self._buckets))
 
     def left(self, key: object, now: Milliseconds, *, at_most: int) -> int:
         """Return how many tokens a key has at `now`, at most `at_most`."""
@@ -221,26 +216,16 @@ def _take_some(buckets: Sequence[tuple[Rates, str]], wanted: int, now: Milliseco
 class KeptRates:
     """Saves the buckets of some rates every `SAVE_SECONDS` and restores them at the start; `run` is the job."""
 
-    def __init__(
-        self,
-        store: Store,
-        clock: Clock,
-        rates: Sequence[Rates],
-        *,
-        restore_providers: Callable[[Iterable[ProviderId]], None] = lambda domains: None,
-    ) -> None:
-        """`restore_providers` is called with the providers that the store knows, before `run` has started."""
+    def __init__(self, store: Store, clock: Clock, rates: Sequence[Rates]) -> None:
         self._store = store
         self._clock = clock
         self._rates = {each.rate.limit: each for each in rates}
-        self._restore_providers = restore_providers
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Restore the buckets, then save them until cancelled, and once more at the end."""
         for bucket in await self._store.read(lambda tx: stored.load(tx, limit=KEYS_REMEMBERED)):
             if bucket.rate in self._rates:
                 self._rates[bucket.rate].restore(bucket.key, bucket.left, bucket.at)
-        self._restore_providers(await self._store.read(lambda tx: providers.newest_domains(tx, PROVIDERS_RESTORED)))
         task_status.started()
         try:
             while True:

@@ -4,9 +4,9 @@ Every answer of a hub names the revision of the terms that it offers us. When th
 terms, accepts them (at once, or when the operator does), and tells the hub. Accepted terms are in force: our own users
 are held to them.
 
-Terms are *offered* once they are fetched, *accepted* once they are in force, and *confirmed* once the hub knows. All of
-this is stored; the copy in memory is only a cache. If a hub names a revision that we do not have, we fetch it again,
-and the job tells every hub that has not confirmed our acceptance.
+Terms are *offered* once they are fetched, *accepted* once they are in force, and *confirmed* once the hub knows. All
+of this is stored; what is in memory is a cache. If a hub names a revision that we do not have, we fetch it again, and
+the job tells every hub that has not confirmed our acceptance.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ TOPIC: Final = "arrangements"  # wakes the job
 RETRY_SECONDS: Final = 30.0  # after a hub could not be reached or refused
 FETCH_INTERVAL_SECONDS: Final = 1.0  # between two fetches from one hub, however often its terms change
 IDLE_SECONDS: Final = 600.0
-ACCEPT_ATTEMPTS: Final = 3  # how often to try if terms change while we accept them
+ACCEPT_ATTEMPTS: Final = 3  # for terms that change while we accept them
 WORKERS: Final = 8  # hubs that are asked at the same time
 HUBS_REMEMBERED: Final = 10_000
 TERMS_OCTETS: Final = 4 * 1024 * 1024  # of a hub's JSON
@@ -123,7 +123,7 @@ class AcceptedTerms:
                     await waiter.wait_at_most(self._clock, idle)
 
     def _start_renewals(self, renewals: trio.Nursery) -> float:
-        """Start the renewals that are due; return the seconds until the next one is due."""
+        """Start the renewals that are due; return the seconds until the next one is."""
         now = self._clock.now()
         outdated = [hub for hub in self._outdated_hubs() if hub not in self._busy]
         for hub in outdated:
@@ -168,7 +168,7 @@ class AcceptedTerms:
     def _remember(self, known: AcceptedTermsRow) -> None:
         self._known[known.hub] = known
         if known.accepted is not None:
-            self._in_force[known.hub] = HubTerms.read(json.loads(known.accepted), known.hub, stored=True)
+            self._in_force[known.hub] = HubTerms.read(json.loads(known.accepted), known.hub)
 
     # --- one renewal --------------------------------------------------------------------------------------------
 
@@ -217,7 +217,7 @@ def accept_offer(tx: Tx, hub: ProviderId, ours: ProviderId, now: Milliseconds) -
     known = None if row is None else arrangements.find_accepted(tx, row)
     if row is None or known is None:
         raise NotFound("no terms of this hub are known")
-    terms = HubTerms.read(json.loads(known.offered), hub, stored=True)
+    terms = HubTerms.read(json.loads(known.offered), hub)
     arrangements.accept(tx, row, terms.terms_for(ours), now)
     return terms.revision
 

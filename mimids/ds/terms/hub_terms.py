@@ -11,10 +11,9 @@ from mimids.ds.limits.rates import Rate
 from mimids.mls.identity import provider_of
 from mimids.store.arrangements import Restriction
 from mimids.wire.base64url import base64url, from_base64url
-from mimids.wire.ids import GroupId, ProviderId, UserId, group_id
+from mimids.wire.ids import GroupId, ProviderId, UserId
 
 RATES: Final = ("device_sends_per_second", "device_sends_burst", "device_joins_per_hour", "device_joins_burst")
-USER_ID_OCTETS: Final = 1024
 SIZES: Final = ("message_bytes", "group_info_bytes", "welcome_bytes")
 
 
@@ -44,11 +43,8 @@ class HubTerms:
         }
 
     @classmethod
-    def read(cls, members: object, hub: ProviderId, *, stored: bool = False) -> HubTerms:
-        """Read the JSON members that `hub` sent; unknown ones are ignored. Raise `ValueError` for a wrong known one.
-
-        With `stored`, bans and mutes whose id is not a user id are left out: earlier versions stored such terms.
-        """
+    def read(cls, members: object, hub: ProviderId) -> HubTerms:
+        """Read the JSON members that `hub` sent; unknown ones are ignored. Raise `ValueError` for a wrong known one."""
         try:
             if not isinstance(members, dict) or members["hub"] != hub:
                 raise ValueError("these are not the terms of this hub")
@@ -56,11 +52,10 @@ class HubTerms:
             return cls(
                 _whole_number(members["revision"]),
                 hub,
-                tuple(_user_id(each) for each in _list(members["bans"]) if not stored or _is_user_id(each)),
+                tuple(UserId(each.encode()) for each in _list(members["bans"])),
                 tuple(
-                    (_user_id(each["user_id"]), group_id(from_base64url(each["group_id"] or "")))
+                    (UserId(each["user_id"].encode()), GroupId(from_base64url(each["group_id"] or "")))
                     for each in _list(members["mutes"])
-                    if not stored or _is_user_id(each["user_id"])
                 ),
                 {name: _number(rates[name]) for name in RATES if _number(rates.get(name, 0))},
                 {name: _whole_number(sizes[name]) for name in SIZES if _whole_number(sizes.get(name, 0))},
@@ -84,17 +79,6 @@ def _whole_number(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 63:
         raise ValueError("a member must be a whole number from 0 to 2^63 - 1")
     return value
-
-
-def _is_user_id(text: str) -> bool:
-    octets = text.encode()
-    return len(octets) <= USER_ID_OCTETS and provider_of(octets) is not None
-
-
-def _user_id(text: str) -> UserId:
-    if not _is_user_id(text):
-        raise ValueError("a ban or mute has an id that is not a user id, mimi://PROVIDER/u/NAME")
-    return UserId(text.encode())
 
 
 def _list(value: object) -> list[Any]:

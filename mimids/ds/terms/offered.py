@@ -41,7 +41,7 @@ class _Offer:
 
 
 class OfferedTerms:
-    """The terms that we as hub give to each other provider, and which revision it has accepted."""
+    """The terms that each other provider is given by us as hub, and which of them it has accepted."""
 
     def __init__(self, config: Config, store: Store, clock: Clock, banned: BannedProviders) -> None:
         self._config = config

@@ -1,8 +1,8 @@
 """Reports on hubs, followers, users and messages (semantics: terms-and-reports).
 
-A report is *received* (stored as one row; the same report by the same reporter adds no second row), *replayed* (its
-evidence is compared with what is stored here), perhaps *passed on* by the operator without the reporter's name, and
-*closed*. Only the rows count after a restart.
+A report is *received* (one row; a second report with the same words is the same row), *replayed* (its evidence is
+compared with what is stored here), perhaps *passed on* by the operator without the reporter's name, and *closed*.
+Only the rows count after a restart.
 
 Evidence is replayed at low priority, with a small share of a core. A replay calls no other provider, so a report cannot
 make this provider call a third one. Only reports that an operator passes on are sent to other providers.
@@ -37,7 +37,6 @@ REPLAY_SHARE: Final = 0.05  # of a core
 OWN_REPORTS_PER_DAY: Final = 200  # of contradictions that this server finds itself
 RETRY_SECONDS: Final = 60.0  # after another provider refused a report or could not be reached
 IDLE_SECONDS: Final = 600.0
-MASKS_PAGE: Final = 300  # possible keys looked up in one statement
 CONTRADICTION: Final = "contradiction"
 
 
@@ -56,7 +55,7 @@ class Reports:
         self._contradictions: deque[Contradiction] = deque(maxlen=OWN_REPORTS_PER_DAY)
 
     async def receive(self, report: Report, reporter: Sender) -> int:
-        """Store a report and return its id; the same report by the same reporter has the same id.
+        """Store a report and return its id; a report with the same words has the same id.
 
         Raises `QuotaExceeded`, and `Malformed` if the note contains a partition key.
         """
@@ -69,14 +68,13 @@ class Reports:
         def work(tx: Tx) -> tuple[int, bool] | MimiError:
             device = reporter.row if isinstance(reporter, Device) else None
             provider = providers.ensure_provider(tx, reporter.provider) if isinstance(reporter, Follower) else None
-            digest = report.digest(_name_of(reporter))
-            known = reports.find_digest(tx, digest)
+            known = reports.find_digest(tx, report.digest())
             if known is not None:
                 return known, False
             since = Milliseconds(now - DAY_MILLISECONDS)
             if quota and reports.count_since(tx, device, provider, since) >= quota:
                 return QuotaExceeded(limit)
-            return reports.add(tx, _new_row(report, digest, device, provider), now), True
+            return reports.add(tx, _new_row(report, device, provider), now), True
 
         row, is_new = await self._store.write_or_refuse(work)
         if is_new:
@@ -152,28 +150,21 @@ class Reports:
 def _note_has_a_key(report: Report, tx: Tx) -> bool:
     """Tell whether a report's note contains the key of a partition that is known here."""
     hub = providers.provider_row(tx, report.hub) or 0
-    masks = [mask for key in possible_keys(report.note) for mask in key.masks()]
-    pages = (masks[start : start + MASKS_PAGE] for start in range(0, len(masks), MASKS_PAGE))
-    return any(partitions.has_any_partition(tx, hub, page) for page in pages)
+    found = (partitions.find_partition(tx, hub, key.masks()) for key in possible_keys(report.note))
+    return any(each is not None for each in found)
 
 
 def _store_own_report(report: Report, now: Milliseconds, tx: Tx) -> None:
     """Store a report of this server itself, unless it is known or today's quota is used up."""
     since = Milliseconds(now - DAY_MILLISECONDS)
-    digest = report.digest("")
-    known = reports.find_digest(tx, digest) is not None
+    known = reports.find_digest(tx, report.digest()) is not None
     if not known and reports.count_since(tx, None, None, since) < OWN_REPORTS_PER_DAY:
-        reports.add(tx, _new_row(report, digest, None, None), now)
+        reports.add(tx, _new_row(report, None, None), now)
 
 
-def _name_of(reporter: Sender) -> str:
-    """Return the name that distinguishes a reporter's reports from those of others."""
-    return reporter.user_id.decode() if isinstance(reporter, Device) else reporter.provider
-
-
-def _new_row(report: Report, digest: bytes, device: DeviceRow | None, provider: int | None) -> NewReport:
+def _new_row(report: Report, device: DeviceRow | None, provider: int | None) -> NewReport:
     return NewReport(
-        digest,
+        report.digest(),
         device,
         provider,
         hub=report.hub,

@@ -1,19 +1,19 @@
 """Retention: which messages and partitions may be deleted, and when (semantics: limits-and-retention).
 
 A provider or a device *waits* for a message if it may still fetch it. These wait: a provider that follows the
-partition; a device of ours that presented the partition's key, from the counter it asked for; a device that is still in
-an earlier epoch; and the recipient of a Welcome to the partition, until the Welcome is fetched. A provider or device
-without activity for `message_days` is *silent*. A message is deleted when it is older than `acknowledged_message_days`
-and has no waiter, or older than `message_days` and has only silent ones.
+partition; a device of ours that presented the partition's key, from the counter it asked for; a device that has come no
+further than an earlier epoch; and the recipient of a Welcome to the partition, until the Welcome is fetched. A provider
+or device without activity for `message_days` is *silent*. A message is deleted when it is older than
+`acknowledged_message_days` and has no waiter, or older than `message_days` and has only silent ones.
 
 Tips are the open partitions at the ends of branches in use. They keep their state, and their proposals, which the next
 commit may cover. An ancestor of a tip expires with its last message. A branch without messages, beside one with
 messages, expires too, because no member went there. Detached partitions expire `detached_days` after their last
 message, with or without waiters.
 
-A plan is made on a snapshot and carried out a page at a time, each page in a transaction of its own. If the sweep is
-stopped, nothing is lost: the rest is planned again. A device that begins to wait between the plan and its execution
-finds the message deleted, just as if it had come a moment later.
+A plan is made on a snapshot and carried out a page at a time, each page in a transaction of its own. A stop loses
+nothing: the rest is planned again. A device that begins to wait between the plan and its execution finds the message
+deleted, just as if it had come a moment later.
 """
 
 from __future__ import annotations

@@ -5,14 +5,12 @@ A sweep covers KeyPackages, tokens and claims; old reports; Welcomes; messages a
 partitions, it also deletes nodes of ratchet trees that no partition refers to any more.
 
 Each page is a transaction of its own, so other writes never wait long, and a sweep that is interrupted continues with
-the next one. When the disk takes no writes, the sweeper tries again soon. Its first successful write also makes the
-store count as writable again.
+the next one. When the disk takes no writes, the sweeper tries again soon: its first successful write is also what makes
+the store count as writable again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -25,17 +23,14 @@ from mimids.ds.groups.recent import Recent
 from mimids.ds.key_packages import stock
 from mimids.ds.notifier import OUTGOING, Notifier
 from mimids.ds.ports import Clock
-from mimids.ds.upkeep.elapsed import JUMP_MILLISECONDS, Moment, PeerDate, advance, first_seen, peers_agree
 from mimids.ds.upkeep.retention import PAGE_ROWS, RetentionSweep
 from mimids.errors import StorageUnavailable
-from mimids.store import overview, partitions, providers, reports, seen_time, trees, welcomes
+from mimids.store import partitions, providers, reports, trees, welcomes
 from mimids.store.engine.store import Store
 from mimids.store.engine.transaction import Tx
 from mimids.store.ohttp import drop_setting, put_setting
-from mimids.store.seen_time import SeenTime
 from mimids.telemetry import Log
 from mimids.values import Milliseconds
-from mimids.wire.ids import ProviderId
 
 DAY_MILLISECONDS: Final = 86_400_000
 FULL_DISK_SECONDS: Final = 10.0  # until the next attempt when the disk takes no writes
@@ -60,15 +55,7 @@ class Sweeper:
     """Deletes expired data; `run` is the job."""
 
     def __init__(
-        self,
-        config: Config,
-        store: Store,
-        clock: Clock,
-        notifier: Notifier,
-        recent: Recent,
-        log: Log,
-        *,
-        peer_dates: Callable[[], Mapping[ProviderId, PeerDate]] = dict,
+        self, config: Config, store: Store, clock: Clock, notifier: Notifier, recent: Recent, log: Log
     ) -> None:
         self._config = config
         self._store = store
@@ -76,9 +63,6 @@ class Sweeper:
         self._notifier = notifier
         self._recent = recent
         self._log = log
-        self._peer_dates = peer_dates
-        self._first = self._moment()  # what the clocks showed before the first sweep
-        self._reported: int | None = None  # the jump of the clock that was logged last
         self._trees_swept_at = Milliseconds(0)
         self._sweeps = self._messages = self._partitions = self._welcomes = self._terminated = 0
 
@@ -88,8 +72,6 @@ class Sweeper:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Sweep every `[retention] sweep_seconds`, forever."""
-        with suppress(StorageUnavailable):
-            await self._see_time()
         task_status.started()
         seconds: float = self._config.retention.sweep_seconds
         while True:
@@ -103,9 +85,9 @@ class Sweeper:
 
     async def sweep(self) -> None:
         """Delete everything that has expired by now; raise `StorageUnavailable` if the disk takes no writes."""
-        await self._store.write(_try_disk)
-        now = await self._see_time()
+        now = self._clock.now()
         window = self._config.tokens.abuse_window_hours * 3600
+        await self._store.write(_try_disk)
         await self._store.write(lambda tx: stock.sweep(tx, now, abuse_window_seconds=window))
         reports_before = Milliseconds(now - self._config.retention.report_days * DAY_MILLISECONDS)
         await self._store.write(lambda tx: reports.drop_older(tx, reports_before))
@@ -126,31 +108,6 @@ class Sweeper:
         while await self._store.write(partial(trees.sweep_page, limit=TREE_PAGE_ROWS)):
             pass
         self._sweeps += 1
-
-    def _moment(self) -> Moment:
-        return Moment(self._clock.now(), self._clock.running(), self._clock.boot())
-
-    async def _see_time(self) -> Milliseconds:
-        """Return the time to sweep by: that of the clock, or an earlier one after a jump (`ds.upkeep.elapsed`)."""
-        moment = self._moment()
-        agree = peers_agree(self._peer_dates(), moment)
-
-        def look(tx: Tx) -> SeenTime:
-            seen = seen_time.load(tx) or first_seen(self._first, overview.newest_moment(tx))
-            seen = advance(seen, moment, confirmed=seen_time.take_confirmation(tx), peers_agree=agree)
-            seen_time.save(tx, seen)
-            return seen
-
-        seen = await self._store.write(look)
-        if abs(seen.ahead) <= JUMP_MILLISECONDS:
-            self._reported = None
-        elif self._reported is None or abs(self._reported - seen.ahead) > JUMP_MILLISECONDS:
-            self._reported = seen.ahead
-            self._log.warning(
-                "the clock jumped: expired data is kept until the time is confirmed; see mimids clock show",
-                ahead_seconds=seen.ahead // 1000,
-            )
-        return min(moment.now, seen.believed)
 
     async def _sweep_welcomes(self, before: Milliseconds, now: Milliseconds) -> None:
         held_before = Milliseconds(now - self._config.welcome.hold_days * DAY_MILLISECONDS)
@@ -181,6 +138,6 @@ class Sweeper:
 
 
 def _try_disk(tx: Tx) -> None:
-    """Write TRIAL_OCTETS and delete them again, so that `/readyz` tells whether the disk has room."""
+    """Write TRIAL_OCTETS and delete them again, so that `/readyz` answers by whether the disk has room."""
     put_setting(tx, _TRIAL, bytes(TRIAL_OCTETS))
     drop_setting(tx, _TRIAL)

@@ -11,11 +11,8 @@ from typing import Final
 import attrs
 
 from mimids.config import FederationSettings
-from mimids.ds.limits.rates import Rate, Rates
-from mimids.ds.ports import Clock
-from mimids.errors import ProviderNotAllowed, RateLimited, Unauthenticated
+from mimids.errors import ProviderNotAllowed, Unauthenticated
 from mimids.http.server.tls import caller
-from mimids.telemetry import Telemetry
 from mimids.values import Anyone, Caller, Device, Follower, Operator
 from mimids.wire.ids import ProviderId, Secret
 
@@ -73,27 +70,3 @@ class Authenticator:
                 raise ProviderNotAllowed
             return Follower(provider)
         return _OPERATOR if kind is Operator else _ANYONE
-
-
-class DeviceRates:
-    """Counts what devices send: requests, and frames of their streams. 0 a minute means no limit."""
-
-    def __init__(self, per_minute: int, clock: Clock, telemetry: Telemetry) -> None:
-        self._rates = Rates(Rate("device_requests_per_minute", per_minute / 60, per_minute))
-        self._clock = clock
-        self._telemetry = telemetry
-
-    def take(self, device: Device) -> None:
-        """Count a request; raise `RateLimited` if there were too many."""
-        self._rates.take(device.row, self._clock.now())
-
-    async def wait(self, caller: Caller) -> None:
-        """Count a frame as a request of its device; wait while there are too many."""
-        while isinstance(caller, Device):
-            try:
-                self.take(caller)
-            except RateLimited as error:
-                self._telemetry.bound_hit("device-frames")
-                await self._clock.sleep(error.retry_after)
-            else:
-                return

@@ -53,18 +53,14 @@ def request(scope: Scope, receive: Receive) -> HttpRequest:
 
     path: bytes = scope["raw_path"]
     if not path.startswith(b"/"):  # the absolute form: RFC 9112 section 3.2.2, MUST
-        authority, _, rest = path.partition(b"://")[2].partition(b"/")
-        path, headers["host"] = b"/" + rest, authority.rpartition(b"@")[2].decode("latin-1")
-    connection = connection_info(scope)
+        path = b"/" + path.partition(b"://")[2].partition(b"/")[2]
     return HttpRequest(
         scope.get("method", "GET"),
         path,
         scope["query_string"],
         headers,
-        connection.names,
+        connection_info(scope).names,
         piece,
-        (scope.get("client") or ("",))[0],
-        connection.holding,
     )
 
 
@@ -121,6 +117,7 @@ class _WebSocket:
             self._closed = True
             raise StreamClosed
         self._accepted = True
-        # A subprotocol that holds the token is never chosen: answers are logged, and stay in the memory of browsers.
-        chosen = next((name for name in self._offered if not name.startswith(SUBPROTOCOL)), None)
+        # A browser that offered subprotocols fails unless we choose one; prefer one that does not hold the token.
+        others = [name for name in self._offered if not name.startswith(SUBPROTOCOL)]
+        chosen = next(iter(others or self._offered), None)
         await self._send({"type": "websocket.accept", "subprotocol": chosen, "headers": []})

@@ -51,11 +51,11 @@ class WebSocketStream(Protocol):
 
 @attrs.frozen
 class NoBody(Generic[T]):
-    """Says that an endpoint has no body of a request or answer; the handler gets or returns a T instead."""
+    """Stands in an endpoint where there is no body. T is what the handler gets or returns instead."""
 
 
 NO_BODY: Final[NoBody[None]] = NoBody()
-WEBSOCKET: Final[NoBody[WebSocketStream]] = NoBody()  # as the request of an endpoint, it makes that a WebSocket
+WEBSOCKET: Final[NoBody[WebSocketStream]] = NoBody()  # as a request: the endpoint is a WebSocket
 
 
 def mimi_ds(cls: type[T]) -> Body[T]:

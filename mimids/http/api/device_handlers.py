@@ -114,7 +114,7 @@ async def ohttp_keys(services: Services, call: Call[Device, None]) -> Answer[byt
 
 
 async def relay(services: Services, call: Call[Device, bytes]) -> Answer[bytes]:
-    """Relay a sealed request; the gateway's answer is returned unchanged, even if it is a problem document."""
+    """Relay a sealed request; the gateway's answer is returned unchanged, also a problem document."""
     services.gate.count_fetch(call.caller)
     relayed = await services.relay.forward(call.caller.row, provider_in(call.path), call.body)
     headers = {"Content-Type": relayed.media_type, "Cache-Control": "no-store"}
@@ -169,11 +169,7 @@ async def receive(services: Services, call: Call[Device, ReceiveRequest]) -> byt
     """Return messages of a partition."""
     wait = wait_seconds(call.headers, services.config.limits.receive_wait_seconds)
     hub = services.hub_router.hub(provider_in(call.path))
-    if not wait:
-        return await hub.receive(call.caller, call.body, wait_seconds=wait)
-    async with services.sessions.open(call.caller):
-        answer = await hub.receive(call.caller, call.body, wait_seconds=wait)
-    return answer
+    return await hub.receive(call.caller, call.body, wait_seconds=wait)
 
 
 async def join(services: Services, call: Call[Device, ExternalJoinRequest]) -> bytes:
@@ -216,8 +212,7 @@ async def acknowledge_welcome(services: Services, call: Call[Device, None]) -> N
 
 async def stream(services: Services, call: Call[Device, WebSocketStream]) -> None:
     """Serve a device's frames until it disconnects."""
-    async with services.sessions.open(call.caller):
-        await services.streams.serve(call.caller, _Frames(call.body))
+    await services.streams.serve(call.caller, _Frames(call.body))
 
 
 @attrs.frozen

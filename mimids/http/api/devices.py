@@ -48,7 +48,7 @@ from mimids.wire.messages import (
     SendRequest,
 )
 
-AT_OTHER_HUBS: Final = (ProviderNotAllowed, PeerUnavailable, PeerFailed)  # for endpoints that ask another provider
+AT_OTHER_HUBS: Final = (ProviderNotAllowed, PeerUnavailable, PeerFailed)  # added where another provider is asked
 
 _STOCK: Final = '[{"version", "cipher_suite", "left", "last_resort"}]'
 _STOCK_EXAMPLE: Final = '[{"version":1,"cipher_suite":1,"left":98,"last_resort":true}]'

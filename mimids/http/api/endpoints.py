@@ -41,7 +41,6 @@ class Call(Generic[CallerT, In]):
     path: Mapping[str, str] = attrs.field(factory=dict)  # the values of the parts in braces, percent-decoded
     query: Mapping[str, str] = attrs.field(factory=dict)  # only the keys that the endpoint names
     headers: Mapping[str, str] = attrs.field(factory=dict)  # lower-case names
-    address: str = ""  # the IP address of the client; empty on a Unix socket
 
 
 @attrs.frozen

@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import attrs
 
-from mimids.http.server.holding import Holding
 from mimids.wire.ids import ProviderId
 
 
@@ -20,8 +19,6 @@ class HttpRequest:
     headers: Mapping[str, str]  # lower-case names; the values of a repeated header are joined by ", "
     names: frozenset[ProviderId] | None  # the providers that the client certificate is valid for; None without one
     receive: Callable[[], Awaitable[tuple[bytes, bool]]]
-    address: str = ""  # the IP address of the client; empty on a Unix socket
-    holding: Holding = attrs.field(factory=Holding)  # what its connection holds of the pools that all connections share
 
 
 @attrs.frozen

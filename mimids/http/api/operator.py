@@ -18,7 +18,6 @@ from mimids.errors import Busy, StorageUnavailable
 from mimids.http.api.bodies import NO_BODY, octets
 from mimids.http.api.endpoints import Answer, AnyEndpoint, Call, Endpoint, Listener
 from mimids.store import overview, reports
-from mimids.store.damage import damage_says
 from mimids.store.engine.transaction import Tx
 from mimids.store.overview import PeerLag
 from mimids.telemetry import METRICS_TYPE, Reading
@@ -37,10 +36,7 @@ async def healthz(services: Services, call: Call[Operator, None]) -> bytes:
 
 async def readyz(services: Services, call: Call[Operator, None]) -> bytes:
     """Answer if requests can be served: the disk takes writes, the store can be read, the gateway has keys."""
-    store = services.store.statistics()
-    if store.damage:
-        raise StorageUnavailable(damage_says(services.config.database, store.damage))
-    if not store.writable:
+    if not services.store.statistics().writable:
         raise StorageUnavailable
     await services.store.read(lambda tx: tx.one("SELECT 1"))
     services.ohttp_keys.served()
@@ -94,7 +90,7 @@ OTHERS: Final = "others"
 async def metrics(services: Services, call: Call[Operator, None]) -> Answer[bytes]:
     """Return all metrics.
 
-    The `[metrics] named_peers` followers that are furthest behind have metrics of their own. The others are added up.
+    The `[metrics] named_peers` followers that are furthest behind have their own; the others are added up.
     """
     config, now = services.config, services.clock.now()
 
@@ -134,7 +130,7 @@ def _numbers(lag: PeerLag, now: Milliseconds) -> PeerNumbers:
 
 
 def _together(numbers: Sequence[PeerNumbers]) -> PeerNumbers:
-    """Return the sum of each count, and the largest of the times and of the failures in a row."""
+    """Add up counts; of times and of failures in a row return the largest."""
     return PeerNumbers(
         sum(each.behind_messages for each in numbers),
         max(each.behind_seconds for each in numbers),

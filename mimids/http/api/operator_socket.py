@@ -49,7 +49,7 @@ def _handler(command: Command) -> Callable[[Services, Call[Operator, JsonObject]
         context = Context.of(services.config, services.clock.now())
         if not command.writes:
             return await services.store.read(lambda tx: command.run(tx, context, call.body))
-        # The write stays if the caller disconnects, so its effects must still be applied: a removed device is cut off.
+        # A caller that disconnects does not undo the write, so its effects must follow: a removed device is cut off.
         with trio.CancelScope(shield=True):
             answer = await services.store.write_or_refuse(command.refusable(context, call.body))
             await _apply(command.effects, services)
@@ -63,7 +63,6 @@ async def _apply(effects: tuple[Effect, ...], services: Services) -> None:
     for effect in effects:
         if effect is Effect.ACCOUNTS:
             services.devices.forget()
-            await services.sessions.end_removed()
         elif effect is Effect.WELCOMES:
             services.notifier.notify(OUTGOING)
         elif effect is Effect.OHTTP_KEYS:

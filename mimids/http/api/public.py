@@ -60,7 +60,7 @@ async def ohttp_keys(services: Services, call: Call[Anyone, None]) -> Answer[byt
 
 async def ohttp_gateway(services: Services, call: Call[Anyone, bytes]) -> Answer[bytes]:
     """Answer a sealed request. Errors that occur after it was opened are sealed as well."""
-    return Answer(await services.gateway.answer(call.body, call.address or None), headers={"Cache-Control": "no-store"})
+    return Answer(await services.gateway.answer(call.body), headers={"Cache-Control": "no-store"})
 
 
 def published_limits(limits: Limits, *prefixes: str) -> dict[str, int]:

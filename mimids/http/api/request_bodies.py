@@ -7,18 +7,15 @@ from typing import Any, Final
 
 import trio
 
-from mimids.errors import Busy, Malformed, MimiError, TimedOut, TooLarge, UnsupportedMediaType
+from mimids.errors import Malformed, MimiError, TimedOut, TooLarge, UnsupportedMediaType
 from mimids.http.api.bodies import Body
 from mimids.http.api.messages import HttpRequest
 from mimids.http.api.routes import Route
 from mimids.http.media_types import without_parameters
-from mimids.http.server.holding import Holding
 from mimids.wire.codec import WireError
 
 LONG_OCTETS: Final = 16 * 1024  # a longer body is decoded in a worker thread (architecture: tasks)
 WORKERS: Final = 2
-UNCOUNTED_OCTETS: Final = 16 * 1024  # a smaller body does not count against the budget of buffered octets
-STEP_OCTETS: Final = 1024 * 1024  # asked for at once, for a body without a declared length
 
 
 class BodyReader:
@@ -31,17 +28,13 @@ class BodyReader:
     async def receive(self, route: Route, request: HttpRequest) -> bytes:
         """Receive the body, with a length or chunked; stop as soon as it exceeds its limit.
 
-        A body larger than UNCOUNTED_OCTETS is received when the budget of buffered octets has room for it. Raises
-        `TooLarge`, `TimedOut`, and `Busy` if there is no room for long.
+        Raises `TooLarge` and `TimedOut`.
         """
         declared = request.headers.get("content-length", "")
-        length = int(declared[:18]) if declared.isascii() and declared.isdigit() else 0
-        if length > route.limit:
-            raise TooLarge(route.endpoint.limit, length)
-        if length > UNCOUNTED_OCTETS:
-            await _reserve(request.holding, length)
+        if declared.isascii() and declared.isdigit() and int(declared[:18]) > route.limit:
+            raise TooLarge(route.endpoint.limit, int(declared[:18]))
         octets, more = await request.receive()
-        if more:  # usually the next piece is empty and the last one; the listener bounds each wait
+        if more:  # usually the next piece is empty and the last; the listener bounds how long one wait takes
             piece, more = await request.receive()
             octets += piece
         if more:
@@ -80,17 +73,11 @@ def decode(body: Body[Any], octets: bytes) -> object:
 
 
 async def _receive_rest(route: Route, request: HttpRequest, first: bytes) -> bytes:
-    octets, more = bytearray(first), True
+    pieces, size, more = [first], len(first), True
     while more:
-        if len(octets) > max(UNCOUNTED_OCTETS, request.holding.octets):
-            await _reserve(request.holding, STEP_OCTETS)
         piece, more = await request.receive()
-        octets += piece
-        if len(octets) > route.limit:
-            raise TooLarge(route.endpoint.limit, len(octets))
-    return bytes(octets)
-
-
-async def _reserve(holding: Holding, octets: int) -> None:
-    if not await holding.take(octets):
-        raise Busy("too many large bodies are being received; send this one again later")
+        pieces.append(piece)
+        size += len(piece)
+        if size > route.limit:
+            raise TooLarge(route.endpoint.limit, size)
+    return b"".join(pieces)

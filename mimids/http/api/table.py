@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import parse_qsl
@@ -17,30 +16,25 @@ from urllib.parse import parse_qsl
 import attrs
 
 from mimids.ds.services import Services
-from mimids.errors import Busy, Internal, Malformed, MethodNotAllowed
+from mimids.errors import Internal, Malformed, MethodNotAllowed
 from mimids.http.api import problems
 from mimids.http.api.bodies import StreamClosed, WebSocketStream
 from mimids.http.api.endpoints import Answer, AnyEndpoint, Call
 from mimids.http.api.messages import HttpReply, HttpRequest
-from mimids.http.api.paced_stream import PacedStream
 from mimids.http.api.request_bodies import BodyReader, check_media_type
 from mimids.http.api.routes import Route, Routes, allowed_methods
 from mimids.http.header_names import REQUEST_ID
-from mimids.http.server.shares import Owner
 from mimids.telemetry import Telemetry, new_request_id
-from mimids.values import Caller, Device, Follower
+from mimids.values import Caller, Follower
 from mimids.wire.ids import ProviderId
 
 QUERY_BYTES: Final = 4096
 QUERY_FIELDS: Final = 32
-ADMITTED_SECONDS: Final = 0.5  # if the body took longer, the device may have been removed meanwhile
-UNCOUNTED_OCTETS: Final = 64 * 1024  # a smaller answer does not count against the budget of buffered octets
 
 Headers = Sequence[tuple[bytes, bytes]]
 Admit = Callable[[type[Caller], Mapping[str, str], frozenset[ProviderId] | None], Awaitable[Caller]]
 Stamp = Callable[[Caller], Headers]
 Demand = Callable[[Caller, AnyEndpoint], None]
-Pace = Callable[[Caller], Awaitable[None]]
 
 
 @attrs.define
@@ -64,17 +58,12 @@ def _no_demand(_: Caller, __: AnyEndpoint) -> None:
     return
 
 
-async def _no_pace(_: Caller) -> None:
-    return
-
-
 class Table:
     """The endpoints of one listener.
 
     `limits` has the octets that endpoints name in `limit`. `admit` returns the caller: an instance of the type that
     it is given, or it raises an error. `stamp` returns headers for every answer to a caller that was admitted, also
-    for refusals. `demand` may refuse an endpoint to a caller. `pace` waits until a caller may send one more message on
-    a WebSocket. With `hosts`, requests with another Host are refused.
+    for refusals. `demand` may refuse an endpoint to a caller. With `hosts`, requests with another Host are refused.
     """
 
     def __init__(
@@ -88,7 +77,6 @@ class Table:
         body_seconds: float = 60,
         stamp: Stamp = _no_headers,
         demand: Demand = _no_demand,
-        pace: Pace = _no_pace,
         hosts: frozenset[str] | None = None,
     ) -> None:
         self._services = services
@@ -96,7 +84,6 @@ class Table:
         self._telemetry = telemetry
         self._stamp = stamp
         self._demand = demand
-        self._pace = pace
         self._routes = Routes(endpoints, limits, hosts)
         self._bodies = BodyReader(body_seconds)
 
@@ -165,10 +152,7 @@ class Table:
             return HttpReply(status, headers)
         if not any(name == b"content-type" for name, _ in headers):
             headers.append((b"content-type", route.answer.media_type.encode()))
-        octets = route.answer.write(answer.body)
-        if len(octets) > UNCOUNTED_OCTETS and not request.holding.take_nowait(len(octets)):
-            raise Busy("too many large answers wait to be sent; ask again when some were read")
-        return HttpReply(status, headers, octets)
+        return HttpReply(status, headers, route.answer.write(answer.body))
 
     async def _call(
         self,
@@ -183,36 +167,27 @@ class Table:
         endpoint = route.endpoint
         caller = await self._admit(endpoint.caller, request.headers, request.names)
         stamped.extend(self._stamp(caller))
-        if not request.holding.admit(_owner(caller)):
-            raise Busy("this caller has too many connections")
         self._demand(caller, endpoint)
         if isinstance(caller, Follower):
             entry.peer = caller.provider
         query = _query(request.query, endpoint.query) if request.query and endpoint.query else {}
-        body: object = None if stream is None else PacedStream(stream, partial(self._pace, caller))
+        body: object = stream
         if route.request is not None:
             check_media_type(request.headers, route.request)
-            began = time.monotonic()
             octets = await self._bodies.receive(route, request)
-            if isinstance(caller, Device) and time.monotonic() - began > ADMITTED_SECONDS:
-                caller = await self._admit(endpoint.caller, request.headers, request.names)
             entry.received = len(octets)
             body = await self._bodies.decode(route.request, octets)
-        return Call(caller, body, path, query, request.headers, request.address)
+        return Call(caller, body, path, query, request.headers)
 
     def _refuse(self, error: Exception, entry: _Entry) -> HttpReply:
         refusal = problems.classify(error)
         entry.code = refusal.code
         reply = problems.reply(refusal)
-        if entry.unlinkable:
-            if isinstance(refusal, Internal):
-                self._telemetry.failure_unlinkable(entry.route, error)
-        elif isinstance(refusal, Internal):
+        if isinstance(refusal, Internal):
             self._telemetry.log.error("a handler failed", route=entry.route, id=entry.id, exc_info=error)
             reply.headers.append((REQUEST_ID.encode(), entry.id.encode()))
         elif error.__cause__ is not None:
-            # The text of the cause may have names, addresses or parts of the body in it.
-            self._telemetry.log.debug("refused", route=entry.route, id=entry.id, cause=type(error.__cause__).__name__)
+            self._telemetry.log.debug("refused", route=entry.route, id=entry.id, cause=repr(error.__cause__))
         return reply
 
     def _log(self, entry: _Entry, sent: int) -> None:
@@ -228,13 +203,6 @@ class Table:
             sent=sent,
             milliseconds=(time.perf_counter() - entry.began) * 1000,
         )
-
-
-def _owner(caller: Caller) -> Owner:
-    """Return the owner of an admitted caller's connection; None if the connection still counts for its address."""
-    if isinstance(caller, Device):
-        return "device", caller.row
-    return ("provider", caller.provider) if isinstance(caller, Follower) else None
 
 
 def _route(by_method: Mapping[str, Route], request: HttpRequest, entry: _Entry) -> Route:

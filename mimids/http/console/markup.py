@@ -1,14 +1,9 @@
-"""HTML and SVG from Python. All text is escaped unless it is `Markup`, so text from peers cannot become markup.
-
-Control characters and bidi marks are escaped too, so that text cannot disguise itself.
-"""
+"""HTML and SVG from Python. All text is escaped unless it is `Markup`, so text from peers cannot become markup."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from html import escape
-
-from mimids.printable import printable
 
 VOID = frozenset({"meta"})
 
@@ -42,7 +37,7 @@ def _child(child: Child) -> str:
     if isinstance(child, Markup):
         return child
     if isinstance(child, str | int):
-        return escape(printable(str(child)))
+        return escape(str(child))
     return join(child)
 
 
@@ -50,4 +45,4 @@ def _attribute(key: str, value: Attribute) -> str:
     if value is None or value is False:
         return ""
     name = key.rstrip("_").replace("_", "-")
-    return f" {name}" if value is True else f' {name}="{escape(printable(str(value)))}"'
+    return f" {name}" if value is True else f' {name}="{escape(str(value))}"'

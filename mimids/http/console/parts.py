@@ -11,13 +11,11 @@ from typing import Final
 
 from mimids.ds.commands.groups import group_name
 from mimids.http.console.markup import Child, Markup, element
-from mimids.printable import printable
 from mimids.store.overview import GroupSummary
 from mimids.values import Milliseconds
 from mimids.wire.base64url import base64url
 from mimids.wire.ids import ProviderId
 
-NAME_CHARS: Final = 80  # of a group
 STYLE: Final = files("mimids.http.console").joinpath("console.css").read_text(encoding="utf-8")
 _STYLE_HASH: Final = b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
 # These pages may not load, run, frame or send anything, even if a peer managed to inject markup.
@@ -97,7 +95,7 @@ def link(group: GroupSummary) -> Markup:
 
 def group_title(group: GroupSummary) -> str:
     """Return the name of a group, or its id in base64url if it has no readable one."""
-    return printable(group_name(group.group_id) or base64url(group.group_id), at_most=NAME_CHARS)
+    return group_name(group.group_id) or base64url(group.group_id)
 
 
 def counted(count: int, what: str) -> str:

@@ -1,4 +1,4 @@
-"""Conversion of other providers' HTTP answers to the typed answers of `ds.ports`."""
+"""What HTTP answers of other providers hold, as the typed answers of `ds.ports`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from mimids.http.media_types import without_parameters
 from mimids.ohttp.keys_signature import HEADER as KEYS_SIGNATURE
 
 REVISION_DIGITS: Final = 19
-HEADER_CHARS: Final = 1024  # of a header that is passed on to a client
 
 _MAX_AGE: Final = re.compile(r"(?:^|[,\s])max-age=([0-9]{1,9})(?:$|[,\s])")
 _UNCACHED: Final = re.compile(r"(?:^|[,\s])(?:no-store|no-cache)(?:$|[,\s=])")
@@ -46,18 +45,12 @@ def relayed_answer(answer: HttpAnswer) -> RelayedAnswer:
     headers = answer.headers
     return RelayedAnswer(
         status=answer.status,
-        media_type=without_parameters(_plain(headers, "content-type")),
+        media_type=without_parameters(headers.get("content-type", "")),
         body=answer.body,
-        retry_after=_plain(headers, "retry-after"),
+        retry_after=headers.get("retry-after", ""),
         max_age_seconds=_max_age_seconds(headers),
-        keys_signature=_plain(headers, KEYS_SIGNATURE.lower()),
+        keys_signature=headers.get(KEYS_SIGNATURE.lower(), ""),
     )
-
-
-def _plain(headers: Mapping[str, str], name: str) -> str:
-    """Return a header that may be passed on; "" if it has octets other than printable ASCII, or too many."""
-    value = headers.get(name, "")
-    return value if len(value) <= HEADER_CHARS and value.isascii() and value.isprintable() else ""
 
 
 def terms_revision(headers: Mapping[str, str]) -> int | None:

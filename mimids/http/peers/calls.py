@@ -21,13 +21,12 @@ import trio
 
 from mimids.config import Config
 from mimids.ds.ports import Clock, RelayedAnswer
-from mimids.ds.upkeep.elapsed import PeerDate
 from mimids.errors import PeerFailed, PeerUnavailable, ProviderNotAllowed
 from mimids.http.media_types import MIMI_DS
 from mimids.http.peers.answers import DatedAnswer, HttpAnswer, dated_answer, relayed_answer, terms_revision
 from mimids.http.peers.dialling import Dialler
 from mimids.http.peers.pools import CLOSE_SECONDS, Pools
-from mimids.http.peers.problems import describes_us, error_from
+from mimids.http.peers.problems import error_from
 from mimids.http.server.tls import ClientTls, Pair, Trust
 from mimids.wire.ids import ProviderId
 
@@ -41,7 +40,7 @@ _STALE: Final = (httpcore.RemoteProtocolError, httpcore.ReadError, httpcore.Writ
 
 @attrs.frozen
 class PeerStatistics:
-    """The number of calls in flight, and of ended calls by their outcome."""
+    """The number of calls in flight, and of those that ended by how they ended."""
 
     calling: int
     answered: int
@@ -53,15 +52,13 @@ class HttpPeers:
     """Implements `ds.ports.PeerTransport`; made by `open_peers`."""
 
     def __init__(self, config: Config, clock: Clock, *, named: ClientTls, nameless: ClientTls) -> None:
-        dialler = Dialler(config, clock)
+        dialler = Dialler(config)
         self._config = config
         self._clock = clock
         self._named = Pools(named, dialler)
         self._nameless = Pools(nameless, dialler)
         self._calling: Counter[ProviderId] = Counter()
         self._answered = self._refused = self._unavailable = 0
-        self._named_providers = frozenset({*config.federation.allow, *config.providers})
-        self._dates: dict[ProviderId, PeerDate] = {}  # of providers that the configuration names
 
     async def call(
         self,
@@ -87,8 +84,6 @@ class HttpPeers:
             octets=self._config.limits.max_body_bytes,
             tries=2,  # every request between providers may be repeated
         )
-        if "date" in answer.headers and provider in self._named_providers:
-            self._dates[provider] = PeerDate(answer.headers["date"], self._clock.running())
         revision = terms_revision(answer.headers)
         if revision is not None and on_terms_revision is not None:
             on_terms_revision(revision)
@@ -113,31 +108,21 @@ class HttpPeers:
             octets=self._config.limits.ohttp_bytes,
             tries=1,  # RFC 9458 section 6.5.1: a relay MUST NOT retry
         )
-        if answer.status >= 300 and describes_us(answer.status, answer.headers, answer.body):
-            self._refused += 1
-            raise PeerFailed(f"it answered {answer.status}")
         self._answered += 1
         return relayed_answer(answer)
 
     async def reload(self) -> None:
         """Read renewed certificate and trust files, for connections made from now on.
 
-        Raises `tls.CertificateFileError`; the old files stay in use then. If a trust file was removed, its certificates
-        are no longer trusted.
+        Raises `tls.CertificateFileError`; the old files stay in use then.
         """
-        try:
-            await self._named.reload()
-        finally:
-            await self._nameless.reload()
+        await self._named.reload()
+        await self._nameless.reload()
 
     async def close(self) -> None:
         """Close all connections; takes at most ten seconds, also when cancelled."""
         await self._named.close()
         await self._nameless.close()
-
-    def dates(self) -> Mapping[ProviderId, PeerDate]:
-        """Return the last Date of each provider that the configuration names."""
-        return self._dates
 
     def statistics(self) -> PeerStatistics:
         """Return the counts so far."""

@@ -8,52 +8,19 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Sequence
-from contextlib import suppress
-from functools import partial
 from ssl import SSLContext
-from typing import Any, Final, cast
+from typing import Any, Final
 from urllib.parse import urlsplit
-from weakref import WeakValueDictionary
 
 import httpcore
 import trio
 
 from mimids.config import Config
-from mimids.ds.ports import Clock
-from mimids.http.peers.addresses import is_public
-from mimids.http.server.tls import certificates_end
+from mimids.errors import ProviderNotAllowed
 from mimids.wire.ids import ProviderId
 
-ATTEMPT_SECONDS: Final = 5  # for all addresses of a name together, if the caller sets no timeout
-LAST_ATTEMPT_SECONDS: Final = 1  # for the addresses not yet tried when that time is over
-MAX_ADDRESSES: Final = 4  # of a name that we connect to for one request
-LOOKUP_THREADS: Final = 16  # for names from strangers, and as many more for names in the configuration
-NO_ADDRESS: Final = "its name has no address that we may connect to"
-
-
-class _PeerStream(httpcore.AsyncNetworkStream):
-    """A TLS connection that is not used again once a certificate of the peer has ended."""
-
-    def __init__(self, stream: httpcore.AsyncNetworkStream, ends: float, clock: Clock) -> None:
-        self._stream = stream
-        self._ends = ends
-        self._clock = clock
-
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109  # httpcore declares it
-        return await self._stream.read(max_bytes, timeout)
-
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109  # as above
-        await self._stream.write(buffer, timeout)
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-    def get_extra_info(self, info: str) -> Any:
-        # If an idle connection is readable, httpcore assumes that the peer has closed it.
-        if info == "is_readable" and self._clock.now() >= self._ends * 1000:
-            return True
-        return self._stream.get_extra_info(info)
+ATTEMPT_SECONDS: Final = 5  # for all addresses of a name together, if the caller names no time
+_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052
 
 
 class _StreamBeforeTls(httpcore.AsyncNetworkStream):
@@ -62,9 +29,8 @@ class _StreamBeforeTls(httpcore.AsyncNetworkStream):
     httpcore would leave it open.
     """
 
-    def __init__(self, stream: httpcore.AsyncNetworkStream, clock: Clock) -> None:
+    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
         self._stream = stream
-        self._clock = clock
 
     async def start_tls(
         self,
@@ -73,8 +39,7 @@ class _StreamBeforeTls(httpcore.AsyncNetworkStream):
         timeout: float | None = None,  # noqa: ASYNC109  # httpcore declares it
     ) -> httpcore.AsyncNetworkStream:
         try:
-            stream = await self._stream.start_tls(ssl_context, server_hostname, timeout)
-            return _PeerStream(stream, certificates_end(stream.get_extra_info("ssl_object")), self._clock)
+            return await self._stream.start_tls(ssl_context, server_hostname, timeout)
         except BaseException:
             with trio.CancelScope(shield=True):
                 await self.aclose()
@@ -87,10 +52,8 @@ class _StreamBeforeTls(httpcore.AsyncNetworkStream):
 class Dialler(httpcore.AsyncNetworkBackend):
     """Connects to a provider: to the address in its `url` setting, else to port 443 of its name."""
 
-    def __init__(self, config: Config, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self, config: Config) -> None:
         self._open = config.federation.mode == "open"
-        self._strangers, self._known = Lookups(), Lookups()
         self._urls = {name: urlsplit(peer.url) for name, peer in config.providers.items() if peer.url is not None}
         self._tcp = httpcore.TrioBackend()
 
@@ -103,7 +66,7 @@ class Dialler(httpcore.AsyncNetworkBackend):
         socket_options: Any = None,
     ) -> httpcore.AsyncNetworkStream:
         """Connect to the provider `host`."""
-        return _StreamBeforeTls(await self._connect(host, port, timeout), self._clock)
+        return _StreamBeforeTls(await self._connect(host, port, timeout))
 
     async def _connect(
         self,
@@ -112,90 +75,41 @@ class Dialler(httpcore.AsyncNetworkBackend):
         timeout: float | None,  # noqa: ASYNC109  # as above
     ) -> httpcore.AsyncNetworkStream:
         url = self._urls.get(ProviderId(host))
-        seconds = timeout or ATTEMPT_SECONDS
-        give_up_at = trio.current_time() + seconds
         if url is not None and url.hostname is not None:
-            addresses, port = await self._known.resolve(url.hostname, url.port or port, seconds), url.port or port
-        elif self._open:
-            addresses = _public(await self._strangers.resolve(host, port, seconds))
-        else:
-            addresses = await self._known.resolve(host, port, seconds)
-        failure: Exception = httpcore.ConnectError(NO_ADDRESS)
-        tried = some_of(addresses)
-        for left, address in zip(range(len(tried), 0, -1), tried, strict=True):
-            patience = max(give_up_at - trio.current_time(), LAST_ATTEMPT_SECONDS) / left
+            return await self._tcp.connect_tcp(url.hostname, url.port or port, timeout)
+        if not self._open:
+            return await self._tcp.connect_tcp(host, port, timeout)
+        addresses = await public_addresses(host, port)
+        for address in addresses[:-1]:
             try:
-                return await self._tcp.connect_tcp(address, port, patience)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-                failure = error
-        raise failure
+                return await self._tcp.connect_tcp(address, port, (timeout or ATTEMPT_SECONDS) / len(addresses))
+            except (httpcore.ConnectError, httpcore.ConnectTimeout):
+                continue
+        return await self._tcp.connect_tcp(addresses[-1], port, timeout)
 
 
-def some_of(addresses: Sequence[str]) -> list[str]:
-    """Return at most MAX_ADDRESSES, in their order; the last one is of the other IP version, if there is one.
+async def public_addresses(host: str, port: int) -> list[str]:
+    """Resolve a name that may come from a stranger.
 
-    A name may have hundreds of addresses, and one request must not make us connect to each of them.
+    Raises `ProviderNotAllowed` if any address is not public: a stranger could otherwise make us connect to hosts in
+    our own network. Callers connect to these addresses and do not resolve the name again.
     """
-    first = list(addresses[:MAX_ADDRESSES])
-    others = [each for each in addresses[MAX_ADDRESSES:] if (":" in each) != (":" in first[0])]
-    if others and all((":" in each) == (":" in first[0]) for each in first):
-        first[-1] = others[0]
-    return first
+    try:
+        found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise httpcore.ConnectError(str(error)) from error
+    addresses = list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
+    if not addresses or not all(is_public(address) for address in addresses):
+        raise ProviderNotAllowed("its name resolves to no address, or to one that is not public")
+    return addresses
 
 
-def _public(addresses: list[str]) -> list[str]:
-    """Return the addresses of a name that may come from a stranger, none if one of them is not public.
-
-    A stranger could otherwise make us connect to hosts in our own network. The refusal is the same as for a name
-    without addresses, so it does not reveal which names our resolver knows.
-    """
-    return addresses if all(map(is_public, addresses)) else []
-
-
-class Lookups:
-    """Looks up names in a bounded number of threads, each name in one thread at a time.
-
-    A thread ends when the resolver answers, also if its caller has given up before. So names whose name servers do not
-    answer hold only the threads of this object, and one name holds one thread.
-    """
-
-    def __init__(self) -> None:
-        self._threads = trio.CapacityLimiter(LOOKUP_THREADS)
-        self._names: WeakValueDictionary[str, _OneName] = WeakValueDictionary()
-
-    async def resolve(self, host: str, port: int, seconds: float) -> list[str]:
-        """Return the addresses of a name, [] if it has none; raise `httpcore.ConnectTimeout`."""
-        with suppress(ValueError):
-            return [str(ipaddress.ip_address(host))]
-        name = self._names.get(host)
-        if name is None:
-            name = self._names[host] = _OneName(self._threads)
-        ask = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
-        found: list[Any] = []
-        with trio.move_on_after(seconds) as waiting, suppress(OSError, UnicodeError):
-            found = await trio.to_thread.run_sync(
-                ask, abandon_on_cancel=True, limiter=cast("trio.CapacityLimiter", name)
-            )
-        if waiting.cancelled_caught:
-            raise httpcore.ConnectTimeout(NO_ADDRESS)
-        return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
-
-
-class _OneName:
-    """Limits the look-ups of one name to one at a time; that one also takes one of the threads for all names."""
-
-    def __init__(self, threads: trio.CapacityLimiter) -> None:
-        self._threads = threads
-        self._one = trio.CapacityLimiter(1)
-
-    async def acquire_on_behalf_of(self, borrower: object) -> None:
-        await self._one.acquire_on_behalf_of(borrower)
-        try:
-            await self._threads.acquire_on_behalf_of(borrower)
-        except BaseException:
-            self._one.release_on_behalf_of(borrower)
-            raise
-
-    def release_on_behalf_of(self, borrower: object) -> None:
-        self._threads.release_on_behalf_of(borrower)
-        self._one.release_on_behalf_of(borrower)
+def is_public(address: str) -> bool:
+    """Tell whether an address is a unicast address of the public internet."""
+    parsed = ipaddress.ip_address(address)
+    if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed.sixtofour is not None or parsed.teredo is not None:  # tunnels to IPv4; no servers are there
+            return False
+        if parsed.ipv4_mapped is not None or parsed in _NAT64:  # these stand for an IPv4 address
+            parsed = ipaddress.IPv4Address(parsed.packed[-4:])
+    return parsed.is_global and not parsed.is_multicast

@@ -63,10 +63,8 @@ class Pools:
 
     async def reload(self) -> None:
         """Read the certificate and trust files again; calls in flight keep their connections."""
-        try:
-            self._tls.reload()
-        finally:
-            await self.close(only_idle=True)
+        self._tls.reload()
+        await self.close(only_idle=True)
 
     async def close(self, *, only_idle: bool = False) -> None:
         """Close all pools; with `only_idle` those that calls are using are closed when these have ended."""

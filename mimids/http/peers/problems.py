@@ -32,26 +32,17 @@ _BY_TYPE: Final = {kind.problem_type(): kind for kind in every_error()}
 _STANDARD: Final = frozenset({"type", "title", "status", "detail", "instance"})
 # These describe us, the caller. Passed on to a client of ours, they would seem to describe the client.
 _ABOUT_THE_CALLER: Final = (Unauthenticated, CertificateRequired, CertificateMismatch)
-_CALLER_STATUSES: Final = frozenset({401, 407})  # about the credentials of the caller, whatever the body says
-
-
-def describes_us(status: int, headers: Mapping[str, str], body: bytes) -> bool:
-    """Tell whether a refusal is about us, the caller; a client that got it would think that it is about the client."""
-    if status in _CALLER_STATUSES:
-        return True
-    kind = _BY_TYPE.get(str(_problem(headers, body).get("type")))
-    return kind is not None and issubclass(kind, _ABOUT_THE_CALLER)
 
 
 def error_from(status: int, headers: Mapping[str, str], body: bytes, *, now_seconds: float) -> MimiError:
     """Return the error that an answer with a status outside 2xx stands for; header names are in lower case.
 
-    5xx and 408 become `PeerUnavailable`, with the peer's Retry-After (at most a day). A problem type that we know
-    becomes its own error. Anything else becomes `PeerFailed`.
+    5xx and 408 are `PeerUnavailable`, with the peer's Retry-After (at most a day). A problem type that we know is that
+    error. Anything else is `PeerFailed`.
     """
     if status >= 500 or status == 408:
         return PeerUnavailable(f"it answered {status}", retry_after=_retry_after(headers, now_seconds))
-    problem = _problem(headers, body)
+    problem = _parse(body) if without_parameters(headers.get("content-type", "")) == PROBLEM_JSON else {}
     kind = _BY_TYPE.get(str(problem.get("type")))
     if kind is None or issubclass(kind, _ABOUT_THE_CALLER) or kind.status != status:
         return PeerFailed(f"it answered {status}" + (f", {kind.code}" if kind else ""))
@@ -60,9 +51,7 @@ def error_from(status: int, headers: Mapping[str, str], body: bytes, *, now_seco
     return error
 
 
-def _problem(headers: Mapping[str, str], body: bytes) -> dict[str, object]:
-    if without_parameters(headers.get("content-type", "")) != PROBLEM_JSON:
-        return {}
+def _parse(body: bytes) -> dict[str, object]:
     try:
         problem = json.loads(body)
     except (ValueError, RecursionError):

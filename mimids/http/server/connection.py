@@ -1,31 +1,31 @@
 """One accepted connection: handshake, requests, timeouts, and its end.
 
-Neither the octets of a peer nor an exception in the app can end more than this connection. When the peer disconnects,
-the app gets `http.disconnect` and its task is cancelled.
+What a peer sends, and an exception in the app while it handles a request, ends at most this connection. When the peer
+disconnects, the app gets `http.disconnect` and its task is cancelled.
 """
 
 from __future__ import annotations
 
-import time
+import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from enum import Enum, auto
 from math import inf
 from typing import Any, Final
 
+import attrs
 import trio
 from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.http_stream import HTTPStream
+from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 from hypercorn.utils import parse_socket_addr
 
 from mimids.http.server.exchange import Exchange
-from mimids.http.server.holding import Holding
-from mimids.http.server.listener_state import ConnectionInfo, ListenerState
 from mimids.http.server.protocols import HttpProtocol, ProtocolSettings, WebSocketProtocol
-from mimids.http.server.shares import Owner
-from mimids.http.server.tls import PeerCertificate, ServerCredentials
-from mimids.http.server.transport import FIRST_BYTES, RECEIVE_BYTES, PeerGone, PlainTransport, TlsTransport
+from mimids.http.server.tls import ServerTls
+from mimids.http.server.transport import PeerGone, PlainTransport, TlsTransport
+from mimids.wire.ids import ProviderId
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -36,6 +36,44 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 EXTENSION: Final = "mimids"  # scope["extensions"][EXTENSION] is the ConnectionInfo
 LINGER_SECONDS: Final = 2  # for the peer to read the last answer and close, before the socket is closed
 LINGER_PIECES: Final = 64  # receives discarded meanwhile: the rest of a refused upload
+
+
+@attrs.frozen
+class ConnectionLimits:
+    """Limits of a listener's connections. All times but the last are for the peer; the app's answer has no limit."""
+
+    connections: int = 1000
+    head_bytes: int = 16 * 1024
+    message_bytes: int = 1024 * 1024  # of a WebSocket message
+    handshake_seconds: float = 10  # TLS
+    head_seconds: float = 10  # for the whole head of a request, however slowly it arrives
+    body_seconds: float = 20  # without any byte of the body ...
+    body_bytes_per_second: float = 4096  # ... or while bytes arrive so much slower than this that these seconds run out
+    idle_seconds: float = 60  # between requests
+    ping_seconds: float = 30  # of silence on a WebSocket until a ping, and from the ping until it is closed
+    send_seconds: float = 20  # for the peer to take 32 KiB
+    tail_seconds: float = 5  # for the app to return after its answer, or after its WebSocket was closed cleanly
+
+
+@attrs.frozen
+class ConnectionInfo:
+    """The connection of a request, in `scope["extensions"]["mimids"]`."""
+
+    listener: str
+    certificate: bytes | None  # the client's verified certificate, DER
+    names: frozenset[ProviderId] | None  # the providers it is valid for; None without a certificate
+    draining: trio.Event  # set at shutdown: a handler that waits should answer now
+
+
+@attrs.define
+class Tally:
+    """Counts of a listener since it started."""
+
+    accepted: int = 0
+    refused: int = 0  # over ConnectionLimits.connections
+    timed_out: int = 0  # handshake, head, body or pong did not come
+    forced: int = 0  # closed by force: the peer did not read, or the drain was over
+    failed: int = 0  # ended by an exception of this server, logged with its traceback
 
 
 class Phase(Enum):
@@ -49,39 +87,56 @@ class Phase(Enum):
     STREAM = auto()  # for messages of either side of a WebSocket
 
 
+class ListenerState:
+    """What the connections of one listener share: settings, counts, and the set of open connections."""
+
+    def __init__(self, name: str, tls: ServerTls | None, limits: ConnectionLimits, log: logging.Logger) -> None:
+        self.name = name
+        self.tls = tls
+        self.limits = limits
+        self.log = log
+        self.settings = ProtocolSettings(head_bytes=limits.head_bytes, message_bytes=limits.message_bytes)
+        self.worker = WorkerContext(None)  # Hypercorn's protocols close connections once `terminated` is set
+        self.draining = trio.Event()
+        self.all_closed = trio.Event()
+        self.tally = Tally()
+        self.open: set[ServerConnection] = set()
+        self.idle: dict[ServerConnection, None] = {}  # connections without a request, the longest idle first
+
+    async def drain(self, seconds: float) -> None:
+        """Accept no further requests, and wait until all connections have closed, for at most `seconds`."""
+        self.draining.set()
+        await self.worker.terminated.set()
+        for connection in tuple(self.open):
+            connection.drain()
+        if self.open:
+            self.all_closed = trio.Event()
+            with trio.move_on_after(seconds):
+                await self.all_closed.wait()
+
+    def log_fault(self, what: str, errors: BaseExceptionGroup[Exception]) -> None:
+        """Count and log an exception of this server, with its traceback."""
+        self.tally.failed += 1
+        error = errors.exceptions[0] if len(errors.exceptions) == 1 else errors
+        self.log.error("%s on the %s listener", what, self.name, exc_info=error)
+
+
 class ServerConnection:
     """An accepted socket, served by `app` until either side ends it."""
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        shared: ListenerState,
-        connected: trio.socket.SocketType,
-        owner: Owner = None,
-        *,
-        refusing: ASGIApp | None = None,
-    ) -> None:
-        """Take a place in the pool of connections, for `owner`; `run` frees the place at the end.
-
-        `refusing` serves instead of `app`, unless the peer's certificate names a provider that has room.
-        """
+    def __init__(self, app: ASGIApp, shared: ListenerState, connected: trio.socket.SocketType) -> None:
         self._app = app
-        self._refusing = refusing
         self._shared = shared
-        self.holding = Holding(owner, shared.pool, shared.buffers)
         self._socket = connected
         self._raw = PlainTransport(connected, send_seconds=shared.limits.send_seconds)
         self._transport: PlainTransport | TlsTransport = self._raw
         self._tasks: trio.Nursery
-        self._protocol: HttpProtocol
         self._reading = trio.CancelScope()
-        self._waiting = trio.CancelScope()  # cancelled to end the reader's wait for the peer
+        self._waiting = trio.CancelScope()  # the reader's wait for the peer
         self._phase = Phase.HANDSHAKE
         self._pinged = False
         self._exchange: Exchange | None = None
-        self._ended = False  # if true, nothing more is sent
-        self._credentials: ServerCredentials | None = None  # those of the handshake
-        self._peer: PeerCertificate | None = None
+        self._ended = False  # then nothing more is sent
 
     async def run(self) -> None:
         """Serve until the connection is closed. Raises nothing but cancellation."""
@@ -100,7 +155,6 @@ class ServerConnection:
             self._unregister()
             self._raw.close()
             shared.tally.forced += self._raw.aborted
-            self._release()
 
     def evict(self) -> None:
         """Close a connection without a request, to make room for another one."""
@@ -130,20 +184,8 @@ class ServerConnection:
     def _unregister(self) -> None:
         self._shared.idle.pop(self, None)
         self._shared.open.discard(self)
-        self.holding.close()
         if not self._shared.open:
             self._shared.all_closed.set()
-
-    def _release(self) -> None:
-        """Break the cycles of references at the end, so that memory does not wait for the garbage collector."""
-        if self._exchange is not None:
-            self._exchange.release()
-            self._exchange = None
-        if hasattr(self, "_protocol"):
-            self._protocol.release()
-            del self._protocol
-        if hasattr(self, "_tasks"):
-            del self._tasks
 
     # --- the reader ---------------------------------------------------------------------------------------------
 
@@ -152,8 +194,6 @@ class ServerConnection:
         if info is None or self._shared.draining.is_set():
             return
         self._info = info
-        if self._refusing is not None and not self.holding.identified:
-            self._app = self._refusing
         try:
             client, server = self._socket.getpeername(), self._socket.getsockname()
         except OSError as error:
@@ -182,7 +222,7 @@ class ServerConnection:
         """Do the TLS handshake and return the connection's properties; None if it took too long."""
         shared = self._shared
         if shared.tls is None:
-            return ConnectionInfo(shared.name, None, None, shared.draining, self.holding)
+            return ConnectionInfo(shared.name, None, None, shared.draining)
         credentials = shared.tls.current
         self._transport = tls = TlsTransport(self._raw, credentials.context)
         with trio.move_on_after(shared.limits.handshake_seconds) as time:
@@ -191,22 +231,16 @@ class ServerConnection:
             shared.tally.timed_out += 1
             return None
         peer = credentials.peer(tls.connection)
-        self._credentials, self._peer = credentials, peer
         if peer is None:
-            return ConnectionInfo(shared.name, None, None, shared.draining, self.holding)
-        if peer.names:
-            self.holding.identify(("provider", min(peer.names)))
-        return ConnectionInfo(shared.name, peer.der, peer.names, shared.draining, self.holding)
+            return ConnectionInfo(shared.name, None, None, shared.draining)
+        return ConnectionInfo(shared.name, peer.der, peer.names, shared.draining)
 
     async def _read(self) -> None:
         seconds = self._shared.limits.head_seconds
         while True:
-            if self._phase is Phase.BODY and self._exchange is not None:
-                with trio.move_on_after(self._shared.limits.body_seconds):
-                    await self._exchange.wait_for_reader()
             began = trio.current_time()
             with trio.CancelScope(deadline=began + seconds) as self._waiting:
-                data = await self._transport.receive(RECEIVE_BYTES if self.holding.octets else FIRST_BYTES)
+                data = await self._transport.receive()
             if self._waiting.cancelled_caught:
                 await self._on_timeout()
                 seconds = self._shared.limits.ping_seconds
@@ -216,17 +250,9 @@ class ServerConnection:
             before = self._phase
             await self._protocol.handle(RawData(data))
             self._phase = self._next_phase()
-            if isinstance(self._protocol.stream, WebSocketProtocol):
-                await self._count_message(self._protocol.stream)
             if self._phase is before:
                 seconds -= trio.current_time() - began
             seconds = self._seconds_allowed(before, seconds, len(data))
-
-    async def _count_message(self, stream: WebSocketProtocol) -> None:
-        """Count what has arrived of a large message; close the WebSocket if there is no room for it."""
-        buffered = stream.buffered if stream.buffered > FIRST_BYTES else 0
-        if buffered != self.holding.octets and not self.holding.hold(buffered):
-            await stream.refuse_message()
 
     def _next_phase(self) -> Phase:
         protocol = self._protocol
@@ -328,17 +354,10 @@ class ServerConnection:
 
     async def spawn_app(self, app: ASGIApp, config: ProtocolSettings, scope: Scope, send: Any) -> Callable[..., Any]:
         """Start the app on one request; return the function that passes messages to it."""
-        if self._peer is not None and not self._is_trusted(self._peer):
-            raise PeerGone  # as if the connection had been closed before: the client connects again
         scope["extensions"][EXTENSION] = self._info
         self._exchange = exchange = Exchange(send)
         self._tasks.start_soon(self._run_app, scope, exchange)
         return exchange.put
-
-    def _is_trusted(self, peer: PeerCertificate) -> bool:
-        """Tell whether the client's certificate is still trusted: it may have expired, or a trust file was changed."""
-        tls, credentials = self._shared.tls, self._credentials
-        return tls is not None and credentials is not None and tls.still_trusts(peer, credentials, time.time())
 
     async def _run_app(self, scope: Scope, exchange: Exchange) -> None:
         with exchange.scope:
@@ -346,5 +365,4 @@ class ServerConnection:
                 await self._app(scope, exchange.receive, exchange.send)
             except* Exception as errors:
                 self._shared.log_fault("a handler failed", errors)
-        self.holding.give_back()
         await exchange.forward(None)  # without an answer Hypercorn sends 500; then it goes on to the next request

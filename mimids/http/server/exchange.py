@@ -11,8 +11,7 @@ import trio
 if TYPE_CHECKING:
     from mimids.http.server.connection import Message
 
-INBOX_MESSAGES: Final = 2  # queued for the app: enough for a body and its end; TCP holds back the peer of a WebSocket
-INBOX_OCTETS: Final = 65536  # queued for the app, unless one message is larger
+INBOX_MESSAGES: Final = 2  # queued for the app: a body and its end; a WebSocket's peer is held back by TCP
 
 
 class Exchange:
@@ -22,61 +21,30 @@ class Exchange:
         self.forward = forward
         self.scope = trio.CancelScope()
         self._inbox: deque[Message] = deque()  # at most INBOX_MESSAGES
-        self._inbox_octets = 0
-        self._receiving = False  # the app waits for a message
         self._arrivals = trio.lowlevel.ParkingLot()
         self._room = trio.lowlevel.ParkingLot()
-        self._readers = trio.lowlevel.ParkingLot()
         self._disconnect: Message | None = None
 
     async def put(self, message: Message) -> None:
-        """Queue a message for the app; wait while the queue is full, unless it is a disconnect."""
+        """Queue a message for the app; wait while INBOX_MESSAGES are queued, unless it is a disconnect."""
         if message["type"] in ("http.disconnect", "websocket.disconnect"):
             self._disconnect = self._disconnect or message
         else:
-            octets = _octets_of(message)
-            while self._is_full(octets):
+            while len(self._inbox) >= INBOX_MESSAGES:
                 await self._room.park()
-            self._inbox_octets += octets
             self._inbox.append(message)
         self._arrivals.unpark()
 
     async def receive(self) -> Message:
         """ASGI's receive. After the end, each call returns the disconnect again."""
         while not self._inbox and self._disconnect is None:
-            self._receiving = True
-            self._readers.unpark_all()
-            try:
-                await self._arrivals.park()
-            finally:
-                self._receiving = False
+            await self._arrivals.park()
         if self._inbox:
-            message = self._inbox.popleft()
-            self._inbox_octets -= _octets_of(message)
             self._room.unpark()
-            return message
+            return self._inbox.popleft()
         return cast("Message", self._disconnect)
-
-    async def wait_for_reader(self) -> None:
-        """Wait until the app waits for a message, so that nothing is received before the app wants it."""
-        while self._inbox or not self._receiving:
-            await self._readers.park()
-
-    def release(self) -> None:
-        """Drop what is queued when the app has ended, so that no cycle of references keeps it."""
-        self._inbox.clear()
-        self._disconnect = self._disconnect or {"type": "http.disconnect"}
-        del self.forward
-
-    def _is_full(self, octets: int) -> bool:
-        waiting = len(self._inbox)
-        return waiting >= INBOX_MESSAGES or (waiting > 0 and self._inbox_octets + octets > INBOX_OCTETS)
 
     async def send(self, message: Message) -> None:
         """ASGI's send. After the end, messages are dropped."""
         if self._disconnect is None:
             await self.forward(message)
-
-
-def _octets_of(message: Message) -> int:
-    return len(message.get("body") or message.get("bytes") or message.get("text") or b"")

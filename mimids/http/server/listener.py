@@ -18,18 +18,18 @@ from typing import Final, cast
 import attrs
 import trio
 
-from mimids.http.server.buffers import Buffers
 from mimids.http.server.connection import (
     EXTENSION,
     ASGIApp,
+    ConnectionInfo,
+    ConnectionLimits,
+    ListenerState,
     Message,
     Receive,
     Scope,
     Send,
     ServerConnection,
 )
-from mimids.http.server.listener_state import ConnectionInfo, ConnectionLimits, ListenerState
-from mimids.http.server.shares import Owner, owner_of_address
 from mimids.http.server.tls import ServerTls
 
 DRAIN_SECONDS: Final = 6
@@ -50,7 +50,6 @@ class Bind:
     tls: ServerTls | None = None
     limits: ConnectionLimits = attrs.field(factory=ConnectionLimits)
     unix_mode: int = 0o600
-    buffers: Buffers = attrs.field(factory=Buffers)  # the process's budget, the same for all listeners
 
 
 @attrs.frozen
@@ -61,9 +60,7 @@ class ListenerStatistics:
     idle: int  # open ones without a request
     accepted: int
     refused: int
-    evicted: int
     timed_out: int
-    flooded: int
     forced: int
     failed: int
 
@@ -97,7 +94,7 @@ async def serve(
     Cancelling closes everything at once. Raises `OSError` or `ValueError` if it cannot listen there. Exceptions of the
     app are logged and answered with a 500 without a body.
     """
-    shared = ListenerState(bind.name, bind.tls, bind.limits, log, bind.buffers)
+    shared = ListenerState(bind.name, bind.tls, bind.limits, log)
     listeners = await _listen(bind)
     try:
         async with trio.open_nursery() as connections:
@@ -118,20 +115,15 @@ async def serve(
 
 
 async def _handle(app: ASGIApp, shared: ListenerState, stream: trio.SocketStream) -> None:
-    owner = _owner(shared, stream.socket)
-    refusing = None if shared.make_room(owner) else _refuse
-    if refusing is None or shared.may_refuse(owner, REFUSALS):
-        await ServerConnection(app, shared, stream.socket, owner, refusing=refusing).run()
-
-
-def _owner(shared: ListenerState, connected: trio.socket.SocketType) -> Owner:
-    """Return the peer's address as an owner; None without TLS, where all peers come through one proxy."""
-    if shared.tls is None:
-        return None
-    try:
-        return owner_of_address(connected.getpeername()[0])
-    except OSError:  # the peer has gone; its connection ends at once
-        return None
+    open_, most = len(shared.open), shared.limits.connections
+    if open_ >= most and shared.idle:
+        next(iter(shared.idle)).evict()
+    elif open_ >= most:
+        shared.tally.refused += 1
+        if open_ >= most + REFUSALS:
+            return
+        app = _refuse
+    await ServerConnection(app, shared, stream.socket).run()
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
@@ -150,9 +142,7 @@ def _statistics(shared: ListenerState) -> ListenerStatistics:
         idle=len(shared.idle),
         accepted=tally.accepted,
         refused=tally.refused,
-        evicted=tally.evicted,
         timed_out=tally.timed_out,
-        flooded=shared.settings.flooded,
         forced=tally.forced,
         failed=tally.failed,
     )

@@ -1,8 +1,7 @@
 """TLS: our certificate, trust in other providers' certificates, and which provider is calling.
 
 `[tls] trust` (or the system's roots) is trusted for all providers without a trust file of their own;
-`providers.NAME.trust` is trusted for NAME alone, and nothing else is trusted for NAME. Both hold for incoming and
-outgoing connections.
+`providers.NAME.trust` is trusted for NAME alone, and nothing else is. Both hold for incoming and outgoing connections.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import re
 import ssl
 import sys
 from collections.abc import Mapping
-from math import inf
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -63,7 +61,7 @@ def dns_names(certificate: bytes) -> frozenset[ProviderId]:
 
 
 def caller(names: frozenset[ProviderId] | None, from_header: str | None) -> ProviderId:
-    """Return the calling provider: the one in `From: mimi@DOMAIN`, else the only name (http: between-providers).
+    """Return the calling provider: that of `From: mimi@DOMAIN`, else the only name (http: between-providers).
 
     `names` are the names that the client certificate is trusted for, None without a certificate. Raises
     `CertificateRequired` or `CertificateMismatch`.
@@ -101,8 +99,6 @@ class PeerCertificate:
 
     der: bytes
     names: frozenset[ProviderId]
-    chain: frozenset[bytes] = frozenset()  # DER, from the leaf to the trusted one
-    valid_until: float = inf  # seconds since the epoch: the first certificate of the chain ends then
 
 
 @attrs.frozen
@@ -119,14 +115,11 @@ class ServerCredentials:
         if leaf is None:
             return None
         chain = _verified_chain(connection)
-        return PeerCertificate(leaf, self.names(leaf, chain), chain, _end(chain))
-
-    def names(self, leaf: bytes, chain: frozenset[bytes]) -> frozenset[ProviderId]:
-        """Return the provider names that a verified certificate is trusted for."""
         general = self._is_general(chain)
-        return frozenset(
+        names = frozenset(
             name for name in dns_names(leaf) if (chain & self.pinned[name] if name in self.pinned else general)
         )
+        return PeerCertificate(leaf, names)
 
     def _is_general(self, chain: frozenset[bytes]) -> bool:
         if self.general is not None:
@@ -147,26 +140,10 @@ class ServerTls:
         self.current = self._read()
 
     def reload(self) -> None:
-        """Read the files again. If this raises `CertificateFileError`, the old certificates stay in use.
+        """Read the files again. If this raises `CertificateFileError`, the old certificates stay in use."""
+        self.current = self._read()
 
-        There is one exception: the certificates of a trust file that was removed are no longer trusted, even though the
-        removal is reported as an error.
-        """
-        removed: list[Path] = []
-        self.current = self._read(removed)
-        _report(removed)
-
-    def still_trusts(self, peer: PeerCertificate, credentials: ServerCredentials, now: float) -> bool:
-        """Tell whether a kept connection may go on: its certificates are valid, and trusted for the same names.
-
-        `credentials` are those of its handshake, `now` is in seconds since the epoch.
-        """
-        if now >= peer.valid_until:
-            return False
-        current = self.current
-        return current is credentials or current.names(peer.der, peer.chain) == peer.names
-
-    def _read(self, removed: list[Path] | None = None) -> ServerCredentials:
+    def _read(self) -> ServerCredentials:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_3  # BCP 195 requires it of new protocols
         context.num_tickets = 0
@@ -175,18 +152,9 @@ class ServerTls:
         if self._clients is None:
             return ServerCredentials(context, None, {})
         context.verify_mode = ssl.CERT_OPTIONAL
-        general = _trust(context, self._clients.general, removed)
-        pinned = {name: _trust(context, path, removed) for name, path in self._clients.providers.items()}
+        general = _trust(context, self._clients.general)
+        pinned = {name: _trust(context, path) for name, path in self._clients.providers.items()}
         return ServerCredentials(context, general if self._clients.general else None, pinned)
-
-
-def certificates_end(connection: ssl.SSLObject) -> float:
-    """Return when the first certificate of the peer's verified chain ends, in seconds since the epoch."""
-    return _end(_verified_chain(connection))
-
-
-def _end(chain: frozenset[bytes]) -> float:
-    return min((x509.load_der_x509_certificate(each).not_valid_after_utc.timestamp() for each in chain), default=inf)
 
 
 def _verified_chain(connection: ssl.SSLObject) -> frozenset[bytes]:
@@ -218,25 +186,20 @@ class ClientTls:
         return self._contexts.get(provider) or self._contexts[None]
 
     def reload(self) -> None:
-        """Read the files again; contexts returned before stay as they are. May raise `CertificateFileError`.
+        """Read the files again; contexts returned before stay as they are. May raise `CertificateFileError`."""
+        self._contexts = self._read()
 
-        A trust file that was removed ends the trust in its certificates; after another error nothing changes.
-        """
-        removed: list[Path] = []
-        self._contexts = self._read(removed)
-        _report(removed)
-
-    def _read(self, removed: list[Path] | None = None) -> dict[ProviderId | None, ssl.SSLContext]:
-        contexts: dict[ProviderId | None, ssl.SSLContext] = {None: self._make(self._trust.general, removed)}
+    def _read(self) -> dict[ProviderId | None, ssl.SSLContext]:
+        contexts: dict[ProviderId | None, ssl.SSLContext] = {None: self._make(self._trust.general)}
         for name, path in self._trust.providers.items():
-            contexts[name] = self._make(path, removed)
+            contexts[name] = self._make(path)
         return contexts
 
-    def _make(self, trusted: Path | None, removed: list[Path] | None) -> ssl.SSLContext:
+    def _make(self, trusted: Path | None) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.set_alpn_protocols(ALPN)
-        _trust(context, trusted, removed)
+        _trust(context, trusted)
         if self._pair is not None:
             _present(context, self._pair)
         return context
@@ -253,16 +216,10 @@ def _present(context: ssl.SSLContext, pair: Pair) -> None:
         raise CertificateFileError(f"{pair.certificate} with {pair.private_key}: {_reason(error)}") from error
 
 
-def _trust(context: ssl.SSLContext, trusted: Path | None, removed: list[Path] | None) -> frozenset[bytes]:
-    """Trust the certificates of a file in `context` and return them as DER; for None, trust the system's roots.
-
-    A file that does not exist is added to `removed`, and adds no trust; if `removed` is None, that is an error.
-    """
+def _trust(context: ssl.SSLContext, trusted: Path | None) -> frozenset[bytes]:
+    """Trust the certificates of a file in `context` and return them as DER; for None, trust the system's roots."""
     if trusted is None:
         context.set_default_verify_paths()
-        return frozenset()
-    if removed is not None and not trusted.exists():
-        removed.append(trusted)
         return frozenset()
     try:
         certificates = [
@@ -274,12 +231,6 @@ def _trust(context: ssl.SSLContext, trusted: Path | None, removed: list[Path] | 
     # The file may hold an intermediate certificate, or the certificate of a provider itself.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     return frozenset(certificates)
-
-
-def _report(removed: list[Path]) -> None:
-    if removed:
-        names = ", ".join(map(str, dict.fromkeys(removed)))
-        raise CertificateFileError(f"{names}: removed; nobody is trusted by it until the file is there again")
 
 
 def _reason(error: Exception) -> str:

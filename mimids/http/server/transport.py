@@ -20,7 +20,6 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 RECEIVE_BYTES: Final = 491_520  # in one receive, so that a large body takes few turns of the event loop
-FIRST_BYTES: Final = 65_536  # in one receive while the budget of buffered octets has given none to the request
 SLICE_BYTES: Final = 32768  # sent within one time limit
 _RESET: Final = struct.pack("ii", 1, 0)  # struct linger: on, 0 seconds
 
@@ -41,10 +40,10 @@ class PlainTransport:
         self._sending = trio.Lock()
         self.aborted = False
 
-    async def receive(self, most: int = RECEIVE_BYTES) -> bytes:
-        """Wait for bytes, at most `most`; return none at the end. For one task at a time."""
+    async def receive(self) -> bytes:
+        """Wait for bytes, at most RECEIVE_BYTES; return none at the end. For one task at a time."""
         try:
-            return await self._socket.recv(most)
+            return await self._socket.recv(RECEIVE_BYTES)
         except (OSError, trio.ClosedResourceError) as error:
             raise PeerGone from error
 
@@ -116,7 +115,6 @@ class TlsTransport:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._sending = trio.Lock()
-        self._most = SLICE_BYTES  # received at once from below
         self.connection = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
 
     async def handshake(self) -> None:
@@ -127,14 +125,13 @@ class TlsTransport:
             await self._flush()  # the alert
             raise PeerGone from error
 
-    async def receive(self, most: int = RECEIVE_BYTES) -> bytes:
-        """As `PlainTransport.receive`, but one record more than `most` may come."""
-        self._most = most
+    async def receive(self) -> bytes:
+        """As `PlainTransport.receive`."""
         try:
-            received = [await self._drive(self.connection.read, most)]
+            received = [await self._drive(self.connection.read, RECEIVE_BYTES)]
             with suppress(ssl.SSLError):  # the error comes again at the next read; OpenSSL returns one record at a time
-                while received[-1] and self._incoming.pending and sum(map(len, received)) < most:
-                    received.append(self.connection.read(most))
+                while received[-1] and self._incoming.pending and sum(map(len, received)) < RECEIVE_BYTES:
+                    received.append(self.connection.read(RECEIVE_BYTES))
             await self._flush()
             return received[0] if len(received) == 1 else b"".join(received)
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
@@ -179,7 +176,7 @@ class TlsTransport:
                 result = step(*args)
             except ssl.SSLWantReadError:
                 await self._flush()
-                received = await self._below.receive(self._most)
+                received = await self._below.receive()
                 if received:
                     self._incoming.write(received)
                 else:

@@ -60,7 +60,7 @@ def signature_fits(group: PublicGroup, message: MLSMessage) -> bool:
 
 
 def covered_proposals(group: PublicGroup, message: MLSMessage) -> tuple[Covered | ProposalRef, ...]:
-    """Return the proposals that a public commit covers, in order; an unseen proposal is given by its reference."""
+    """Return the proposals that a public commit covers, in order; a bare reference for each one that was not seen."""
     public = message.message
     if not isinstance(public, PublicMessage) or not isinstance(public.content.content, Commit):
         return ()

@@ -16,10 +16,7 @@ from mimids.mls.suites import Suite
 from mimids.mls.support import Support
 from mimids.mls.tree.math import level, position
 from mimids.mls.tree.subtree import Blank, Leaf, Parent, Path, Subtree, children, join, parent_hash
-from mimids.wire.codec import OPAQUE_V, WireError, optional
-from mimids.wire.declare import codec
-
-_NODE = optional(codec(Node))
+from mimids.wire.codec import WireError
 
 
 class _KeyIndex:
@@ -89,13 +86,8 @@ class RatchetTree:
         return tuple(found)
 
     def encode(self) -> bytes:
-        """Return `optional<Node> ratchet_tree<V>` (RFC 9420 section 12.4.3.3).
-
-        A blank subtree is written in one step, however wide it is.
-        """
-        octets = bytearray()
-        end = _write(self.root, self.height, octets)
-        return OPAQUE_V.encode(bytes(memoryview(octets)[:end]))
+        """Return `optional<Node> ratchet_tree<V>` (RFC 9420 section 12.4.3.3)."""
+        return RATCHET_TREE.encode(self.nodes())
 
     def tree_hash(self) -> bytes:
         """Return the tree hash of the root."""
@@ -303,23 +295,6 @@ def _build(nodes: NodeList, height: int, first: int) -> Subtree:
     half = 1 << (height - 1)
     left, right = _build(nodes, height - 1, first), _build(nodes, height - 1, first + half)
     return join(left, right, node if isinstance(node, ParentNode) else None)
-
-
-def _write(subtree: Subtree, height: int, octets: bytearray) -> int:
-    """Append the encoded nodes of a subtree; return the position after the last one that is not blank."""
-    if type(subtree) is Blank:
-        octets += bytes((2 << height) - 1)
-        return 0
-    if type(subtree) is not Parent:
-        _NODE.write(None if subtree.node is None else Node(NodeType.LEAF, subtree.node), octets)
-        return len(octets)
-    end = _write(subtree.left, height - 1, octets)
-    if subtree.node is None:
-        octets.append(0)
-    else:
-        _NODE.write(Node(NodeType.PARENT, subtree.node), octets)
-        end = len(octets)
-    return max(end, _write(subtree.right, height - 1, octets))
 
 
 def _collect(subtree: Subtree, height: int, found: list[Node | None]) -> None:

@@ -2,8 +2,8 @@
 
 A call is put directly on the queue of aiosqlite's thread, and its answer directly reschedules the trio task that waits:
 one hop for each batch or snapshot. The asyncio task and future that aiosqlite would use for each call cost more CPU
-than an INSERT (docs/decisions/0003-one-writer.md has the figures). Only two parts of asyncio are still used: the future
-with which aiosqlite's thread ends, and the trio-asyncio loop that this future belongs to.
+than an INSERT (docs/decisions/0003-one-writer.md has the figures). Of asyncio, only the future with which aiosqlite's
+thread ends remains, and the trio-asyncio loop that it belongs to.
 """
 
 from __future__ import annotations
@@ -29,11 +29,10 @@ class Thread(aiosqlite.Connection):
 
     def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
         super().__init__(connect, iter_chunk_size=1)
-        # A thread that hangs on its disk, or was not closed, must not keep the process alive.
-        self._thread.daemon = True
+        self._thread.daemon = True  # a thread that hangs on its disk, or was not closed, must not hold the process
 
     async def open(self) -> None:
-        """Start the thread and open the connection on it; raise if this fails. Call `stop` later in either case.
+        """Start the thread and open the connection on it; raise what that raises. Call `stop` later in either case.
 
         aiosqlite's own `__await__` leaves the thread running when the connection cannot be opened, and the thread then
         calls into a closed loop.

@@ -7,10 +7,8 @@ a server must be forked before it locks.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
-import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,10 +56,8 @@ def holder(data_dir: Path) -> int | None:
 
     To find out, it takes a free lock for a moment that is much shorter than PATIENCE_SECONDS.
     """
-    path = data_dir / LOCK_FILE
     try:
-        with _no_link(path):
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        descriptor = os.open(data_dir / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
     try:
@@ -70,40 +66,8 @@ def holder(data_dir: Path) -> int | None:
         os.close(descriptor)
 
 
-def open_private(path: Path) -> int:
-    """Open a file of ours for reading and writing, creating it if necessary, and make it readable by its owner only.
-
-    Raises `OSError` for a symbolic link, which may lead to somebody else's file, or if it is not a regular file.
-    """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
-        if status.st_mode & 0o077:
-            os.fchmod(descriptor, 0o600)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
 def _open(data_dir: Path) -> int:
-    path = data_dir / LOCK_FILE
-    with _no_link(path):
-        return open_private(path)
-    raise AssertionError("nothing is suppressed")
-
-
-@contextmanager
-def _no_link(path: Path) -> Iterator[None]:
-    """Say what to do if a file cannot be opened because it is a symbolic link."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno != errno.ELOOP:
-            raise
-        raise OSError(errno.ELOOP, "it is a symbolic link: delete it and try again", str(path)) from error
+    return os.open(data_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -1,7 +1,7 @@
 """Migrations: numbered SQL files, each applied once, in order, in one transaction with its row in schema_version.
 
 A migration never changes once it is applied: its digest is stored, and a database that was migrated by a different file
-is refused. A database that a newer mimids has migrated is refused too; to go back, restore a backup.
+is refused. A database that a newer mimids has migrated is refused too; only a backup leads back.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The database in SQLite: its connections, how a batch is committed on one, and direct access for commands.
 
 A write is acknowledged only after the commit that contains it is on the disk (`synchronous=FULL`). The works of a
-batch share one transaction, and so the cost of one fdatasync.
+batch share one transaction, and so the price of one fdatasync.
 
 SQLite 3.7.0 to 3.51.2 can corrupt a WAL file when two connections checkpoint and one of them resets it. So only the
 writer checkpoints: every other connection either opens with `mode=ro` or belongs to a process that holds the lock of
@@ -10,19 +10,17 @@ store/engine/lock.py, which a running server holds.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, closing, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
-from threading import Timer
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import outcome
 
 from mimids.errors import StorageUnavailable
-from mimids.store.engine.store import Store, damaged
+from mimids.store.engine.store import Store
 from mimids.store.engine.transaction import Tx, Work
 
 if TYPE_CHECKING:
@@ -34,20 +32,12 @@ Synchronous = Literal["FULL", "NORMAL"]
 
 BUSY_TIMEOUT_MILLISECONDS = 5000  # only another process can hold the write lock, and none should for long
 CACHED_STATEMENTS = 512  # more than there are statements in store/, so that none is ever parsed twice
-WRITER_CACHE_KIBIBYTES = 16 * 1024  # with a much larger file, a third more commits than with 2 MiB
-PRIVATE = 0o600  # the mode of the database's files
-OPEN_TO_OTHERS = 0o077
-PAGE_OCTETS = 8192  # holds seven messages of 1 KiB; 4096 octets hold three, and then a batch costs a fifth more
+WRITER_CACHE_KIBIBYTES = 16 * 1024  # a third more commits than with 2 MiB where a file is much larger than either
+PAGE_OCTETS = 8192  # seven messages of 1 KiB to a page; 4096 octets hold three, and a batch of them costs a fifth more
 WAL_SIZE_LIMIT_OCTETS = 64 * 1024 * 1024  # the size that the WAL file is cut back to after a burst
 
 # Primary result codes that say the disk, not the request, is at fault. SQLITE_BUSY: another process writes.
 _STORAGE_CODES = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN})
-# Codes that say that the file is damaged. After one of these, nothing more is written to the file.
-_DAMAGE_CODES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
-# After these codes, a transaction for each work would fail as well, or must not be tried.
-_REFUSE_BATCH_CODES = _DAMAGE_CODES | {sqlite3.SQLITE_BUSY}
-
-CHECK_SECONDS = 10.0  # at most, for the check at the start of a server
 
 
 # --- a server's connections -------------------------------------------------------------------------------------
@@ -60,13 +50,11 @@ async def open_store(
     readers: int = 2,
     synchronous: Synchronous = "FULL",
     faults: Faults | None = None,
-    on_damage: Callable[[str], None] = lambda damage: None,
 ) -> AsyncIterator[Store]:
     """Open a migrated database; start `Store.run` in a nursery inside the block, and end it before the block ends.
 
     `faults` is called on the writer's thread with "before_commit" and "after_commit"; tests stop or fail there.
-    `on_damage` is called once, when a statement finds the database damaged; from then on all writes are refused.
-    Closing takes at most driver.CLOSE_SECONDS, cancelled or not; a thread that hangs does not keep the process alive.
+    Closing takes at most driver.CLOSE_SECONDS, cancelled or not; a thread that hangs does not hold the process.
     """
     from mimids.store.engine.driver import open_threads
 
@@ -74,8 +62,7 @@ async def open_store(
     read = partial(connect_to_read, path)
     # The threads close in reverse order: the writer closes last, alone, and so removes the WAL file.
     async with open_threads(write, *[read] * readers) as threads:
-        writer = SqliteWriter(threads[0], faults or _no_faults)
-        yield Store(writer, [SqliteReader(thread) for thread in threads[1:]], on_damage=on_damage)
+        yield Store(SqliteWriter(threads[0], faults or _no_faults), [SqliteReader(thread) for thread in threads[1:]])
 
 
 class SqliteWriter:
@@ -134,7 +121,6 @@ def write_here(path: Path, work: Work[T]) -> T:
 
 def connect(path: Path, *, synchronous: Synchronous = "FULL", create: bool = False) -> sqlite3.Connection:
     """Open a connection that writes; the caller is the only writer, by the lock or as the store's writer."""
-    _make_private(path, create=create)
     connection = _connect(path, "rwc" if create else "rw")
     try:
         connection.execute(f"PRAGMA page_size={PAGE_OCTETS}")  # of a new file; an old one keeps its own
@@ -151,31 +137,6 @@ def connect(path: Path, *, synchronous: Synchronous = "FULL", create: bool = Fal
     return connection
 
 
-def find_damage(path: Path, seconds: float = CHECK_SECONDS) -> str | None:
-    """Check the pages of a database for at most `seconds`; return what is wrong with it, None if nothing was found.
-
-    If the check takes longer, the rest of the database is not checked. Damage there is noticed by the first statement
-    that reads it. The caller holds the lock.
-    """
-    try:
-        with closing(connect_to_read(path)) as connection:
-            deadline = Timer(seconds, connection.interrupt)
-            deadline.daemon = True
-            deadline.start()
-            try:
-                (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-            finally:
-                deadline.cancel()
-                deadline.join()
-    except sqlite3.DatabaseError as error:
-        if _code(error) == sqlite3.SQLITE_INTERRUPT:
-            return None
-        if _code(error) in _DAMAGE_CODES:
-            return str(error)
-        raise
-    return None if found == "ok" else str(found)
-
-
 def connect_to_read(path: Path) -> sqlite3.Connection:
     """Open a connection that can neither write nor checkpoint."""
     connection = _connect(path, "ro")
@@ -184,29 +145,9 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _make_private(path: Path, *, create: bool) -> None:
-    """Make the database readable by its owner only; SQLite gives its other files the mode of the database.
-
-    A file of another owner keeps its mode: `mimids check` says so.
-    """
-    if create:
-        with suppress(FileExistsError):
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE))
-    for file in files_of(path):
-        # By name: closing a descriptor of an open database would drop SQLite's locks on it.
-        with suppress(FileNotFoundError, PermissionError):
-            if file.stat().st_mode & OPEN_TO_OTHERS:
-                file.chmod(PRIVATE)
-
-
-def files_of(path: Path) -> list[Path]:
-    """Return the files that make up a database: the file itself, its write-ahead log, and the log's index."""
-    return [path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")]
-
-
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    # mmap stays off: 256 MiB of it made no difference beyond noise to appends of 1 KiB, and with mmap an I/O error
-    # raises SIGBUS instead of returning a result code.
+    # mmap stays off: 256 MiB of it made no difference beyond noise to appends of 1 KiB, and an I/O error under it is a
+    # SIGBUS instead of a result code.
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={mode}",
         uri=True,
@@ -224,7 +165,7 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
 def _commit(works: Sequence[Work[Any]], faults: Faults, connection: sqlite3.Connection) -> list[outcome.Outcome[Any]]:
     """Run works in order and return their answers once everything that succeeded is durable.
 
-    Nearly always no work raises, so the first attempt runs all works together, without the cost of a savepoint for
+    Nearly always no work raises, so the first attempt runs all works together, without the price of a savepoint for
     each. If one raised, the second attempt runs each under a savepoint. If the transaction itself failed (no room for
     one of them, a deferred constraint), each work gets a transaction of its own, so that a work that cannot be
     committed does not fail the others.
@@ -241,7 +182,7 @@ def _run_batch(
         try:
             return _transact(works, attempt, faults, connection)
         except Exception as error:  # the next attempt raises it again, and finds which work it belongs to
-            if _code(error) in _REFUSE_BATCH_CODES:
+            if _code(error) == sqlite3.SQLITE_BUSY:  # a transaction for each would wait just as long, each
                 return [outcome.Error(_refusal(error)) for _ in works]
     answers: list[outcome.Outcome[Any]] = []
     for work in works:
@@ -249,8 +190,6 @@ def _run_batch(
             answers += _transact([work], _run, faults, connection)
         except Exception as error:
             answers.append(outcome.Error(_refusal(error)))
-            if _code(error) in _DAMAGE_CODES:
-                return answers + [outcome.Error(_refusal(error)) for _ in works[len(answers) :]]
     return answers
 
 
@@ -315,10 +254,10 @@ def _code(error: BaseException) -> int:
 
 
 def _refusal(error: Exception) -> Exception:
-    """Return the error that the caller is to see: StorageUnavailable for a failing disk or a damaged database."""
-    if _code(error) not in _STORAGE_CODES | _DAMAGE_CODES:
+    """Return the error that the caller is to see: StorageUnavailable for a failing disk, otherwise `error`."""
+    if _code(error) not in _STORAGE_CODES:
         return error
-    refusal = damaged(str(error)) if _code(error) in _DAMAGE_CODES else StorageUnavailable()
+    refusal = StorageUnavailable()
     refusal.__cause__ = error
     return refusal
 

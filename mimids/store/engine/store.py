@@ -6,7 +6,7 @@ runs on a thread of its own, and is handed a whole batch or a whole snapshot at 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import Any, Protocol, TypeVar, cast
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 WAITING_WRITES = 256  # jobs in the queue between `write` and the writer; when it is full, `write` waits for room
 BATCH_JOBS = 512  # jobs in one transaction: those in the queue, and the senders that waited for room
-GATHERING_PASSES = 4  # of the event loop, before a batch smaller than the last: more jobs may arrive meanwhile
+GATHERING_PASSES = 4  # of the event loop, before a batch smaller than the last one: to include what arrives meanwhile
 
 
 class StoreWriter(Protocol):
@@ -41,7 +41,7 @@ class StoreReader(Protocol):
 
 @attrs.frozen
 class StoreStatistics:
-    """What the store has done since it was opened, and how many works wait for it."""
+    """What the store has done since it was opened, and how much waits for it."""
 
     waiting_writes: int
     waiting_reads: int
@@ -49,8 +49,7 @@ class StoreStatistics:
     commits: int  # batches
     reads: int
     storage_failures: int  # writes answered StorageUnavailable
-    writable: bool  # whether the last batch met no failing disk, and the database is not damaged
-    damage: str  # what is wrong with the database, "" if nothing is known
+    writable: bool  # whether the last batch met no failing disk
 
 
 @attrs.define(eq=False)
@@ -67,16 +66,8 @@ class _Job:
 class Store:
     """The writer's queue and the readers of one database, made by `open_store`; `run` commits the queue."""
 
-    def __init__(
-        self,
-        writer: StoreWriter,
-        readers: Sequence[StoreReader],
-        *,
-        on_damage: Callable[[str], None] = lambda damage: None,
-    ) -> None:
+    def __init__(self, writer: StoreWriter, readers: Sequence[StoreReader]) -> None:
         self._writer = writer
-        self._on_damage = on_damage
-        self._damage = ""
         self._arrivals, self._waiting = trio.open_memory_channel[_Job](WAITING_WRITES)
         self._give_back: trio.MemorySendChannel[StoreReader]
         self._idle: trio.MemoryReceiveChannel[StoreReader]
@@ -99,7 +90,7 @@ class Store:
 
         Waits while WAITING_WRITES others wait. Raises ShuttingDown once the writer has stopped, and StorageUnavailable
         when the disk refuses the write: then nothing of it remains, unless the machine crashes while a failing disk
-        holds half of the batch. After the database was found damaged, every write is refused with StorageUnavailable.
+        holds half of the batch.
         """
         job = _Job(work)
         try:
@@ -121,8 +112,8 @@ class Store:
     async def write_or_refuse(self, work: Work[T | MimiError]) -> T:
         """Write as `write_shielded` does, and raise the `MimiError` that `work` returns.
 
-        Everything that a work wrote before it returned a refusal is committed. So a work that refuses must have written
-        nothing, or only rows that may stay. `refusable` turns a work that raises its refusal into one that returns it.
+        What a work wrote before it returned a refusal is committed: it must have written nothing by then, or only
+        what may stay. `refusable` turns a work that raises its refusal into one that returns it.
         """
         answer = await self.write_shielded(work)
         if isinstance(answer, MimiError):
@@ -141,8 +132,6 @@ class Store:
         finally:
             self._give_back.send_nowait(reader)
         self._reads += 1
-        if isinstance(answer, outcome.Error):
-            self._note_damage(answer.error)
         return answer.unwrap()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -159,11 +148,7 @@ class Store:
                     for _ in range(GATHERING_PASSES):
                         await trio.lowlevel.checkpoint()
                 batch += islice(self._waiting_nowait(), BATCH_JOBS - 1)
-                answers = (
-                    [outcome.Error(damaged(self._damage)) for _ in batch]
-                    if self._damage
-                    else await self._writer.commit([job.work for job in batch])
-                )
+                answers = await self._writer.commit([job.work for job in batch])
                 self._count(answers)
                 for job, answer in zip(batch, answers, strict=True):
                     job.finish(answer)
@@ -183,8 +168,7 @@ class Store:
             commits=self._commits,
             reads=self._reads,
             storage_failures=self._storage_failures,
-            writable=self._writable and not self._damage,
-            damage=self._damage,
+            writable=self._writable,
         )
 
     def _waiting_nowait(self) -> Iterator[_Job]:
@@ -198,18 +182,3 @@ class Store:
         self._commits += 1
         self._storage_failures += failures
         self._writable = not failures
-        for answer in answers if failures else ():
-            self._note_damage(answer.error if isinstance(answer, outcome.Error) else None)
-
-    def _note_damage(self, error: BaseException | None) -> None:
-        """Stop writing if an error shows that the database is damaged: more writes could make it worse."""
-        if isinstance(error, StorageUnavailable) and error.damage and not self._damage:
-            self._damage = error.damage
-            self._on_damage(error.damage)
-
-
-def damaged(damage: str) -> StorageUnavailable:
-    """Return the refusal of a damaged database; `damage` is for the operator, the caller does not see it."""
-    refusal = StorageUnavailable("the database is damaged, and its operator has to restore it")
-    refusal.damage = damage
-    return refusal

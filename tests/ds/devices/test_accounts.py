@@ -80,8 +80,8 @@ async def test_what_is_not_there_is_not_found(path: Path) -> None:
         for work in (
             lambda tx: find_user(tx, PROVIDER, "nobody"),
             lambda tx: find_user(tx, PROVIDER, "mimi://a.example/u/bob"),
-            lambda tx: remove_user(tx, PROVIDER, "nobody", rig.clock.now()),
-            lambda tx: remove_device(tx, PROVIDER, "bob", "laptop", rig.clock.now()),
+            lambda tx: remove_user(tx, PROVIDER, "nobody"),
+            lambda tx: remove_device(tx, PROVIDER, "bob", "laptop"),
             lambda tx: add_device(tx, PROVIDER, "nobody", "phone", rig.clock.now()),
         ):
             with pytest.raises(NotFound):
@@ -109,7 +109,7 @@ async def test_a_removed_device_is_a_stranger_at_once(path: Path) -> None:
         new = await rig.store.write(lambda tx: add_device(tx, PROVIDER, "bob", "laptop", rig.clock.now()))
         token = Secret(new.token.encode())
         assert await devices.authenticate(token) is not None
-        await rig.store.write(lambda tx: remove_device(tx, PROVIDER, "bob", "laptop", rig.clock.now()))
+        await rig.store.write(lambda tx: remove_device(tx, PROVIDER, "bob", "laptop"))
         devices.forget()
         assert await devices.authenticate(token) is None
 
@@ -136,7 +136,7 @@ async def test_a_look_that_began_before_a_removal_is_not_remembered(path: Path) 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(devices.authenticate, token)
             await entered.wait()
-            await rig.store.write(lambda tx: remove_device(tx, PROVIDER, "bob", "laptop", rig.clock.now()))
+            await rig.store.write(lambda tx: remove_device(tx, PROVIDER, "bob", "laptop"))
             devices.forget()
             leave.set()
         devices._store = rig.store
@@ -149,7 +149,7 @@ async def test_with_a_user_go_its_devices_tokens_and_stock_and_what_was_uploaded
         own = packages(device.user_id, 2)
         await rig.key_packages.upload(device, own)
         token = await rig.token()
-        await rig.store.write(lambda tx: remove_user(tx, PROVIDER, "bob", rig.clock.now()))
+        await rig.store.write(lambda tx: remove_user(tx, PROVIDER, "bob"))
         assert await rig.left() == 0
         (refused,) = await rig.key_packages.claim([ask(token)])
         assert isinstance(refused, ClaimOutcome)

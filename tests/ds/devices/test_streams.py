@@ -2,32 +2,87 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
 
+from mimids.ds.devices.streams import DeviceGone
 from mimids.errors import QuotaExceeded
 from mimids.mls.welcome import Welcome
 from mimids.store import providers, welcomes
 from mimids.store.engine.transaction import Tx
-from mimids.values import Milliseconds
+from mimids.values import Device, Milliseconds
+from mimids.wire.declare import decode, encode
 from mimids.wire.messages import (
     Ack,
+    Frame,
+    FrameBody,
     FrameType,
     InboxWelcome,
+    Messages,
     Result,
     Send,
     SendRequest,
     SendResponse,
     Withdraw,
 )
-from tests.support.device_streams import Wire, heard, streaming
-from tests.support.federation import Room, device, federated, present
+from tests.support.federation import Room, device, federated, present, said
 from tests.support.provider import Assembled
 from tests.support.stored import count, until
 from tests.vectors import load_lines
+
+
+class Wire:
+    """The device's end of a stream; `slow` lets what is sent to it wait."""
+
+    def __init__(self) -> None:
+        self._to_server, self._from_device = trio.open_memory_channel[bytes](0)
+        self._to_device, self._from_server = trio.open_memory_channel[bytes](0)
+        self.delivered = 0
+
+    async def receive(self) -> bytes:
+        try:
+            return await self._from_device.receive()
+        except trio.EndOfChannel:
+            raise DeviceGone from None
+
+    async def send(self, frame: bytes) -> None:
+        await self._to_device.send(frame)
+        self.delivered += 1
+
+    async def say(self, type_: FrameType, body: FrameBody, frame: int = 7) -> None:
+        await self._to_server.send(encode(Frame(frame, type_, body)))
+
+    async def say_octets(self, octets: bytes) -> None:
+        await self._to_server.send(octets)
+
+    async def hear(self) -> Frame:
+        with trio.fail_after(10):
+            return decode(Frame, await self._from_server.receive())
+
+    def hang_up(self) -> None:
+        self._to_server.close()
+
+
+@asynccontextmanager
+async def streaming(provider: Assembled, who: Device) -> AsyncIterator[Wire]:
+    wire = Wire()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(provider.services.streams.serve, who, wire)
+        yield wire
+        wire.hang_up()
+
+
+async def heard(wire: Wire) -> tuple[int, list[str]]:
+    """Return the counter and texts of the next messages."""
+    frame = await wire.hear()
+    assert isinstance(frame.body, Messages), frame
+    assert frame.id == 0
+    return frame.body.epoch.counter, said(frame.body.epoch.epoch.messages)
 
 
 async def test_a_stream_resumes_from_a_counter_and_goes_on_live(tmp_path: Path) -> None:

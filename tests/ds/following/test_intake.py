@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mimids.ds.following.receiver import FollowerStatistics
-from mimids.ds.following.requested_keys import RequestedKeys
+from mimids.ds.following.receiver import EpochReceiver, FollowerStatistics, RequestedKeys
 from mimids.values import DeviceRow
-from mimids.wire.ids import NO_LONGER_FOLLOWED, Counter, PartitionKey, ProviderId
+from mimids.wire.ids import NO_LONGER_FOLLOWED, Counter, GroupId, PartitionKey, ProviderId
 from mimids.wire.messages import CommitHint, Epoch, GroupInfoResponse, Message, PushedEpoch, PushRequest
-from tests.support.federation import Room, device
-from tests.support.followers import HUB, epoch, follower
-from tests.support.provider import Assembled
+from tests.support.federation import COMMIT, Room, device
+from tests.support.provider import Assembled, Authority, assembled
 from tests.support.recordings import Recorded, Recording
 
+HUB = ProviderId("b.example")
 RECORDINGS = ("public", "private", "policy", "rules", "rooms", "suite-2", "suite-5")
 TABLES = {
     "groups": "group_id, version, cipher_suite, encrypted_handshakes, unmatched_bytes",
@@ -29,8 +29,28 @@ TABLES = {
 }
 
 
+@asynccontextmanager
+async def follower(directory: Path, group_id: GroupId) -> AsyncIterator[tuple[Assembled, EpochReceiver]]:
+    """Run a provider with a device that takes part in a group of the hub."""
+    config = Authority(directory).config("a.example", federation={"allow": [HUB]})
+    async with assembled(config) as running:
+        await running.add_device()
+        await running.services.following.note_sent(device(running), HUB, group_id, [])
+        yield running, running.services.epoch_receiver
+
+
 async def rows(running: Assembled, sql: str) -> list[tuple[Any, ...]]:
     return await running.services.store.read(lambda tx: tx.all(sql))
+
+
+def epoch(
+    room: Room, key: PartitionKey, texts: Sequence[str], counter: int = 0, next_key: PartitionKey | None = None
+) -> PushedEpoch:
+    """Return an epoch of application messages, or of commits that lead to `next_key`."""
+    hint = None if next_key is None else CommitHint(next_key.mask(32), None)
+    kind = {} if next_key is None else {"kind": COMMIT}
+    messages = tuple(Message(room.message(text, **kind), hint) for text in texts)
+    return PushedEpoch(room.group_id, key.mask(32), Counter(counter), None, Epoch(messages))
 
 
 # --- by hand ------------------------------------------------------------------------------------------------------
@@ -77,11 +97,10 @@ async def test_a_commit_attaches_no_partition_of_another_group(tmp_path: Path) -
 def test_the_key_that_was_requested_longest_ago_is_forgotten_first() -> None:
     requested, keys = RequestedKeys(6), [Room.new_key() for _ in range(3)]
     for key, row in zip((keys[0], keys[1], keys[0], keys[2]), (1, 2, 1, 1), strict=True):
-        requested.add(HUB, key.masks(), DeviceRow(row))
-    assert [requested.device_of(HUB, key.mask(32)) for key in keys] == [1, None, 1]
-    assert requested.device_of(ProviderId("c.example"), keys[0].mask(32)) is None
+        requested.add(key.masks(), DeviceRow(row))
+    assert [requested.device_of(key.mask(32)) for key in keys] == [1, None, 1]
     requested.forget_device(DeviceRow(1))
-    assert [requested.device_of(HUB, key.mask(32)) for key in keys] == [None, None, None]
+    assert [requested.device_of(key.mask(32)) for key in keys] == [None, None, None]
 
 
 # --- recorded conversations ---------------------------------------------------------------------------------------

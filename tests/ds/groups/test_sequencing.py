@@ -471,8 +471,7 @@ async def test_a_send_that_is_cancelled_at_any_step_is_stored_whole_or_not_at_al
         step += 1
         database = tmp_path / f"{step}"
         migrate(database)
-        allowed = {"allow": ["b.example", "c.example"]}
-        config = parse({"provider": A, "data_dir": str(tmp_path), "federation": allowed}, tmp_path)
+        config = parse({"provider": A, "data_dir": str(tmp_path)}, tmp_path)
         async with open_store(database) as store, trio.open_nursery() as jobs:
             await jobs.start(store.run)
             hub = LocalHub(config, store, stopped_clock(), MlsJudge(States()), Notifier())

@@ -10,7 +10,6 @@ import trio.testing
 
 from mimids.ds.key_packages.gateway_keys import KeysAnswer
 from mimids.ds.key_packages.relay import OwnGateway, Relay, RelayBounds
-from mimids.ds.limits.new_providers import NewProviders
 from mimids.ds.limits.rates import Rate
 from mimids.ds.ports import PeerAnswer, RelayedAnswer
 from mimids.errors import (
@@ -69,11 +68,9 @@ async def our_gateway(message: bytes) -> bytes:
 
 
 def relay(peers: FakePeers, clock: MovableClock | None = None, **bounds: Any) -> Relay:
-    clock = clock or stopped_clock(NOW)
-    new_providers = NewProviders(bounds.pop("new_providers", UNLIMITED), UNLIMITED, clock)
-    chosen = RelayBounds(**{"fetches": UNLIMITED, **bounds})
+    chosen = RelayBounds(**{"fetches": UNLIMITED, "new_providers": UNLIMITED, **bounds})
     local = OwnGateway(provider=A, answer=our_gateway, keys=lambda: KeysAnswer(b"our keys", "our signature", 60))
-    return Relay(peers, clock, local, lambda provider: provider in (B, C), chosen, new_providers)
+    return Relay(peers, clock or stopped_clock(NOW), local, lambda provider: provider in (B, C), chosen)
 
 
 async def test_a_request_goes_to_the_gateway_and_its_answer_back_as_they_are() -> None:
@@ -275,10 +272,10 @@ async def test_nothing_that_it_keeps_joins_a_device_with_a_target() -> None:
         new_providers=Rate("device_new_providers_per_day", 1, 100),
     )
     await own.ohttp_keys(PHONE, B)
-    for table in (own._fetches._buckets, own._new_providers._devices._buckets):
+    for table in (own._fetches._buckets, own._new_providers._buckets):
         assert list(table) == [str(PHONE)]
         assert B not in repr(table)
-    assert list(own._new_providers._known) == list(own._keys) == [B]
+    assert list(own._contacted) == list(own._keys) == [B]
     assert set(vars(own)) == {
         "_peers",
         "_clock",
@@ -287,6 +284,7 @@ async def test_nothing_that_it_keeps_joins_a_device_with_a_target() -> None:
         "_bounds",
         "_fetches",
         "_new_providers",
+        "_contacted",
         "_keys",
         "_at_once",
     }

@@ -151,7 +151,7 @@ async def test_every_refusal_is_the_same_bytes_after_the_same_statements(path: P
 
         traces = [await statements(encode(request)) for request in requests]
         assert all(trace == traces[0] for trace in traces)
-        assert len(traces[0]) == 5
+        assert len(traces[0]) == 4
         assert len(await statements(encode(ask(good)))) > 4
 
 

@@ -280,7 +280,7 @@ async def test_expired_welcomes_are_dropped_and_their_bodies_with_the_last_of_th
             welcomes.settle_outgoing(tx, 3, "delivered", None)
             for number in (1, 2):  # of the same bodies, two for a device of ours; one is acknowledged
                 welcomes.put_in_inbox(tx, DeviceRow(1), number, 1, start)
-            welcomes.acknowledge(tx, DeviceRow(1), [2], start)
+            welcomes.acknowledge(tx, DeviceRow(1), 2, start)
 
         await services.store.write(queue)
         states = "SELECT state FROM outgoing_welcomes ORDER BY id"

@@ -17,14 +17,14 @@ from wsproto.events import (
 )
 from wsproto.extensions import PerMessageDeflate
 
-from mimids.http.server.buffers import Buffers
 from mimids.http.server.connection import (
+    ConnectionLimits,
+    ListenerState,
     Receive,
     Scope,
     Send,
     ServerConnection,
 )
-from mimids.http.server.listener_state import ConnectionLimits, ListenerState
 from tests.support.listening import (
     GET,
     Authority,
@@ -67,7 +67,7 @@ async def test_pipelined_requests_are_answered_in_order(start: Start) -> None:
 
 async def test_head_and_body_of_an_answer_are_sent_in_one_write() -> None:
     ours, theirs = trio.socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # one packet for each send
-    shared = ListenerState("client", None, ConnectionLimits(), logging.getLogger(), Buffers())
+    shared = ListenerState("client", None, ConnectionLimits(), logging.getLogger())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ServerConnection(echo, shared, ours).run)
         for _ in range(2):

@@ -9,7 +9,7 @@ from mimids.ds.groups.judging import Judged, MlsJudge
 from mimids.ds.groups.sequencing.partition_writer import PartitionWriter, PartitionWriters
 from mimids.ds.groups.sequencing.submitter import Submitter
 from mimids.ds.groups.states import mask_of
-from mimids.ds.groups.welcome_rows import WelcomeQueue, sender_number
+from mimids.ds.groups.welcome_rows import check_welcome, queue_welcome
 from mimids.ds.limits.quotas import SenderQuotas
 from mimids.errors import PartitionExists
 from mimids.mls.knowledge import Knowledge
@@ -23,7 +23,7 @@ from mimids.wire.messages import CommitData
 
 @attrs.frozen
 class Opening:
-    """Where a commit leads, determined before anything is written."""
+    """Where a commit leads, found out before anything is written."""
 
     child: Child
     knowledge: Knowledge  # of the child's state
@@ -31,7 +31,7 @@ class Opening:
 
 
 class CommitSequencer:
-    """Determines where a commit leads, and opens the partition once the commit is appended."""
+    """Checks where a commit leads, and opens the partition once the commit is appended."""
 
     def __init__(
         self,
@@ -40,7 +40,6 @@ class CommitSequencer:
         submitter: Submitter,
         mls: MlsJudge,
         quotas: SenderQuotas,
-        welcomes: WelcomeQueue,
     ) -> None:
         self._tx = appender.tx
         self._appender = appender
@@ -48,8 +47,6 @@ class CommitSequencer:
         self._submitter = submitter
         self._mls = mls
         self._quotas = quotas
-        self._welcomes = welcomes
-        self._sender = sender_number(submitter.provider, submitter.device)
 
     def check(self, group: Group, writer: PartitionWriter, judged: Judged, data: CommitData) -> Opening:
         """Return where a commit leads.
@@ -70,7 +67,7 @@ class CommitSequencer:
             self._quotas.check_branches(group.id)
         knowledge = self._mls.after_commit(judged, data.group_info)
         if data.welcome_data is not None:
-            self._welcomes.check(self._tx, data.welcome_data, group, self._sender)
+            check_welcome(data.welcome_data, group)
         masked_key = existing.masked_key if existing else mask_of(group, masks)
         child = Child(masked_key=masked_key, existing=existing, detached=writer.partition.detached)
         return Opening(child, knowledge, judged)
@@ -94,8 +91,7 @@ class CommitSequencer:
         if data.welcome_data is None:
             return False
         # RFC 9420 section 14: a Welcome goes out only once its commit is accepted.
-        now = self._appender.now
-        self._welcomes.queue(self._tx, data.welcome_data, row, sender=self._sender, held=not first, now=now)
+        queue_welcome(self._tx, data.welcome_data, row, held=not first, now=self._appender.now)
         return first
 
     def _drop_group_infos(self, group: Group) -> None:
@@ -104,7 +100,7 @@ class CommitSequencer:
         Only branches that carry no message lose theirs (semantics: limits-and-retention); the commit that is being
         sequenced keeps its own.
         """
-        self._appender.flush()  # otherwise a branch whose messages are pending would seem to have none
+        self._appender.flush()  # or a branch whose messages are still pending would seem to carry none
         for row, opened_by in self._quotas.group_infos_to_drop(group.id):
             if opened_by != self._appender.seq:
                 partitions.set_group_info(self._tx, row, None)
@@ -114,6 +110,6 @@ class CommitSequencer:
     def _has_open_siblings(self, parent: Partition) -> bool:
         """Tell whether an earlier commit of the partition leads to a branch that is not terminated.
 
-        If so, the Welcome of this commit is held (semantics: welcomes-and-leaving).
+        Then the Welcome of this one is held (semantics: welcomes-and-leaving).
         """
         return any(not child.terminated for child in partitions.children(self._tx, parent.id)[:-1])

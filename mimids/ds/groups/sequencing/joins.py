@@ -1,4 +1,4 @@
-"""Finding the partition that an external commit is for: its sender has no partition key yet."""
+"""Which partition an external commit is for: its sender holds no partition key yet."""
 
 from __future__ import annotations
 

@@ -31,11 +31,11 @@ class PartitionWriter(PartitionEnd):
     opened_here: bool  # in this transaction
     stored: dict[bytes, AcceptedMessage | None] = attrs.field(factory=dict)  # earlier messages that were looked up
     answers: dict[bytes, Answer] = attrs.field(factory=dict)  # of the messages of this transaction, by digest
-    followed: bool = False  # the sender follows the partition, or need not follow it
+    followed: bool = False  # the sender follows the partition, or needs not
     judged_for: GroupId | None = None  # the group, once an application message of the sender was accepted here
 
     def find_repeat(self, tx: Tx, digest: bytes) -> Answer | None:
-        """Return the answer that this message got before; None if the message is new."""
+        """Return the answer that this message got before; None if it is new."""
         answer = self.answers.get(digest)
         if answer is not None:
             return answer
@@ -65,7 +65,7 @@ class PartitionWriters:
         self._quotas = quotas
         self._now = now
         self._by_row: dict[int, PartitionWriter] = {}
-        self._by_key: dict[bytes, PartitionWriter] = {}  # raw keys, kept until the transaction ends
+        self._by_key: dict[bytes, PartitionWriter] = {}  # raw keys, kept as long as the transaction
 
     def known(self, key: PartitionKey) -> PartitionWriter | None:
         """Return the writer of a key that this transaction has looked up before."""
@@ -85,9 +85,9 @@ class PartitionWriters:
         return writer
 
     def look_up_repeats(self, requests: Sequence[SendRequest], digests: Sequence[bytes]) -> None:
-        """Find out, with few statements, which messages of a batch are repeats."""
+        """Find out for all messages of a batch which are repeats, in few statements."""
         if len(requests) == 1:
-            return  # a single message is looked up when it is sequenced
+            return  # it is looked up when it is sequenced
         by_key: dict[bytes, list[bytes]] = {}
         for request, digest in zip(requests, digests, strict=True):
             by_key.setdefault(request.partition_key.reveal(), []).append(digest)
@@ -100,7 +100,7 @@ class PartitionWriters:
     def find_or_open(self, key: PartitionKey, group: Group) -> PartitionWriter:
         """Return the writer of a key; an unknown key opens a detached partition (semantics: partitions-and-forks).
 
-        Raises `PartitionExists` if the key belongs to another group, and `QuotaExceeded`.
+        Raises `PartitionExists` if the key is that of another group, and `QuotaExceeded`.
         """
         writer = self.known(key)
         if writer is None:

@@ -23,7 +23,7 @@ def remember_refusal(
 ) -> None:
     """Store the reference of a proposal that was refused for its content.
 
-    Nothing is stored for a temporary refusal (a rate, an epoch), or for a refusal because of who sent the proposal.
+    A refusal for the moment (a rate, an epoch) or for who brought the proposal is not stored.
     """
     public = message.message
     if not isinstance(public, PublicMessage) or public.content_type is not ContentType.PROPOSAL:

@@ -1,7 +1,7 @@
-"""Sequencing within one transaction.
+"""One transaction's worth of sequencing.
 
 The sequencer runs inside a transaction and is not a job: a `SequencingTransaction` takes messages in order, accepts or
-refuses each as a whole, and `finish` writes what was accepted. Nothing of a refused message is written, except the
+refuses each as a whole, and `finish` writes what was accepted. Of a refused message nothing is written but the
 reference of a proposal. The caller answers the sender after the commit, when the messages are durable.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Final
 
 import attrs
 
@@ -24,7 +23,6 @@ from mimids.ds.groups.sequencing.joins import partition_of_join
 from mimids.ds.groups.sequencing.partition_writer import PartitionWriter, PartitionWriters
 from mimids.ds.groups.sequencing.refused_proposals import remember_refusal
 from mimids.ds.groups.sequencing.submitter import Submitter
-from mimids.ds.groups.welcome_rows import WelcomeQueue
 from mimids.ds.limits.quotas import SenderQuotas
 from mimids.ds.limits.sizes import check_sizes
 from mimids.errors import (
@@ -32,7 +30,6 @@ from mimids.errors import (
     CommitDataDiffers,
     Malformed,
     MimiError,
-    QuotaExceeded,
     Recovering,
     TooLarge,
     UnknownGroup,
@@ -49,7 +46,7 @@ from mimids.store.groups import Group
 from mimids.store.partitions import Partition
 from mimids.store.welcomes import release_held
 from mimids.values import Milliseconds, Sender
-from mimids.wire.ids import LAST_COUNTER, MaskedPartitionKey, ProviderId
+from mimids.wire.ids import MaskedPartitionKey, ProviderId
 from mimids.wire.messages import (
     CommitData,
     ExternalJoinRequest,
@@ -59,9 +56,6 @@ from mimids.wire.messages import (
 )
 
 Outcome = SendResponse | MimiError
-
-# A partition takes no messages from this counter on. So one transaction never appends beyond the largest counter.
-FULL_COUNTER: Final = LAST_COUNTER - (1 << 20)
 
 
 @attrs.frozen
@@ -85,14 +79,12 @@ class SequencingTransaction:
         mls: MlsJudge,
         recent: Recent,
         limits: Limits,
-        welcomes: WelcomeQueue,
     ) -> None:
         self.tx = tx
         self._submitter = submitter = Submitter.of(tx, sender, provider)
         self._quotas = SenderQuotas(tx, limits, submitter.provider, submitter.device)
         self._mls = mls
         self._limits = limits
-        self._welcome_queue = welcomes
         self._policy = GroupPolicy(tx, mls.states, now, OWN)
         self._appender = MessageAppender(
             tx, now=now, provider=submitter.provider, device=submitter.device, recent=recent
@@ -104,9 +96,7 @@ class SequencingTransaction:
     @cached_property
     def _commits(self) -> CommitSequencer:
         """Made for the first commit, because most transactions have none."""
-        return CommitSequencer(
-            self._appender, self._writers, self._submitter, self._mls, self._quotas, self._welcome_queue
-        )
+        return CommitSequencer(self._appender, self._writers, self._submitter, self._mls, self._quotas)
 
     # --- the three ways in --------------------------------------------------------------------------------------
 
@@ -142,7 +132,7 @@ class SequencingTransaction:
     def propose(self, request: ExternalProposalRequest, default: Partition | None) -> Outcome:
         """Sequence a proposal from outside to the partition it names, or to `default` if it names none.
 
-        `default` is the partition whose GroupInfo the group-info request returns (semantics: joining-from-outside).
+        `default` is the partition that group-info answers for (semantics: joining-from-outside).
         """
         try:
             group, partition = self._target_of_proposal(request, default)
@@ -176,10 +166,10 @@ class SequencingTransaction:
             return error
 
     def _send_like_the_one_before(self, request: SendRequest, digest: bytes) -> SendResponse | None:
-        """Append an application message unjudged, if an earlier one to the same partition was judged.
+        """Append an application message without judging it, if one to the same partition was judged before it.
 
-        This is the fast path: nearly all messages of a batch take it. Returns None for every other message, for a
-        repeat, and for a message that would be refused: `_send` answers those.
+        This is the fast path: nearly all messages of a batch take it. Returns None for every other message, and for
+        one that is a repeat or would be refused: `_send` finds the answer to those.
         """
         writer = self._writers.known(request.partition_key)
         message, framed = request.message, request.message.message
@@ -245,7 +235,7 @@ class SequencingTransaction:
         *,
         has_key: bool = True,
     ) -> SendResponse:
-        """Append a message to a partition, or raise its refusal; `has_key` tells whether the sender has the key."""
+        """Give a message its place in a partition, or raise why it is refused; `has_key`: its sender has the key."""
         repeat = writer.find_repeat(self.tx, digest)
         if repeat is not None:  # checked before policy and termination (semantics: sequencing)
             response, opened = repeat
@@ -255,7 +245,7 @@ class SequencingTransaction:
         kind = self._check_message(writer.partition, message, data)
         judged, opening = self._judge(group, writer, message, data)
 
-        # Nothing below refuses the message.
+        # Nothing below refuses.
         response = self._append(writer, message, digest, kind, opening, data)
         if has_key and not writer.followed:
             self._submitter.follow(self.tx, writer.partition.id, writer.partition.parent)
@@ -272,12 +262,10 @@ class SequencingTransaction:
         return response
 
     def _check_message(self, partition: Partition, message: MLSMessage, data: CommitData | None) -> ContentType:
-        """Return the content type of a message; raise a refusal that does not depend on the group's state."""
+        """Return the content type of a message; raise why it is refused whatever the state of the group."""
         framed = message.message
         if partition.terminated:
             raise BranchTerminated
-        if partition.next_counter > FULL_COUNTER:
-            raise QuotaExceeded("partition_messages")
         if not isinstance(framed, PrivateMessage | PublicMessage):
             raise Malformed("not a group message")
         if partition.epoch is not None and framed.epoch != partition.epoch:
