@@ -14,64 +14,24 @@ import trio.testing
 from mimids.ds.groups import branches
 from mimids.ds.ports import PeerAnswer
 from mimids.errors import CertificateMismatch, MimiError, PeerUnavailable, RateLimited, WelcomeNotExpected
-from mimids.mls.code_points import WireFormat
-from mimids.mls.framing import MLSMessage
-from mimids.mls.proposals import HpkeCiphertext
-from mimids.mls.welcome import EncryptedGroupSecrets, Welcome
 from mimids.store import partitions, welcomes
 from mimids.store.engine.transaction import Tx
 from mimids.testing.clock import MovableClock
 from mimids.values import DeviceRow, Milliseconds
 from mimids.wire.declare import encode
-from mimids.wire.ids import MLS10, CipherSuite, KeyPackageRef, PartitionKey, ProviderId
-from mimids.wire.messages import CommitData, SendRequest, WelcomeData, WelcomeInitResponse
+from mimids.wire.ids import ProviderId
+from mimids.wire.messages import WelcomeInitResponse
 from tests.support.doubles import Called, stopped_clock
-from tests.support.federation import COMMIT, Room, device, federated
+from tests.support.federation import Room, federated
 from tests.support.provider import Assembled
 from tests.support.store_faults import set_faults
 from tests.support.stored import rows, until
+from tests.support.welcomes import REF, hand_out, has_states, invite, reaches
 
 A, B = "a.example", "b.example"
 INIT, WELCOME = "/ds/v1/welcome/init", "/ds/v1/welcome"
-REF = KeyPackageRef(b"of a KeyPackage of Bob's".ljust(32, b"."))
 
 Answer = Callable[[], Awaitable[PeerAnswer]]
-
-
-def welcome_to(*refs: KeyPackageRef) -> MLSMessage:
-    secrets = tuple(EncryptedGroupSecrets(ref, HpkeCiphertext(b"k", b"c")) for ref in refs)
-    return MLSMessage(MLS10, WireFormat.WELCOME, Welcome(CipherSuite(1), secrets, b"info"))
-
-
-async def invite(hub: Assembled, room: Room, to: str = B) -> PartitionKey:
-    """Let Alice add Bob with the first commit of a new group; return the key of the partition that it opens."""
-    following = room.new_key()
-    await hub.services.hub.create_group(room.creation(), device(hub))
-    data = CommitData(following, None, WelcomeData(welcome_to(REF), (ProviderId(to),)))
-    await hub.services.hub.send(SendRequest(room.message("add", kind=COMMIT), room.key, data), device(hub))
-    return following
-
-
-async def hand_out(provider: Assembled, ref: KeyPackageRef = REF) -> None:
-    """Store that a KeyPackage of the provider's first device was handed out."""
-    await provider.add_device("bob")
-    sql = (
-        "INSERT INTO key_package_refs (ref, init_key, device, version, cipher_suite, expires_at, claimed_at)"
-        " VALUES (?, ?, 1, 1, 1, ?, 1)"
-    )
-    await provider.services.store.write(lambda tx: tx.execute(sql, (ref, ref, 1 << 50)))
-
-
-async def states(hub: Assembled) -> list[str]:
-    return [row[0] for row in await rows(hub, "SELECT state FROM outgoing_welcomes ORDER BY id")]
-
-
-async def reaches(hub: Assembled, state: str) -> None:
-    await until(lambda: _is(hub, state))
-
-
-async def _is(hub: Assembled, *found: str) -> bool:
-    return await states(hub) == [*found]
 
 
 async def in_time(clock: MovableClock, check: Callable[[], Awaitable[object]]) -> None:
@@ -134,7 +94,7 @@ async def test_a_full_disk_ends_neither_the_job_nor_a_welcome(path: str, tmp_pat
         assert len(route.called) < 10, "it is not tried all the time"
         route.instead.clear()
         disk.full = False
-        await in_time(clock, lambda: _is(hub, "delivered"))
+        await in_time(clock, lambda: has_states(hub, "delivered"))
         assert len(await follower.services.incoming_welcomes.inbox(DeviceRow(1))) == 1
 
 
@@ -153,7 +113,7 @@ async def test_our_full_disk_does_not_refuse_a_welcome_for_our_own_user(tmp_path
             await jobs.start(hub.services.outgoing_welcomes.run)
             await trio.testing.wait_all_tasks_blocked(0.05)
             disk.full = False
-            await in_time(clock, lambda: _is(hub, "delivered"))
+            await in_time(clock, lambda: has_states(hub, "delivered"))
             assert len(await hub.services.incoming_welcomes.inbox(DeviceRow(1))) == 1
             jobs.cancel_scope.cancel()
 
@@ -175,7 +135,7 @@ async def test_an_error_that_may_pass_does_not_refuse_a_welcome_for_good(
         await invite(hub, Room())
         await until(lambda: rows(hub, "SELECT 1 FROM outgoing_welcomes WHERE failures = 1"))
         route.instead.clear()
-        await in_time(clock, lambda: _is(hub, "delivered"))
+        await in_time(clock, lambda: has_states(hub, "delivered"))
 
 
 async def test_a_provider_that_forgot_the_offer_it_accepted_is_asked_again(tmp_path: Path) -> None:
@@ -192,7 +152,7 @@ async def test_a_provider_that_forgot_the_offer_it_accepted_is_asked_again(tmp_p
         await hand_out(follower)
         await invite(hub, Room())
         await until(lambda: rows(hub, "SELECT 1 FROM outgoing_welcomes WHERE failures = 1"))
-        await in_time(clock, lambda: _is(hub, "delivered"))
+        await in_time(clock, lambda: has_states(hub, "delivered"))
         assert route.called[:5] == [INIT, WELCOME, WELCOME, INIT, WELCOME]
 
 
@@ -253,7 +213,7 @@ async def test_a_welcome_that_expires_while_it_is_offered_is_not_sent(tmp_path: 
         route.instead[INIT] = gives_up
         await hand_out(follower)
         await invite(hub, Room())
-        await until(lambda: _is(hub))
+        await until(lambda: has_states(hub))
         await invite(hub, Room("another"), A)  # the job still runs
         await reaches(hub, "refused")  # this provider has no user Bob
         assert WELCOME not in route.called
