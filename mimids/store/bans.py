@@ -95,9 +95,3 @@ def muted_users(tx: Tx, users: Iterable[UserId], group_id: GroupId, now: Millise
     """Return which of these users are muted in a group."""
     sql = f"SELECT 1 FROM mutes WHERE user_id = ? AND group_id IN (?, ?) AND {_IN_FORCE}"
     return frozenset(user for user in users if tx.one(sql, (user, group_id, EVERY_GROUP, now)) is not None)
-
-
-def drop_ended(tx: Tx, now: Milliseconds) -> None:
-    """Delete expired bans and mutes."""
-    tx.execute("DELETE FROM bans WHERE expires_at <= ?", (now,))
-    tx.execute("DELETE FROM mutes WHERE expires_at <= ?", (now,))

@@ -111,9 +111,3 @@ def suspend(tx: Tx, provider: int, partition: int, why: str) -> None:
 def end(tx: Tx, provider: int, partition: int) -> None:
     """Remove a follower of a partition; it follows again once it presents the key or gets a Welcome."""
     tx.execute("DELETE FROM follows WHERE provider = ? AND partition = ?", (provider, partition))
-
-
-def followers_of(tx: Tx, partition: int) -> list[int]:
-    """Return the providers that follow a partition."""
-    rows = tx.all("SELECT provider FROM follows WHERE partition = ?", (partition,))
-    return [row[0] for row in rows]

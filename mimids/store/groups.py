@@ -51,13 +51,6 @@ def group_by_row(tx: Tx, row: int) -> Group:
     return found
 
 
-def every_group(tx: Tx, hub: int | None = None) -> list[Group]:
-    """Return all groups, or those of one hub, oldest first."""
-    where, params = ("WHERE hub = ?", (hub,)) if hub is not None else ("", ())
-    rows = tx.all(f"SELECT {_COLUMNS} FROM groups {where} ORDER BY id", params)
-    return [group for row in rows if (group := _group(row)) is not None]
-
-
 def group_ids_of_hub(tx: Tx, hub: int, *, after: GroupId, limit: int) -> list[GroupId]:
     """Return a page of the ids of a hub's groups, those above `after`, in byte order."""
     rows = tx.all(
