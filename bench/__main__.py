@@ -5,7 +5,19 @@ from __future__ import annotations
 import subprocess
 import sys
 
-PARTS = ("startup", "floor", "store_floor", "ohttp", "key_packages", "fetches", "mls", "hub", "streams")
+PARTS = (
+    "startup",
+    "floor",
+    "store_floor",
+    "ohttp",
+    "key_packages",
+    "fetches",
+    "mls",
+    "hub",
+    "streams",
+    "abuse",
+    "many_followers",
+)
 
 
 def main() -> int:

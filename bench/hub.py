@@ -3,7 +3,7 @@
 - Application messages of 1 KiB through send-batch, pushed to two followers, compared with the store floor and the echo
   floor.
 - Signed proposals through send-batch, compared with bare verifications of as many signatures.
-- Single sends of 1 KiB with 1, 16 and 256 in flight, compared with the echo floor.
+- Single sends of 1 KiB with 1, 16 and 256 in flight, and sends forwarded to another hub, compared with the echo floor.
 
     python -m bench.hub
 """
@@ -24,6 +24,7 @@ import trio
 from bench import store_floor
 from bench.floor import cpu_seconds, echo_floor
 from bench.mls import made_up
+from bench.versus_side import two_providers
 from mimids.client import Device
 from mimids.mls.code_points import WireFormat
 from mimids.mls.framing import MLSMessage, PublicMessage
@@ -164,6 +165,17 @@ def single_sends(in_flight: int, messages: int = 3000) -> float:
         return trio.run(send_all)
 
 
+def forwarded_sends(*, tls: bool, messages: int = 1500, warm_up: int = 200) -> float:
+    """Return sends for each CPU second of the device's provider and the hub together, with 16 requests in flight.
+
+    `tls` is for the connections of devices. Providers always use TLS between them.
+    """
+    with two_providers([], client_tls=tls) as side:
+        side.forwarded_send(warm_up)
+        spent, count = side.forwarded_send(messages)
+        return count / spent
+
+
 def sends_beside_a_load(members: int = 10_000) -> tuple[float, float]:
     """Return the 99th percentile of sends while a large group is created, and how long the creation took."""
     info = decode(MLSMessage, MLS10.to_bytes(2, "big") + WireFormat.GROUP_INFO.to_bytes(2, "big") + made_up(members))
@@ -236,6 +248,10 @@ def figures(rounds: int = 3) -> list[Figure]:
                 *(
                     Figure(f"single sends of 1 KiB, {n} in flight", single_sends(n), "the echo floor", echo)
                     for n in (1, 16, 256)
+                ),
+                *(
+                    Figure(f"forwarded sends, 16 in flight, {how}", forwarded_sends(tls=tls), "the echo floor", echo)
+                    for how, tls in (("TLS", True), ("plain HTTP from devices", False))
                 ),
             ]
         )

@@ -69,12 +69,12 @@ async def measure(directory: Path, *, requests: int, rounds: int, in_flight: int
         rules = StockRules(max_lifetime_seconds=1)
         stock = KeyPackageStock(store, clock, Tokens(AbuseRule(claims=1 << 30)), rules)
         bounds = GatewayBounds(replay_rows=1 << 40, rate=Rate("none", 0, 0))
-        gateway = Gateway(store, clock, lambda: {1: PRIVATE}, stock, document, bounds)
+        gateway = Gateway(store, clock, lambda: {1: PRIVATE}, trio.lowlevel.checkpoint, stock, document, bounds)
         body = os.urandom(BODY_OCTETS)
 
         async def floor(message: bytes) -> None:
             hpke_alone(message, Aead.AES_128_GCM)
-            await store.write(lambda tx: tx.insert("INSERT INTO floor (body) VALUES (?)", (body,)))
+            await store.write(lambda tx: tx.insert("INSERT INTO floor (body) VALUES (?) RETURNING id", (body,)))
 
         figures = []
         for _ in range(rounds + 1):

@@ -17,6 +17,7 @@ from typing import Final
 
 import httpx
 
+PROVIDER: Final = "a.example"
 ROUNDS: Final = 5
 
 
@@ -25,9 +26,9 @@ def measure(directory: Path) -> tuple[float, float, float]:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-    flags = ["--provider", "a.example", "--public", address, "--client", "127.0.0.1:0", "--operator", "127.0.0.1:0"]
+    flags = ["--provider", PROVIDER, "--public", address, "--client", "127.0.0.1:0", "--operator", "127.0.0.1:0"]
     subprocess.run([sys.executable, "-m", "mimids", "init", str(directory), *flags], check=True, capture_output=True)
-    context = ssl.create_default_context()
+    url, context = f"https://{address}/.well-known/mimi-ds", ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     began = time.perf_counter()
     command = [sys.executable, "-m", "mimids", "serve", "--config", str(next(directory.glob("*.toml")))]
@@ -35,7 +36,7 @@ def measure(directory: Path) -> tuple[float, float, float]:
         try:
             while True:
                 try:
-                    httpx.get(f"https://{address}/.well-known/mimi-ds", verify=context).raise_for_status()
+                    httpx.get(url, headers={"host": PROVIDER}, verify=context).raise_for_status()
                     break
                 except httpx.TransportError:
                     time.sleep(0.01)

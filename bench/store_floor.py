@@ -74,7 +74,7 @@ async def _write_each(store: Store, body: bytes, remaining: Iterator[int]) -> No
 
 
 def _insert(body: bytes, tx: Tx) -> int:
-    return tx.insert("INSERT INTO messages (body) VALUES (?)", (body,))
+    return tx.insert("INSERT INTO messages (body) VALUES (?) RETURNING id", (body,))
 
 
 def main() -> None:

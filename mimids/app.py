@@ -9,24 +9,36 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from enum import Enum
+from functools import partial
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 import attrs
 import trio
 
+from mimids import causes
 from mimids.assembly import AssembledProvider, assemble, watched_files
+from mimids.causes import StartRefused
 from mimids.config import Config
 from mimids.ds.clock import SystemClock
 from mimids.ds.ports import Clock
+from mimids.ds.processes import StartedOnce
 from mimids.ds.services import Services
+from mimids.ds.upkeep.acknowledging import record_acknowledged
+from mimids.errors import StorageUnavailable
 from mimids.http.api.endpoints import Listener
 from mimids.http.peers.calls import HttpPeers, open_peers
 from mimids.http.server import certificates
 from mimids.http.server.listener import serve as listen
 from mimids.http.server.tls import CertificateFileError
 from mimids.listeners import SOCKET
-from mimids.store.engine.sqlite import open_store
-from mimids.telemetry import Telemetry, new_telemetry
+from mimids.reload import reload
+from mimids.store.damage import damage_says
+from mimids.store.engine.access import open_store
+from mimids.store.federation_rules import every_rule
+from mimids.telemetry import COUNT_SECONDS, Telemetry, new_telemetry
+
+AGAIN_SECONDS: Final = 1.0  # before a job starts again that the database has ended
 
 
 class JobCrashed(Exception):
@@ -38,7 +50,7 @@ class JobCrashed(Exception):
 
 
 class Stage(Enum):
-    """The order of starting; the order of stopping is the reverse. A job may use all jobs of earlier stages."""
+    """The stages start in this order and stop in the reverse order. A job may use all jobs of earlier stages."""
 
     STORE = 1
     WORK = 2
@@ -47,7 +59,7 @@ class Stage(Enum):
 
 @attrs.frozen
 class Job:
-    """A task of the tree. `run(provider, task_status=...)` calls `task_status.started` once others may rely on it."""
+    """A task of the tree. `run(provider, task_status=...)` calls `task_status.started` once the job is ready."""
 
     name: str
     stage: Stage
@@ -67,20 +79,35 @@ def _service(find: Callable[[Services], _LongRunning]) -> Callable[..., Awaitabl
     return run
 
 
+def _in_one_process(run: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    """Return the body of a job that runs in one of the processes of a provider at a time."""
+
+    async def run_alone(provider: AssembledProvider, *, task_status: trio.TaskStatus[None]) -> None:
+        await provider.services.processes.run_in_one_process(partial(run, provider), task_status=task_status)
+
+    return run_alone
+
+
+_KEYS: Final = {SOCKET: "operator_socket"}  # the keys of [listen] that have another name than their listener
+
+
 def _listener(name: str) -> Callable[..., Awaitable[None]]:
     """Return the body of a job that runs one listener of the provider."""
 
     async def run(provider: AssembledProvider, *, task_status: trio.TaskStatus[Any]) -> None:
         services = provider.services
         spec = provider.listeners[name]
-        await listen(
-            spec.app,
-            spec.bind,
-            drain=provider.drain,
-            drain_seconds=services.config.listen.drain_seconds,
-            log=services.telemetry.logger,
-            task_status=task_status,
-        )
+        try:
+            await listen(
+                spec.app,
+                spec.bind,
+                drain=provider.drain,
+                drain_seconds=services.config.listen.drain_seconds,
+                log=services.telemetry.logger,
+                task_status=task_status,
+            )
+        except (OSError, ValueError) as error:  # once a listener listens, its errors come in groups
+            raise StartRefused(causes.of_listener(_KEYS.get(name, name), spec.bind.address, error), error) from error
 
     return run
 
@@ -103,6 +130,23 @@ async def _watch_certificates(provider: AssembledProvider, *, task_status: trio.
     )
 
 
+async def _record_acknowledged(provider: AssembledProvider, *, task_status: trio.TaskStatus[None]) -> None:
+    services = provider.services
+    if isinstance(services.config.place, Path):
+        await record_acknowledged(services.store, services.config.place, task_status=task_status)
+    else:  # PostgreSQL notices by itself that its log is incomplete
+        task_status.started()
+        await trio.sleep_forever()
+
+
+async def _log_counts(provider: AssembledProvider, *, task_status: trio.TaskStatus[None]) -> None:
+    services = provider.services
+    task_status.started()
+    while True:
+        await services.clock.sleep(COUNT_SECONDS)
+        services.telemetry.log_counts()
+
+
 async def _recover(provider: AssembledProvider, *, task_status: trio.TaskStatus[None]) -> None:
     services = provider.services
     async with trio.open_nursery() as recovering:
@@ -112,17 +156,23 @@ async def _recover(provider: AssembledProvider, *, task_status: trio.TaskStatus[
 
 JOBS: Final[tuple[Job, ...]] = (
     Job("store-writer", Stage.STORE, _service(lambda services: services.store)),
+    Job("processes", Stage.STORE, _service(lambda services: services.processes)),
     Job("ohttp-keys", Stage.WORK, _service(lambda services: services.ohttp_keys)),
-    Job("welcomes", Stage.WORK, _service(lambda services: services.outgoing_welcomes)),
-    Job("delivery", Stage.WORK, _service(lambda services: services.delivery)),
+    Job("welcomes", Stage.WORK, _in_one_process(_service(lambda services: services.outgoing_welcomes))),
+    Job("delivery", Stage.WORK, _in_one_process(_service(lambda services: services.delivery))),
     Job("sync", Stage.WORK, _service(lambda services: services.sync)),
-    Job("recovery", Stage.WORK, _recover),
+    Job("recovery", Stage.WORK, _in_one_process(_recover)),
+    Job("departures", Stage.WORK, _in_one_process(_service(lambda services: services.departures))),
     Job("arrangements", Stage.WORK, _service(lambda services: services.accepted_terms)),
     Job("rates", Stage.WORK, _service(lambda services: services.rates)),
     Job("cursors", Stage.WORK, _service(lambda services: services.cursors)),
+    Job("last-seen", Stage.WORK, _service(lambda services: services.last_seen)),
     Job("reports", Stage.WORK, _service(lambda services: services.reports)),
+    Job("wake-ups", Stage.WORK, _service(lambda services: services.wake_ups)),
     Job("certificate-watch", Stage.WORK, _watch_certificates),
-    Job("sweeper", Stage.WORK, _service(lambda services: services.sweeper)),
+    Job("acknowledged", Stage.WORK, _record_acknowledged),
+    Job("counts", Stage.WORK, _log_counts),
+    Job("sweeper", Stage.WORK, _in_one_process(_service(lambda services: services.sweeper))),
     Job("public-listener", Stage.LISTEN, _listener(Listener.PUBLIC.value)),
     Job("client-listener", Stage.LISTEN, _listener(Listener.CLIENT.value)),
     Job("operator-listener", Stage.LISTEN, _listener(Listener.OPERATOR.value)),
@@ -151,19 +201,33 @@ async def run(
     jobs: tuple[Job, ...] = JOBS,
     open_peers: OpenPeers = open_peers,
     on_crash: Callable[[JobCrashed], None] = lambda crash: None,
+    load_config: Callable[[], Config] | None = None,
     task_status: trio.TaskStatus[ServingProvider] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run a provider until `stop` is set, then drain its listeners and return. Cancelling stops it without draining.
 
-    The database must be migrated, and the caller must hold the lock of the data directory. Raises an exception group
-    with a `JobCrashed` for a job that failed (an address in use among them), `CertificateFileError` for a certificate
-    file that cannot be used, and `ConfigError`.
+    The database must be migrated, and the caller must hold the lock of the data directory. `load_config` reads the
+    configuration again for a reload. Raises an exception group with a `JobCrashed` if a job failed; the cause is
+    `StartRefused` if a listener cannot listen. Also raises `CertificateFileError` if a certificate file cannot be used,
+    and `ConfigError`.
     """
     clock = clock or SystemClock()
     stop = trio.Event() if stop is None else stop
     telemetry = telemetry or new_telemetry(config.provider, format=config.log.format, level=config.log.level)
-    async with open_store(config.database) as store, open_peers(config, clock) as peers:
+
+    def on_damage(damage: str) -> None:
+        telemetry.log.critical("the database is damaged", reason=str(damage_says(config.place, damage)))
+
+    async with (
+        open_store(config.place, readers=config.store.read_connections, on_damage=on_damage) as store,
+        open_peers(config, clock) as peers,
+    ):
+        config.federation.decide(await store.read(every_rule))
         provider = assemble(config, clock, telemetry, store, peers)
+        server = provider.services.server
+        server.started_at = clock.now()
+        if load_config is not None:
+            server.reload = partial(reload, provider, load_config)
 
         async def start(job: Job, nursery: trio.Nursery) -> Any:
             return await nursery.start(_guarded, job, provider, on_crash)
@@ -178,7 +242,8 @@ async def run(
                     bound = [await start(job, listening) for job in _of(jobs, Stage.LISTEN)]
                     for each in bound:
                         telemetry.watch("listener", each.statistics, listener=each.name)
-                    task_status.started(ServingProvider({each.name: each.address for each in bound}, provider))
+                    server.addresses = {each.name: each.address for each in bound}
+                    task_status.started(ServingProvider(server.addresses, provider))
                     await stop.wait()
                     provider.services.notifier.shut_down()
                     provider.drain.set()
@@ -194,13 +259,39 @@ def _of(jobs: tuple[Job, ...], stage: Stage) -> Iterator[Job]:
 async def _guarded(
     job: Job, provider: AssembledProvider, on_crash: Callable[[JobCrashed], None], *, task_status: trio.TaskStatus[Any]
 ) -> None:
-    """Run a job. Log its failure under its name first: closing the nurseries may hang."""
+    """Run a job, and log its failure under its name at once, because closing the nurseries may hang."""
     try:
-        await job.run(provider, task_status=task_status)
+        await _run_while_unavailable(job, provider, task_status=task_status)
         if not provider.drain.is_set():
             raise RuntimeError("the job ended before shutdown")
     except Exception as error:
         crash = JobCrashed(job.name, str(error) or type(error).__name__)
+        if isinstance(error, StartRefused):  # the caller tells the operator
+            raise crash from error
         provider.services.telemetry.log.critical("a job crashed", job=job.name, exc_info=error)
         on_crash(crash)
         raise crash from error
+
+
+async def _run_while_unavailable(job: Job, provider: AssembledProvider, *, task_status: trio.TaskStatus[Any]) -> None:
+    """Run a job; with PostgreSQL, start it again if it ends because the database could not be reached for a moment."""
+    services = provider.services
+    if job.stage is not Stage.WORK or isinstance(services.config.place, Path):
+        await job.run(provider, task_status=task_status)
+        return
+    once = StartedOnce(task_status)
+    while True:
+        try:
+            await job.run(provider, task_status=once)
+            return
+        except Exception as error:
+            if not (once.is_started and _is_unavailable(error)):
+                raise
+        services.telemetry.log.warning("a job starts again: the database could not be reached", job=job.name)
+        await trio.sleep(AGAIN_SECONDS)
+
+
+def _is_unavailable(error: Exception) -> bool:
+    if isinstance(error, ExceptionGroup):
+        return all(isinstance(each, Exception) and _is_unavailable(each) for each in error.exceptions)
+    return isinstance(error, StorageUnavailable) and not error.damage

@@ -2,7 +2,9 @@
 
 `config.example.toml` is the reference for operators; a test compares it with this file. All faults are reported at
 once, each with file, section, key, and what to write instead. Defaults are written here as in the file (with relative
-paths) and read by the same code. Secrets are given as paths of files, never as values.
+paths) and read by the same code. For a secret, the configuration has the path of a file, never the value.
+
+The file is a little long because every section is declared in it, in the order of the reference.
 """
 
 from __future__ import annotations
@@ -15,7 +17,21 @@ from typing import Any, Final, Literal, cast, get_type_hints
 
 import attrs
 
-from mimids.config_keys import METADATA, Key, TcpAddress, UnixAddress, Url, domain, key, read
+from mimids.config_keys import (
+    METADATA,
+    Contact,
+    Key,
+    StoreUrl,
+    TcpAddress,
+    UnixAddress,
+    Url,
+    WebOrigin,
+    domain,
+    key,
+    read,
+)
+from mimids.config_limits import Limits as Limits  # a section like those below
+from mimids.config_mls import MlsSettings
 from mimids.wire.ids import ProviderId
 
 
@@ -35,9 +51,11 @@ class ListenSettings:
     public_url: Url = key("https://{provider}")
     client: TcpAddress | UnixAddress = key("127.0.0.1:8444")
     client_tls: bool = key(True)
+    web_origins: tuple[WebOrigin, ...] = key([])
     operator: TcpAddress = key("127.0.0.1:8445")
     operator_socket: Path | None = key(None)
     connections: int = key(2000)
+    buffered_bytes: int = key(134_217_728)
     stall_seconds: int = key(20)
     drain_seconds: int = key(8)
 
@@ -65,6 +83,15 @@ class TlsSettings:
 
 
 @attrs.frozen(kw_only=True)
+class StoreSettings:
+    """Where the provider is stored: in a SQLite file in data_dir, or in PostgreSQL."""
+
+    url: StoreUrl | None = key(None)
+    read_connections: int = key(4)
+    replicated: bool = key(False)
+
+
+@attrs.frozen(kw_only=True)
 class FederationSettings:
     """Which other providers are allowed, and how long they may take."""
 
@@ -72,10 +99,33 @@ class FederationSettings:
     allow: tuple[ProviderId, ...] = key([])
     connect_seconds: int = key(10)
     answer_seconds: int = key(30)
+    # The operator's decisions while the server ran (store/federation_rules.py); they take precedence over `mode` and
+    # `allow`.
+    decided: dict[ProviderId, bool] = attrs.field(factory=dict, init=False, eq=False)
 
     def allows(self, provider: ProviderId, *, us: ProviderId) -> bool:
-        """Tell whether `provider` is allowed, for calls in both directions; one that claims to be us never is."""
-        return provider != us and (self.mode == "open" or provider in self.allow)
+        """Tell whether `provider` is allowed, for calls in both directions; our own name never is."""
+        return provider != us and self.decided.get(provider, self.allows_by_itself(provider))
+
+    def allows_by_itself(self, provider: ProviderId) -> bool:
+        """Tell whether the configuration itself allows a provider.
+
+        What the operator decided by commands does not count.
+        """
+        return self.mode == "open" or provider in self.allow
+
+    def decide(self, rules: Mapping[ProviderId, bool]) -> None:
+        """Replace the decisions that the operator made by commands."""
+        self.decided.clear()
+        self.decided.update(rules)
+
+    def names(self, provider: ProviderId) -> bool:
+        """Tell whether `provider` is allowed by its name, in the configuration or by the operator."""
+        return self.decided.get(provider, provider in self.allow)
+
+    def every_name(self) -> set[ProviderId]:
+        """Return the providers that are allowed by their names."""
+        return {provider for provider in (*self.allow, *self.decided) if self.names(provider)}
 
 
 @attrs.frozen(kw_only=True)
@@ -108,12 +158,22 @@ class TokenSettings:
 class OhttpSettings:
     """The gateway's keys, and its protection against replays."""
 
-    rotate_days: int = key(30)
-    grace_days: int = key(7)
+    rotate_days: int = key(1)
+    grace_days: int = key(2)
     key_file: Path | None = key(None)
     replay_window_seconds: int = key(300)
     replay_max_rows: int = key(100_000)
     bundle_max_requests: int = key(64)
+
+
+MOST_BATCH_MILLISECONDS: Final = 10_000
+
+
+@attrs.frozen(kw_only=True)
+class RelaySettings:
+    """The relay of our devices' requests for KeyPackages."""
+
+    batch_milliseconds: int = key(0, at_least=0)
 
 
 @attrs.frozen(kw_only=True)
@@ -143,64 +203,6 @@ class ArrangementSettings:
 
 
 @attrs.frozen(kw_only=True)
-class Limits:
-    """Sizes, rates and quotas. Rates and quotas count for one device, user or provider; 0 means no limit."""
-
-    # sizes
-    max_body_bytes: int = key(16_777_216)
-    message_bytes: int = key(4_194_304)
-    group_info_bytes: int = key(8_388_608)
-    welcome_bytes: int = key(8_388_608)
-    key_package_bytes: int = key(65_536)
-    receive_bytes: int = key(4_194_304)
-    push_bytes: int = key(33_554_432)
-    frame_bytes: int = key(4_194_304)
-    ohttp_bytes: int = key(1_048_576)
-    report_bytes: int = key(1_048_576)
-    send_batch_messages: int = key(1024)
-    receive_wait_seconds: int = key(60, at_least=0)
-    body_seconds: int = key(60)
-    # rates
-    device_requests_per_minute: int = key(6000, at_least=0)
-    device_sends_per_second: int = key(100, at_least=0)
-    device_sends_burst: int = key(2000)
-    device_joins_per_hour: int = key(60, at_least=0)
-    device_joins_burst: int = key(20)
-    device_fetches_per_minute: int = key(60, at_least=0)
-    device_fetches_burst: int = key(200)
-    device_new_providers_per_day: int = key(50, at_least=0)
-    user_sends_per_second: int = key(200, at_least=0)
-    user_sends_burst: int = key(4000)
-    user_joins_per_hour: int = key(120, at_least=0)
-    user_joins_burst: int = key(40)
-    user_fetches_per_minute: int = key(120, at_least=0)
-    user_fetches_burst: int = key(400)
-    provider_sends_per_second: int = key(2000, at_least=0)
-    provider_sends_burst: int = key(20_000)
-    provider_joins_per_hour: int = key(1000, at_least=0)
-    provider_joins_burst: int = key(200)
-    gateway_requests_per_second: int = key(200, at_least=0)
-    gateway_requests_burst: int = key(1000)
-    # quotas
-    device_streams: int = key(4, at_least=0)
-    device_groups: int = key(1000, at_least=0)
-    device_detached_partitions: int = key(16, at_least=0)
-    device_branches: int = key(64, at_least=0)
-    device_branch_bytes: int = key(67_108_864)
-    device_bytes_per_day: int = key(4_294_967_296, at_least=0)
-    device_bytes_burst: int = key(536_870_912, at_least=33_554_432)
-    device_contact_tokens: int = key(1000, at_least=0)
-    device_reports_per_day: int = key(20, at_least=0)
-    provider_detached_partitions: int = key(256, at_least=0)
-    provider_branches: int = key(1024, at_least=0)
-    provider_branch_bytes: int = key(536_870_912)
-    provider_bytes_per_day: int = key(68_719_476_736, at_least=0)
-    provider_bytes_burst: int = key(4_294_967_296, at_least=33_554_432)
-    provider_reports_per_day: int = key(200, at_least=0)
-    provider_unmatched_bytes: int = key(16_777_216)
-
-
-@attrs.frozen(kw_only=True)
 class RetentionSettings:
     """How long data is kept; the newest partitions of a group and their state never expire."""
 
@@ -210,6 +212,7 @@ class RetentionSettings:
     welcome_days: int = key(90)
     detached_days: int = key(7)
     report_days: int = key(90)
+    audit_days: int = key(365)
     sweep_seconds: int = key(300)
 
 
@@ -221,6 +224,16 @@ class DeliverySettings:
     backoff_first_seconds: int = key(1)
     backoff_cap_seconds: int = key(300)
     batch_bytes: int = key(1_048_576)
+
+
+@attrs.frozen(kw_only=True)
+class PushSettings:
+    """Pushes that wake devices which sleep (Web Push)."""
+
+    enabled: bool = key(True)
+    quiet_seconds: int = key(30, at_least=0)
+    endpoints: tuple[Url, ...] = key([])
+    subject: Contact = key("")
 
 
 @attrs.frozen(kw_only=True)
@@ -247,24 +260,38 @@ class Config:
     data_dir: Path = key("{provider}")
     listen: ListenSettings
     tls: TlsSettings
+    store: StoreSettings
     federation: FederationSettings
     providers: Mapping[ProviderId, PeerSettings]
     key_packages: KeyPackageSettings
     tokens: TokenSettings
     ohttp: OhttpSettings
+    relay: RelaySettings
+    mls: MlsSettings
     group: GroupSettings
     welcome: WelcomeSettings
     arrangement: ArrangementSettings
     limits: Limits
     retention: RetentionSettings
     delivery: DeliverySettings
+    push: PushSettings
     log: LogSettings
     metrics: MetricsSettings
 
     @property
+    def named_providers(self) -> set[ProviderId]:
+        """Return the other providers that the configuration or the operator names."""
+        return {*self.federation.every_name(), *self.providers}
+
+    @property
     def database(self) -> Path:
-        """Return the path of the SQLite file."""
+        """Return the path of the SQLite file, which does not exist if the provider is stored in PostgreSQL."""
         return self.data_dir / "mimids.sqlite3"
+
+    @property
+    def place(self) -> Path | StoreUrl:
+        """Return where the provider is stored: the SQLite file, or the URL of the PostgreSQL database."""
+        return self.store.url or self.database
 
     @property
     def operator_socket(self) -> Path:
@@ -281,6 +308,9 @@ _SECTIONS: Final[Mapping[str, type[attrs.AttrsInstance]]] = {
 }
 
 
+_EXAMPLE_DOMAIN: Final = ProviderId("a.example")
+
+
 def keys(section: type[attrs.AttrsInstance]) -> dict[str, Key]:
     """Return the keys that a section (or `Config`, for the top of the file) declares, in order."""
     return {field.name: field.metadata[METADATA] for field in attrs.fields(section) if METADATA in field.metadata}
@@ -290,26 +320,34 @@ def load(path: Path) -> Config:
     """Read a configuration file; raise `ConfigError`, where each fault begins with the name of the file."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-        return parse(table, path.parent)
     except OSError as error:
         raise ConfigError(
             [f"{path}: cannot be read ({error.strerror}); `mimids init` writes a configuration"]
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also for a number of thousands of digits
         raise ConfigError([f"{path}: this is not valid TOML: {error}"]) from error
+    try:
+        return parse(table, path.parent)
     except ConfigError as error:
         raise ConfigError([f"{path}: {fault}" for fault in error.faults]) from None
 
 
 def parse(table: Mapping[str, object], directory: Path) -> Config:
-    """Make a configuration from parsed TOML; relative paths begin at `directory`. Raise `ConfigError`."""
+    """Make a configuration from parsed TOML; relative paths begin at `directory`.
+
+    Raises `ConfigError` if a key is not valid.
+    """
     faults: list[str] = []
-    try:
-        provider = domain(table.get("provider"), directory)
-    except ValueError as error:
-        raise ConfigError([f"provider: {error}"]) from None
-    reading = _Reading(directory.absolute(), provider, faults)
+    provider = _EXAMPLE_DOMAIN  # used to check the rest of a file that has no valid `provider`
     top = {name: value for name, value in table.items() if name not in _SECTIONS and name != "providers"}
+    try:
+        provider = domain(top["provider"], directory)
+    except KeyError:
+        faults.append(f"provider: {_missing(table)}")
+    except ValueError as error:
+        faults.append(f"provider: {error}")
+        del top["provider"]
+    reading = _Reading(directory.absolute(), provider, faults)
     parts = reading.values(Config, top, "")
     parts |= {name: reading.section(kind, table.get(name, {}), f"[{name}]") for name, kind in _SECTIONS.items()}
     parts["providers"] = reading.peers(table.get("providers", {}))
@@ -343,7 +381,7 @@ class _Reading:
                     written = written.replace("{provider}", self.provider)
             try:
                 values[name] = None if written is None else read(kinds[name], written, self.directory)
-                declared.check(values[name])
+                declared.check(values[name], name)
             except ValueError as error:
                 self.faults.append(f"{place}{name}: {error}")
         return values
@@ -372,6 +410,14 @@ class _Reading:
         return found
 
 
+def _missing(table: Mapping[str, object]) -> str:
+    """Say what to do about the required key `provider`, which is not at the top of the file."""
+    for section, keys_there in table.items():
+        if isinstance(keys_there, dict) and "provider" in keys_there and section in _SECTIONS:
+            return f"write it at the top of the file, not in [{section}]; this key is required"
+    return f'write a domain name in lower case, such as "{_EXAMPLE_DOMAIN}"; this key is required'
+
+
 def _nearest(name: str, known: list[str]) -> str:
     """Say which key or section was probably meant by an unknown one."""
     for section, kind in _SECTIONS.items():
@@ -393,6 +439,8 @@ def _conflicts(config: Config) -> list[str]:
         ("[listen] client_tls", listen.client_tls or client_is_local, loopback),
         ("[tls] client_certificate, client_private_key", both_or_neither, "write both, or neither"),
         ("[retention] repeat_days", keep.repeat_days > keep.message_days, longer),
+        ("[relay] batch_milliseconds", config.relay.batch_milliseconds <= MOST_BATCH_MILLISECONDS,
+         f"write at most {MOST_BATCH_MILLISECONDS}: devices do not wait long for an answer"),
         ("[delivery] backoff_cap_seconds", retry.backoff_cap_seconds >= retry.backoff_first_seconds,
          "write at least backoff_first_seconds"),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The declaration of one key of the configuration: its type selects the reader, `key()` gives default and bounds.
+"""The declaration of one key of the configuration: its type selects a reader; `key()` gives its default and bounds.
 
 A reader gets the TOML value and the directory at which relative paths begin. Its `ValueError` tells the operator what
 to write instead.
@@ -7,6 +7,7 @@ to write instead.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
@@ -15,11 +16,20 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from mimids.wire.ids import ProviderId, provider_id
+from mimids.mls.suite_table import CLASSICAL, OFF, POST_QUANTUM_NAMES
+from mimids.wire.ids import CipherSuite, ProviderId, provider_id
 
 Url = NewType("Url", str)  # https://host[:port], nothing after it
+StoreUrl = NewType("StoreUrl", str)  # postgresql://[user@]host[:port][,host...]/database[?parameters], no password
+WebOrigin = NewType("WebOrigin", str)  # as a browser writes it into Origin (RFC 6454 section 6.2)
+Contact = NewType("Contact", str)  # a mailto or https URL; "" is none
+SuiteCodePoints = NewType("SuiteCodePoints", dict[CipherSuite, str])  # cipher suites by name, or `OFF`
 
 METADATA: Final = "key"
+LARGEST_PORT: Final = 65_535
+MOST: Final = (1 << 53) - 1  # JSON represents each number up to it exactly
+MOST_DAYS: Final = 1_000_000
+_UNITS_OF_A_DAY: Final = {"days": 1, "hours": 24, "seconds": 86_400, "milliseconds": 86_400_000}
 
 
 @attrs.frozen
@@ -76,11 +86,13 @@ def _path(value: object, directory: Path) -> Path:
 def _tcp(value: object, directory: Path) -> TcpAddress:
     host, colon, port = _text(value, directory).rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    digits = port.isascii() and port.isdigit() and len(port) <= 5
-    if not (colon and bare and digits and int(port) < 65536) or (":" in bare and bare == host):
+    digits = port.isascii() and port.isdigit()
+    if not (colon and bare and digits) or (":" in bare and bare == host):
         raise ValueError(
             'write "host:port", such as "127.0.0.1:8443" or "[::1]:8443"; 0.0.0.0 stands for all addresses'
         )
+    if len(port) > 5 or int(port) > LARGEST_PORT:
+        raise ValueError(f"the port {port} is out of range; write one from 1 to {LARGEST_PORT}, or 0 for any free port")
     return TcpAddress(bare, int(port))
 
 
@@ -109,13 +121,68 @@ def _url(value: object, directory: Path) -> Url:
     return Url(text.rstrip("/"))
 
 
+def _store_url(value: object, directory: Path) -> StoreUrl:
+    text = _text(value, directory)
+    scheme, separator, rest = text.partition("://")
+    user, at, _ = rest.partition("/")[0].rpartition("@")
+    if not separator or scheme not in ("postgresql", "postgres") or (at and ":" in user) or "password=" in text:
+        raise ValueError(
+            'write "postgresql://user@host/database" without a password: use a certificate, a passfile or ~/.pgpass'
+        )
+    return StoreUrl(text)
+
+
+def _web_origin(value: object, directory: Path) -> WebOrigin:
+    text = _text(value, directory)
+    scheme, _, host = text.partition("://")
+    try:
+        url = urlsplit(text)
+        name, port = url.hostname or "", url.port
+    except ValueError:  # the port, or an address in brackets, is not valid
+        name, port = "", None
+    shown = f"[{name}]" if ":" in name else name
+    usual = {"https": 443, "http": 80}.get(scheme)
+    written = shown if port in (None, usual) else f"{shown}:{port}"
+    if not name or usual is None or not text.isascii() or host != written:
+        raise ValueError('write "https://host" or "https://host:port", as a browser shows it: in lower case, no path')
+    if scheme == "http" and not TcpAddress(name, 0).is_loopback:
+        raise ValueError('write "https://..."; only a page of this machine may use plain http')
+    return WebOrigin(text)
+
+
+def _contact(value: object, _: Path) -> Contact:
+    known = isinstance(value, str) and (not value or value.startswith(("mailto:", "https://")))
+    if not isinstance(value, str) or not known or not value.isascii() or not value.isprintable() or " " in value:
+        raise ValueError('write "mailto:somebody@a.example" or an https URL')
+    return Contact(value)
+
+
+def _suite_code_points(value: object, _: Path) -> dict[CipherSuite, str]:
+    if not isinstance(value, dict):
+        raise ValueError(f'write code points with their suites, such as {{ "0x0060" = "{POST_QUANTUM_NAMES[0]}" }}')
+    found = {}
+    for code, name in value.items():
+        if not re.fullmatch("0x[0-9A-Fa-f]{4}", code):
+            raise ValueError(f'{code} is no code point; write "0x" and four hex digits')
+        if int(code, 16) <= len(CLASSICAL):
+            raise ValueError(f"{code} is the code point of a suite of RFC 9420; write another code point")
+        if name != OFF and name not in POST_QUANTUM_NAMES:
+            raise ValueError(f'for {code}, write "{OFF}" or one of {", ".join(POST_QUANTUM_NAMES)}')
+        found[CipherSuite(int(code, 16))] = name
+    return found
+
+
 READERS: Final[Mapping[object, Callable[[object, Path], object]]] = {
     str: _text,
     int: _integer,
     bool: _boolean,
     Path: _path,
     Url: _url,
+    StoreUrl: _store_url,
+    WebOrigin: _web_origin,
+    Contact: _contact,
     ProviderId: domain,
+    SuiteCodePoints: _suite_code_points,
     TcpAddress: _tcp,
     TcpAddress | UnixAddress: _tcp_or_unix,
 }
@@ -141,15 +208,25 @@ def read(kind: Any, value: object, directory: Path) -> object:
 
 @attrs.frozen
 class Key:
-    """The default of a key, as written in the file (None: no default), and the lower bound of a number."""
+    """The default of a key, as written in the file (None: no default), and the lower bound of a number.
+
+    The upper bound of a number is `MOST`. A time is at most `MOST_DAYS` long, so that the database can hold the result
+    of each calculation with it.
+    """
 
     default: object
     at_least: int
 
-    def check(self, value: object) -> None:
-        """Check a number against its bound; raise `ValueError`, which names the bound."""
-        if isinstance(value, int) and not isinstance(value, bool) and value < self.at_least:
+    def check(self, value: object, name: str) -> None:
+        """Check the number of the key `name` against its bounds; raise `ValueError`, which names the bound."""
+        if not isinstance(value, int) or isinstance(value, bool):
+            return
+        unit = _UNITS_OF_A_DAY.get(name.rpartition("_")[2])
+        most = MOST if unit is None else MOST_DAYS * unit
+        if value < self.at_least:
             raise ValueError(f"write {self.at_least} or more")
+        if value > most:
+            raise ValueError(f"write {most} or less")
 
 
 def key(default: object, *, at_least: int = 1) -> Any:

@@ -3,6 +3,8 @@
 `str(error)` is safe to send; the exception's cause is only logged. `http/api/problems.py` writes errors as
 `application/problem+json`, with the type `urn:mimids:problem:CODE`. Any other exception is a fault of ours and is
 answered with a bare 500.
+
+The file is a little long because it is the whole list: the table of refusals in docs/http.md is printed from it.
 """
 
 from __future__ import annotations
@@ -72,7 +74,7 @@ class NotFound(MimiError):
 
 
 class NameTaken(MimiError):
-    """A user or device of that name exists already."""
+    """A user or device has that name already, or a removed user had it."""
 
     code, status, title = "name-taken", HTTPStatus.CONFLICT, "name already in use"
 
@@ -93,9 +95,15 @@ class TimedOut(MimiError):
 
 
 class Unauthenticated(MimiError):
-    """The device token is missing or unknown."""
+    """The device token is missing or unknown, or its user is suspended; `detail` says if the user is suspended."""
 
     code, status, title = "unauthenticated", HTTPStatus.UNAUTHORIZED, "missing or unknown device token"
+
+
+class OriginNotAllowed(MimiError):
+    """A page of another origin opens a stream; the operator lists the origins of pages in `web_origins`."""
+
+    code, status, title = "origin-not-allowed", HTTPStatus.FORBIDDEN, "pages of this origin may not use this provider"
 
 
 class CertificateRequired(MimiError):
@@ -105,7 +113,7 @@ class CertificateRequired(MimiError):
 
 
 class CertificateMismatch(MimiError):
-    """The certificate does not name the provider in From; or there is no From, and it does not name exactly one."""
+    """The certificate does not name the provider in From or, without From, does not name exactly one provider."""
 
     code, status, title = (
         "certificate-mismatch",
@@ -124,7 +132,7 @@ class ProviderNotAllowed(MimiError):
 
 
 class KeyPackageRefused(MimiError):
-    """The user is unknown, or the token is wrong, revoked, expired or used up; the answer is always the same."""
+    """The user is unknown, or the token is wrong, revoked, expired or used up; all cases get the same answer."""
 
     code, status, title = "key-package-refused", HTTPStatus.FORBIDDEN, "unknown user or token"
 
@@ -136,14 +144,14 @@ class KeyPackagesExhausted(MimiError):
 
 
 class OhttpKey(MimiError):
-    """The key id is unknown, or the key does not have this suite (RFC 9458 section 5.3)."""
+    """The key id is unknown, or the key is not offered with this suite (RFC 9458 section 5.3)."""
 
-    code, status, title = "ohttp-key", HTTPStatus.UNPROCESSABLE_ENTITY, "key configuration not accepted"
+    code, status, title = "ohttp-key", HTTPStatus.BAD_REQUEST, "key configuration not accepted"
     type_uri = "https://iana.org/assignments/http-problem-types#ohttp-key"
 
 
 class OhttpDate(MimiError):
-    """The inner request has no Date, or one too far from our time (RFC 9458 section 6.5.2)."""
+    """The inner request has no Date, or its Date is too far from our time (RFC 9458 section 6.5.2)."""
 
     code, status, title = "date", HTTPStatus.BAD_REQUEST, "Date missing or too far from our time"
     type_uri = "https://iana.org/assignments/http-problem-types#date"
@@ -158,7 +166,7 @@ class OhttpUndecipherable(MimiError):
 class OhttpReplayed(MimiError):
     """The encapsulated key was used before, with another request."""
 
-    code, status, title = "ohttp-replayed", HTTPStatus.BAD_REQUEST, "the encapsulated request was sent before"
+    code, status, title = "ohttp-replayed", HTTPStatus.BAD_REQUEST, "the encapsulated key was used before"
 
 
 class Busy(MimiError):
@@ -174,13 +182,13 @@ class Busy(MimiError):
 
 
 class UnknownGroup(MimiError):
-    """The group is unknown here, or the caller may not join it; the answer is the same."""
+    """The group is unknown here, or the caller may not join it; both cases get the same answer."""
 
     code, status, title = "unknown-group", HTTPStatus.NOT_FOUND, "unknown group"
 
 
 class GroupExists(MimiError):
-    """A group of that id was created before with other contents."""
+    """A group with that id was created before, with other contents."""
 
     code, status, title = "group-exists", HTTPStatus.CONFLICT, "group id already in use"
 
@@ -197,20 +205,25 @@ class MessagesExpired(MimiError):
     code, status, title = "messages-expired", HTTPStatus.GONE, "messages deleted by retention"
 
 
+class CounterAhead(MimiError):
+    """The counter is beyond the partition's end, or beyond its end at a restore; start again at `next_counter`."""
+
+    code, status, title = "counter-ahead", HTTPStatus.CONFLICT, "counter beyond the end of the partition"
+
+    def __init__(self, next_counter: int) -> None:
+        super().__init__(
+            f"the messages before this counter are not stored; continue at {next_counter}", next_counter=next_counter
+        )
+
+
 class PartitionExists(MimiError):
     """The next partition key belongs to a partition that another commit already leads to."""
 
     code, status, title = "partition-exists", HTTPStatus.CONFLICT, "partition key already in use"
 
 
-class PartitionAmbiguous(MimiError):
-    """The request fits more than one open partition, and the hub cannot tell which is meant."""
-
-    code, status, title = "partition-ambiguous", HTTPStatus.CONFLICT, "the request fits more than one fork"
-
-
 class WrongEpoch(MimiError):
-    """The message is of another epoch than its partition; `epoch` is the partition's."""
+    """The message is of another epoch than its partition, whose epoch is `epoch`."""
 
     code, status, title = "wrong-epoch", HTTPStatus.CONFLICT, "wrong epoch"
 
@@ -227,14 +240,42 @@ class BranchTerminated(MimiError):
     code, status, title = "branch-terminated", HTTPStatus.CONFLICT, "branch terminated"
 
 
+class CommitSuperseded(MimiError):
+    """The linear group has a commit of this epoch, which is at `counter` and opens the partition `next_masked_key`."""
+
+    code, status, title = "commit-superseded", HTTPStatus.CONFLICT, "another commit of this epoch came first"
+
+    def __init__(self, counter: int, next_masked_key: str) -> None:
+        super().__init__(
+            f"receive the commit at counter {counter}, apply it, and commit again in its epoch",
+            counter=counter,
+            next_masked_key=next_masked_key,
+        )
+
+
+class GroupOpen(MimiError):
+    """A branch of the group is not terminated, so the group cannot be replaced yet."""
+
+    code, status, title = "group-open", HTTPStatus.CONFLICT, "a branch of the group is open"
+
+
+class GroupReplaced(MimiError):
+    """Another group replaces this one: `group_id` (base64url) at `hub`. A client must not join it by itself."""
+
+    code, status, title = "group-replaced", HTTPStatus.GONE, "group replaced by another one"
+
+    def __init__(self, group_id: str, hub: str) -> None:
+        super().__init__(f"another group at {hub} replaces this one", group_id=group_id, hub=hub)
+
+
 class CommitDataDiffers(MimiError):
-    """The same commit was accepted before with another next partition key."""
+    """The same commit was accepted before with another next partition key, GroupInfo or Welcome."""
 
     code, status, title = "commit-data-differs", HTTPStatus.CONFLICT, "commit accepted before with other commit data"
 
 
 class InvalidMessage(MimiError):
-    """The message breaks a rule of MLS in its fork; `rule` and `section` say which."""
+    """The message breaks a rule of MLS in the branch of its partition; `rule` and `section` say which."""
 
     code, status, title = "invalid-message", HTTPStatus.UNPROCESSABLE_ENTITY, "invalid MLS message"
 
@@ -256,7 +297,7 @@ class GroupInfoMismatch(MimiError):
 
 
 class WelcomeMismatch(MimiError):
-    """service_providers and the Welcome's secrets differ in number, or a Welcome is not allowed here."""
+    """The Welcome does not fit its commit or its group, or service_providers does not fit the Welcome."""
 
     code, status, title = "welcome-mismatch", HTTPStatus.UNPROCESSABLE_ENTITY, "Welcome does not match"
 
@@ -268,7 +309,7 @@ class WelcomeNotExpected(MimiError):
 
 
 class NotFollowed(MimiError):
-    """The caller does not follow this partition, so its messages are not pushed to the caller."""
+    """The caller does not follow this partition, or no such partition or group exists; all get the same answer."""
 
     code, status, title = "not-followed", HTTPStatus.FORBIDDEN, "partition not followed by the caller"
 
@@ -277,7 +318,7 @@ class NotFollowed(MimiError):
 
 
 class PolicyRefused(MimiError):
-    """A rule of policy refuses the message in its fork; `rule`, `section` and `read` (facts) say why."""
+    """A rule of policy refuses the message in the branch of its partition; `rule`, `section` and `read` say why."""
 
     code, status, title = "policy", HTTPStatus.FORBIDDEN, "refused by policy"
 
@@ -289,10 +330,11 @@ class RateLimited(MimiError):
 
     def __init__(self, limit: str, retry_after: int) -> None:
         super().__init__(f"the rate limit {limit} is exceeded", limit=limit, retry_after=retry_after)
+        self.retry_after = retry_after
 
 
 class QuotaExceeded(MimiError):
-    """The device or provider already has as many as `limit` allows."""
+    """The device or provider has used up the quota `limit`."""
 
     code, status, title = "quota-exceeded", HTTPStatus.TOO_MANY_REQUESTS, "quota exceeded"
 
@@ -307,7 +349,7 @@ class ArrangementRequired(MimiError):
 
 
 class ArrangementOutdated(MimiError):
-    """Another revision of the terms is current: `revision`."""
+    """The caller accepts an old revision of the terms; `revision` is the current one."""
 
     code, status, title = "arrangement-outdated", HTTPStatus.CONFLICT, "outdated revision of the terms"
 
@@ -319,6 +361,7 @@ class StorageUnavailable(MimiError):
     """The database cannot be written, often because the disk is full; reading still works."""
 
     code, status, title = "storage-unavailable", HTTPStatus.SERVICE_UNAVAILABLE, "storage cannot be written"
+    damage: str = ""  # what is wrong, if the database is damaged; for the operator only
 
 
 class Recovering(MimiError):

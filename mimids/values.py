@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NewType
+from typing import Final, NewType
 
 import attrs
 
@@ -11,12 +11,23 @@ from mimids.wire.ids import ProviderId, UserId
 UserRow = NewType("UserRow", int)  # users.id
 DeviceRow = NewType("DeviceRow", int)  # devices.id
 TokenId = NewType("TokenId", int)  # tokens.id, which is not secret
-Milliseconds = NewType("Milliseconds", int)  # since the epoch
+Milliseconds = NewType("Milliseconds", int)  # milliseconds since 1970
+
+HOUR_MILLISECONDS: Final = 3_600_000
+DAY_MILLISECONDS: Final = 24 * HOUR_MILLISECONDS
+
+
+def hour_of(moment: Milliseconds) -> Milliseconds:
+    """Return the start of the hour of a moment.
+
+    If a time says what a person did, the database has only the hour (docs/privacy.md).
+    """
+    return Milliseconds(moment - moment % HOUR_MILLISECONDS)
 
 
 @attrs.frozen
 class Anyone:
-    """A caller that is not authenticated: of the directory and the OHTTP gateway."""
+    """A caller that is not authenticated, such as a caller of the directory or the OHTTP gateway."""
 
 
 @attrs.frozen
@@ -39,7 +50,19 @@ class Device:
     user_id: UserId
     row: DeviceRow
     name: str
+    token_digest: bytes = attrs.field(default=b"", repr=False, eq=False)  # of the token that authenticated it
 
 
 Caller = Anyone | Follower | Device | Operator
 Sender = Follower | Device
+
+
+@attrs.frozen
+class Cause:
+    """Why something does not work, for the operator: what happened, and what to do about it."""
+
+    what: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.what}; {self.fix}"

@@ -1,6 +1,6 @@
 """Pin what development installs, with hashes, for every supported Python at once.
 
-    python requirements/lock.py python3.11 python3.12 python3.13   writes requirements/dev.txt
+    python requirements/lock.py python3.11 python3.12 python3.13   writes requirements/dev.txt and fuzz.txt
     python requirements/lock.py --floors                           prints requirements at their floors
     python requirements/lock.py --newest                           prints requirements as pyproject.toml has them
 
@@ -34,18 +34,18 @@ def floors() -> list[str]:
     return [re.sub(r">=([\w.]+)", r"==\1.*", wish) for wish in RUNTIME] + group("dev")
 
 
-def resolve(python: str, work: Path) -> tuple[str, dict[str, str]]:
+def resolve(python: str, work: Path, wanted: list[str]) -> tuple[str, dict[str, str]]:
     """Resolve under one interpreter: its version as in `3.11`, and for each `name==version` its lines of hashes."""
     subprocess.run([python, "-m", "venv", "--clear", work], check=True)
     subprocess.run([work / "bin/pip", "install", "--quiet", *group("lock")], check=True)
     say = "import sys; print('%d.%d' % sys.version_info[:2])"
     version = subprocess.run([python, "-c", say], check=True, capture_output=True, text=True).stdout.strip()
     wishes, pins = work / "wishes.in", work / "pins.txt"
-    wishes.write_text("\n".join(RUNTIME + group("dev")) + "\n")
+    wishes.write_text("\n".join(wanted) + "\n")
     quiet = ["--quiet", "--no-header", "--no-annotate", "--no-emit-options", "--no-emit-index-url"]
     quiet += ["--no-emit-find-links", "--no-emit-trusted-host", "--strip-extras", "--allow-unsafe"]
     subprocess.run([work / "bin/pip-compile", "--generate-hashes", *quiet, "-o", pins, wishes], check=True)
-    blocks = re.findall(r"^(\S+==[^\s\\]+)((?: \\\n +--hash=\S+)+)", pins.read_text(), re.MULTILINE)
+    blocks = re.findall(r"^(\S+==[^\s\\]+(?: ; [^\\\n]+)?)((?: \\\n +--hash=\S+)+)", pins.read_text(), re.MULTILINE)
     return version, dict(blocks)
 
 
@@ -59,10 +59,10 @@ def marker(versions: list[str], every: list[str]) -> str:
     return " ; " + " and ".join(said)
 
 
-def lock(pythons: list[str]) -> str:
-    """Return the merged pins, sorted by name."""
+def lock(pythons: list[str], wanted: list[str]) -> str:
+    """Return the merged pins of these wishes, sorted by name."""
     with tempfile.TemporaryDirectory() as work:
-        answers = [resolve(python, Path(work) / python.replace("/", "_")) for python in pythons]
+        answers = [resolve(python, Path(work) / python.replace("/", "_"), wanted) for python in pythons]
     every = [version for version, _ in answers]
     hashes: dict[str, str] = {}
     holds: dict[str, list[str]] = {}
@@ -70,7 +70,13 @@ def lock(pythons: list[str]) -> str:
         hashes |= pins
         for pin in pins:
             holds.setdefault(pin, []).append(version)
-    return "".join(f"{pin}{marker(holds[pin], every)}{hashes[pin]}\n" for pin in sorted(hashes))
+    return "".join(f"{_marked(pin, marker(holds[pin], every))}{hashes[pin]}\n" for pin in sorted(hashes))
+
+
+def _marked(pin: str, versions: str) -> str:
+    """Add the marker of the versions to a pin, which may have one of its own: `pip-compile` keeps that of a wish."""
+    name, own, wish = pin.partition(" ; ")
+    return f"{name} ; ({wish}) and {versions.removeprefix(' ; ')}" if own and versions else pin + versions
 
 
 if __name__ == "__main__":
@@ -79,4 +85,5 @@ if __name__ == "__main__":
     elif sys.argv[1:] == ["--newest"]:
         print("\n".join(RUNTIME + group("dev")))
     else:
-        (HERE / "dev.txt").write_text(lock(sys.argv[1:] or [sys.executable]))
+        for name, wanted in (("dev", RUNTIME + group("dev")), ("fuzz", group("fuzz"))):
+            (HERE / f"{name}.txt").write_text(lock(sys.argv[1:] or [sys.executable], wanted))

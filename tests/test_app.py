@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import ssl
 from functools import partial
@@ -16,7 +17,11 @@ import trio
 
 from mimids import app
 from mimids.app import JOBS, JobCrashed, ServingProvider, Stage
+from mimids.errors import StorageUnavailable
+from mimids.http.api import operator
+from tests.support import postgresql
 from tests.support.doubles import SpyLog, stopped_clock
+from tests.support.patience import patience
 from tests.support.provider import HOST, Authority, running
 
 
@@ -25,12 +30,14 @@ def authority(tmp_path: Path) -> Authority:
     return Authority(tmp_path)
 
 
-async def get(address: str, path: str, context: ssl.SSLContext | None = None, host: str = "localhost") -> bytes:
-    """Return the whole answer to one GET."""
+async def get(
+    address: str, path: str, context: ssl.SSLContext | None = None, host: str = "localhost", *, certified: str = ""
+) -> bytes:
+    """Return the whole answer to one GET; the certificate must name `certified`, or else `host`."""
     name, _, port = address.rpartition(":")
     stream: Any = await trio.open_tcp_stream(name, int(port))
     if context is not None:
-        stream = trio.SSLStream(stream, context, server_hostname=host, https_compatible=True)
+        stream = trio.SSLStream(stream, context, server_hostname=certified or host, https_compatible=True)
     async with stream:
         await stream.send_all(f"GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n".encode())
         answer = b""
@@ -81,7 +88,13 @@ async def test_a_certificate_that_is_renewed_is_shown_without_a_restart(authorit
         clock.advance(config.tls.watch_seconds)
         await log.wait_for("certificates reloaded")
         context = authority.client_context()
-        assert b" 200 " in await get(bound.addresses["public"], "/.well-known/mimi-ds", context, "renewed.example")
+        answer = await get(
+            bound.addresses["public"], "/.well-known/mimi-ds", context, "a.example", certified="renewed.example"
+        )
+        assert b" 200 " in answer
+        # The certificate alone does not make another name of ours: the Host must be the provider's.
+        refused = await get(bound.addresses["public"], "/.well-known/mimi-ds", context, "renewed.example")
+        assert b" 400 " in refused
 
 
 async def test_a_renewal_that_is_half_done_is_tried_again(authority: Authority) -> None:
@@ -111,11 +124,40 @@ async def test_a_job_that_ends_by_itself_is_a_crash(authority: Authority, job: a
     if job.stage is Stage.STORE:  # nothing else gets far without it
         jobs = tuple(each for each in jobs if each.stage is not Stage.WORK)
     crashes: list[JobCrashed] = []
-    with pytest.RaisesGroup(pytest.RaisesExc(JobCrashed), flatten_subgroups=True), trio.fail_after(5):
+    with pytest.RaisesGroup(pytest.RaisesExc(JobCrashed), flatten_subgroups=True), patience():
         await app.run(
             authority.config(), telemetry=SpyLog().telemetry, jobs=jobs, on_crash=crashes.append, stop=trio.Event()
         )
     assert [crash.name for crash in crashes] == [job.name]
+
+
+@pytest.mark.parametrize("in_postgresql", [True, False])
+async def test_a_job_starts_again_when_postgresql_can_be_reached_again(
+    in_postgresql: bool, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if in_postgresql and postgresql.why_missing() is not None:
+        pytest.skip(str(postgresql.why_missing()))
+    monkeypatch.setattr(app, "AGAIN_SECONDS", 0.01)
+    starts, log = trio.Semaphore(0), SpyLog()
+
+    async def fail(provider: object, *, task_status: trio.TaskStatus[Any]) -> None:
+        task_status.started()
+        starts.release()
+        async with trio.open_nursery():
+            raise StorageUnavailable
+
+    jobs = (*JOBS[:2], app.Job("counts", Stage.WORK, fail))
+    store = {"url": postgresql.database_of(tmp_path / "shared")} if in_postgresql else {}
+    run = partial(app.run, authority.config(store=store), telemetry=log.telemetry, jobs=jobs)
+    if not in_postgresql:
+        with pytest.RaisesGroup(pytest.RaisesExc(JobCrashed), flatten_subgroups=True), trio.fail_after(5):
+            await run()
+        return
+    async with trio.open_nursery() as running:
+        await running.start(run)
+        for _ in range(3):
+            await starts.acquire()
+        running.cancel_scope.cancel()
 
 
 async def test_a_request_that_waits_is_answered_at_shutdown(authority: Authority, nursery: trio.Nursery) -> None:
@@ -133,7 +175,7 @@ async def test_a_request_that_waits_is_answered_at_shutdown(authority: Authority
     nursery.start_soon(wait)
     await trio.testing.wait_all_tasks_blocked(0.01)
     stop.set()
-    with trio.fail_after(2):
+    with patience():
         await waited.wait()
 
 
@@ -144,3 +186,18 @@ async def test_an_address_in_use_is_named_in_the_error(authority: Authority) -> 
         said = pytest.RaisesExc(JobCrashed, match=f"client-listener.*in use.*{address}")
         with pytest.RaisesGroup(said, flatten_subgroups=True):
             await app.run(config, telemetry=SpyLog().telemetry)
+
+
+async def test_readyz_fails_on_a_full_disk_before_a_write_has_failed(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(authority.config(), telemetry=SpyLog().telemetry) as bound:
+        assert b" 200 " in await get(bound.addresses["operator"], "/readyz")
+        free = shutil.disk_usage(bound.provider.services.config.data_dir).free
+        monkeypatch.setattr(operator, "FULL_OCTETS", 2 * free)
+        answer = await get(bound.addresses["operator"], "/readyz")
+        assert b" 503 " in answer
+        assert b"the disk of data_dir is full" in answer
+        assert bound.provider.services.store.statistics().storage_failures == 0
+        monkeypatch.undo()
+        assert b" 200 " in await get(bound.addresses["operator"], "/readyz")

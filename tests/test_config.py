@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from mimids import config
 from mimids.config import Config, ConfigError, keys, load, parse
 from mimids.config_keys import TcpAddress, UnixAddress
+from mimids.mls.suite_table import OFF, POST_QUANTUM_NAMES
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = (ROOT / "config.example.toml").read_text()
@@ -44,7 +45,11 @@ def test_the_example_shows_every_key_and_no_other() -> None:
 
 def test_every_key_is_used() -> None:
     """A key that nothing reads has no effect."""
-    sources = [path.read_text() for path in (ROOT / "mimids").rglob("*.py") if path.name != "config.py"]
+    sources = [
+        path.read_text()
+        for path in (ROOT / "mimids").rglob("*.py")
+        if path.name not in ("config.py", "config_limits.py")
+    ]
     used = set(re.findall(r"\w+", "\n".join(sources)))
     assert {name for names in declared().values() for name in names} - used == set()
 
@@ -72,6 +77,7 @@ def test_numbers_carry_their_unit(section: str, name: str) -> None:
     units = r"bytes|seconds|hours|days|minute|second|hour|day|burst"
     counted = (
         r"rows|requests|packages|claims|messages|streams|groups|partitions|branches|tokens|workers|connections|peers"
+        r"|providers"
     )
     default = keys(config._SECTIONS[section])[name].default if section in config._SECTIONS else None
     if isinstance(default, int) and not isinstance(default, bool):
@@ -90,6 +96,12 @@ def test_a_file_is_read_with_paths_from_its_own_directory(tmp_path: Path) -> Non
     assert read.tls.trust == Path("/etc/ca.pem")
 
 
+def test_the_origins_of_pages_are_read_as_browsers_write_them() -> None:
+    origins = ["https://chat.example", "https://chat.example:8443", "http://127.0.0.1:9000", "http://[::1]:9000"]
+    assert parse(PROVIDER | {"listen": {"web_origins": origins}}, ROOT).listen.web_origins == tuple(origins)
+    assert parse(PROVIDER, ROOT).listen.web_origins == ()
+
+
 def test_the_configuration_is_frozen() -> None:
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         parse(PROVIDER, ROOT).log.level = "debug"  # type: ignore[misc]
@@ -98,6 +110,29 @@ def test_the_configuration_is_frozen() -> None:
 def test_only_the_provider_must_be_given() -> None:
     with pytest.raises(ConfigError, match=r"^provider: write a domain name in lower case"):
         parse({}, ROOT)
+
+
+@pytest.mark.parametrize(
+    ("table", "found"),
+    [
+        (
+            {"provder": "a.example"},
+            ["provider: write a domain", "provder: there is no such key; did you mean provider?"],
+        ),
+        (
+            {"Provider": "a.example"},
+            ["provider: write a domain", "Provider: there is no such key; did you mean provider?"],
+        ),
+        ({"listen": {"provider": "a.example"}}, ["provider: write it at the top of the file, not in [listen]"]),
+        ({"log": {"level": "loud"}}, ["provider: write a domain", "[log] level: write one of"]),
+        ({"provider": 7, "log": {"level": "loud"}}, ["provider: write a domain", "[log] level: write one of"]),
+    ],
+)
+def test_a_missing_provider_is_named_beside_the_other_faults(table: dict[str, Any], found: list[str]) -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse(table, ROOT)
+    for start in found:
+        assert any(fault.startswith(start) for fault in refused.value.faults), refused.value.faults
 
 
 @pytest.mark.parametrize("name", ["A.example", "a.example:8443", "127.0.0.1", "", "a..example", "-a.example", 7, None])
@@ -123,6 +158,9 @@ def test_a_provider_is_a_lower_case_domain(name: object) -> None:
         ({"limits": {"push_bytes": 1.5}}, "[limits] push_bytes: write a whole number, without quotes"),
         ({"limits": {"push_bytes": True}}, "[limits] push_bytes: write a whole number, without quotes"),
         ({"limits": {"push_bytes": 0}}, "[limits] push_bytes: write 1 or more"),
+        ({"limits": {"push_bytes": 1 << 53}}, "[limits] push_bytes: write 9007199254740991 or less"),
+        ({"limits": {"receive_wait_seconds": 10**11}}, "[limits] receive_wait_seconds: write 86400000000 or less"),
+        ({"retention": {"audit_days": 1_000_001}}, "[retention] audit_days: write 1000000 or less"),
         ({"arrangement": {"required": 1}}, "[arrangement] required: write true or false, without quotes"),
         ({"log": {"level": "loud"}}, '[log] level: write one of "debug", "info", "warning", "error"'),
         ({"federation": {"allow": "b"}}, '[federation] allow: write a list in brackets, such as ["b.example"]'),
@@ -148,6 +186,44 @@ def test_a_provider_is_a_lower_case_domain(name: object) -> None:
             "[listen] client_tls: plain HTTP is only allowed on loopback or a Unix socket; "
             "write true, or change client",
         ),
+        *(
+            (
+                {"listen": {"web_origins": [origin]}},
+                '[listen] web_origins: write "https://host" or "https://host:port", as a browser shows it: '
+                "in lower case, no path",
+            )
+            for origin in (
+                "*",
+                "null",
+                "chat.example",
+                "https://",
+                "https://Chat.example",
+                "https://chat.example/",
+                "https://chat.example:443",
+                "https://chat.example:x",
+                "https://me@chat.example",
+                "https://ch\N{LATIN SMALL LETTER A WITH DIAERESIS}t.example",
+                "ftp://chat.example",
+                "https://chat.example?x",
+            )
+        ),
+        (
+            {"listen": {"web_origins": ["http://chat.example"]}},
+            '[listen] web_origins: write "https://..."; only a page of this machine may use plain http',
+        ),
+        (
+            {"mls": {"post_quantum_suites": ["0x0060"]}},
+            '[mls] post_quantum_suites: write code points with their suites, such as { "0x0060" = '
+            '"MLS_128_MLKEM768X25519_AES128GCM_SHA256_Ed25519" }',
+        ),
+        (
+            {"mls": {"post_quantum_suites": {"96": "none"}}},
+            '[mls] post_quantum_suites: 96 is no code point; write "0x" and four hex digits',
+        ),
+        (
+            {"mls": {"post_quantum_suites": {"0x0007": "none"}}},
+            "[mls] post_quantum_suites: 0x0007 is the code point of a suite of RFC 9420; write another code point",
+        ),
         (
             {"tls": {"client_certificate": "c.pem"}},
             "[tls] client_certificate, client_private_key: write both, or neither",
@@ -167,6 +243,13 @@ def test_a_fault_says_where_it_is_and_what_to_write(table: dict[str, Any], fault
     assert faults(table) == [fault]
 
 
+def test_a_post_quantum_suite_is_named_as_in_the_table() -> None:
+    (fault,) = faults({"mls": {"post_quantum_suites": {"0x0060": "X-Wing"}}})
+    assert fault.startswith('[mls] post_quantum_suites: for 0x0060, write "none" or one of MLS_128_MLKEM768X25519_')
+    table = {"provider": "a.example", "mls": {"post_quantum_suites": {"0xF060": POST_QUANTUM_NAMES[3], "0x004d": OFF}}}
+    assert parse(table, Path()).mls.post_quantum_suites == {0xF060: POST_QUANTUM_NAMES[3], 0x004D: OFF}
+
+
 def test_all_faults_are_reported_at_once() -> None:
     assert len(faults({"log": {"level": "loud", "colour": "red"}, "limits": {"push_bytes": 0}})) == 3
 
@@ -176,6 +259,18 @@ def test_all_faults_are_reported_at_once() -> None:
 )
 def test_an_address_is_host_and_port(text: str) -> None:
     assert len(faults({"listen": {"client": text}})) == 1
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"listen": {"public": "127.0.0.1:65536"}},
+        {"listen": {"operator": "[::1]:123456"}},
+    ],
+)
+def test_a_port_out_of_range_is_called_that(table: dict[str, Any]) -> None:
+    (fault,) = faults(table)
+    assert re.search(r": the port [0-9]+ is out of range; write one from 1 to 65535", fault)
 
 
 @pytest.mark.parametrize(
@@ -218,6 +313,8 @@ def test_faults_of_a_file_begin_with_its_name(tmp_path: Path) -> None:
     for text, fault in [
         ('provider = "a.example"\nprovidr = 1\n', "providr: there is no such key"),
         ("provider = \n", "this is not valid TOML"),
+        (f"a = {'[' * 10_000}", "this is not valid TOML"),
+        (f"a = {'9' * 10_000}", "this is not valid TOML"),
         ("log = 1\n", "provider: write a domain name"),
     ]:
         file.write_text(text)

@@ -125,7 +125,7 @@ def test_make_lists_every_target() -> None:
 def test_notes_for_the_changelog_are_for_operators() -> None:
     notes = [path for path in (ROOT / "changes").iterdir() if path.name not in {"README.md", "template.md.jinja"}]
     for note in notes:
-        assert re.fullmatch(r"\d+\.(feature|fix|security|removal)\.md", note.name)
+        assert re.fullmatch(r"\d+\.(feature|fix|security|removal)(\.\d+)?\.md", note.name)
         assert re.fullmatch(r"[A-Z`].*\.", note.read_text().strip()), note.name
 
 

@@ -16,10 +16,21 @@ import pytest
 from tests.support.imports import MODULES, ROOT, imports
 
 ENGINE = ("wire.base64url", "wire.codec", "wire.compiled", "wire.declare", "wire.ids", "wire.varint")
-PURE = ("wire", "mls", "ohttp", "policy")
-BELOW_DS = (*PURE, "errors", "values", "config", "metrics", "store", "telemetry")
+PURE = ("wire", "mls", "ohttp", "policy", "web_push")
+BELOW_DS = (*PURE, "errors", "values", "config", "metrics", "printable", "store", "telemetry", "tracebacks")
 # What every package of ds/ may use: the ports and the modules beside them.
-DS = (*BELOW_DS, "ds.backoff", "ds.clock", "ds.lru", "ds.notifier", "ds.peer_answers", "ds.ports")
+DS = (
+    *BELOW_DS,
+    "ds.backoff",
+    "ds.clock",
+    "ds.early_retries",
+    "ds.elapsed",
+    "ds.lru",
+    "ds.notifier",
+    "ds.peer_answers",
+    "ds.ports",
+    "ds.saving",
+)
 GROUPS = (*DS, "ds.limits", "ds.groups", "ds.key_packages")  # what the packages above both may use
 BELOW_HTTP = (*BELOW_DS, "ds")
 HTTP = ("http.header_names", "http.media_types")
@@ -32,19 +43,26 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "wire.messages": ("wire", "mls"),  # an MLSMessage has no length of its own: only its parser finds its end
     "errors": ("wire.ids",),
     "values": ("wire.ids",),
-    "config_keys": ("wire.ids",),
-    "config": ("config_keys", "wire.ids"),
+    "config_keys": ("wire.ids", "mls.suite_table"),
+    "config_mls": ("config_keys",),
+    "config_limits": ("config_keys",),
+    "config": ("config_keys", "config_limits", "config_mls", "wire.ids"),
+    "causes": ("values",),
     "metrics": (),
-    "telemetry": ("values", "config", "metrics", *ENGINE),
+    "printable": (),
+    "tracebacks": (),
+    "telemetry": ("values", "config", "metrics", "printable", *ENGINE),
     "mls": ("mls", "errors", *ENGINE),
     "mls.tree": ("mls.tree", "mls.code_points", "mls.leaf_node", "mls.suites", "mls.support", *ENGINE),
     "mls.rules": ("mls", "errors", *ENGINE),
     "replay": ("replay", "mls", "errors", *ENGINE),
     "ohttp": ("ohttp", "errors", *ENGINE),
+    "web_push": ("web_push", "ohttp.hkdf", *ENGINE),
     "policy": ("policy", "mls", "values", *ENGINE),
-    "store.engine": ("store.engine", "values", "errors"),
+    "store.engine": ("store.engine", "values", "errors", "tracebacks"),
+    "store.engine.postgresql": ("store.engine", "values", "errors", "tracebacks"),
     "store": ("store", "values", "errors", *ENGINE),
-    "ds.ports": ("values", "wire"),
+    "ds.ports": ("values", "wire", "web_push"),
     "ds": DS,
     "ds.limits": (*DS, "ds.limits"),
     "ds.groups": (*DS, "ds.limits", "ds.groups"),
@@ -52,30 +70,57 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "ds.key_packages": (*DS, "ds.limits", "ds.key_packages"),
     "ds.following": (*GROUPS, "ds.following"),
     "ds.terms": (*GROUPS, "ds.terms"),
+    "ds.departures": (*GROUPS, "ds.terms", "ds.departures"),
     "ds.upkeep": (*GROUPS, "ds.upkeep"),
     "ds.devices": (*GROUPS, "ds.following", "ds.terms", "ds.devices"),
-    "ds.commands": BELOW_HTTP,
+    "ds.wake_ups": (*GROUPS, "ds.following", "ds.wake_ups"),
+    "ds.commands": (*BELOW_HTTP, "__version__"),
     "ds.services": BELOW_HTTP,
     "http": (),  # media types and header names, which every package of http/ may use
     "http.server": ("errors", "wire.ids", "http.server"),
     "http.api": (*BELOW_HTTP, *HTTP, "http.server", "http.api"),
     "http.peers": (*BELOW_HTTP, *HTTP, "http.server", "http.peers"),
-    "http.console": (*BELOW_HTTP, "http.api", "http.console"),
+    "http.console": (*BELOW_HTTP, *HTTP, "http.api", "http.console"),
     "client": ("client", "ds.backoff", *PURE),
     **dict.fromkeys(
-        ("app", "assembly", "listeners", "process", "cli", "cli.check", "cli.demo", "testing", "__main__"), ("",)
+        (
+            "app",
+            "assembly",
+            "listeners",
+            "memory",
+            "process",
+            "reload",
+            "cli",
+            "cli.check",
+            "cli.demo",
+            "testing",
+            "__main__",
+        ),
+        ("",),
     ),
 }
 
 # Packages that only these parts may know.
 ONLY_IN: dict[str, tuple[str, ...]] = {
     "aiosqlite": ("store.engine.driver",),
-    "sqlite3": ("store.engine.sqlite", "store.engine.driver", "store.engine.migrate", "store.backup", "cli", "testing"),
+    "sqlite3": (
+        "store.engine.sqlite",
+        "store.engine.migrate",
+        "store.engine.tables",
+        "store.engine.translation",
+        "store.backup",
+        "cli",
+        "testing",
+    ),
+    "psycopg": ("store.engine.postgresql",),
     "trio_asyncio": ("store.engine.driver",),
-    "quart": ("http",),
-    "quart_trio": ("http",),
+    "quart": ("http.console",),
+    "quart_trio": ("http.console",),
+    "werkzeug": ("http.console",),
+    "jinja2": ("http.console",),
     "hypercorn": ("http",),
-    "httpcore": ("http.peers",),
+    "httpcore": (),
+    "httptools": ("http.server", "http.peers"),
     "httpx": ("client",),
     "prometheus_client": ("telemetry",),
     "click": ("cli",),

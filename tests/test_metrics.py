@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mimids.metrics import METRICS
+from mimids.metrics import BOUNDS, METRICS
 from mimids.testing import PretendGroup, Session, federation
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "prometheus"
@@ -35,6 +35,27 @@ def test_the_examples_use_only_existing_metrics(name: str) -> None:
     assert watched <= NAMES
 
 
+def test_every_bound_that_peers_reach_has_an_alert() -> None:
+    alerts = re.findall(r"expr: (.*)", (EXAMPLES / "alerts.yml").read_text())
+    for family, metric in METRICS.items():
+        if metric.counts_hits:
+            expressions = [each for each in alerts if metric.name(family) in each]
+            assert expressions, f"no alert watches {family}"
+            assert not any(f"{metric.name(family)}{{" in each for each in expressions), (
+                "the alert is for some bounds only"
+            )
+
+
+# Tests that drive a peer to a bound ask for its hits by name, with `bound_hits`.
+ASKED = re.compile(r'bound_hits\(\s*[\w.]+,\s*"([\w-]+)"\s*\)')
+
+
+def test_every_bound_is_reached_in_some_test() -> None:
+    tests = Path(__file__).parent
+    asked = {name for file in tests.rglob("test_*.py") for name in ASKED.findall(file.read_text())}
+    assert asked == set(BOUNDS)
+
+
 def test_the_dashboard_shows_and_describes_all_metrics() -> None:
     dashboard = json.loads((EXAMPLES / "grafana-dashboard.json").read_text())
     assert all(panel["description"] and panel["title"] for panel in dashboard["panels"])
@@ -45,7 +66,11 @@ def test_the_dashboard_shows_and_describes_all_metrics() -> None:
     assert unseen == {
         "mimids_store_storage_failures_total",
         "mimids_listener_failed_total",
+        "mimids_peers_crowded_out_total",
         "mimids_peer_failures",
         "mimids_peer_circuit_open",
         "mimids_following_contradictions_total",
+        "mimids_following_refused_pushes_total",
+        "mimids_departures_searched_total",
+        "mimids_departures_failures_total",
     }

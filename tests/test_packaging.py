@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import signal
@@ -25,7 +26,7 @@ from tests.support.imports import imports
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-PINS = (ROOT / "requirements/dev.txt").read_text()
+PINS = "\n".join((ROOT / "requirements" / name).read_text().strip() for name in ("dev.txt", "fuzz.txt"))
 
 
 @pytest.fixture(scope="session")
@@ -131,7 +132,12 @@ def test_the_metadata_names_licence_and_dependencies(bare: Path) -> None:
     installed: Distribution = PathDistribution(info)
     assert installed.version == mimids.__version__
     assert installed.metadata["License-Expression"] == "Apache-2.0"
-    assert {Requirement(line) for line in installed.requires or ()} == {
+    extras = {
+        Requirement(f'{line}; extra == "{name}"')
+        for name, lines in PROJECT["project"]["optional-dependencies"].items()
+        for line in lines
+    }
+    assert {Requirement(line) for line in installed.requires or ()} == extras | {
         Requirement(line) for line in PROJECT["project"]["dependencies"]
     }
 
@@ -156,13 +162,21 @@ def test_every_pin_has_hashes_and_no_address() -> None:
     assert "://" not in PINS
 
 
+@pytest.mark.parametrize("directory", ["clients/typescript", "examples/chat", "tests/support/node"])
+def test_every_pin_for_node_has_a_hash_and_no_address(directory: str) -> None:
+    text = (ROOT / directory / "package-lock.json").read_text(encoding="utf-8")
+    assert "://" not in text
+    assert all("integrity" in pin for place, pin in json.loads(text)["packages"].items() if "node_modules/" in place)
+
+
 def test_exactly_the_imported_packages_are_declared() -> None:
     """A dependency of a dependency may disappear with it, so it has to be declared."""
     provided = packages_distributions()
     declared = {canonicalize_name(Requirement(line).name) for line in PROJECT["project"]["dependencies"]}
     used: set[str] = set()
     for path in (ROOT / "mimids").rglob("*.py"):
-        free = {"pytest"} if path.parent.name == "testing" else set()  # users of the fixtures have it
+        # Users of the fixtures have pytest; psycopg comes with the extra `postgresql`.
+        free = {"testing": {"pytest"}, "postgresql": {"psycopg"}}.get(path.parent.name, set())
         for name in set(imports(ast.parse(path.read_text()))) - sys.stdlib_module_names - free:
             if not name.startswith("mimids"):
                 givers = declared & {canonicalize_name(giver) for giver in provided[name]}

@@ -17,6 +17,7 @@ import pytest
 
 from mimids.app import JOBS
 from mimids.config import Config
+from mimids.http.peers.pools import FILES_FOR_KEPT
 from mimids.process import EXIT_CRASHED, EXIT_REFUSED, serve
 from mimids.store.engine import lock
 from tests.support.provider import Authority
@@ -126,3 +127,27 @@ def test_a_database_that_was_not_migrated_is_not_served(tmp_path: Path, capsys: 
         config.database.with_name(config.database.name + suffix).unlink(missing_ok=True)
     assert serve(config) == EXIT_REFUSED
     assert "mimids migrate" in capsys.readouterr().err
+
+
+KEPT = """
+import os, resource, signal, sys
+from pathlib import Path
+from mimids.process import serve
+from tests.support.provider import Authority
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 8192))
+
+def report(bound):
+    print(bound.provider.peers._named._most_kept, flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+sys.exit(serve(Authority(Path(sys.argv[1])).config(), on_ready=report))
+"""
+
+
+def test_as_many_connections_are_kept_as_the_hard_limit_on_files_allows(tmp_path: Path) -> None:
+    """The limit was raised after the number of kept connections had been taken from it."""
+    ran = subprocess.run(
+        [sys.executable, "-c", KEPT, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert int(ran.stdout) == 8192 // FILES_FOR_KEPT // 2, "of each of two pools"

@@ -7,7 +7,7 @@ import logging
 import attrs
 import pytest
 
-from mimids.telemetry import Format, Level, Telemetry, new_telemetry
+from mimids.telemetry import EVENTS_KEPT, Format, Level, Telemetry, new_telemetry
 from mimids.wire.ids import ProviderId
 
 A = ProviderId("a.example")
@@ -74,22 +74,51 @@ def test_the_standard_librarys_logger_writes_here_and_nowhere_else(caplog: pytes
     assert made.logger is not logging.getLogger("mimids")
 
 
+def test_events_of_unlinkable_requests_are_counted_and_their_kinds_are_bounded() -> None:
+    made, to = telemetry()
+    for _ in range(2):
+        made.event_unlinkable("low stock", cipher_suite=1)
+    for number in range(2 * EVENTS_KEPT):
+        made.event_unlinkable("claims without Welcomes", token=number)
+    assert not to.getvalue(), "the time of a line would be that of the request"
+    made.log_counts()
+    lines = [json.loads(line) for line in to.getvalue().splitlines()]
+    assert len(lines) == EVENTS_KEPT
+    assert (lines[0]["event"], lines[0]["cipher_suite"], lines[0]["count"]) == ("low stock", 1, 2)
+    made.log_counts()
+    assert len(to.getvalue().splitlines()) == EVENTS_KEPT
+
+
+@pytest.mark.parametrize("format", ["json", "text"])
+@pytest.mark.parametrize("peer", [None, ProviderId("b.example")])
+def test_the_line_of_a_request_is_formatted_as_any_other(
+    format: Format, peer: ProviderId | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.time", lambda: 1_700_000_000.0625)
+    made, to = telemetry(format)
+    made.request("hub-send", "ok", id_="0123456789abcdef", peer=peer, received=7, sent=0, milliseconds=1.26)
+    made.log.info("request", route="hub-send", code="ok", peer=peer, received=7, sent=0, ms=1.3, id="0123456789abcdef")
+    one, other = to.getvalue().splitlines()
+    assert one == other
+    assert "2023-11-14T22:13:20.062Z" in one
+
+
 def test_a_broken_stream_is_ignored() -> None:
     new_telemetry(A, to=Deaf()).log.info("hello")
 
 
-def test_unlinkable_requests_are_only_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unlinkable_requests_are_only_counted() -> None:
     made, to = telemetry()
     for code in ("ok", "ok", "busy"):
         made.request_unlinkable("relay", code)
     assert not to.getvalue()
-    monkeypatch.setattr("mimids.telemetry.COUNT_SECONDS", 0)
     made.request("me", "ok", id_="1", peer=None, received=0, sent=0, milliseconds=1)
+    made.log_counts()
     lines = [json.loads(line) for line in to.getvalue().splitlines()]
     assert [(line["event"], line["route"], line["code"], line.get("count")) for line in lines] == [
+        ("request", "me", "ok", None),
         ("requests", "relay", "busy", 1),
         ("requests", "relay", "ok", 2),
-        ("request", "me", "ok", None),
     ]
     made.log_counts()
     assert len(to.getvalue().splitlines()) == 3

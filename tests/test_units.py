@@ -15,6 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 UNIT = ROOT / "examples/mimids.service"
+BACKUP, TIMER = ROOT / "examples/mimids-backup.service", ROOT / "examples/mimids-backup.timer"
 EXPOSURE = 20  # of 100, by systemd's own reckoning
 START_SECONDS = 60
 
@@ -29,10 +30,10 @@ os.execv(sys.argv[1], sys.argv[1:])
 """
 
 
-def settings() -> dict[str, list[str]]:
-    """Return what stands in the unit, by name."""
+def settings(unit: Path = UNIT) -> dict[str, list[str]]:
+    """Return what stands in a unit, by name."""
     found: dict[str, list[str]] = {}
-    for name, value in re.findall(r"^(\w+)=(.*)$", UNIT.read_text(), re.MULTILINE):
+    for name, value in re.findall(r"^(\w+)=(.*)$", unit.read_text(), re.MULTILINE):
         found.setdefault(name, []).append(value)
     return found
 
@@ -44,16 +45,30 @@ def tool(name: str, package: str) -> str:
     return found
 
 
-def test_systemd_understands_every_line_of_the_unit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("example", [UNIT, BACKUP, TIMER], ids=lambda path: path.name)
+def test_systemd_understands_every_line_of_a_unit(example: Path, tmp_path: Path) -> None:
     analyze = tool("systemd-analyze", "systemd")
-    unit = tmp_path / UNIT.name
-    unit.write_text(UNIT.read_text().replace("/opt/mimids/bin/mimids", shutil.which("true") or "/bin/true"))
+    for each in (UNIT, BACKUP, TIMER):
+        text = each.read_text().replace("/opt/mimids/bin/mimids", shutil.which("true") or "/bin/true")
+        (tmp_path / each.name).write_text(text)
+    unit = tmp_path / example.name
     ran = subprocess.run([analyze, "verify", "--man=no", unit], capture_output=True, text=True, check=False)
-    said = [line for line in ran.stderr.splitlines() if UNIT.name in line]
+    said = [line for line in ran.stderr.splitlines() if "mimids" in line]
     assert said == [], ran.stderr
-    unit.write_text(unit.read_text().replace("ProtectSystem=strict", "ProtectSystem=strictly"))
+    setting = "OnCalendar=*" if example is TIMER else "ProtectSystem=strict"
+    unit.write_text(unit.read_text().replace(setting, f"{setting}ly"))
     ran = subprocess.run([analyze, "verify", "--man=no", unit], capture_output=True, text=True, check=False)
-    assert "strictly" in ran.stderr  # it looks
+    assert setting.partition("=")[2] + "ly" in ran.stderr  # it looks
+
+
+def test_the_units_belong_together() -> None:
+    server, backup = settings(), settings(BACKUP)
+    assert server["ExecReload"] == ["/opt/mimids/bin/mimids reload --config /etc/mimids/mimids.toml"]
+    assert backup["User"] == server["User"], "only the server's user can read the database"
+    assert f"/var/lib/{server['StateDirectory'][0]}" in backup["ReadWritePaths"][0].split()
+    (command,) = backup["ExecStart"]
+    assert re.fullmatch(r"/opt/mimids/bin/mimids backup (\S+) --keep \d+ --config /etc/mimids/mimids.toml", command)
+    assert command.split()[2] in backup["ReadWritePaths"][0].split()
 
 
 def test_systemd_thinks_the_unit_is_little_exposed() -> None:

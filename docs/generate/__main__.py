@@ -7,21 +7,35 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from docs.generate import architecture, commands, http, policy
+from docs.generate import architecture, commands, http, interop, octets, ohttp, openapi, policy, privacy, typescript
 
 DOCS: Final = Path(__file__).parent.parent
+
+
+def _printed(made: Callable[[], str], _: str) -> str:
+    return made()
+
 
 WRITERS: Final[Mapping[str, Callable[[str], str]]] = {
     "architecture.md": architecture.written,
     "commands.md": commands.written,
     "http.md": http.written,
+    "interop.md": interop.written,
     "metrics.md": http.written,
+    "octets.md": octets.written,
+    "ohttp-example.json": lambda _: ohttp.as_json(),
+    "ohttp.md": ohttp.written,
+    "openapi-client.json": lambda _: openapi.client(),
+    "openapi-operator.json": lambda _: openapi.operator(),
     "operator-socket.md": commands.written,
     "policy.md": policy.written,
+    "privacy.md": privacy.written,
     "wire.md": http.written,
+    **{f"../clients/typescript/src/{name}": partial(_printed, made) for name, made in typescript.PRINTED.items()},
 }
 
 
@@ -30,7 +44,7 @@ def outdated() -> dict[Path, str]:
     found = {}
     for name, written in WRITERS.items():
         path = DOCS / name
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
         if (new := written(text)) != text:
             found[path] = new
     return found
@@ -46,7 +60,7 @@ def main(arguments: list[str]) -> int:
     for path, text in documents.items():
         if not only_check:
             path.write_text(text, encoding="utf-8")
-        print(f"{'outdated' if only_check else 'written'}: docs/{path.name}")
+        print(f"{'outdated' if only_check else 'written'}: {path.resolve().relative_to(DOCS.parent)}")
     return 1 if only_check and documents else 0
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from docs.generate.markers import fill
 from mimids.app import JOBS, Stage
 
 RECORDS: Final = Path(__file__).parent.parent / "decisions"
+_REPLACES: Final = re.compile(r"This replaces decision (\d+)\.")
 
 
 def job_tree() -> str:
@@ -46,9 +48,20 @@ def _job_tree() -> Iterator[str]:
 
 
 def _decisions() -> Iterator[str]:
-    for record in sorted(RECORDS.glob("[0-9]*.md")):
-        number, _, title = record.read_text().partition("\n")[0].removeprefix("# ").partition(". ")
-        yield f"- [{number}](decisions/{record.name}): {title}"
+    records = {path.name: path.read_text(encoding="utf-8") for path in sorted(RECORDS.glob("[0-9]*.md"))}
+    replaced: dict[str, str] = {}
+    for text in records.values():
+        for old in _REPLACES.findall(text):
+            replaced[old] = _number_and_title(text)[0]
+    for name, text in records.items():
+        number, title = _number_and_title(text)
+        by = f" (replaced by {replaced[number]})" if number in replaced else ""
+        yield f"- [{number}](decisions/{name}): {title}{by}"
+
+
+def _number_and_title(record: str) -> tuple[str, str]:
+    number, _, title = record.partition("\n")[0].removeprefix("# ").partition(". ")
+    return number, title
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ _SCOPES: Final = {
     "device": "each of our own devices",
     "user": "each of our own users, over all devices",
     "provider": "each other provider, over all its users",
+    "gateway_address": "each IP address (IPv6: each /64)",
     "gateway": "all requesters together",
 }
 
@@ -59,7 +60,7 @@ def _rates() -> Iterator[str]:
     yield "| --- | --- | --- | --- |"
     for name, key in keys(Limits).items():
         if "_per_" in name:
-            scope = _SCOPES[name.partition("_")[0]]
+            scope = next(scope for prefix, scope in _SCOPES.items() if name.startswith(f"{prefix}_"))
             yield f"| `{name}` | {scope} | {key.default} | `{RateLimited.code}` |"
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 from mkdocs.structure.files import File, Files
 
 ROOT: Final = Path(__file__).parent.parent.parent
-DOCUMENTS: Final = ("*.md", "docs/**/*.md", "examples/**/*.md", "bench/*.md")
+DOCUMENTS: Final = ("*.md", "docs/**/*.md", "examples/*.md", "examples/*/*.md", "bench/*.md", "fuzz/*.md")
 _LINK: Final = re.compile(r"\]\((?![a-z]+:)([^)#\s]+)")
 
 

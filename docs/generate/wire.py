@@ -29,7 +29,6 @@ _NAMED: Final[tuple[tuple[Codec[Any], str], ...]] = (
     (messages.KEY_PACKAGE, "KeyPackage"),
     (messages.RATCHET_TREE, "RatchetTree"),
 )
-_ON: Final = {"message": "message.content_type"}  # the case of a `select` may be in a field of a field
 _COMMENT: Final = re.compile(r"^ +(\w+): .*?  # (.+)$", re.MULTILINE)
 _ITEM: Final = re.compile(r"tuple\[(\w+), \.\.\.\]")
 _COLUMN: Final = 44  # where comments begin
@@ -60,7 +59,8 @@ def _structure(kind: type[attrs.AttrsInstance]) -> Iterator[str]:
     for field in attrs.fields(kind):
         declared = field.metadata["wire"]
         if isinstance(declared, Select):
-            yield f"  select ({kind.__name__}.{_ON.get(declared.on, declared.on)}) {{"
+            on = declared.on if declared.attribute is None else f"{declared.on}.{declared.attribute}"
+            yield f"  select ({kind.__name__}.{on}) {{"
             for case, codec in declared.cases.items():
                 empty = codec is NOTHING
                 yield f"    case {case.name.lower()}: {'struct {}' if empty else _declared(codec, field.name, '')[0]};"
@@ -77,12 +77,14 @@ def _declared(codec: Codec[Any], name: str, annotation: str) -> tuple[str, str]:
     if isinstance(codec, engine._Optional):
         return f"optional<{_type(codec._item)}> {name}", ""
     if isinstance(codec, engine._Vector | engine._UintVector):
-        item = codec._item if isinstance(codec, engine._Vector) else engine.Uint(codec._size)
+        item = codec._item if isinstance(codec, engine._Vector) else codec._uint
         kind = _type(item)
-        return f"{_ITEM.findall(annotation)[0] if kind == _OPAQUE else kind} {name}<V>", ""
+        most = getattr(codec, "_most", varint.MLS_MAX)
+        bound = "" if most == varint.MLS_MAX else f"at most {most:,} items"
+        return f"{_ITEM.findall(annotation)[0] if kind == _OPAQUE else kind} {name}<V>", bound
     kind = _type(codec)
     if kind != _OPAQUE:
-        return f"{kind} {name}", ""
+        return f"{kind} {name}", f"at most {codec.most:,}" if isinstance(codec, engine.Uint) and codec.bounded else ""
     limit = getattr(_innermost(codec), "limit", varint.MLS_MAX)
     return f"opaque {name}<V>", "" if limit == varint.MLS_MAX else f"at most {limit} octets"
 

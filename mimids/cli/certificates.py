@@ -1,13 +1,15 @@
-"""Certificates that mimids issues itself: an authority, and pairs for use as TLS server and TLS client.
+"""Certificates that mimids issues itself: an authority's certificate, and pairs for TLS servers and TLS clients.
 
 They are for `serve --dev`, `demo`, tests, and providers that trust each other without a public authority. Public
-authorities stop issuing certificates for client use, so many providers will show a pair made by `init` to others.
+authorities stop issuing certificates for client use, so many providers will use a pair made by `init` for their calls
+to other providers.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import os
+import stat
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 AUTHORITY_DAYS: Final = 3650
-PAIR_DAYS: Final = 825  # the longest that client platforms accept from a private authority
+PAIR_DAYS: Final = 825  # the longest validity that client platforms accept from a private authority
 _CLOCK_SKEW: Final = timedelta(hours=1)
 
 
@@ -33,7 +35,7 @@ class IssuedCertificate:
     private_key: ec.EllipticCurvePrivateKey = attrs.field(repr=False)
 
     def write(self, certificate: Path, private_key: Path) -> None:
-        """Write both as PEM, the key readable by its owner only; raise `FileExistsError` if a file exists."""
+        """Write both as PEM; only the owner can read the key. Raise `FileExistsError` if a file exists."""
         encoded = self.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         write_new(private_key, encoded, mode=0o600)
         write_new(certificate, self.certificate.public_bytes(Encoding.PEM))
@@ -81,6 +83,26 @@ def read_authority(certificate: Path, private_key: Path) -> Authority:
     if not isinstance(key, ec.EllipticCurvePrivateKey) or found.public_key() != key.public_key():
         raise ValueError(f"{private_key} is not the key of {certificate}")
     return Authority(found, key)
+
+
+def replace(issued: IssuedCertificate, certificate: Path, private_key: Path) -> None:
+    """Replace both files of a pair, each in one step; they keep their owners and modes.
+
+    The key is replaced first. A server that reads the files in between finds that key and certificate do not match. It
+    keeps the old pair, and reads the files again later.
+    """
+    encoded = issued.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    for path, content in ((private_key, encoded), (certificate, issued.certificate.public_bytes(Encoding.PEM))):
+        present = path.stat()
+        new = path.with_name(f".{path.name}.new")
+        new.unlink(missing_ok=True)
+        try:
+            write_new(new, content, mode=0o600)
+            os.chown(new, present.st_uid, present.st_gid)
+            new.chmod(stat.S_IMODE(present.st_mode))
+            new.replace(path)
+        finally:
+            new.unlink(missing_ok=True)
 
 
 def write_new(path: Path, content: bytes, *, mode: int = 0o644) -> None:

@@ -1,4 +1,4 @@
-"""`mimids completion`: the script by which a shell completes commands, options and arguments."""
+"""`mimids completion`: the script with which a shell completes commands, options and arguments."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import IO, Any, BinaryIO, TextIO
 
@@ -10,6 +9,7 @@ import click
 
 from mimids.cli.places import example
 from mimids.cli.refusals import CommandRefused
+from mimids.cli.showing import say, say_json
 from mimids.wire.codec import WireError
 
 
@@ -33,8 +33,7 @@ def inspect(file: BinaryIO) -> None:
         lines = inspect(file.read())
     except WireError as error:
         raise CommandRefused(f"{_name(file)} is not an MLS object: {error}") from error
-    for line in lines:
-        click.echo(line)
+    say(*lines)
 
 
 @example("mimids mls replay conversation.jsonl")
@@ -44,14 +43,15 @@ def replay(file: TextIO) -> None:
     """Check a recorded group as the server does, and print a JSON line for each message.
 
     FILE has a JSON array of {cipher_suite, group_info, ratchet_tree, epochs: [{proposals, commit}]}, or JSON lines that
-    say what is expected of each message. The exit code is 1 if a message is refused or differs from what is expected.
+    say which result is expected for each message. The exit code is 1 if a message is refused or differs from what is
+    expected.
     """
     from mimids.replay.replay import replay
 
     failed = 0
     try:
         for record in replay(file.read(), now_s=int(time.time())):
-            click.echo(json.dumps(record.as_json()))
+            say_json(record.as_json())
             failed += record.failed
     except (ValueError, LookupError, TypeError) as error:
         raise CommandRefused(f"{_name(file)} is not a recording: {error}") from error

@@ -1,4 +1,4 @@
-"""Progress on standard error, if that is a terminal and the work takes longer than a second."""
+"""Shows progress on standard error, if that is a terminal and the work takes longer than a second."""
 
 from __future__ import annotations
 

@@ -1,16 +1,20 @@
-"""The end of a command that is refused: exit code 1, one line that says why, one that says what to do."""
+"""The end of a command that is refused: exit code 1, one line that says why, and one line that says what to do."""
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 from collections.abc import Callable
 from typing import IO, Any, Final
 
 import click
 
+from mimids import causes
+from mimids.cli.showing import say
 from mimids.config import ConfigError
 from mimids.errors import MimiError, StorageUnavailable
 from mimids.ohttp.at_rest import KeyUnavailable
+from mimids.store.damage import RESTORE
 from mimids.store.engine.lock import Locked
 from mimids.store.engine.migrate import SchemaRefused
 
@@ -26,11 +30,14 @@ class CommandRefused(click.ClickException):
         super().__init__(why)
         self.fix = fix
 
+    def __str__(self) -> str:
+        return self.message if self.fix is None else f"{self.message}; {self.fix}"
+
     def show(self, file: IO[Any] | None = None) -> None:
         """Print the message and the fix on standard error."""
-        click.echo(f"mimids: {self.message}", err=True)
+        say(f"mimids: {self.message}", err=True)
         if self.fix:
-            click.echo(f"  {self.fix}", err=True)
+            say(*(f"  {line.strip()}" for line in self.fix.split("\n")), err=True)
 
 
 def or_refused(do: Callable[[], Any]) -> Any:
@@ -40,7 +47,7 @@ def or_refused(do: Callable[[], Any]) -> Any:
     except ConfigError as error:
         raise CommandRefused("the configuration is not valid", "\n  ".join(error.faults)) from error
     except SchemaRefused as error:
-        raise CommandRefused(str(error)) from error
+        raise CommandRefused(error.cause.what, error.cause.fix) from error
     except KeyUnavailable as error:
         raise CommandRefused(
             str(error), "set key_file in [ohttp] to the file with which the keys were encrypted"
@@ -50,6 +57,8 @@ def or_refused(do: Callable[[], Any]) -> Any:
             str(error), "try again when that process has ended; commands reach a running server by its socket"
         ) from error
     except StorageUnavailable as error:
+        if error.damage:
+            raise CommandRefused(f"the database is damaged: {error.damage}", RESTORE) from error
         raise CommandRefused(
             str(error), "free some space on the disk of data_dir: `mimids check` says how much there is"
         ) from error
@@ -59,10 +68,10 @@ def or_refused(do: Callable[[], Any]) -> Any:
         raise CommandRefused(f"the database cannot be used: {error}", "run `mimids check` for details") from error
     except sqlite3.DatabaseError as error:
         if type(error) is not sqlite3.DatabaseError:
-            raise  # a bug of ours: a wrong statement
-        raise CommandRefused(
-            f"the database cannot be read: {error}", "run `mimids check`; keep the file, and restore a backup"
-        ) from error
+            raise  # a wrong SQL statement, which is our bug
+        raise CommandRefused(f"the database cannot be read: {error}", RESTORE) from error
     except OSError as error:
-        what = f"{error.filename}: " if error.filename else ""
-        raise CommandRefused(f"{what}{error.strerror or error}") from error
+        if error.errno == errno.EPIPE:
+            raise  # the reader of our output has gone, which click knows
+        cause = causes.of_file(error)
+        raise CommandRefused(cause.what, cause.fix) from error

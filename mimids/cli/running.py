@@ -1,7 +1,7 @@
 """Run one command of the table: in the running server, or in this process if no server runs.
 
-A command that writes holds the lock of the data directory. A command that only reads needs no lock: it works beside a
-running server.
+A command that writes holds the lock of the data directory; in PostgreSQL it needs none. A command that only reads needs
+no lock: it works beside a running server, and is sent to the server only if the server knows more than the database.
 """
 
 from __future__ import annotations
@@ -11,20 +11,22 @@ import json
 import socket
 import time
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any, Final, cast
 
+from mimids.cli.owners import require_owner
 from mimids.cli.places import require_database, socket_fits
 from mimids.cli.refusals import CommandRefused, or_refused
 from mimids.config import Config
 from mimids.ds.commands import Command, Context, JsonObject
 from mimids.errors import MimiError, every_error
+from mimids.http.header_names import SHELL_AGENT
 from mimids.store.engine import lock
-from mimids.store.engine.sqlite import read_here, write_here
+from mimids.store.engine.access import read_here, write_here
 from mimids.values import Milliseconds
 
-SERVER_SECONDS: Final = 30  # that a running server has for its answer
+SERVER_SECONDS: Final = 30  # how long a running server may take to answer
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -41,9 +43,9 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def run(config: Config, command: Command, given: Mapping[str, object]) -> JsonObject:
-    """Return the answer; what the command writes is durable then. Raise `CommandRefused`."""
+    """Run the command and return its answer, once its writes are durable; raise `CommandRefused` if it is refused."""
     require_database(config)
-    if command.writes:
+    if command.writes or command.reads_running or command.in_server is not None:
         answer = _ask_server(config.operator_socket, command, given)
         if answer is not None:
             return answer
@@ -59,17 +61,22 @@ def _run_here(config: Config, command: Command, given: Mapping[str, object]) -> 
     context = Context.of(config, Milliseconds(time.time_ns() // 1_000_000))
     given = command.given(given)
     if not command.writes:
-        with read_here(config.database) as tx:
+        with read_here(config.place) as tx:
             return command.run(tx, context, given)
-    with lock.hold(config.data_dir):
-        answer = write_here(config.database, command.refusable(context, given))
+    if isinstance(config.place, Path):
+        require_owner(config)
+    with lock.hold(config.data_dir) if isinstance(config.place, Path) else nullcontext():
+        answer = write_here(config.place, command.refusable(context, given))
     if isinstance(answer, MimiError):
         raise answer
     return answer
 
 
 def _ask_server(path: Path, command: Command, given: Mapping[str, object]) -> JsonObject | None:
-    """Return the answer of the server that listens at `path`, or None if no server does; raise `CommandRefused`."""
+    """Return the answer of the server that listens at `path`, or None if no server does.
+
+    Raises `CommandRefused` if the server cannot be reached, or refuses the command.
+    """
     if not socket_fits(path):
         return None
     with closing(_UnixConnection(path)) as connection:
@@ -81,7 +88,8 @@ def _ask_server(path: Path, command: Command, given: Mapping[str, object]) -> Js
             fix = "run the command as the user that the server runs as"
             raise CommandRefused(f"cannot connect to {path}: {error.strerror or error}", fix) from error
         try:
-            connection.request("POST", command.path, json.dumps(given), {"Content-Type": "application/json"})
+            headers = {"Content-Type": "application/json", "User-Agent": SHELL_AGENT}
+            connection.request("POST", command.path, json.dumps(given), headers)
             response = connection.getresponse()
             answer = json.loads(response.read())
         except (OSError, http.client.HTTPException, ValueError) as error:

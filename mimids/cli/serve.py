@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import errno
+import os
+import shlex
 import socket
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
-from mimids.cli.places import CONFIG_FILE, DEV_DIRECTORY, config_option, example, load_config, refuse_backup
+from mimids.cli.check.command import log_findings
+from mimids.cli.owners import make_data_dir, require_owner
+from mimids.cli.places import (
+    CONFIG_FILE,
+    DEV_DIRECTORY,
+    config_option,
+    example,
+    find_config,
+    is_of_environment,
+    load_config,
+    program,
+    refuse_backup,
+)
 from mimids.cli.refusals import CommandRefused, or_refused
 from mimids.cli.setup import AUTHORITY, SetupPlan, make_pair, migrate_database, write_configuration
+from mimids.cli.showing import say
 from mimids.config import Config, load
-from mimids.store.engine import lock, migrate
+from mimids.store.engine import access, lock
 from mimids.wire.ids import ProviderId
 
 if TYPE_CHECKING:
@@ -29,25 +45,37 @@ _DEV_PORTS: Final = (8443, 8444, 8445)
 @config_option
 @click.option("--dev", is_flag=True, help="Serve a development provider, localhost, from ./mimids-dev/.")
 def serve(config_file: Path | None, dev: bool) -> None:
-    """Run the server until SIGTERM or SIGINT.
+    """Run the server until SIGTERM or SIGINT; SIGHUP and `mimids reload` make it read its configuration again.
 
     It finishes the requests in flight before it stops. If there is no database, it creates one. It refuses a database
     of an older version: run `mimids migrate` first.
     """
-    if dev and config_file is not None:
+    if dev and config_file is not None and not is_of_environment():
         raise click.UsageError("--dev and --config exclude each other: --dev makes its own configuration")
     config = or_refused(_development) if dev else load_config(config_file)
-    if not config.database.exists():
+    if config.data_dir.exists():
+        or_refused(lambda: require_owner(config))
+    if not or_refused(lambda: access.exists(config.place)):
         or_refused(lambda: migrate_database(config))
-    elif not or_refused(lambda: migrate.pending(config.database)):  # else the server says so
-        refuse_backup(config.database)
+    elif not or_refused(lambda: access.pending(config.place)):  # if migrations are pending, the server says so
+        refuse_backup(config.place)
+    if config.store.url:  # this may be one more process on a database that exists
+        or_refused(lambda: make_data_dir(config))
     from mimids import process
 
-    sys.exit(or_refused(lambda: process.serve(config, on_ready=lambda bound: _announce(config, bound, dev=dev))))
+    path = DEV_DIRECTORY / CONFIG_FILE if dev else find_config(config_file)
+    serve = partial(
+        process.serve,
+        config,
+        on_ready=partial(_announce, config, dev=dev),
+        load_config=partial(load, path.absolute()),
+        log_findings=log_findings,
+    )
+    sys.exit(or_refused(serve))
 
 
 def _development() -> Config:
-    """Prepare `mimids-dev/`: data and certificates stay, ports are chosen again and the configuration is rewritten."""
+    """Prepare `mimids-dev/`: keep existing data and certificates, choose ports again, and rewrite the configuration."""
     path = DEV_DIRECTORY / CONFIG_FILE
     if path.exists() and lock.holder(load(path).data_dir) is not None:
         raise CommandRefused(
@@ -87,17 +115,18 @@ def _free_port(wanted: int) -> int:
 
 
 def _announce(config: Config, bound: ServingProvider, *, dev: bool) -> None:
-    """Print the addresses of the listeners and, in development, what to try next."""
+    """Print the addresses of the listeners and, in development, commands to try next, which work as typed."""
     scheme = "http" if config.listen.client_is_plain else "https"
     where = bound.addresses
-    click.echo(f"mimids serves {config.provider}")
-    click.echo(f"  public    {config.listen.public_url} at {where['public']}")
-    click.echo(f"  client    {'' if where['client'].startswith('unix:') else scheme + '://'}{where['client']}")
-    click.echo(f"  operator  http://{where['operator']}")
-    click.echo(f"  console   http://{where['operator']}/console")
+    say(f"mimids serves {config.provider}")
+    say(f"  public    {config.listen.public_url} at {where['public']}")
+    say(f"  client    {'' if where['client'].startswith('unix:') else scheme + '://'}{where['client']}")
+    say(f"  operator  http://{where['operator']}")
+    say(f"  console   http://{where['operator']}/console")
     if dev:
-        click.echo("\nDevelopment certificates and data are in ./mimids-dev/. Try next, in another terminal:")
-        click.echo("  mimids user add alice")
-        click.echo("  mimids contact alice")
-        click.echo(f"  curl --cacert mimids-dev/ca.pem {config.listen.public_url}/.well-known/mimi-ds")
+        say("", "Development certificates and data are in ./mimids-dev/. Try next, in another terminal:")
+        say(f"  cd {shlex.quote(os.getcwd())}")
+        say(f"  {program()} user add alice")
+        say(f"  {program()} contact alice")
+        say(f"  curl --cacert mimids-dev/ca.pem {config.listen.public_url}/.well-known/mimi-ds")
     sys.stdout.flush()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+import shlex
 import sys
 import tomllib
 from collections.abc import Sequence
@@ -12,17 +14,21 @@ import attrs
 import click
 
 from mimids.cli.certificates import new_authority, read_authority, write_new
-from mimids.cli.places import CONFIG_FILE, config_option, example, json_option, load_config, socket_fits
+from mimids.cli.owners import make_data_dir
+from mimids.cli.places import CONFIG_FILE, config_option, example, json_option, load_config, program, socket_fits
 from mimids.cli.progress import elapsed
 from mimids.cli.refusals import CommandRefused, or_refused
-from mimids.cli.showing import show
+from mimids.cli.showing import say, show
 from mimids.config import Config, load, parse
-from mimids.store.engine import lock
+from mimids.ohttp.at_rest import KEY_SIZE
+from mimids.store import acknowledged
+from mimids.store.engine import access, lock
 from mimids.store.engine import migrate as migrations
 from mimids.wire.ids import ProviderId, provider_id
 
 AUTHORITY: Final = ("ca.pem", "ca.key")
 DATA: Final = "data"
+KEY_FILE: Final = "ohttp.key"  # beside the configuration: not in the data directory, and so in no copy of it
 
 
 @attrs.frozen(kw_only=True)
@@ -44,15 +50,15 @@ class SetupPlan:
 
 
 def make_provider(directory: Path, plan: SetupPlan) -> Config:
-    """Create a directory with configuration, certificates and an empty database; return the configuration.
+    """Create a directory with configuration, certificates, key file and an empty database; return the configuration.
 
-    No existing file is replaced. Raise `CommandRefused`, or `ConfigError` if the plan is not valid; then nothing was
-    created.
+    No existing file is replaced. Raises `CommandRefused`, and `ConfigError` if the plan is not valid; nothing is
+    created then.
     """
     path = directory / CONFIG_FILE
     if path.exists():
         raise CommandRefused(
-            f"{path} already exists", "choose another directory; `mimids check` checks the provider in this one"
+            f"{path} already exists", "choose another directory; `mimids check` checks the provider in this directory"
         )
     if not socket_fits(directory / DATA / "operator.sock"):
         raise CommandRefused(
@@ -70,9 +76,12 @@ def make_provider(directory: Path, plan: SetupPlan) -> Config:
 
 def migrate_database(config: Config) -> list[migrations.Migration]:
     """Create the database, or migrate it to this version; return the migrations that were applied."""
-    config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_data_dir(config)
     with lock.hold(config.data_dir):
-        return migrations.migrate(config.database)
+        applied = access.migrate(config.place)
+        if applied and isinstance(config.place, Path):
+            acknowledged.forget(config.place)  # a migration that rebuilds a table numbers its rows again
+        return applied
 
 
 def make_pair(directory: Path, plan: SetupPlan) -> None:
@@ -89,7 +98,12 @@ def make_pair(directory: Path, plan: SetupPlan) -> None:
 
 
 def write_configuration(directory: Path, plan: SetupPlan) -> None:
-    """Write the configuration file; raise `FileExistsError` if it exists."""
+    """Write the configuration file, and the key file that it names unless that exists.
+
+    Raises `FileExistsError` if the configuration file exists.
+    """
+    if not (directory / KEY_FILE).exists():
+        write_new(directory / KEY_FILE, f"{secrets.token_hex(KEY_SIZE)}\n".encode(), mode=0o600)
     write_new(directory / CONFIG_FILE, _configuration(plan).encode())
 
 
@@ -114,6 +128,7 @@ def _configuration(plan: SetupPlan) -> str:
         trust = plan.authority.absolute()
     if trust is not None:
         lines.append(f'trust = "{trust}"                # authorities that may certify other providers')
+    lines += ["", "[ohttp]", f'key_file = "{KEY_FILE}"                   # encrypts the gateway keys in the database']
     lines += ["", "[federation]", f"allow = [{', '.join(_quoted(plan.allow))}]"]
     for name, url in plan.peers:
         lines += ["", f'[providers."{name}"]', f'url = "{url}"']
@@ -188,10 +203,10 @@ def init(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Set up a provider in DIRECTORY: configuration, certificates, database.
+    """Set up a provider in DIRECTORY: configuration, certificates, key file, database.
 
     Without --provider it asks for the domain. Without --certificate it issues a certificate by an authority of its own.
-    That certificate is good for both purposes: as server, and as client of other providers.
+    That certificate can be used both as a server and as a client of other providers.
     """
     if (options["certificate"] is None) != (options["private_key"] is None):
         raise click.UsageError("--certificate and --private-key belong together: give both, or neither")
@@ -206,8 +221,14 @@ def init(
     show("init", answer, as_json=as_json)
     _warn_of_certificates(config)
     if not as_json:
-        click.echo(f"\nTry next:\n  mimids check --config {file}\n  mimids serve --config {file}")
-        click.echo(f"  mimids user add alice --config {file}")
+        of = f"--config {shlex.quote(str(file))}"
+        say(
+            "",
+            "Try next:",
+            f"  {program()} check {of}",
+            f"  {program()} serve {of}",
+            f"  {program()} user add alice {of}",
+        )
 
 
 def _warn_of_certificates(config: Config) -> None:
@@ -215,7 +236,7 @@ def _warn_of_certificates(config: Config) -> None:
 
     for finding in certificates(config):
         if finding.fix is not None:
-            click.echo(f"mimids: {finding.what}\n  {finding.fix}", err=True)
+            say(f"mimids: {finding.what}", f"  {finding.fix}", err=True)
 
 
 def _prompt_for_domain() -> ProviderId:
@@ -241,10 +262,13 @@ def migrate(config_file: Path | None, as_json: bool) -> None:
     config = load_config(config_file)
     with elapsed("migrating", quiet=as_json):
         applied = or_refused(lambda: migrate_database(config))
-    answer = {"database": str(config.database), "applied": [f"{each.version:04}_{each.name}" for each in applied]}
+    answer = {
+        "database": access.name_of(config.place),
+        "applied": [f"{each.version:04}_{each.name}" for each in applied],
+    }
     if as_json:
         show("migrate", answer, as_json=True)
     else:
         for name in answer["applied"]:
-            click.echo(f"applied {name}")
-        click.echo(f"{config.database} is up to date")
+            say(f"applied {name}")
+        say(f"{answer['database']} is up to date")

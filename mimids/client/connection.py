@@ -13,19 +13,20 @@ import anyio
 import attrs
 import httpx
 
-from mimids.wire.ids import Secret
+from mimids.wire.base64url import from_base64url
+from mimids.wire.ids import GroupId, MaskedPartitionKey, Secret
 
 MIMI_DS: Final = "application/mimi-ds"
 TIMEOUT_SECONDS: Final = 30.0
-CONNECTIONS: Final = 100  # open at a time, and kept for later requests; httpx would keep 20
+CONNECTIONS: Final = 100  # connections open at a time, and kept for later requests; httpx would keep 20
 
 
 class Unreachable(Exception):
-    """The provider did not answer. The request was processed or not; it is safe to send it again."""
+    """The provider did not answer. The request may or may not have been processed; it is safe to send it again."""
 
 
 class Problem(Exception):
-    """A refusal (RFC 9457). `code` is the last part of its type, such as `wrong-epoch`; `members` has all of it."""
+    """A refusal (RFC 9457). `code` is the last part of its type, such as `wrong-epoch`; `members` is the document."""
 
     def __init__(self, status: int, members: Mapping[str, Any]) -> None:
         self.status = status
@@ -41,34 +42,99 @@ class Problem(Exception):
 
     @staticmethod
     def from_json(status: int | None, document: bytes) -> Problem:
-        """Return the problem in a document; one that cannot be read is a refusal too.
+        """Return the problem that a document describes; an unreadable document becomes a problem too.
 
-        Without `status` the member `status` of the document counts, else 500.
+        If `status` is None, the document's member `status` is used, or 500 if the document has none.
         """
         try:
             members = json.loads(document)
-        except ValueError:
+        except (ValueError, RecursionError):  # deeply nested JSON makes the parser recurse
             members = None
         if not isinstance(members, dict):
             members = {}
         if status is None:
             named = members.get("status")
             status = named if isinstance(named, int) else HTTPStatus.INTERNAL_SERVER_ERROR.value
-        kind = BranchTerminated if members.get("type") == BranchTerminated.TYPE else Problem
-        return kind(status, members)
+        kinds = {kind.TYPE: kind for kind in (BranchTerminated, CommitSuperseded, CounterAhead, GroupReplaced)}
+        return kinds.get(str(members.get("type")), Problem)(status, members)
 
 
 class BranchTerminated(Problem):
     """The hub terminated this branch: it accepts no more messages; receiving still works.
 
-    A client MUST NOT react by joining from outside by itself (DS draft, "Fork Termination"): otherwise a member who
-    forks a group could move all others to a branch of their choice. Show it to the user, who has to decide.
+    A client MUST NOT automatically join from outside because of this (DS draft, "Fork Termination"): otherwise a member
+    who forks a group could move all others to a branch of their choice. Show it to the user, who has to decide.
     """
 
     TYPE: Final = "urn:mimids:problem:branch-terminated"
 
     def __str__(self) -> str:
         return f"{super().__str__()} (do not rejoin automatically; let the user decide)"
+
+
+class CommitSuperseded(Problem):
+    """The group is linear, and another commit of this epoch came first (semantics: linear-groups).
+
+    Apply the commit that came first, and commit again in its epoch, as `commit_with_retry` does.
+    """
+
+    TYPE: Final = "urn:mimids:problem:commit-superseded"
+
+    @property
+    def counter(self) -> int:
+        """Return the counter of the commit that came first, in the partition to which the refused commit was sent."""
+        counter = self.members.get("counter")
+        return counter if isinstance(counter, int) and counter >= 0 else 0
+
+    @property
+    def next_masked_key(self) -> MaskedPartitionKey:
+        """Return the masked key of the partition that the first commit leads to; empty if the problem names none."""
+        return MaskedPartitionKey(_octets(self.members.get("next_masked_key")))
+
+
+class GroupReplaced(Problem):
+    """Another group replaces this one, whose branches are all terminated (semantics: replaced-groups).
+
+    Nothing in this package joins it. Show it to the user, who has to decide.
+    """
+
+    TYPE: Final = "urn:mimids:problem:group-replaced"
+
+    @property
+    def group_id(self) -> GroupId:
+        """Return the id of the other group; empty if the problem names none."""
+        return GroupId(_octets(self.members.get("group_id")))
+
+    @property
+    def hub(self) -> str:
+        """Return the hub of the other group, as the problem names it."""
+        return str(self.members.get("hub", ""))
+
+    def __str__(self) -> str:
+        return f"{super().__str__()} (do not join automatically; let the user decide)"
+
+
+def _octets(written: object) -> bytes:
+    try:
+        return from_base64url(written) if isinstance(written, str) else b""
+    except ValueError:
+        return b""
+
+
+class CounterAhead(Problem):
+    """The partition ends before the counter that was asked for: its hub lost messages in a restore.
+
+    Ask again from `next_counter`. The hub gives that counter and all later ones to new messages. They are not the
+    messages that the device received before with the same counters.
+    """
+
+    TYPE: Final = "urn:mimids:problem:counter-ahead"
+
+    @property
+    def next_counter(self) -> int:
+        """Return the counter to start again at."""
+        counter = self.members.get("next_counter")
+        return counter if isinstance(counter, int) and counter >= 0 else 0
 
 
 @attrs.frozen
@@ -111,7 +177,7 @@ class Connection:
     """HTTP from one device to the client listener of its provider."""
 
     def __init__(self, url: str, token: Secret, trust: ssl.SSLContext | Path | None, *, timeout_seconds: float) -> None:
-        """`trust`: authorities that may certify the provider, as a context or a PEM file; None for the system's."""
+        """`trust` has the authorities that may certify the provider: a context, a PEM file, or None (the system's)."""
         if not isinstance(trust, ssl.SSLContext):
             trust = ssl.create_default_context(cafile=trust)
         self.address = Address(url, token, trust, timeout_seconds)
@@ -135,10 +201,12 @@ class Connection:
         wait_seconds: int = 0,
         expected: frozenset[int] = frozenset(),
     ) -> Reply:
-        """Send one request below `/client/v1/` and return the answer; raise `Problem` or `Unreachable`.
+        """Send one request below `/client/v1/` and return the answer.
+
+        Raises `Problem` if the request is refused, and `Unreachable` if no answer comes.
 
         With `wait_seconds` the provider may wait that long for something new before it answers. Answers with a status
-        in `expected` are returned like those with 2xx.
+        in `expected` are returned like answers with 2xx.
         """
         headers = {} if body is None else {"Content-Type": media_type}
         if wait_seconds:

@@ -5,7 +5,7 @@
 - Never rejoin automatically when a branch is terminated: `BranchTerminated` is raised, and nothing in this package
   joins a group by itself.
 - Ignore messages that violate the group's policy as if they were cryptographically invalid, and commit pending
-  proposals before sending application data (RFC 9420 section 12.4). Only a client can check both.
+  proposals before sending application data (RFC 9420 section 12.4). Only a client can do these two things.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class UnexpectedCommit(Exception):
 class Expected:
     """What the client's own MLS library computes from a commit, before merging it.
 
-    `group_context` is the encoded GroupContext of the new epoch, and `confirmation_tag` that of the commit. `signer`
-    and `signature_key` are the leaf index and signature key of the committer in the new epoch. `group_info` says
-    whether the group's commits come with a GroupInfo.
+    `group_context` is the encoded GroupContext of the new epoch, and `confirmation_tag` is the commit's confirmation
+    tag. `signer` and `signature_key` are the leaf index and signature key of the committer in the new epoch.
+    `group_info` says whether the group's commits come with a GroupInfo.
     """
 
     partition_key: PartitionKey
@@ -49,13 +49,13 @@ class Expected:
 def check_commit(commit: Message, expected: Expected) -> None:
     """Raise `UnexpectedCommit` unless the partition key and GroupInfo sent with a commit belong to its new epoch.
 
-    The hub cannot forge a commit. But the hub or the committer could send another partition key or a GroupInfo of
-    another epoch with it, and so lead members or joiners into another branch.
+    The hub cannot forge a commit. But the hub or the committer could send it with another partition key, or with the
+    GroupInfo of another epoch, and so lead members or joiners into another branch.
     """
     if commit.commit is None:
         raise UnexpectedCommit("the message is not a commit")
     if commit.commit.next_partition_key not in expected.partition_key.masks():
-        raise UnexpectedCommit("the commit names a partition that is not that of its new epoch")
+        raise UnexpectedCommit("the commit does not name the partition of its new epoch")
     sent = commit.commit.group_info
     if sent is None:
         if expected.group_info == "needed":
@@ -73,10 +73,10 @@ def _check_group_info(sent: MLSMessage, expected: Expected) -> None:
     if encode(info.group_context) != expected.group_context:
         raise UnexpectedCommit("the GroupInfo is of another epoch")
     if not compare_digest(info.confirmation_tag, expected.confirmation_tag):
-        raise UnexpectedCommit("the GroupInfo has another confirmation tag than the commit")
+        raise UnexpectedCommit("the GroupInfo does not have the confirmation tag of the commit")
     suite = suite_of(info.group_context.cipher_suite)
     if info.signer != expected.signer:
-        raise UnexpectedCommit("the GroupInfo is signed by another member than the committer")
+        raise UnexpectedCommit("the GroupInfo is not signed by the committer")
     if suite is None or not info.verifies(suite, expected.signature_key):
         raise UnexpectedCommit("the signature of the GroupInfo does not verify")
 
@@ -99,7 +99,7 @@ class Departure:
 
     A commit that is sequenced before the proposal ends the proposal's epoch. Unless that commit removed us, `propose`
     makes the proposal again in the new epoch, and the client receives that epoch from then on. Once the proposal is
-    sequenced first, nothing more is needed: the next commit has to cover it (RFC 9420 section 12.4).
+    sequenced before any commit, nothing more is needed: the next commit has to cover it (RFC 9420 section 12.4).
     """
 
     def __init__(self, request: SendRequest) -> None:

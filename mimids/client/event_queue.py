@@ -11,8 +11,8 @@ import anyio
 from mimids.client.connection import Problem
 from mimids.client.events import Event
 
-WAITING_OCTETS: Final = 4 * 1024 * 1024  # from here on nothing more is read, unless an answer is waited for
-FULL_OCTETS: Final = 16 * 1024 * 1024  # from here on the connection is closed
+WAITING_OCTETS: Final = 4 * 1024 * 1024  # from this size on, reading stops, unless a task waits for an answer
+FULL_OCTETS: Final = 16 * 1024 * 1024  # from this size on, the connection is closed
 
 
 class EventQueue:
@@ -48,7 +48,7 @@ class EventQueue:
         self._wake_device()
 
     async def get(self) -> Event:
-        """Wait for the next event; raise what the queue was closed with, or `StopAsyncIteration`, after the last."""
+        """Wait for the next event; after the last event, raise the error given to `close`, or `StopAsyncIteration`."""
         while not self._events:
             if self._failure is not None:
                 raise self._failure

@@ -6,7 +6,7 @@ import attrs
 
 from mimids.client.connection import Problem
 from mimids.wire.ids import CipherSuite, Counter, GroupId, PartitionKey, ProtocolVersion, ProviderId
-from mimids.wire.messages import InboxWelcome, Message
+from mimids.wire.messages import CaughtUp, InboxWelcome, Message
 
 
 @attrs.frozen
@@ -20,7 +20,7 @@ class Arrived:
     hub: ProviderId
     group_id: GroupId
     partition_key: PartitionKey
-    counter: Counter  # of the first
+    counter: Counter  # the counter of the first message
     messages: tuple[Message, ...]
     skipped: int = 0
 
@@ -41,7 +41,7 @@ class LowStock:
 
 @attrs.frozen
 class NotServed:
-    """The provider refuses to serve a partition. Without a key, the refused frame is not known.
+    """The provider refuses to serve a partition; `partition_key` is None if the partition is not known.
 
     After `unknown-partition` the key stays presented, because the partition may be opened later. After any other
     refusal the key is withdrawn: present it again when the cause is gone. `messages-expired` names the `next_counter`
@@ -53,4 +53,18 @@ class NotServed:
     problem: Problem
 
 
-Event = Arrived | InboxWelcome | LowStock | NotServed
+@attrs.frozen
+class StartedAgain:
+    """The hub lost messages in a restore: the stream continues at `next_counter` instead of `counter`.
+
+    Messages from that counter on are new, even if the device received others with the same counters before. The device
+    has to send its own lost messages again.
+    """
+
+    hub: ProviderId
+    partition_key: PartitionKey
+    counter: Counter  # the counter that the stream had reached before
+    next_counter: Counter
+
+
+Event = Arrived | InboxWelcome | LowStock | NotServed | StartedAgain | CaughtUp

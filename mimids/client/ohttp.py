@@ -30,7 +30,10 @@ PATH: Final = "/key-packages?bundle"
 
 
 class WrongDate(Exception):
-    """The gateway says that our clock is wrong; `seconds` is its own time, if given (RFC 9458 section 6.5.2)."""
+    """The gateway says that our clock is wrong.
+
+    `seconds` is the gateway's time, if the answer has it (RFC 9458 section 6.5.2).
+    """
 
     def __init__(self, seconds: int | None) -> None:
         super().__init__("the gateway refuses our Date: the clock of this machine is wrong")
@@ -64,12 +67,15 @@ def seal(
     provider: ProviderId,
     requests: Sequence[KeyPackageRequest],
     *,
-    now_seconds: int,
+    date_seconds: int,
     ephemeral: bytes,
 ) -> SealedRequest:
-    """Seal requests, to be answered in one transaction; `ephemeral` is 32 random octets that are used only once."""
+    """Seal requests, to be answered in one transaction; `ephemeral` is 32 random octets that are used only once.
+
+    `date_seconds` is the Date of the request: a blurred time, so that it does not identify the client.
+    """
     content = encode(KeyPackageBundleRequest(tuple(requests)))
-    fields = ((b"content-type", MIMI_DS.encode()), (b"date", write_date(now_seconds)))
+    fields = ((b"content-type", MIMI_DS.encode()), (b"date", write_date(date_seconds)))
     request = bhttp.Request("POST", "https", provider, PATH, fields, content)
     sealed = encapsulate(config, pad_request(bhttp.encode_request(request)), ephemeral)
     return SealedRequest(sealed.message, sealed.opener)

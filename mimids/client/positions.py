@@ -12,13 +12,13 @@ from mimids.wire.messages import Frame, FrameType, Present, PushedEpoch, Receive
 
 
 @attrs.define(eq=False)
-class Position:
-    """How far a partition was received: `counter` is that of the next message."""
+class StreamPosition:
+    """How far a partition was received: `counter` is the counter of the next message."""
 
     hub: ProviderId
     key: PartitionKey
     counter: Counter
-    frame: int = 0  # that presented it on this connection
+    frame: int = 0  # the frame that presented the position on this connection
     reported_unknown: bool = False
 
 
@@ -26,9 +26,9 @@ class Positions:
     """All positions of a stream, and which of them the next frames to the provider must present or withdraw."""
 
     def __init__(self) -> None:
-        self._by_key: dict[PartitionKey, Position] = {}
-        self._by_mask: dict[MaskedPartitionKey, Position] = {}
-        self._by_frame: dict[int, Position] = {}
+        self._by_key: dict[PartitionKey, StreamPosition] = {}
+        self._by_mask: dict[MaskedPartitionKey, StreamPosition] = {}
+        self._by_frame: dict[int, StreamPosition] = {}
         self._to_present: dict[PartitionKey, None] = {}
         self._to_withdraw: list[PartitionKey] = []
         self._presented: set[PartitionKey] = set()  # on this connection
@@ -37,15 +37,15 @@ class Positions:
         return len(self._by_key)
 
     def present(self, hub: ProviderId, key: PartitionKey, counter: Counter) -> bool:
-        """Ask for a partition from `counter` on. Return whether that needs a new connection.
+        """Ask for a partition from `counter` on. Return whether a new connection is needed for this.
 
-        It does if the key was presented on this one before: messages under way could be mistaken for those that are
-        asked for now.
+        This is so if the key was already presented on the current connection: messages under way could be mistaken for
+        the messages that are asked for now.
         """
         known = self._by_key.get(key)
         if known is not None and known.counter == counter and known.hub == hub:
             return False
-        position = Position(hub, key, counter)
+        position = StreamPosition(hub, key, counter)
         self._by_key[key] = position
         for mask in key.masks():
             self._by_mask[mask] = position
@@ -56,7 +56,7 @@ class Positions:
         """Present every partition again, from the counter it has reached."""
         self._to_present = dict.fromkeys(self._by_key)
 
-    def present_again(self, position: Position) -> None:
+    def present_again(self, position: StreamPosition) -> None:
         """Present one partition again."""
         self._to_present[position.key] = None
 
@@ -68,30 +68,30 @@ class Positions:
             self._to_present.pop(key, None)
             self._to_withdraw.append(key)
 
-    def withdraw_refused(self, position: Position) -> None:
+    def withdraw_refused(self, position: StreamPosition) -> None:
         """Withdraw a partition that the provider refuses: no messages of it are under way."""
         self.withdraw(position.key)
         self._presented.discard(position.key)
 
-    def is_current(self, position: Position) -> bool:
+    def is_current(self, position: StreamPosition) -> bool:
         """Tell whether a position was neither withdrawn nor replaced by another one for its key."""
         return self._by_key.get(position.key) is position
 
-    def presented_in(self, frame: int) -> Position | None:
+    def presented_in(self, frame: int) -> StreamPosition | None:
         """Return the position that was presented in a frame of this connection."""
         return self._by_frame.get(frame)
 
     def forget_connection(self) -> None:
-        """Forget what was said on a connection that is lost. Nothing is presented until `present_all`."""
+        """Forget what was sent on a connection that is lost. Nothing is presented until `present_all`."""
         self._by_frame.clear()
         self._presented.clear()
         self._to_withdraw.clear()
         self._to_present.clear()
 
     def next_frames(self, numbers: Iterator[int]) -> Iterator[Frame]:
-        """Yield the frames to be sent now: keys to withdraw in one, keys to present in one each.
+        """Yield the frames to be sent now: one with all keys to withdraw, and one for each key to present.
 
-        A refusal names the frame, and thereby the partition that is refused.
+        A refusal names only the frame. With one key in each frame, this shows which partition is refused.
         """
         if self._to_withdraw:
             yield Frame(next(numbers), FrameType.WITHDRAW, Withdraw(tuple(self._to_withdraw)))
@@ -107,7 +107,10 @@ class Positions:
         self._to_present.clear()
 
     def receive(self, pushed: PushedEpoch) -> Arrived | None:
-        """Return the messages that are new, and advance; None if there are none, or the partition is not asked for."""
+        """Return the new messages, and advance the position.
+
+        Return None if none is new, or if the partition is not asked for.
+        """
         position = self._by_mask.get(pushed.masked_partition_key)
         if position is None:
             return None

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from mimids.mls.code_points import ContentType
 from mimids.mls.framing import MLSMessage
 from mimids.wire.declare import decode
-from mimids.wire.ids import MLS10, CipherSuite, GroupId, MaskedPartitionKey, PartitionKey, ProviderId
+from mimids.wire.ids import MLS10, CipherSuite, GroupId, MaskedPartitionKey, PartitionKey, ProviderId, nameable_group_id
 from mimids.wire.messages import (
     RATCHET_TREE,
     CommitData,
@@ -27,7 +27,7 @@ EXPORTER_LABEL = "mimids partition key"
 
 
 def message(mls_message: bytes, partition_key: PartitionKey) -> SendRequest:
-    """Return the request that sends an application message or a proposal; the key is that of its epoch."""
+    """Return the request that sends an application message or a proposal; `partition_key` is the key of its epoch."""
     parsed = decode(MLSMessage, mls_message)
     if parsed.content_type not in (ContentType.APPLICATION, ContentType.PROPOSAL):
         raise ValueError("this is neither an application message nor a proposal")
@@ -43,10 +43,10 @@ def commit(
     welcome: bytes | None = None,
     service_providers: Sequence[ProviderId] = (),
 ) -> SendRequest:
-    """Return the request that sends a commit; `next_partition_key` is that of the epoch it leads to.
+    """Return the request that sends a commit; `next_partition_key` is the key of the epoch that the commit starts.
 
-    `group_info` lets others join from outside. For a `welcome`, `service_providers` names the provider of the added
-    device for each of its secrets, in their order; a provider of two added devices is named twice.
+    `group_info` lets others join from outside. With a `welcome`, `service_providers` names, for each secret in the
+    Welcome and in the same order, the provider of the added device. A provider of two added devices is named twice.
     """
     parsed = decode(MLSMessage, mls_message)
     if parsed.content_type is not ContentType.COMMIT:
@@ -68,13 +68,16 @@ def creation(
     welcome: bytes | None = None,
     service_providers: Sequence[ProviderId] = (),
 ) -> CreateGroupRequest:
-    """Return the request that creates a group at the device's own provider; `partition_key` is that of the first epoch.
+    """Return the request that creates a group at the device's own provider; `partition_key` is the first epoch's key.
 
-    `group_info`, with `ratchet_tree` unless the GroupInfo contains it, lets the hub follow the group's public state.
+    `group_info`, with `ratchet_tree` unless the GroupInfo contains it, lets the hub follow the group's public state. A
+    group id has 1 to 256 octets.
     """
     tree = None if ratchet_tree is None else RATCHET_TREE.decode(ratchet_tree)
     data = _welcome_data(welcome, service_providers)
-    return CreateGroupRequest(group_id, MLS10, cipher_suite, partition_key, _optional(group_info), tree, data)
+    return CreateGroupRequest(
+        nameable_group_id(group_id), MLS10, cipher_suite, partition_key, _optional(group_info), tree, data
+    )
 
 
 def external_join(
@@ -86,7 +89,7 @@ def external_join(
 
 
 def external_proposal(mls_message: bytes, *, partition: MaskedPartitionKey | None = None) -> ExternalProposalRequest:
-    """Return the request that sends an external proposal to a partition; None is the one that group-info chooses."""
+    """Return the request that sends an external proposal to a partition, by default the one that group-info chooses."""
     return ExternalProposalRequest(decode(MLSMessage, mls_message), partition)
 
 

@@ -1,7 +1,7 @@
-"""The messages that a stream sends: those still to be sent, and those without an answer.
+"""The messages that a stream has to send, and the sent messages that have no answer yet.
 
-Each message stays here until it is answered, so that it can be sent again on a new connection. A repeat gets the answer
-of the first (semantics: sequencing). Messages to one hub keep their order.
+Each message stays here until it is answered, so that it can be sent again on a new connection. The hub answers a repeat
+as it answered the first copy (semantics: sequencing). Messages to one hub keep their order.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Sending:
             self._done.set()
 
     async def wait(self) -> tuple[SendResponse | Problem, ...]:
-        """Wait for all answers, one for each message in order; raise what closed the stream if that came first."""
+        """Wait for all answers, one for each message in order; if the stream closes first, raise the cause."""
         await self._done.wait()
         if self._failure is not None:
             raise self._failure
@@ -78,7 +78,7 @@ class Outbox:
 
     def __init__(self) -> None:
         self._waiting: dict[ProviderId, deque[_Item]] = {}
-        self._unanswered: dict[int, tuple[ProviderId, list[_Item]]] = {}  # by the frame that carried them
+        self._unanswered: dict[int, tuple[ProviderId, list[_Item]]] = {}  # by the id of the frame that carried them
         self._closed_by: Exception | None = None
 
     def __len__(self) -> int:
@@ -86,7 +86,7 @@ class Outbox:
         return sum(map(len, self._waiting.values())) + sum(len(items) for _, items in self._unanswered.values())
 
     def put(self, hub: ProviderId, requests: Sequence[SendRequest]) -> Sending:
-        """Add messages, to be sent after all others to that hub."""
+        """Add messages, to be sent after all earlier messages to that hub."""
         sending = Sending(len(requests))
         if self._closed_by is not None:
             sending.fail(self._closed_by)
@@ -98,7 +98,8 @@ class Outbox:
     def next_frames(self, limits: SendLimits, numbers: Iterator[int]) -> Iterator[Frame]:
         """Yield one frame for each hub that has messages waiting, with as many messages as fit.
 
-        A message that fits into no frame is refused here. The provider would close the connection, without a reason.
+        A message that fits into no frame is refused here, because the provider would close the connection without a
+        reason.
         """
         room = limits.frame_octets - HEAD_OCTETS
         for hub in list(self._waiting):
@@ -141,13 +142,13 @@ class Outbox:
         return True
 
     def requeue_unanswered(self) -> None:
-        """Put the messages that have no answer in front again: the connection that they were sent on is lost."""
+        """Put the messages without an answer back in front: the connection on which they were sent is lost."""
         unanswered, self._unanswered = self._unanswered, {}
         for hub, items in reversed(unanswered.values()):
             self._waiting.setdefault(hub, deque()).extendleft(reversed(items))
 
     def close(self, failure: Exception) -> None:
-        """Raise `failure` in every task that waits for an answer, now or later."""
+        """Make every task that waits for an answer, now or later, raise `failure`."""
         self._closed_by = failure
         self.requeue_unanswered()
         for items in self._waiting.values():

@@ -29,7 +29,7 @@ from mimids.client.connection import Address, Problem, Unreachable
 if TYPE_CHECKING:
     from anyio.abc import ByteStream
 
-QUIET_SECONDS: Final = 30.0  # without data: send a ping, and wait as long again
+QUIET_SECONDS: Final = 30.0  # after this time without data, send a ping, and wait for the same time again
 CLOSE_SECONDS: Final = 2.0
 READ_OCTETS: Final = 65_536
 MESSAGE_OCTETS: Final = (
@@ -109,7 +109,7 @@ class WebSocket:
         return self._events.popleft()
 
     async def _read(self) -> bytes:
-        """Return what was received, b"" at the end; send one ping after QUIET_SECONDS without data."""
+        """Return received octets, b"" at the end; send one ping after QUIET_SECONDS without data."""
         for pinged in (False, True):
             with anyio.move_on_after(QUIET_SECONDS):
                 try:

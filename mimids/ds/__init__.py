@@ -1,1 +1,1 @@
-"""The Delivery Service itself: KeyPackages, sequencing, delivery, following; nothing here knows HTTP."""
+"""The Delivery Service itself: KeyPackages, sequencing, delivery, following; this package does not know HTTP."""

@@ -18,7 +18,7 @@ class Backoff:
     jitter: random.Random = attrs.field(factory=random.Random)
 
     def seconds(self, failures: int, retry_after: float | None = None) -> float:
-        """Return how long to wait after `failures` (1 or more) in a row; `retry_after` is the least, up to the cap.
+        """Return how long to wait after this many failures in a row: at least `retry_after`, at most the cap.
 
         Half of the delay is fixed and half is random, so that peers that failed together do not retry together.
         """

@@ -1,7 +1,7 @@
-"""Notifications between tasks: a task that has committed a row notifies, and a task that waits for rows wakes.
+"""Notifications between tasks: a task that has committed a row notifies the tasks that wait for such rows.
 
-The rows decide, not the notifications. A notification is lost when the process ends, so a task always reads before it
-waits. Notify after the commit, and commit with `Store.write_shielded`: a handler is cancelled when its client
+A task acts on the rows, not on the notifications. A notification is lost when the process ends, so a task always reads
+before it waits. Notify after the commit, and commit with `Store.write_shielded`: a handler is cancelled when its client
 disconnects, and a commit without its notification would leave others waiting.
 
     with notifier.listen(topic) as waiter:
@@ -11,7 +11,7 @@ disconnects, and a commit without its notification would leave others waiting.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Collection, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Final, TypeVar
 
@@ -26,16 +26,16 @@ T = TypeVar("T")
 
 DELIVERY: Final = "delivery"  # wakes the job that pushes messages to followers
 OUTGOING: Final = "welcomes"  # wakes the job that sends Welcomes
+DEPARTURES: Final = "departures"  # wakes the job that has removed devices leave their groups
+SWEEP: Final = "sweep"  # wakes the sweeper
+EVERYTHING: Final = "everything"  # tells other processes to notify all their listeners
+TOPICS_FOR_OTHERS: Final = 10_000  # if there are more, all listeners in the other processes are notified
+WAKE_UPS: Final = "wake-ups"  # wakes the job that wakes devices; for messages that we sequenced, DELIVERY wakes it too
 
 
 def partition_topic(key: MaskedPartitionKey) -> tuple[str, MaskedPartitionKey]:
     """Return the topic for new messages of a partition."""
     return ("partition", key)
-
-
-def presented_topic(provider: ProviderId, key: MaskedPartitionKey) -> tuple[str, ProviderId, MaskedPartitionKey]:
-    """Return the topic for another provider presenting the key of a partition."""
-    return ("presented", provider, key)
 
 
 def inbox_topic(device: DeviceRow) -> tuple[str, int]:
@@ -48,6 +48,21 @@ def stock_topic(device: DeviceRow) -> tuple[str, int]:
     return ("stock", device)
 
 
+def heard_topic(provider: ProviderId) -> tuple[str, ProviderId]:
+    """Return the topic for authenticated calls of another provider: they show that this provider can be reached."""
+    return ("heard", provider)
+
+
+def asleep_topic(device: DeviceRow) -> tuple[str, int]:
+    """Return the topic for the end of a device's connection, for the process that wakes devices."""
+    return ("asleep", device)
+
+
+def is_call(topic: Hashable) -> bool:
+    """Tell whether a topic is that of calls of another provider."""
+    return isinstance(topic, tuple) and topic[0] == "heard"
+
+
 class Waiter:
     """Collects notifications of its `topics` until the next wait."""
 
@@ -57,7 +72,7 @@ class Waiter:
         self._notified = trio.Event()
 
     def notify(self, topic: Hashable) -> None:
-        """Record a notification: the present wait returns, or the next one returns at once."""
+        """Record a notification: the current wait returns, or the next wait returns at once."""
         self._heard.add(topic)
         self._notified.set()
 
@@ -67,29 +82,23 @@ class Waiter:
         return frozenset(self._heard)
 
     async def wait(self) -> set[Hashable]:
-        """Wait for a notification; one since the last wait counts. Return the topics notified, and clear them."""
+        """Wait for a notification since the last wait; return the topics notified, and clear them."""
         await self._notified.wait()
         heard, self._heard, self._notified = self._heard, set(), trio.Event()
         return heard
 
     async def wait_at_most(self, clock: Clock, seconds: float) -> set[Hashable]:
         """Wait like `wait`, but at most until `clock` has advanced by `seconds`; return an empty set then."""
-        heard: set[Hashable] = set()
-        async with trio.open_nursery() as nursery:
-
-            async def give_up() -> None:
-                await clock.sleep(seconds)
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(give_up)
-            heard = await self.wait()
-            nursery.cancel_scope.cancel()
-        return heard
+        if self._notified.is_set():
+            return await self.wait()
+        with clock.move_on_after(seconds):
+            return await self.wait()
+        return set()
 
 
 @attrs.frozen
 class NotifierStatistics:
-    """How many topics have listeners, and how many listeners there are on all of them together."""
+    """How many topics have listeners, and how many listeners all topics have together."""
 
     topics: int
     listeners: int
@@ -99,23 +108,35 @@ class Notifier:
     """The notifications of one provider. A topic is the name of a job, or one of the `..._topic` values."""
 
     def __init__(self) -> None:
-        self._waiters: dict[Hashable, set[Waiter]] = {}
+        # Most topics have one waiter, and no set: this halves the memory for the keys that devices present.
+        self._waiters: dict[Hashable, Waiter | set[Waiter]] = {}
+        self._listeners_of_all = 0
         self._shutting_down = False
 
     def notify(self, *topics: Hashable) -> None:
         """Notify all listeners of `topics`. Call it after the commit, never within the transaction."""
         for topic in topics:
-            for waiter in self._waiters.get(topic, ()):
+            for waiter in self._listeners(topic):
                 waiter.notify(topic)
+
+    notify_here = notify  # only in this process
+
+    def notify_all(self) -> None:
+        """Notify all listeners, for a rare event that may concern any listener."""
+        self.notify_all_here()
+
+    def notify_all_here(self) -> None:
+        """Notify all listeners in this process."""
+        self.notify_here(*self._waiters)
 
     def shut_down(self) -> None:
         """Wake all listeners, and each later listener once, so that waiting requests are answered at shutdown."""
         self._shutting_down = True
-        self.notify(*self._waiters)
+        self.notify_all_here()
 
     @contextmanager
     def listen(self, *topics: Hashable) -> Iterator[Waiter]:
-        """Provide a waiter that gets all notifications of `topics` during the block, and that of `shut_down`."""
+        """Provide a waiter that gets all notifications of `topics` and of `shut_down` during the block."""
         waiter = Waiter()
         if self._shutting_down:
             waiter.notify(None)
@@ -128,18 +149,84 @@ class Notifier:
     def add(self, waiter: Waiter, *topics: Hashable) -> None:
         """Subscribe a waiter to more topics."""
         for topic in topics:
+            if topic in waiter.topics:
+                continue
             waiter.topics.add(topic)
-            self._waiters.setdefault(topic, set()).add(waiter)
+            self._listeners_of_all += 1
+            others = self._waiters.setdefault(topic, waiter)
+            if isinstance(others, set):
+                others.add(waiter)
+            elif others is not waiter:
+                self._waiters[topic] = {others, waiter}
 
     def remove(self, waiter: Waiter, *topics: Hashable) -> None:
         """Unsubscribe a waiter from topics."""
         for topic in topics:
-            waiter.topics.discard(topic)
-            waiters = self._waiters.get(topic, set())
-            waiters.discard(waiter)
-            if not waiters:
+            if topic not in waiter.topics:
+                continue
+            waiter.topics.remove(topic)
+            self._listeners_of_all -= 1
+            waiters = self._waiters.get(topic)
+            if isinstance(waiters, set):
+                waiters.discard(waiter)
+            if waiters is waiter or not waiters:
                 self._waiters.pop(topic, None)
 
     def statistics(self) -> NotifierStatistics:
         """Return the numbers of topics and listeners."""
-        return NotifierStatistics(len(self._waiters), sum(map(len, self._waiters.values())))
+        return NotifierStatistics(len(self._waiters), self._listeners_of_all)
+
+    def _listeners(self, topic: Hashable) -> Collection[Waiter]:
+        found = self._waiters.get(topic, ())
+        return (found,) if isinstance(found, Waiter) else found
+
+
+class SharedNotifier(Notifier):
+    """A notifier of a provider with several processes: it also collects the topics for the other processes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._for_others: set[Hashable] = set()
+        self._is_due = trio.Event()
+        self._tells_others = True
+
+    def notify(self, *topics: Hashable) -> None:
+        """Notify all listeners of `topics`, in all processes. Call it after the commit."""
+        self.notify_here(*topics)
+        if self._tells_others:
+            self.for_others(*topics)
+
+    def notify_all(self) -> None:
+        """Notify all listeners in all processes."""
+        self.notify(*self._waiters, EVERYTHING)
+
+    def for_others(self, *topics: Hashable) -> None:
+        """Collect topics for the other processes.
+
+        Topics for calls of providers are not sent before there are other topics.
+        """
+        self._for_others.update(topics)
+        if len(self._for_others) > TOPICS_FOR_OTHERS:
+            self._for_others = {EVERYTHING}
+        if not self._is_due.is_set() and any(not is_call(topic) for topic in topics):
+            self._is_due.set()
+
+    def tell_calls(self) -> None:
+        """Make `wait_for_others` return even if only topics for calls of other providers are collected."""
+        if self._for_others:
+            self._is_due.set()
+
+    async def wait_for_others(self) -> set[Hashable]:
+        """Wait for topics of which the other processes must be notified; return and clear them."""
+        await self._is_due.wait()
+        topics, self._for_others, self._is_due = self._for_others, set(), trio.Event()
+        return topics
+
+    @contextmanager
+    def only_here(self) -> Iterator[None]:
+        """Send notifications in the block to this process only."""
+        self._tells_others = False
+        try:
+            yield
+        finally:
+            self._tells_others = True

@@ -5,10 +5,15 @@ from __future__ import annotations
 import attrs
 
 from mimids.config import Config
+from mimids.ds.departures.departures import Departures
+from mimids.ds.departures.provider_keys import ProviderKeys
 from mimids.ds.devices.accounts import DeviceTokens
 from mimids.ds.devices.gate import Gate
 from mimids.ds.devices.hub_router import HubRouter
+from mimids.ds.devices.last_seen import LastSeen
+from mimids.ds.devices.sessions import Sessions
 from mimids.ds.devices.streams import Streams
+from mimids.ds.early_retries import Callers
 from mimids.ds.following.cursors import Cursors
 from mimids.ds.following.delivery import Delivery
 from mimids.ds.following.following import Following
@@ -27,11 +32,17 @@ from mimids.ds.key_packages.relay import Relay
 from mimids.ds.key_packages.stock import KeyPackageStock
 from mimids.ds.limits.rates import KeptRates
 from mimids.ds.notifier import Notifier
+from mimids.ds.operator_sessions import OperatorSessions
 from mimids.ds.ports import Clock, Peers
+from mimids.ds.processes import Processes
+from mimids.ds.running_server import RunningServer
 from mimids.ds.terms.accepted import AcceptedTerms
 from mimids.ds.terms.offered import OfferedTerms
 from mimids.ds.terms.reports import Reports
 from mimids.ds.upkeep.sweeper import Sweeper
+from mimids.ds.wake_ups.job import WakeUps
+from mimids.ds.wake_ups.listening import Listening
+from mimids.ds.wake_ups.own_messages import OwnMessages
 from mimids.store.engine.store import Store
 from mimids.telemetry import Telemetry
 
@@ -46,14 +57,20 @@ class Services:
     store: Store
     peers: Peers
     notifier: Notifier
+    processes: Processes
+    callers: Callers
     recent: Recent
     offered_terms: OfferedTerms
     accepted_terms: AcceptedTerms
     gate: Gate
     rates: KeptRates
+    own_messages: OwnMessages
     cursors: Cursors
     reports: Reports
     devices: DeviceTokens
+    sessions: Sessions
+    last_seen: LastSeen
+    operator_sessions: OperatorSessions
     key_packages: KeyPackageStock
     ohttp_keys: OhttpKeys
     gateway: Gateway
@@ -69,5 +86,10 @@ class Services:
     recovery_as_hub: RecoveryAsHub
     incoming_welcomes: IncomingWelcomes
     outgoing_welcomes: OutgoingWelcomes
+    provider_keys: ProviderKeys
+    departures: Departures
     streams: Streams
     sweeper: Sweeper
+    listening: Listening
+    wake_ups: WakeUps
+    server: RunningServer = attrs.field(factory=RunningServer)

@@ -1,8 +1,8 @@
 """Code points of RFC 9420 section 17 and of draft-ietf-mls-extensions.
 
-Registries are open: an unknown value is also a member of its enumeration, named `UNKNOWN_...`, and encodes to itself,
-so GREASE values (RFC 9420 section 13.5) are kept. The enumerations of the framing are closed: an unknown value there is
-a `WireError`, because the layout of the rest would be unknown.
+Registries are open: an unknown value also becomes a member of its enumeration, named `UNKNOWN_...`, and encodes to the
+same number. So GREASE values (RFC 9420 section 13.5) are kept. The enumerations of the framing are closed: an unknown
+value there raises `WireError`, because the layout of the rest would be unknown.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class OpenEnum(IntEnum):
 
 
 class ExtensionType(OpenEnum):
-    """RFC 9420 section 17.3; the last ones are of draft-ietf-mls-extensions."""
+    """RFC 9420 section 17.3; the last members are of draft-ietf-mls-extensions."""
 
     APPLICATION_ID = 0x0001
     RATCHET_TREE = 0x0002
@@ -48,7 +48,7 @@ class ExtensionType(OpenEnum):
 
 
 class ProposalType(OpenEnum):
-    """RFC 9420 section 17.4; the last ones are of draft-ietf-mls-extensions."""
+    """RFC 9420 section 17.4; the last members are of draft-ietf-mls-extensions."""
 
     ADD = 0x0001
     UPDATE = 0x0002
@@ -187,7 +187,8 @@ class _CodePoints(Codec[tuple[E, ...]]):
         _VALUES.write(value, out)
 
 
-_VALUES: Final[Codec[tuple[int, ...]]] = vector(UINT16)
+MOST_CODE_POINTS: Final = 1024  # in one list; `support` keeps each combination of a leaf's lists as sets
+_VALUES: Final[Codec[tuple[int, ...]]] = vector(UINT16, most=MOST_CODE_POINTS)
 
 EXTENSION_TYPE: Final[Codec[ExtensionType]] = CodePoint(ExtensionType, 2)
 PROPOSAL_TYPE: Final[Codec[ProposalType]] = CodePoint(ProposalType, 2)

@@ -1,12 +1,14 @@
-"""Components of the app_data_dictionary extension (draft-ietf-mls-extensions section 4.6), room policy among them.
+"""Components of the app_data_dictionary extension (draft-ietf-mls-extensions section 4.6), such as the room policy.
 
 The dictionary keeps each component's data as octets, so unknown components pass through. Two components are parsed:
-participant_list (draft-ietf-mimi-protocol, "Participant List") and roles_list (draft-ietf-mimi-room-policy-03
-section 3). `apply_update` returns their data after an AppDataUpdate, or raises the rule that the update breaks.
+participant_list (draft-ietf-mimi-protocol, "Participant List") and roles_list (draft-ietf-mimi-room-policy-03 section
+3). `apply_update` returns the data of such a component after an AppDataUpdate; it raises a `FaultError` if the update
+breaks a rule.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Final, TypeVar
 
@@ -48,10 +50,14 @@ class AppDataDictionary:
 
     def put(self, component_id: int, data: bytes | None) -> AppDataDictionary:
         """Return a sorted dictionary in which the component has this data; None removes the component."""
-        others = [each for each in self.component_data if each.component_id != component_id]
-        if data is not None:
-            others.append(ComponentData(ComponentId(component_id), data))
-        return AppDataDictionary(tuple(sorted(others, key=lambda each: each.component_id)))
+        found: dict[int, bytes] = {each.component_id: each.data for each in self.component_data}
+        found.pop(component_id, None)
+        return AppDataDictionary.of(found if data is None else {**found, component_id: data})
+
+    @classmethod
+    def of(cls, data: Mapping[int, bytes]) -> AppDataDictionary:
+        """Return the dictionary of components' data, by component."""
+        return cls(tuple(ComponentData(ComponentId(component), data[component]) for component in sorted(data)))
 
 
 @struct
@@ -64,7 +70,7 @@ class UserRolePair:
 
 @struct
 class ParticipantList:
-    """Data of component 0x0022: the users in the room, with or without a client, and those banned from it."""
+    """Data of component 0x0022: the users in the room, with or without a client, and the users banned from the room."""
 
     participants: tuple[UserRolePair, ...] = wire(vector(codec(UserRolePair)))
 
@@ -121,7 +127,7 @@ class RolesList:
     roles: tuple[Role, ...] = wire(vector(codec(Role)))
 
     def role(self, role_index: int) -> Role | None:
-        """Return the role with that index, None if there is none or more than one."""
+        """Return the role with that index, None unless there is exactly one."""
         found = [each for each in self.roles if each.role_index == role_index]
         return found[0] if len(found) == 1 else None
 
@@ -142,10 +148,10 @@ def dictionary_of(extensions: tuple[Extension, ...]) -> AppDataDictionary | None
 
 
 def apply_update(component_id: int, data: bytes | None, updates: tuple[bytes, ...]) -> bytes | None:
-    """Return a component's data after the updates (one or more) of one commit, applied in its order.
+    """Return a component's data after the updates (one or more) of one commit, applied in the commit's order.
 
-    `data` is None if the component has none yet. Returns None if the component is unknown or the combined effect of the
-    updates is undefined. Raises `FaultError` if an update does not parse or does not fit the data.
+    `data` is None if the component has no data yet. Returns None if the component is unknown or the combined effect of
+    the updates is undefined. Raises `FaultError` if an update does not parse or does not fit the data.
     """
     if component_id == ComponentId.ROLES_LIST:
         for update in updates:
@@ -153,15 +159,15 @@ def apply_update(component_id: int, data: bytes | None, updates: tuple[bytes, ..
         return updates[-1]  # section 3: "completely replaces the value of the data field"
     if component_id == ComponentId.PARTICIPANT_LIST:
         current = ParticipantList(()) if data is None else _parse(ParticipantList, data, _PARTICIPANTS)
-        touched: set[bytes] = set()
+        participants = _Participants(current)
         parsed = [_parse(ParticipantListUpdate, update, _PARTICIPANTS) for update in updates]
         shifted = False
         for each in parsed:
             if shifted and (each.changed_role_participants or each.removed_indices):
                 return None  # the draft does not say whether indices count before or after an earlier removal
-            current = _update_participants(current, each, touched)
+            participants.update(each)
             shifted = shifted or bool(each.removed_indices)
-        return encode(current)
+        return encode(ParticipantList(tuple(participants.pairs)))
     return None
 
 
@@ -172,27 +178,32 @@ def _parse(cls: type[T], octets: bytes, section: str) -> T:
         raise FaultError(Fault(f"{cls.__name__} does not parse", section)) from error
 
 
-def _update_participants(
-    current: ParticipantList, update: ParticipantListUpdate, touched: set[bytes]
-) -> ParticipantList:
-    """Apply one update; `touched` collects the users changed so far, since a commit may change each only once."""
-    participants = list(current.participants)
-    roles = {each.user_index: each.role_index for each in update.changed_role_participants}
-    indices = [each.user_index for each in update.changed_role_participants] + list(update.removed_indices)
-    if any(index >= len(participants) for index in indices):
-        raise FaultError(Fault("a participant index is out of range", _PARTICIPANTS))
-    users = [participants[index].user for index in indices] + [each.user for each in update.added_participants]
-    for user in users:
-        if user in touched:
-            raise FaultError(Fault("a commit changes the same participant more than once", _PARTICIPANTS))
-        touched.add(user)
-    known = {each.user for each in participants}
-    if any(each.user in known for each in update.added_participants):
-        raise FaultError(Fault("a participant is added who is already in the list", _PARTICIPANTS))
-    removed = set(update.removed_indices)
-    kept = [
-        UserRolePair(each.user, roles.get(index, each.role_index))
-        for index, each in enumerate(participants)
-        if index not in removed
-    ]
-    return ParticipantList((*kept, *update.added_participants))
+class _Participants:
+    """A participant list while a commit changes it. The cost of most updates is proportional to the change."""
+
+    def __init__(self, before: ParticipantList) -> None:
+        self.pairs = list(before.participants)
+        self._users = {each.user for each in before.participants}
+        self._touched: set[bytes] = set()  # the commit may change each user only once
+
+    def update(self, update: ParticipantListUpdate) -> None:
+        """Apply one update; raise `FaultError` if it does not fit."""
+        roles = {each.user_index: each.role_index for each in update.changed_role_participants}
+        indices = [each.user_index for each in update.changed_role_participants] + list(update.removed_indices)
+        if any(index >= len(self.pairs) for index in indices):
+            raise FaultError(Fault("a participant index is out of range", _PARTICIPANTS))
+        users = [self.pairs[index].user for index in indices] + [each.user for each in update.added_participants]
+        for user in users:
+            if user in self._touched:
+                raise FaultError(Fault("a commit changes the same participant more than once", _PARTICIPANTS))
+            self._touched.add(user)
+        if any(each.user in self._users for each in update.added_participants):
+            raise FaultError(Fault("a participant is added who is already in the list", _PARTICIPANTS))
+        for index, role in roles.items():
+            self.pairs[index] = UserRolePair(self.pairs[index].user, role)
+        if update.removed_indices:  # once in a commit
+            removed = set(update.removed_indices)
+            self.pairs = [each for index, each in enumerate(self.pairs) if index not in removed]
+            self._users = {each.user for each in self.pairs}
+        self.pairs += update.added_participants
+        self._users.update(each.user for each in update.added_participants)

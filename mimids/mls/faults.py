@@ -13,7 +13,7 @@ class Fault:
     section: str
 
     def __str__(self) -> str:
-        """Render as one line."""
+        """Return the fault as one line of text."""
         return f"{self.rule} ({self.section})"
 
 

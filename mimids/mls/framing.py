@@ -1,4 +1,4 @@
-"""Message framing (RFC 9420 section 6): MLSMessage in its five wire formats, and the octets that are signed or hashed.
+"""Message framing (RFC 9420 section 6): MLSMessage in its five wire formats, and the octets that get signed or hashed.
 
 FramedContentAuthData has a confirmation tag only for a commit, and PublicMessage has a membership tag only from a
 member. Both depend on values inside the content, which a declared list of fields cannot express, so these two structs
@@ -13,20 +13,24 @@ import attrs
 
 from mimids.mls.code_points import (
     CONTENT_TYPE,
+    DEFAULT_PROPOSALS,
+    PROPOSAL_TYPE,
     SENDER_TYPE,
     WIRE_FORMAT,
     ContentType,
+    ProposalType,
     SenderType,
     WireFormat,
 )
+from mimids.mls.extents import end_of_message, may_be_signature, signature_before
 from mimids.mls.group_info import MLS10_ONLY, GroupInfo
 from mimids.mls.key_package import KeyPackageIn
-from mimids.mls.proposals import Commit, Proposal, ProposalRef
+from mimids.mls.proposals import Commit, Proposal, ProposalRef, Unparsed
 from mimids.mls.suites import Suite, proposal_ref, verify_with_label
 from mimids.mls.welcome import Welcome
 from mimids.wire import varint
 from mimids.wire.codec import NOTHING, OPAQUE_V, UINT32, UINT64, Codec, Reader, WireError
-from mimids.wire.declare import Kept, codec, select, struct, wire, written_by
+from mimids.wire.declare import Kept, codec, keep, select, struct, wire, written_by
 from mimids.wire.ids import GROUP_ID, MLS10, GroupId, ProtocolVersion
 
 T = TypeVar("T")
@@ -77,7 +81,7 @@ class AuthenticatedContent:
     confirmation_tag: bytes | None
 
     def tbs(self, context: bytes) -> bytes:
-        """Return FramedContentTBS; only members and external joiners sign `context`, the encoded GroupContext."""
+        """Return FramedContentTBS; only members and external joiners sign `context` (the encoded GroupContext)."""
         head = MLS10.to_bytes(2, "big") + self.wire_format.to_bytes(2, "big") + self.content.encoded
         covers = self.content.sender.sender_type in (SenderType.MEMBER, SenderType.NEW_MEMBER_COMMIT)
         return head + context if covers else head
@@ -117,7 +121,8 @@ def _opaque(octets: bytes) -> bytes:
 class _AuthenticatedContent(Codec[AuthenticatedContent]):
     def read(self, reader: Reader) -> AuthenticatedContent:
         wire_format = _within("wire_format", WIRE_FORMAT, reader)
-        return AuthenticatedContent(wire_format, *_content_and_auth(reader))
+        content, signature, confirmation_tag, _ = _content_and_auth(reader, tagged=False)
+        return AuthenticatedContent(wire_format, content, signature, confirmation_tag)
 
     def write(self, value: AuthenticatedContent, out: bytearray) -> None:
         WIRE_FORMAT.write(value.wire_format, out)
@@ -158,10 +163,7 @@ class PublicMessage:
 
 class _PublicMessage(Codec[PublicMessage]):
     def read(self, reader: Reader) -> PublicMessage:
-        content, signature, confirmation_tag = _content_and_auth(reader)
-        member = content.sender.sender_type is SenderType.MEMBER
-        membership_tag = _within("membership_tag", OPAQUE_V, reader) if member else None
-        return PublicMessage(content, signature, confirmation_tag, membership_tag)
+        return PublicMessage(*_content_and_auth(reader, tagged=True))
 
     def write(self, value: PublicMessage, out: bytearray) -> None:
         member = value.content.sender.sender_type is SenderType.MEMBER
@@ -175,12 +177,90 @@ class _PublicMessage(Codec[PublicMessage]):
 written_by(PublicMessage, _PublicMessage())
 
 
-def _content_and_auth(reader: Reader) -> tuple[FramedContent, bytes, bytes | None]:
-    """Read FramedContent and the FramedContentAuthData that belongs to it."""
+_ContentAndTags = tuple[FramedContent, bytes, bytes | None, bytes | None]  # signature, confirmation, membership tag
+
+
+def _content_and_auth(reader: Reader, *, tagged: bool) -> _ContentAndTags:
+    """Read FramedContent, its FramedContentAuthData and, if `tagged` and from a member, a membership tag."""
+    start, end = reader.pos, reader.end
+    try:
+        declared = _as_declared(reader, tagged=tagged)
+    except WireError as error:
+        reader.pos, reader.end = start, end
+        found = _unparsed_proposal(reader, None, tagged=tagged)
+        if found is None:
+            raise error from None
+        return found
+    content = declared[0].content
+    if not isinstance(content, Proposal) or content.proposal_type in DEFAULT_PROPOSALS:
+        return declared
+    ended, reader.pos = reader.pos, start
+    found = _unparsed_proposal(reader, ended, tagged=tagged, certain=may_be_signature(declared[1]))
+    if found is None:
+        reader.pos = ended
+    return found or declared
+
+
+def _unparsed_proposal(
+    reader: Reader, declared_end: int | None, *, tagged: bool, certain: bool = True
+) -> _ContentAndTags | None:
+    """Read a message with a proposal that RFC 9420 does not define, if its body does not have the declared layout.
+
+    The function finds the end of the message, and takes the octets before the signature as the body (see `extents`).
+    `certain` tells that the declared layout has a signature at the right place. Returns None for other messages, and if
+    the declared layout is right. Raises `WireError` if the end is not certain.
+    """
+    start, end = reader.pos, reader.end
+    head = _head_of_proposal(reader)
+    if head is None:
+        return None
+    body, member = reader.pos, tagged and head.sender.sender_type is SenderType.MEMBER
+    stop = end_of_message(reader.data, body, end, tagged=member, declared=declared_end, certain=certain)
+    if stop is not None and stop == declared_end and certain:
+        return None
+    signature_at = None if stop is None else signature_before(reader.data, body, stop, tagged=member)
+    if signature_at is None:
+        if declared_end is None or stop == declared_end:
+            return None
+        raise WireError("its end is not certain", ("content", "content", "body"))
+    proposal = Proposal(head.proposal_type, Unparsed(reader.data[body:signature_at]))
+    content = FramedContent(
+        head.group_id, head.epoch, head.sender, head.authenticated_data, head.content_type, proposal
+    )
+    keep(content, reader.data[start:signature_at])
+    reader.pos = signature_at
+    return content, OPAQUE_V.read(reader), None, OPAQUE_V.read(reader) if member else None
+
+
+def _as_declared(reader: Reader, *, tagged: bool) -> _ContentAndTags:
     content = _within("content", codec(FramedContent), reader)
     signature = _within("auth.signature", OPAQUE_V, reader)
     commit = content.content_type is ContentType.COMMIT
-    return content, signature, _within("auth.confirmation_tag", OPAQUE_V, reader) if commit else None
+    confirmation_tag = _within("auth.confirmation_tag", OPAQUE_V, reader) if commit else None
+    member = tagged and content.sender.sender_type is SenderType.MEMBER
+    return content, signature, confirmation_tag, _within("membership_tag", OPAQUE_V, reader) if member else None
+
+
+@struct
+class _ProposalHead:
+    """The part of FramedContent before the body of a proposal."""
+
+    group_id: GroupId = wire(GROUP_ID)
+    epoch: int = wire(UINT64)
+    sender: Sender = wire(codec(Sender))
+    authenticated_data: bytes = wire(OPAQUE_V)
+    content_type: ContentType = wire(CONTENT_TYPE)
+    proposal_type: ProposalType = wire(PROPOSAL_TYPE)
+
+
+def _head_of_proposal(reader: Reader) -> _ProposalHead | None:
+    """Read up to the body of a proposal that RFC 9420 does not define; return None for any other content."""
+    try:
+        head = codec(_ProposalHead).read(reader)
+    except WireError:
+        return None
+    other = head.content_type is not ContentType.PROPOSAL or head.proposal_type in DEFAULT_PROPOSALS
+    return None if other else head
 
 
 def _write_content_and_auth(
@@ -215,7 +295,7 @@ class PrivateMessage:
 
 @struct
 class MLSMessage(Kept):
-    """An MLS message of any kind (RFC 9420 section 6); `encoded` is what was received and is forwarded."""
+    """An MLS message of any kind (RFC 9420 section 6); `encoded` has the octets as received, for forwarding."""
 
     version: ProtocolVersion = wire(MLS10_ONLY)
     wire_format: WireFormat = wire(WIRE_FORMAT)

@@ -27,18 +27,12 @@ from mimids.mls.leaf_node import (
     signed_part,
 )
 from mimids.mls.suites import Suite, suite_of, verify_with_label
-from mimids.wire.codec import OPAQUE_V, UINT32, UINT64, Codec, WireError, vector
+from mimids.wire.codec import OPAQUE_V, UINT32, UINT64, Codec, InRanges, WireError, vector
 from mimids.wire.declare import Kept, codec, decode, struct, wire
 from mimids.wire.ids import CIPHER_SUITE, GROUP_ID, MLS10, PROTOCOL_VERSION, CipherSuite, GroupId, ProtocolVersion
 
-
-def _mls10(version: ProtocolVersion) -> ProtocolVersion:
-    if version != MLS10:
-        raise ValueError("the version of a GroupContext must be mls10")
-    return version
-
-
-MLS10_ONLY: Final[Codec[ProtocolVersion]] = PROTOCOL_VERSION.of(_mls10)  # ProtocolVersion version = mls10;
+MLS10_ONLY: Final[Codec[ProtocolVersion]] = PROTOCOL_VERSION.of(InRanges(range(MLS10, MLS10 + 1)))
+"""`ProtocolVersion version = mls10;`"""
 
 
 @struct
@@ -78,7 +72,7 @@ def external_senders(extensions: tuple[Extension, ...]) -> tuple[ExternalSender,
     """Return the external_senders among these extensions, () if there are none; `WireError` if they do not parse.
 
     ts-mls (1.6.4) writes one ExternalSender without the vector's length, against RFC 9420 section 12.1.8.1, and accepts
-    only that form. So both forms are read; no data is valid in both, because a credential follows the key.
+    only that form. So both forms are read. No data is valid in both forms, because a credential follows the key.
     """
     data = extension_data(extensions, ExtensionType.EXTERNAL_SENDERS)
     if data is None:
@@ -131,7 +125,7 @@ class GroupInfo(Kept):
         """Return the key in the external_pub extension, None without one; `WireError` if it does not parse.
 
         ts-mls (1.6.4) writes and reads the key without its length, against RFC 9420 section 12.4.3.2. Such a key is
-        accepted, because clients of the same library can join with it.
+        accepted, because clients of that library can join with it.
         """
         data = extension_data(self.extensions, ExtensionType.EXTERNAL_PUB)
         suite = suite_of(self.group_context.cipher_suite)

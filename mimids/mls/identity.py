@@ -1,8 +1,7 @@
-"""The user id in a credential and the provider's domain in a user id; None where either is not certain."""
+"""The user id in a credential, or None if it is not certain; and the check that a certificate fits its leaf's key."""
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
@@ -13,62 +12,62 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from mimids.mls.code_points import CredentialType
 from mimids.mls.faults import Fault
-from mimids.wire.ids import ProviderId, UserId, provider_id
+from mimids.mls.suites import ML_DSA_KEYS
+from mimids.wire.ids import ProviderId, UserId, device_in, normal_user_id, spelling_fault
 
 if TYPE_CHECKING:
     from mimids.mls.leaf_node import Credential
 
-# The name of a user or device: a path segment of RFC 3986 section 3.3.
-_SEGMENT: Final = r"(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})+"
 _REMEMBERED_OCTETS: Final = 4096  # size of the largest certificate that is cached after parsing
-_USER: Final = re.compile(rf"(mimi://([a-z0-9.-]+)/u/{_SEGMENT})(/d/{_SEGMENT})?")
 
 
-def user_id(credential: Credential) -> UserId | None:
-    """Return the user id that a credential names.
+def user_of(credential: Credential) -> UserId | None:
+    """Return the user that a credential names, in the normal spelling; `misspelled` finds other spellings.
 
     A BasicCredential must be a user id, optionally followed by /d/DEVICE. An X509Credential must name exactly one user
     by MIMI URI in its end entity's subjectAltName. Returns None for anything else, including unknown credential types.
     """
-    if credential.credential_type is CredentialType.BASIC and isinstance(credential.content, bytes):
-        return _without_device(credential.content)
-    if credential.credential_type is CredentialType.X509 and isinstance(credential.content, tuple):
-        if not credential.content:
-            return None
-        certificate = _certificate(credential.content[0].cert_data)
-        return None if certificate is None else _subject(certificate)
-    return None
+    users = {normal_user_id(each, device=True) for each in _written(credential)}
+    return users.pop() if len(users) == 1 else None
+
+
+def device_of(credential: Credential) -> str | None:
+    """Return the name of the device that follows the user id in a credential as /d/DEVICE; None without one."""
+    names = {device_in(each) for each in _written(credential)}
+    return names.pop() if len(names) == 1 else None
+
+
+def misspelled(credential: Credential) -> str | None:
+    """Return what is wrong with the spelling of the user id in a credential, None if the spelling is normal."""
+    faults = (spelling_fault(each, device=True) for each in _written(credential))
+    return next((fault for fault in faults if fault is not None), None)
 
 
 def provider_of(user: bytes) -> ProviderId | None:
-    """Return the provider's domain in a user id, None if `user` is not a user id."""
-    found = _match(user)
-    return None if found is None or found[3] is not None else provider_id(found[2])
-
-
-def _match(octets: bytes) -> re.Match[str] | None:
-    try:
-        found = _USER.fullmatch(octets.decode("ascii"))
-        if found is not None:
-            provider_id(found[2])
-    except ValueError:  # not ASCII, or not a domain name
+    """Return the provider's domain in a user id, None if `user` is not a user id in its normal spelling."""
+    if normal_user_id(user) != user:
         return None
-    return found
+    return ProviderId(user.decode().split("/")[2])
 
 
-def _without_device(octets: bytes) -> UserId | None:
-    found = _match(octets)
-    return None if found is None else UserId(found[1].encode())
+def _written(credential: Credential) -> tuple[bytes, ...]:
+    """Return the texts in a credential that should be user ids, as written; the caller checks whether they are."""
+    content = credential.content
+    if credential.credential_type is CredentialType.BASIC and isinstance(content, bytes):
+        return (content,)
+    if credential.credential_type is CredentialType.X509 and isinstance(content, tuple) and content:
+        certificate = _certificate(content[0].cert_data)
+        return () if certificate is None else _subjects(certificate)
+    return ()
 
 
-def _subject(certificate: x509.Certificate) -> UserId | None:
+def _subjects(certificate: x509.Certificate) -> tuple[bytes, ...]:
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     except (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError):
-        return None
-    users = {_without_device(uri.encode()) for uri in uris if uri.startswith("mimi://")}
-    return users.pop() if len(users) == 1 else None
+        return ()
+    return tuple(uri.encode() for uri in uris if uri.lower().startswith("mimi://"))
 
 
 def _certificate(der: bytes) -> x509.Certificate | None:
@@ -104,7 +103,7 @@ def _key_octets(certificate: x509.Certificate) -> tuple[bytes, ...]:
         key = certificate.public_key()
     except (ValueError, UnsupportedAlgorithm):  # no suite has keys of this kind
         return ()
-    if isinstance(key, ed25519.Ed25519PublicKey | ed448.Ed448PublicKey):
+    if isinstance(key, (ed25519.Ed25519PublicKey, ed448.Ed448PublicKey, *ML_DSA_KEYS)):
         return (key.public_bytes(Encoding.Raw, PublicFormat.Raw),)
     if isinstance(key, ec.EllipticCurvePublicKey):
         formats = (PublicFormat.UncompressedPoint, PublicFormat.CompressedPoint)

@@ -25,7 +25,7 @@ from mimids.wire.codec import OPAQUE_V
 from mimids.wire.declare import Kept, codec, struct, wire
 from mimids.wire.ids import CIPHER_SUITE, MLS10, PROTOCOL_VERSION, CipherSuite, KeyPackageRef, ProtocolVersion
 
-_KNOWN_EXTENSIONS: Final = frozenset(ExtensionType)
+CLOCK_SKEW_S: Final = 60  # how far ahead not_before may be: the clock that set it may be ahead of ours
 _MAKER: Final = object()  # proves that KeyPackageIn.validate made the object
 
 
@@ -62,16 +62,11 @@ class KeyPackageIn(Kept):
             return Fault("the init key does not fit the suite", "RFC 9420 section 5.1.1")
         if self.init_key == leaf.encryption_key:
             return Fault("the init key and the encryption key are the same", "RFC 9420 section 10.1")
-        if self.version not in leaf.capabilities.versions:
-            return Fault("the capabilities lack the protocol version", "RFC 9420 section 7.2")
-        if self.cipher_suite not in leaf.capabilities.cipher_suites:
-            return Fault("the capabilities lack the cipher suite", "RFC 9420 section 7.2")
         if repeated(self.extensions):
             return Fault("an extension type occurs twice in the KeyPackage", "RFC 9420 section 13.4")
-        # Unknown extensions of a KeyPackage are ignored (section 13.4), GREASE too; a leaf must list all of its own.
-        known = tuple(each for each in self.extensions if each.extension_type in _KNOWN_EXTENSIONS)
-        if not _extensions_covered(known, leaf):
-            return Fault("the capabilities lack an extension of the KeyPackage", "RFC 9420 section 10")
+        # The capabilities may lack the version, the suite and the KeyPackage's own extensions: section 10 wants them
+        # listed, but section 10.1 lets no receiver check this. OpenMLS and mls-rs mark a last resort with an extension
+        # that they do not list.
         fault = leaf_fault(leaf, suite)
         if fault is not None:
             return fault
@@ -82,13 +77,13 @@ class KeyPackageIn(Kept):
         return None
 
     def lifetime_fault(self, now_s: int, max_lifetime_s: int) -> Fault | None:
-        """Return the fault of the lifetime at `now_s` (seconds since 1970); checked only at upload and at claim."""
+        """Return the fault of the lifetime at `now_s` (seconds since 1970); call this only at upload and at claim."""
         lifetime = self.leaf_node.lifetime
         if lifetime is None:
             return Fault("the leaf_node_source is not key_package", "RFC 9420 section 10")
         if lifetime.not_after - lifetime.not_before > max_lifetime_s:
             return Fault("the lifetime is longer than allowed here", "RFC 9420 section 7.2")
-        if now_s < lifetime.not_before:
+        if now_s + CLOCK_SKEW_S < lifetime.not_before:
             return Fault("the lifetime has not begun", "RFC 9420 section 7.3")
         if now_s > lifetime.not_after:
             return Fault("the lifetime has ended", "RFC 9420 section 7.3")
@@ -131,7 +126,7 @@ class KeyPackage:
 
 
 def leaf_fault(leaf: LeafNode, suite: Suite) -> Fault | None:
-    """Return the fault of a leaf by itself, without its signature (RFC 9420 sections 5.3, 7.2), None if it is valid."""
+    """Return the fault of a leaf, apart from its signature (RFC 9420 sections 5.3, 7.2), None if it is valid."""
     if not suite.hpke_key_fits(leaf.encryption_key):
         return Fault("the encryption key does not fit the suite", "RFC 9420 section 5.1.1")
     if not suite.signature_key_fits(leaf.signature_key):
@@ -151,7 +146,7 @@ def _extensions_covered(extensions: tuple[Extension, ...], leaf: LeafNode) -> bo
 
 
 def _is_last_resort(package: KeyPackageIn) -> bool:
-    """Look for the component, or the earlier drafts' extension (draft-ietf-mls-extensions section 5.4)."""
+    """Look for a last resort's component, or earlier drafts' extension (draft-ietf-mls-extensions section 5.4)."""
     if extension_data(package.extensions, ExtensionType.LAST_RESORT_KEY_PACKAGE) is not None:
         return True
     try:

@@ -2,10 +2,11 @@
 
 - Derived: the state follows from the creation's GroupInfo and from commits that were seen completely. A message that
   contradicts it is refused.
-- Claimed: a member signed this state after a change that was not seen. It was verified by itself, but may be wrong, so
-  a message that contradicts it is not refused; the state becomes unknown.
-- Unknown (`NotKnown`): a message is refused only by rules that hold in any state (checks.check_without_state) or in any
-  epoch of the group (checks.check_in_any_epoch), for its group id or epoch, or for covering a refused proposal.
+- Claimed: a member signed this state after a change that was not seen. The state was verified by itself, but the claim
+  may be wrong. So a message that contradicts it is not refused; the state becomes unknown.
+- Unknown (`NotKnown`): a message is refused only if it breaks a rule that holds in any state
+  (checks.check_without_state) or in any epoch of the group (checks.check_in_any_epoch), if its group id or epoch is
+  wrong, or if it covers a refused proposal.
 
 The epoch is known without the state, because every commit adds one.
 """
@@ -24,7 +25,15 @@ from mimids.mls.leaf_node import extension_data
 from mimids.mls.opening import open_group
 from mimids.mls.proposals import Commit, ProposalRef
 from mimids.mls.public_group import MAX_REFUSED, NO_REFUSED, PublicGroup, Valid, Verdict
-from mimids.mls.rules.checks import check, check_in_any_epoch, check_place, check_without_state, record
+from mimids.mls.rules.checks import (
+    check,
+    check_in_any_epoch,
+    check_place,
+    check_without_state,
+    covered_proposals,
+    record,
+)
+from mimids.mls.rules.commit import possible_trees
 from mimids.mls.rules.parameters import check_unique
 from mimids.mls.rules.verdict import (
     ENCRYPTED_COMMIT,
@@ -32,6 +41,7 @@ from mimids.mls.rules.verdict import (
     GROUP_INFO_SIGNATURE,
     GROUP_INFO_TAG,
     STATE,
+    TREE_NEEDED,
     Invalid,
     Missing,
     RuleError,
@@ -52,9 +62,10 @@ class Derived:
 
 @attrs.frozen
 class Claimed:
-    """A member signed a statement that this is the state."""
+    """A member signed a statement that this is the state. Without `epoch_known`, the epoch is only claimed as well."""
 
     group: PublicGroup
+    epoch_known: bool = True
 
 
 @attrs.frozen
@@ -74,8 +85,8 @@ Knowledge = Derived | Claimed | NotKnown
 class Judgement:
     """A verdict on a message, and what is known of the partition after it.
 
-    `contradicted` is the rule that the message breaks if the claimed state is right. The message is not refused for it;
-    instead the state becomes unknown.
+    `contradicted` is the rule that the message breaks if the claimed state is right. The message is not refused for
+    this; instead the state becomes unknown.
     """
 
     verdict: Verdict
@@ -100,7 +111,9 @@ def state_of(knowledge: Knowledge) -> PublicGroup | None:
 
 def epoch_of(knowledge: Knowledge) -> int | None:
     """Return the epoch, which is known even if the state is not; None in a detached partition."""
-    return knowledge.epoch if isinstance(knowledge, NotKnown) else knowledge.group.epoch
+    if isinstance(knowledge, NotKnown):
+        return knowledge.epoch
+    return None if isinstance(knowledge, Claimed) and not knowledge.epoch_known else knowledge.group.epoch
 
 
 def judge(knowledge: Knowledge, message: MLSMessage) -> Judgement:
@@ -108,7 +121,7 @@ def judge(knowledge: Knowledge, message: MLSMessage) -> Judgement:
     if isinstance(knowledge, Derived):
         verdict = check(knowledge.group, message)
         return Judgement(verdict, Derived(record(knowledge.group, message, verdict)))
-    unknown = knowledge if isinstance(knowledge, NotKnown) else _drop_state(knowledge.group)
+    unknown = knowledge if isinstance(knowledge, NotKnown) else _drop_state(knowledge)
     try:
         _check_in_any_state(unknown, message)
     except RuleError as error:
@@ -116,13 +129,14 @@ def judge(knowledge: Knowledge, message: MLSMessage) -> Judgement:
     if isinstance(knowledge, Claimed):
         verdict = check(knowledge.group, message)
         if not isinstance(verdict, Invalid):
-            return Judgement(verdict, Claimed(record(knowledge.group, message, verdict)))
+            after = attrs.evolve(knowledge, group=record(knowledge.group, message, verdict))
+            return Judgement(verdict, after)
         return Judgement(_judge_without_state(message), unknown, contradicted=verdict)
     return Judgement(_judge_without_state(message), knowledge)
 
 
 def refuse(knowledge: Knowledge, message: MLSMessage, why: Invalid) -> Knowledge:
-    """Return what is known after the caller refused a proposal: a commit must not cover it."""
+    """Return what is known after the caller has refused a proposal, which a commit must not cover from now on."""
     return _with_refused(knowledge, message, why)
 
 
@@ -132,7 +146,9 @@ def next_knowledge(
     """Return what is known of the partition that a commit opens; `info` is the GroupInfo sent with the commit.
 
     `judgement` is the result of `judge` on the commit. Raises `RuleError` if the commit is invalid, or if the GroupInfo
-    is invalid by itself, contradicts derived state, or has no tree where none was inferred.
+    is invalid by itself or contradicts the commit or derived state. If the GroupInfo has no tree and no tree was
+    inferred, `RuleError` is raised for an encrypted commit. For a public commit the state then stays unknown, because
+    its sender cannot know which proposals this server has seen.
     """
     if message.content_type is not ContentType.COMMIT:
         raise TypeError("only a commit leads to the next epoch")
@@ -144,17 +160,39 @@ def next_knowledge(
         return following
     public = message.message if isinstance(message.message, PublicMessage) else None
     if public is not None and info.confirmation_tag != public.confirmation_tag:
-        reject(GROUP_INFO_TAG)  # holds whatever is known of the state
+        reject(GROUP_INFO_TAG)  # this holds even if the state is unknown
+    if info.group_context.epoch != (message.epoch or 0) + 1:
+        reject(GROUP_INFO_CONTRADICTS, "the GroupInfo's epoch is not the epoch after the commit")
     tree: bytes | RatchetTree | None = ratchet_tree
     group = state_of(before)
     if group is not None and isinstance(following, NotKnown):
         stated = info.group_context.confirmed_transcript_hash
         if public is not None and stated != group.transcript_after(public.authenticated_content()):
             if isinstance(before, Derived):
-                reject(GROUP_INFO_CONTRADICTS, "the GroupInfo's transcript hash is not the one after the commit")
+                reject(GROUP_INFO_CONTRADICTS, "the GroupInfo's transcript hash is not the hash after the commit")
             return following
-        tree = group.tree if ratchet_tree is None else ratchet_tree
-    return with_group_info(following, info, tree)
+        tree = _inferred_tree(group, message, info) if ratchet_tree is None else ratchet_tree
+    try:
+        return with_group_info(following, info, tree)
+    except RuleError as error:
+        if public is None or error.invalid.rule is not TREE_NEEDED:
+            raise
+        return following
+
+
+def _inferred_tree(group: PublicGroup, commit: MLSMessage, info: GroupInfo) -> RatchetTree:
+    """Return the tree after a commit whose effects are not known.
+
+    This is the possible tree with the GroupInfo's tree hash. If no possible tree has that hash, the tree before the
+    commit is returned.
+    """
+    public = commit.message
+    if isinstance(public, PublicMessage):
+        items = covered_proposals(group, commit)
+        for tree in possible_trees(group, public.authenticated_content(), items):
+            if tree.tree_hash() == info.group_context.tree_hash:
+                return tree
+    return group.tree
 
 
 def with_group_info(
@@ -167,13 +205,14 @@ def with_group_info(
     """
     if isinstance(knowledge, NotKnown):
         _check_identity(knowledge, info)
-        return Claimed(_with_all_refused(open_group(info, ratchet_tree), knowledge.refused))
+        group = _with_all_refused(open_group(info, ratchet_tree), knowledge.refused)
+        return Claimed(group, epoch_known=knowledge.epoch is not None)
     try:
         _check_agrees(knowledge.group, info)
     except RuleError:
         if isinstance(knowledge, Derived):
             raise
-        unknown = _drop_state(knowledge.group)
+        unknown = _drop_state(knowledge)
         _check_identity(unknown, info)
         open_group(info, ratchet_tree)  # an invalid GroupInfo is refused in any case
         return unknown
@@ -202,16 +241,17 @@ def _judge_without_state(message: MLSMessage) -> Verdict:
     return Unknown((Missing(ENCRYPTED_COMMIT),)) if message.content_type is ContentType.COMMIT else Valid()
 
 
-def _drop_state(group: PublicGroup) -> NotKnown:
-    return NotKnown(group.epoch, group.group_id, group.suite, group.refused)
+def _drop_state(knowledge: Derived | Claimed) -> NotKnown:
+    group = knowledge.group
+    return NotKnown(epoch_of(knowledge), group.group_id, group.suite, group.refused)
 
 
 def _knowledge_after(judgement: Judgement) -> Knowledge:
     verdict, before = judgement.verdict, judgement.knowledge
     if isinstance(verdict, Valid) and verdict.next is not None:
-        return Claimed(verdict.next) if isinstance(before, Claimed) else Derived(verdict.next)
+        return attrs.evolve(before, group=verdict.next) if isinstance(before, Claimed) else Derived(verdict.next)
     epoch = epoch_of(before)
-    here = before if isinstance(before, NotKnown) else _drop_state(before.group)
+    here = before if isinstance(before, NotKnown) else _drop_state(before)
     return NotKnown(None if epoch is None else epoch + 1, here.group_id, here.suite)
 
 
@@ -233,7 +273,7 @@ def _with_all_refused(group: PublicGroup, refused: Mapping[ProposalRef, Invalid]
 
 
 def _check_identity(knowledge: NotKnown, info: GroupInfo) -> None:
-    """Check group, epoch and suite, which may be known without the state."""
+    """Check the GroupInfo's group, epoch and suite, which may be known without the state."""
     context = info.group_context
     if knowledge.group_id is not None and context.group_id != knowledge.group_id:
         reject(GROUP_INFO_CONTRADICTS, "the GroupInfo is for another group")

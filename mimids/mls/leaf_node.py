@@ -13,6 +13,7 @@ from mimids.mls.code_points import (
     EXTENSION_TYPE,
     EXTENSION_TYPES,
     LEAF_NODE_SOURCE,
+    MOST_CODE_POINTS,
     NODE_TYPE,
     PROPOSAL_TYPES,
     CredentialType,
@@ -54,7 +55,7 @@ class Credential:
     """The identity that a leaf claims (RFC 9420 section 5.3).
 
     `content` is the identity (basic), a tuple of `Certificate`, end entity first (X.509), or the body of any other
-    type. RFC 9420 does not say how to delimit an unknown body; it is read as one opaque<V>, as OpenMLS and ts-mls do.
+    type. RFC 9420 does not say how to delimit an unknown body. It is read as one opaque<V>, as OpenMLS and ts-mls do.
     """
 
     credential_type: CredentialType = wire(CREDENTIAL_TYPE)
@@ -90,8 +91,8 @@ def repeated(extensions: tuple[Extension, ...]) -> bool:
 class Capabilities:
     """What a client supports (RFC 9420 section 7.2); unknown values are ignored but kept."""
 
-    versions: tuple[ProtocolVersion, ...] = wire(vector(PROTOCOL_VERSION))
-    cipher_suites: tuple[CipherSuite, ...] = wire(vector(CIPHER_SUITE))
+    versions: tuple[ProtocolVersion, ...] = wire(vector(PROTOCOL_VERSION, most=MOST_CODE_POINTS))
+    cipher_suites: tuple[CipherSuite, ...] = wire(vector(CIPHER_SUITE, most=MOST_CODE_POINTS))
     extensions: tuple[ExtensionType, ...] = wire(EXTENSION_TYPES)
     proposals: tuple[ProposalType, ...] = wire(PROPOSAL_TYPES)
     credentials: tuple[CredentialType, ...] = wire(CREDENTIAL_TYPES)
@@ -107,7 +108,7 @@ class Lifetime:
 
 @struct
 class LeafNode(Kept):
-    """One client's place in a group, signed by it (RFC 9420 section 7.2).
+    """One client's place in a group, signed by the client (RFC 9420 section 7.2).
 
     `origin` is the field that depends on the source: a `Lifetime` (key_package), None (update), or the parent hash
     (commit).
@@ -173,4 +174,5 @@ class Node:
 
 
 RatchetTree = tuple[Node | None, ...]
-RATCHET_TREE: Final[Codec[RatchetTree]] = vector(optional(codec(Node)))
+_MOST_NODES: Final = 1 << 20  # nodes of a tree, also blank ones; a node of 5 octets takes 180 in memory
+RATCHET_TREE: Final[Codec[RatchetTree]] = vector(optional(codec(Node)), most=_MOST_NODES)

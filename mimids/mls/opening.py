@@ -33,8 +33,8 @@ def open_group(info: GroupInfo, ratchet_tree: bytes | RatchetTree | None = None)
     """Verify a GroupInfo and its tree, and return the state that they describe.
 
     The tree in the GroupInfo is used. If it has none, `ratchet_tree` is used: octets (`optional<Node> ratchet_tree<V>`)
-    or a tree that was inferred and is therefore verified already. Raises `RuleError`, with the rule `TREE_NEEDED` if
-    there is no tree or the inferred one does not have the GroupInfo's tree hash.
+    or a tree that was inferred and is therefore verified already. Raises `RuleError`; its rule is `TREE_NEEDED` if
+    there is no tree, or if the inferred tree does not have the GroupInfo's tree hash.
     """
     context = info.group_context
     suite = suite_of(context.cipher_suite)
@@ -63,7 +63,7 @@ def open_group(info: GroupInfo, ratchet_tree: bytes | RatchetTree | None = None)
     if not info.verifies(suite, signer.signature_key):
         reject(GROUP_INFO_SIGNATURE)
     if tree is inferred:
-        check_members(parameters, tree.support, suite)  # the extensions may have changed since the tree was verified
+        check_members(parameters, tree.support)  # the extensions may have changed since the tree was verified
     else:
         check_tree(tree, parameters, context.group_id)
     return PublicGroup(suite, context, parameters, tree, info.confirmation_tag)
@@ -92,12 +92,12 @@ def restore_group(
 ) -> PublicGroup:
     """Return a state, verified earlier, from its stored parts; raise `ValueError` if they do not belong together.
 
-    The caller adds its pending proposals with `checks.record(group, message, Valid())`, its refused ones with
+    The caller adds the pending proposals with `checks.record(group, message, Valid())`, and the refused proposals with
     `with_refused`.
     """
     kept = decode(GroupContext, context)
     if kept.tree_hash != tree.tree_hash() or kept.cipher_suite != tree.suite.code:
-        raise ValueError("the tree is not the one of this GroupContext")
+        raise ValueError("the tree does not belong to this GroupContext")
     try:
         parameters = parameters_of(kept.extensions, tree.suite)
     except RuleError as error:

@@ -1,12 +1,19 @@
 """Proposals and commits (RFC 9420 sections 7.6, 8.4, 12.1, 12.4; draft-ietf-mls-extensions).
 
-A proposal of an unknown type is read as one opaque<V>, as OpenMLS and ts-mls do; RFC 9420 does not say how to delimit
-its body. The ciphertexts of an UpdatePath are counted and kept as octets: a commit in a group of a thousand members may
-have a thousand, and a server can only check their number.
+RFC 9420 does not say how to delimit the body of a proposal of unknown type. OpenMLS, ts-mls and mls-rs write an
+opaque<V>, so the body is read as opaque<V> if the rest then parses. Otherwise it is kept `Unparsed`; `extents` finds
+its end in a message, and `_CommitCodec` in a commit. Proposal types of drafts are read in the same way, because their
+layouts have changed.
+
+The ciphertexts of an UpdatePath are counted and kept as octets: a commit in a group of a thousand members may have a
+thousand ciphertexts, and a server can only check their number.
+
+The file is long because each structure is declared after the structures that it contains, together with its codec.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, NewType
 
 import attrs
@@ -14,6 +21,7 @@ import attrs
 from mimids.mls.code_points import (
     APP_DATA_UPDATE_OPERATION,
     COMPONENT_ID,
+    DEFAULT_PROPOSALS,
     PROPOSAL_OR_REF_TYPE,
     PROPOSAL_TYPE,
     PSK_TYPE,
@@ -28,13 +36,15 @@ from mimids.mls.code_points import (
 from mimids.mls.key_package import KeyPackageIn
 from mimids.mls.leaf_node import EXTENSIONS, HPKE_PUBLIC_KEY, Extension, HpkePublicKey, LeafNode
 from mimids.wire import varint
-from mimids.wire.codec import NOTHING, OPAQUE_V, UINT32, UINT64, Codec, Reader, optional, vector
-from mimids.wire.declare import codec, select, struct, wire
+from mimids.wire.codec import NOTHING, OPAQUE_V, UINT32, UINT64, Codec, Reader, WireError, optional, vector
+from mimids.wire.declare import Struct, codec, select, struct, wire, written_by
 from mimids.wire.ids import CIPHER_SUITE, GROUP_ID, PROTOCOL_VERSION, CipherSuite, GroupId, ProtocolVersion
 
 ProposalRef = NewType("ProposalRef", bytes)
-_PATH: Final = 32  # nodes in a path to the root at most, since leaf indices have 32 bits
+_PATH: Final = 32  # the most nodes in a path to the root: leaf indices have 32 bits
 _COVERED: Final = 16_384  # proposals in one commit
+_COMPARED: Final = 64  # if a commit has more proposals that are not understood, no other layout is tried
+_REF_SIZES: Final = (32, 48, 64)  # of a ProposalRef: the hashes of the cipher suites
 
 PROPOSAL_REF: Final[Codec[ProposalRef]] = OPAQUE_V.of(ProposalRef)
 
@@ -148,6 +158,13 @@ class SelfRemove:
     """Remove the sender's own leaf (draft-ietf-mls-extensions section 5.3); an empty structure."""
 
 
+@attrs.frozen
+class Unparsed:
+    """The octets of a proposal's body whose layout is not the one declared for its type."""
+
+    octets: bytes
+
+
 Body = (
     Add
     | Update
@@ -160,12 +177,13 @@ Body = (
     | AppEphemeral
     | SelfRemove
     | bytes
+    | Unparsed
 )
 
 
 @struct
 class Proposal:
-    """A proposal of any type; for an unknown type, `body` is the content of one opaque<V>."""
+    """A proposal of any type; for an unknown type, `body` is the content of an opaque<V>, else `Unparsed`."""
 
     proposal_type: ProposalType = wire(PROPOSAL_TYPE)
     body: Body = select(
@@ -185,10 +203,34 @@ class Proposal:
         otherwise=OPAQUE_V,
     )
 
+    @property
+    def is_understood(self) -> bool:
+        """Tell whether the server knows this type and its layout, and so the effect of the proposal."""
+        return not isinstance(self.body, bytes | Unparsed)
+
+
+class _ProposalCodec(Struct[Proposal]):
+    """Reads a proposal in its declared layout; writes any proposal, also an `Unparsed` one."""
+
+    def __init__(self) -> None:
+        super().__init__(Proposal)
+        self._write_declared = self.write_fields
+        self.write = self.write_fields = self._write
+
+    def _write(self, value: Proposal, out: bytearray) -> None:
+        if isinstance(value.body, Unparsed):
+            PROPOSAL_TYPE.write(value.proposal_type, out)
+            out += value.body.octets
+        else:
+            self._write_declared(value, out)
+
+
+written_by(Proposal, _ProposalCodec())
+
 
 @struct
 class ProposalOrRef:
-    """A proposal by value, or the ProposalRef of one sent earlier (RFC 9420 section 12.4)."""
+    """A proposal by value, or the ProposalRef of a proposal sent earlier (RFC 9420 section 12.4)."""
 
     type: ProposalOrRefType = wire(PROPOSAL_OR_REF_TYPE)
     value: Proposal | ProposalRef = select(
@@ -223,7 +265,7 @@ class Ciphertexts:
 
 
 class _Ciphertexts(Codec[Ciphertexts]):
-    """Counts ciphertexts: by slices if all in the vector have the same lengths, as is usual, else one by one."""
+    """Counts ciphertexts: by slices if all have the same lengths (the usual case), else one by one."""
 
     def read(self, reader: Reader) -> Ciphertexts:
         stop = reader.block()
@@ -245,7 +287,7 @@ class _Ciphertexts(Codec[Ciphertexts]):
 
 
 def _count_equal(data: bytes, start: int, stop: int) -> int | None:
-    """Count ciphertexts if all have the lengths of the first; None if they differ or do not parse."""
+    """Count ciphertexts if all have the same lengths as the first one; return None if they differ or do not parse."""
     try:
         kem, pos = varint.read_mls(data, start, stop)
         kem_header = data[start:pos]
@@ -289,3 +331,107 @@ class Commit:
 
     proposals: tuple[ProposalOrRef, ...] = wire(vector(codec(ProposalOrRef), most=_COVERED))
     path: UpdatePath | None = wire(optional(codec(UpdatePath)))
+
+
+_Items = tuple[ProposalOrRef, ...]
+
+
+class _CommitCodec(Struct[Commit]):
+    """Reads a commit in the declared layout; if some proposals are then not understood, tries other layouts for them.
+
+    If the list parses with several layouts, the layout with the fewest unexplained items is used. If no layout fits,
+    the rest of the list becomes the `Unparsed` body of the first proposal that is not understood.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(Commit)
+        self._read_declared = self.read
+        self.read = self._read
+
+    def _read(self, reader: Reader) -> Commit:
+        start, end = reader.pos, reader.end
+        try:
+            declared = self._read_declared(reader)
+        except WireError as error:
+            reader.pos, reader.end = start, end
+            items = _by_another_layout(reader, None)
+            if items is None:
+                raise error from None
+        else:
+            if not 0 < _unexplained(declared.proposals) <= _COMPARED:
+                return declared
+            reader.pos, reader.end = start, end
+            items = _by_another_layout(reader, declared.proposals) or declared.proposals
+        try:
+            return Commit(items, _PATH_CODEC.read(reader))
+        except WireError as error:
+            raise error.within("path") from None
+
+
+_PATH_CODEC: Final = optional(codec(UpdatePath))
+written_by(Commit, _CommitCodec())
+
+
+def _by_another_layout(reader: Reader, declared: _Items | None) -> _Items | None:
+    """Return a list of proposals as read with the layout that fits best.
+
+    Return None if no other layout is needed, because every proposal is understood, or if no layout can read the list.
+    `declared` is the list as read in the declared layout, None if that layout cannot read it.
+    """
+    stop = reader.block()
+    start, end = reader.pos, reader.end
+    found = [] if declared is None else [declared]
+    for layout in (_opaque, _empty, _rest_of_list):
+        reader.pos, reader.end = start, stop  # a failed attempt may end within a vector
+        try:
+            found.append(_read_items(reader, layout))
+        except WireError:
+            continue
+    reader.pos, reader.end = stop, end
+    *fitting, rest = found or [()]
+    if not any(isinstance(item.value, Proposal) and not item.value.is_understood for item in rest):
+        return None
+    return min(fitting, key=_unexplained, default=rest)
+
+
+def _read_items(reader: Reader, layout: Callable[[Reader], int]) -> _Items:
+    """Read the items up to the reader's end; `layout` finds the end of a body that RFC 9420 does not define."""
+    items: list[ProposalOrRef] = []
+    unparsed = 0
+    while reader.pos < reader.end:
+        if len(items) == _COVERED:
+            raise WireError(f"more than {_COVERED} items")
+        place = reader.pos
+        code = int.from_bytes(reader.data[place + 1 : place + 3], "big")
+        by_value = reader.data[place] == ProposalOrRefType.PROPOSAL and place + 3 <= reader.end
+        if not by_value or code in DEFAULT_PROPOSALS:
+            items.append(codec(ProposalOrRef).read(reader))
+            continue
+        unparsed += 1
+        if unparsed > _COMPARED:
+            raise WireError(f"more than {_COMPARED} proposals of unknown layout")
+        reader.pos = place + 3
+        reader.pos = layout(reader)
+        body = Unparsed(reader.data[place + 3 : reader.pos])
+        items.append(ProposalOrRef(ProposalOrRefType.PROPOSAL, Proposal(ProposalType(code), body)))
+    return tuple(items)
+
+
+def _opaque(reader: Reader) -> int:
+    return reader.block()
+
+
+def _empty(reader: Reader) -> int:
+    return reader.pos
+
+
+def _rest_of_list(reader: Reader) -> int:
+    return reader.end
+
+
+def _unexplained(items: _Items) -> int:
+    """Count the proposals that are not understood, and the references that are not as long as a hash."""
+    return sum(
+        not item.value.is_understood if isinstance(item.value, Proposal) else len(item.value) not in _REF_SIZES
+        for item in items
+    )

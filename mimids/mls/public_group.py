@@ -14,7 +14,7 @@ import attrs
 
 from mimids.mls.framing import AuthenticatedContent, interim_transcript_hash_input
 from mimids.mls.group_info import GroupContext
-from mimids.mls.identity import user_id
+from mimids.mls.identity import user_of
 from mimids.mls.leaf_node import LeafNode
 from mimids.mls.proposals import ProposalRef, SelfRemove
 from mimids.mls.rules.parameters import Parameters
@@ -76,7 +76,7 @@ class PublicGroup:
         """Return each user's leaf indices, without leaves whose credential names no user."""
         found: dict[UserId, tuple[int, ...]] = {}
         for index, leaf in self.tree.leaves():
-            user = user_id(leaf.credential)
+            user = user_of(leaf.credential)
             if user is not None:
                 found[user] = (*found.get(user, ()), index)
         return found
@@ -98,7 +98,7 @@ class PublicGroup:
         return attrs.evolve(self, pending=MappingProxyType({**self.pending, ref: proposal}))
 
     def with_refused(self, ref: ProposalRef, why: Invalid) -> PublicGroup:
-        """Return the state with a proposal refused, by a rule of MLS or by policy: a commit must not cover it.
+        """Return the state in which a proposal is refused, by a rule of MLS or by policy: a commit must not cover it.
 
         A pending proposal stays pending: the reference does not cover the membership tag, so the same proposal may
         arrive once with a wrong tag and once with the right one.

@@ -1,4 +1,4 @@
-"""What all members of a subtree support: one small shared record for each combination that occurs.
+"""What all members of a subtree support, as a small record that is shared by all subtrees with the same support.
 
 A tree keeps the record of every subtree, so a rule such as "every member supports it" (RFC 9420 sections 7.3, 12.2) is
 checked at the root, without a comparison of members.
@@ -7,10 +7,13 @@ checked at the root, without a comparison of members.
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Final
 
 import attrs
 
 from mimids.mls.leaf_node import Capabilities
+
+RECORDS: Final = 512  # in each cache; the largest record has a quarter of a megabyte
 
 
 @attrs.frozen(eq=False)
@@ -25,13 +28,13 @@ class Support:
     credentials_in_use: frozenset[int]
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=RECORDS)
 def _shared_record(*sets: frozenset[int]) -> Support:
-    """Return the shared record for these sets, so that comparing equal records is mostly a test of identity."""
+    """Return the shared record for these sets: equal records are mostly the same object, which is fast to compare."""
     return Support(*sets)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=RECORDS)
 def support_of(capabilities: Capabilities, credential_type: int) -> Support:
     """Return what one member supports."""
     return _shared_record(
@@ -53,7 +56,7 @@ def common_support(one: Support | None, other: Support | None) -> Support | None
     return _intersect(one, other)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=RECORDS)
 def _intersect(one: Support, other: Support) -> Support:
     return _shared_record(
         one.versions & other.versions,

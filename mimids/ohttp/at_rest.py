@@ -9,8 +9,8 @@
       };
     } StoredKey;
 
-The associated data `place` encodes the row's other columns, so that a ciphertext that was moved to another row does
-not decrypt.
+The associated data `place` encodes the row's other columns, so a ciphertext that was moved to another row cannot be
+decrypted.
 """
 
 from __future__ import annotations
@@ -89,17 +89,18 @@ def protect(key: Secret, place: bytes, operator_key: OperatorKey | None, nonce: 
 def unprotect(stored: bytes, place: bytes, operator_key: OperatorKey | None) -> bytes:
     """Return the 32 octets of a stored key; raise `KeyUnavailable` if it cannot be read.
 
-    A key that is stored in the clear can be read with an operator key too, so that the operator can introduce one.
+    A key that is stored in the clear can be read even with an operator key, so that the operator can introduce a key
+    file later.
     """
     try:
         key = decode(StoredKey, stored).key
     except WireError as error:
-        raise KeyUnavailable("a stored OHTTP private key is damaged") from error
+        raise KeyUnavailable("a stored private key is damaged") from error
     if isinstance(key, bytes):
         return key
     if operator_key is None:
-        raise KeyUnavailable("a stored OHTTP private key is encrypted, but no operator key file is configured")
+        raise KeyUnavailable("a stored private key is encrypted, but no operator key file is configured")
     try:
         return ChaCha20Poly1305(operator_key.reveal()).decrypt(key.nonce, key.ciphertext, place)
     except InvalidTag as error:
-        raise KeyUnavailable("a stored OHTTP private key cannot be decrypted with this operator key file") from error
+        raise KeyUnavailable("a stored private key cannot be decrypted with this operator key file") from error

@@ -1,10 +1,10 @@
 """Binary HTTP (RFC 9292): requests and responses as values, of known and of indeterminate length.
 
-Every message object is valid, because its values are checked when it is made, by the decoder or by other code. Decoding
-is total, and bounded by `MessageLimits`. Names and values of fields are kept as received; only `field()` ignores case.
+Every message object is valid, because its values are checked whenever the decoder or other code makes one. Decoding is
+total, and bounded by `MessageLimits`. Names and values of fields are kept as received; only `field()` ignores case.
 
-The decoder is written by hand, not with `wire.declare`: lengths are QUIC integers in any form, a message may omit its
-empty end (section 3.8), and the first octet decides whether a section has a length or a terminator.
+The decoder is written by hand, not with `wire.declare`: lengths are QUIC integers in any form, a message may omit empty
+parts at its end (section 3.8), and the first octet decides whether a section has a length or a terminator.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ class MessageLimits:
 
 
 DEFAULT_LIMITS: Final = MessageLimits()
+HEADS_KEPT: Final = 8  # heads of requests, each checked once
+HEAD_KEPT_OCTETS: Final = 512
 
 
 # --- messages ---------------------------------------------------------------------------------------------------
@@ -112,6 +114,18 @@ class Request:
         """Return the combined value of header field `name` (given in lower case), or None if it is absent."""
         return _field(self.fields, name)
 
+    def with_content(self, content: bytes) -> Request:
+        """Return the same request with this content and no trailers; all other parts are checked already."""
+        made, put = object.__new__(Request), object.__setattr__
+        put(made, "method", self.method)
+        put(made, "scheme", self.scheme)
+        put(made, "authority", self.authority)
+        put(made, "path", self.path)
+        put(made, "fields", self.fields)
+        put(made, "content", content)
+        put(made, "trailers", ())
+        return made
+
 
 @attrs.frozen
 class Interim:
@@ -128,7 +142,7 @@ class Interim:
 
 @attrs.frozen
 class Response:
-    """An HTTP response, with the informational ones before it."""
+    """An HTTP response, with the informational responses before it."""
 
     status: int
     fields: Fields = attrs.field(default=(), validator=_check_header)
@@ -153,12 +167,41 @@ def decode_request(message: bytes, limits: MessageLimits = DEFAULT_LIMITS) -> Re
     """Return the request in `message`, padded or not; raise `WireError` if it is not valid or exceeds a limit."""
 
     def read(sections: _Sections) -> Request:
+        head, start = _known_head(message) if limits is DEFAULT_LIMITS else None, sections.reader.pos
+        if head is not None:
+            sections.reader.pos = len(head[0])
+            content, trailers = sections.content_and_trailers()
+            if not trailers:
+                return head[1].with_content(content)
+            sections.reader.pos = start
         method, scheme, authority, path = (
             sections.at(name, sections.text) for name in ("method", "scheme", "authority", "path")
         )
-        return Request(method, scheme, authority, path, *sections.rest())
+        request = Request(method, scheme, authority, path, *sections.rest())
+        if limits is DEFAULT_LIMITS and sections.known and sections.head_end < len(message):
+            _remember_head(message[: sections.head_end], request)
+        return request
 
     return _decode("Request", message, limits, (0, 2), read)
+
+
+# A cache: the head of a request of known length (all octets before its content), and a request with that head. Clients
+# of one gateway write the same few heads. No head is the beginning of a longer one, because its last section, the
+# fields, has a length.
+_heads: tuple[tuple[bytes, Request], ...] = ()
+
+
+def _known_head(message: bytes) -> tuple[bytes, Request] | None:
+    for known in _heads:
+        if message.startswith(known[0]):
+            return known
+    return None
+
+
+def _remember_head(head: bytes, request: Request) -> None:
+    global _heads  # replaced as a whole, because another thread may read it
+    if len(head) <= HEAD_KEPT_OCTETS:
+        _heads = ((head, request.with_content(b"")), *_heads[: HEADS_KEPT - 1])
 
 
 def decode_response(message: bytes, limits: MessageLimits = DEFAULT_LIMITS) -> Response:
@@ -183,7 +226,7 @@ def _decode(
     try:
         framing = sections.at("framing", sections.integer)
         if framing not in framings:
-            raise WireError("not this kind of message", ("framing",))
+            raise WireError(f"not the framing indicator of a {kind.lower()}", ("framing",))
         sections.known = framing == framings[0]
         value = read(sections)
         if message[sections.reader.pos :].strip(b"\0"):
@@ -201,6 +244,7 @@ class _Sections:
     def __init__(self, message: bytes, limits: MessageLimits) -> None:
         self.reader = Reader(message)
         self.known = True
+        self.head_end = 0  # where the content begins, once `rest` has read it
         self._limits = limits
 
     def at(self, place: str, read: Callable[[], T]) -> T:
@@ -218,7 +262,7 @@ class _Sections:
         return value
 
     def opaque(self, limit: int) -> bytes:
-        """Return the octets after a length; the reading is inline for speed, since a request has a dozen of them."""
+        """Return the octets after a length. The code reads inline for speed, since a request has a dozen lengths."""
         reader = self.reader
         data, pos = reader.data, reader.pos
         if pos < reader.end and data[pos] < 0x40:
@@ -241,9 +285,14 @@ class _Sections:
             raise WireError("not ASCII") from None
 
     def rest(self) -> tuple[Fields, bytes, Fields]:
-        """Read header, content and trailers; those that are missing at the end of the message are empty."""
+        """Read header, content and trailers; parts that are missing at the end of the message are empty."""
+        fields = self.at("fields", self.fields) if self._more() else ()
+        self.head_end = self.reader.pos
+        return fields, *self.content_and_trailers()
+
+    def content_and_trailers(self) -> tuple[bytes, Fields]:
+        """Read content and trailers; parts that are missing at the end of the message are empty."""
         return (
-            self.at("fields", self.fields) if self._more() else (),
             self.at("content", self._content) if self._more() else b"",
             self.at("trailers", self.fields) if self._more() else (),
         )
@@ -321,15 +370,21 @@ def _write_opaque(octets: bytes | bytearray, out: bytearray) -> None:
 
 
 def _write_fields(fields: Fields, indeterminate: bool, out: bytearray) -> None:
-    lines = bytearray()
-    for name, value in fields:
-        _write_opaque(name, lines)
-        _write_opaque(value, lines)
+    lines = _encode_lines(fields)
     if indeterminate:
         out += lines
         out.append(0)
     else:
         _write_opaque(lines, out)
+
+
+@lru_cache(maxsize=64)  # the answers of one second have the same few lines
+def _encode_lines(fields: Fields) -> bytes:
+    lines = bytearray()
+    for name, value in fields:
+        _write_opaque(name, lines)
+        _write_opaque(value, lines)
+    return bytes(lines)
 
 
 def _write_rest(message: Request | Response, indeterminate: bool, out: bytearray) -> None:

@@ -30,8 +30,8 @@ class Opener:
     def open(self, message: bytes) -> bytes:
         """Return the Binary HTTP response in a `message/ohttp-res`; raise `HpkeError` if it does not decrypt.
 
-        After a response that does not decrypt, the opener stays usable: somebody in between may have forged it. After
-        one that does, a further call raises `RuntimeError`.
+        If a response cannot be decrypted, somebody may have forged it on the way, so the opener can still be used for
+        the right response. Once a response has decrypted, a further call raises `RuntimeError`.
         """
         if self._context is None:
             raise RuntimeError("the response to this request was decrypted already")
@@ -56,8 +56,8 @@ def encapsulate(config: KeyConfig, request: bytes, ephemeral: bytes, *, aead: Ae
     """Encapsulate a Binary HTTP request for the gateway of `config` (RFC 9458 section 4.3).
 
     `ephemeral` is 32 octets of a secure random source, never used twice: repeating them links the requests and may
-    expose both (RFC 9458 section 6.1). Without `aead`, the first one of the configuration that is supported here is
-    used. Raises `ValueError` if there is none, and `HpkeError` if the key is unusable.
+    expose both (RFC 9458 section 6.1). Without `aead`, the first AEAD of the configuration that is supported here is
+    used. Raises `ValueError` if none is supported, and `HpkeError` if the key is unusable.
     """
     offered = [Aead(aead_id) for kdf_id, aead_id in config.algorithms if (kdf_id, aead_id) in SYMMETRIC]
     if not config.usable or (aead is not None and aead not in offered):

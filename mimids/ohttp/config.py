@@ -1,4 +1,4 @@
-"""Key configurations (RFC 9458 section 3): a single one, and the collection `application/ohttp-keys`."""
+"""Key configurations (RFC 9458 section 3): single configurations, and the collection `application/ohttp-keys`."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class _KeyConfig(Codec[KeyConfig]):
         public_key = reader.take(size)
         octets = reader.uint(2)
         if octets == 0 or octets % 4:
-            raise WireError("no whole number of algorithms", ("algorithms",))
+            raise WireError("not a whole number of algorithms", ("algorithms",))
         pairs = Reader(reader.take(octets))
         algorithms = tuple((pairs.uint(2), pairs.uint(2)) for _ in range(octets // 4))
         return KeyConfig(key_id, kem_id, public_key, algorithms)
@@ -87,8 +87,8 @@ def encode_keys(configs: tuple[KeyConfig, ...]) -> bytes:
 def decode_keys(body: bytes) -> tuple[KeyConfig, ...]:
     """Return the configurations of an `application/ohttp-keys`, in order, without those of unknown KEMs.
 
-    Raises `WireError` if any is wrongly encoded: a client MUST then discard the whole collection (RFC 9458 section
-    3.2), since otherwise an attacker could tell clients apart by what they still accept.
+    Raises `WireError` if any configuration is wrongly encoded. A client MUST then discard the whole collection (RFC
+    9458 section 3.2): otherwise an attacker could tell clients apart by the configurations that they still accept.
     """
     if len(body) > KEYS_LIMIT:
         raise WireError(f"longer than {KEYS_LIMIT} octets", ("OhttpKeys",))

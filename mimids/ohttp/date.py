@@ -21,17 +21,32 @@ _FORMS: Final = tuple(  # a recipient MUST accept all three: RFC 9110 section 5.
 )
 
 
+MINUTE_SECONDS: Final = 60
+DATE_SHIFTS: Final = 5  # Dates that a client chooses from at random
+
+
+def blurred(seconds: int, shift: int) -> int:
+    """Return the time to write into a request instead of `seconds`: a whole minute, at most 150 s from `seconds`.
+
+    The exact time would let a gateway recognise a client by the error of its clock. So the time is rounded to the
+    minute, and `shift`, a random number below DATE_SHIFTS, moves it by up to two minutes in either direction. A gateway
+    whose window is 300 s accepts the time if the client's clock is wrong by at most 150 s (RFC 9458 section 6.5.1).
+    """
+    minutes = (seconds + MINUTE_SECONDS // 2) // MINUTE_SECONDS
+    return (minutes + shift - DATE_SHIFTS // 2) * MINUTE_SECONDS
+
+
 def write_date(seconds: int) -> bytes:
     """Return the IMF-fixdate (RFC 9110 section 5.6.7) of a time in seconds since the epoch."""
     at = datetime.fromtimestamp(seconds, UTC)
-    return f"{_DAYS[at.weekday()]}, {at:%d} {_MONTHS[at.month - 1]} {at:%Y %H:%M:%S} GMT".encode()
+    return f"{_DAYS[at.weekday()]}, {at:%d} {_MONTHS[at.month - 1]} {at.year:04} {at:%H:%M:%S} GMT".encode()
 
 
 def read_date(field: bytes | None) -> int | None:
     """Return the seconds since the epoch of an HTTP-date; None for anything else, or if `field` is None.
 
-    A year of two digits is in this century: any other would be outside every window. The name of the day is not
-    checked against the date.
+    A year of two digits is read as a year of this century, because a date in any other century would be outside every
+    window. The name of the day is not checked against the date.
     """
     text = (field or b"").decode("latin-1")
     found = next(filter(None, (form.fullmatch(text) for form in _FORMS)), None)

@@ -5,16 +5,15 @@ from __future__ import annotations
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from mimids.ohttp.hpke import KDF_SHA256, NONCE_SIZE, Aead, HpkeError
+from mimids.ohttp.hkdf import expand, extract
+from mimids.ohttp.hpke import KDF_SHA256, NONCE_SIZE, Aead, HpkeError, aead_of
 from mimids.wire.codec import UINT8, UINT16, Reader
 from mimids.wire.declare import codec, encode, struct, wire
 
 REQUEST_TYPE: Final = "message/ohttp-req"
 RESPONSE_TYPE: Final = "message/ohttp-res"
+REQUEST_LABEL: Final = b"message/bhttp request"
 RESPONSE_LABEL: Final = b"message/bhttp response"
 TAG_SIZE: Final = 16  # Nt of both AEADs
 SYMMETRIC: Final = tuple((KDF_SHA256, int(aead)) for aead in Aead)  # the pairs that we offer and accept, in order
@@ -31,11 +30,16 @@ class RequestHeader:
 
     def info(self) -> bytes:
         """Return the `info` of the HPKE context (RFC 9458 section 4.3)."""
-        return b"message/bhttp request\0" + encode(self)
+        return info_of(encode(self))
+
+
+def info_of(header: bytes) -> bytes:
+    """Return the `info` that belongs to an encoded header."""
+    return REQUEST_LABEL + b"\0" + header
 
 
 def read_header(reader: Reader) -> RequestHeader:
-    """Read a header; the reader is then at `enc`."""
+    """Read a header; the next field in the reader is then `enc`."""
     return codec(RequestHeader).read(reader)
 
 
@@ -48,20 +52,17 @@ class ResponseCipher:
     """Encrypts or decrypts one response (RFC 9458 section 4.4)."""
 
     def __init__(self, aead: Aead, secret: bytes, enc: bytes, response_nonce: bytes) -> None:
-        def derive(label: bytes, length: int) -> bytes:
-            return HKDF(SHA256(), length, salt=enc + response_nonce, info=label).derive(secret)
-
-        key = derive(b"key", aead.key_size)
-        self._cipher = AESGCM(key) if aead is Aead.AES_128_GCM else ChaCha20Poly1305(key)
-        self._nonce = derive(b"nonce", NONCE_SIZE)
+        prk = extract(enc + response_nonce, secret)
+        self._aead = aead_of(aead, expand(prk, b"key", aead.key_size))
+        self._nonce = expand(prk, b"nonce", NONCE_SIZE)
 
     def seal(self, plaintext: bytes) -> bytes:
         """Return the ciphertext, which is 16 octets longer."""
-        return self._cipher.encrypt(self._nonce, plaintext, b"")
+        return self._aead.encrypt(self._nonce, plaintext, b"")
 
     def open(self, ciphertext: bytes) -> bytes:
         """Return the plaintext; raise `HpkeError` if the ciphertext does not decrypt."""
         try:
-            return self._cipher.decrypt(self._nonce, ciphertext, b"")
+            return self._aead.decrypt(self._nonce, ciphertext, b"")
         except InvalidTag as error:
-            raise HpkeError("does not open") from error
+            raise HpkeError("the ciphertext does not decrypt") from error

@@ -1,7 +1,7 @@
 """The gateway's side of RFC 9458: decrypt an encapsulated request, and encrypt the response to it.
 
-Errors of `open_request` are answered in the clear, since there are no keys for a response yet. After it returned, every
-error is answered through its sealer (RFC 9458 sections 5.2 and 5.3).
+Errors of `open_request` are answered in the clear, since there are no keys for a response yet. Once `open_request` has
+returned, every error is encrypted with the sealer that it returned (RFC 9458 sections 5.2 and 5.3).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from mimids.ohttp.encapsulation import (
     SYMMETRIC,
     TAG_SIZE,
     ResponseCipher,
+    info_of,
     read_header,
     response_nonce_size,
 )
@@ -26,7 +27,6 @@ from mimids.ohttp.hpke import KEM_X25519, KEY_SIZE, Aead, HpkeError, PrivateKey,
 from mimids.wire.codec import Reader, WireError
 
 HEADER_SIZE: Final = 7
-OVERHEAD: Final = HEADER_SIZE + KEY_SIZE + TAG_SIZE  # octets that encapsulation adds to a request
 
 
 class Sealer:
@@ -53,8 +53,8 @@ class Sealer:
 class OpenedRequest:
     """A decrypted request.
 
-    `digest` (SHA-256 of the whole encapsulated request) identifies a replay; the same `enc` with another `digest` is a
-    sender that used one encapsulation for two requests.
+    `digest` (SHA-256 of the whole encapsulated request) identifies a replay. If two requests have the same `enc` and
+    different `digest`s, a sender used one encapsulation for both.
     """
 
     key_id: int
@@ -85,7 +85,7 @@ def open_request(message: bytes, keys: Mapping[int, PrivateKey]) -> OpenedReques
         raise error.within("EncapsulatedRequest") from None
     aead = Aead(header.aead_id)
     try:
-        context = Recipient(enc, private, header.info(), aead)
+        context = Recipient(enc, private, info_of(message[:HEADER_SIZE]), aead)
         request = context.open(message[reader.pos :])
     except HpkeError as error:
         raise OhttpUndecipherable from error
@@ -93,7 +93,7 @@ def open_request(message: bytes, keys: Mapping[int, PrivateKey]) -> OpenedReques
 
 
 def read_request(opened: OpenedRequest, limits: bhttp.MessageLimits = bhttp.DEFAULT_LIMITS) -> bhttp.Request:
-    """Return the Binary HTTP request inside; its `WireError` is answered through the sealer."""
+    """Return the Binary HTTP request inside. If this raises `WireError`, the answer must be sealed."""
     request = bhttp.decode_request(opened.request, limits)
     expect = request.field(b"expect")
     if expect is not None and expect.lower() == b"100-continue":

@@ -20,6 +20,7 @@ from mimids.wire.declare import encode, struct, wire
 from mimids.wire.ids import PROVIDER_ID, ProviderId, Secret
 
 HEADER: Final = "Mimids-Keys-Signature"
+APART_SECONDS: Final = 3600  # the least distance between the not_after of two key sets of one provider
 LABEL: Final = b"mimids ohttp keys 1"
 
 _FORM: Final = re.compile(r"not_after=([0-9]{1,15}), signature=:([A-Za-z0-9+/]{86}==):")
@@ -76,7 +77,7 @@ def verify(provider: ProviderId, body: bytes, header: str | None, identity: byte
     """Return the key configurations in `body`, the preferred one first, if they are authentic and not expired.
 
     `identity` is the 32 octets of the provider's `ohttp_identity` from its contact card; `now` is in seconds. Raises
-    `KeysRefused`. The signature is checked first, so the other errors are about what the provider itself signed.
+    `KeysRefused`. The signature is checked first, so every other error concerns data that the provider itself signed.
     """
     not_after, signature = _parse(header)
     covered = encode(KeysToBeSigned(LABEL, provider, body, not_after))
@@ -90,6 +91,16 @@ def verify(provider: ProviderId, body: bytes, header: str | None, identity: byte
         return decode_keys(body)
     except WireError as error:
         raise KeysMalformed(str(error)) from error
+
+
+def not_after_of(header: str) -> int:
+    """Return the `not_after` of a header, in seconds; raise `KeysUnsigned` if the header has an unknown form."""
+    return _parse(header)[0]
+
+
+def is_signed(header: str) -> bool:
+    """Tell whether a header has the form of a signature; this does not verify it."""
+    return _FORM.fullmatch(header) is not None
 
 
 def _header(not_after: int, signature: bytes) -> str:

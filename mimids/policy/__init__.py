@@ -1,1 +1,1 @@
-"""Policy rules: from terms, group state, message and local sender to a refusal or None; pure functions."""
+"""Policy rules: pure functions of terms, group state, message and local sender that return a refusal or None."""

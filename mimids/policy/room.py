@@ -1,4 +1,4 @@
-"""The room policy in a group state: each user's role, and what a role may do (draft-ietf-mimi-room-policy-03).
+"""The room policy in a group state: each user's role, and what each role may do (draft-ietf-mimi-room-policy-03).
 
 The participant list (component 0x0022) and the roles list (0x0025) are read from the app_data_dictionary. A list that
 does not parse, a user who is listed with two roles, and a role that is defined twice are treated as unknown, and rules
@@ -29,7 +29,7 @@ from mimids.mls.public_group import PublicGroup
 from mimids.mls.rules.proposal_list import Covered
 from mimids.wire.codec import WireError
 from mimids.wire.declare import decode
-from mimids.wire.ids import UserId
+from mimids.wire.ids import UserId, normal_user_id
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ _READ: Final = (ComponentId.PARTICIPANT_LIST, ComponentId.ROLES_LIST)
 
 @attrs.frozen
 class Room:
-    """The role index of each user and the definition of each role, without those that are ambiguous."""
+    """The role index of each user and the definition of each role; ambiguous ones are left out."""
 
     role_of: Mapping[bytes, int]
     roles: Mapping[int, Role]
@@ -69,11 +69,11 @@ def room_of(group: PublicGroup) -> Room:
 
 
 def room_after(group: PublicGroup, covered: Iterable[Covered | ProposalRef], *, joins: bool) -> Room | None:
-    """Return the room policy after a commit, even if the group state after it is not known as a whole.
+    """Return the room policy after a commit, even if the rest of the group state after the commit is not known.
 
-    None if a covered proposal could change the policy in an unknown way: one that was not seen, or one of an unknown
-    type. But an external commit (`joins`) covers only SelfRemoves by reference (draft-ietf-mls-extensions, "SelfRemove
-    Proposal"), which change no policy.
+    Returns None if a covered proposal could change the policy in an unknown way, because it was not seen or its type is
+    unknown. There is one exception: the proposals that an external commit (`joins`) covers by reference are
+    SelfRemoves, which change no policy (draft-ietf-mls-extensions, "SelfRemove Proposal").
     """
     dictionary = group.parameters.dictionary
     updates: dict[int, list[AppDataUpdate]] = {}
@@ -83,7 +83,9 @@ def room_after(group: PublicGroup, covered: Iterable[Covered | ProposalRef], *, 
                 continue
             return None
         body = each.proposal.body
-        if isinstance(body, bytes):
+        if not each.proposal.is_understood:
+            if joins and each.ref is not None:  # it can only be a SelfRemove with another code point
+                continue
             return None
         if isinstance(body, AppDataUpdate):
             updates.setdefault(int(body.component_id), []).append(body)
@@ -116,7 +118,7 @@ def _parsed(participants: bytes | None, roles: bytes | None) -> Room:
     listed = _decoded(ParticipantList, participants)
     role_of: dict[bytes, set[int]] = {}
     for pair in listed.participants if listed else ():
-        role_of.setdefault(pair.user, set()).add(pair.role_index)
+        role_of.setdefault(normal_user_id(pair.user) or pair.user, set()).add(pair.role_index)
     defined = _decoded(RolesList, roles)
     by_index: dict[int, list[Role]] = {}
     for role in defined.roles if defined else ():

@@ -1,11 +1,11 @@
 """All policy rules in one table; to add a rule, change only this file (DS draft section 4; semantics: policy).
 
 A rule is a small function from a `Case` to the facts that violate it, or None. A rule that lacks a fact returns None,
-and no rule can force acceptance. Rules are independent, so their order decides only which one a refusal names.
+and no rule can force acceptance. Rules are independent: their order decides only which rule a refusal names.
 
 There are three kinds of rules. A `MessageRule` gets the message. A `SenderRule` also gets the sender, a `Device` that
-this provider authenticated; of another provider's user only the provider is known (`Follower`), so sender rules do not
-apply to them. A `ReaderRule` decides which messages are withheld from one of our devices.
+this provider authenticated. Sender rules do not apply to users of other providers, because only their provider is known
+(`Follower`). A `ReaderRule` decides which messages are withheld from one of our devices.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import attrs
 
 from mimids.mls.code_points import ContentType, SenderType
 from mimids.mls.framing import MLSMessage, PublicMessage
-from mimids.mls.identity import user_id
+from mimids.mls.identity import user_of
 from mimids.mls.knowledge import Derived, Knowledge, NotKnown, state_of
 from mimids.mls.proposals import Add, Commit, Proposal, ProposalRef, Remove, SelfRemove
 from mimids.mls.rules.proposal_list import Covered
@@ -34,7 +34,7 @@ _CAPABILITIES: Final = "draft-ietf-mimi-room-policy-03 section 10.2"
 
 @attrs.frozen
 class Terms:
-    """The hub operator's decisions on the users of a case: those banned from all groups, those muted in this one."""
+    """The hub operator's decisions on the users of a case: users banned from all groups, users muted in this group."""
 
     banned: frozenset[UserId] = frozenset()
     muted: frozenset[UserId] = frozenset()
@@ -45,10 +45,10 @@ NO_TERMS: Final = Terms()
 
 @attrs.frozen
 class Case:
-    """A message, and what this server knows of its group; the same for every sender.
+    """A message, and what this server knows of the message's group; it does not depend on the sender.
 
-    `here` is the state of the message's partition, `ahead` that of the partition that a commit leads to. `covered` is
-    the proposals that a public commit covers; a proposal that was not seen is given by its reference.
+    `here` is the state of the message's partition, `ahead` the state of the partition that a commit leads to. `covered`
+    has the proposals that a public commit covers, or a reference for a proposal that was not seen.
     """
 
     message: MLSMessage
@@ -59,26 +59,26 @@ class Case:
 
     @property
     def is_application(self) -> bool:
-        """Return whether it is an application message, which is visible even in a PrivateMessage."""
+        """Return whether the message is an application message; even a PrivateMessage shows this."""
         return self.message.content_type is ContentType.APPLICATION
 
     @cached_property
     def added(self) -> tuple[UserId, ...]:
         """Return the users whom a public commit adds, by value or by reference, if their credentials are readable."""
         bodies = (each.proposal.body for each in self.covered if isinstance(each, Covered))
-        users = (user_id(body.key_package.leaf_node.credential) for body in bodies if isinstance(body, Add))
+        users = (user_of(body.key_package.leaf_node.credential) for body in bodies if isinstance(body, Add))
         return tuple(user for user in users if user is not None)
 
     @cached_property
     def joining(self) -> UserId | None:
-        """Return the user who joins by this external commit, None if it is not one or the user is unknown."""
+        """Return the user who joins by this external commit; None for other messages, or if the user is unknown."""
         public = self.message.message
         if not isinstance(public, PublicMessage) or not isinstance(public.content.content, Commit):
             return None
         path = public.content.content.path
         if path is None or public.content.sender.sender_type is not SenderType.NEW_MEMBER_COMMIT:
             return None
-        return user_id(path.leaf_node.credential)
+        return user_of(path.leaf_node.credential)
 
     def room_here(self) -> tuple[Room, Certainty] | None:
         """Return the room policy in the message's partition, None if the state is unknown."""
@@ -99,7 +99,7 @@ class Case:
 
 def _certainty(knowledge: Knowledge) -> Certainty:
     if isinstance(knowledge, NotKnown):
-        raise TypeError("a state that is not known has no certainty")
+        raise TypeError("an unknown state is neither derived nor claimed")
     return Certainty.DERIVED if isinstance(knowledge, Derived) else Certainty.CLAIMED
 
 
@@ -107,7 +107,7 @@ def _certainty(knowledge: Knowledge) -> Certainty:
 
 
 def _group_bans_added_user(case: Case) -> Found:
-    """Check the state after the commit: unbanning and adding a user in one commit passes, banning and adding fails."""
+    """Check the state after the commit: a commit may unban and add a user, but may not ban and add a user."""
     ahead = case.room_ahead() if case.added else None
     if ahead is None:
         return None
@@ -136,7 +136,7 @@ def _hub_bans_joiner(case: Case) -> Found:
 def _banned(user: UserId, room: Room, certainty: Certainty, does: str) -> tuple[Fact, ...]:
     return (
         Fact(f"the commit {does} {_shown(user)}", Certainty.SIGNED),
-        Fact(f"after it, {_shown(user)} has {room.role_named(user)}", certainty),
+        Fact(f"after the commit, {_shown(user)} has {room.role_named(user)}", certainty),
     )
 
 
@@ -177,7 +177,7 @@ def _hub_bans_sender(case: Case, sender: Device) -> Found:
 
 
 def _may_be_leaving(case: Case, user: UserId) -> bool:
-    """Return whether the user leaves by this message, or could: leaving is always allowed."""
+    """Return whether the user leaves, or may be leaving, by this message; leaving is always allowed."""
     framed = case.message.message
     if not isinstance(framed, PublicMessage):
         return not case.is_application  # an encrypted handshake, which this server cannot read
@@ -187,7 +187,7 @@ def _may_be_leaving(case: Case, user: UserId) -> bool:
     group = state_of(case.here)
     index = content.body.removed if isinstance(content.body, Remove) else framed.content.sender.index
     leaf = None if group is None or index is None else group.tree.leaf(index)
-    owner = None if leaf is None else user_id(leaf.credential)
+    owner = None if leaf is None else user_of(leaf.credential)
     return owner is None or owner == user
 
 
@@ -224,7 +224,7 @@ def _reading(reader: Device) -> Fact:
 
 @attrs.frozen
 class Need:
-    """A fact that a rule needs, and the kinds of certainty of which it needs one."""
+    """A fact that a rule needs, and the kinds of certainty that are enough for it."""
 
     text: str
     certain: tuple[Certainty, ...]
@@ -268,7 +268,7 @@ class ReaderRule(PolicyRule):
 
 _STATE: Final = (Certainty.DERIVED, Certainty.CLAIMED)
 _READABLE: Final = Need("the users whom a public commit adds, or the user who joins by it", (Certainty.SIGNED,))
-_AHEAD: Final = Need("that user's role after it, whatever its unseen proposals are", _STATE)
+_AHEAD: Final = Need("that user's role after the commit, which no unseen proposal can change", _STATE)
 _HERE: Final = Need("the user's role in the message's partition", _STATE)
 _OURS: Final = Need("the user who sends, or reads", (Certainty.AUTHENTICATED,))
 _BANS: Final = Need("the hub's bans", (Certainty.TERMS,))
@@ -359,7 +359,7 @@ def judge(case: Case, sender: Sender) -> Refusal | None:
 
 
 def refusals(case: Case, sender: Sender) -> Iterator[Refusal]:
-    """Yield every refusal of a message, in the order of the table."""
+    """Yield each refusal of a message, in the order of the table."""
     for rule in _MESSAGE_RULES:
         if found := rule.check(case):
             yield rule.refusal(found)

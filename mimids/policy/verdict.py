@@ -1,4 +1,4 @@
-"""Refusals by policy, with the facts that a rule read and why each is certain.
+"""Refusals by policy, with the facts that a rule read and why each fact is certain.
 
 A rule returns the facts for which a message is refused, or None. No value means "accept", so that no rule can force
 acceptance (DS draft section 4: "A DS MUST NOT enforce positive policy decisions").
@@ -41,8 +41,8 @@ Found = tuple[Fact, ...] | None
 class Refusal:
     """A message is refused by a rule; all fields may be shown to the sender.
 
-    `lasting`: the content of the message is refused for the whole epoch, from every sender. The reference of such a
-    proposal is stored, and a commit that covers it is refused too.
+    `lasting` tells that the content of the message is refused for the whole epoch, from every sender. If the message is
+    a proposal, its reference is stored, and a commit that covers it is refused too.
     """
 
     rule: str

@@ -1,4 +1,4 @@
-"""Print any MLS object as an indented tree of text lines, for people and not for programs."""
+"""Print any MLS object as an indented tree of text lines, for people to read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mimids.mls.code_points import ComponentId, ExtensionType
 from mimids.mls.components import AppDataDictionary, ComponentData, ParticipantList, RolesList
 from mimids.mls.framing import MLS_MESSAGE, AuthenticatedContent
 from mimids.mls.group_info import EXTERNAL_SENDERS, ExternalPub, GroupContext, GroupInfo, RequiredCapabilities
-from mimids.mls.identity import user_id
+from mimids.mls.identity import user_of
 from mimids.mls.key_package import KeyPackageIn
 from mimids.mls.leaf_node import RATCHET_TREE, Credential, Extension, LeafNode, Lifetime, Node
 from mimids.mls.proposals import Ciphertexts, Proposal
@@ -26,7 +26,7 @@ from mimids.wire.declare import codec
 
 _SHOWN_OCTETS: Final = 32  # how much of a longer field is shown
 
-# Kinds of object in a file, the most specific first. Decoding is strict, so the first that fits is almost surely right.
+# Kinds of object in a file, the most specific first. Decoding is strict, so the first that fits is nearly always right.
 _KINDS: Final[tuple[tuple[str, Codec[Any]], ...]] = (
     ("MLSMessage", MLS_MESSAGE),
     ("KeyPackage", codec(KeyPackageIn)),
@@ -54,7 +54,7 @@ _COMPONENTS: Final[dict[ComponentId, Codec[Any]]] = {
 
 
 def inspect(data: bytes) -> tuple[str, ...]:
-    """Return an MLS object as lines of text, its kind in the first; raise `WireError` if no known kind fits.
+    """Return an MLS object as lines of text; the first line is its kind. Raise `WireError` if no known kind fits.
 
     `data` is the content of a file: the object's octets, in binary, hex or base64.
     """
@@ -144,7 +144,7 @@ def _inside(owner: object) -> Codec[Any] | None:
 
 
 def _named(name: str, value: object) -> str:
-    """Render a value without parts; some fields add a meaning to the number."""
+    """Return a value without parts as text; for some fields, the meaning of the number is added."""
     if name in ("cipher_suite", "cipher_suites") and isinstance(value, int):
         suite = suite_of(value)
         return f"{value} ({suite.name if suite else 'unknown'})"
@@ -189,7 +189,7 @@ def _ratchet_tree(nodes: tuple[Node | None, ...]) -> Iterator[str]:
 def _findings(value: object) -> Iterator[str]:
     """Yield lines for facts that are computed from a value."""
     if isinstance(value, Credential):
-        user = user_id(value)
+        user = user_of(value)
         yield f"= user: {'unknown' if user is None else user.decode()}"
     elif isinstance(value, KeyPackageIn):
         suite = suite_of(value.cipher_suite)

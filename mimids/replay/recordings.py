@@ -10,7 +10,7 @@ import attrs
 from mimids.mls.code_points import CredentialType
 from mimids.mls.framing import MLS_MESSAGE, MLSMessage
 from mimids.mls.group_info import GroupInfo
-from mimids.mls.identity import user_id
+from mimids.mls.identity import user_of
 from mimids.mls.knowledge import Claimed, Derived, Knowledge, epoch_of, state_of
 from mimids.mls.leaf_node import LeafNode
 from mimids.mls.public_group import PublicGroup, Verdict
@@ -34,7 +34,7 @@ class Record:
 
     @property
     def failed(self) -> bool:
-        """Tell whether this fails the replay: a difference or, where no `expect` decides, a refusal."""
+        """Tell whether the replay fails: on a difference, or on a refusal in a recording that has no `expect`."""
         return bool(self.differs) or (not self.judged_by_expect and isinstance(self.verdict, Invalid))
 
     def as_json(self) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def members(group: PublicGroup) -> list[dict[str, Any]]:
 
 
 def state_differences(knowledge: Knowledge, expected: Line) -> list[str]:
-    """Return the differences between what is known of a state and the recorded state."""
+    """Compare a state, as far as it is known, with the recorded state; return the differences."""
     found: dict[str, object] = {"epoch": epoch_of(knowledge)}
     group = state_of(knowledge)
     if group is not None:
@@ -118,5 +118,5 @@ def _identity(leaf: LeafNode) -> str:
             return content.decode()
         except UnicodeDecodeError:
             return content.hex()
-    user = user_id(leaf.credential)
+    user = user_of(leaf.credential)
     return leaf.signature_key.hex() if user is None else user.decode()

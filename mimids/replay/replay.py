@@ -1,7 +1,8 @@
 """Replay recorded groups as a Delivery Service would follow them: `mimids mls replay` without its I/O.
 
 Two formats are supported. A JSON array of `{cipher_suite, group_info, ratchet_tree, epochs: [{proposals, commit}]}` has
-what an observer saw of each group, in order. JSON lines are a story with forks, see `story`. MLS objects are in hex.
+the messages that an observer saw of each group, in order. JSON lines are a story with forks (see `story`). MLS objects
+are in hex.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from mimids.replay.story import Story
 def replay(text: str, *, now_s: int) -> Iterator[Record]:
     """Yield one record for each message of a recording; raise `ValueError` if the text has neither format.
 
-    `now_s`, in seconds since 1970, is the time for the lifetimes of KeyPackages on lines of their own; other lifetimes
-    are not checked.
+    `now_s` is the time in seconds since 1970. A story may have KeyPackages on lines: their lifetimes must include that
+    time. No other lifetimes are checked.
     """
     whole = _parse_json(text)
     if whole is None:
@@ -83,7 +84,7 @@ def _replay_message(name: str, kind: str, hex_octets: object, knowledge: Knowled
 def _parse_json(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # deeply nested JSON makes the parser recurse
         return None
 
 

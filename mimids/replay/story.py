@@ -1,9 +1,9 @@
-"""Replay a story, a recording of groups and their forks in JSON lines, and compare the results with its own statements.
+"""Replay a story, a recording of groups and forks in JSON lines, and compare the results with the expected results.
 
-A line has an MLSMessage in `bytes`. `partition_key` names the partition that it was sent in, `next.partition_key` the
-one that a commit opens. If a story has no keys, a message belongs to the partition of its epoch whose state it was
-signed in. `expect` is the expected verdict; `next` and `state` describe the expected result. Absent fields are not
-compared.
+A line has an MLSMessage in `bytes`. `partition_key` names the partition in which the message was sent;
+`next.partition_key` names the partition that a commit opens. In a story without keys, several partitions may have the
+message's epoch; the message belongs to the partition in whose state it was signed. `expect` is the expected verdict;
+`next` and `state` describe the expected result. Absent fields are not compared.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ from mimids.mls.welcome import Welcome
 from mimids.replay.recordings import Line, Record, parse_group_info, parse_hex, parse_message, state_differences
 from mimids.wire.codec import WireError
 
-# Values of `expect`. Refusals by room policy, or that need secrets, cannot be checked here, so such lines must pass.
-# `policy` and `recommended_reject` leave the choice to the server; docs/mls.md documents ours.
+# Values of `expect`. Refusals by room policy, and refusals that need secrets, are not found here: such lines must pass.
+# `policy` and `recommended_reject` leave the choice to the server; docs/mls.md says what this server does.
 _PASSES: Final = frozenset({"accept", "undetectable", "accept_upload", "reject_policy", "reject_policy_local_only"})
 _REFUSED: Final = frozenset({"reject"})
 
@@ -57,14 +57,14 @@ _ANY_LIFETIME_S: Final = 1 << 64
 
 
 class Story:
-    """The lines of a story, and what is known of each partition so far."""
+    """The lines of a story, and the known state of each partition so far."""
 
     def __init__(self, lines: list[Line], now_s: int) -> None:
         self._lines = lines
         self._now_s = now_s
         self._partitions: dict[str, Knowledge] = {}
         self._created: set[str] = set()  # first partitions of groups
-        self._groups: dict[bytes, bool] = {}  # group ids so far, and whether a GroupInfo of the group was seen
+        self._groups: dict[bytes, bool] = {}  # group ids that occurred, and whether a GroupInfo of the group occurred
         self._suites: set[int] = set()
         # The story may have a GroupInfo's tree on a line of its own.
         self._trees = {_tree_place(line): line.get("bytes") for line in lines if line.get("kind") == "ratchet_tree"}
@@ -78,7 +78,7 @@ class Story:
                 self._begin_group(line)
 
     def _begin_group(self, line: Line) -> None:
-        """Store a group's first partition; its GroupInfo on a later line counts as the one of the creation."""
+        """Store a group's first partition. A later line with its GroupInfo is replayed as the group's creation."""
         state = line.get("state")
         key = _partition_key(line) or (_partition_key(state) if isinstance(state, dict) else None)
         suite = suite_of(line.get("ciphersuite", 0))
@@ -108,7 +108,7 @@ class Story:
                 found = self._learn_group_info(line, carried.message)
                 differs = state_differences(found, line)
             elif isinstance(carried.message, KeyPackageIn):
-                verdict = self._judge_key_package(carried.message)
+                verdict = self._judge_key_package(carried.message, line.get("expect"))
                 differs = _reference_differences(line, "key_package_ref", _key_package_ref(carried.message))
             else:
                 _check_welcome(carried.message)
@@ -148,7 +148,7 @@ class Story:
         return verdict, following, differs + state_differences(following, expected)
 
     def _partition_by_epoch(self, sent: MLSMessage) -> str:
-        """Return the partition of a message's epoch in whose state it was signed, else the newest of that epoch."""
+        """Return the partition of this epoch whose state fits the signature, or else the newest one of this epoch."""
         found = [
             key
             for key, known in reversed(self._partitions.items())
@@ -161,7 +161,7 @@ class Story:
         return found[0] if found else f"{sent.group_id!r} epoch {sent.epoch}"
 
     def _partition_of_state(self, context: GroupContext) -> str:
-        """Return the partition whose state a GroupInfo describes, else the key of a new one."""
+        """Return the key of the partition whose state a GroupInfo describes, or else the key of a new partition."""
         for key, known in self._partitions.items():
             group = state_of(known)
             if group is not None and group.context == context:
@@ -182,19 +182,24 @@ class Story:
         if not self._groups.get(context.group_id) and (known is None or key in self._created):
             knowledge = begin(info, tree, group_id=context.group_id, suite=suite)
         else:
-            knowledge = with_group_info(NotKnown() if known is None else known, info, tree)
+            unknown = NotKnown(None if _partition_key(line) else context.epoch)  # without keys, epochs name partitions
+            knowledge = with_group_info(unknown if known is None else known, info, tree)
         self._groups[context.group_id] = True
         self._suites.add(suite.code)
         self._partitions[key] = knowledge
         return knowledge
 
-    def _judge_key_package(self, package: KeyPackageIn) -> Verdict:
-        """Judge a KeyPackage as at upload (semantics: key-packages); `Unknown` if no group here has its suite."""
-        if self._suites and package.cipher_suite not in self._suites:
-            return Unknown((Missing("group of cipher suite", str(package.cipher_suite)),))
+    def _judge_key_package(self, package: KeyPackageIn, expect: object) -> Verdict:
+        """Judge a KeyPackage as at an upload (semantics: key-packages).
+
+        Returns `Unknown` for an invalid KeyPackage if the story expects `accept_upload` and no group in the story has
+        the KeyPackage's suite.
+        """
         try:
             package.validate(self._now_s, max_lifetime_s=_ANY_LIFETIME_S)
         except FaultError as error:
+            if expect == "accept_upload" and package.cipher_suite not in self._suites:
+                return Unknown((Missing("group of cipher suite", str(package.cipher_suite)),))
             return Invalid(KEY_PACKAGE, error.fault.section, error.fault.rule)
         return Valid()
 

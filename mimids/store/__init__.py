@@ -1,1 +1,1 @@
-"""What a provider stores, one module for each subject; each SQL statement is in the function that runs it."""
+"""The store of a provider, one module for each subject; each SQL statement is in the function that runs it."""

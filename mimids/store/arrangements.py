@@ -1,4 +1,4 @@
-"""The terms between hubs and followers: what we offered as hub, and what we accepted as follower."""
+"""The terms between hubs and followers: the terms that we offered as hub, and the terms we accepted as follower."""
 
 from __future__ import annotations
 
@@ -6,16 +6,20 @@ from collections.abc import Iterable
 
 import attrs
 
+from mimids.store.bans import EVERY_GROUP
 from mimids.store.engine.transaction import Tx
+from mimids.store.ohttp import put_setting, setting
 from mimids.values import Milliseconds
 from mimids.wire.ids import GroupId, ProviderId, UserId
 
-SKIPPED = 1_000_000  # revisions: more than there can be changes between two backups
+SKIPPED = 1_000_000  # revisions: more than the terms can change between two backups
+_UNKNOWN = Milliseconds(0)
+_FIRST_REVISION = "first_revision"  # a setting that exists once the database was restored
 
 
 @attrs.frozen
 class OfferedTermsRow:
-    """The terms that we, as hub, offered another provider last, and the revision that it accepted."""
+    """The terms that we as hub last offered another provider, and the revision that it accepted."""
 
     revision: int
     digest: bytes
@@ -26,7 +30,7 @@ class OfferedTermsRow:
 
 @attrs.frozen
 class AcceptedTermsRow:
-    """The newest terms that a hub offers us, and those of its terms that we accepted; both as JSON."""
+    """The newest terms that a hub offers us, and the terms that we accepted from the hub; both as JSON."""
 
     hub: ProviderId
     offered_revision: int
@@ -47,7 +51,7 @@ class Restriction:
 
 
 def find_offered(tx: Tx, provider: int) -> OfferedTermsRow | None:
-    """Return the terms that we offered a provider last."""
+    """Return the terms that we last offered a provider."""
     row = tx.one(
         "SELECT revision, digest, changed_at, accepted_revision, accepted_at FROM offered_terms WHERE provider = ?",
         (provider,),
@@ -56,19 +60,33 @@ def find_offered(tx: Tx, provider: int) -> OfferedTermsRow | None:
 
 
 def offer(tx: Tx, provider: int, revision: int, digest: bytes, now: Milliseconds) -> None:
-    """Record a new revision of the terms offered to a provider; the revision that it accepted stays."""
+    """Record a new revision of the terms offered to a provider; its accepted revision is not changed."""
     tx.execute(
-        "INSERT INTO offered_terms (provider, revision, digest, changed_at) VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE"
-        " SET revision = excluded.revision, digest = excluded.digest, changed_at = excluded.changed_at",
+        "INSERT INTO offered_terms (provider, revision, digest, changed_at) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT (provider) DO UPDATE SET revision = excluded.revision, digest = excluded.digest,"
+        " changed_at = excluded.changed_at",
         (provider, revision, digest, now),
     )
 
 
-def skip_revisions(tx: Tx) -> None:
-    """After a restore: skip the revisions that may have been offered since the backup."""
+def first_revision(tx: Tx) -> int:
+    """Return the revision for a provider's first terms: higher than all revisions that it may have got earlier."""
+    stored = setting(tx, _FIRST_REVISION)
+    return 1 if stored is None else int(stored)
+
+
+def skip_revisions(tx: Tx, now: Milliseconds = _UNKNOWN, *, more: int = 0) -> None:
+    """After a restore: skip the revisions that may have been offered since the backup.
+
+    Revisions continue at the time in seconds, so that two restores of one backup do not offer the same revision. `more`
+    are skipped in addition: a random number, because the clock may show the same time again.
+    """
+    found = tx.one("SELECT coalesce(max(revision), 0) FROM offered_terms")
+    first = max(now // 1000, first_revision(tx) + SKIPPED, (0 if found is None else int(found[0])) + SKIPPED) + more
     tx.execute(
-        "UPDATE offered_terms SET revision = revision + ?1, accepted_revision = accepted_revision + ?1", (SKIPPED,)
+        "UPDATE offered_terms SET accepted_revision = accepted_revision + (?1 - revision), revision = ?1", (first,)
     )
+    put_setting(tx, _FIRST_REVISION, b"%d" % first)
 
 
 def note_accepted(tx: Tx, provider: int, revision: int, now: Milliseconds) -> None:
@@ -85,21 +103,21 @@ _ACCEPTED = (
 
 
 def find_accepted(tx: Tx, hub: int) -> AcceptedTermsRow | None:
-    """Return what a hub offers and what we accepted of it."""
+    """Return the terms that a hub offers and the terms that we accepted from it."""
     row = tx.one(f"{_ACCEPTED} WHERE hub = ?", (hub,))
     return None if row is None else AcceptedTermsRow(*row)
 
 
 def every_accepted(tx: Tx) -> list[AcceptedTermsRow]:
-    """Return what each hub offers and what we accepted of it."""
+    """Return the terms that each hub offers and the terms that we accepted from it."""
     return [AcceptedTermsRow(*row) for row in tx.all(f"{_ACCEPTED} ORDER BY domain")]
 
 
 def store_offer(tx: Tx, hub: int, revision: int, offered: str, now: Milliseconds) -> None:
-    """Store a hub's newest terms; those that we accepted stay in force."""
+    """Store a hub's newest terms; the terms that we accepted stay in force."""
     tx.execute(
         "INSERT INTO accepted_terms (hub, offered_revision, offered, fetched_at) VALUES (?, ?, ?, ?)"
-        " ON CONFLICT DO UPDATE SET offered_revision = excluded.offered_revision, offered = excluded.offered,"
+        " ON CONFLICT (hub) DO UPDATE SET offered_revision = excluded.offered_revision, offered = excluded.offered,"
         " fetched_at = excluded.fetched_at",
         (hub, revision, offered, now),
     )
@@ -132,5 +150,5 @@ def banned_by(tx: Tx, hub: int, users: Iterable[UserId]) -> frozenset[UserId]:
 
 def muted_by(tx: Tx, hub: int, users: Iterable[UserId], group_id: GroupId) -> frozenset[UserId]:
     """Return which of these users of ours are muted in a group by a hub's accepted terms."""
-    sql = "SELECT 1 FROM accepted_restrictions WHERE hub = ? AND user_id = ? AND group_id IN (?, x'')"
-    return frozenset(user for user in users if tx.one(sql, (hub, user, group_id)) is not None)
+    sql = "SELECT 1 FROM accepted_restrictions WHERE hub = ? AND user_id = ? AND group_id IN (?, ?)"
+    return frozenset(user for user in users if tx.one(sql, (hub, user, group_id, EVERY_GROUP)) is not None)

@@ -1,4 +1,4 @@
-"""Users and providers that the operator bans from the groups of this hub, and users muted in them."""
+"""Users and providers that the operator bans from the groups of this hub, and users muted in these groups."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import attrs
 
-from mimids.store.engine.transaction import Tx
+from mimids.store.engine.transaction import Row, Tx
 from mimids.values import Milliseconds
 from mimids.wire.ids import GroupId, ProviderId, UserId
 
@@ -34,11 +34,8 @@ class Mute:
     expires_at: Milliseconds | None
 
 
-_IN_FORCE = "(expires_at IS NULL OR expires_at > ?)"
-
-
 def put_ban(tx: Tx, ban: Ban) -> None:
-    """Store a ban; if there is one for this subject, replace its reason and expiry."""
+    """Store a ban; if this subject is banned already, replace the reason and expiry of the ban."""
     column = "user_id" if isinstance(ban.subject, bytes) else "provider"
     tx.execute(
         f"INSERT INTO bans ({column}, reason, created_at, expires_at) VALUES (?, ?, ?, ?)"
@@ -54,28 +51,28 @@ def remove_ban(tx: Tx, subject: UserId | ProviderId) -> bool:
 
 
 def every_ban(tx: Tx) -> list[Ban]:
-    """Return all bans, oldest first, expired ones too if they were not swept yet."""
-    rows = tx.all("SELECT coalesce(user_id, provider), reason, created_at, expires_at FROM bans ORDER BY id")
-    return [Ban(*row) for row in rows]
+    """Return all bans, oldest first, including expired bans that were not swept yet."""
+    rows = tx.all("SELECT user_id, provider, reason, created_at, expires_at FROM bans ORDER BY id")
+    return [Ban(provider if user_id is None else user_id, *others) for user_id, provider, *others in rows]
 
 
 def banned_users(tx: Tx, users: Iterable[UserId], now: Milliseconds) -> frozenset[UserId]:
     """Return which of these users are banned."""
-    sql = f"SELECT 1 FROM bans WHERE user_id = ? AND {_IN_FORCE}"
-    return frozenset(user for user in users if tx.one(sql, (user, now)) is not None)
+    sql = "SELECT expires_at FROM bans WHERE user_id = ?"
+    return frozenset(user for user in users if _in_force(tx.all(sql, (user,)), now))
 
 
 def banned_providers(tx: Tx) -> dict[ProviderId, Milliseconds | None]:
-    """Return all banned providers, with the expiry of each ban, expired ones too if they were not swept yet."""
+    """Return all banned providers with the expiry of each ban, including expired bans that were not swept yet."""
     rows = tx.all("SELECT provider, expires_at FROM bans WHERE provider IS NOT NULL")
     return {row[0]: row[1] for row in rows}
 
 
 def put_mute(tx: Tx, mute: Mute) -> None:
-    """Store a mute; if there is one for this user and group, replace its reason and expiry."""
+    """Store a mute; if this user is muted in this group already, replace the reason and expiry of the mute."""
     tx.execute(
         "INSERT INTO mutes (user_id, group_id, reason, created_at, expires_at) VALUES (?, ?, ?, ?, ?)"
-        " ON CONFLICT DO UPDATE SET reason = excluded.reason, expires_at = excluded.expires_at",
+        " ON CONFLICT (user_id, group_id) DO UPDATE SET reason = excluded.reason, expires_at = excluded.expires_at",
         (mute.user_id, mute.group_id, mute.reason, mute.created_at, mute.expires_at),
     )
 
@@ -86,12 +83,16 @@ def remove_mute(tx: Tx, user: UserId, group_id: GroupId) -> bool:
 
 
 def every_mute(tx: Tx) -> list[Mute]:
-    """Return all mutes, oldest first, expired ones too if they were not swept yet."""
+    """Return all mutes, oldest first, including expired mutes that were not swept yet."""
     rows = tx.all("SELECT user_id, group_id, reason, created_at, expires_at FROM mutes ORDER BY id")
     return [Mute(*row) for row in rows]
 
 
 def muted_users(tx: Tx, users: Iterable[UserId], group_id: GroupId, now: Milliseconds) -> frozenset[UserId]:
     """Return which of these users are muted in a group."""
-    sql = f"SELECT 1 FROM mutes WHERE user_id = ? AND group_id IN (?, ?) AND {_IN_FORCE}"
-    return frozenset(user for user in users if tx.one(sql, (user, group_id, EVERY_GROUP, now)) is not None)
+    sql = "SELECT expires_at FROM mutes WHERE user_id = ? AND group_id IN (?, ?)"
+    return frozenset(user for user in users if _in_force(tx.all(sql, (user, group_id, EVERY_GROUP)), now))
+
+
+def _in_force(expiries: Iterable[Row], now: Milliseconds) -> bool:
+    return any(expires_at is None or expires_at > now for (expires_at,) in expiries)

@@ -13,7 +13,9 @@ from mimids.values import Milliseconds
 from mimids.wire.ids import Counter, MaskedPartitionKey
 
 REPEATS_AT_ONCE: Final = 64
-_COLUMNS: Final = "seq, partition, counter, accepted_at, kind, digest, digest_key, sender_provider, sender_device, body"
+COMMITS_READ: Final = 64  # in one answer: a partition may have any number of commits
+ROWS_AT_ONCE: Final = 64  # while it is not known how large the messages are
+_COLUMNS: Final = "seq, partition, counter, accepted_at, kind, digest, digest_key, body"
 _FIND_REPEATS: Final = (
     "SELECT digest, counter, accepted_at, next_masked_key FROM messages"
     f" WHERE partition = ? AND digest_key IN ({', '.join('?' * REPEATS_AT_ONCE)})"
@@ -21,7 +23,7 @@ _FIND_REPEATS: Final = (
 
 
 class NewMessage(NamedTuple):
-    """A message to append; a tuple, so that `executemany` takes many without another copy."""
+    """A message to append. It is a tuple, so that `executemany` takes many messages without another copy."""
 
     seq: int
     partition: int
@@ -31,15 +33,13 @@ class NewMessage(NamedTuple):
     digest: bytes  # SHA-256 of the MLSMessage
     digest_key: int
     next_masked_key: MaskedPartitionKey | None
-    sender_provider: int | None
-    sender_device: int | None
     body: bytes
     group_info: bytes | None
 
 
 @attrs.frozen
 class AcceptedMessage:
-    """The answer that a message got, and that a repeat of it gets again."""
+    """The answer that a message got; a repeat of the message gets it again."""
 
     counter: Counter
     accepted_at: Milliseconds
@@ -47,8 +47,19 @@ class AcceptedMessage:
 
 
 @attrs.frozen
-class StoredMessage:
-    """One message as it is delivered; `body` is None once retention emptied it."""
+class StoredCommit:
+    """A commit as it is stored."""
+
+    seq: int
+    expired: bool
+    group_info: bytes | None
+
+
+class StoredMessage(NamedTuple):
+    """One message as it is delivered; `body` is None once retention emptied the message.
+
+    It is a tuple to be cheap to make.
+    """
 
     seq: int
     counter: Counter
@@ -58,10 +69,15 @@ class StoredMessage:
     group_info: bytes | None
 
 
-def last_seq(tx: Tx) -> int:
-    """Return the highest sequence number ever given; retention never deletes the newest message."""
-    found = tx.one("SELECT max(seq) FROM messages")
-    return int(found[0] or 0) if found else 0
+def free_seqs(tx: Tx) -> range:
+    """Return the seqs that the next messages of this transaction get, in order.
+
+    In PostgreSQL, where several transactions add messages at the same time, they come from a sequence
+    (`engine/translation.py`), a few at a time, and those that are not used are lost. In SQLite, retention never deletes
+    the newest message, so that no seq is given twice.
+    """
+    found = tx.one("SELECT coalesce(max(seq), 0) + 1, 1 << 62 FROM messages")
+    return range(found[0], found[0] + found[1]) if found else range(1, 2)
 
 
 def digest_of(body: bytes) -> bytes:
@@ -75,34 +91,49 @@ def digest_key(digest: bytes) -> int:
 
 
 def append(tx: Tx, messages: Iterable[NewMessage]) -> None:
-    """Add messages; the caller has given each its seq and its counter."""
+    """Add messages, to which the caller has given their seqs and counters."""
     plain: list[tuple[object, ...]] = []
     commits: list[tuple[object, ...]] = []
-    for seq, partition, counter, at, kind, digest, key, next_key, provider, device, body, group_info in messages:
-        row = (seq, partition, counter, at, kind, bytearray(digest), key, provider, device, bytearray(body))
+    for seq, partition, counter, at, kind, digest, key, next_key, body, group_info in messages:
+        row = (seq, partition, counter, at, kind, bytearray(digest), key, bytearray(body))
         if next_key is None and group_info is None:
             plain.append(row)
         else:
             commits.append((*row, next_key, group_info))
-    # For `bytes` and None, sqlite3 looks for an adapter in each row, a tenth of an insert; for `bytearray` it does not.
+    # For `bytes` and None, sqlite3 looks for an adapter in each row, which takes a tenth of the time of an insert. For
+    # `bytearray` it does not.
     if plain:
-        tx.executemany(f"INSERT INTO messages ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", plain)
+        tx.executemany(f"INSERT INTO messages ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", plain)
     if commits:
         tx.executemany(
-            f"INSERT INTO messages ({_COLUMNS}, next_masked_key, group_info)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            f"INSERT INTO messages ({_COLUMNS}, next_masked_key, group_info) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             commits,
         )
 
 
-def digest_at(tx: Tx, partition: int, counter: Counter) -> bytes | None:
-    """Return the digest of the message at a counter, None if there is none."""
-    row = tx.one("SELECT digest FROM messages WHERE partition = ? AND counter = ?", (partition, counter))
-    return None if row is None else row[0]
+def digests_between(
+    tx: Tx, partition: int, first: Counter, end: Counter
+) -> dict[Counter, tuple[bytes, MaskedPartitionKey | None]]:
+    """Return the digests and next masked keys of the messages from counter `first` on and below `end`."""
+    rows = tx.all(
+        "SELECT counter, digest, next_masked_key FROM messages WHERE partition = ? AND counter >= ? AND counter < ?",
+        (partition, first, end),
+    )
+    return {row[0]: (row[1], row[2]) for row in rows}
+
+
+def end_of_known(tx: Tx, partition: int) -> Counter:
+    """Return the counter after the last message that was ever stored in a partition; its next counter may be higher."""
+    row = tx.one(
+        "SELECT p.kept_from, coalesce((SELECT max(counter) + 1 FROM messages WHERE partition = p.id), 0)"
+        " FROM partitions p WHERE p.id = ?",
+        (partition,),
+    )
+    return Counter(0) if row is None else Counter(max(row))
 
 
 def find_repeat(tx: Tx, partition: int, digest: bytes) -> AcceptedMessage | None:
-    """Return the answer that a message got when it was sent to this partition before, None if it was not."""
+    """Return the answer that a message got in this partition before, None if the message is new there."""
     row = tx.one(
         "SELECT counter, accepted_at, next_masked_key FROM messages"
         " WHERE partition = ? AND digest_key = ? AND digest = ?",
@@ -112,7 +143,7 @@ def find_repeat(tx: Tx, partition: int, digest: bytes) -> AcceptedMessage | None
 
 
 def find_repeats(tx: Tx, partition: int, digests: Sequence[bytes]) -> dict[bytes, AcceptedMessage | None]:
-    """Do as `find_repeat` does for many messages, in few statements."""
+    """Do the same as `find_repeat` for many messages, in few statements."""
     found: dict[bytes, AcceptedMessage | None] = dict.fromkeys(digests)
     keys = [digest_key(digest) for digest in found]
     for start in range(0, len(keys), REPEATS_AT_ONCE):
@@ -125,34 +156,55 @@ def find_repeats(tx: Tx, partition: int, digests: Sequence[bytes]) -> dict[bytes
 
 
 def commits_of(tx: Tx, partition: int) -> list[tuple[Counter, MaskedPartitionKey]]:
-    """Return counter and next masked key of the commits in a partition, in order."""
+    """Return counter and next masked key of the first COMMITS_READ commits in a partition, in order."""
     rows = tx.all(
-        "SELECT counter, next_masked_key FROM messages INDEXED BY commits"
-        " WHERE partition = ? AND kind = 3 ORDER BY counter",
+        "SELECT counter, next_masked_key FROM messages WHERE partition = ? AND kind = 3"
+        f" ORDER BY counter LIMIT {COMMITS_READ}",
         (partition,),
     )
     return [(row[0], row[1]) for row in rows]
 
 
-def messages_from(tx: Tx, partition: int, counter: Counter, *, limit_octets: int) -> list[StoredMessage]:
-    """Return messages from `counter` on: the first, and then as many as fit in `limit_octets`."""
+def commit_at(tx: Tx, partition: int, counter: Counter) -> StoredCommit | None:
+    """Return the commit at a counter of a partition, None if there is none."""
+    row = tx.one(
+        "SELECT seq, body IS NULL, group_info FROM messages WHERE partition = ? AND counter = ? AND kind = 3",
+        (partition, counter),
+    )
+    return None if row is None else StoredCommit(row[0], bool(row[1]), row[2])
+
+
+def messages_from(
+    tx: Tx, partition: int, counter: Counter, *, limit_octets: int, limit_messages: int
+) -> list[StoredMessage]:
+    """Return messages from `counter` on: the first message, and then as many as fit in both limits."""
     found: list[StoredMessage] = []
-    room = limit_octets
+    room, at_once = limit_octets, ROWS_AT_ONCE
     while True:
         rows = tx.all(
             "SELECT seq, counter, kind, body, next_masked_key, group_info FROM messages"
-            " WHERE partition = ? AND counter >= ? ORDER BY counter LIMIT 64",
-            (partition, counter),
+            " WHERE partition = ? AND counter >= ? ORDER BY counter LIMIT ?",
+            (partition, counter, at_once),
         )
         for row in rows:
             message = StoredMessage(*row)
             room -= len(message.body or b"") + len(message.group_info or b"") + 80
-            if room < 0 and found:
+            if found and room < 0:
                 return found
             found.append(message)
-        if len(rows) < 64:
+            if len(found) >= limit_messages:
+                return found
+        if len(rows) < at_once:
             return found
         counter = Counter(found[-1].counter + 1)
+        # As many as may fit, if later ones are as large as those so far: a statement for 64 costs as much as 20 rows.
+        likely = len(found) * room // (limit_octets - room)
+        at_once = max(ROWS_AT_ONCE, min(limit_messages - len(found), likely))
+
+
+def set_group_info(tx: Tx, seq: int, group_info: bytes) -> None:
+    """Store the GroupInfo of a commit that had none."""
+    tx.execute("UPDATE messages SET group_info = ? WHERE seq = ?", (group_info, seq))
 
 
 def drop_group_info(tx: Tx, seq: int) -> None:
@@ -161,10 +213,11 @@ def drop_group_info(tx: Tx, seq: int) -> None:
 
 
 def first_kept(tx: Tx, partition: int, counter: Counter) -> Counter:
-    """Return the first counter from `counter` on whose message has a body; the partition's next counter if none has."""
+    """Return the first counter from `counter` on whose message still has a body, or else the next counter."""
     row = tx.one(
-        "SELECT coalesce((SELECT counter FROM messages WHERE partition = p.id AND counter >= max(p.kept_from, ?2)"
-        " AND body IS NOT NULL ORDER BY counter LIMIT 1), p.next_counter) FROM partitions p WHERE p.id = ?1",
+        "SELECT coalesce((SELECT counter FROM messages WHERE partition = p.id AND counter >= p.kept_from"
+        " AND counter >= ?2 AND body IS NOT NULL ORDER BY counter LIMIT 1), p.next_counter)"
+        " FROM partitions p WHERE p.id = ?1",
         (partition, counter),
     )
     return counter if row is None else Counter(row[0])
@@ -177,6 +230,6 @@ def is_public(tx: Tx, seq: int) -> bool:
 
 
 def body_of(tx: Tx, seq: int) -> bytes | None:
-    """Return the MLSMessage of a sequence number, None once retention emptied it."""
+    """Return the MLSMessage of a sequence number, None once retention emptied the message."""
     row = tx.one("SELECT body FROM messages WHERE seq = ?", (seq,))
     return None if row is None else row[0]

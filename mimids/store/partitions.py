@@ -1,22 +1,24 @@
 """Partitions: the tree of a group's epochs, stored under masked keys; each commit leads to a child.
 
 A partition is detached while no chain of known commits leads to it from the group's creation (semantics:
-partitions-and-forks): a message with an unknown key opened it, or one above it.
+partitions-and-forks). A message with an unknown key opened such a partition or one of its ancestors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import attrs
 
-from mimids.store import trees
+from mimids.store import moved
 from mimids.store.engine.transaction import Tx
 from mimids.values import Milliseconds
 from mimids.wire.ids import Counter, GroupId, MaskedPartitionKey
 
 LAST_EPOCH: Final = (1 << 63) - 1  # the largest epoch that a row can hold
+ALL: Final = (1 << 63) - 1  # a limit that leaves nothing out
+PAGE_ROWS: Final = 256
 
 
 @attrs.frozen
@@ -47,24 +49,24 @@ class Partition:
     terminated: bool
     held_welcomes: int
     opened_at: Milliseconds
+    restored_end: Counter | None = None  # its next counter when it was restored (store/restored_positions.py)
 
 
 _COLUMNS = (
     "id, group_ref, masked_key, parent, opened_by, detached, epoch, next_counter, last_seq, knowledge, root_hash,"
-    " group_context, confirmation_tag, reinitialized, terminated_by, held_welcomes, opened_at"
+    " group_context, confirmation_tag, reinitialized, terminated_by, held_welcomes, opened_at, restored_end"
 )
 
 
 def _partition(row: tuple[Any, ...]) -> Partition:
     (id_, group, key, parent, opened_by, detached, epoch, counter, last_seq) = row[:9]
-    knowledge, root, context, tag, reinitialized, terminated_by, held, opened_at = row[9:]
+    knowledge, root, context, tag, reinitialized, terminated_by, held, opened_at, restored_end = row[9:]
     state = None
     if knowledge != "unknown":
         state = StoredState(knowledge == "derived", root, context, tag, bool(reinitialized))
     ended = terminated_by is not None
-    return Partition(
-        id_, group, key, parent, opened_by, bool(detached), epoch, counter, last_seq, state, ended, held, opened_at
-    )
+    before = id_, group, key, parent, opened_by, bool(detached), epoch, counter, last_seq
+    return Partition(*before, state, ended, held, opened_at, restored_end)
 
 
 def find_partition(tx: Tx, hub: int, masks: Iterable[MaskedPartitionKey]) -> Partition | None:
@@ -76,26 +78,54 @@ def find_partition(tx: Tx, hub: int, masks: Iterable[MaskedPartitionKey]) -> Par
     return None
 
 
+def has_any_partition(tx: Tx, hub: int, masks: Sequence[MaskedPartitionKey]) -> bool:
+    """Tell whether a hub has a partition that is stored under any of these masks."""
+    places = ", ".join("?" * len(masks))
+    query = f"SELECT 1 FROM partitions WHERE hub = ? AND masked_key IN ({places}) LIMIT 1"
+    # For `bytes`, sqlite3 looks for an adapter, which takes a third of the time of this query.
+    return tx.one(query, (hub, *map(bytearray, masks))) is not None
+
+
+def find_row(tx: Tx, row: int) -> Partition | None:
+    """Return a partition by its row, None if there is none."""
+    found = tx.one(f"SELECT {_COLUMNS} FROM partitions WHERE id = ?", (row,))
+    return None if found is None else _partition(found)
+
+
 def partition_by_row(tx: Tx, row: int) -> Partition:
     """Return the partition of a row that must exist; raise `LookupError` otherwise."""
-    found = tx.one(f"SELECT {_COLUMNS} FROM partitions WHERE id = ?", (row,))
+    found = find_row(tx, row)
     if found is None:
         raise LookupError("no such partition")
-    return _partition(found)
+    return found
 
 
-def partitions_of_epoch(tx: Tx, group: int, epoch: int) -> list[Partition]:
-    """Return a group's partitions of `epoch` and those whose epoch is unknown, newest first, at most 256."""
+def partitions_of_epoch(tx: Tx, group: int, epoch: int, *, limit: int = 256) -> list[Partition]:
+    """Return a group's partitions of `epoch` or of an unknown epoch, newest first, at most `limit`."""
     rows = tx.all(
         f"SELECT {_COLUMNS} FROM partitions WHERE group_ref = ? AND epoch = ? UNION ALL"
-        f" SELECT {_COLUMNS} FROM partitions WHERE group_ref = ? AND epoch IS NULL ORDER BY 1 DESC LIMIT 256",
-        (group, min(epoch, LAST_EPOCH), group),
+        f" SELECT {_COLUMNS} FROM partitions WHERE group_ref = ? AND epoch IS NULL ORDER BY 1 DESC LIMIT ?",
+        (group, min(epoch, LAST_EPOCH), group, limit),
+    )
+    return [_partition(row) for row in rows]
+
+
+def attached_of_epoch(tx: Tx, group: int, epoch: int, *, limit: int = 256) -> list[Partition]:
+    """Return a group's attached partitions of `epoch` or of an unknown epoch, newest first.
+
+    If there are more than `limit`, open partitions come first, and among these the ones with most messages.
+    """
+    rows = tx.all(
+        f"SELECT {_COLUMNS} FROM partitions WHERE id IN (SELECT id FROM partitions WHERE group_ref = ?1"
+        " AND detached = 0 AND (epoch = ?2 OR epoch IS NULL)"
+        " ORDER BY terminated_by NULLS FIRST, next_counter DESC, id DESC LIMIT ?3) ORDER BY id DESC",
+        (group, min(epoch, LAST_EPOCH), limit),
     )
     return [_partition(row) for row in rows]
 
 
 def _held(epoch: int | None) -> int | None:
-    """Clamp an epoch to the largest storable value: it is a uint64 on the wire, and 63 bits in the database."""
+    """Clamp an epoch to the largest storable value: an epoch has 64 bits on the wire, and 63 bits in the database."""
     return None if epoch is None else min(epoch, LAST_EPOCH)
 
 
@@ -105,8 +135,29 @@ def partitions_of_group(tx: Tx, group: int) -> list[Partition]:
     return [_partition(row) for row in rows]
 
 
+def by_epoch(tx: Tx, group: int) -> Iterator[Partition]:
+    """Yield the partitions of a group in the order of their epochs; partitions of unknown epochs come last.
+
+    They are read page by page, because the caller may need only the first ones.
+    """
+    for condition, key in (
+        ("(epoch, id) > (?, ?)", lambda each: (each.epoch, each.id)),
+        ("epoch IS NULL AND ? < 0 AND id > ?", lambda each: (-1, each.id)),
+    ):
+        after: tuple[int, int] | None = (-1, 0)
+        while after is not None:
+            rows = tx.all(
+                f"SELECT {_COLUMNS} FROM partitions WHERE group_ref = ? AND {condition}"
+                " ORDER BY epoch NULLS FIRST, id LIMIT ?",
+                (group, *after, PAGE_ROWS),
+            )
+            page = [_partition(row) for row in rows]
+            yield from page
+            after = key(page[-1]) if len(page) == PAGE_ROWS else None
+
+
 def roots(tx: Tx, group: int) -> list[Partition]:
-    """Return the partitions where a group begins: at the hub the first, at a follower each without a known parent."""
+    """Return a group's partitions without a known parent: one at the hub, perhaps several at a follower."""
     rows = tx.all(
         f"SELECT {_COLUMNS} FROM partitions WHERE group_ref = ? AND parent IS NULL AND detached = 0 ORDER BY id",
         (group,),
@@ -115,25 +166,60 @@ def roots(tx: Tx, group: int) -> list[Partition]:
 
 
 def newest_of_hub(tx: Tx, hub: int, *, limit: int) -> list[tuple[GroupId, MaskedPartitionKey, Counter]]:
-    """Return group, masked key and next counter of a hub's partitions, those with the newest messages first."""
+    """Return group, masked key and next counter of a hub's partitions.
+
+    Partitions with the newest messages come first.
+    """
     rows = tx.all(
         "SELECT groups.group_id, p.masked_key, p.next_counter FROM groups"
-        " JOIN partitions p ON p.group_ref = groups.id WHERE groups.hub = ? ORDER BY p.last_seq DESC LIMIT ?",
+        " JOIN partitions p ON p.group_ref = groups.id WHERE groups.hub = ? AND deleted_at IS NULL"
+        " ORDER BY p.last_seq DESC LIMIT ?",
         (hub, limit),
     )
     return [(row[0], row[1], row[2]) for row in rows]
 
 
-def children(tx: Tx, partition: int) -> list[Partition]:
-    """Return the partitions to which the commits of this one lead, in the order of the commits."""
-    rows = tx.all(f"SELECT {_COLUMNS} FROM partitions WHERE parent = ? ORDER BY opened_by", (partition,))
+def rows_by_key_prefix(tx: Tx, hub: int, group: int, prefix: bytes, *, limit: int) -> list[tuple[int, bytes]]:
+    """Return row and masked key of up to `limit` partitions of a group whose masked key begins with `prefix`."""
+    rows = tx.all(
+        "SELECT id, masked_key FROM partitions WHERE hub = ? AND masked_key >= ? AND masked_key < ?"
+        " AND group_ref = ? ORDER BY masked_key LIMIT ?",
+        (hub, prefix, prefix + b"\xff" * 65, group, limit),
+    )
+    return [(row[0], row[1]) for row in rows]
+
+
+def children(tx: Tx, partition: int, *, limit: int = ALL) -> list[Partition]:
+    """Return the partitions to which the first commits of this partition lead, in the order of the commits."""
+    rows = tx.all(
+        f"SELECT {_COLUMNS} FROM partitions WHERE parent = ? ORDER BY opened_by NULLS FIRST LIMIT ?",
+        (partition, limit),
+    )
     return [_partition(row) for row in rows]
+
+
+def opened_between(tx: Tx, partition: Partition, first: Counter, end: Counter) -> list[Partition]:
+    """Return the partitions to which a partition's commits from counter `first` to below `end` lead, in their order."""
+    rows = tx.all(
+        f"SELECT {_COLUMNS} FROM partitions WHERE parent = ?1 AND opened_by IN"
+        " (SELECT seq FROM messages WHERE partition = ?1 AND kind = 3 AND counter >= ?2 AND counter < ?3)",
+        (partition.id, first, end),
+    )
+    return sorted(map(_partition, rows), key=lambda each: each.opened_by or 0)
+
+
+def masks_of_children(tx: Tx, partition: int, *, limit: int) -> list[MaskedPartitionKey]:
+    """Return the masked keys of the partitions to which this partition's commits lead, in order, at most `limit`."""
+    rows = tx.all(
+        "SELECT masked_key FROM partitions WHERE parent = ? ORDER BY opened_by NULLS FIRST LIMIT ?", (partition, limit)
+    )
+    return [MaskedPartitionKey(row[0]) for row in rows]
 
 
 def live_forks(group: str) -> str:
     """Return the SQL of the live forks of a group: partitions with at least two open branches that carry messages.
 
-    `group` is the SQL of the group's row. This is the one definition (semantics: partitions-and-forks).
+    `group` is the SQL of the group's row. Live forks are defined only here (semantics: partitions-and-forks).
     """
     return (
         f"SELECT parent FROM partitions WHERE group_ref = {group} AND parent IS NOT NULL AND terminated_by IS NULL"
@@ -142,7 +228,7 @@ def live_forks(group: str) -> str:
 
 
 def forks_of_hub(tx: Tx, hub: int, before: Milliseconds, *, after: int, limit: int) -> list[Partition]:
-    """Return a page of partitions below which several branches are open, one of them since before `before`."""
+    """Return a page of the partitions with several open branches, of which the oldest was opened before `before`."""
     rows = tx.all(
         f"SELECT {_COLUMNS} FROM partitions WHERE id IN (SELECT parent FROM partitions WHERE parent > ?"
         " AND hub = ? AND terminated_by IS NULL AND detached = 0"
@@ -152,12 +238,20 @@ def forks_of_hub(tx: Tx, hub: int, before: Milliseconds, *, after: int, limit: i
     return [_partition(row) for row in rows]
 
 
-def ancestors(tx: Tx, partition: Partition) -> Iterator[Partition]:
-    """Yield the partition itself, its parent, and so on up to the root."""
-    yield partition
-    while partition.parent is not None:
-        partition = partition_by_row(tx, partition.parent)
-        yield partition
+def way_up(tx: Tx, partition: int, *, levels: int) -> list[int]:
+    """Return the rows of the partition, its parent, and so on, up to the given number of levels above the partition."""
+    rows = tx.all(
+        "WITH RECURSIVE above(id, parent, level) AS (SELECT id, parent, 0 FROM partitions WHERE id = ?1 UNION ALL"
+        " SELECT p.id, p.parent, above.level + 1 FROM partitions p JOIN above ON p.id = above.parent"
+        "  WHERE above.level < ?2) SELECT level, id FROM above",
+        (partition, levels),
+    )
+    return [row[1] for row in sorted(rows)]
+
+
+def has_child(tx: Tx, partition: int) -> bool:
+    """Tell whether a commit of this partition leads to another partition."""
+    return tx.one("SELECT 1 FROM partitions WHERE parent = ? LIMIT 1", (partition,)) is not None
 
 
 def add_partition(
@@ -177,37 +271,69 @@ def add_partition(
     """Add a partition whose state is unknown; return its row."""
     return tx.insert(
         "INSERT INTO partitions (group_ref, hub, masked_key, parent, opened_by, detached, epoch, opener_provider,"
-        " opener_device, opened_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " opener_device, opened_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
         (group, hub, masked_key, parent, opened_by, detached, _held(epoch), opener_provider, opener_device, now),
     )
 
 
+def count_empty(tx: Tx, group: int, *, at_most: int) -> int:
+    """Count the partitions of a group that never had a message here, up to `at_most`."""
+    found = tx.one(
+        "SELECT count(*) FROM (SELECT 1 FROM partitions WHERE last_seq = 0 AND group_ref = ? LIMIT ?) counted",
+        (group, at_most),
+    )
+    return int(found[0]) if found else 0
+
+
 def remove_empty(tx: Tx, partition: int) -> None:
-    """Delete a detached partition that was opened for a message which was then refused."""
+    """Delete a detached partition that was opened for a message, after the message was refused."""
     tx.execute("DELETE FROM partitions WHERE id = ? AND detached = 1 AND next_counter = 0", (partition,))
 
 
-def attach(tx: Tx, partition: int, *, parent: int, opened_by: int, epoch: int | None, detached: bool) -> None:
-    """Put a detached partition below its commit; it and all below it get epochs, and are detached as given."""
+def attach(
+    tx: Tx,
+    partition: int,
+    *,
+    parent: int,
+    opened_by: int,
+    epoch: int | None,
+    detached: bool,
+    opener_provider: int | None = None,
+    opener_device: int | None = None,
+) -> None:
+    """Put a detached partition below its commit; set `epoch` and `detached` of this partition and of all below it.
+
+    From now on the opener is the sender of the commit. The messages that these partitions already have become due for
+    pushes.
+    """
     tx.execute(
-        "UPDATE partitions SET parent = ?, opened_by = ?, epoch = ? WHERE id = ?",
-        (parent, opened_by, _held(epoch), partition),
+        "UPDATE partitions SET parent = ?, opened_by = ?, epoch = ?, opener_provider = ?, opener_device = ?"
+        " WHERE id = ?",
+        (parent, opened_by, _held(epoch), opener_provider, opener_device, partition),
     )
     tx.execute(
-        "WITH RECURSIVE below(id, epoch) AS (SELECT id, epoch FROM partitions WHERE id = ?"
-        " UNION ALL SELECT p.id, min(below.epoch + 1, ?) FROM partitions p JOIN below ON p.parent = below.id)"
-        " UPDATE partitions SET detached = ?, epoch = below.epoch FROM below WHERE partitions.id = below.id",
+        "WITH RECURSIVE below(id, epoch) AS (SELECT id, epoch FROM partitions WHERE id = ?1"
+        " UNION ALL SELECT p.id, CASE WHEN below.epoch < ?2 THEN below.epoch + 1 ELSE below.epoch END"
+        "  FROM partitions p JOIN below ON p.parent = below.id)"
+        " UPDATE partitions SET detached = ?3, epoch = below.epoch FROM below WHERE partitions.id = below.id",
         (partition, LAST_EPOCH, detached),
     )
+    if not detached:
+        rows = tx.all(
+            "WITH RECURSIVE below(id) AS (SELECT id FROM partitions WHERE id = ? UNION ALL"
+            " SELECT p.id FROM partitions p JOIN below ON p.parent = below.id) SELECT id FROM below",
+            (partition,),
+        )
+        moved.touch(tx, [row for (row,) in rows])
+    _note_fork(tx, partition)
 
 
 def set_state(tx: Tx, partition: int, state: StoredState | None) -> None:
-    """Store the public group state of a partition; None: unknown."""
+    """Store the public group state of a partition; None stands for an unknown state."""
     known: tuple[object, ...] = ("unknown", None, None, None, False)
     if state is not None:
         derived = "derived" if state.derived else "claimed"
         known = (derived, state.root_hash, state.group_context, state.confirmation_tag, state.reinitialized)
-        trees.note_root(tx, state.root_hash)
     tx.execute(
         "UPDATE partitions SET knowledge = ?, root_hash = ?, group_context = ?, confirmation_tag = ?,"
         " reinitialized = ? WHERE id = ?",
@@ -231,112 +357,23 @@ def group_info_of(tx: Tx, partition: int) -> bytes | None:
     return None if found is None else found[0]
 
 
-def advance(tx: Tx, partition: int, *, next_counter: Counter, last_seq: int) -> None:
-    """Update next counter and last sequence number of a partition after messages were appended."""
-    tx.execute("UPDATE partitions SET next_counter = ?, last_seq = ? WHERE id = ?", (next_counter, last_seq, partition))
+def advance(tx: Tx, partition: int, *, next_counter: Counter, last_seq: int, was_empty: bool = True) -> None:
+    """Update next counter and last sequence number of a partition after messages were appended.
 
-
-_IDLE = "next_counter = 0 AND detached = 0 AND expired_at IS NULL AND terminated_by IS NULL"
-
-
-def count_idle_branches(tx: Tx, group: int, provider: int, device: int | None) -> int:
-    """Count the idle branches of a group: partitions without messages that a sender's commits opened."""
-    found = tx.one(
-        "SELECT count(*) FROM partitions INDEXED BY idle_branches"
-        f" WHERE opener_provider = ? AND opener_device IS ? AND group_ref = ? AND {_IDLE}",
-        (provider, device, group),
-    )
-    return int(found[0]) if found else 0
-
-
-def idle_group_infos(tx: Tx, group: int, provider: int, device: int | None) -> list[tuple[int, int, int]]:
-    """Return row, commit's seq and GroupInfo's octets of a sender's idle branches with a GroupInfo, newest first."""
-    rows = tx.all(
-        "SELECT id, opened_by, length(group_info) FROM partitions INDEXED BY idle_branches"
-        f" WHERE opener_provider = ? AND opener_device IS ? AND group_ref = ? AND {_IDLE}"
-        " AND group_info IS NOT NULL AND opened_by IS NOT NULL ORDER BY id DESC",
-        (provider, device, group),
-    )
-    return [(row[0], row[1], row[2]) for row in rows]
-
-
-def count_detached(tx: Tx, provider: int, device: int | None) -> int:
-    """Count the detached partitions that a sender opened, in all groups."""
-    found = tx.one(
-        "SELECT count(*) FROM partitions INDEXED BY detached_partitions"
-        " WHERE opener_provider = ? AND opener_device IS ? AND detached = 1 AND expired_at IS NULL",
-        (provider, device),
-    )
-    return int(found[0]) if found else 0
-
-
-def terminate(tx: Tx, partition: int, why: str, now: Milliseconds) -> int:
-    """Terminate a branch: this partition and all below it that are not terminated yet; return how many."""
-    tx.execute(
-        "UPDATE partitions SET terminated_at = ?, terminated_reason = ? WHERE id = ? AND terminated_by IS NULL",
-        (now, why, partition),
-    )
-    return _spread_termination(tx, partition, partition)
-
-
-def undo_termination(tx: Tx, partition: int) -> int:
-    """Undo the termination of a branch; return how many partitions it had ended.
-
-    If a branch above was terminated too, that termination now ends them.
+    Its first message may make its parent a fork with messages on several branches.
     """
-    found = tx.one(
-        "SELECT parent.terminated_by FROM partitions p LEFT JOIN partitions parent ON parent.id = p.parent"
-        " WHERE p.id = ? AND p.terminated_by = p.id",
+    # With `executemany`, PostgreSQL sends the statement together with others.
+    tx.executemany(
+        "UPDATE partitions SET next_counter = ?, last_seq = ? WHERE id = ?", [(next_counter, last_seq, partition)]
+    )
+    if was_empty:
+        _note_fork(tx, partition)
+
+
+def _note_fork(tx: Tx, partition: int) -> None:
+    tx.execute(
+        "UPDATE partitions SET forked = 1 WHERE id = (SELECT parent FROM partitions WHERE id = ?1) AND forked = 0"
+        " AND EXISTS (SELECT 1 FROM partitions p WHERE p.id = ?1 AND p.next_counter > 0)"
+        " AND EXISTS (SELECT 1 FROM partitions p WHERE p.parent = partitions.id AND p.id <> ?1 AND p.next_counter > 0)",
         (partition,),
     )
-    if found is None:
-        return 0
-    changed = tx.execute("UPDATE partitions SET terminated_by = NULL WHERE terminated_by = ?", (partition,))
-    tx.execute("UPDATE partitions SET terminated_at = NULL, terminated_reason = NULL WHERE id = ?", (partition,))
-    if found[0] is not None:
-        _spread_termination(tx, partition, found[0])
-    return changed
-
-
-def _spread_termination(tx: Tx, partition: int, by: int) -> int:
-    # The statement begins with UPDATE: sqlite3 counts no rows for a statement that begins with WITH.
-    return tx.execute(
-        "UPDATE partitions SET terminated_by = ?1 WHERE terminated_by IS NULL AND id IN ("
-        "WITH RECURSIVE below(id) AS (SELECT ?2 UNION ALL"
-        " SELECT p.id FROM partitions p JOIN below ON p.parent = below.id) SELECT id FROM below)",
-        (by, partition),
-    )
-
-
-def live_tip(tx: Tx, group: int) -> Partition | None:
-    """Return the tip: from the root on, follow at each fork the open branch with most messages, or the earlier commit.
-
-    It always runs two statements, one for the whole group and one for the tip, for an unknown group too.
-    """
-    rows = tx.all(
-        "SELECT id, parent, next_counter FROM partitions WHERE group_ref = ? AND detached = 0"
-        " AND terminated_by IS NULL ORDER BY opened_by",
-        (group,),
-    )
-    below: dict[int | None, list[int]] = {}
-    count = {}
-    for id_, parent, next_counter in rows:
-        below.setdefault(parent, []).append(id_)
-        count[id_] = next_counter
-    tip = (below.get(None) or [0])[0]
-    while branches := below.get(tip):
-        # Branches are in the order of their commits, and max() returns the first of equal branches.
-        tip = branches[0] if len(branches) == 1 else max(branches, key=lambda branch: _messages(branch, below, count))
-    found = tx.one(f"SELECT {_COLUMNS} FROM partitions WHERE id = ?", (tip,))
-    return None if found is None else _partition(found)
-
-
-def _messages(branch: int, below: dict[int | None, list[int]], count: dict[int, int]) -> int:
-    """Count the messages of a branch: those of its first partition and of all open partitions below."""
-    total = 0
-    waiting = [branch]
-    while waiting:
-        partition = waiting.pop()
-        total += count[partition]
-        waiting += below.get(partition, ())
-    return total

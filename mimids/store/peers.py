@@ -1,6 +1,8 @@
-"""Followers: the position of each in the global sequence, and when to try to reach it again."""
+"""Followers: each follower's cursor, a stamp of `store.moved`, and when to try to reach the follower again."""
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 import attrs
 
@@ -11,44 +13,69 @@ from mimids.wire.ids import ProviderId
 
 @attrs.frozen
 class PeerState:
-    """One provider that follows something here."""
+    """One provider that follows partitions here."""
 
     provider: int
     domain: ProviderId
-    cursor_seq: int
+    next_stamp: int  # nothing with a lower stamp is due to it
     failures: int
     next_attempt_at: Milliseconds
 
 
+_COLUMNS = "peers.provider, domain, next_stamp, failures, next_attempt_at"
+
+
 def every_peer(tx: Tx) -> list[PeerState]:
-    """Return all providers that follow something here."""
+    """Return all providers that follow partitions here."""
     rows = tx.all(
-        "SELECT peers.provider, domain, cursor_seq, failures, next_attempt_at FROM peers"
-        " JOIN providers ON providers.id = peers.provider ORDER BY peers.provider"
+        f"SELECT {_COLUMNS} FROM peers JOIN providers ON providers.id = peers.provider ORDER BY peers.provider"
     )
     return [PeerState(*row) for row in rows]
 
 
-def ensure_peer(tx: Tx, provider: int) -> None:
-    """Add a provider's row, if it has none."""
-    tx.execute("INSERT INTO peers (provider) VALUES (?) ON CONFLICT DO NOTHING", (provider,))
+def find_peer(tx: Tx, provider: int) -> PeerState | None:
+    """Return a provider that follows partitions here; None if it follows no partition."""
+    row = tx.one(
+        f"SELECT {_COLUMNS} FROM peers JOIN providers ON providers.id = peers.provider WHERE peers.provider = ?",
+        (provider,),
+    )
+    return None if row is None else PeerState(*row)
 
 
-def note_success(tx: Tx, provider: int, cursor_seq: int | None) -> None:
-    """Record an answer; with `cursor_seq`, it has acknowledged everything it follows up to that seq."""
-    tx.execute(
-        "UPDATE peers SET failures = 0, failing_since = NULL, next_attempt_at = 0, cursor_seq = max(cursor_seq, ?)"
-        " WHERE provider = ?",
-        (cursor_seq or 0, provider),
+def count_peers(tx: Tx) -> int:
+    """Count the providers that follow partitions here."""
+    found = tx.one("SELECT count(*) FROM peers")
+    return int(found[0]) if found else 0
+
+
+def ensure_peer(tx: Tx, provider: int, *, next_stamp: int) -> None:
+    """Add a provider's row, if there is none. Its cursor is `next_stamp`: nothing with a lower stamp is due to it."""
+    tx.execute("INSERT INTO peers (provider, next_stamp) VALUES (?, ?) ON CONFLICT DO NOTHING", (provider, next_stamp))
+
+
+def move_cursors(tx: Tx, next_stamp: int, *, but: Collection[int]) -> None:
+    """Record that nothing with a lower stamp is due to any provider, except to the providers in `but`."""
+    moved = [peer for peer in every_peer(tx) if peer.next_stamp < next_stamp and peer.provider not in but]
+    tx.executemany(
+        "UPDATE peers SET next_stamp = ? WHERE provider = ?", [(next_stamp, peer.provider) for peer in moved]
     )
 
 
-def note_failure(tx: Tx, provider: int, failures: int, next_attempt_at: Milliseconds, now: Milliseconds) -> None:
-    """Record that a provider did not answer, and when to try again."""
+def note_success(tx: Tx, provider: int, next_stamp: int) -> None:
+    """Record an answer, and that nothing with a lower stamp than `next_stamp` is due to the provider."""
     tx.execute(
-        "UPDATE peers SET failures = ?, next_attempt_at = ?, failing_since = coalesce(failing_since, ?)"
-        " WHERE provider = ?",
-        (failures, next_attempt_at, now, provider),
+        "UPDATE peers SET failures = 0, failing_since = NULL, next_attempt_at = 0,"
+        " next_stamp = CASE WHEN next_stamp < ?1 THEN ?1 ELSE next_stamp END WHERE provider = ?2",
+        (next_stamp, provider),
+    )
+
+
+def note_failure(tx: Tx, peer: PeerState, failures: int, next_attempt_at: Milliseconds, now: Milliseconds) -> None:
+    """Record that a provider did not answer, when to try it again, and its cursor."""
+    tx.execute(
+        "UPDATE peers SET failures = ?1, next_attempt_at = ?2, failing_since = coalesce(failing_since, ?3),"
+        " next_stamp = CASE WHEN next_stamp < ?4 THEN ?4 ELSE next_stamp END WHERE provider = ?5",
+        (failures, next_attempt_at, now, peer.next_stamp, peer.provider),
     )
 
 

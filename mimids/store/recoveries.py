@@ -1,68 +1,145 @@
-"""Recovery after a restore: which providers must still be asked which messages of our groups they have.
+"""Recovery after a restore: which providers must still be asked for messages of our groups.
 
-A group is held until all that follow it have answered. A row with group 0 is the question which of our groups a
-provider knows.
+A group is held until all providers that must answer have answered. A row with group 0 is the question which of our
+groups a provider knows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import groupby
 
-from mimids.store import providers
+import attrs
+
+from mimids.store import providers, restored_positions
 from mimids.store.engine.transaction import Tx
 from mimids.store.ohttp import put_setting
-from mimids.wire.ids import ProviderId
+from mimids.wire.ids import GroupId, ProviderId
 
 ALL_GROUPS = 0
 RESUME_EVERYTHING = "resume_everything"  # a setting: as follower, ask all hubs to push again
 
+_FOLLOWERS = "follows x"
+_WELCOMED = "(SELECT provider, partition FROM outgoing_welcomes WHERE state = 'delivered') x"
+_TO_BE_WELCOMED = "(SELECT provider, partition FROM outgoing_welcomes WHERE state IN ('held', 'due', 'offered')) x"
+
+
+@attrs.frozen
+class Held:
+    """A group that accepts no messages until these providers have answered."""
+
+    group: int
+    group_id: GroupId
+    waits_for: tuple[str, ...]
+
 
 def begin(tx: Tx, ours: ProviderId, others: Iterable[ProviderId]) -> int:
-    """Hold the groups of ours that others follow, which may have newer messages there; return how many.
+    """Hold the groups of ours for which other providers may have newer messages; return how many.
 
-    Also note that every known provider, and each of `others`, must be asked which of our groups it knows.
+    Providers that follow a group, or got a Welcome of it, must answer. If a Welcome was on its way to a provider when
+    the backup was made, the provider may have got it since, so the provider is asked once. Also record that every known
+    provider, and each of `others`, must be asked which of our groups it knows.
     """
     hub = providers.ensure_provider(tx, ours)
-    tx.execute(
-        "INSERT INTO recoveries (group_ref, provider) SELECT DISTINCT p.group_ref, f.provider FROM follows f"
-        " JOIN partitions p ON p.id = f.partition WHERE p.hub = ? ON CONFLICT DO NOTHING",
-        (hub,),
-    )
+    tx.execute("UPDATE recoveries SET answered = 0")  # rows of an earlier recovery that had not ended
+    for must_answer, found in ((1, _FOLLOWERS), (1, _WELCOMED), (0, _TO_BE_WELCOMED)):
+        tx.execute(
+            "INSERT INTO recoveries (group_ref, provider, must_answer)"
+            " SELECT DISTINCT p.group_ref, x.provider, CAST(?2 AS BIGINT)"
+            f" FROM {found} JOIN partitions p ON p.id = x.partition WHERE p.hub = ?1 AND x.provider <> ?1"
+            " ON CONFLICT DO NOTHING",
+            (hub, must_answer),
+        )
     for domain in sorted({*providers.every_domain(tx), *others} - {ours}):
         ask(tx, ALL_GROUPS, providers.ensure_provider(tx, domain))
     put_setting(tx, RESUME_EVERYTHING, b"1")
-    held = tx.one("SELECT count(DISTINCT group_ref) FROM recoveries WHERE group_ref > 0 AND answered = 0")
-    return int(held[0]) if held else 0
+    return held_groups(tx)
 
 
-def ask(tx: Tx, group: int, provider: int) -> None:
-    """Note that a provider must be asked about a group, unless it is noted already."""
-    tx.execute("INSERT INTO recoveries (group_ref, provider) VALUES (?, ?) ON CONFLICT DO NOTHING", (group, provider))
+def ask(tx: Tx, group: int, provider: int, *, must_answer: bool = True) -> None:
+    """Record that a provider must be asked about a group, unless this is recorded already.
 
-
-def pending(tx: Tx) -> list[tuple[int, int]]:
-    """Return provider and group of each question that has no answer yet, at most 10,000."""
-    rows = tx.all(
-        "SELECT provider, group_ref FROM recoveries WHERE answered = 0 ORDER BY provider, group_ref LIMIT 10000"
+    The group is held until the provider answers or, without `must_answer`, until the provider was asked once.
+    """
+    tx.execute(
+        "INSERT INTO recoveries (group_ref, provider, must_answer) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+        (group, provider, must_answer),
     )
-    return [(row[0], row[1]) for row in rows]
+
+
+def open_questions(tx: Tx) -> dict[int, int]:
+    """Return how many questions have no answer yet, by provider."""
+    rows = tx.all("SELECT provider, count(*) FROM recoveries WHERE answered = 0 GROUP BY provider")
+    return {row[0]: row[1] for row in rows}
+
+
+def is_open(tx: Tx, group: int, provider: int) -> bool:
+    """Tell whether a question has no answer yet and the answer is still awaited."""
+    return (
+        tx.one("SELECT 1 FROM recoveries WHERE group_ref = ? AND provider = ? AND answered = 0", (group, provider))
+        is not None
+    )
+
+
+def questions_to(tx: Tx, provider: int, *, after: int, limit: int) -> list[int]:
+    """Return the groups of a provider's next unanswered questions, in order, starting above `after`."""
+    rows = tx.all(
+        "SELECT group_ref FROM recoveries WHERE provider = ? AND answered = 0 AND group_ref > ?"
+        " ORDER BY group_ref LIMIT ?",
+        (provider, after, limit),
+    )
+    return [row[0] for row in rows]
+
+
+def count_named(tx: Tx, provider: int) -> int:
+    """Count the groups that are known here only from answers and about which a provider is being asked."""
+    found = tx.one(
+        "SELECT count(*) FROM recoveries r JOIN groups g ON g.id = r.group_ref"
+        " WHERE r.provider = ? AND g.creation_digest IS NULL",
+        (provider,),
+    )
+    return int(found[0]) if found else 0
 
 
 def note_answer(tx: Tx, group: int, provider: int) -> None:
     """Record a provider's answer; once all providers have answered, the group is no longer held."""
     tx.execute("UPDATE recoveries SET answered = 1 WHERE group_ref = ? AND provider = ?", (group, provider))
-    tx.execute(
-        "DELETE FROM recoveries WHERE group_ref = ?1"
-        " AND NOT EXISTS (SELECT 1 FROM recoveries WHERE group_ref = ?1 AND answered = 0)",
-        (group,),
+    _free_if_answered(tx, group)
+
+
+def give_up(tx: Tx, provider: int, *, limit: int) -> bool:
+    """Record that a provider did not answer. Groups that wait only for an attempt to ask this provider stop waiting.
+
+    Up to `limit` groups are freed; returns whether there may be more.
+    """
+    rows = tx.all(
+        "SELECT group_ref FROM recoveries WHERE provider = ? AND answered = 0 AND must_answer = 0 LIMIT ?",
+        (provider, limit),
     )
+    for (group,) in rows:
+        note_answer(tx, group, provider)
+    return len(rows) == limit
 
 
-def release(tx: Tx, group: int) -> int:
-    """Stop waiting for answers about a group, which is then no longer held; return how many were missing."""
-    left = tx.one("SELECT count(*) FROM recoveries WHERE group_ref = ? AND answered = 0", (group,))
-    tx.execute("DELETE FROM recoveries WHERE group_ref = ?", (group,))
-    return int(left[0]) if left else 0
+def release(tx: Tx, group: int, provider: int | None = None) -> int:
+    """Stop waiting for answers about a group, of one provider or of all; return how many answers were missing.
+
+    In the partitions that such a provider follows, skip the counters for which the provider may already have messages.
+    """
+    rows = tx.all("SELECT provider FROM recoveries WHERE group_ref = ? AND answered = 0", (group,))
+    missing = [each for (each,) in rows if provider in (None, each)]
+    for each in missing:
+        restored_positions.skip_counters_of(tx, group, each)
+        tx.execute("UPDATE recoveries SET answered = 1 WHERE group_ref = ? AND provider = ?", (group, each))
+    _free_if_answered(tx, group)
+    return len(missing)
+
+
+def _free_if_answered(tx: Tx, group: int) -> None:
+    if tx.one("SELECT 1 FROM recoveries WHERE group_ref = ? AND answered = 0", (group,)) is not None:
+        return
+    if tx.execute("DELETE FROM recoveries WHERE group_ref = ?", (group,)) and group != ALL_GROUPS:
+        restored_positions.mark_group(tx, group)
 
 
 def waited_for(tx: Tx, group: int) -> list[str]:
@@ -75,7 +152,17 @@ def waited_for(tx: Tx, group: int) -> list[str]:
     return [row[0] for row in rows]
 
 
+def held(tx: Tx) -> list[Held]:
+    """Return the groups that are held, with the providers that each waits for."""
+    rows = tx.all(
+        "SELECT g.id, g.group_id, o.domain FROM recoveries r JOIN groups g ON g.id = r.group_ref"
+        " JOIN providers o ON o.id = r.provider WHERE r.answered = 0 ORDER BY g.id, o.domain"
+    )
+    groups = groupby(rows, key=lambda row: (row[0], row[1]))
+    return [Held(*group, tuple(domain for _, _, domain in answers)) for group, answers in groups]
+
+
 def held_groups(tx: Tx) -> int:
-    """Count the groups that are held."""
+    """Count the held groups."""
     row = tx.one("SELECT count(DISTINCT group_ref) FROM recoveries WHERE answered = 0 AND group_ref > 0")
     return int(row[0]) if row else 0

@@ -8,16 +8,17 @@ from typing import Any
 import attrs
 
 from mimids.store.engine.transaction import Tx
-from mimids.values import DeviceRow, Milliseconds
+from mimids.values import DAY_MILLISECONDS, DeviceRow, Milliseconds
 from mimids.wire.codec import OPAQUE_V, vector
 from mimids.wire.ids import GroupId, ProviderId, UserId
 
+REFERENCE_OCTETS = 6  # every JSON parser keeps a number of 48 bits exactly
 _EVIDENCE = vector(OPAQUE_V)
 
 
 @attrs.frozen
 class NewReport:
-    """A report to store. The reporter is `device` or `provider`; if both are None, it is this server itself."""
+    """A report to store. The reporter is `device` or `provider`; if both are None, this server is the reporter."""
 
     digest: bytes
     device: DeviceRow | None
@@ -51,19 +52,24 @@ class StoredReport:
     passed_on_to: ProviderId | None
     closed_at: Milliseconds | None
     outcome: str | None
+    digest: bytes
 
 
-def find_digest(tx: Tx, digest: bytes) -> int | None:
-    """Return the report with this digest, and so the same content; None if there is none."""
-    row = tx.one("SELECT id FROM reports WHERE digest = ?", (digest,))
-    return None if row is None else int(row[0])
+def reference_of(digest: bytes) -> int:
+    """Return the number by which the reporter knows a report. It does not reveal how many reports there are."""
+    return int.from_bytes(digest[:REFERENCE_OCTETS], "big")
+
+
+def has_digest(tx: Tx, digest: bytes) -> bool:
+    """Return whether there is a report with this digest: by the same reporter, with the same content."""
+    return tx.one("SELECT 1 FROM reports WHERE digest = ?", (digest,)) is not None
 
 
 def add(tx: Tx, report: NewReport, now: Milliseconds) -> int:
-    """Store a report."""
+    """Store a report; a report without evidence counts as replayed."""
     return tx.insert(
         "INSERT INTO reports (digest, reporter_device, reporter_provider, hub, group_id, accused, kind, note, evidence,"
-        " received_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " received_at, replayed_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
         (
             report.digest,
             report.device,
@@ -75,22 +81,28 @@ def add(tx: Tx, report: NewReport, now: Milliseconds) -> int:
             report.note,
             _EVIDENCE.encode(tuple(report.evidence)),
             now,
+            None if report.evidence else now,
         ),
     )
 
 
-def count_since(tx: Tx, device: DeviceRow | None, provider: int | None, since: Milliseconds) -> int:
-    """Count one reporter's reports since `since`; those of this server itself if both are None."""
+def count_of_day(tx: Tx, device: DeviceRow | None, provider: int | None, now: Milliseconds) -> int:
+    """Count one reporter's reports of the last day; if `device` and `provider` are None, this server is the reporter.
+
+    Reports from later than a day after `now` are not counted: the clock was ahead when they came.
+    """
     row = tx.one(
-        "SELECT count(*) FROM reports WHERE reporter_device IS ? AND reporter_provider IS ? AND received_at > ?",
-        (device, provider, since),
+        "SELECT count(*) FROM reports WHERE reporter_device IS NOT DISTINCT FROM ?"
+        " AND reporter_provider IS NOT DISTINCT FROM ? AND received_at > ? AND received_at <= ?",
+        (device, provider, now - DAY_MILLISECONDS, now + DAY_MILLISECONDS),
     )
     return int(row[0]) if row else 0
 
 
 _COLUMNS = (
     "r.id, r.reporter_device IS NOT NULL, u.user_id, o.domain, r.hub, r.group_id, r.accused, r.kind, r.note,"
-    " r.evidence, r.received_at, r.replayed_at, r.findings, r.passed_on_at, r.passed_on_to, r.closed_at, r.outcome"
+    " r.evidence, r.received_at, r.replayed_at, r.findings, r.passed_on_at, r.passed_on_to, r.closed_at, r.outcome,"
+    " r.digest"
 )
 _JOINED = (
     f"SELECT {_COLUMNS} FROM reports r LEFT JOIN devices d ON d.id = r.reporter_device"
@@ -105,14 +117,20 @@ def _report(row: tuple[Any, ...]) -> StoredReport:
 
 
 def find(tx: Tx, report: int) -> StoredReport | None:
-    """Return one report."""
+    """Return one report, given by its row or by its reporter's reference; None if there is none."""
     row = tx.one(f"{_JOINED} WHERE r.id = ?", (report,))
+    if row is None and 0 <= report < 1 << 8 * REFERENCE_OCTETS:
+        first = report.to_bytes(REFERENCE_OCTETS, "big")
+        row = tx.one(f"{_JOINED} WHERE r.digest >= ? AND r.digest < ?", (first, first + b"\xff" * 33))
     return None if row is None else _report(row)
 
 
 def newest(tx: Tx, *, closed: bool, limit: int) -> list[StoredReport]:
-    """Return the newest reports; closed ones only if `closed`."""
-    rows = tx.all(f"{_JOINED} WHERE ? OR r.closed_at IS NULL ORDER BY r.id DESC LIMIT ?", (closed, limit))
+    """Return the newest reports; include closed reports if `closed` is true."""
+    if closed:
+        rows = tx.all(f"{_JOINED} ORDER BY r.id DESC LIMIT ?", (limit,))
+    else:
+        rows = tx.all(f"{_JOINED} WHERE r.closed_at IS NULL ORDER BY r.id DESC LIMIT ?", (limit,))
     return [_report(row) for row in rows]
 
 
@@ -139,7 +157,7 @@ def pass_on(tx: Tx, report: int, to: ProviderId) -> None:
 
 
 def next_to_pass_on(tx: Tx, after: int) -> StoredReport | None:
-    """Return the next report after `after` that is marked to be passed on and was not yet."""
+    """Return the next report after `after` that is marked to be passed on and has not been passed on yet."""
     row = tx.one(
         f"{_JOINED} WHERE r.passed_on_to IS NOT NULL AND r.passed_on_at IS NULL AND r.id > ? ORDER BY r.id LIMIT 1",
         (after,),
@@ -157,6 +175,8 @@ def close(tx: Tx, report: int, outcome: str, now: Milliseconds) -> None:
     tx.execute("UPDATE reports SET closed_at = ?, outcome = ? WHERE id = ?", (now, outcome, report))
 
 
-def drop_older(tx: Tx, before: Milliseconds) -> None:
-    """Delete reports received before `before`."""
-    tx.execute("DELETE FROM reports WHERE received_at < ?", (before,))
+def drop_older(tx: Tx, before: Milliseconds, *, limit: int = 100) -> int:
+    """Delete up to `limit` reports received before `before`; return how many."""
+    return tx.execute(
+        "DELETE FROM reports WHERE id IN (SELECT id FROM reports WHERE received_at < ? LIMIT ?)", (before, limit)
+    )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import attrs
 
 from mimids.store.engine.transaction import Tx
-from mimids.values import DeviceRow, Milliseconds, TokenId, UserRow
+from mimids.values import DeviceRow, Milliseconds, TokenId, UserRow, hour_of
 from mimids.wire.ids import UserId
 
 
@@ -25,9 +27,11 @@ class NewToken:
     rate_seconds: int | None
 
 
-@attrs.frozen
-class TokenRow:
-    """The columns of a token that a claim is checked against."""
+class TokenRow(NamedTuple):
+    """The columns of a token against which a claim is checked.
+
+    A tuple to be cheap to make, because each claim reads a token.
+    """
 
     id: TokenId
     user: UserRow
@@ -45,7 +49,7 @@ class TokenRow:
 
 @attrs.frozen
 class TokenRecord:
-    """A token as it is shown to its owner and the operator."""
+    """A token as its owner and the operator see it."""
 
     id: TokenId
     scheme: str
@@ -64,21 +68,25 @@ def insert(tx: Tx, token: NewToken) -> TokenId:
     return TokenId(
         tx.insert(
             "INSERT INTO tokens (owner, digest, scheme, label, issuer_device, created_at, expires_at, uses_left,"
-            " rate_claims, rate_seconds) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " rate_claims, rate_seconds) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
             attrs.astuple(token),
         )
     )
 
 
 def find(tx: Tx, user_id: UserId, digest: bytes) -> TokenRow | None:
-    """Return a user's token by digest; it runs one statement, whether the user or the token exists or not."""
+    """Return a user's token by digest; runs one statement, no matter whether the user and the token exist.
+
+    Returns None while the user is suspended.
+    """
     found = tx.one(
         "SELECT t.id, t.owner, t.scheme, t.state, t.expires_at, t.uses_left, t.rate_claims, t.rate_seconds,"
         " t.rate_started_at, t.rate_used, t.abuse_started_at, t.unanswered_claims"
-        " FROM tokens t JOIN users u ON u.id = t.owner WHERE t.digest = ? AND u.user_id = ?",
+        " FROM tokens t JOIN users u ON u.id = t.owner WHERE t.digest = ? AND u.user_id = ?"
+        " AND u.suspended_at IS NULL",
         (digest, user_id),
     )
-    return None if found is None else TokenRow(*found)
+    return None if found is None else TokenRow._make(found)
 
 
 def count_claim(
@@ -103,17 +111,18 @@ def count_claim(
 
 
 def note_abuse(tx: Tx, token: TokenId, now: Milliseconds, *, ban: bool) -> None:
-    """Record that the abuse rule applied to a token; with `ban`, ban the token."""
-    tx.execute("UPDATE tokens SET warned_at = ? WHERE id = ?", (now, token))
+    """Record in which hour the abuse rule applied to a token; with `ban`, ban the token."""
+    hour = hour_of(now)
+    tx.execute("UPDATE tokens SET warned_at = ? WHERE id = ?", (hour, token))
     if ban:
-        tx.execute("UPDATE tokens SET state = 'banned', ended_at = ? WHERE id = ?", (now, token))
+        tx.execute("UPDATE tokens SET state = 'banned', ended_at = ? WHERE id = ?", (hour, token))
 
 
 def end(tx: Tx, user: UserRow, token: TokenId, state: str, now: Milliseconds) -> bool:
     """Revoke or ban a token of this user; return False if the user has no such token."""
     changed = tx.execute(
         "UPDATE tokens SET state = ?, ended_at = coalesce(ended_at, ?) WHERE id = ? AND owner = ?",
-        (state, now, token, user),
+        (state, hour_of(now), token, user),
     )
     return changed > 0
 
@@ -129,11 +138,35 @@ def tokens_of(tx: Tx, user: UserRow) -> list[TokenRecord]:
 
 
 def count_issued_by(tx: Tx, device: DeviceRow) -> int:
-    """Count the tokens that a device issued, also revoked or expired ones that were not swept yet."""
+    """Count the tokens that a device issued, including revoked and expired tokens that were not swept yet."""
     found = tx.one("SELECT count(*) FROM tokens WHERE issuer_device = ?", (device,))
     return int(found[0]) if found else 0
 
 
-def sweep(tx: Tx, before: Milliseconds) -> int:
-    """Delete tokens that ended or expired before `before`; claims are then answered as for unknown tokens."""
-    return tx.execute("DELETE FROM tokens WHERE coalesce(ended_at, expires_at) < ?", (before,))
+def forget_claims(tx: Tx, now: Milliseconds, *, before: Milliseconds, limit: int) -> int:
+    """Forget windows of claims that ended: by `now` for rates, by `before` for the abuse rule.
+
+    Changes up to `limit` tokens of each kind; returns the greater number.
+    """
+    rates = tx.execute(
+        "UPDATE tokens SET rate_started_at = 0, rate_used = 0 WHERE id IN (SELECT id FROM tokens"
+        " WHERE rate_started_at > 0 AND rate_started_at + coalesce(rate_seconds, 0) * 1000 <= ? LIMIT ?)",
+        (now, limit),
+    )
+    abuse = tx.execute(
+        "UPDATE tokens SET abuse_started_at = 0, unanswered_claims = 0 WHERE id IN (SELECT id FROM tokens"
+        " WHERE abuse_started_at > 0 AND abuse_started_at < ? LIMIT ?)",
+        (before, limit),
+    )
+    return max(rates, abuse)
+
+
+def sweep(tx: Tx, before: Milliseconds, *, limit: int = 500) -> int:
+    """Delete up to `limit` tokens that ended or expired before `before`; return how many.
+
+    Claims with a deleted token then get the answer for an unknown token.
+    """
+    return tx.execute(
+        "DELETE FROM tokens WHERE id IN (SELECT id FROM tokens WHERE coalesce(ended_at, expires_at) < ? LIMIT ?)",
+        (before, limit),
+    )

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Sequence
+from itertools import chain
+
+import attrs
 
 from mimids.store.engine.transaction import Tx
+from mimids.values import Milliseconds
 
 NodeColumns = tuple[bytes, bytes, bytes, bytes]  # subtree hash, node, hash of its left and of its right subtree
 
 
-def keep_nodes(tx: Tx, nodes: Iterable[NodeColumns]) -> None:
+def keep_nodes(tx: Tx, nodes: Sequence[NodeColumns]) -> None:
     """Store the nodes that are not stored yet."""
     tx.executemany(
         "INSERT INTO tree_nodes (hash, node, left_hash, right_hash) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", nodes
@@ -22,68 +26,103 @@ def fetch_node(tx: Tx, tree_hash: bytes) -> NodeColumns | None:
     return None if row is None else (row[0], row[1], row[2], row[3])
 
 
-# --- sweeping: mark the nodes that partitions use, then delete the unmarked ones ----------------------------------
+# --- sweeping: find the nodes that nothing refers to, and delete them (ds.upkeep.tree_sweep) ------------------------
 #
-# Both phases run in pages. Each page is a transaction of its own, and other writes are committed between pages. A node
-# may be deleted only while the root of every partition is marked and no mark is pending. `note_root` marks the roots
-# that are stored during a sweep, since their nodes may have been stored before, unused. A page that finds a pending
-# mark deletes nothing.
+# A node is in use if a partition has it as root, or a stored node has it as child. A sweep counts these references in
+# memory, on many snapshots. It misses references that are written while it counts. These are recorded in `tree_notes`
+# while a sweep runs, and a deletion first reads the notes.
 
 
-def note_root(tx: Tx, root: bytes) -> None:
-    """Mark the root that a partition is about to use, if a sweep is running."""
+@attrs.frozen
+class DroppedPage:
+    """The result of a page of deletions: the children of the deleted nodes, and the hashes that notes protect."""
+
+    children: tuple[bytes, ...]  # a child occurs once for each deleted reference to it
+    protected: frozenset[bytes]
+    ended: bool  # the whole page was examined; if not, only notes were read, and the page must be tried again
+    replaced: bool = False  # another process has begun a sweep, so this sweep must delete nothing more
+
+
+def note_in_use(tx: Tx, root: bytes, nodes: Sequence[NodeColumns]) -> None:
+    """If a sweep is running, record the root that a partition is about to use, and the nodes stored for it."""
+    if tx.one("SELECT 1 FROM tree_sweep WHERE running = 1") is not None:
+        tx.executemany(
+            "INSERT INTO tree_notes (hash) VALUES (?) ON CONFLICT DO NOTHING",
+            [(root,), *((node[0],) for node in nodes)],
+        )
+
+
+def last_sweep(tx: Tx) -> Milliseconds | None:
+    """Return when the last sweep began; None while a sweep runs, and before the first sweep has ended."""
+    found = tx.one("SELECT began_at FROM tree_sweep WHERE running = 0")
+    return None if found is None else Milliseconds(found[0])
+
+
+def begin_sweep(tx: Tx, now: Milliseconds) -> None:
+    """Begin a sweep from the start, even if the last sweep did not end."""
+    tx.execute("DELETE FROM tree_notes")
     tx.execute(
-        "INSERT INTO tree_marks (hash, pending) SELECT ?, 1 WHERE EXISTS (SELECT 1 FROM tree_sweep WHERE id = 1)"
-        " ON CONFLICT DO NOTHING",
-        (root,),
+        "INSERT INTO tree_sweep (id, began_at, running) VALUES (1, ?, 1)"
+        " ON CONFLICT (id) DO UPDATE SET began_at = excluded.began_at, running = 1",
+        (now,),
     )
 
 
-def begin_sweep(tx: Tx) -> None:
-    """Start a sweep, unless one is running."""
-    tx.execute("INSERT INTO tree_sweep (id) VALUES (1) ON CONFLICT DO NOTHING")
+def end_sweep(tx: Tx) -> None:
+    """End the sweep."""
+    tx.execute("DELETE FROM tree_notes")
+    tx.execute("UPDATE tree_sweep SET running = 0")
 
 
-def sweep_page(tx: Tx, *, limit: int) -> bool:
-    """Run a page of about `limit` rows of the sweep; return False once it has ended, or if none is running."""
-    found = tx.one("SELECT marked_partition, swept_hash FROM tree_sweep")
-    if found is None:
-        return False
-    partition, swept = found
-    return _mark_roots(tx, partition, limit) or _follow_marks(tx, limit) or _drop_unmarked(tx, swept, limit)
+def hashes_page(tx: Tx, after: bytes, *, limit: int) -> list[bytes]:
+    """Return the hashes of up to `limit` nodes above `after`, in ascending order."""
+    return [
+        row[0] for row in tx.all("SELECT hash FROM tree_nodes WHERE hash > ? ORDER BY hash LIMIT ?", (after, limit))
+    ]
 
 
-def _mark_roots(tx: Tx, after: int, limit: int) -> bool:
+def children_page(tx: Tx, after: bytes, *, limit: int) -> tuple[list[bytes], bytes | None]:
+    """Return the children of up to `limit` nodes above `after`, and the last of these nodes, None at the end."""
+    rows = tx.all(
+        "SELECT hash, left_hash, right_hash FROM tree_nodes WHERE hash > ? ORDER BY hash LIMIT ?", (after, limit)
+    )
+    return [each for row in rows for each in row[1:] if each], rows[-1][0] if rows else None
+
+
+def roots_page(tx: Tx, after: int, *, limit: int) -> tuple[list[bytes], int | None]:
+    """Return the roots of up to `limit` partitions above row `after`, and the last of these rows, None at the end."""
     rows = tx.all("SELECT id, root_hash FROM partitions WHERE id > ? ORDER BY id LIMIT ?", (after, limit))
-    if not rows:
-        return False
-    tx.executemany(
-        "INSERT INTO tree_marks (hash, pending) VALUES (?, 1) ON CONFLICT DO NOTHING",
-        [(root,) for _, root in rows if root is not None],
-    )
-    tx.execute("UPDATE tree_sweep SET marked_partition = ?", (rows[-1][0],))
-    return True
+    return [row[1] for row in rows if row[1] is not None], rows[-1][0] if rows else None
 
 
-def _follow_marks(tx: Tx, limit: int) -> bool:
-    rows = tx.all("SELECT hash FROM tree_marks WHERE pending = 1 LIMIT ?", (limit,))
-    for (tree_hash,) in rows:
-        tx.execute("UPDATE tree_marks SET pending = 0 WHERE hash = ?", (tree_hash,))
-        node = fetch_node(tx, tree_hash)
-        for child in () if node is None else node[2:]:
-            if child:
-                tx.execute("INSERT INTO tree_marks (hash, pending) VALUES (?, 1) ON CONFLICT DO NOTHING", (child,))
-    return bool(rows)
+def drop_unused(tx: Tx, prefixes: Collection[bytes], *, began_at: Milliseconds, limit: int) -> DroppedPage:
+    """Delete the nodes whose hash begins with one of these prefixes, unless a note protects the node.
+
+    All prefixes have the same length. A note protects its node and the children of that node. A call reads up to
+    `limit` notes, and deletes nodes only if there are fewer. It deletes nothing unless the sweep that began at
+    `began_at` is still running: a newer sweep has deleted the notes of an older sweep.
+    """
+    if tx.one("SELECT 1 FROM tree_sweep WHERE running = 1 AND began_at = ?", (began_at,)) is None:
+        return DroppedPage((), frozenset(), ended=True, replaced=True)
+    noted = [row[0] for row in tx.all("SELECT hash FROM tree_notes LIMIT ?", (limit,))]
+    tx.executemany("DELETE FROM tree_notes WHERE hash = ?", [(each,) for each in noted])
+    stored = (fetch_node(tx, each) for each in noted)
+    protected = frozenset(chain(noted, *(node[2:] for node in stored if node is not None))) - {b""}
+    if len(noted) == limit:
+        return DroppedPage((), protected, ended=False)
+    length = len(next(iter(prefixes), b""))
+    spared = {each[:length] for each in protected}
+    children: list[bytes] = []
+    for prefix in prefixes:
+        if prefix not in spared:
+            rows = tx.all(
+                "DELETE FROM tree_nodes WHERE hash >= ? AND hash < ? RETURNING left_hash, right_hash",
+                (prefix, _end_of(prefix)),
+            )
+            children += [each for row in rows for each in row if each]
+    return DroppedPage(tuple(children), protected, ended=True)
 
 
-def _drop_unmarked(tx: Tx, after: bytes, limit: int) -> bool:
-    rows = tx.all("SELECT hash FROM tree_nodes WHERE hash > ? ORDER BY hash LIMIT ?", (after, limit))
-    if not rows:
-        tx.execute("DELETE FROM tree_marks")
-        tx.execute("DELETE FROM tree_sweep")
-        return False
-    tx.executemany(
-        "DELETE FROM tree_nodes WHERE hash = ?1 AND NOT EXISTS (SELECT 1 FROM tree_marks WHERE hash = ?1)", rows
-    )
-    tx.execute("UPDATE tree_sweep SET swept_hash = ?", (rows[-1][0],))
-    return True
+def _end_of(prefix: bytes) -> bytes:
+    """Return the end of the range of all hashes that begin with a prefix; no hash has 65 octets."""
+    return prefix + b"\xff" * (65 - len(prefix))

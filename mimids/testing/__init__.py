@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mimids.testing.federations import Federation, Link, federation
     from mimids.testing.groups import PretendGroup, content_of
     from mimids.testing.provider import Provider, ProviderClock, ProviderFailed
+    from mimids.testing.push_server import PushEndpoint, PushService, ReceivedPush, push_service
     from mimids.testing.session import Session
     from mimids.testing.waiting import open_federation
 
@@ -23,10 +24,14 @@ _MODULES = {
     "Provider": "provider",
     "ProviderClock": "provider",
     "ProviderFailed": "provider",
+    "ReceivedPush": "push_server",
+    "PushEndpoint": "push_server",
+    "PushService": "push_server",
     "Session": "session",
     "content_of": "groups",
     "federation": "federations",
     "open_federation": "waiting",
+    "push_service": "push_server",
 }
 
 __all__ = [
@@ -37,10 +42,14 @@ __all__ = [
     "Provider",
     "ProviderClock",
     "ProviderFailed",
+    "PushEndpoint",
+    "PushService",
+    "ReceivedPush",
     "Session",
     "content_of",
     "federation",
     "open_federation",
+    "push_service",
 ]
 
 

@@ -34,7 +34,7 @@ class Control:
         self._lock = threading.Lock()
 
     def ask(self, request: Mapping[str, Any]) -> Json:
-        """Send a request and return the answer; raise `NotAnswering`."""
+        """Send a request and return the answer; raise `NotAnswering` if none comes."""
         with self._lock:
             try:
                 self._socket.settimeout(ANSWER_SECONDS)
@@ -44,13 +44,16 @@ class Control:
                 raise NotAnswering(str(error) or type(error).__name__) from error
 
     def send_start(self, start: Mapping[str, Any]) -> None:
-        """Send what the process is to run. It sends a message, for `wait_message`, once it runs."""
+        """Send what the process must run. Once this runs, the process sends a message; read it with `wait_message`."""
         with self._lock:
             self._socket.settimeout(ANSWER_SECONDS)
             self._socket.sendall(_line(start))
 
     def wait_message(self, seconds: float) -> Json | None:
-        """Return the next message that the process sends unasked, None after `seconds`; raise `NotAnswering`."""
+        """Return the next message that the process sends unasked, None after `seconds`.
+
+        Raises `NotAnswering` if the process has ended.
+        """
         with self._lock:
             try:
                 return self._read(seconds)
@@ -77,7 +80,7 @@ class Control:
 
 
 def read_start(connected: socket.socket) -> Json:
-    """Return the test's first message, which says what the process is to run."""
+    """Return the test's first message, which says what the process must run."""
     line = b""
     while not line.endswith(b"\n"):
         piece = connected.recv(_PIECE)

@@ -29,7 +29,7 @@ class DeviceThread:
         self._lock = threading.Lock()
 
     def ask(self, account: DeviceAccount, call: Callable[[Device], Awaitable[T]]) -> T:
-        """Call `call` with the device in the thread, and return or raise what it does."""
+        """Call `call` with the device in the thread; return its result, or raise its error."""
 
         async def run() -> T:
             device = self._devices.get(account.token)

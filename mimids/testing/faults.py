@@ -12,14 +12,15 @@ import signal
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final, Literal, NoReturn, cast
+from urllib.parse import unquote
 
 import attrs
 
 from mimids.config import Config
 from mimids.ds.ports import Clock, PeerAnswer
+from mimids.http.api.asgi import Receive, Scope, Send, respond
 from mimids.http.peers.calls import HttpPeers, open_peers
-from mimids.http.server.connection import ASGIApp, Message, Receive, Scope, Send
-from mimids.http.server.listener import connection_info
+from mimids.http.server.messages import DirectApp, HttpReply, HttpRequest
 from mimids.wire.ids import ProviderId
 
 GARBAGE_OCTETS: Final = 300
@@ -34,8 +35,9 @@ class InjectedFault:
     """A fault of requests between providers.
 
     `caller` is the calling provider (None: any caller, with a certificate or without); `path` is the path called; a
-    final slash means all paths below it. `skip` requests pass unharmed first. With `die`, `point` says where: as the
-    callee before `handling` or before `answering`, as the caller before `calling` or after it was `answered`.
+    final slash means all paths below it. The first `skip` requests pass unharmed. With `die`, `point` says where the
+    process dies. The called process dies before `handling` or before `answering`; the calling process dies before
+    `calling` or once it is `answered`.
     """
 
     do: Action
@@ -47,7 +49,7 @@ class InjectedFault:
     skip: int = 0
 
     def applies(self, path: str) -> bool:
-        """Tell whether it applies to a request for this path now; counts `skip` down."""
+        """Tell whether this fault applies to a request for this path now; counts `skip` down."""
         if path != self.path and not (self.path.endswith("/") and path.startswith(self.path)):
             return False
         self.skip -= 1
@@ -55,7 +57,7 @@ class InjectedFault:
 
 
 class InjectedFaults:
-    """The present faults of one process."""
+    """The current faults of one process."""
 
     def __init__(self, faults: Iterable[Mapping[str, Any]] = ()) -> None:
         self._faults: list[InjectedFault] = []
@@ -86,33 +88,33 @@ def die() -> NoReturn:
     raise AssertionError("still alive")
 
 
-def faulty(app: ASGIApp, faults: InjectedFaults) -> ASGIApp:
-    """Return an ASGI application that injects faults in front of `app`."""
+def faulty(app: DirectApp, faults: InjectedFaults) -> DirectApp:
+    """Return an application that injects faults in front of `app`."""
+
+    async def answer(request: HttpRequest) -> HttpReply:
+        fault = faults.of_request(request.names, unquote(request.path.decode("ascii")))
+        if fault is None:
+            return await app.answer(request)
+        if fault.do == "die":
+            if fault.point == "answering":
+                await app.answer(request)
+            die()
+        body = await _body(request)
+        if fault.do == "duplicate":
+            await app.answer(_again(request, body))
+            return await app.answer(_again(request, body))
+        return _reply(fault)
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-        fault = None
         if scope["type"] == "http":
-            fault = faults.of_request(connection_info(scope).names, scope["path"])
-        if fault is None:
-            await app(scope, receive, send)
-            return
-        if fault.do == "die" and fault.point == "handling":
-            die()
-        elif fault.do == "die":
-            await app(scope, receive, _die_sending)
-        elif fault.do == "duplicate":
-            body = await _body(receive)
-            if body is not None:
-                await app(scope, _again(body, receive), _drop)
-                await app(scope, _again(body, receive), send)
+            await respond(answer, scope, receive, send)
         else:
-            await _body(receive)
-            await _answer(fault, send)
+            await app(scope, receive, send)
 
-    return serve
+    return DirectApp(serve, answer)
 
 
-async def _answer(fault: InjectedFault, send: Send) -> None:
+def _reply(fault: InjectedFault) -> HttpReply:
     body = b""
     headers = [(b"content-type", b"text/plain")]
     if fault.do == "garbage":
@@ -120,43 +122,25 @@ async def _answer(fault: InjectedFault, send: Send) -> None:
         body = NO_LENGTH + random.randbytes(random.randrange(GARBAGE_OCTETS))  # noqa: S311  # no secret
     elif fault.retry_after is not None:
         headers.append((b"retry-after", b"%d" % fault.retry_after))
-    status = 200 if fault.do == "garbage" else fault.status
     headers.append((b"content-length", b"%d" % len(body)))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": False})
+    return HttpReply(200 if fault.do == "garbage" else fault.status, headers, body)
 
 
-async def _body(receive: Receive) -> bytes | None:
-    """Return the whole body, None if the client disconnects."""
-    pieces, more = [], True
+async def _body(request: HttpRequest) -> bytes:
+    body, more = await request.receive()
     while more:
-        message = await receive()
-        if message["type"] != "http.request":
-            return None
-        pieces.append(message.get("body", b""))
-        more = message.get("more_body", False)
-    return b"".join(pieces)
+        piece, more = await request.receive()
+        body += piece
+    return body
 
 
-def _again(body: bytes, receive: Receive) -> Receive:
-    """Return a `receive` that returns an already received body, then further messages."""
-    first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+def _again(request: HttpRequest, body: bytes) -> HttpRequest:
+    """Return the request with a body that was received already."""
 
-    async def again() -> Message:
-        return first.pop() if first else await receive()
+    async def receive() -> tuple[bytes, bool]:
+        return body, False
 
-    return again
-
-
-async def _drop(message: Message) -> None:
-    """Drop a message instead of sending it."""
-
-
-async def _die_sending(message: Message) -> None:
-    die()
-
-
-# --- outgoing calls -----------------------------------------------------------------------------------------------
+    return attrs.evolve(request, receive=receive)
 
 
 class _FaultyPeers:

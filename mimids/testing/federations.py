@@ -20,7 +20,7 @@ from mimids.testing.provider import Provider, ProviderFailed
 from mimids.testing.session import Session, default_session
 from mimids.testing.starting import START_SECONDS, Process
 
-KEEP: Final = "MIMIDS_TESTING_KEEP"  # 1: keep the directories of the providers
+KEEP: Final = "MIMIDS_TESTING_KEEP"  # set to 1, it keeps the directories of the providers
 HOST: Final = "127.0.0.1"
 
 Table = Mapping[str, Mapping[str, Any]]
@@ -38,7 +38,7 @@ class Link:
         self._target = target
 
     def cut(self) -> None:
-        """Break all connections, present and new."""
+        """Break all connections, and refuse new ones."""
         self._set("cut")
 
     def stall(self) -> None:
@@ -139,14 +139,14 @@ class Federation:
             provider.begin()
 
     def wait_ready(self) -> None:
-        """Wait until all providers serve; raise `ProviderFailed`."""
+        """Wait until all providers serve; raise `ProviderFailed` if one does not."""
         if self._links is not None and self._links.control.wait_message(START_SECONDS) is None:
             raise ProviderFailed("the links between the providers do not start")
         for provider in self:
             provider.wait_ready()
 
     def close(self) -> None:
-        """End all processes in whatever state, and remove their directories unless MIMIDS_TESTING_KEEP is set."""
+        """End all processes, whatever their state, and remove their directories unless MIMIDS_TESTING_KEEP is set."""
         with ExitStack() as stack:  # runs each callback, even if others raise
             if not os.environ.get(KEEP):
                 stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
@@ -216,9 +216,9 @@ def federation(
 ) -> Iterator[Federation]:
     """Run providers that know each other for the length of a block.
 
-    `config` has sections of the configuration for all providers, `configs` for single ones by name. With links=False
-    they reach each other directly, which is a little faster, but no link can be changed. Raises `ProviderFailed` and
-    `config.ConfigError`.
+    `config` has sections of the configuration for all providers, `configs` has sections for single providers by name.
+    With links=False they reach each other directly, which is a little faster, but no link can be changed. Raises
+    `ProviderFailed` and `config.ConfigError`.
     """
     made = new_federation(session)
     try:
@@ -235,7 +235,7 @@ def new_federation(session: Session | None = None) -> Federation:
 
 
 def _merged(*tables: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge tables section by section; for a key in several tables, the last one counts."""
+    """Merge tables section by section; if several tables have a key, the last table counts."""
     merged: dict[str, Any] = {}
     for table in tables:
         for section, keys in table.items():

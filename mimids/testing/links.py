@@ -1,7 +1,7 @@
 """The process of the links between providers: it forwards bytes, and can delay, stall or cut connections.
 
-For each ordered pair of providers there is a port, which the first one has as the URL of the second. The bytes are TLS,
-so a link can do what a network can do: be slow, stall, or break.
+For each ordered pair of providers there is a port: the first provider has it as the URL of the second. The bytes are
+TLS, so a link can do what a network can do: be slow, stall, or break.
 """
 
 from __future__ import annotations

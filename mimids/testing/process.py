@@ -6,7 +6,7 @@ import socket
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import attrs
 import trio
@@ -21,6 +21,9 @@ from mimids.testing import links
 from mimids.testing.clock import MovableClock
 from mimids.testing.control import Json, read_start, send_message, serve_requests
 from mimids.testing.faults import InjectedFaults, faulty, open_faulty_peers
+
+if TYPE_CHECKING:
+    from mimids.http.server.messages import DirectApp
 
 CONTROL: Final = "testing-control"  # the job that serves the control connection
 
@@ -38,7 +41,8 @@ def main(control: socket.socket) -> int:
 
 
 def _provide(start: Json, control: socket.socket) -> int:
-    loaded = config.load(Path(start["config"]))
+    path = Path(start["config"])
+    loaded = config.load(path)
     migrate_database(loaded)
     inside = _Inside(MovableClock(*start["clock"]), InjectedFaults(start["faults"]))
     return serve(
@@ -47,6 +51,7 @@ def _provide(start: Json, control: socket.socket) -> int:
         jobs=(Job(CONTROL, Stage.WORK, partial(inside.listen, control)), *map(inside.breakable, JOBS)),
         open_peers=partial(open_faulty_peers, inside.faults),
         on_ready=lambda _: send_message(control, {"ready": True}),
+        load_config=partial(config.load, path),
     )
 
 
@@ -61,7 +66,7 @@ class _Inside:
     async def listen(
         self, control: socket.socket, provider: AssembledProvider, *, task_status: trio.TaskStatus[None]
     ) -> None:
-        """Serve the control connection; this is a job beside those of the provider."""
+        """Serve the control connection; this is one more job beside the provider's own jobs."""
         task_status.started()
         await serve_requests(control, self._handle)
 
@@ -78,7 +83,7 @@ class _Inside:
         return {}
 
     def breakable(self, job: Job) -> Job:
-        """Return a job that does the same, and that the test can crash."""
+        """Return a job that does the same as `job`, but that the test can crash."""
         crash = self._crashes[job.name] = trio.Event()
 
         async def run(provider: AssembledProvider, *, task_status: trio.TaskStatus[Any]) -> None:
@@ -94,7 +99,7 @@ class _Inside:
 
 def _with_faulty_listener(provider: AssembledProvider, faults: InjectedFaults) -> AssembledProvider:
     spec = provider.listeners[Listener.PUBLIC.value]
-    spec = attrs.evolve(spec, app=faulty(spec.app, faults))
+    spec = attrs.evolve(spec, app=faulty(cast("DirectApp", spec.app), faults))
     return attrs.evolve(provider, listeners={**provider.listeners, Listener.PUBLIC.value: spec})
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import http.client
 import signal
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -13,10 +13,11 @@ from typing import Any, Final, Literal
 import attrs
 
 from mimids.cli import running
+from mimids.cli.refusals import CommandRefused
 from mimids.client import Contact
 from mimids.config import Config
-from mimids.ds.commands import command_named
-from mimids.store.engine.sqlite import connect_to_read
+from mimids.ds.commands import COMMANDS, command_named
+from mimids.store.engine.access import read_here
 from mimids.testing.control import Json, NotAnswering
 from mimids.testing.devices import DeviceAccount, DeviceThread
 from mimids.testing.session import Session
@@ -44,7 +45,7 @@ class ProviderClock:
 
     @property
     def state(self) -> list[int | None]:
-        """Offset and stop time in milliseconds, as the process gets them."""
+        """The clock's offset and the time at which it is stopped, in milliseconds, as the process gets them."""
         return [self._offset, self._stopped_at]
 
     def advance(self, seconds: float) -> None:
@@ -97,7 +98,7 @@ class Provider:
     @property
     def client_url(self) -> str:
         """The URL for devices."""
-        return f"https://{self.config.listen.client}"
+        return f"{'http' if self.config.listen.client_is_plain else 'https'}://{self.config.listen.client}"
 
     @property
     def operator_url(self) -> str:
@@ -131,7 +132,7 @@ class Provider:
 
     @property
     def pid(self) -> int | None:
-        """The process identifier; None before the first start and after a known end."""
+        """The process identifier; None before the first start, and after the process is known to have ended."""
         return None if self._process is None else self._process.pid
 
     # --- commands, users and devices ------------------------------------------------------------------------------
@@ -139,16 +140,22 @@ class Provider:
     def command(self, name: str, /, **arguments: object) -> Json:
         """Run an operator command, such as `user list`, and return what it prints with `--json`.
 
-        Works whether the provider runs or not. Raises `cli.refusals.CommandRefused`.
+        Works whether the provider runs or not. Raises `cli.refusals.CommandRefused` if the command is refused.
         """
-        return running.run(self.config, command_named(name), arguments)
+        try:
+            command = command_named(name)
+        except KeyError:
+            near = difflib.get_close_matches(name, [each.name for each in COMMANDS], n=1, cutoff=0)[0]
+            fix = f"did you mean `{near}`? docs/operator-socket.md has them all"
+            raise CommandRefused(f"there is no command `{name}`", fix) from None
+        return running.run(self.config, command, arguments)
 
     def add_user(self, user: str) -> str:
         """Add a user; return the user id."""
         return str(self.command("user add", name=user)["user_id"])
 
     def add_device(self, user: str, name: str = "phone") -> DeviceAccount:
-        """Add a device, and its user if there is none of that name."""
+        """Add a device, and also its user if there is no user of that name."""
         user_id = self.user_id(user)
         known = {each["user_id"] for each in self.command("user list")["users"]}
         if user_id not in known:
@@ -172,8 +179,8 @@ class Provider:
 
     def read(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
         """Run a read-only query on the database, whether the provider runs or not; return the rows."""
-        with closing(connect_to_read(self.database)) as connection:
-            return connection.execute(sql, tuple(parameters)).fetchall()
+        with read_here(self.config.place) as tx:
+            return tx.all(sql, tuple(parameters))
 
     def stored(self, key: PartitionKey) -> list[bytes]:
         """Return the stored messages of a partition in order, as encoded MLSMessages."""
@@ -196,14 +203,14 @@ class Provider:
         return {name: float(value) for name, _, value in lines}
 
     def files(self) -> dict[Path, bytes]:
-        """Return all files that it wrote (database, write-ahead log, log) with their contents."""
+        """Return all files that the provider wrote (database, write-ahead log, log) with their contents."""
         paths = [self.log_file, *self.data_dir.rglob("*")]
         return {path: path.read_bytes() for path in paths if path.is_file()}
 
     # --- process --------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the process and wait until it serves; raise `ProviderFailed`."""
+        """Start the process and wait until it serves; raise `ProviderFailed` if it does not."""
         self.begin()
         self.wait_ready()
 
@@ -216,7 +223,7 @@ class Provider:
         self._process = self._session.start({"provider": start}, self.log_file)
 
     def wait_ready(self) -> None:
-        """Wait until it serves; raise `ProviderFailed`."""
+        """Wait until it serves; raise `ProviderFailed` if it does not."""
         process = self._running()
         try:
             ready = process.control.wait_message(START_SECONDS)
@@ -272,8 +279,9 @@ class Provider:
     def die_at(self, point: Point, path: str, *, skip: int = 0) -> None:
         """Kill the process at a point of a request between providers, for a path such as `/ds/v1/push`.
 
-        As the callee it dies before `handling` or before `answering` the request, as the caller before `calling` or
-        once it is `answered`; `skip` requests pass first. The next start ends the fault.
+        A provider that is called dies before `handling` or before `answering` the request. A provider that calls dies
+        before `calling`, or once the request is `answered`. The first `skip` requests pass. The next start ends the
+        fault.
         """
         self.control({"faults": [*self._faults, {"do": "die", "point": point, "path": path, "skip": skip}]})
 
@@ -297,7 +305,7 @@ class Provider:
         self.put_faults(None, [])
 
     def control(self, request: Json) -> None:
-        """Send the process a control request, if there is one; raise `ProviderFailed` if it does not answer."""
+        """Send a control request to the process, if one was started; raise `ProviderFailed` if it does not answer."""
         if self._process is None:
             return
         try:

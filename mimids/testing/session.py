@@ -1,4 +1,4 @@
-"""What all federations of a test process share: the fork server, and the certificate authority of all providers."""
+"""The things that all federations of a test process share: the fork server, and the certificate authority."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Session:
 
     @property
     def ca_file(self) -> Path:
-        """The certificate of the authority that issues those of all providers of this session."""
+        """The certificate file of the authority that issues the certificates of this session's providers."""
         self._issuer()
         assert self._directory is not None  # noqa: S101  # made with the issuer
         return self._directory / "ca.pem"
@@ -78,7 +78,7 @@ _sessions: dict[int, Session] = {}
 
 
 def default_session() -> Session:
-    """Return the session of this process, which ends with it. A forked child gets its own."""
+    """Return the session of this process, which ends with the process. A forked child gets a session of its own."""
     session = _sessions.get(os.getpid())
     if session is None:
         session = _sessions[os.getpid()] = Session()

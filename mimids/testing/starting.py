@@ -1,7 +1,7 @@
 """Starting the processes of a test: forked from the fork server, or each as a new interpreter.
 
 Forking takes tens of milliseconds, a new interpreter about a second. `MIMIDS_TESTING_START=spawn` selects new
-interpreters. They are also used where forking is not safe: on macOS, or if importing the server started a thread.
+interpreters. They are also used if forking is not safe: on macOS, or if importing the server started a thread.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Process:
         return self._code
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal, unless the process has ended: its number may belong to another process by now."""
+        """Send a signal, unless the process has ended: another process may have its number by now."""
         if self.wait(0) is None:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
@@ -136,7 +136,7 @@ class Forking:
         self._preloaded: bool | None = None
 
     def is_safe(self) -> bool:
-        """Tell whether the fork server may fork, which needs it to have a single thread; waits until it is ready."""
+        """Wait until the fork server is ready; tell whether it may fork. Forking is safe only with a single thread."""
         with self._lock:
             return self._wait_preloaded()
 
@@ -197,7 +197,7 @@ def _started(process: Process, what: Mapping[str, Any]) -> Process:
 
 
 def _interpreter(module: str, connected: socket.socket, *, output: Any = None) -> subprocess.Popen[bytes]:
-    """Start an interpreter with this one's import path, in its own session so that Ctrl-C reaches only the test."""
+    """Start an interpreter with the same import path, in its own session so that Ctrl-C reaches only the test."""
     path = os.pathsep.join(entry for entry in sys.path if entry)
     return subprocess.Popen(
         [sys.executable, "-m", module, str(connected.fileno())],

@@ -20,7 +20,7 @@ async def open_federation(
     links: bool = True,
     session: Session | None = None,
 ) -> AsyncIterator[Federation]:
-    """Run providers that know each other; the arguments are those of `federation`."""
+    """Run providers that know each other; it takes the same arguments as `federation`."""
     made = await run_sync(new_federation, session)
     try:
         await run_sync(lambda: made.begin(names, config or {}, configs or {}, links=links))

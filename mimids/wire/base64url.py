@@ -1,4 +1,4 @@
-"""Base64url without padding (RFC 4648 section 5), in which JSON bodies, paths and commands write octets."""
+"""Base64url without padding (RFC 4648 section 5), which JSON bodies, paths and commands use for octets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Codecs for the TLS presentation language: a `Codec` reads and writes one type, and combinators build larger ones.
+"""Codecs for the TLS presentation language: a `Codec` reads and writes one type; codecs combine into larger ones.
 
 Rules of this module: decoding is total (any bytes give a value or `WireError`). A declared length is compared with the
 remaining bytes and with its limit before anything is sliced. Bytes that are left over at the end of a block are an
@@ -8,14 +8,17 @@ the same bytes again.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Final, Generic, NewType, TypeVar, cast
 
 from mimids.wire import varint
 
 T = TypeVar("T")
 U = TypeVar("U")
+N = TypeVar("N", bound=int)
 
 
 class WireError(ValueError):
@@ -27,7 +30,7 @@ class WireError(ValueError):
         self.path = path
 
     def within(self, place: str) -> WireError:
-        """Return the same error with the enclosing place put before its path."""
+        """Return the same error with the name of the enclosing place before its path."""
         return WireError(self.reason, (place, *self.path))
 
     def __str__(self) -> str:
@@ -117,18 +120,20 @@ class Codec(Generic[T]):
         return bytes(out)
 
     def of(self, make: Callable[[T], U], back: Callable[[U], T] | None = None) -> Codec[U]:
-        """Return a codec for the type that `make` converts this codec's values to; its `ValueError` is a `WireError`.
+        """Return a codec for the type to which `make` converts this codec's values.
 
-        `back` is the inverse of `make`. Without it, this codec must be able to write the made values themselves, as
-        those of an `IntEnum` or a `NewType`.
+        A `ValueError` of `make` becomes a `WireError`.
+
+        `back` is the inverse of `make`. Without it, this codec must be able to write the made values themselves, such
+        as values of an `IntEnum` or a `NewType`.
         """
-        if isinstance(make, NewType):  # which is the identity at run time
+        if isinstance(make, NewType):  # a NewType is the identity at run time
             return cast("Codec[U]", self)
         return Mapped(self, make, back)
 
 
 class Mapped(Codec[U]):
-    """A codec that converts the values of another; made by `Codec.of`."""
+    """A codec that converts the values of another codec; made by `Codec.of`."""
 
     def __init__(self, inner: Codec[Any], make: Callable[[Any], U], back: Callable[[U], Any] | None) -> None:
         self.inner = inner
@@ -146,19 +151,76 @@ class Mapped(Codec[U]):
             raise WireError("value not allowed") from error
 
     def write(self, value: U, out: bytearray) -> None:
-        """Append the encoding of the value that it was made from."""
+        """Append the encoding of the inner value that `value` was made from."""
         self.inner.write(value if self.back is None else self.back(value), out)
 
 
-class Uint(Codec[int]):
-    """`uint8` to `uint64`, by their size in octets."""
+# Arguments for `Codec.of` that refuse values. They are data, not code, so that codecs for other languages can be
+# generated.
 
-    def __init__(self, size: int) -> None:
+
+class InRanges:
+    """Refuses numbers that are in none of the ranges."""
+
+    def __init__(self, *ranges: range) -> None:
+        self.ranges = ranges
+
+    def __call__(self, value: N) -> N:
+        """Return the number; raise `ValueError` if it is in no range."""
+        if not any(value in each for each in self.ranges):
+            raise ValueError("the number is in none of the allowed ranges")
+        return value
+
+
+class OfSizes:
+    """Refuses octets whose number is not one of `sizes`."""
+
+    def __init__(self, *sizes: int) -> None:
+        self.sizes = sizes
+
+    def __call__(self, octets: bytes) -> bytes:
+        """Return the octets; raise `ValueError` if they have another size."""
+        if len(octets) not in self.sizes:
+            raise ValueError(f"{len(octets)} octets are not allowed here")
+        return octets
+
+
+class AsciiText:
+    """Makes text of ASCII octets; refuses text that the pattern does not match as a whole."""
+
+    def __init__(self, pattern: re.Pattern[str]) -> None:
+        self.pattern = pattern
+        self._texts = lru_cache(maxsize=256)(self._check)  # the same few names are in each request
+
+    def __call__(self, octets: bytes) -> str:
+        """Return the text; raise `ValueError` if it has another form."""
+        return self._texts(octets)
+
+    def _check(self, octets: bytes) -> str:
+        text = octets.decode("ascii")
+        if not self.pattern.fullmatch(text):
+            raise ValueError("the text does not have the required form")
+        return text
+
+
+class Uint(Codec[int]):
+    """`uint8` to `uint64`, by their size in octets; reading a value larger than `most` is an error."""
+
+    def __init__(self, size: int, most: int | None = None) -> None:
         self.size = size
+        self.most = (1 << 8 * size) - 1 if most is None else most
+
+    @property
+    def bounded(self) -> bool:
+        """Tell whether some values that fit in the octets are too large."""
+        return self.most < (1 << 8 * self.size) - 1
 
     def read(self, reader: Reader) -> int:
         """Read an integer in network byte order."""
-        return reader.uint(self.size)
+        value = reader.uint(self.size)
+        if value > self.most:
+            raise WireError(f"larger than {self.most}")
+        return value
 
     def write(self, value: int, out: bytearray) -> None:
         """Append an integer; raise `OverflowError` if it is too large."""
@@ -235,22 +297,28 @@ class _Vector(Codec[tuple[T, ...]]):
 
 
 class _UintVector(Codec[tuple[int, ...]]):
-    """As `_Vector`, but reads all items in one step, because such a list may be long."""
+    """A `_Vector` that reads all items in one step, because such a list may be long."""
 
-    def __init__(self, size: int, limit: int, at_least: int) -> None:
-        self._size = size
+    def __init__(self, item: Uint, limit: int, at_least: int, most: int) -> None:
+        self._uint = item
+        self._size = item.size
         self._limit = limit
         self._at_least = at_least
-        self._letter = {1: "B", 2: "H", 4: "I", 8: "Q"}[size]
+        self._most = most
+        self._letter = {1: "B", 2: "H", 4: "I", 8: "Q"}[item.size]
 
     def read(self, reader: Reader) -> tuple[int, ...]:
         stop = reader.block(self._limit)
         count, rest = divmod(stop - reader.pos, self._size)
+        if count > self._most or (rest and count == self._most):
+            raise WireError(f"more than {self._most} items", (str(self._most),))
         if rest:
             raise WireError("truncated", (str(count),))
         if count < self._at_least:
             raise WireError("empty")
         values = struct.unpack_from(f">{count}{self._letter}", reader.data, reader.pos)
+        if self._uint.bounded and values and max(values) > self._uint.most:
+            raise WireError(f"an item is larger than {self._uint.most}")
         reader.pos = stop
         return values
 
@@ -297,6 +365,11 @@ OPAQUE_V: Final[Codec[bytes]] = Opaque(varint.MLS_MAX)
 NOTHING: Final[Codec[None]] = _Nothing()
 
 
+def uint(size: int, *, most: int) -> Codec[int]:
+    """Return a codec for an unsigned integer of `size` octets that is at most `most`."""
+    return Uint(size, most)
+
+
 def fixed(size: int) -> Codec[bytes]:
     """`opaque x[size]`."""
     return Fixed(size)
@@ -312,10 +385,10 @@ def vector(
 ) -> Codec[tuple[T, ...]]:
     """`T x<V>`: at most `limit` octets, `at_least` to `most` items.
 
-    Pass `most` where items are small and more of them make no sense: decoding a megabyte of empty items takes a second.
+    Pass `most` if items are small: decoding a megabyte of empty items takes a second.
     """
-    if isinstance(item, Uint) and most == varint.MLS_MAX:
-        return cast("Codec[tuple[T, ...]]", _UintVector(item.size, limit, at_least))
+    if isinstance(item, Uint):
+        return cast("Codec[tuple[T, ...]]", _UintVector(item, limit, at_least, most))
     return _Vector(item, limit, at_least, most)
 
 

@@ -1,9 +1,9 @@
 """Code generation: for each struct, one function that reads it and one that writes it.
 
-Reading a struct with a call for each field, and for each field of those, costs more than the work in the calls. So the
-source of one function is generated from the fields, and compiled when the class is declared. Integers and opaque
-vectors are read inline; every other field is read by a call to its codec. The generated functions accept the same
-bytes, and raise the same errors at the same places, as the codecs of the fields (docs/decisions/0001).
+If each field of a struct, and each field inside a field, were read by a call of its own, the calls would cost more than
+the reading. So the source of one function is generated from the fields, and compiled when it is first used. Integers
+and opaque vectors are read inline; every other field is read by a call to its codec. The generated functions accept the
+same bytes, and raise the same errors at the same places, as the codecs of the fields (docs/decisions/0001).
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ class Select:
     """A field whose layout depends on an earlier field, as `select` of RFC 8446 section 3.8."""
 
     on: str
-    key: Callable[[Any], Any] | None  # from the earlier value to a case; None: the value itself
+    # the attribute of the earlier field's value that selects the case; None: the value itself selects it
+    attribute: str | None
     cases: Mapping[Any, Codec[Any]]
     otherwise: Codec[Any] | None
 
     def choose(self, value: object) -> Codec[Any]:
-        """Return the codec for this value of the earlier field; raise `WireError` if it has no case."""
-        found = self.cases.get(value if self.key is None else self.key(value), self.otherwise)
+        """Return the codec for this value of the earlier field; raise `WireError` if there is no case for the value."""
+        found = self.cases.get(value if self.attribute is None else getattr(value, self.attribute), self.otherwise)
         if found is None:
             raise WireError("no such case")
         return found
@@ -40,13 +41,20 @@ class Select:
 Field = tuple[str, "Codec[Any] | Select"]
 
 
+def check_order(fields: Sequence[Field]) -> None:
+    """Raise `ValueError` if the layout of a field depends on a field that is not declared before it."""
+    for at, (name, field) in enumerate(fields):
+        if isinstance(field, Select) and field.on not in (earlier for earlier, _ in fields[:at]):
+            raise ValueError(f"{name} depends on {field.on}, which is not declared before it")
+
+
 def reader_of(
     cls: type[Any], fields: Sequence[Field], keep: Callable[[Any, bytes], None] | None
 ) -> Callable[[Reader], Any]:
     """Return a function that reads the fields in order and makes a `cls` of them.
 
-    A `WireError` gets the field's name put before its path. `keep` is called with the value and the octets that it was
-    read from.
+    A `WireError` gets the field's name before its path. `keep` is called with the value and the octets that it was read
+    from.
     """
     names = [name for name, _ in fields]
     scope: dict[str, Any] = {"WireError": WireError, "block": _block, "names": names, "cls": cls, "new": cls.__new__}
@@ -90,12 +98,10 @@ def writer_of(fields: Sequence[Field]) -> Callable[[Any, bytearray], None]:
 def _reading(field: Codec[Any] | Select, at: int, names: Sequence[str], scope: dict[str, Any]) -> Iterator[str]:
     """Yield the lines that read a field at `pos` into its variable."""
     if isinstance(field, Select):
-        if field.on not in names[:at]:
-            raise ValueError(f"{names[at]} depends on {field.on}, which is not declared before it")
-        scope[f"choose_{at}"], scope[f"key_{at}"] = field.choose, field.key
+        scope[f"choose_{at}"] = field.choose
         scope[f"reads_{at}"] = {value: case.read for value, case in field.cases.items()}
         on = f"v{names.index(field.on)}"
-        value = on if field.key is None else f"key_{at}({on})"
+        value = on if field.attribute is None else f"{on}.{field.attribute}"
         yield from _call(f"(reads_{at}.get({value}) or choose_{at}({on}).read)", at)
     elif isinstance(field, Mapped):
         yield from _reading(field.inner, at, names, scope)
@@ -111,6 +117,8 @@ def _reading(field: Codec[Any] | Select, at: int, names: Sequence[str], scope: d
         else:
             scope[f"word_{at}"] = _WORDS[field.size]
             yield f"(v{at},) = word_{at}(data, pos)"
+        if isinstance(field, Uint) and field.bounded:
+            yield f"if v{at} > {field.most}: raise WireError('larger than {field.most}')"
         yield f"pos += {field.size}"
     elif isinstance(field, Opaque):
         yield "if pos < end and data[pos] < 0x40 and pos + data[pos] < end:"

@@ -12,12 +12,13 @@ also keeps the octets that it was read from.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any, TypeVar, cast, dataclass_transform
 
 import attrs
 
-from mimids.wire.codec import Codec, WireError
-from mimids.wire.compiled import Field, Select, reader_of, writer_of
+from mimids.wire.codec import Codec, Reader, WireError
+from mimids.wire.compiled import Field, Select, check_order, reader_of, writer_of
 
 T = TypeVar("T")
 
@@ -26,7 +27,7 @@ _FIELD = "wire"
 
 
 def wire(codec: Codec[T]) -> T:
-    """Declare a field; the return type is that of the value, so that the class is typed like a record."""
+    """Declare a field. The return type is the type of the field's value, so that the class is typed like a record."""
     return cast("T", attrs.field(metadata={_FIELD: codec}))
 
 
@@ -34,11 +35,11 @@ def select(
     on: str,
     cases: Mapping[Any, Codec[Any]],
     *,
-    key: Callable[[Any], Any] | None = None,
     otherwise: Codec[Any] | None = None,
 ) -> Any:
-    """Declare a field whose codec is that of the case `key(value of the earlier field)`."""
-    return attrs.field(metadata={_FIELD: Select(on, key, cases, otherwise)})
+    """Declare a field whose codec depends on `on`, which is an earlier field or FIELD.ATTRIBUTE of its value."""
+    field, _, attribute = on.partition(".")
+    return attrs.field(metadata={_FIELD: Select(field, attribute or None, cases, otherwise)})
 
 
 class Kept:
@@ -68,15 +69,30 @@ keep: Callable[[Kept, bytes], None] = vars(Kept)["_encoded"].__set__  # the clas
 
 
 class Struct(Codec[T]):
-    """The codec of a `@struct` class: one generated function reads its fields, another writes them."""
+    """The codec of a `@struct` class: one generated function reads its fields, another writes them.
+
+    A function is generated when it is first used: most programs use few structs.
+    """
 
     def __init__(self, cls: type[T]) -> None:
         self.cls = cls
         self.fields: list[Field] = [(field.name, field.metadata[_FIELD]) for field in attrs.fields(cast("Any", cls))]
-        kept = issubclass(cls, Kept)
-        self.read = reader_of(cls, self.fields, keep if kept else None)  # type: ignore[method-assign, assignment]
-        self.write_fields = writer_of(self.fields)
-        self.write = _write_kept if kept else self.write_fields  # type: ignore[method-assign, assignment]
+        check_order(self.fields)
+
+    @cached_property
+    def read(self) -> Callable[[Reader], T]:
+        """Return the function that reads a value."""
+        return reader_of(self.cls, self.fields, keep if issubclass(self.cls, Kept) else None)
+
+    @cached_property
+    def write(self) -> Callable[[T, bytearray], None]:
+        """Return the function that appends the encoding of a value."""
+        return _write_kept if issubclass(self.cls, Kept) else self.write_fields  # type: ignore[return-value]
+
+    @cached_property
+    def write_fields(self) -> Callable[[T, bytearray], None]:
+        """Return the function that encodes the fields of a value again."""
+        return writer_of(self.fields)
 
 
 def _write_kept(value: Kept, out: bytearray) -> None:
@@ -102,7 +118,7 @@ def codec(cls: type[T]) -> Codec[T]:
 
 
 def decode(cls: type[T], data: bytes) -> T:
-    """Return the `cls` whose encoding is all of `data`; raise `WireError` with a path that begins with the class."""
+    """Return the `cls` that `data` encodes as a whole; raise `WireError` with a path that begins with the class."""
     try:
         return codec(cls).decode(data)
     except WireError as error:

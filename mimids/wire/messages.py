@@ -1,7 +1,7 @@
 """The structures of the wire format that devices, followers and hubs send to each other (wire: structures).
 
-They are in one file, however long, because they are one contract: in the order of docs/wire.md, which is printed from
-them, and each structure after those that it contains.
+They are in one long file because they are one contract. docs/wire.md is printed from them, in the same order. Each
+structure comes after the structures that it contains.
 
 An MLSMessage has no length prefix, so a parser must know MLS framing to find its end. That is why this module imports
 `mls`, while the codec engine imports nothing. MLS objects are kept as received and written byte for byte. A ratchet
@@ -18,7 +18,7 @@ from mimids.mls.code_points import ContentType
 from mimids.mls.framing import MLS_MESSAGE, MLSMessage
 from mimids.mls.key_package import KeyPackageIn
 from mimids.wire import varint
-from mimids.wire.codec import NOTHING, OPAQUE_V, UINT8, UINT32, UINT64, Codec, Reader, optional, vector
+from mimids.wire.codec import NOTHING, OPAQUE_V, UINT8, UINT32, Codec, Reader, opaque, optional, uint, vector
 from mimids.wire.declare import codec, select, struct, wire
 from mimids.wire.ids import (
     BEARER_TOKEN,
@@ -26,7 +26,9 @@ from mimids.wire.ids import (
     COUNTER,
     GROUP_ID,
     KEY_PACKAGE_REF,
+    LAST_COUNTER,
     MASKED_PARTITION_KEY,
+    NEXT_COUNTER,
     PARTITION_KEY,
     PROTOCOL_VERSION,
     PROVIDER_ID,
@@ -45,6 +47,26 @@ from mimids.wire.ids import (
 
 T = TypeVar("T")
 
+# The largest number of items of each vector: without it, a request of many tiny items would cause seconds of work. Each
+# bound is far above the number of items in our own requests and answers.
+MOST_KEY_PACKAGES: Final = 16_384  # in an upload
+MOST_BUNDLED: Final = 1024  # requests, sealed by anybody: the gateway takes 5 ms to decode them
+MOST_POSITIONS: Final = 256  # partitions in one question for positions: about 10 ms of a reader
+MOST_SUCCESSORS: Final = 64  # successors of one partition in the answer, which then has at most 0.6 MiB
+MOST_JOINERS: Final = 4096  # in one Welcome, and in one welcome/init, which takes about 25 ms of the writer
+MOST_STATUSES: Final = 32_768  # for the Welcomes of one commit: 16,384 references, and 16,384 Adds
+MOST_SENDS: Final = 65_536  # in a batch
+MOST_MESSAGES: Final = 65_536  # in an Epoch
+MOST_EPOCHS: Final = 1024  # in a push, an answer to a receive request, or a recovery
+MOST_SELF_REMOVES: Final = 16_384
+MOST_GROUP_IDS: Final = 10_000  # in a page
+MOST_KNOWN_PARTITIONS: Final = 262_144  # of one group, in a RecoverRequest
+MOST_WELCOMES: Final = 16_384  # in an inbox
+MOST_MISSING: Final = 1024  # hubs in a CaughtUp
+STORABLE: Final = uint(8, most=(1 << 63) - 1)  # the largest id that a row can have
+WELCOME_ID: Final = STORABLE
+POSITION_COUNTER: Final = uint(8, most=LAST_COUNTER).of(Counter)
+
 RatchetTree = NewType("RatchetTree", bytes)  # `optional<Node> ratchet_tree<V>`, with its length prefix
 
 
@@ -62,11 +84,11 @@ class _RatchetTreeCodec(Codec[RatchetTree]):
 
 RATCHET_TREE: Final[Codec[RatchetTree]] = _RatchetTreeCodec()
 
-EncodedKeyPackage = NewType("EncodedKeyPackage", bytes)  # parses as one; `mls.key_package` validates it
+EncodedKeyPackage = NewType("EncodedKeyPackage", bytes)  # parsed; `mls.key_package` validates it
 
 
 class _KeyPackageCodec(Codec[EncodedKeyPackage]):
-    """Parses a KeyPackage, which finds its end, and keeps its octets."""
+    """Parses a KeyPackage to find its end, and keeps its octets."""
 
     def read(self, reader: Reader) -> EncodedKeyPackage:
         start = reader.pos
@@ -78,11 +100,7 @@ class _KeyPackageCodec(Codec[EncodedKeyPackage]):
 
 
 KEY_PACKAGE: Final[Codec[EncodedKeyPackage]] = _KeyPackageCodec()
-KEY_PACKAGES: Final = vector(KEY_PACKAGE)  # the body of an upload (http: devices)
-
-
-def _content_type(message: MLSMessage) -> ContentType | None:
-    return message.content_type
+KEY_PACKAGES: Final = vector(KEY_PACKAGE, most=MOST_KEY_PACKAGES)  # the body of an upload (http: devices)
 
 
 # --- KeyPackages (DS draft, "Key Packages") ---------------------------------------------------------------------
@@ -100,7 +118,7 @@ class KeyPackageRequest:
 
 @struct
 class KeyPackageResponse:
-    """The KeyPackage that was handed out; it is handed out only once."""
+    """The KeyPackage that was handed out; each ordinary KeyPackage is handed out only once."""
 
     key_package: EncodedKeyPackage = wire(KEY_PACKAGE)
 
@@ -109,7 +127,7 @@ class KeyPackageResponse:
 class KeyPackageBundleRequest:
     """Several requests, answered in one transaction."""
 
-    requests: tuple[KeyPackageRequest, ...] = wire(vector(codec(KeyPackageRequest)))
+    requests: tuple[KeyPackageRequest, ...] = wire(vector(codec(KeyPackageRequest), most=MOST_BUNDLED))
 
 
 class KeyPackageStatus(IntEnum):
@@ -139,7 +157,15 @@ class KeyPackageResult:
 class KeyPackageBundleResponse:
     """One result for each request, in order."""
 
-    results: tuple[KeyPackageResult, ...] = wire(vector(codec(KeyPackageResult)))
+    results: tuple[KeyPackageResult, ...] = wire(vector(codec(KeyPackageResult), most=MOST_BUNDLED))
+
+
+@struct
+class SiblingsRequest:
+    """Ask the device's own provider for one KeyPackage of each of the user's other devices."""
+
+    version: ProtocolVersion = wire(PROTOCOL_VERSION)
+    cipher_suite: CipherSuite = wire(CIPHER_SUITE)
 
 
 # --- sending (later revision of the DS draft, "Sending Messages") -----------------------------------------------
@@ -147,10 +173,10 @@ class KeyPackageBundleResponse:
 
 @struct
 class WelcomeData:
-    """A Welcome, and for each of its secrets the provider of the user that it is for."""
+    """A Welcome, and for each of its secrets the provider of the recipient."""
 
     welcome: MLSMessage = wire(MLS_MESSAGE)
-    service_providers: tuple[ProviderId, ...] = wire(vector(PROVIDER_ID))
+    service_providers: tuple[ProviderId, ...] = wire(vector(PROVIDER_ID, most=MOST_JOINERS))
 
 
 @struct
@@ -169,13 +195,12 @@ class SendRequest:
     message: MLSMessage = wire(MLS_MESSAGE)
     partition_key: PartitionKey = wire(PARTITION_KEY)
     commit_data: CommitData | None = select(
-        "message",
+        "message.content_type",
         {
             ContentType.APPLICATION: NOTHING,
             ContentType.PROPOSAL: NOTHING,
             ContentType.COMMIT: codec(CommitData),
         },
-        key=_content_type,
     )
 
 
@@ -184,10 +209,10 @@ class SendResponse:
     """Where and when a message was sequenced; a repeat gets the same answer."""
 
     counter: Counter = wire(COUNTER)
-    accepted_at: int = wire(UINT64)  # milliseconds since the epoch
+    accepted_at: int = wire(STORABLE)  # milliseconds since the epoch
     partition: MaskedPartitionKey = wire(MASKED_PARTITION_KEY)
     detached: int = wire(UINT8)  # 1: no known commit leads to this partition
-    earlier_commits: tuple[MaskedPartitionKey, ...] = wire(vector(MASKED_PARTITION_KEY))
+    earlier_commits: tuple[MaskedPartitionKey, ...] = wire(vector(MASKED_PARTITION_KEY, most=MOST_MESSAGES))
 
 
 class SendStatus(IntEnum):
@@ -207,8 +232,8 @@ class SendResult:
     )
 
 
-SEND_REQUESTS: Final = vector(codec(SendRequest))  # the body of /ds/v1/send-batch
-SEND_RESULTS: Final = vector(codec(SendResult))
+SEND_REQUESTS: Final = vector(codec(SendRequest), most=MOST_SENDS)  # the body of /ds/v1/send-batch
+SEND_RESULTS: Final = vector(codec(SendResult), most=MOST_SENDS)
 
 
 def encode_send_results(outcomes: Iterable[SendResponse | bytes]) -> bytes:
@@ -249,9 +274,8 @@ class Message:
 
     message: MLSMessage = wire(MLS_MESSAGE)
     commit: CommitHint | None = select(
-        "message",
+        "message.content_type",
         {ContentType.APPLICATION: NOTHING, ContentType.PROPOSAL: NOTHING, ContentType.COMMIT: codec(CommitHint)},
-        key=_content_type,
     )
 
 
@@ -259,12 +283,12 @@ class Message:
 class Epoch:
     """Messages of one partition, in the order they were sequenced."""
 
-    messages: tuple[Message, ...] = wire(vector(codec(Message)))
+    messages: tuple[Message, ...] = wire(vector(codec(Message), most=MOST_MESSAGES))
 
 
 @struct
 class HintedEpoch:
-    """Messages of a partition that the request did not name, from the first on."""
+    """Messages of a partition that the request did not name, from the first message on."""
 
     masked_partition_key: MaskedPartitionKey = wire(MASKED_PARTITION_KEY)
     epoch: Epoch = wire(codec(Epoch))
@@ -275,7 +299,7 @@ class ReceiveResponse:
     """The messages that were asked for, and hints; each epoch occurs once."""
 
     epoch: Epoch = wire(codec(Epoch))
-    hints: tuple[HintedEpoch, ...] = wire(vector(codec(HintedEpoch)))
+    hints: tuple[HintedEpoch, ...] = wire(vector(codec(HintedEpoch), most=MOST_EPOCHS))
 
 
 def encode_message(body: bytes, next_masked_key: MaskedPartitionKey | None, group_info: bytes | None) -> bytes:
@@ -296,21 +320,81 @@ def encode_receive_response(epoch: bytes, hints: Iterable[tuple[MaskedPartitionK
     return epoch + OPAQUE_V.encode(b"".join(OPAQUE_V.encode(key) + hinted for key, hinted in hints))
 
 
+@struct
+class PositionsRequest:
+    """Ask the device's own provider up to which counters it has these partitions."""
+
+    partition_keys: tuple[PartitionKey, ...] = wire(vector(PARTITION_KEY, most=MOST_POSITIONS))
+
+
+@struct
+class Position:
+    """Up to which counter the provider has a partition; all fields are zero or empty if the provider does not say."""
+
+    known: int = wire(UINT8)  # 1: the provider has the partition
+    first_counter: Counter = wire(POSITION_COUNTER)  # of the oldest message that is kept; without one, next_counter
+    next_counter: Counter = wire(POSITION_COUNTER)
+    terminated: int = wire(UINT8)  # 1: the branch was terminated
+    successors: tuple[MaskedPartitionKey, ...] = wire(vector(MASKED_PARTITION_KEY, most=MOST_SUCCESSORS))
+
+
+@struct
+class PositionsResponse:
+    """One position for each key, in order."""
+
+    positions: tuple[Position, ...] = wire(vector(codec(Position), most=MOST_POSITIONS))
+
+
 # --- Welcomes and joins -----------------------------------------------------------------------------------------
 
 
 @struct
 class WelcomeInitRequest:
-    """Ask a provider for which of these KeyPackages it accepts a Welcome."""
+    """Ask a provider which of these KeyPackages it accepts a Welcome for."""
 
-    key_package_refs: tuple[KeyPackageRef, ...] = wire(vector(KEY_PACKAGE_REF))
+    key_package_refs: tuple[KeyPackageRef, ...] = wire(vector(KEY_PACKAGE_REF, most=MOST_JOINERS))
 
 
 @struct
 class WelcomeInitResponse:
-    """The KeyPackages of a WelcomeInitRequest for which the provider accepts a Welcome."""
+    """The KeyPackages of a WelcomeInitRequest that the provider accepts a Welcome for."""
 
-    accepted: tuple[KeyPackageRef, ...] = wire(vector(KEY_PACKAGE_REF))
+    accepted: tuple[KeyPackageRef, ...] = wire(vector(KEY_PACKAGE_REF, most=MOST_JOINERS))
+
+
+@struct
+class WelcomeStatusRequest:
+    """Ask a hub what became of the Welcomes that lead to a partition."""
+
+    partition_key: PartitionKey = wire(PARTITION_KEY)
+
+
+class WelcomeState(IntEnum):
+    """What became of the Welcome for one KeyPackage (semantics: welcomes-and-leaving)."""
+
+    MISSING = 0
+    HELD = 1
+    WAITING = 2
+    DELIVERED = 3
+    REFUSED = 4
+    EXPIRED = 5
+    CANCELLED = 6
+
+
+@struct
+class WelcomeStatus:
+    """What became of the Welcome for one KeyPackage, and why."""
+
+    key_package_ref: KeyPackageRef = wire(KEY_PACKAGE_REF)
+    state: WelcomeState = wire(UINT8.of(WelcomeState))
+    reason: bytes = wire(opaque(64))  # in ASCII: `not-accepted`, or the name of a problem; empty if there is none
+
+
+@struct
+class WelcomeStatusResponse:
+    """The status of each KeyPackage that the Welcomes name or that the public commit adds."""
+
+    statuses: tuple[WelcomeStatus, ...] = wire(vector(codec(WelcomeStatus), most=MOST_STATUSES))
 
 
 @struct
@@ -330,7 +414,7 @@ class GroupInfoRequest:
 
 @struct
 class GroupInfoResponse:
-    """A GroupInfo as its maker sent it, with the tree that the hub computed if the GroupInfo contains none."""
+    """A GroupInfo as its sender made it, with the tree that the hub computed if the GroupInfo contains none."""
 
     group_info: MLSMessage = wire(MLS_MESSAGE)
     ratchet_tree: RatchetTree | None = wire(optional(RATCHET_TREE))
@@ -341,7 +425,7 @@ class GroupInfoBundle:
     """A GroupInfo, and the pending SelfRemove proposals that an external commit must cover."""
 
     info: GroupInfoResponse = wire(codec(GroupInfoResponse))
-    self_removes: tuple[MLSMessage, ...] = wire(vector(MLS_MESSAGE))
+    self_removes: tuple[MLSMessage, ...] = wire(vector(MLS_MESSAGE, most=MOST_SELF_REMOVES))
 
 
 @struct
@@ -386,7 +470,7 @@ def pushed_epoch_parts(
     opening: GroupInfoResponse | None,
     messages: Sequence[bytes],
 ) -> list[bytes]:
-    """Return the parts of an encoded `PushedEpoch`, for the caller to join once with what surrounds it."""
+    """Return the parts of an encoded `PushedEpoch`, for the caller to join in one step with the octets around them."""
     head = bytearray(OPAQUE_V.encode(group_id) + OPAQUE_V.encode(masked_partition_key))
     COUNTER.write(counter, head)
     optional(codec(GroupInfoResponse)).write(opening, head)
@@ -398,7 +482,7 @@ def pushed_epoch_parts(
 class PushRequest:
     """Messages of many partitions, which may be of many groups."""
 
-    epochs: tuple[PushedEpoch, ...] = wire(vector(codec(PushedEpoch)))
+    epochs: tuple[PushedEpoch, ...] = wire(vector(codec(PushedEpoch), most=MOST_EPOCHS))
 
 
 def encode_push_request(epochs: Iterable[Sequence[bytes]]) -> bytes:
@@ -411,7 +495,7 @@ def encode_push_request(epochs: Iterable[Sequence[bytes]]) -> bytes:
 class PushResponse:
     """For each epoch the next counter to push, or `NO_LONGER_FOLLOWED`."""
 
-    next_counters: tuple[Counter, ...] = wire(vector(COUNTER))
+    next_counters: tuple[Counter, ...] = wire(vector(NEXT_COUNTER, most=MOST_EPOCHS))
 
 
 @struct
@@ -437,7 +521,7 @@ class HeldGroupsRequest:
 class HeldGroupsResponse:
     """A page of group ids; ask for the next page after the last of them."""
 
-    group_ids: tuple[GroupId, ...] = wire(vector(GROUP_ID))
+    group_ids: tuple[GroupId, ...] = wire(vector(GROUP_ID, most=MOST_GROUP_IDS))
 
 
 @struct
@@ -453,16 +537,16 @@ class RecoverRequest:
     """Ask a follower for the messages of a group that the hub no longer has."""
 
     group_id: GroupId = wire(GROUP_ID)
-    known: tuple[KnownPartition, ...] = wire(vector(codec(KnownPartition)))
+    known: tuple[KnownPartition, ...] = wire(vector(codec(KnownPartition), most=MOST_KNOWN_PARTITIONS))
 
 
 @struct
 class RecoverResponse:
-    """A page of such messages, as they were pushed; no epochs: there are no more."""
+    """A page of the messages that were asked for, as they were pushed; without epochs if there are no more."""
 
     version: ProtocolVersion = wire(PROTOCOL_VERSION)
     cipher_suite: CipherSuite = wire(CIPHER_SUITE)
-    epochs: tuple[PushedEpoch, ...] = wire(vector(codec(PushedEpoch)))
+    epochs: tuple[PushedEpoch, ...] = wire(vector(codec(PushedEpoch), most=MOST_EPOCHS))
 
 
 # --- streams to devices -----------------------------------------------------------------------------------------
@@ -470,13 +554,17 @@ class RecoverResponse:
 
 @struct
 class InboxWelcome:
-    """A Welcome that the device has not acknowledged."""
+    """A Welcome that the device has not acknowledged, and the hub of its group."""
 
-    welcome_id: int = wire(UINT64)
+    welcome_id: int = wire(WELCOME_ID)
+    hub: ProviderId = wire(PROVIDER_ID)
     welcome: MLSMessage = wire(MLS_MESSAGE)
 
 
-INBOX_WELCOMES: Final = vector(codec(InboxWelcome))
+INBOX_WELCOMES: Final = vector(codec(InboxWelcome), most=MOST_WELCOMES)
+
+
+FRAME_ITEMS: Final = 4096  # keys, positions or Welcomes in one frame of a device
 
 
 class FrameType(IntEnum):
@@ -491,21 +579,23 @@ class FrameType(IntEnum):
     WELCOME = 7
     STOCK = 8
     PROBLEM = 9
+    HEARTBEAT = 10
+    CAUGHT_UP = 11
 
 
 @struct
 class Present:
-    """A device's positions in partitions of one hub: it gets the messages from there on."""
+    """A device's positions in partitions of one hub: the device gets the messages from these positions on."""
 
     hub: ProviderId = wire(PROVIDER_ID)
-    positions: tuple[ReceiveRequest, ...] = wire(vector(codec(ReceiveRequest)))
+    positions: tuple[ReceiveRequest, ...] = wire(vector(codec(ReceiveRequest), most=FRAME_ITEMS))
 
 
 @struct
 class Withdraw:
     """The keys of partitions whose messages a device no longer wants."""
 
-    keys: tuple[PartitionKey, ...] = wire(vector(PARTITION_KEY))
+    keys: tuple[PartitionKey, ...] = wire(vector(PARTITION_KEY, most=FRAME_ITEMS))
 
 
 @struct
@@ -520,12 +610,12 @@ class Send:
 class Ack:
     """Welcomes that the device has stored."""
 
-    welcome_ids: tuple[int, ...] = wire(vector(UINT64))
+    welcome_ids: tuple[int, ...] = wire(vector(WELCOME_ID, most=FRAME_ITEMS))
 
 
 @struct
 class Result:
-    """The answer to a Send, in order."""
+    """The answers to the messages of a Send, in their order."""
 
     results: tuple[SendResult, ...] = wire(SEND_RESULTS)
 
@@ -547,6 +637,18 @@ class Stock:
     left: int = wire(UINT32)
 
 
+@struct
+class Heartbeat:
+    """A device asks whether the stream still works; the server answers with a Heartbeat."""
+
+
+@struct
+class CaughtUp:
+    """A device asks to be told when it has everything; the answer names hubs whose messages may be incomplete."""
+
+    missing: tuple[ProviderId, ...] = wire(vector(PROVIDER_ID, most=MOST_MISSING))
+
+
 def encode_messages_frame(hub: ProviderId, pushed_epoch: Sequence[bytes]) -> bytes:
     """Return an encoded `Frame` of type `messages` made of the parts of a `PushedEpoch`."""
     return b"".join([_MESSAGES_HEAD, OPAQUE_V.encode(hub.encode()), *pushed_epoch])
@@ -554,7 +656,7 @@ def encode_messages_frame(hub: ProviderId, pushed_epoch: Sequence[bytes]) -> byt
 
 _MESSAGES_HEAD: Final = bytes(4) + bytes([FrameType.MESSAGES])
 
-FrameBody = Present | Withdraw | Send | Ack | Result | Messages | InboxWelcome | Stock | bytes
+FrameBody = Present | Withdraw | Send | Ack | Result | Messages | InboxWelcome | Stock | Heartbeat | CaughtUp | bytes
 
 
 @struct
@@ -575,5 +677,7 @@ class Frame:
             FrameType.WELCOME: codec(InboxWelcome),
             FrameType.STOCK: codec(Stock),
             FrameType.PROBLEM: OPAQUE_V,  # the JSON of RFC 9457
+            FrameType.HEARTBEAT: codec(Heartbeat),
+            FrameType.CAUGHT_UP: codec(CaughtUp),
         },
     )

@@ -1,8 +1,8 @@
-"""Variable-length integers: the strict encoding of MLS, and the lenient one of QUIC and Binary HTTP.
+"""Variable-length integers: the strict encoding of MLS, and the lenient encoding of QUIC and Binary HTTP.
 
-In both, the two highest bits of the first octet give the length of the integer. MLS requires the shortest form and has
-at most 30 bits (RFC 9420 section 2.1.2). Binary HTTP accepts any form and has up to 62 bits (RFC 9292 section 3,
-RFC 9000 section 16). The functions are separate, so that one is not used in place of the other.
+In both encodings, the two highest bits of the first octet give the length of the integer. MLS requires the shortest
+form and has at most 30 bits (RFC 9420 section 2.1.2). Binary HTTP accepts any form and has up to 62 bits (RFC 9292
+section 3, RFC 9000 section 16). Each encoding has its own functions, so that nobody uses the wrong one.
 """
 
 MLS_MAX = (1 << 30) - 1

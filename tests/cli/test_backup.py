@@ -9,17 +9,14 @@ import stat
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
-from mimids.cli.main import main
-from mimids.config import Config
 from mimids.store import backup
 from mimids.store.engine import migrate as migrate_module
 from mimids.store.engine.migrate import migrate
 from mimids.store.engine.sqlite import read_here, write_here
 from mimids.store.ohttp import put_setting
 from mimids.values import Milliseconds
-from tests.support.cli_runs import provider, run, serving
+from tests.support.cli_runs import invoke, provider, run, serving
 
 STOCKED = (
     "INSERT INTO users (id, user_id, created_at) VALUES (1, x'61', 0)",
@@ -34,11 +31,6 @@ FOLLOWED = (
     "INSERT INTO partitions (id, group_ref, hub, masked_key, opened_at) VALUES (1, 1, 1, zeroblob(32), 0)",
     "INSERT INTO follows (provider, partition) VALUES (2, 1)",
 )
-
-
-def invoke(config: Config, *arguments: str | Path) -> Result:
-    file = config.tls.certificate.parent / "mimids.toml"
-    return CliRunner().invoke(main, [*map(str, arguments), "--config", str(file)])
 
 
 def count(path: Path, table: str) -> int:
@@ -125,9 +117,23 @@ def test_followed_groups_are_held_until_their_followers_answer_or_the_operator_r
     assert (
         "held since a restore, until these providers answer: b.example" in invoke(config, "group", "show", "g").stdout
     )
-    released = invoke(config, "group", "release", "g", "--json")
+    assert "held since a restore, until these providers answer: b.example" in invoke(config, "group", "list").stdout
+    checked = invoke(config, "check", "--no-peers").stdout
+    assert "the group g accepts no messages since a restore, until b.example answers" in checked
+    assert "does not wait for c.example" in invoke(config, "group", "release", "g", "--provider", "c.example").stderr
+    released = invoke(config, "group", "release", "g", "--provider", "b.example", "--json")
     assert json.loads(released.stdout)["did_not_answer"] == 1
     assert "held" not in invoke(config, "group", "show", "g").stdout
+
+
+def test_a_backup_of_an_unfinished_recovery_asks_everybody_again(tmp_path: Path) -> None:
+    config = provider(tmp_path)
+    answered = "INSERT INTO recoveries (group_ref, provider, answered) VALUES (1, 2, 1), (1, 3, 0)"
+    third = "INSERT INTO providers (id, domain) VALUES (3, 'c.example')"
+    write_here(config.database, lambda tx: [tx.execute(sql) for sql in (*FOLLOWED, third, answered)])
+    assert invoke(config, "backup", tmp_path / "copy").exit_code == 0
+    assert invoke(config, "restore", tmp_path / "copy", "--replace").exit_code == 0
+    assert "until these providers answer: b.example, c.example" in invoke(config, "group", "show", "g").stdout
 
 
 def test_a_file_that_is_not_a_backup_is_refused(tmp_path: Path) -> None:
@@ -194,3 +200,32 @@ def test_a_copy_without_space_is_refused_and_leaves_no_file(tmp_path: Path, monk
     failed = invoke(config, "backup", tmp_path / "copy")
     assert failed.exit_code == 1
     assert "cannot copy the database: database or disk is full\n  check the free space" in failed.stderr
+
+
+def test_copies_in_a_directory_are_named_by_the_time_and_the_oldest_are_deleted(tmp_path: Path) -> None:
+    config = provider(tmp_path / "a")
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    old = [copies / f"a.example-2026010{day}T030000Z.sqlite3" for day in range(1, 6)]
+    others = [copies / name for name in ("mine.sqlite3", "b.example-20260101T030000Z.sqlite3", "a.example-x.sqlite3")]
+    for file in (*old, *others):
+        file.write_text("a copy")
+    made = json.loads(invoke(config, "backup", copies, "--keep", "3", "--json").stdout)
+    assert made["deleted"] == 3
+    assert sorted(copies.iterdir()) == sorted([*old[3:], *others, Path(made["backup"])])
+    assert backup.check(Path(made["backup"]))
+    refused = invoke(config, "backup", copies / "none", "--keep", "3")
+    assert refused.exit_code == 1
+    assert "is not a directory" in refused.stderr
+
+
+def test_status_says_when_the_last_copy_was_made(tmp_path: Path) -> None:
+    config = provider(tmp_path)
+    assert json.loads(invoke(config, "status", "--json").stdout)["last_backup_at"] is None
+    assert invoke(config, "backup", tmp_path / "copy").exit_code == 0
+    made = backup.made_at(tmp_path / "copy")
+    assert made is not None
+    last = json.loads(invoke(config, "status", "--json").stdout)["last_backup_at"]
+    assert 0 <= last - made < 60_000
+    config.database.with_name("mimids.sqlite3-backup").write_text("half")
+    assert backup.last(config.database) is None

@@ -21,7 +21,15 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from mimids.cli.certificates import new_authority, read_authority
 from mimids.cli.main import main
-from mimids.config import Config
+from mimids.config import Config, load
+from mimids.ds.devices import accounts
+from mimids.ds.wake_ups.vapid_key import ensure_vapid_key
+from mimids.ohttp.at_rest import OperatorKey
+from mimids.store import push_subscriptions
+from mimids.store.engine.sqlite import write_here
+from mimids.store.engine.transaction import Tx
+from mimids.values import Device, Milliseconds
+from mimids.wire.ids import local_user_id
 from tests.support.cli_runs import provider, run, serving
 
 NOW = datetime.now(UTC)
@@ -45,6 +53,30 @@ def test_a_new_provider_has_no_faults_but_names_no_other_provider(tmp_path: Path
     code, faults = checked(provider(tmp_path))
     assert code == 0
     assert set(faults) == {"peers"}
+
+
+def test_push_services_that_cannot_be_reached_and_a_key_that_cannot_be_read_are_found(tmp_path: Path) -> None:
+    config = provider(tmp_path)
+
+    def subscribe(tx: Tx) -> None:
+        accounts.add_user(tx, config.provider, "alice", Milliseconds(0))
+        added = accounts.add_device(tx, config.provider, "alice", "phone", Milliseconds(0))
+        ((digest,),) = tx.all("SELECT token_digest FROM devices")
+        device = Device(
+            config.provider, local_user_id(config.provider, "alice"), added.row, "phone", token_digest=digest
+        )
+        push_subscriptions.put(tx, device, "https://localhost:1/secret", b"\4" + bytes(64), bytes(16))
+        ensure_vapid_key(tx, OperatorKey(bytes(32)))
+
+    write_here(config.database, subscribe)
+    code, faults = checked(config)
+    assert code == 1
+    key, service = faults["push"]
+    assert "cannot be read" in key["what"]
+    assert service["what"].startswith("https://localhost:1 cannot be reached")
+    assert "secret" not in service["what"]
+    _, faults = checked(config, "--no-peers")
+    assert len(faults["push"]) == 1
 
 
 def reissue(config: Config, change: Callable[[x509.CertificateBuilder], x509.CertificateBuilder], name: str) -> None:
@@ -228,3 +260,45 @@ def test_certificates_are_pem(tmp_path: Path) -> None:
     code, faults = checked(config)
     assert code == 1
     assert "cannot be read" in faults["certificate"][0]["what"]
+
+
+def test_a_provider_that_nothing_certifies_is_found(tmp_path: Path) -> None:
+    """The authority that `init` makes does not certify others; each of them needs a file of its own."""
+    config = provider(tmp_path, allow=("b.example", "c.example"))
+    file = tmp_path / "mimids.toml"
+    ((fault,),) = [checked(config, "--no-peers")[1]["trust"]]
+    assert fault["state"] == "warning"
+    assert fault["what"].startswith("b.example, c.example: trusted only with certificates of our own authority")
+    new_authority("of b").write(tmp_path / "b.pem", tmp_path / "b.key")
+    own = '\n[providers."b.example"]\ntrust = "b.pem"\n[providers."c.example"]\nurl = "https://127.0.0.1:9443"\n'
+    file.write_text(file.read_text() + own)
+    assert "trust" not in checked(load(file), "--no-peers")[1]
+
+
+def test_an_authority_that_has_expired_trusts_nobody(tmp_path: Path) -> None:
+    config = provider(tmp_path, allow=("b.example",))
+    ended = x509.load_pem_x509_certificate((tmp_path / "ca.pem").read_bytes())
+    authority = read_authority(tmp_path / "ca.pem", tmp_path / "ca.key")
+    builder = x509.CertificateBuilder(ended.issuer, ended.subject, ended.public_key(), ended.serial_number)
+    builder = builder.not_valid_before(NOW - timedelta(days=9)).not_valid_after(NOW - timedelta(days=1))
+    pem = builder.sign(authority.private_key, SHA256()).public_bytes(Encoding.PEM)
+    (tmp_path / "ca.pem").write_bytes(pem)
+    file = tmp_path / "mimids.toml"
+    assert "which is for b.example, has expired" in checked(config, "--no-peers")[1]["trust"][0]["what"]
+    (tmp_path / "b.pem").write_bytes(pem)
+    file.write_text(file.read_text() + '\n[providers."b.example"]\ntrust = "b.pem"\n')
+    (fault,) = checked(load(file), "--no-peers")[1]["trust"]
+    assert "every certificate in" in fault["what"]
+    assert fault["state"] == "wrong"
+
+
+def test_a_system_without_authorities_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    provider(tmp_path, allow=("b.example",))
+    file = tmp_path / "mimids.toml"
+    file.write_text("\n".join(line for line in file.read_text().splitlines() if not line.startswith("trust")))
+    assert "trust" not in checked(load(file), "--no-peers")[1]
+    (tmp_path / "none").mkdir()
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "none"))
+    (fault,) = checked(load(file), "--no-peers")[1]["trust"]
+    assert "this system has no certificates of authorities" in fault["what"]

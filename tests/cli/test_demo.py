@@ -22,7 +22,13 @@ def test_every_check_of_the_demonstration_passes(tmp_path: Path) -> None:
     for provider in ("a.example", "b.example", "c.example"):
         assert len(re.findall(rf"^{provider} +\S", ran.out, re.MULTILINE)) >= 2  # what it could not see
     listed = run("group", "list", "--json", "--config", "kept/a.example/mimids.toml", cwd=tmp_path).json["groups"]
-    assert [(group["epoch"], group["live_forks"]) for group in listed] == [(10, 1)]
+    assert [(group["hub"], group["epoch"], group["live_forks"]) for group in listed] == [
+        ("a.example", 10, 1),
+        ("b.example", 7, 1),  # a follower is not told that a branch was terminated
+    ]
+    listed = run("group", "list", "--json", "--config", "kept/b.example/mimids.toml", cwd=tmp_path).json["groups"]
+    hosted = [(group["linear"], group["live_forks"]) for group in listed if group["hub"] == "b.example"]
+    assert hosted == [(True, 0)]
     assert run("demo", "--keep", "kept", cwd=tmp_path).code == 1
 
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from mimids.cli.main import main
 from mimids.config import Config
 from mimids.ds.commands import command_named
-from mimids.store.engine.sqlite import read_here, write_here
+from mimids.store.engine.access import read_here, write_here
 from tests.support.cli_runs import provider
 
 # main - fork - two branches; another hub has a group of the same id
@@ -109,6 +109,21 @@ def test_terminating_a_branch_terminates_all_below_it_and_makes_the_next_one_fir
     assert answer(config, "terminate", "g", "aaaaab", "--hub", "a.example", "--undo")["partitions"] == 2
     assert ended(config) == []
     assert welcomes(config) == ["cancelled", "due"], "what was cancelled stays so"
+
+
+def test_a_group_is_replaced_once_all_its_branches_are_terminated(config: Config) -> None:
+    by = ("mimi://b.example/g/2", "b.example", "--yes")
+    refused = invoke(config, "replace", "g", *by)
+    assert refused.exit_code == 1
+    assert "group terminate" in refused.stderr
+    answer(config, "terminate", "g", "aaaaaa", "--hub", "a.example")
+    assert invoke(config, "replace", "g", "not base64url!", "b.example", "--yes").exit_code == 1
+    named = {"group_id": "bWltaTovL2IuZXhhbXBsZS9nLzI", "hub": "b.example"}
+    assert answer(config, "replace", "g", *by)["successor"] == named
+    assert answer(config, "show", "g", "--hub", "a.example")["successor"] == named
+    assert answer(config, "replace", "g", named["group_id"], named["hub"], "--yes")["successor"] == named
+    assert invoke(config, "replace", "g", "Zw", "b.example", "--yes").exit_code == 1
+    assert invoke(config, "terminate", "g", "aaaaaa", "--hub", "a.example", "--undo").exit_code == 1
 
 
 def test_a_branch_within_a_terminated_one_stays_terminated(config: Config) -> None:

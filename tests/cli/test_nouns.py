@@ -79,10 +79,24 @@ def test_answers_contain_what_the_table_says(config: Config) -> None:
     assert shape(answer(config, "token", "list", "alice")) == said["token list"]
     assert shape(answer(config, "token", "revoke", "alice", "1")) == said["token revoke"]
     assert shape(answer(config, "contact", "alice")) == said["contact"]
-    assert shape(answer(config, "ohttp", "keys")) == said["ohttp keys"]
+    assert shape(answer(config, "user", "suspend", "alice")) == said["user suspend"]
+    assert shape(answer(config, "user", "resume", "alice")) == said["user resume"]
+    assert shape(answer(config, "device", "rotate-token", "alice", "phone")) == said["device rotate-token"]
+    shown, expected = answer(config, "user", "show", "alice"), json.loads(command_named("user show").answer)
+    assert shape(shown) == shape(expected | {"groups": []})
     assert shape(answer(config, "ohttp", "rotate")) == said["ohttp rotate"]
+    assert shape(answer(config, "ohttp", "keys")) == said["ohttp keys"]
     assert shape(answer(config, "device", "remove", "alice", "phone")) == said["device remove"]
-    assert shape(answer(config, "user", "remove", "alice")) == said["user remove"]
+    assert shape(answer(config, "user", "remove", "alice", "--yes")) == said["user remove"]
+
+
+def test_many_users_are_added_together_or_none_of_them(config: Config) -> None:
+    assert answer(config, "user", "add", "alice", "--and", "bob", "--and", "carol")["user_ids"] == [
+        f"mimi://{config.provider}/u/{name}" for name in ("alice", "bob", "carol")
+    ]
+    for refused in ("bob", "a/b"):
+        assert f"{refused}: " in invoke(config, "user", "add", "dave", "--and", refused).stderr
+    assert len(answer(config, "user", "list")["users"]) == 3
 
 
 def test_a_token_is_shown_once_and_stored_as_a_hash(config: Config) -> None:
@@ -124,7 +138,7 @@ def test_a_contact_card_can_contain_a_token_that_was_issued_before(config: Confi
         (["user", "add", "al ice"], "a name has only letters"),
         (["user", "add", "al\udce9"], "expected UTF-8"),
         (["device", "list", "al\udce9"], "expected UTF-8"),
-        (["user", "remove", "bob"], "`mimids user list`"),
+        (["user", "remove", "bob", "--yes"], "`mimids user list`"),
         (["device", "add", "bob", "phone"], "`mimids user list`"),
         (["device", "add", "alice", "phone"], "`mimids device list USER`"),
         (["device", "remove", "alice", "desk"], "`mimids device list USER`"),
@@ -136,6 +150,7 @@ def test_a_contact_card_can_contain_a_token_that_was_issued_before(config: Confi
         ),
         (["group", "show", "nothing"], "`mimids group list`"),
         (["provider", "show", "z.example"], "`mimids provider list`"),
+        (["console"], "`mimids serve`"),
     ],
 )
 def test_a_refused_command_exits_with_1_and_says_what_to_do(config: Config, arguments: list[str], says: str) -> None:
@@ -145,6 +160,43 @@ def test_a_refused_command_exits_with_1_and_says_what_to_do(config: Config, argu
     assert refused.exit_code == 1
     assert refused.stdout == ""
     assert says in refused.stderr
+
+
+def test_the_removal_of_a_user_is_confirmed_by_a_person_or_by_an_option(config: Config) -> None:
+    path = str(config.tls.certificate.parent / "mimids.toml")
+    remove = ["user", "remove", "alice", "--config", path]
+    answer(config, "user", "add", "alice")
+    for typed, says in (("", "--yes"), ("n\n", "nothing was done"), ("\n", "nothing was done")):
+        refused = CliRunner().invoke(main, remove, input=typed)
+        assert refused.exit_code == 1
+        assert "Remove alice with all devices" in refused.stderr
+        assert says in refused.stderr
+    assert len(answer(config, "user", "list")["users"]) == 1
+    agreed = CliRunner().invoke(main, [*remove, "--json"], input="y\n")
+    assert json.loads(agreed.stdout) == {"user_id": "mimi://a.example/u/alice"}
+
+
+def test_the_name_of_a_removed_user_is_given_again_only_on_demand(config: Config) -> None:
+    answer(config, "user", "add", "alice")
+    answer(config, "user", "remove", "alice", "--yes")
+    for name in ("alice", "Alice"):
+        refused = invoke(config, "user", "add", name)
+        assert refused.exit_code == 1
+        assert "--reuse" in refused.stderr
+    answer(config, "user", "add", "alice", "--reuse")
+    answer(config, "forget", "alice")
+    assert invoke(config, "user", "add", "alice").exit_code == 1
+
+
+def test_a_list_of_devices_shows_days_and_unknown_streams(config: Config) -> None:
+    answer(config, "user", "add", "alice")
+    answer(config, "device", "add", "alice", "phone")
+    with closing(sqlite3.connect(config.database)) as connection, connection:
+        connection.execute("UPDATE devices SET seen_on = 1764028800000")
+    head, line = invoke(config, "device", "list", "alice").stdout.splitlines()
+    assert dict(zip(head.split(), line.replace("Z ", "Z_").split(), strict=False))["device_id"] == "phone"
+    assert " 2025-11-25 " in line
+    assert line.split()[-7:] == ["-", "0", "0", "0", "0", "-", "no"]
 
 
 @pytest.mark.parametrize(
@@ -179,7 +231,7 @@ def test_a_missing_or_foreign_database_is_not_touched(config: Config) -> None:
         connection.execute("CREATE TABLE other (x)")
     refused = invoke(config, "user", "add", "alice")
     assert refused.exit_code == 1
-    assert "not one of mimids" in refused.stderr
+    assert "not a database of mimids" in refused.stderr
 
 
 def test_a_refused_command_writes_nothing(config: Config) -> None:
@@ -198,6 +250,11 @@ def test_a_refused_command_writes_nothing(config: Config) -> None:
     ("name", "body", "says"),
     [
         ("user add", {}, "name is missing"),
+        ("user add", {"users": []}, "name is missing"),
+        ("user add", {"users": ["a", 7]}, "users: expected list of strings"),
+        ("user add", {"users": "a"}, "users: expected list of strings"),
+        ("user add", {"users": ["a", "b\0"]}, "without zero octets"),
+        ("user add", {"users": ["a"] * 10_001}, "at most 10000"),
         ("user add", {"name": 7}, "name: expected string"),
         ("user add", {"name": "a\0b"}, "without zero octets"),
         ("user add", {"name": "a\ud800b"}, "expected UTF-8"),

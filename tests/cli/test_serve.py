@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import signal
 import socket
+import sqlite3
 import ssl
 import stat
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mimids.cli.certificates import new_authority, read_authority
 from mimids.config import load
-from tests.support.cli_runs import provider, run, serving, stop
+from tests.support.cli_runs import Ran, provider, run, serving, stop
+from tests.support.other_user import NOBODY, needs_root, open_directory, run_as
 
 pytestmark = pytest.mark.slow
 
@@ -148,3 +154,108 @@ def test_a_missing_database_is_created_and_an_address_in_use_is_refused(tmp_path
         assert "process" in second.err
     assert config.database.exists()
     assert run("serve", "--dev", "--config", "mimids.toml", cwd=tmp_path).code == 2
+
+
+def assert_refused(ran: Ran, what: str, fix: str) -> None:
+    """Check that a server did not start, with a line that says what happened, and one that says what to do."""
+    assert ran.code == 1, ran
+    first, second = ran.err.splitlines()[:2]
+    assert first.startswith("mimids: "), ran.err
+    assert what in first
+    assert second.startswith("  "), ran.err
+    assert fix in ran.err
+    assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize("listener", ["public", "client", "operator"])
+def test_a_port_that_is_taken_is_refused_in_the_words_of_check(tmp_path: Path, listener: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        provider(tmp_path, **{listener: address})
+        refused = run("serve", "--config", "mimids.toml", cwd=tmp_path)
+        what, fix = f"cannot listen on {address} ({listener}): Address already in use", "stop the process"
+        assert_refused(refused, what, fix)
+        checked = run("check", "--config", "mimids.toml", cwd=tmp_path)
+        assert refused.err.splitlines()[0].removeprefix("mimids: ") in checked.out
+        assert refused.err.splitlines()[1].strip() in checked.out
+
+
+@needs_root
+def test_port_443_needs_a_privilege_and_the_server_says_which() -> None:
+    with open_directory() as directory:
+        provider(directory / "a", public="127.0.0.1:443")
+        for each in (directory / "a", *(directory / "a").rglob("*")):
+            os.chown(each, NOBODY, NOBODY)
+        refused = run_as(NOBODY, "serve", "--config", "a/mimids.toml", cwd=directory)
+        assert_refused(refused, "cannot listen on 127.0.0.1:443 (public)", "CAP_NET_BIND_SERVICE")
+
+
+def test_a_certificate_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
+    config = provider(tmp_path)
+    whole = config.tls.certificate.read_text()
+    new_authority("other").write(tmp_path / "other.pem", tmp_path / "other.key")
+    for text in ("nothing", "", whole[:200], (tmp_path / "other.pem").read_text()):
+        config.tls.certificate.write_text(text)
+        refused = run("serve", "--config", "mimids.toml", cwd=tmp_path)
+        assert_refused(refused, str(config.tls.certificate), "set the files in [tls]")
+    config.tls.certificate.unlink()
+    assert_refused(run("serve", "--config", "mimids.toml", cwd=tmp_path), "No such file", "set the files in [tls]")
+
+
+def test_a_database_of_another_version_is_refused_in_two_lines(tmp_path: Path) -> None:
+    config = provider(tmp_path)
+    for change, what, fix in [
+        ("INSERT INTO schema_version VALUES (99, 'x', zeroblob(32), 0)", "has schema version 99", "newer mimids"),
+        ("DELETE FROM schema_version WHERE version > 12", "", "run `mimids migrate`"),
+        ("UPDATE schema_version SET digest = zeroblob(32) WHERE version = 1", "differs from", "restore a backup"),
+        ("DROP TABLE schema_version", "not a database of mimids", "move the file away"),
+    ]:
+        with closing(sqlite3.connect(config.database)) as connection, connection:
+            connection.execute(change)
+        for command in ("serve", "migrate") if what else ("serve",):
+            assert_refused(run(command, "--config", "mimids.toml", cwd=tmp_path), what, fix)
+        for command in ("user", "status"):
+            arguments = (command, "list") if command == "user" else (command,)
+            assert_refused(run(*arguments, "--config", "mimids.toml", cwd=tmp_path), what, fix)
+
+
+def wait_logged(log: Path, *parts: str) -> str:
+    """Wait for a line of a log that has all of these parts; return it."""
+    give_up_at = time.monotonic() + 20
+    while time.monotonic() < give_up_at:
+        for line in log.read_text().splitlines():
+            if all(part in line for part in parts):
+                return line
+        time.sleep(0.05)
+    raise AssertionError(f"no line with {parts} in:\n{log.read_text()}")
+
+
+def test_a_server_warns_at_its_start_of_what_check_would_find(tmp_path: Path) -> None:
+    config = provider(tmp_path, allow=("b.example", "c.example"))
+    authority = read_authority(tmp_path / "ca.pem", tmp_path / "ca.key")
+    config.tls.certificate.unlink()
+    config.tls.private_key.unlink()
+    authority.issue(["other.example"], days=3).write(config.tls.certificate, config.tls.private_key)
+    config.tls.private_key.chmod(0o644)
+    future = int((time.time() + 3600) * 1000)
+    with closing(sqlite3.connect(config.database)) as connection, connection:
+        connection.execute("INSERT INTO users (user_id, created_at) VALUES (?, ?)", (b"mimi://a.example/u/x", future))
+    with serving("--config", "mimids.toml", cwd=tmp_path):
+        log = tmp_path / "serve.log"
+        found = "warning  the check found a fault"
+        wait_logged(log, found, "check=certificate", "is for other.example, not for a.example", "fix=")
+        wait_logged(log, found, "check=certificate", "expires on")
+        wait_logged(log, found, "check=certificate", "other users of this machine can read")
+        wait_logged(log, found, "check=trust", "b.example, c.example")
+        wait_logged(log, found, "check=clock", "in the future")
+
+
+def test_a_healthy_server_warns_of_nothing(tmp_path: Path) -> None:
+    provider(tmp_path)
+    with serving("--config", "mimids.toml", cwd=tmp_path) as (process, _):
+        process.send_signal(signal.SIGHUP)  # what it finds then, too, is logged before the next reload
+        wait_logged(tmp_path / "serve.log", "configuration reloaded")
+        process.send_signal(signal.SIGHUP)
+        wait_logged(tmp_path / "serve.log", "configuration reloaded")
+        assert stop(process) == 0
+    assert " warning " not in (tmp_path / "serve.log").read_text()

@@ -101,7 +101,7 @@ def test_an_existing_certificate_is_used(tmp_path: Path) -> None:
     config = load(tmp_path / "a" / "mimids.toml")
     assert config.tls.presented == pair
     assert config.tls.trust is None
-    assert [path.name for path in sorted((tmp_path / "a").iterdir())] == ["data", "mimids.toml"]
+    assert [path.name for path in sorted((tmp_path / "a").iterdir())] == ["data", "mimids.toml", "ohttp.key"]
 
 
 def test_an_unusable_certificate_is_used_with_a_warning(tmp_path: Path) -> None:

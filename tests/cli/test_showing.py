@@ -30,6 +30,7 @@ def test_a_group_is_drawn_as_a_tree_whose_chains_stay_in_their_column(capsys: An
         partition("e9", None, None, detached=True),
     ]
     group = {"group_id": "Zw", "name": "g", "hub": "a.example", "cipher_suite": 1, "created_at": 0, "live_forks": 1}
+    group |= {"linear": False, "successor": None}
     show("group show", group | {"tree": tree}, as_json=False)
     assert capsys.readouterr().out.splitlines() == [
         "g",
@@ -52,9 +53,13 @@ def test_a_table_aligns_numbers_right() -> None:
 
 
 def test_times_are_readable_and_missing_values_are_a_dash(capsys: Any) -> None:
-    show("x", {"created_at": 1_764_000_000_000, "label": "", "ends_at": None, "live": True}, as_json=False)
+    time = 1_764_000_000_000
+    answer = {"created_at": time, "believed": time, "seen_on": time, "label": "", "ends_at": None, "live": True}
+    show("x", answer, as_json=False)
     assert capsys.readouterr().out.splitlines() == [
         "created_at  2025-11-24 16:00:00Z",
+        "believed    2025-11-24 16:00:00Z",
+        "seen_on     2025-11-24",
         "label       -",
         "ends_at     -",
         "live        yes",

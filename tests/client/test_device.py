@@ -10,7 +10,8 @@ import pytest
 import trio
 
 from mimids.client import Problem, Unreachable, open_device
-from mimids.wire.ids import GroupId, PartitionKey, ProviderId
+from mimids.mls.signing_key import cipher_suites_of
+from mimids.wire.ids import CipherSuite, GroupId, PartitionKey, ProviderId
 from tests.support.cli_runs import provider, run, serving
 
 A = ProviderId("a.example")
@@ -19,6 +20,15 @@ A = ProviderId("a.example")
 async def talk(url: str, token: str, trust: Path) -> None:
     async with open_device(url, token, trust=trust) as device:
         assert (await device.me())["user_id"] == "mimi://a.example/u/alice"
+        (key,) = await device.provider_keys()
+        assert (key.scheme, key.cipher_suites, key.identity) == (
+            "Ed25519",
+            cipher_suites_of("Ed25519"),
+            b"mimi://a.example",
+        )
+        assert await device.external_senders(CipherSuite(1), bare=True) == key.external_sender
+        with pytest.raises(LookupError):
+            await device.external_senders(CipherSuite(7))
         issued = await device.issue_token("unique", label="for bob", uses=3, rate=(2, 3600))
         assert len(issued.bearer_token.reveal()) == 32
         await device.revoke_token(issued.id)

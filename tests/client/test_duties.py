@@ -70,10 +70,10 @@ def forged() -> MLSMessage:
 @pytest.mark.parametrize(
     ("commit", "change", "why"),
     [
-        (sequenced(key=PartitionKey(bytes(16))), {}, "not that of its new epoch"),
+        (sequenced(key=PartitionKey(bytes(16))), {}, "the partition of its new epoch"),
         (sequenced(OTHER_INFO), {}, "another epoch"),
         (sequenced(forged()), {}, "signature"),
-        (sequenced(), {"signer": 1}, "another member"),
+        (sequenced(), {"signer": 1}, "not signed by the committer"),
         (sequenced(), {"confirmation_tag": bytes(32)}, "confirmation tag"),
         (sequenced(), {"signature_key": bytes(32)}, "signature"),
         (sequenced(), {"group_info": "forbidden"}, "forbids"),
@@ -147,7 +147,7 @@ def test_a_terminated_branch_says_that_clients_must_not_rejoin_automatically() -
     assert "do not rejoin automatically" in str(problem)
 
 
-@pytest.mark.parametrize("document", [b"", b"[]", b"\xff", b"{}", b'{"status": "no"}'])
+@pytest.mark.parametrize("document", [b"", b"[]", b"\xff", b"{}", b'{"status": "no"}', b"[" * 9**6], ids=len)
 def test_a_document_that_is_not_a_problem_is_a_refusal_too(document: bytes) -> None:
     assert Problem.from_json(499, document).status == 499
     assert Problem.from_json(None, document).status == 500

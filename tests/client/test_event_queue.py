@@ -11,6 +11,7 @@ from mimids.wire.messages import (
     Result,
 )
 from tests.support.fake_provider import HUB, HungUp, faked
+from tests.support.patience import patience
 from tests.support.stream_steps import (
     GROUP,
     accepted,
@@ -55,7 +56,7 @@ async def test_the_queue_of_events_is_bounded_and_nothing_is_lost() -> None:
                     most = max(most, stream.statistics().waiting_octets)
 
         nursery.start_soon(serve)
-        with trio.fail_after(10):
+        with patience():
             assert len(await sending.wait()) == 1
         got: list[str] = []
         while len(got) < total:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import random
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import anyio
+import attrs
 import pytest
 import trio
 
-from mimids.client import Arrived, Backoff, NotServed, Problem, Sending, Stream, open_device
+from mimids.client import Arrived, Backoff, NotServed, Problem, Sending, Stream, open_device, requests
 from mimids.testing import DeviceAccount, PretendGroup, Provider, Session, content_of, open_federation
-from mimids.wire.ids import ProviderId
+from mimids.wire.ids import CipherSuite, GroupId, PartitionKey, ProviderId
 from mimids.wire.messages import SendResponse
 
 QUICK = Backoff(0.01, 0.1)
@@ -103,6 +106,25 @@ async def converse(session: Session) -> None:
                 assert (await one.send(group.hub, following.message(b"next epoch"))).counter == 0
                 await his.leave(group.hub, group.group_id)
                 assert await his.report(ProviderId(a.name), a.name, "test", group_id=group.group_id) > 0
+
+
+async def test_groups_with_the_shortest_and_the_longest_id_are_created_and_left(mimids_session: Session) -> None:
+    async with open_federation("a.example", session=mimids_session) as (a,), a.add_device("alice").client() as alice:
+        hub = ProviderId(a.name)
+        for octets in (b"\0", bytes(range(256))):
+            group_id = GroupId(octets)
+            await alice.create_group(requests.creation(group_id, CipherSuite(1), PartitionKey(secrets.token_bytes(16))))
+            await alice.leave(hub, group_id)
+        request = requests.creation(GroupId(b"any"), CipherSuite(1), PartitionKey(secrets.token_bytes(16)))
+        for octets in (b"", bytes(257)):
+            with pytest.raises(ValueError, match="a group id has"):
+                requests.creation(GroupId(octets), CipherSuite(1), request.partition_key)
+            with pytest.raises(ValueError, match="a group id has"):
+                await alice.leave(hub, GroupId(octets))
+            unchecked = attrs.evolve(cast("Any", request), group_id=octets)
+            with pytest.raises(Problem) as refused:
+                await alice.create_group(unchecked)
+            assert refused.value.code == "malformed"
 
 
 def kill_and_start(provider: Provider) -> None:

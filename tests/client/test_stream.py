@@ -10,18 +10,21 @@ import trio
 import trio.testing
 from wsproto.events import BytesMessage, CloseConnection, TextMessage
 
-from mimids.client import InboxWelcome, LowStock, Problem, Unreachable
+from mimids.client import CounterAhead, InboxWelcome, LowStock, NotServed, Problem, StartedAgain, Unreachable
+from mimids.client.stream import OVER_SECONDS
 from mimids.mls.framing import MLSMessage
 from mimids.wire.declare import decode
-from mimids.wire.ids import MLS10, CipherSuite
+from mimids.wire.ids import MLS10, CipherSuite, Counter, ProviderId
 from mimids.wire.messages import (
     Ack,
     FrameType,
     Result,
     Stock,
+    Withdraw,
 )
 from tests.support.fake_provider import HUB, HungUp, Peer, faked
 from tests.support.stream_steps import (
+    AHEAD,
     BUSY,
     GROUP,
     accepted,
@@ -43,7 +46,7 @@ async def test_the_token_goes_into_the_handshake() -> None:
 
 async def test_a_welcome_is_seen_once_and_acknowledged_until_it_stops_coming() -> None:
     line = next(each for each in load_lines("conversations/public.jsonl") if each["kind"] == "welcome")
-    welcome = InboxWelcome(4, decode(MLSMessage, bytes.fromhex(line["bytes"])))
+    welcome = InboxWelcome(4, ProviderId("b.example"), decode(MLSMessage, bytes.fromhex(line["bytes"])))
     async with faked() as provider:
         stream = provider.stream
         peer = await provider.next()
@@ -76,6 +79,9 @@ async def test_the_stream_reconnects_after_a_temporary_refusal_but_not_after_a_f
         sending = stream.send_nowait(HUB, [GROUP.message(b"hello")])
         await (await provider.next_request()).refuse(429, BUSY)
         await (await provider.next_request()).refuse(503, b"")
+        await (await provider.next_request()).refuse(
+            503, b'{"retry_after": %s}' % (b"9" * 400)
+        )  # too large for a float
         await (await provider.next_request()).refuse(401, unauthenticated)
         with pytest.raises(Problem, match="unauthenticated"):
             await next_event(stream)
@@ -150,3 +156,61 @@ async def test_the_end_of_the_block_closes_the_stream_and_ends_waits(nursery: tr
         await sending.wait()
     with pytest.raises(StopAsyncIteration):
         await anext(stream)
+
+
+async def test_a_stream_starts_again_where_the_hub_lost_messages_and_says_so() -> None:
+    async with faked() as provider:
+        stream = provider.stream
+        stream.present(HUB, GROUP.key, 8)
+        peer = await provider.next()
+        frame = await peer.hear(FrameType.PRESENT)
+        await peer.say(FrameType.PROBLEM, AHEAD, frame.id)
+        assert await next_event(stream) == StartedAgain(HUB, GROUP.key, Counter(8), Counter(3))
+        assert await presented(peer) == (GROUP.key, 3)
+        await peer.push(GROUP.key, 3, said("new"))
+        assert await arrived(stream) == (3, ["new"])
+
+
+async def test_a_hub_that_sends_a_stream_forward_is_not_believed() -> None:
+    async with faked() as provider:
+        provider.stream.present(HUB, GROUP.key, 2)
+        peer = await provider.next()
+        frame = await peer.hear(FrameType.PRESENT)
+        await peer.say(FrameType.PROBLEM, AHEAD, frame.id)
+        event = await next_event(provider.stream)
+        assert isinstance(event, NotServed)
+        assert isinstance(event.problem, CounterAhead)
+        assert event.problem.next_counter == 3
+
+
+async def test_the_key_of_an_epoch_that_is_over_is_withdrawn_after_a_while(
+    mock_clock: trio.testing.MockClock,
+) -> None:
+    _, following = GROUP.commit()
+    async with faked() as provider:
+        stream = provider.stream
+        stream.present(HUB, GROUP.key)
+        peer = await provider.next()
+        assert await presented(peer) == (GROUP.key, 0)
+        stream.present(HUB, following.key, after=GROUP.key)
+        assert await presented(peer) == (following.key, 0)
+        await peer.push(GROUP.key, 0, said("late"))
+        assert await arrived(stream) == (0, ["late"])
+        mock_clock.jump(OVER_SECONDS)
+        assert (await peer.hear(FrameType.WITHDRAW)).body == Withdraw((GROUP.key,))
+        assert stream.statistics().presented == 1
+
+
+async def test_a_key_that_is_presented_again_stays(mock_clock: trio.testing.MockClock) -> None:
+    _, following = GROUP.commit()
+    async with faked() as provider:
+        stream = provider.stream
+        stream.present(HUB, GROUP.key)
+        stream.present(HUB, following.key, after=GROUP.key)
+        peer = await provider.next()
+        await presented(peer)
+        await presented(peer)
+        stream.present(HUB, GROUP.key)
+        mock_clock.jump(2 * OVER_SECONDS)
+        await trio.testing.wait_all_tasks_blocked()
+        assert stream.statistics().presented == 2

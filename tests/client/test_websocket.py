@@ -12,6 +12,7 @@ import trio.testing
 from mimids.client.connection import Address, Unreachable
 from mimids.client.websocket import open_websocket
 from mimids.wire.ids import Secret
+from tests.support.patience import patience
 
 NO_TLS = b"HTTP/1.1 400 Bad Request\r\n\r\n"
 
@@ -49,7 +50,7 @@ async def test_a_handshake_that_fails_leaves_no_socket_open(
     with pytest.raises(Unreachable):
         async with open_websocket(address, "/"):
             raise AssertionError("there is nobody to talk to")
-    with trio.fail_after(5):  # what was raised still holds the stream, so that nobody else closes it
+    with patience():  # what was raised still holds the stream, so that nobody else closes it
         await listener.left.wait()
     nursery.cancel_scope.cancel()
 

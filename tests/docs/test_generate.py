@@ -24,7 +24,7 @@ def test_every_document_with_markers_is_printed() -> None:
     marked = {
         path.name for path in DOCS.glob("*.md") if re.search(r"^<!-- [a-z-]+: printed by ", path.read_text(), re.M)
     }
-    assert marked == set(WRITERS)
+    assert marked == {name for name in WRITERS if name.endswith(".md")}
 
 
 def test_a_document_that_is_outdated_is_named_and_left_alone_by_check(

@@ -8,7 +8,10 @@ import pytest
 
 from docs.generate.http import every_endpoint, problems_of, written
 from docs.generate.wire import structures
+from mimids.config import parse
+from mimids.ds.key_packages.stock import UPLOAD_PACKAGES
 from mimids.errors import every_error
+from mimids.http.api.device_handlers import device_limits
 from mimids.http.api.endpoints import AnyEndpoint
 from mimids.http.media_types import JSON
 
@@ -38,7 +41,7 @@ def test_structures_are_printed_in_the_notation_of_the_rfcs() -> None:
   optional<WelcomeData> welcome_data;
 } CommitData;
 """ in structures()
-    assert "  KeyPackageRef key_package_refs<V>;\n" in structures()
+    assert "  KeyPackageRef key_package_refs<V>;        // at most 4,096 items\n" in structures()
     assert "  select (SendRequest.message.content_type) {\n    case application: struct {};\n" in structures()
     assert "enum { ok(0), refused(1), exhausted(2), (255) } KeyPackageStatus;\n" in structures()
     printed = set(re.findall(r"^\} (\w+);", structures(), re.MULTILINE))
@@ -66,6 +69,12 @@ def test_every_json_body_has_a_valid_example(row: AnyEndpoint) -> None:
 def test_a_problem_is_declared_once(row: AnyEndpoint) -> None:
     assert len(set(row.problems)) == len(row.problems)
     assert len(problems_of(row)) == len(set(problems_of(row)))
+
+
+def test_me_names_the_limits_of_an_upload() -> None:
+    limits = device_limits(parse({"provider": "a.example", "key_packages": {"device_packages": 7}}, DOCS))
+    assert (limits["device_packages"], limits["upload_packages"]) == (7, UPLOAD_PACKAGES)
+    assert {"low_stock_packages", "max_lifetime_days", "key_package_bytes"} <= set(limits)
 
 
 def test_names_of_problems_are_unique() -> None:

@@ -12,6 +12,7 @@ from mimids.ds.clock import SystemClock
 from mimids.ds.ports import Clock
 from mimids.testing.clock import MovableClock
 from tests.support.doubles import stopped_clock
+from tests.support.patience import patience
 
 Made = tuple[Clock, Callable[[], None]]  # a clock, and what makes 50 ms pass on it
 
@@ -49,10 +50,32 @@ async def test_a_sleeper_wakes_when_the_clock_has_advanced(make: Callable[[], Ma
     await trio.testing.wait_all_tasks_blocked()
     assert not woke.is_set()
     advance()
-    with trio.fail_after(2):
+    with patience():
         await woke.wait()
-    with trio.fail_after(2):
+    with patience():
         await clock.sleep(0)
+        await clock.sleep(-0.001)  # the moment passed while its distance was computed
+
+
+@pytest.mark.parametrize("make", [system, movable, moved, stopped])
+async def test_a_block_ends_when_the_clock_has_advanced(make: Callable[[], Made], nursery: trio.Nursery) -> None:
+    clock, advance = make()
+    began, early, late = clock.now(), trio.Event(), trio.Event()
+
+    async def wait(seconds: float, ended: trio.Event) -> None:
+        with clock.move_on_after(seconds):
+            await trio.sleep_forever()
+        ended.set()
+
+    nursery.start_soon(wait, 3600, late)
+    nursery.start_soon(wait, 0.05, early)
+    await trio.testing.wait_all_tasks_blocked()
+    advance()
+    with patience():
+        await early.wait()
+        assert clock.now() - began >= 49  # of whole milliseconds
+        await wait(-1, trio.Event())
+    assert not late.is_set()
 
 
 @pytest.mark.parametrize("make", [system, movable, moved, stopped])

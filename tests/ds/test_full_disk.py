@@ -27,6 +27,8 @@ from tests.support.federation import Room, texts
 from tests.support.inmemory import InMemory
 from tests.support.stored import provider, until
 
+pytestmark = pytest.mark.sqlite_file("the disk is full by SQLite's own limits")
+
 MIMI_DS = "application/mimi-ds"
 
 

@@ -95,6 +95,15 @@ async def test_a_wait_ends_by_the_clock_or_by_a_notification(nursery: trio.Nurse
     assert clock.sleepers == 0
 
 
+async def test_a_wait_with_a_time_limit_starts_no_task(nursery: trio.Nursery) -> None:
+    notifier, before = Notifier(), trio.lowlevel.current_statistics().tasks_living
+    with notifier.listen("a") as waiter:
+        nursery.start_soon(waiter.wait_at_most, stopped_clock(), 60)
+        await wait_all_tasks_blocked()
+        assert trio.lowlevel.current_statistics().tasks_living == before + 1
+        nursery.cancel_scope.cancel()
+
+
 async def test_shutdown_wakes_present_and_later_listeners(nursery: trio.Nursery) -> None:
     notifier = Notifier()
     early, late = Listening(notifier, "a"), Listening(notifier, "b")

@@ -8,13 +8,13 @@ import httpx
 import pytest
 
 from mimids.testing import Session
-from tests.support.conversations import catch_up, check_branches, check_welcomes, play, upload_and_fetch
+from tests.support.conversations import READERS, catch_up, check_branches, check_welcomes, play, upload_and_fetch
 from tests.support.stage import HUB, NAMES, staged
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("name", ["public", "private", "policy", "policy-private", "rules", "rooms"])
+@pytest.mark.parametrize("name", READERS)
 async def test_a_conversation_between_providers_puts_each_message_into_its_branch(
     name: str, mimids_session: Session
 ) -> None:

@@ -13,17 +13,21 @@ import pytest
 from mimids.client import Contact
 from mimids.mls.suites import SUITES, key_package_ref
 from mimids.testing import DeviceAccount, Provider, Session, federation
+from tests.support.curious import octets_of_rows
 from tests.support.people import key_packages
 from tests.support.stage import SUITE
+from tests.support.tables import ON_POSTGRESQL
 
 SEED = 7
-FETCHES = 200
+FETCHES = (60, pytest.param(200, marks=pytest.mark.soak))
 UNLIMITED: dict[str, dict[str, Any]] = {"limits": {"device_fetches_per_minute": 0}, "log": {"level": "debug"}}
 
 
 def named_in(provider: Provider, signs: Iterable[bytes], *, metrics: bool = False) -> list[tuple[str, bytes]]:
     """Return the files of a provider (database, write-ahead log, log) with any of `signs`, in any encoding."""
     contents = {path.name: octets for path, octets in provider.files().items()}
+    if ON_POSTGRESQL:
+        contents["rows"] = octets_of_rows(provider.config.place)
     if metrics:
         contents["metrics"] = "\n".join(provider.metrics()).encode()
     return [
@@ -76,14 +80,17 @@ def test_before_a_commit_neither_provider_knows_the_user_of_the_other(mimids_ses
 
 
 @pytest.mark.slow
-def test_after_many_fetches_no_relay_knows_a_target_and_no_gateway_a_requester(mimids_session: Session) -> None:
+@pytest.mark.parametrize("fetches", FETCHES)
+def test_after_many_fetches_no_relay_knows_a_target_and_no_gateway_a_requester(
+    fetches: int, mimids_session: Session
+) -> None:
     chance = random.Random(SEED)
     names = ("a.example", "b.example", "c.example")
     targets_of, requesters_of = ("olga", "otto", "orhan"), ("rita", "ralph")
     with federation(*names, config=UNLIMITED, session=mimids_session) as made:
         targets = {
             provider.name: [
-                Target.at(provider, f"{user}-of-{provider.name[0]}", 1 + 10 * index + number, FETCHES // 4)
+                Target.at(provider, f"{user}-of-{provider.name[0]}", 1 + 10 * index + number, fetches // 4)
                 for number, user in enumerate(targets_of)
             ]
             for index, provider in enumerate(made)
@@ -95,7 +102,7 @@ def test_after_many_fetches_no_relay_knows_a_target_and_no_gateway_a_requester(m
             ]
             for provider in made
         }
-        for _ in range(FETCHES):
+        for _ in range(fetches):
             home, away = chance.sample(names, 2)
             _, account = chance.choice(requesters[home])
             card = chance.choice(targets[away]).card

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,20 +13,24 @@ import pytest
 import trio
 
 from mimids.client import Device, Problem
-from mimids.mls.code_points import WireFormat
-from mimids.mls.framing import MLSMessage
-from mimids.mls.proposals import Add, Remove
+from mimids.mls.code_points import ExtensionType, SenderType, WireFormat
+from mimids.mls.framing import MLSMessage, Sender
+from mimids.mls.leaf_node import Extension
+from mimids.mls.proposals import Add, ExternalInit, ProposalOrRef, Remove
 from mimids.testing import Federation, PretendGroup, Provider, Session, open_federation
 from mimids.wire.declare import decode, encode
 from mimids.wire.ids import MLS10, Counter, MaskedPartitionKey, PartitionKey, ProviderId
 from mimids.wire.messages import (
     CommitData,
     CreateGroupRequest,
+    ExternalJoinRequest,
+    ExternalProposalRequest,
     ReceiveRequest,
     ReceiveResponse,
     ResumeRequest,
     SendRequest,
 )
+from tests.support.naive_tree import opaque
 from tests.support.signing import GROUP, Client, Room, by_value
 from tests.support.stage import HUB, NAMES, SUITE, eventually
 
@@ -41,6 +46,8 @@ class Played:
     alice: Device
     bob: Device
     carol: Device
+    room: Room
+    info: MLSMessage
     removing: bytes = b""
     later: list[bytes] = attrs.field(factory=list)  # messages of later epochs
 
@@ -51,10 +58,18 @@ class Played:
         await self.alice.send(HUB, request)
         return request.message.encoded
 
-    async def commit(self, key: PartitionKey, following: PartitionKey, message: MLSMessage) -> bytes:
-        made = decode(MLSMessage, encode(message))
-        await self.alice.send(HUB, SendRequest(made, key, CommitData(following, None, None)))
-        return made.encoded
+    async def commit(self, key: PartitionKey, following: PartitionKey, made: tuple[MLSMessage, Room]) -> bytes:
+        """Send a commit of Alice's with the GroupInfo of the room after it."""
+        self.room, self.info = made[1], info_of(made[1])
+        message = decode(MLSMessage, encode(made[0]))
+        await self.alice.send(HUB, SendRequest(message, key, CommitData(following, self.info, None)))
+        return message.encoded
+
+
+def info_of(room: Room) -> MLSMessage:
+    """Return a GroupInfo that one can join with."""
+    info = room.info(Extension(ExtensionType.EXTERNAL_PUB, opaque(bytes(range(32)))))
+    return decode(MLSMessage, encode(MLSMessage(MLS10, WireFormat.GROUP_INFO, info)))
 
 
 @asynccontextmanager
@@ -66,24 +81,20 @@ async def played(session: Session) -> AsyncIterator[Played]:
             b.add_device("bob").client() as bob,
             c.add_device("carol").client() as carol,
         ):
-            play = Played(federation, alice, bob, carol)
             clients = [Client.of(seed, name) for seed, name in enumerate(("alice@a.example", "bob@b.example"), start=1)]
             third = Client.of(3, "carol@c.example")
             room = Room.create(clients[0])
-            info = decode(MLSMessage, encode(MLSMessage(MLS10, WireFormat.GROUP_INFO, room.info())))
-            await alice.create_group(CreateGroupRequest(GROUP, MLS10, SUITE, KEYS[0], info, None, None))
+            play = Played(federation, alice, bob, carol, room, info_of(room))
+            await alice.create_group(CreateGroupRequest(GROUP, MLS10, SUITE, KEYS[0], play.info, None, None))
             adds = [by_value(Add(each.key_package())) for each in (clients[1], third)]
-            message, room = room.commit(0, *adds)
-            await play.commit(KEYS[0], KEYS[1], message)
+            await play.commit(KEYS[0], KEYS[1], room.commit(0, *adds))
             for device in (bob, carol):  # their keys, from their Welcomes
                 assert await device.receive(HUB, KEYS[1]) == ()
             await play.say(KEYS[1], 1, b"to all three")
-            index = next(leaf for leaf, client in room.clients.items() if client == third)
-            message, room = room.commit(0, by_value(Remove(index)))
-            play.removing = await play.commit(KEYS[1], KEYS[2], message)
+            index = next(leaf for leaf, client in play.room.clients.items() if client == third)
+            play.removing = await play.commit(KEYS[1], KEYS[2], play.room.commit(0, by_value(Remove(index))))
             play.later.append(await play.say(KEYS[2], 2, b"without Carol"))
-            message, room = room.commit(0)
-            play.later.append(await play.commit(KEYS[2], KEYS[3], message))
+            play.later.append(await play.commit(KEYS[2], KEYS[3], play.room.commit(0)))
             play.later.append(await play.say(KEYS[3], 3, b"still without Carol"))
             yield play
 
@@ -145,6 +156,47 @@ async def test_after_the_removing_commit_nothing_comes_by_push_hint_or_resume(mi
 
 def holds_nothing_later(provider: Provider, play: Played) -> bool:
     return not any(message in octets for octets in provider.files().values() for message in play.later)
+
+
+def external_commit(room: Room, client: Client, *items: ProposalOrRef) -> ExternalJoinRequest:
+    """Return an external commit of a client, to a partition of the client's own."""
+    message, _ = room.commit(client, by_value(ExternalInit(bytes(32))), *items)
+    data = CommitData(PartitionKey(secrets.token_bytes(PartitionKey.SIZE)), None, None)
+    return ExternalJoinRequest(decode(MLSMessage, encode(message)), data)
+
+
+async def test_a_provider_without_members_cannot_join_from_outside(mimids_session: Session) -> None:
+    async with played(mimids_session) as play:
+        _, _, c = play.federation
+        async with c.add_device("dora").client() as dora:
+            for device, name, seed in ((play.carol, "carol@c.example", 3), (dora, "dora@c.example", 4)):
+                client = Client.of(seed, name)
+                for key in (None, KEYS[2], KEYS[3]):
+                    with pytest.raises(Problem, match="unknown-group"):
+                        await device.group_info(HUB, GROUP, partition=None if key is None else key.mask(MASK))
+                with pytest.raises(Problem, match="unknown-group"):
+                    await device.join(HUB, external_commit(play.room, client))
+                outside = Sender(SenderType.NEW_MEMBER_PROPOSAL, None)
+                add = play.room.propose(outside, Add(client.key_package()), by=client.signer)
+                for partition in (None, KEYS[2].mask(MASK), KEYS[3].mask(MASK)):
+                    request = ExternalProposalRequest(decode(MLSMessage, encode(add)), partition)
+                    with pytest.raises(Problem, match="unknown-group"):
+                        await device.propose(HUB, request)
+
+
+async def test_a_provider_of_members_lets_its_own_users_join_from_outside_and_no_others(
+    mimids_session: Session,
+) -> None:
+    async with played(mimids_session) as play:
+        a, b, _ = play.federation
+        assert (await play.bob.group_info(HUB, GROUP)).info.group_info == play.info
+        bob = Client.of(2, "bob@b.example")
+        own = next(leaf for leaf, client in play.room.clients.items() if client == bob)
+        async with calling(b, a) as as_b:  # around its server, which would not pass this on
+            request = external_commit(play.room, Client.of(3, "carol@c.example"))
+            assert (await as_b.post("join", content=encode(request))).status_code == 404
+        request = external_commit(play.room, bob, by_value(Remove(own)))
+        assert (await play.bob.join(HUB, request)).counter == 1
 
 
 async def test_a_removed_member_receives_nothing_and_reaches_nobody(mimids_session: Session) -> None:

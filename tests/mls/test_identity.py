@@ -8,11 +8,11 @@ import warnings
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, rsa
 from cryptography.utils import CryptographyDeprecationWarning
 
 from mimids.mls.code_points import CredentialType
-from mimids.mls.identity import certificate_fault, provider_of, user_id
+from mimids.mls.identity import certificate_fault, provider_of, user_of
 from mimids.mls.leaf_node import Capabilities, Certificate, Credential, SignaturePublicKey
 from mimids.mls.suites import SUITES
 from mimids.wire.ids import MLS10
@@ -35,8 +35,8 @@ def certificate(key: Key, *uris: str, names: bool = True) -> bytes:
     if names:
         general = [x509.UniformResourceIdentifier(uri) for uri in uris] + [x509.DNSName("b.example")]
         builder = builder.add_extension(x509.SubjectAlternativeName(general), critical=True)
-    edwards = isinstance(key, ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey)
-    return builder.sign(key, None if edwards else hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+    hashed = isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey)
+    return builder.sign(key, hashes.SHA256() if hashed else None).public_bytes(serialization.Encoding.DER)
 
 
 def x509_credential(*chain: bytes) -> Credential:
@@ -49,6 +49,9 @@ def private_key(code: int, seed: int = 1) -> Key:
         return ed25519.Ed25519PrivateKey.from_private_bytes(private)
     if scheme == "Ed448":
         return ed448.Ed448PrivateKey.from_private_bytes(private)
+    if scheme.startswith("ML-DSA"):
+        made: Key = getattr(mldsa, f"{scheme.replace('-', '')}PrivateKey").from_seed_bytes(private)
+        return made
     curve = {"P-256": ec.SECP256R1(), "P-384": ec.SECP384R1(), "P-521": ec.SECP521R1()}[scheme]
     return ec.derive_private_key(int.from_bytes(private, "big"), curve)
 
@@ -67,7 +70,7 @@ def private_key(code: int, seed: int = 1) -> Key:
         (b"mimi://b.example/u/bob?x", None),
         (b"mimi://b.example/u/b%zz", None),
         (b"mimi://b.example/g/bob", None),
-        (b"mimi://B.example/u/bob", None),
+        (b"mimi://B.example/u/bob", b"mimi://b.example/u/bob"),
         (b"mimi://b.example:8443/u/bob", None),
         (b"mimi://.b.example/u/bob", None),
         (b"mimi://192.0.2.1/u/bob", None),
@@ -78,11 +81,11 @@ def private_key(code: int, seed: int = 1) -> Key:
     ],
 )
 def test_a_basic_credential_is_a_user_id_with_or_without_a_device(identity: bytes, user: bytes | None) -> None:
-    assert user_id(Credential(CredentialType.BASIC, identity)) == user
+    assert user_of(Credential(CredentialType.BASIC, identity)) == user
 
 
 def test_other_credential_types_name_no_user() -> None:
-    assert user_id(Credential(CredentialType(0x0A0A), BOB.encode())) is None
+    assert user_of(Credential(CredentialType(0x0A0A), BOB.encode())) is None
 
 
 @pytest.mark.parametrize(
@@ -97,7 +100,7 @@ def test_the_provider_is_the_domain_of_a_user_id(user: bytes, provider: str | No
 def test_an_x509_credential_of_any_suite_names_the_user_in_its_certificate(code: int) -> None:
     one = Signer.of(code)
     credential = x509_credential(certificate(private_key(code), BOB), b"what issued it")
-    assert user_id(credential) == BOB.encode()
+    assert user_of(credential) == BOB.encode()
     assert certificate_fault(credential, one.public) is None
     if one.suite.scheme.startswith("P-"):
         assert certificate_fault(credential, one.compressed) is None
@@ -110,13 +113,13 @@ def test_an_x509_credential_of_any_suite_names_the_user_in_its_certificate(code:
 
 @pytest.mark.parametrize("uris", [(), (BOB, "mimi://b.example/u/rob"), ("https://b.example/u/bob",)])
 def test_a_certificate_without_exactly_one_user_names_no_user(uris: tuple[str, ...]) -> None:
-    assert user_id(x509_credential(certificate(private_key(1), *uris))) is None
+    assert user_of(x509_credential(certificate(private_key(1), *uris))) is None
 
 
 def test_a_certificate_may_name_a_device_and_other_things() -> None:
     uris = (BOB, BOB + "/d/1", "https://b.example/")
-    assert user_id(x509_credential(certificate(private_key(1), *uris))) == BOB.encode()
-    assert user_id(x509_credential(certificate(private_key(1), names=False))) is None
+    assert user_of(x509_credential(certificate(private_key(1), *uris))) == BOB.encode()
+    assert user_of(x509_credential(certificate(private_key(1), names=False))) is None
 
 
 def test_the_certificates_key_must_be_the_leafs_signature_key() -> None:
@@ -139,5 +142,5 @@ def test_a_damaged_certificate_never_raises() -> None:
                 damaged = bytearray(der)
                 damaged[at] ^= flip
                 credential = x509_credential(bytes(damaged))
-                user_id(credential)
+                user_of(credential)
                 certificate_fault(credential, SignaturePublicKey(bytes(32)))

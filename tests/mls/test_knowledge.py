@@ -3,9 +3,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import attrs
 import pytest
 
-from mimids.mls.code_points import ContentType, LeafNodeSource, PskType, SenderType, WireFormat
+from mimids.mls.code_points import ContentType, LeafNodeSource, ProposalType, PskType, SenderType, WireFormat
 from mimids.mls.framing import MLSMessage, PrivateMessage, Sender
 from mimids.mls.knowledge import (
     Claimed,
@@ -22,13 +23,23 @@ from mimids.mls.knowledge import (
     with_group_info,
 )
 from mimids.mls.opening import open_group
-from mimids.mls.proposals import Add, ExternalInit, PreSharedKey, PreSharedKeyId, Remove, SelfRemove, UpdatePath
+from mimids.mls.proposals import (
+    Add,
+    ExternalInit,
+    PreSharedKey,
+    PreSharedKeyId,
+    Proposal,
+    Remove,
+    SelfRemove,
+    Unparsed,
+    UpdatePath,
+)
 from mimids.mls.public_group import Valid
 from mimids.mls.rules import verdict
 from mimids.mls.rules.verdict import Invalid, Missing, RuleError, Unknown
 from mimids.wire.ids import MLS10, GroupId
 from tests.support.mls_makers import replace
-from tests.support.signing import GROUP, Client, Room, by_reference, by_value, crowd, ref_of
+from tests.support.signing import GROUP, Client, Room, by_reference, by_value, crowd, proposal, ref_of
 
 
 def encrypted(room: Room, kind: ContentType = ContentType.COMMIT) -> MLSMessage:
@@ -251,8 +262,8 @@ def test_a_refused_proposal_is_stored_in_every_state(known: Any) -> None:
     by_policy = room.propose(1, Remove(2))
     knowledge = judge(known(room), bad).knowledge
     knowledge = refuse(knowledge, by_policy, Invalid(verdict.Rule("banned", "x", "x"), "x", "x"))
-    for proposal, rule in ((bad, "key-package"), (by_policy, "banned")):
-        found = judge(knowledge, room.commit(0, by_reference(ref_of(proposal, room.suite)))[0])
+    for refused_one, rule in ((bad, "key-package"), (by_policy, "banned")):
+        found = judge(knowledge, room.commit(0, by_reference(ref_of(refused_one, room.suite)))[0])
         assert isinstance(found.verdict, Invalid)
         assert found.verdict.rule.name == rule
 
@@ -278,6 +289,95 @@ def test_a_group_info_gives_a_detached_partition_a_claimed_state() -> None:
     assert isinstance(with_group_info(NotKnown(room.epoch, GROUP), room.info()), Claimed)
     assert refused(with_group_info, NotKnown(9, GROUP), room.info()) == "group-info-contradicts"
     assert refused(with_group_info, NotKnown(None, b"other"), room.info()) == "group-info-contradicts"
+
+
+def test_a_claim_has_the_epoch_after_its_commit_also_where_no_epoch_is_known() -> None:
+    """In a detached partition, a GroupInfo far ahead would otherwise refuse the right messages of the next one."""
+    room = crowd(4)
+    message, after = room.commit(1)
+    sealed = encrypted(room)
+    for sent in (message, sealed):
+        for known in (NotKnown(), NotKnown(None, GROUP, room.suite), not_known(room)):
+            assert isinstance(next_knowledge(judge(known, sent), sent, after.info()), Claimed)
+            later = attrs.evolve(after, epoch=after.epoch + 8)
+            info = later.info(confirmation_tag=after.tag)
+            assert refused(next_knowledge, judge(known, sent), sent, info) == "group-info-contradicts"
+
+
+def test_a_claimed_epoch_refuses_no_message_of_another() -> None:
+    room = crowd(4)
+    claim = with_group_info(NotKnown(None, GROUP, room.suite), room.info())
+    assert epoch_of(claim) is None
+    for other in (room.commit(1)[1].commit(2)[0], encrypted(attrs.evolve(room, epoch=17), ContentType.APPLICATION)):
+        judgement = judge(claim, other)
+        assert not isinstance(judgement.verdict, Invalid)
+        assert judgement.knowledge == NotKnown(None, GROUP, room.suite)
+        assert judgement.contradicted is not None
+        assert judgement.contradicted.rule is verdict.WRONG_EPOCH
+    message, after = room.commit(1)
+    following = went(claim, message, after.info())
+    assert isinstance(following, Claimed)
+    assert epoch_of(following) is None
+
+
+def test_a_claim_is_of_the_groups_suite_and_has_the_states_tag() -> None:
+    room = crowd(4)
+    other = crowd(4, suite=3)
+    other.epoch = room.epoch
+    assert refused(with_group_info, not_known(room), other.info()) == "group-info-contradicts"
+    assert refused(with_group_info, derived(room), room.info(confirmation_tag=bytes(31) + b"x")) == "group-info-tag"
+    assert with_group_info(claimed(room), room.info(confirmation_tag=bytes(31) + b"x")) == not_known(room)
+    assert isinstance(with_group_info(claimed(room), room.info()), Claimed)
+
+
+def left_as_mls_rs_does(room: Room) -> tuple[MLSMessage, MLSMessage, Room]:
+    """Return a SelfRemove as mls-rs sends it, the commit that covers it, and the room after it."""
+    leaving = room.propose(3, Proposal(ProposalType(0xF003), Unparsed(b"")))
+    room.sent[ref_of(leaving, room.suite)] = (proposal(SelfRemove()), Sender(SenderType.MEMBER, 3))
+    commit, after = room.commit(1, by_reference(ref_of(leaving, room.suite)))
+    return leaving, commit, after
+
+
+@pytest.mark.parametrize("kind", [Derived, Claimed])
+def test_the_tree_after_an_unknown_proposal_is_inferred_where_it_fits_the_group_info(kind: Any) -> None:
+    room = crowd(5)
+    leaving, commit, after = left_as_mls_rs_does(room)
+    knowledge = judge(kind(open_group(room.info())), leaving).knowledge
+    judgement = judge(knowledge, commit)
+    assert judgement.verdict == Unknown((Missing(verdict.PROPOSAL_TYPE, "0xf003"),))
+    following = next_knowledge(judgement, commit, after.info(tree=False))
+    group = state_of(following)
+    assert isinstance(following, Claimed)
+    assert group is not None
+    assert group.context == after.context()
+
+
+def test_the_tree_after_a_custom_proposal_is_inferred_too() -> None:
+    room = crowd(5)
+    custom = room.propose(1, b"what an application means")
+    commit, after = room.commit(0, by_reference(ref_of(custom, room.suite)), by_value(Remove(4)))
+    judgement = judge(judge(derived(room), custom).knowledge, commit)
+    assert isinstance(next_knowledge(judgement, commit, after.info(tree=False)), Claimed)
+
+
+def test_a_group_info_without_its_tree_refuses_no_public_commit() -> None:
+    room = crowd(5)
+    hidden = room.propose(1, Remove(2))
+    commit, after = room.commit(0, by_reference(ref_of(hidden, room.suite)))
+    for known in (derived, claimed, not_known):
+        judgement = judge(known(room), commit)
+        assert next_knowledge(judgement, commit, after.info(tree=False)) == NotKnown(after.epoch, GROUP, room.suite)
+
+
+def test_an_external_commit_covers_self_removes_of_another_code_point() -> None:
+    room = crowd(5)
+    leaving = room.propose(3, Proposal(ProposalType(0xF003), Unparsed(b"")))
+    room.sent[ref_of(leaving, room.suite)] = (proposal(SelfRemove()), Sender(SenderType.MEMBER, 3))
+    items = by_value(ExternalInit(bytes(32))), by_reference(ref_of(leaving, room.suite))
+    commit, after = room.commit(Client.of(30), *items)
+    judgement = judge(judge(derived(room), leaving).knowledge, commit)
+    assert isinstance(judgement.verdict, Unknown)
+    assert isinstance(next_knowledge(judgement, commit, after.info(tree=False)), Claimed)
 
 
 def test_only_commits_lead_to_the_next_epoch() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from mimids.mls.code_points import (
@@ -51,7 +51,16 @@ from mimids.mls.suites import SUITES
 from mimids.wire.declare import decode, encode
 from mimids.wire.ids import MLS10, CipherSuite, GroupId, UserId
 from tests.support.public_groups import OUTSIDER, SENDERS, component, dictionary, followed, init, kept, refs
-from tests.support.signing import Client, Room, by_reference, by_value, crowd, ref_of
+from tests.support.signing import (
+    EXTRA_EXTENSIONS,
+    EXTRA_PROPOSALS,
+    Client,
+    Room,
+    by_reference,
+    by_value,
+    crowd,
+    ref_of,
+)
 
 SUITE_CODES = sorted(SUITES)
 
@@ -299,6 +308,8 @@ def certified(suite: int, seed: int, uri: str, *, other_key: bool = False) -> Cl
         private = ed25519.Ed25519PrivateKey.from_private_bytes(octets * 32)
     elif scheme == "Ed448":
         private = ed448.Ed448PrivateKey.from_private_bytes(octets * 57)
+    elif scheme.startswith("ML-DSA"):
+        private = getattr(mldsa, f"{scheme.replace('-', '')}PrivateKey").from_seed_bytes(octets * 32)
     else:
         private = ec.derive_private_key(int.from_bytes(octets * 32, "big"), CURVES[scheme])
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "somebody")])
@@ -313,7 +324,7 @@ def certified(suite: int, seed: int, uri: str, *, other_key: bool = False) -> Cl
         .not_valid_after(now + timedelta(days=1))  # members check the expiry
         .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)]), critical=False)
     )
-    certificate = builder.sign(private, None if scheme.startswith("Ed") else hashes.SHA256())
+    certificate = builder.sign(private, hashes.SHA256() if scheme in CURVES else None)
     credential = Credential(CredentialType.X509, (Certificate(certificate.public_bytes(Encoding.DER)),))
     return Client.of(seed, suite=suite, credential=credential, credentials=(CredentialType.BASIC, CredentialType.X509))
 
@@ -353,6 +364,13 @@ def test_certificates_are_refused_where_a_member_cannot_read_them() -> None:
     )
     assert isinstance(found, Invalid)
     assert found.rule is verdict.CREDENTIAL_SUPPORT
+
+
+def test_members_who_support_exactly_what_a_group_needs_are_enough() -> None:
+    capabilities = RequiredCapabilities(EXTRA_EXTENSIONS, EXTRA_PROPOSALS, (CredentialType.BASIC,))
+    demands = Extension(ExtensionType.REQUIRED_CAPABILITIES, encode(capabilities))
+    room = crowd(3, extensions=(demands, dictionary(_ff00=b"data"), Extension(EXTRA_EXTENSIONS[1], b"")))
+    followed(open_group(room.info()), *room.commit(1))
 
 
 def test_a_reinitialized_group_accepts_no_messages() -> None:

@@ -76,6 +76,24 @@ def test_a_message_may_end_before_a_section_and_nowhere_else(message: Message, i
                 decode_as(type(message), framed.octets[:size])
 
 
+@given(message=REQUESTS, content=st.binary(max_size=100), other=REQUESTS)
+def test_a_request_with_a_head_that_was_decoded_before_decodes_to_itself(
+    message: Request, content: bytes, other: Request
+) -> None:
+    again = [
+        attrs.evolve(message, content=content),
+        attrs.evolve(message, trailers=()),
+        attrs.evolve(message, trailers=((b"t", b"u"),)),
+        attrs.evolve(message, fields=(*message.fields, (b"last", b""))),
+        attrs.evolve(other, fields=message.fields),
+    ]
+    for request in (message, *again, message):
+        octets = bhttp.encode_request(request)
+        assert bhttp.decode_request(octets) == bhttp.decode_request(octets + b"\0\0") == request
+        with pytest.raises(WireError):
+            bhttp.decode_request(octets + b"\1")
+
+
 @KINDS
 @pytest.mark.parametrize("message", [POST, HINTED], ids=["request", "response"])
 def test_padding_that_is_not_zero_is_refused(message: Message, indeterminate: bool) -> None:
@@ -118,7 +136,7 @@ def test_only_two_framings_make_a_request_and_two_others_a_response(framing: int
         if framing in accepted:
             decode_as(kind, first + rest)
         else:
-            with pytest.raises(WireError, match="not this kind of message"):
+            with pytest.raises(WireError, match="not the framing indicator of a "):
                 decode_as(kind, first + rest)
 
 

@@ -15,6 +15,12 @@ def test_a_date_is_read_back_and_is_as_the_standard_library_writes_it(seconds: i
     assert read_date(write_date(seconds)) == seconds
 
 
+def test_a_year_has_four_digits() -> None:
+    date = read_date(b"Mon, 01 Jan 0001 00:00:00 GMT")
+    assert date is not None
+    assert write_date(date) == b"Mon, 01 Jan 0001 00:00:00 GMT"
+
+
 @pytest.mark.parametrize(
     "field",
     [

@@ -14,6 +14,7 @@ from mimids.ohttp.keyring import (
     KEY_IDS,
     MARGIN_SECONDS,
     MAX_AGE_SECONDS,
+    STORED_AHEAD_SECONDS,
     KeyIdsExhausted,
     Keyring,
     KeyRow,
@@ -40,6 +41,24 @@ def test_the_first_key_is_due_at_once_and_the_next_after_rotate() -> None:
     assert (row.key_id, row.created_at, row.retire_at) == (0, START, START + 37 * DAY)
     assert keyring.rotation_due_at(START + DAY) == START + 30 * DAY
     assert keyring.live(START) == {0: row.private}
+
+
+def test_the_next_key_is_stored_before_it_is_served() -> None:
+    keyring = rotated(EMPTY, START)
+    due = START + 30 * DAY
+    assert keyring.storing_due_at(due) == due - STORED_AHEAD_SECONDS
+    keyring = rotated(keyring, due)
+    first, second = keyring.rows
+    before = due - STORED_AHEAD_SECONDS
+    assert keyring.current(before) == first
+    assert keyring.live(before) == {0: first.private, 1: second.private}
+    assert keyring.rotation_due_at(before) == due + 30 * DAY
+    assert keyring.current(due) == second
+    # A key that a command makes meanwhile is served at once, and the stored one in its time.
+    third = keyring.next_row(before, b"n" * 32)
+    assert (third.key_id, third.created_at) == (2, before)
+    keyring = attrs.evolve(keyring, rows=(*keyring.rows, third))
+    assert [keyring.current(at) for at in (before, due)] == [third, second]
 
 
 def test_clients_get_the_newest_key_while_the_old_one_still_decrypts() -> None:

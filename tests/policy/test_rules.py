@@ -10,7 +10,7 @@ from itertools import permutations
 import attrs
 import pytest
 
-from mimids.mls.code_points import ComponentId, ContentType, ExtensionType
+from mimids.mls.code_points import ComponentId, ContentType, ExtensionType, ProposalType
 from mimids.mls.components import (
     AppDataDictionary,
     ComponentData,
@@ -23,14 +23,25 @@ from mimids.mls.framing import MLSMessage
 from mimids.mls.knowledge import Claimed, Derived, Knowledge, NotKnown, judge, next_knowledge, state_of
 from mimids.mls.leaf_node import Extension
 from mimids.mls.opening import open_group
-from mimids.mls.proposals import Add, AppDataUpdate, ExternalInit, ProposalOrRef, ProposalRef, Remove, SelfRemove
+from mimids.mls.proposals import (
+    Add,
+    AppDataUpdate,
+    ExternalInit,
+    Proposal,
+    ProposalOrRef,
+    ProposalRef,
+    Remove,
+    SelfRemove,
+    Unparsed,
+)
 from mimids.mls.public_group import PublicGroup
-from mimids.mls.rules.checks import covered_proposals
+from mimids.mls.rules.checks import check, covered_proposals, record
 from mimids.policy import rules as table
 from mimids.policy.rules import RULES, Case, MessageRule, PolicyRule, ReaderRule, SenderRule, Terms, refusals, withheld
 from mimids.policy.verdict import Certainty, Found, Refusal
 from mimids.values import Device, Follower
 from mimids.wire.declare import encode
+from mimids.wire.ids import UserId
 from tests.support.rooms import (
     ALICE,
     BANNED,
@@ -48,7 +59,7 @@ from tests.support.rooms import (
     sealed,
     sets,
 )
-from tests.support.signing import GROUP, Room, by_reference, by_value
+from tests.support.signing import GROUP, Client, Room, by_reference, by_value, ref_of
 
 Known = Callable[[Room], Knowledge]
 
@@ -99,6 +110,30 @@ def add_carol(seed: int = 30) -> ProposalOrRef:
 # --- commits that add -----------------------------------------------------------------------------------------------
 
 STATES: list[tuple[Known, bool]] = [(derived, True), (claimed, True), (unknown, False)]
+
+
+@pytest.mark.parametrize("spelling", ["%63arol", "car%6Fl", "c%61rol"])
+def test_a_ban_holds_for_every_spelling_of_a_user(spelling: str) -> None:
+    here = banning_carol()
+    added = by_value(Add(Client.of(31, f"{spelling}@a.example").key_package()))
+    assert fired(case(derived(here), here.commit(1, added)[0])) == ["banned-user-added"]
+    other = UserId(f"mimi://a.example/u/{spelling}".encode())
+    listed = room({ALICE: MEMBER, BOB: MEMBER, other: BANNED}, BOB)
+    assert fired(case(derived(listed), listed.commit(1, add_carol())[0])) == ["banned-user-added"]
+
+
+def test_a_self_remove_of_another_code_point_lifts_no_ban() -> None:
+    here = banning_carol()
+    leaving = here.propose(1, Proposal(ProposalType(0xF003), Unparsed(b"")))
+    group = open_group(here.info())
+    group = record(group, leaving, check(group, leaving))
+    items = by_value(ExternalInit(bytes(32))), by_reference(ref_of(leaving, here.suite))
+    message, _ = here.commit(client(CAROL, 30), *items)
+    judgement = judge(Derived(group), message)
+    given = Case(
+        message, Derived(group), next_knowledge(judgement, message), covered_proposals(group, message), Terms()
+    )
+    assert fired(given) == ["banned-user-joins"]
 
 
 @pytest.mark.parametrize(("known", "certain"), STATES)
@@ -169,6 +204,11 @@ def test_an_update_of_an_unknown_component_changes_no_role(known: Known) -> None
     given = case(known(here), message)
     assert isinstance(given.ahead, NotKnown)
     assert fired(given) == ["banned-user-added"]
+    free, banned = ({ALICE: MEMBER, BOB: MEMBER, CAROL: role} for role in (MEMBER, BANNED))
+    for before, role, wanted in ((free, BANNED, ["banned-user-added"]), (banned, MEMBER, [])):
+        here = room(before, BOB)
+        message, _ = here.commit(0, by_value(other), by_value(changes(before, CAROL, role)), add_carol())
+        assert fired(case(known(here), message)) == wanted
 
 
 def test_a_claimed_state_that_a_message_contradicts_is_not_used() -> None:
@@ -376,3 +416,9 @@ def test_a_rule_can_only_refuse_and_gets_no_remote_sender(rule: PolicyRule) -> N
 def test_judge_returns_a_refusal_or_none() -> None:
     assert inspect.signature(table.judge).return_annotation == "Refusal | None"
     assert {field.name for field in attrs.fields(Refusal)} == {"rule", "section", "detail", "facts", "lasting"}
+
+
+def test_bans_and_mutes_of_a_hub_never_last_for_an_epoch() -> None:
+    of_hub = [rule for rule in RULES if rule.name.startswith("hub-")]
+    assert of_hub
+    assert not any(rule.lasting for rule in of_hub)

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from mimids.store import groups, overview, partitions, providers
+from mimids.store import groups, overview, partitions, providers, retention, terminations
 from mimids.store.engine.migrate import shipped
 from mimids.store.engine.transaction import Tx
+from mimids.store.groups import Group
 from mimids.values import Milliseconds
 from mimids.wire.ids import MLS10, CipherSuite, Counter, GroupId, MaskedPartitionKey, ProviderId
 
@@ -26,15 +27,8 @@ def tx() -> Iterator[Tx]:
     connection.close()
 
 
-@pytest.mark.parametrize(
-    ("messages", "terminated", "live"),
-    [((1, 1), (), True), ((1, 0), (), False), ((1, 1), (2,), False), ((1, 1, 1), (2,), True), ((1,), (), False)],
-)
-def test_a_fork_is_live_while_two_open_branches_carry_messages(
-    messages: tuple[int, ...], terminated: tuple[int, ...], live: bool, tx: Tx
-) -> None:
-    hub = providers.ensure_provider(tx, HUB)
-    group = groups.add_group(
+def a_group(tx: Tx, hub: int) -> Group:
+    return groups.add_group(
         tx,
         hub=hub,
         group_id=GROUP,
@@ -44,6 +38,37 @@ def test_a_fork_is_live_while_two_open_branches_carry_messages(
         creator=None,
         now=NOW,
     )
+
+
+def test_a_branch_of_which_expiry_forgot_the_opener_is_nobodys(tx: Tx) -> None:
+    hub, other = (providers.ensure_provider(tx, name) for name in (HUB, ProviderId("b.example")))
+    group = a_group(tx, hub)
+    *_, last = (
+        partitions.add_partition(
+            tx,
+            group=group.id,
+            hub=hub,
+            masked_key=MaskedPartitionKey(number.to_bytes(32, "big")),
+            epoch=1,
+            now=NOW,
+            opener_provider=opener,
+        )
+        for number, opener in enumerate((None, hub, other, other))
+    )
+    assert overview.commits_of_others(tx, HUB) == (2, 0)
+    assert retention.expire_partition(tx, partition=last, now=NOW)
+    assert overview.commits_of_others(tx, HUB) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("messages", "terminated", "live"),
+    [((1, 1), (), True), ((1, 0), (), False), ((1, 1), (2,), False), ((1, 1, 1), (2,), True), ((1,), (), False)],
+)
+def test_a_fork_is_live_while_two_open_branches_carry_messages(
+    messages: tuple[int, ...], terminated: tuple[int, ...], live: bool, tx: Tx
+) -> None:
+    hub = providers.ensure_provider(tx, HUB)
+    group = a_group(tx, hub)
 
     def add(parent: int | None, count: int) -> int:
         key = MaskedPartitionKey(len(partitions.partitions_of_group(tx, group.id)).to_bytes(32, "big"))
@@ -56,7 +81,7 @@ def test_a_fork_is_live_while_two_open_branches_carry_messages(
     root = add(None, 1)
     branches = [add(root, count) for count in messages]
     for number in terminated:
-        partitions.terminate(tx, branches[number - 1], "", NOW)
+        terminations.terminate(tx, branches[number - 1], "", NOW)
     summary = overview.group_summary(tx, HUB, GROUP)
     assert summary is not None
     assert summary.live_forks == int(live)

@@ -7,14 +7,17 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Timer
+from types import MappingProxyType
 from typing import Any
 
 import attrs
+from click.testing import CliRunner, Result
 
+from mimids.cli.main import main
 from mimids.cli.setup import SetupPlan, make_provider
 from mimids.config import Config
 from mimids.wire.ids import ProviderId
@@ -58,14 +61,25 @@ def run(*arguments: str | Path, cwd: Path, input: str = "") -> Ran:
     return Ran(ran.returncode, ran.stdout, ran.stderr)
 
 
+def invoke(config: Config, *arguments: str | Path) -> Result:
+    """Run `mimids ...` for a provider in this process."""
+    file = config.tls.certificate.parent / "mimids.toml"
+    return CliRunner().invoke(main, [*map(str, arguments), "--config", str(file)])
+
+
 @contextmanager
-def serving(*arguments: str | Path, cwd: Path) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+def serving(
+    *arguments: str | Path,
+    cwd: Path,
+    program: Sequence[str] = (sys.executable, "-m", "mimids"),
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
     """Run `mimids serve ...` for the block, which starts once it serves; give the process and its output."""
     with (cwd / "serve.log").open("w") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "mimids", "serve", *arguments],
+            ["/usr/bin/env", *program, "serve", *arguments],
             cwd=cwd,
-            env=ENVIRONMENT,
+            env={**ENVIRONMENT, **environment},
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,

@@ -13,6 +13,7 @@ from mimids.wire.ids import PartitionKey
 from mimids.wire.messages import SendRequest
 from tests.support.recordings import expected, fits
 from tests.support.stage import HUB, SUITE, Stage, eventually
+from tests.support.welcomes import part_for
 
 T = TypeVar("T")
 
@@ -20,6 +21,8 @@ Sequenced = dict[PartitionKey, list[bytes]]
 # Readers of each recording. Carol is banned in a branch of the recorded policy, so she reads less (test_policy.py).
 READERS: dict[str, tuple[str, ...]] = {name: ("alice", "bob", "carol") for name in ("public", "private")}
 READERS |= {name: ("alice", "bob") for name in ("policy", "policy-private", "rules", "rooms")}
+READERS |= {name: ("alice", "bob", "carol") for name in ("held-welcome-public", "held-welcome-private")}
+READERS |= {name: ("alice", "bob", "dave") for name in ("mls-rs-f003", "mls-rs-f003-no-trees")}
 LOCAL_ONLY = "reject_policy_local_only"
 
 
@@ -98,10 +101,10 @@ def welcomes(stage: Stage, sequenced: Sequenced) -> dict[str, set[bytes]]:
         have_a_commit.add(recorded.key)
         data = recorded.request.commit_data if isinstance(recorded.request, SendRequest) else None
         if data is not None and data.welcome_data is not None and (is_first or sequenced.get(following)):
-            welcome = data.welcome_data.welcome
-            assert isinstance(welcome.message, Welcome)
-            for ref in welcome.message.key_package_refs:
-                wanted.setdefault(owners[ref], set()).add(welcome.encoded)
+            welcome = data.welcome_data.welcome.message
+            assert isinstance(welcome, Welcome)
+            for ref, provider in zip(welcome.key_package_refs, data.welcome_data.service_providers, strict=True):
+                wanted.setdefault(owners[ref], set()).add(part_for(provider, data.welcome_data))
     return wanted
 
 

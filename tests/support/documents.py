@@ -7,7 +7,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
 DOCUMENTS = sorted(
-    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md"), *ROOT.glob("bench/*.md")]
+    [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
+        *ROOT.glob("examples/*.md"),
+        *ROOT.glob("examples/*/*.md"),
+        *ROOT.glob("bench/*.md"),
+        *ROOT.glob("fuzz/*.md"),
+    ]
 )
 # Files for CI and contributors, which an sdist does not have.
 HOUSE = sorted(

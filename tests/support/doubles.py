@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import attrs
 import trio
 
-from mimids.ds.ports import PeerAnswer, RelayedAnswer
+from mimids.ds.ports import PeerAnswer, PushAnswer, RelayedAnswer
 from mimids.errors import PeerUnavailable
 from mimids.telemetry import Telemetry, new_telemetry
 from mimids.testing.clock import MovableClock
+from mimids.web_push.subscription import EndpointUrl
 from mimids.wire.ids import ProviderId
+from tests.support.patience import patience
 
 T = TypeVar("T")
 
@@ -40,10 +42,40 @@ class Called:
     media_type: str
     wait_seconds: int | None = None
     on_terms_revision: Callable[[int], None] = lambda _: None
+    terms_revision: int | None = None
 
 
 Peer = Callable[[Called], Awaitable[PeerAnswer]]
 Gateway = Callable[[Called], Awaitable[RelayedAnswer]]
+
+
+class FakePushServices:
+    """`ports.PushServices` in memory; `answer` is the status for each endpoint, or a function that makes the answer."""
+
+    def __init__(self) -> None:
+        self.pushes: list[tuple[EndpointUrl, dict[str, str], bytes]] = []
+        self.answer: Callable[[EndpointUrl], Awaitable[PushAnswer]] = self.accept
+        self.closed = False
+        self._more = trio.Event()
+
+    async def accept(self, endpoint: EndpointUrl) -> PushAnswer:
+        return PushAnswer(201)
+
+    async def wait(self, number: int) -> list[str]:
+        """Wait until there were so many pushes; return the paths of their endpoints."""
+        with patience():
+            while len(self.pushes) < number:
+                await self._more.wait()
+        return [endpoint.path for endpoint, _, _ in self.pushes]
+
+    async def push(self, endpoint: EndpointUrl, headers: Sequence[tuple[str, str]], body: bytes) -> PushAnswer:
+        self.pushes.append((endpoint, dict(headers), body))
+        self._more.set()
+        self._more = trio.Event()
+        return await self.answer(endpoint)
+
+    def close(self) -> None:
+        self.closed = True
 
 
 class FakePeers:
@@ -69,13 +101,15 @@ class FakePeers:
         body: bytes = b"",
         *,
         media_type: str = "application/mimi-ds",
-        timeout_seconds: float = 30,
+        timeout_seconds: float | None = None,
         wait_seconds: int | None = None,
         on_terms_revision: Callable[[int], None] | None = None,
+        terms_revision: int | None = None,
     ) -> PeerAnswer:
-        called = Called(provider, method, path, body, media_type, wait_seconds, on_terms_revision or (lambda _: None))
+        heard = on_terms_revision or (lambda _: None)
+        called = Called(provider, method, path, body, media_type, wait_seconds, heard, terms_revision)
         try:
-            with trio.fail_after(timeout_seconds + (wait_seconds or 0)):
+            with trio.fail_after((30 if timeout_seconds is None else timeout_seconds) + (wait_seconds or 0)):
                 return await self._exchange(self.peers, called)
         except trio.TooSlowError:
             raise PeerUnavailable from None
@@ -123,3 +157,8 @@ class SpyLog:
         """Wait until an event is logged; return at once if it was logged before."""
         while all(line["event"] != event for line in self.lines):
             await self._text.written.wait()
+
+
+def bound_hits(telemetry: Telemetry, bound: str) -> int:
+    """Return how often a bound was reached; the metric shows it minutes later."""
+    return telemetry._bound_hits[bound]

@@ -29,6 +29,7 @@ from mimids.client.stream import open_stream
 from mimids.wire.declare import decode, encode
 from mimids.wire.ids import Counter, GroupId, PartitionKey, ProviderId
 from mimids.wire.messages import Epoch, Frame, FrameBody, FrameType, Messages, PushedEpoch
+from tests.support.patience import patience
 
 HUB = ProviderId("a.example")
 LIMITS = SendLimits(frame_octets=65_536, batch_messages=10)
@@ -68,7 +69,7 @@ class Peer:
 
     async def hear(self, kind: FrameType) -> Frame:
         """Return the next frame, which must be of this kind."""
-        with trio.fail_after(5):
+        with patience():
             while True:
                 while self._events:
                     event = self._events.pop(0)
@@ -109,7 +110,7 @@ class FakeProvider:
 
     async def next_request(self) -> Peer:
         """Wait for the next request for a stream."""
-        with trio.fail_after(5):
+        with patience():
             stream = await self._listener.accept()
             self._accepted.append(stream)
             protocol = WSConnection(ConnectionType.SERVER)

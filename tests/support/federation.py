@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ import trio
 
 from mimids.ds.ports import Clock, PeerAnswer
 from mimids.http.api.providers import PROVIDERS
-from mimids.http.peers.answers import terms_revision
+from mimids.http.header_names import ARRANGEMENT, LINEAR
+from mimids.http.peers.answers import named_revision
 from mimids.http.peers.problems import error_from
 from mimids.mls.framing import MLSMessage, PrivateMessage
 from mimids.values import Device, DeviceRow
@@ -28,9 +29,13 @@ from mimids.wire.messages import (
     ReceiveResponse,
     SendRequest,
 )
+from tests.support import signing
 from tests.support.doubles import Called, Peer
+from tests.support.hub import offer
 from tests.support.inmemory import InMemory
+from tests.support.patience import patience
 from tests.support.provider import Assembled, Authority, assembled
+from tests.support.recordings import Recording, expected
 
 APPLICATION, PROPOSAL, COMMIT = 1, 2, 3
 
@@ -69,13 +74,15 @@ def in_memory_peer(target: Assembled, caller: ProviderId) -> Peer:
         headers = {"content-type": called.media_type, "from": f"mimi@{caller}"}
         if called.wait_seconds is not None:
             headers["prefer"] = f"wait={called.wait_seconds}"
+        if called.terms_revision is not None:
+            headers[ARRANGEMENT] = str(called.terms_revision)
         answered = await endpoints.ask(called.method, called.path, called.body, headers)
-        revision = terms_revision(answered.headers)
+        revision = named_revision(answered.headers)
         if revision is not None:
             called.on_terms_revision(revision)
         if answered.status >= 400:
             raise error_from(answered.status, answered.headers, answered.body, now_seconds=0)
-        return PeerAnswer(answered.body)
+        return PeerAnswer(answered.body, answered.headers.get(LINEAR) == "?1")
 
     return answer
 
@@ -93,12 +100,19 @@ class Room:
         self.group_id = GroupId(f"mimi://{hub}/g/{name}".encode())
         self.key = self.new_key()
 
+    @classmethod
+    def of(cls, room: signing.Room) -> Room:
+        """Return the group of a room with real signatures, for messages that are made up."""
+        made = cls()
+        made.group_id = room.group_id
+        return made
+
     @staticmethod
     def new_key() -> PartitionKey:
         return PartitionKey(secrets.token_bytes(PartitionKey.SIZE))
 
-    def creation(self) -> CreateGroupRequest:
-        return CreateGroupRequest(self.group_id, MLS10, CipherSuite(1), self.key, None, None, None)
+    def creation(self, key: PartitionKey | None = None) -> CreateGroupRequest:
+        return CreateGroupRequest(self.group_id, MLS10, CipherSuite(1), key or self.key, None, None, None)
 
     def message(self, text: str, *, epoch: int = 0, kind: int = APPLICATION) -> MLSMessage:
         sealed = text.encode().ljust(32, b".")
@@ -136,16 +150,47 @@ async def read(provider: Assembled, who: Device, hub: ProviderId, key: Partition
     return texts(await provider.services.hub_router.hub(hub).receive(who, ReceiveRequest(key, Counter(counter))))
 
 
+async def received(
+    provider: Assembled, who: Device, hub: ProviderId, key: PartitionKey, counter: int = 0
+) -> list[bytes]:
+    """Return the messages that a device receives from a counter on."""
+    request = ReceiveRequest(key, Counter(counter))
+    answer = decode(ReceiveResponse, await provider.services.hub_router.hub(hub).receive(who, request))
+    assert answer.hints == ()
+    return [message.message.encoded for message in answer.epoch.messages]
+
+
+async def play(
+    recording: Recording, hub: Assembled, *, then: Callable[[list[PartitionKey]], Awaitable[None]] | None = None
+) -> dict[PartitionKey, list[bytes]]:
+    """Have a hub sequence a recorded conversation, with a call of `then` after each message that it sequenced.
+
+    Returns the messages by partition; `then` gets the partitions that have messages.
+    """
+    sequenced: dict[PartitionKey, list[bytes]] = {}
+    await hub.services.hub.create_group(recording.creation(), device(hub))
+    for recorded in recording.messages():
+        if expected(recorded.line) == "accept":
+            answer = await offer(hub.services.hub, recorded)
+            sequenced.setdefault(recorded.key, []).append(recorded.request.message.encoded)
+            assert answer.counter == len(sequenced[recorded.key]) - 1
+            if then is not None:
+                await then(list(sequenced))
+    return sequenced
+
+
 async def wait_stored(provider: Assembled, hub: ProviderId, who: Device, key: PartitionKey, count: int) -> list[str]:
     """Wait until `count` messages of a partition are stored here, without asking the hub."""
-    with trio.fail_after(20):
-        while True:
-            found = await provider.services.hub_router.hub(hub).page(
-                who, ReceiveRequest(key, Counter(0)), limit_octets=1 << 24
-            )
-            if found is not None and len(found[1].messages) >= count:
-                return [_text(codec(Message).decode(encoded).message) for encoded in found[1].messages]
-            await trio.sleep(0.01)
+    found: list[str] = []
+    with patience():
+        while len(found) < count:
+            request = ReceiveRequest(key, Counter(len(found)))
+            page = await provider.services.hub_router.hub(hub).page(who, request, limit_octets=1 << 24)
+            new = () if page is None else page[1].messages
+            found += [_text(codec(Message).decode(encoded).message) for encoded in new]
+            if not new:
+                await trio.sleep(0.01)
+    return found
 
 
 def _text(message: MLSMessage) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,13 +14,17 @@ from mimids.ds.groups.hub import LocalHub
 from mimids.ds.groups.judging import MlsJudge
 from mimids.ds.groups.states import States
 from mimids.ds.notifier import Notifier
-from mimids.store.engine.migrate import migrate
-from mimids.store.engine.sqlite import open_store
+from mimids.mls.code_points import ExtensionType, WireFormat
+from mimids.mls.framing import MLSMessage
+from mimids.mls.leaf_node import Extension
+from mimids.store.engine.access import migrate, open_store
 from mimids.values import Device, DeviceRow
-from mimids.wire.ids import ProviderId, local_user_id
-from mimids.wire.messages import ExternalJoinRequest, ExternalProposalRequest, SendResponse
+from mimids.wire.ids import MLS10, PartitionKey, ProviderId, local_user_id
+from mimids.wire.messages import CreateGroupRequest, ExternalJoinRequest, ExternalProposalRequest, SendResponse
+from tests.support import signing
 from tests.support.doubles import stopped_clock
 from tests.support.recordings import Recorded
+from tests.support.tables import every_row
 
 A = ProviderId("a.example")
 ALICE = Device(A, local_user_id(A, "alice"), DeviceRow(1), "1")
@@ -45,3 +50,18 @@ async def offer(hub: LocalHub, recorded: Recorded) -> SendResponse:
     if isinstance(request, ExternalProposalRequest):
         return await hub.propose(request, ALICE)
     return await hub.send(request, ALICE)
+
+
+async def everything(hub: LocalHub) -> dict[str, list[tuple[object, ...]]]:
+    """Return all rows of a hub's database, by table."""
+    return await hub._store.read(every_row)
+
+
+async def create(hub: LocalHub, room: signing.Room, *, linear: bool = False, joinable: bool = False) -> PartitionKey:
+    """Create the group of a room, with its GroupInfo; return the key of its first partition."""
+    key = PartitionKey(secrets.token_bytes(PartitionKey.SIZE))
+    external = (Extension(ExtensionType.EXTERNAL_PUB, bytes(32)),) if joinable else ()
+    info = MLSMessage(MLS10, WireFormat.GROUP_INFO, room.info(*external))
+    creation = CreateGroupRequest(room.group_id, MLS10, room.suite.code, key, info, None, None)
+    await hub.create_group(creation, ALICE, linear=linear)
+    return key

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from urllib.parse import unquote
 
 import attrs
 import trio
 
 from mimids.http.api.asgi import Message, Receive, Scope, Send
-from mimids.http.server.connection import ASGIApp, ConnectionInfo
+from mimids.http.server.connection import ASGIApp
+from mimids.http.server.listener_state import ConnectionInfo
 from mimids.wire.ids import ProviderId
 
 
@@ -56,16 +58,21 @@ class InMemory:
         messages: list[Message] = [{"type": "http.request", "body": piece, "more_body": True} for piece in pieces]
         messages.append({"type": "http.request", "body": b"", "more_body": False})
         scope = self._scope("http", target, sent) | {"method": method}
+        answer: list[Message] = []
+        answered = trio.Event()
 
         async def receive() -> Message:
             await trio.lowlevel.checkpoint()
-            return messages.pop(0) if messages else {"type": "http.disconnect"}
-
-        answer: list[Message] = []
+            if messages:
+                return messages.pop(0)
+            await answered.wait()
+            return {"type": "http.disconnect"}
 
         async def send(message: Message) -> None:
             await trio.lowlevel.checkpoint()
             answer.append(message)
+            if message["type"] == "http.response.body" and not message["more_body"]:
+                answered.set()
 
         await self._app(scope, receive, send)
         start, *rest = answer
@@ -87,6 +94,9 @@ class InMemory:
         path, _, query = target.partition("?")
         return {
             "type": kind,
+            "http_version": "1.1",
+            "scheme": "http",
+            "path": unquote(path),
             "raw_path": path.encode(),
             "query_string": query.encode(),
             "headers": [(name.encode(), value.encode()) for name, value in headers.items()],

@@ -20,15 +20,18 @@ from wsproto.events import (
     Request,
 )
 
+from mimids.http.server.buffers import Buffers
 from mimids.http.server.connection import (
     ASGIApp,
-    ConnectionLimits,
     Receive,
     Scope,
     Send,
 )
 from mimids.http.server.listener import Bind, OpenListener, serve
+from mimids.http.server.listener_state import ConnectionLimits
 from mimids.http.server.tls import Pair, ServerTls, Trust
+from tests.support.direct import as_direct
+from tests.support.patience import patience
 
 GET = b"GET / HTTP/1.1\r\nhost: a.example\r\n\r\n"
 HUGE = b"x" * 30_000_000  # more than the kernel buffers for one connection
@@ -128,7 +131,7 @@ class Authority:
 
 
 async def eventually(holds: Callable[[], bool]) -> None:
-    with trio.fail_after(5):
+    with patience():
         while not holds():  # noqa: ASYNC110  # no event exists for the other end of a socket
             await trio.sleep(0.005)
 
@@ -156,7 +159,11 @@ class Started:
             return stream
         context = context or self.authority.client()
         tls = trio.SSLStream(stream, context, server_hostname="a.example", https_compatible=True)
-        await tls.do_handshake()
+        try:
+            await tls.do_handshake()
+        except trio.BrokenResourceError:
+            connecting.close()
+            raise
         return tls
 
     async def wait_for(self, **numbers: int) -> None:
@@ -177,14 +184,25 @@ class Started:
 Start = Callable[..., Awaitable[Started]]
 
 
-def starter(nursery: trio.Nursery, authority: Authority | None) -> Start:
-    """Return the function that starts a listener; its arguments beyond the app are limits and options of `serve`."""
+def starter(nursery: trio.Nursery, authority: Authority | None, *, direct: bool = False) -> Start:
+    """Return the function that starts a listener; its arguments beyond the app are limits and options of `serve`.
 
-    async def start(app: ASGIApp, *, drain_seconds: float = 1, tls: ServerTls | None = None, **limits: Any) -> Started:
+    With `direct`, plain requests take the direct path.
+    """
+
+    async def start(
+        app: ASGIApp,
+        *,
+        drain_seconds: float = 1,
+        tls: ServerTls | None = None,
+        buffers: Buffers | None = None,
+        **limits: Any,
+    ) -> Started:
         if authority is not None:
             tls = tls or ServerTls(authority.pair("a.example"), clients=Trust(authority.trust))
         drain = trio.Event()
-        bind = Bind("public", "127.0.0.1:0", tls, ConnectionLimits(**limits))
+        app = as_direct(app, drain) if direct else app
+        bind = Bind("public", "127.0.0.1:0", tls, ConnectionLimits(**limits), buffers=buffers or Buffers())
         bound = await nursery.start(partial(serve, app, bind, drain=drain, drain_seconds=drain_seconds))
         return Started(bound, drain, authority)
 
@@ -212,7 +230,7 @@ async def read_answer(stream: trio.abc.ReceiveStream) -> tuple[int, dict[str, st
 async def receive_some(stream: trio.abc.ReceiveStream) -> bytes:
     """Receive bytes; a reset counts as the end."""
     try:
-        with trio.fail_after(5):
+        with patience():
             return bytes(await stream.receive_some())
     except trio.BrokenResourceError:
         return b""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeVar, cast
 
 import attrs
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from mimids.mls.code_points import CredentialType, LeafNodeSource
@@ -46,6 +46,8 @@ class Signer:
         if suite.scheme in _CURVES:
             key = ec.derive_private_key(int.from_bytes(private, "big"), _CURVES[suite.scheme]).public_key()
             public = key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+        elif suite.scheme.startswith("ML-DSA"):
+            public = ml_dsa_key(suite.scheme, private)
         elif suite.scheme == "Ed25519":
             public = ed25519.Ed25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
         else:
@@ -63,11 +65,18 @@ class Signer:
         return sign_with_label(self.suite, self.private, label, content)
 
 
+def ml_dsa_key(scheme: str, seed: bytes) -> bytes:
+    """Return the public key for a seed of 32 octets."""
+    made: Any = getattr(mldsa, f"{scheme.replace('-', '')}PrivateKey")
+    public: bytes = made.from_seed_bytes(seed).public_key().public_bytes_raw()
+    return public
+
+
 def hpke_key(suite: Suite, seed: int) -> HpkePublicKey:
     """Return an HPKE public key for a seed: a point for NIST curves, else any octets of the right size."""
-    if suite.scheme not in _CURVES:
+    if suite.kems[0] not in _CURVES:
         return HpkePublicKey(bytes([seed]) * suite.hpke_key_size)
-    key = ec.derive_private_key(seed, _CURVES[suite.scheme]).public_key()
+    key = ec.derive_private_key(seed, _CURVES[suite.kems[0]]).public_key()
     return HpkePublicKey(key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint))
 
 

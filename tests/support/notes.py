@@ -16,8 +16,6 @@ from mimids.store.engine.sqlite import Faults, connect, open_store
 from mimids.store.engine.store import Store
 from mimids.store.engine.transaction import Tx
 
-PATIENCE_SECONDS = 10
-
 
 def create(path: Path) -> None:
     with closing(connect(path, create=True)) as connection:
@@ -40,7 +38,7 @@ def note(text: str) -> Callable[[Tx], int]:
 
 
 def insert_note(text: str, tx: Tx) -> int:
-    return tx.insert("INSERT INTO notes (text) VALUES (?)", (text,))
+    return tx.insert("INSERT INTO notes (text) VALUES (?) RETURNING id", (text,))
 
 
 def note_and_refuse(text: str) -> Callable[[Tx], int]:

@@ -17,6 +17,7 @@ from mimids.http.peers.calls import HttpPeers, open_peers
 from mimids.http.server.listener import Bind, OpenListener, connection_info, serve
 from mimids.http.server.tls import Pair, ServerTls, Trust
 from mimids.wire.ids import ProviderId
+from tests.support.direct import as_direct
 
 B = ProviderId("b.example")
 Message = dict[str, Any]
@@ -62,6 +63,8 @@ class Other:
         self._more = trio.Event()
         status, sent, content = await self.script(asked)
         pairs = [(name.encode(), value.encode()) for name, value in sent.items()]
+        if b"content-length" not in {name.lower() for name, _ in pairs}:
+            pairs.append((b"content-length", b"%d" % len(content)))
         await send({"type": "http.response.start", "status": status, "headers": pairs})
         await send({"type": "http.response.body", "body": content, "more_body": False})
 
@@ -77,6 +80,7 @@ class World:
     directory: Path
     ca: trustme.CA
     nursery: trio.Nursery
+    tls: list[ServerTls] = attrs.field(factory=list)  # of the providers that were started
 
     def pair(self, *names: str, ca: trustme.CA | None = None) -> Pair:
         certificate = (ca or self.ca).issue_cert(*names)
@@ -92,15 +96,16 @@ class World:
         return path
 
     async def other(
-        self, script: Script = ok, *, names: tuple[str, ...] = ("b.example",), ca: Any = None
+        self, script: Script = ok, *, names: tuple[str, ...] = ("b.example",), ca: Any = None, direct: bool = False
     ) -> tuple[Other, str]:
         """Start another provider; return it and its url."""
         app = Other(script)
         tls = ServerTls(self.pair(*names, ca=ca), clients=Trust(self.trust))
+        self.tls.append(tls)
+        drain = trio.Event()
+        served = as_direct(app, drain) if direct else app
         bound: OpenListener = await self.nursery.start(
-            lambda task_status: serve(
-                app, Bind("public", "127.0.0.1:0", tls), drain=trio.Event(), task_status=task_status
-            )
+            lambda task_status: serve(served, Bind("public", "127.0.0.1:0", tls), drain=drain, task_status=task_status)
         )
         return app, f"https://{bound.address}"
 
@@ -113,7 +118,7 @@ class World:
                 "private_key": str(ours.private_key),
                 "trust": str(self.trust),
             },
-            "federation": {"mode": mode, "allow": ["a.example", "b.example"], "connect_seconds": 2},
+            "federation": {"mode": mode, "allow": ["a.example", "b.example"], "connect_seconds": 10},
         }
         if url is not None:
             table["providers"] = {"b.example": {"url": url, **peer}}

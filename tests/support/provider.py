@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sqlite3
 import ssl
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,14 +24,15 @@ from mimids.http.api.endpoints import AnyEndpoint
 from mimids.http.server.connection import ASGIApp
 from mimids.listeners import make_app
 from mimids.store import accounts as store_accounts
-from mimids.store.engine.migrate import migrate
-from mimids.store.engine.sqlite import open_store
+from mimids.store.engine.access import migrate, open_store, read_here
 from mimids.store.engine.transaction import Tx
 from mimids.telemetry import Telemetry
 from mimids.wire.ids import local_user_id
-from tests.support.doubles import FakePeers, SpyLog
+from tests.support.doubles import FakePeers, FakePushServices, SpyLog
+from tests.support.tables import every_row
 
 HOST = "127.0.0.1"
+READERS = 2  # connections to the database
 
 
 @attrs.frozen
@@ -78,18 +78,23 @@ class Authority:
             table[name] = {**table.get(name, {}), **section}
         config = parse(table, self.directory)
         config.data_dir.mkdir(exist_ok=True)
-        migrate(config.database)
+        migrate(config.place)
         return config
 
 
 @asynccontextmanager
 async def running(
-    config: Config, *, clock: Clock | None = None, telemetry: Telemetry | None = None
+    config: Config,
+    *,
+    clock: Clock | None = None,
+    telemetry: Telemetry | None = None,
+    load_config: Callable[[], Config] | None = None,
 ) -> AsyncIterator[app.ServingProvider]:
     """Run a whole provider for the block, and drain it at the end."""
     stop = trio.Event()
     async with trio.open_nursery() as nursery:
-        bound = await nursery.start(partial(app.run, config, clock=clock, telemetry=telemetry, stop=stop))
+        run = partial(app.run, config, clock=clock, telemetry=telemetry, stop=stop, load_config=load_config)
+        bound = await nursery.start(run)
         yield bound
         stop.set()
 
@@ -102,6 +107,7 @@ class Assembled:
     services: Services
     peers: FakePeers
     log: SpyLog
+    push_services: FakePushServices = attrs.field(factory=FakePushServices)
 
     def app(self, endpoints: Iterable[AnyEndpoint], **options: Any) -> ASGIApp:
         return make_app(self.services, endpoints, **options)
@@ -118,18 +124,27 @@ class Assembled:
         return await self.services.store.write(add)
 
     def dump(self) -> str:
-        """Return the whole database as SQL."""
-        with closing(sqlite3.connect(f"file:{self.config.database}?mode=ro", uri=True)) as connection:
-            return "\n".join(connection.iterdump())
+        """Return the whole database as text, octets in hexadecimal digits."""
+        with read_here(self.config.place) as tx:
+            rows = [(name, row) for name, found in every_row(tx).items() for row in found]
+        return "\n".join(
+            f"{name} {[each.hex() if isinstance(each, bytes) else each for each in row]}" for name, row in rows
+        )
 
 
 @asynccontextmanager
-async def assembled(config: Config, *, clock: Clock | None = None) -> AsyncIterator[Assembled]:
-    """Run the services of a provider for the block, with two jobs: the store and the OHTTP keys."""
+async def assembled(config: Config, *, clock: Clock | None = None, is_member: bool = True) -> AsyncIterator[Assembled]:
+    """Run the services of a provider for the block, with three jobs: the store, the processes and the OHTTP keys.
+
+    Unless it `is_member`, other processes of the provider tell it nothing, and it does not run their jobs.
+    """
     log, peers = SpyLog(config.provider), FakePeers()
-    async with open_store(config.database) as store, trio.open_nursery() as jobs:
-        services = make_services(config, clock or SystemClock(), log.telemetry, store, peers)
+    async with open_store(config.place, readers=READERS) as store, trio.open_nursery() as jobs:
+        pushes = FakePushServices()
+        services = make_services(config, clock or SystemClock(), log.telemetry, store, peers, push_services=pushes)
         await jobs.start(store.run)
+        if is_member:
+            await jobs.start(services.processes.run)
         await jobs.start(services.ohttp_keys.run)
-        yield Assembled(config, services, peers, log)
+        yield Assembled(config, services, peers, log, pushes)
         jobs.cancel_scope.cancel()

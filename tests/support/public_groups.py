@@ -62,7 +62,7 @@ def refs(room: Room, *messages: MLSMessage) -> list[ProposalOrRef]:
 
 
 def init(room: Room) -> ProposalOrRef:
-    return by_value(ExternalInit(fresh_key(room.suite)))
+    return by_value(ExternalInit(fresh_key(room.suite)[: room.suite.kem_output_size]))
 
 
 def component(component_id: int, update: bytes | None) -> AppDataUpdate:

@@ -144,13 +144,14 @@ class Recording:
         following = (line.get("next") or {}).get("partition_key")
         key = following or hashlib.sha256(line["bytes"].encode()).hexdigest()[:32]
         welcome = None if joins or following is None else self._welcome_data(following)
-        return CommitData(PartitionKey.from_hex(key), self._group_info(key), welcome)
+        return CommitData(PartitionKey.from_hex(key), self._group_info(key, line), welcome)
 
-    def _group_info(self, key: str) -> MLSMessage | None:
-        line = self._infos.get(key)
-        if line is None:
+    def _group_info(self, key: str, commit: Line | None = None) -> MLSMessage | None:
+        """Return the GroupInfo of an epoch: that of a line of its own, or the one that the commit's line has."""
+        octets = self._infos[key]["bytes"] if key in self._infos else (commit or {}).get("group_info")
+        if octets is None:
             return None
-        message = decode(MLSMessage, bytes.fromhex(line["bytes"]))
+        message = decode(MLSMessage, bytes.fromhex(octets))
         assert isinstance(message.message, GroupInfo)
         # The hub cannot compute the tree after an encrypted commit, and refuses a GroupInfo without one.
         if self._encrypted and extension_data(message.message.extensions, ExtensionType.RATCHET_TREE) is None:

@@ -29,17 +29,20 @@ from mimids.ohttp.config import decode_keys
 from mimids.ohttp.hpke import Aead
 from mimids.ohttp.keyring import Schedule
 from mimids.ohttp.padding import pad_request
-from mimids.store import accounts
-from mimids.store.engine.migrate import migrate
-from mimids.store.engine.sqlite import Faults, connect, open_store
+from mimids.store import accounts, seen_time
+from mimids.store.engine.access import migrate, open_store
+from mimids.store.engine.batch import Faults
+from mimids.store.engine.locks import Locks
+from mimids.store.engine.sqlite import connect
 from mimids.store.engine.store import Store
-from mimids.store.engine.transaction import Tx
+from mimids.store.engine.transaction import Ahead, Tx
+from mimids.store.seen_time import SeenTime
 from mimids.testing.clock import MovableClock
 from mimids.values import Device, TokenId
 from mimids.wire.declare import encode
 from mimids.wire.ids import MLS10, BearerToken, CipherSuite, ProtocolVersion, ProviderId, UserId, local_user_id
 from mimids.wire.messages import EncodedKeyPackage, KeyPackageBundleRequest, KeyPackageRequest
-from tests.support.doubles import stopped_clock
+from tests.support.doubles import SpyLog, stopped_clock
 from tests.support.mls_makers import DAY, NOW, Signer, key_package, leaf_node, replace
 
 T = TypeVar("T")
@@ -48,6 +51,12 @@ PROVIDER = ProviderId("b.example")
 SUITE = CipherSuite(1)
 SCHEDULE = Schedule(30 * DAY, 7 * DAY)
 UNLIMITED = Rate("no_limit", 0, 0)
+
+
+def requests_per_minute(count: int) -> Rate:
+    """Return the rate of a device's requests, for `CallerRates`."""
+    return Rate("device_requests_per_minute", count / 60, count)
+
 
 _signer = Signer.of(1)
 
@@ -86,7 +95,7 @@ class _Within(Store):
     def __init__(self, tx: Tx) -> None:
         self._tx = tx
 
-    async def write(self, work: Callable[[Tx], T]) -> T:
+    async def write(self, work: Callable[[Tx], T], *, locks: Locks | None = None, ahead: Ahead | None = None) -> T:
         return work(self._tx)
 
 
@@ -103,6 +112,7 @@ class Rig:
     jobs: trio.Nursery
     low: list[LowStock]
     abuses: list[Abuse]
+    log: SpyLog
 
     async def device(self, name: str = "phone", user: str = "bob") -> Device:
         """Add a device, and its user if needed."""
@@ -110,7 +120,7 @@ class Rig:
 
         def add(tx: Tx) -> Device:
             if accounts.find_user(tx, user_id) is None:
-                add_user(tx, PROVIDER, user, self.clock.now())
+                add_user(tx, PROVIDER, user, self.clock.now(), reuse=True)
             row = add_device(tx, PROVIDER, user, name, self.clock.now()).row
             return Device(PROVIDER, user_id, row, name)
 
@@ -174,9 +184,20 @@ class Rig:
     async def decide(self, content: bytes, tx: Tx) -> None:
         """Have the gateway answer a request within `tx`, a transaction that is not the store's."""
         within = Gateway(
-            _Within(tx), self.clock, self.keys.live, self.key_packages, document, GatewayBounds(rate=UNLIMITED)
+            _Within(tx),
+            self.clock,
+            self.keys.live,
+            self.keys.look,
+            self.key_packages,
+            document,
+            GatewayBounds(rate=UNLIMITED, step_seconds=0),
         )
         await within.answer(self.encapsulate(content)[0])
+
+    async def see_time(self) -> None:
+        """Store the time that retention believes, as a sweep does."""
+        seen = SeenTime(self.clock.now(), self.clock.running(), self.clock.boot())
+        await self.store.write(lambda tx: seen_time.save(tx, seen))
 
     async def left(self) -> int:
         """Return the number of KeyPackages in stock, including last resorts."""
@@ -205,6 +226,7 @@ async def running(
     bounds: GatewayBounds | None = None,
     abuse: AbuseRule | None = None,
     faults: Faults | None = None,
+    schedule: Schedule = SCHEDULE,
 ) -> AsyncIterator[Rig]:
     """Run the services on a database file, which is made if it does not exist."""
     migrate(path)
@@ -221,10 +243,12 @@ async def running(
             on_low=low.append,
             on_abuse=abuses.append,
         )
-        keys = OhttpKeys(store, clock, PROVIDER, SCHEDULE, None)
+        keys = OhttpKeys(store, clock, PROVIDER, schedule, None)
         await jobs.start(keys.run)
-        gateway = Gateway(store, clock, keys.live, key_packages, document, bounds or GatewayBounds(rate=UNLIMITED))
+        bounds, log = bounds or GatewayBounds(rate=UNLIMITED, step_seconds=0), SpyLog()
+        gateway = Gateway(store, clock, keys.live, keys.look, key_packages, document, bounds, log.telemetry.bound_hit)
         yield Rig(
+            log=log,
             path=path,
             store=store,
             clock=clock,

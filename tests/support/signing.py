@@ -45,6 +45,7 @@ from mimids.mls.proposals import (
     ReInit,
     Remove,
     SelfRemove,
+    Unparsed,
     Update,
     UpdatePath,
     UpdatePathNode,
@@ -74,18 +75,19 @@ _TYPES = {
     AppEphemeral: ProposalType.APP_EPHEMERAL,
     SelfRemove: ProposalType.SELF_REMOVE,
     bytes: ProposalType(0xF0F2),
+    Unparsed: ProposalType(0xF0F2),
 }
 _CURVES: dict[str, ec.EllipticCurve] = {"P-256": ec.SECP256R1(), "P-384": ec.SECP384R1(), "P-521": ec.SECP521R1()}
 _fresh = count(1000)
-_known: dict[bytes, Client] = {}  # clients by signature key, to find the one that a KeyPackage adds
+_known: dict[bytes, dict[Credential, Client]] = {}  # by signature key and name: tests give one seed several names
 
 
 @lru_cache(maxsize=65536)
 def hpke_key(suite: Suite, number: int) -> HpkePublicKey:
     """Return the HPKE public key of a number; a valid point if the suite's KEM uses points."""
-    if suite.hpke_key_size in (32, 56):
+    if suite.kems[0] not in _CURVES:
         return HpkePublicKey(number.to_bytes(suite.hpke_key_size, "big"))
-    key = ec.derive_private_key(number, _CURVES[suite.scheme]).public_key()
+    key = ec.derive_private_key(number, _CURVES[suite.kems[0]]).public_key()
     return HpkePublicKey(key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint))
 
 
@@ -111,7 +113,7 @@ class Client:
         )
         credential = changed.pop("credential", Credential(CredentialType.BASIC, identity))
         client = cls(Signer.of(suite, seed), credential, replace(capabilities, **changed))
-        _known[client.signer.public] = client
+        _known.setdefault(client.signer.public, {})[client.credential] = client
         return client
 
     @property
@@ -135,7 +137,7 @@ class Client:
 
 
 def proposal(body: Any) -> Proposal:
-    """Return a proposal of the body's type; bytes become one of an unknown type."""
+    """Return a proposal of the body's type; bytes become one of an unknown type, also without an opaque<V> around."""
     return Proposal(_TYPES[type(body)], body)
 
 
@@ -267,7 +269,9 @@ class Room:
         for each, _ in covered:
             if isinstance(each.body, Add):
                 index = tree.add(each.body.key_package.leaf_node)
-                clients[index] = _known[each.body.key_package.leaf_node.signature_key]
+                client = client_of(each.body.key_package.leaf_node)
+                assert client is not None
+                clients[index] = client
                 new.append(index)
         return tree, clients, extensions, new
 
@@ -278,7 +282,7 @@ class Room:
             return UpdatePath(client.leaf(LeafNodeSource.COMMIT, index, self.group_id), ())
         beside = [tree.resolution(child) for _, child in tree.filtered_path(index)]
         keys = [fresh_key(self.suite) for _ in beside]
-        sealed = HpkeCiphertext(bytes(self.suite.hpke_key_size), bytes(self.suite.hash_size + 16))
+        sealed = HpkeCiphertext(bytes(self.suite.kem_output_size), bytes(self.suite.hash_size + 16))
         nodes = tuple(
             UpdatePathNode(key, Ciphertexts.of(*[sealed for x in resolution if x // 2 not in new or x % 2]))
             for key, resolution in zip(keys, beside, strict=True)
@@ -286,6 +290,15 @@ class Room:
         parent_hash = tree.set_path(index, keys)
         leaf = client.leaf(LeafNodeSource.COMMIT, index, self.group_id, **{"origin": parent_hash, **changed})
         return UpdatePath(leaf, nodes)
+
+
+def client_of(leaf: LeafNode) -> Client | None:
+    """Return the client whose signature key a leaf has, None for a key that is not ours.
+
+    Of several clients with this key it is the one of the leaf's name, or else the newest.
+    """
+    clients = _known.get(leaf.signature_key, {})
+    return clients.get(leaf.credential, next(reversed(clients.values()), None))
 
 
 def crowd(size: int, *, suite: int = 1, extensions: tuple[Extension, ...] = (), path: bool = True) -> Room:

@@ -31,10 +31,11 @@ def create(path: Path) -> None:
 def append(arrival: int, sender: int, number: int, tx: Tx) -> int:
     """Write to two tables, so that a test could see half a transaction."""
     tx.execute(
-        "INSERT INTO counted (sender, numbers) VALUES (?, 1) ON CONFLICT DO UPDATE SET numbers = numbers + 1", (sender,)
+        "INSERT INTO counted (sender, numbers) VALUES (?, 1) ON CONFLICT (sender) DO UPDATE SET numbers = numbers + 1",
+        (sender,),
     )
     return tx.insert(
-        "INSERT INTO sent (arrival, sender, number, body) VALUES (?, ?, ?, ?)",
+        "INSERT INTO sent (arrival, sender, number, body) VALUES (?, ?, ?, ?) RETURNING id",
         (arrival, sender, number, os.urandom(1024)),
     )
 

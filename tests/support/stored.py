@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import trio
 
+from mimids.store.engine.access import read_here
 from mimids.testing.clock import MovableClock
 from mimids.wire.ids import PartitionKey
 from tests.support.doubles import stopped_clock
+from tests.support.patience import patience
 from tests.support.provider import Assembled, Authority, assembled
 
 DAY = 86_400.0  # seconds
@@ -35,8 +36,9 @@ async def rows(running: Assembled, sql: str, *params: object) -> list[tuple[Any,
 
 def count(running: Assembled, sql: str, *params: object) -> int:
     """Return the number that a query selects, read beside the store."""
-    with closing(sqlite3.connect(f"file:{running.config.database}?mode=ro", uri=True)) as connection:
-        return int(connection.execute(sql, params).fetchone()[0])
+    with read_here(running.config.place) as tx:
+        (number,) = tx.one(sql, params) or (0,)
+    return int(number)
 
 
 async def bodies(running: Assembled, key: PartitionKey) -> list[bool]:
@@ -58,7 +60,7 @@ async def sweep(running: Assembled) -> None:
 
 async def until(check: Callable[[], Awaitable[object]]) -> None:
     """Wait until `check` returns something true; fail after 20 seconds."""
-    with trio.fail_after(20):
+    with patience():
         while True:
             if await check():
                 return

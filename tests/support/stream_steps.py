@@ -21,6 +21,7 @@ from mimids.wire.messages import (
     SendStatus,
 )
 from tests.support.fake_provider import HUB, Peer
+from tests.support.patience import patience
 
 GROUP = PretendGroup.at(HUB)
 UNKNOWN = json.dumps({"type": "urn:mimids:problem:unknown-partition", "status": 404}).encode()
@@ -28,13 +29,15 @@ TERMINATED = json.dumps({"type": "urn:mimids:problem:branch-terminated", "status
 BUSY = json.dumps({"type": "urn:mimids:problem:busy", "status": 503}).encode()
 GONE = json.dumps({"type": "urn:mimids:problem:messages-expired", "status": 410, "next_counter": 7}).encode()
 
+AHEAD = json.dumps({"type": "urn:mimids:problem:counter-ahead", "status": 409, "next_counter": 3}).encode()
+
 
 def said(*contents: str) -> Epoch:
     return Epoch(tuple(Message(GROUP.message(each.encode()).message, None) for each in contents))
 
 
 async def next_event(stream: Stream) -> Event:
-    with trio.fail_after(5):
+    with patience():
         return await anext(stream)
 
 

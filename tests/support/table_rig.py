@@ -8,9 +8,11 @@ from typing import Any, cast
 from mimids.ds.services import Services
 from mimids.errors import PolicyRefused, RateLimited, Unauthenticated
 from mimids.http.api.asgi import application
-from mimids.http.api.bodies import NO_BODY, WEBSOCKET, StreamClosed, WebSocketStream, mimi_ds, octets
+from mimids.http.api.bodies import NO_BODY, WEBSOCKET, WebSocketStream, mimi_ds, octets
+from mimids.http.api.cors import NO_PAGES, Cors
 from mimids.http.api.endpoints import Answer, AnyEndpoint, Call, Endpoint, Listener
 from mimids.http.api.table import Table
+from mimids.http.server.messages import StreamClosed
 from mimids.values import Anyone, Caller, Device, Follower
 from mimids.wire.ids import ProviderId
 from mimids.wire.messages import ReceiveRequest, ResumeRequest
@@ -103,7 +105,7 @@ def rows(handlers: Handlers) -> list[AnyEndpoint]:
 class Rig:
     """The rows above in memory, with their log."""
 
-    def __init__(self, *, hosts: frozenset[str] | None = None, body_seconds: float = 5) -> None:
+    def __init__(self, *, hosts: frozenset[str] | None = None, body_seconds: float = 5, cors: Cors = NO_PAGES) -> None:
         self.handlers = Handlers()
         self.log = SpyLog()
 
@@ -127,6 +129,7 @@ class Rig:
                 body_seconds=body_seconds,
                 stamp=stamp,
                 hosts=hosts,
+                cors=cors,
             )
         )
         self.ask = InMemory(self.app).ask

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+import trio
 
 from mimids.values import Device
 from mimids.wire.ids import GroupId, ProviderId
@@ -25,13 +28,22 @@ async def ask_hub(follower: Assembled) -> None:
 
 
 async def wait_in_force(follower: Assembled, revision: int) -> None:
-    """Wait until the follower has accepted a revision of the hub's terms and the hub has confirmed it."""
+    """Wait until the follower has accepted a revision of the hub's terms and the hub has confirmed it.
+
+    The job that did this has ended, too: it has set the time of its next attempt, so a stopped clock may be moved.
+    """
+
+    shown: dict[str, Any] = {}
 
     async def look() -> bool:
-        shown = await command(follower, "provider show", provider=A)
-        return bool(shown["their_terms_accepted"] == revision and shown["their_terms_told"])
+        shown.update(await command(follower, "provider show", provider=A))
+        is_told = bool(shown["their_terms_accepted"] == revision and shown["their_terms_told"])
+        return is_told and A not in follower.services.accepted_terms._busy
 
-    await until(look)
+    try:
+        await until(look)
+    except trio.TooSlowError:
+        raise AssertionError(f"revision {revision} is not in force: {shown}") from None
 
 
 def bob(follower: Assembled) -> Device:

@@ -6,9 +6,11 @@ from mimids.mls.code_points import WireFormat
 from mimids.mls.framing import MLSMessage
 from mimids.mls.proposals import HpkeCiphertext
 from mimids.mls.welcome import EncryptedGroupSecrets, Welcome
+from mimids.wire.declare import encode
 from mimids.wire.ids import MLS10, CipherSuite, KeyPackageRef, PartitionKey, ProviderId
 from mimids.wire.messages import CommitData, SendRequest, WelcomeData
 from tests.support.federation import COMMIT, Room, device
+from tests.support.mls_makers import replace
 from tests.support.provider import Assembled
 from tests.support.stored import rows, until
 
@@ -19,6 +21,15 @@ def welcome_to(*refs: KeyPackageRef) -> MLSMessage:
     """Return a Welcome for these KeyPackages; nothing in it is encrypted."""
     secrets = tuple(EncryptedGroupSecrets(ref, HpkeCiphertext(b"k", b"c")) for ref in refs)
     return MLSMessage(MLS10, WireFormat.WELCOME, Welcome(CipherSuite(1), secrets, b"info"))
+
+
+def part_for(provider: str, data: WelcomeData) -> bytes:
+    """Return what a provider gets of a Welcome, an encoded MLSMessage: the secrets for its own users only."""
+    welcome = data.welcome.message
+    assert isinstance(welcome, Welcome)
+    secrets = zip(welcome.secrets, data.service_providers, strict=True)
+    own = tuple(secret for secret, at in secrets if at == provider)
+    return encode(replace(data.welcome, message=replace(welcome, secrets=own)))
 
 
 async def invite(hub: Assembled, room: Room, to: str = "b.example") -> PartitionKey:

@@ -27,6 +27,7 @@ from mimids.wire.ids import (
 )
 from mimids.wire.messages import (
     Ack,
+    CaughtUp,
     CommitData,
     CommitHint,
     CreateGroupRequest,
@@ -39,6 +40,7 @@ from mimids.wire.messages import (
     GroupInfoBundle,
     GroupInfoRequest,
     GroupInfoResponse,
+    Heartbeat,
     HeldGroupsRequest,
     HeldGroupsResponse,
     HintedEpoch,
@@ -52,6 +54,9 @@ from mimids.wire.messages import (
     KnownPartition,
     Message,
     Messages,
+    Position,
+    PositionsRequest,
+    PositionsResponse,
     Present,
     PushedEpoch,
     PushRequest,
@@ -68,10 +73,15 @@ from mimids.wire.messages import (
     SendResponse,
     SendResult,
     SendStatus,
+    SiblingsRequest,
     Stock,
     WelcomeData,
     WelcomeInitRequest,
     WelcomeInitResponse,
+    WelcomeState,
+    WelcomeStatus,
+    WelcomeStatusRequest,
+    WelcomeStatusResponse,
     Withdraw,
 )
 
@@ -177,6 +187,9 @@ KEY_PACKAGE_HEX = (  # 50 octets
 
 REQUEST = KeyPackageRequest(BOB, BearerToken(b"tok"), MLS10, SUITE)
 REQUEST_HEX = f"{BOB_HEX} 03 746f6b 0001 0001"  # 31 octets
+KNOWN = Position(1, Counter(2), Counter(5), 0, (MASK,))
+KNOWN_HEX = f"01 0000000000000002 0000000000000005 00 21 {MASK_HEX}"  # 52
+NOT_KNOWN = Position(0, Counter(0), Counter(0), 0, ())
 GREASED = KeyPackageRequest(BOB, BearerToken(b""), ProtocolVersion(GREASE), CipherSuite(GREASE))
 GREASED_HEX = f"{BOB_HEX} 00 0a0a 0a0a"  # 28 octets
 
@@ -225,7 +238,7 @@ EXAMPLES: Final[list[tuple[Any, str]]] = [
     (WelcomeData(WELCOME, ()), f"{WELCOME_HEX} 00"),
     (BARE_DATA, BARE_DATA_HEX),
     (FULL_DATA, FULL_DATA_HEX),
-    (SAID, SAID_HEX),
+    (KNOWN, KNOWN_HEX),
     (SendRequest(PROPOSAL, KEY, None), f"{PROPOSAL_HEX} {KEY_HEX}"),
     (SendRequest(REMOVAL, KEY, None), f"{REMOVAL_HEX} {KEY_HEX}"),
     (COMMITTED, COMMITTED_HEX),
@@ -249,6 +262,21 @@ EXAMPLES: Final[list[tuple[Any, str]]] = [
     ),
     (WelcomeInitRequest((KeyPackageRef(b"one"), KeyPackageRef(b"four"))), "09 03 6f6e65 04 666f7572"),
     (WelcomeInitResponse((KeyPackageRef(b"one"),)), "04 03 6f6e65"),
+    (WelcomeStatusRequest(KEY), KEY_HEX),
+    (WelcomeStatus(KeyPackageRef(b"one"), WelcomeState.WAITING, b"busy"), "03 6f6e65 02 04 62757379"),
+    (
+        WelcomeStatusResponse(
+            (
+                WelcomeStatus(KeyPackageRef(b"one"), WelcomeState.MISSING, b""),
+                WelcomeStatus(KeyPackageRef(b"four"), WelcomeState.CANCELLED, b""),
+            )
+        ),
+        "0d 03 6f6e65 00 00 04 666f7572 06 00",
+    ),
+    (SiblingsRequest(MLS10, CipherSuite(0x4D)), "0001 004d"),
+    (PositionsRequest((KEY, KEY)), f"20 {KEY_HEX} {KEY_HEX}"),
+    (KNOWN, KNOWN_HEX),
+    (PositionsResponse((KNOWN, NOT_KNOWN)), f"4047 {KNOWN_HEX} 00 0000000000000000 0000000000000000 00 00"),
     (ExternalJoinRequest(JOIN, BARE_DATA), f"{JOIN_HEX} {BARE_DATA_HEX}"),
     (GroupInfoRequest(GROUP), GROUP_HEX),
     (STATE, STATE_HEX),
@@ -270,14 +298,14 @@ EXAMPLES: Final[list[tuple[Any, str]]] = [
     (PushRequest((PUSHED, PUSHED_WITH_STATE)), f"4090 {PUSHED_HEX} {PUSHED_WITH_STATE_HEX}"),
     (PushResponse((Counter(4), NO_LONGER_FOLLOWED)), "08 00000004 ffffffff"),
     (ResumeRequest(GROUP, MASK, Counter(9)), f"{GROUP_HEX} {MASK_HEX} 00000009"),
-    (InboxWelcome(6, WELCOME), f"0000000000000006 {WELCOME_HEX}"),
+    (InboxWelcome(6, B, WELCOME), f"0000000000000006 {B_HEX} {WELCOME_HEX}"),
     (Frame(1, FrameType.PRESENT, Present(A, (POSITION,))), f"00000001 01 {A_HEX} 14 {POSITION_HEX}"),
     (Frame(2, FrameType.WITHDRAW, Withdraw((KEY, NEXT))), f"00000002 02 20 {KEY_HEX} {NEXT_HEX}"),
     (
         Frame(0xFFFFFFFF, FrameType.SEND, Send(A, (SAID, COMMITTED))),
         f"ffffffff 03 {A_HEX} 405e {SAID_HEX} {COMMITTED_HEX}",
     ),
-    (Frame(4, FrameType.ACK, Ack((6, 2**64 - 1))), "00000004 04 10 0000000000000006 ffffffffffffffff"),
+    (Frame(4, FrameType.ACK, Ack((6, 2**63 - 1))), "00000004 04 10 0000000000000006 7fffffffffffffff"),
     (
         Frame(
             5,
@@ -287,7 +315,9 @@ EXAMPLES: Final[list[tuple[Any, str]]] = [
         f"00000005 05 4077 00 {ACCEPTED_HEX} 01 {PROBLEM_HEX}",
     ),
     (Frame(0, FrameType.MESSAGES, Messages(A, PUSHED)), f"00000000 06 {A_HEX} {PUSHED_HEX}"),
-    (Frame(0, FrameType.WELCOME, InboxWelcome(6, WELCOME)), f"00000000 07 0000000000000006 {WELCOME_HEX}"),
+    (Frame(8, FrameType.HEARTBEAT, Heartbeat()), "00000008 0a"),
+    (Frame(9, FrameType.CAUGHT_UP, CaughtUp((A,))), f"00000009 0b 0a {A_HEX}"),
+    (Frame(0, FrameType.WELCOME, InboxWelcome(6, B, WELCOME)), f"00000000 07 0000000000000006 {B_HEX} {WELCOME_HEX}"),
     (Frame(0, FrameType.STOCK, Stock(MLS10, CipherSuite(3), 5)), "00000000 08 0001 0003 00000005"),
     (Frame(9, FrameType.PROBLEM, PROBLEM), f"00000009 09 {PROBLEM_HEX}"),
     # The structs of restoring a hub are not in that section, but in docs/http.md.

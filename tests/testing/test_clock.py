@@ -50,14 +50,11 @@ def test_a_stopped_clock_stands_until_it_is_moved_also_across_a_restart(mimids_s
 
 def test_jobs_that_are_due_run_when_the_clock_is_moved(mimids_session: Session) -> None:
     with federation("a.example", session=mimids_session) as (a,):
-        a.add_user("alice")
-        first = a.contact("alice")
-        a.clock.advance(31 * DAY)
+        a.clock.advance(1.5 * DAY)
         rotated = "SELECT count(*) FROM ohttp_keys"
         give_up_at = time.monotonic() + 10
         while a.read(rotated) != [(2,)]:
             assert time.monotonic() < give_up_at
-        assert a.contact("alice").keys != first.keys
 
 
 async def test_sleepers_wake_when_the_clock_is_moved_past_their_time() -> None:

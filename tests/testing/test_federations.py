@@ -10,12 +10,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 
 from mimids.cli.places import load_config
-from mimids.client import Problem, Unreachable
+from mimids.cli.refusals import CommandRefused
+from mimids.client import CaughtUp, Device, Problem, Unreachable
 from mimids.process import EXIT_CRASHED, EXIT_OK
 from mimids.testing import PretendGroup, ProviderFailed, Session, content_of, federation
+from mimids.wire.base64url import base64url
 from mimids.wire.ids import PartitionKey, ProviderId
 
 ROOT = Path(__file__).parents[2]
@@ -55,6 +58,29 @@ def test_processes_are_forked_or_spawned(method: str) -> None:
             assert a.terminate() == EXIT_OK
     finally:
         session.close()
+
+
+def test_without_tls_devices_and_pages_reach_a_provider_by_its_client_url(mimids_session: Session) -> None:
+    page = "http://127.0.0.1:9000"
+    config = {"listen": {"client_tls": False, "web_origins": [page]}}
+    with federation("a.example", config=config, session=mimids_session) as (a,):
+        assert a.client_url.startswith("http://127.0.0.1:")
+        alice = a.add_device("alice")
+        group = PretendGroup.at(a.name)
+        alice.ask(lambda device: device.create_group(group.creation()))
+
+        async def sent_by_a_stream(device: Device) -> int:
+            async with device.stream(caught_up=True) as stream:
+                assert await anext(aiter(stream)) == CaughtUp(())
+                return (await stream.send(group.hub, group.message(b"hello"))).counter
+
+        assert alice.ask(sent_by_a_stream) == 0
+        url = f"{alice.url}/client/v1/me"
+        answer = httpx.get(url, headers={"Origin": page, "Authorization": f"Bearer {alice.token}"})
+        assert answer.json()["ohttp_identity"] == base64url(a.contact("alice").ohttp_identity)
+        assert answer.headers["access-control-allow-origin"] == page
+        asked = {"Origin": page, "Access-Control-Request-Method": "GET"}
+        assert httpx.options(url, headers=asked).headers["access-control-allow-methods"] == "GET"
 
 
 def test_an_unknown_start_method_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -132,6 +158,15 @@ def test_users_devices_tokens_and_cards_can_be_made_whether_it_runs_or_not(mimid
         a.start()
         assert offline.ask(lambda device: device.me())["device_id"] == "tablet"
         assert {each["label"] for each in a.command("token list", user="alice")["tokens"]} >= {"all"}
+
+
+def test_a_command_that_does_not_exist_is_refused_with_the_one_that_was_meant(mimids_session: Session) -> None:
+    with federation("a.example", session=mimids_session) as (a,):
+        with pytest.raises(CommandRefused) as refused:
+            a.command("user ad", name="alice")
+        assert refused.value.message == "there is no command `user ad`"
+        assert (refused.value.fix or "").startswith("did you mean `user add`?")
+        assert refused.value.exit_code == 1
 
 
 def test_a_job_can_be_made_to_crash(mimids_session: Session) -> None:

@@ -39,6 +39,14 @@ class Kind(IntEnum):
     OCTETS = 2
     MANY = 3
 
+    @property
+    def following(self) -> Kind:
+        return Kind((self + 1) % 4)
+
+    @property
+    def number_if_any(self) -> Kind | None:
+        return Kind.NUMBER if self else None
+
 
 def low(value: int) -> int:
     if value > 199:
@@ -116,8 +124,8 @@ def declared(name: str, fields: dict[str, Any], *bases: type) -> Codec[Any]:
     return codec(struct(new_class(name, bases, {}, lambda space: space.update(body))))
 
 
-def selected(**more: Any) -> dict[str, Any]:
-    return {"kind": wire(UINT8.of(Kind)), "between": wire(UINT8), "body": select("kind", CASES, **more)}
+def selected(on: str = "kind") -> dict[str, Any]:
+    return {"kind": wire(UINT8.of(Kind)), "between": wire(UINT8), "body": select(on, CASES)}
 
 
 STRUCTS = {
@@ -131,12 +139,12 @@ STRUCTS |= {
     "select of a number": declared(
         "Numbered", {"on": wire(UINT8), "body": select("on", dict.fromkeys(range(160), UINT16) | CASES)}
     ),
-    "select with a key": declared("Keyed", selected(key=lambda kind: Kind((kind + 1) % 4))),
-    "select with a key for some": declared("Some", selected(key=lambda kind: Kind.NUMBER if kind > 0 else None)),
+    "select by an attribute": declared("ByAttribute", selected("kind.following")),
+    "select by an attribute of some": declared("BySome", selected("kind.number_if_any")),
     "select otherwise": declared("Other", {"on": wire(UINT8), "body": select("on", {0: UINT16}, otherwise=OPAQUE_V)}),
-    "select otherwise with a key": declared(
-        "OtherKeyed",
-        {"on": wire(UINT16), "body": select("on", {True: UINT8}, key=lambda on: on == 1, otherwise=NOTHING)},
+    "select otherwise by an attribute": declared(
+        "OtherByAttribute",
+        {"on": wire(UINT8.of(Kind)), "body": select("on.number_if_any", {Kind.NUMBER: UINT8}, otherwise=NOTHING)},
     ),
     "select by what was selected": declared(
         "Twice",

@@ -47,13 +47,25 @@ class Drawn:
     )
 
 
+class Size(int):
+    """A number with two parts that a `select` may name."""
+
+    @property
+    def is_odd(self) -> bool:
+        return self % 2 == 1
+
+    @property
+    def half(self) -> int:
+        return self // 2
+
+
 @struct
 class Labelled:
     """A size, a body whose layout depends on whether the size is odd, and one whose layout depends on half of it."""
 
-    size: int = wire(UINT8)
-    odd: int | bytes = select("size", {True: UINT32}, key=lambda size: size % 2 == 1, otherwise=OPAQUE_V)
-    last: int | None = select("size", {0: NOTHING, 1: UINT8}, key=lambda size: size // 2)
+    size: Size = wire(UINT8.of(Size))
+    odd: int | bytes = select("size.is_odd", {True: UINT32}, otherwise=OPAQUE_V)
+    last: int | None = select("size.half", {0: NOTHING, 1: UINT8})
 
 
 @struct
@@ -87,9 +99,9 @@ def refusal(cls: type[Any], octets: str) -> str:
         (Drawn(Shape.DOT, Point(1, 2)), f"00 {POINT}"),
         (Drawn(Shape.LINE, (Point(1, 2), Point(1, 2))), f"01 08 {POINT} {POINT}"),
         (Drawn(Shape.NOTE, None), "02"),
-        (Labelled(1, 7, None), "01 00000007"),
-        (Labelled(2, b"ab", 8), "02 02 6162 08"),
-        (Labelled(3, 7, 8), "03 00000007 08"),
+        (Labelled(Size(1), 7, None), "01 00000007"),
+        (Labelled(Size(2), b"ab", 8), "02 02 6162 08"),
+        (Labelled(Size(3), 7, 8), "03 00000007 08"),
         (Sheet((), None), "00 00"),
         (
             Sheet((Drawn(Shape.NOTE, None), Drawn(Shape.DOT, Point(1, 2))), Signed(Point(1, 2), b"")),
@@ -154,11 +166,11 @@ def test_a_value_is_a_frozen_record() -> None:
 
 
 def test_a_body_of_the_wrong_case_is_not_written() -> None:
-    for value in (Drawn(Shape.NOTE, Point(1, 2)), Drawn(Shape.DOT, None), Labelled(3, b"ab", 8)):
+    for value in (Drawn(Shape.NOTE, Point(1, 2)), Drawn(Shape.DOT, None), Labelled(Size(3), b"ab", 8)):
         with pytest.raises((ValueError, AttributeError)):
             encode(value)
     with pytest.raises(WireError, match="no such case"):
-        encode(Labelled(4, b"", None))
+        encode(Labelled(Size(4), b"", None))
 
 
 # --- structs that keep their octets ------------------------------------------------------------------------------

@@ -27,7 +27,10 @@ from mimids.wire.ids import (
     ProviderId,
     Secret,
     local_user_id,
+    name_fault,
+    normal_user_id,
     provider_id,
+    spelling_fault,
 )
 
 SECRETS = pytest.mark.parametrize("cls", [Secret, PartitionKey, BearerToken])
@@ -254,6 +257,59 @@ def test_no_longer_followed_is_the_last_counter() -> None:
     assert COUNTER.encode(NO_LONGER_FOLLOWED) == b"\xff\xff\xff\xff"
 
 
-def test_a_group_id_may_be_empty_and_long() -> None:
+def test_a_group_id_may_be_empty_and_has_at_most_256_octets() -> None:
     assert GROUP_ID.decode(b"\0") == b""
-    assert GROUP_ID.decode(b"\x80\1\0\0" + bytes(65536)) == bytes(65536)
+    assert GROUP_ID.decode(b"\x41\0" + bytes(256)) == bytes(256)
+    with pytest.raises(WireError, match="longer than 256 octets"):
+        GROUP_ID.decode(b"\x41\1" + bytes(257))
+
+
+SPELLINGS = {  # of the user id, what is wrong with it, and its normal spelling
+    "mimi://b.example/u/bob": (None, "mimi://b.example/u/bob"),
+    "mimi://b.example/u/%C3%BCser": (None, "mimi://b.example/u/%C3%BCser"),
+    "mimi://b.example/u/a%2Fb": (None, "mimi://b.example/u/a%2Fb"),
+    "mimi://b.example/u/...": (None, "mimi://b.example/u/..."),
+    "mimi://b.example/u/%61lice": ("%61 must be written as a", "mimi://b.example/u/alice"),
+    "mimi://b.example/u/x%7Ey": ("%7E must be written as ~", "mimi://b.example/u/x~y"),
+    "mimi://b.example/u/%c3%bcser": ("%c3 must be written as %C3", "mimi://b.example/u/%C3%BCser"),
+    "mimi://B.example/u/bob": ("lower case", "mimi://b.example/u/bob"),
+    "MIMI://b.example/u/bob": ("lower case", "mimi://b.example/u/bob"),
+    "mimi://b.example/u/..": ("dot segment", None),
+    "mimi://b.example/u/.": ("dot segment", None),
+    "mimi://b.example/u/%2E%2e": ("%2E must be written as .", None),
+    "mimi://b.example/u/%00": ("control", None),
+    "mimi://b.example/u/bob%0A": ("control", None),
+    "mimi://b.example/u/bob%7F": ("control", None),
+    "mimi://b_.example/u/bob": ("expected a user id", None),
+    "mimi://10.0.0.1/u/bob": ("not a lower-case domain name", None),
+    "mimi://b.example/u/": ("expected a user id", None),
+    "mimi://b.example/u/a b": ("expected a user id", None),
+    "mimi://b.example/u/bob?x": ("expected a user id", None),
+    "mimi://b.example/U/bob": ("expected a user id", None),
+    "mimi://b.example/u/bob/d/1": ("expected a user id", None),
+}
+
+
+@pytest.mark.parametrize("written", SPELLINGS)
+def test_a_user_id_has_one_spelling(written: str) -> None:
+    fault, normal = SPELLINGS[written]
+    found = spelling_fault(written.encode())
+    assert (found is None) if fault is None else (found is not None and fault in found)
+    assert normal_user_id(written.encode()) == (None if normal is None else normal.encode())
+
+
+def test_a_user_id_of_other_octets_is_none() -> None:
+    for octets in (b"\xff", "mimi://b.example/u/böb".encode(), b"", b"mimi://b.example/u/bob\n"):
+        assert normal_user_id(octets) is None
+        assert spelling_fault(octets) is not None
+
+
+def test_a_device_may_follow_a_user_id_where_that_is_allowed() -> None:
+    assert normal_user_id(b"mimi://b.example/u/bob/d/%61", device=True) == b"mimi://b.example/u/bob"
+    assert spelling_fault(b"mimi://b.example/u/bob/d/a", device=True) is None
+    assert "must be written as a" in (spelling_fault(b"mimi://b.example/u/bob/d/%61", device=True) or "")
+
+
+@pytest.mark.parametrize("name", ["bob", "%C3%BC", "a.b", "~", "!$&'()*+,;=:@-"])
+def test_names_in_their_normal_spelling_are_right(name: str) -> None:
+    assert name_fault(name) is None

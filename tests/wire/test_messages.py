@@ -134,7 +134,7 @@ def test_an_example_that_is_too_short_or_too_long_is_refused_by_struct_name(valu
         (SendResult, f"01 {ACCEPTED_HEX}", "SendResult: trailing bytes"),
         (SendResult, "00 02 7b7d", "SendResult.outcome.counter: truncated"),
         (Frame, "00000001 00", "Frame.type: value not allowed"),
-        (Frame, "00000001 0a", "Frame.type: value not allowed"),
+        (Frame, "00000001 0c", "Frame.type: value not allowed"),
         (Frame, "00000001 ff", "Frame.type: value not allowed"),
         (Frame, "00000001 04 07 00000000000000", "Frame.body.welcome_ids.0: truncated"),
         (SendRequest, f"{APPLICATION_HEX} {KEY_HEX} {NEXT_HEX} 00 00", "SendRequest: trailing bytes"),
@@ -328,3 +328,19 @@ def test_a_struct_made_of_long_parts_has_the_right_lengths(size: int, length: st
     made = pushed_epoch_parts(GroupId(b"g"), MaskedPartitionKey(bytes(32)), Counter(0), None, [bytes(size)])
     assert b"".join(made) == b"\1g" + b"\x20" + bytes(32) + bytes(4) + b"\0" + block
     assert encode_push_request([[bytes(size)]]) == block
+
+
+def _vectors(cls: type[Any]) -> Iterator[tuple[str, int]]:
+    """Yield name and bound of each vector of a struct."""
+    for field in attrs.fields(cls):
+        by = field.metadata.get("wire")
+        most = getattr(by, "_most", None)
+        if most is not None:
+            yield f"{cls.__name__}.{field.name}", most
+
+
+def test_every_vector_has_a_bound_on_its_items() -> None:
+    structs = [cls for cls in vars(messages).values() if isinstance(cls, type) and attrs.has(cls)]
+    bounds = dict(found for cls in structs for found in _vectors(cls))
+    assert len(bounds) > 15
+    assert max(bounds.values()) <= 1 << 18

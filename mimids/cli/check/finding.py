@@ -11,7 +11,7 @@ class State(Enum):
     """How serious a finding is."""
 
     OK = "ok"
-    WARNING = "warning"  # it works now, but not for long or not for everybody
+    WARNING = "warning"  # it works now, but will soon fail, or fails for some callers
     WRONG = "wrong"
 
 

@@ -24,8 +24,8 @@ CLOCK_WARNING_SECONDS: Final = 30
 
 
 def peers(config: Config) -> Iterator[Finding]:
-    """Call every provider that the configuration names, with a request that changes nothing."""
-    named = sorted({*config.federation.allow, *config.providers})
+    """Call every provider that the configuration or the operator names, with a request that changes nothing."""
+    named = sorted(config.named_providers)
     if not named:
         open_ = config.federation.mode == "open"
         fix = 'add domains to allow in [federation], or set mode = "open"'
@@ -65,8 +65,8 @@ async def _ask(config: Config, reached: HttpPeers, name: ProviderId) -> list[Fin
         fix = "check that it runs, that its name resolves, and that trust in [tls] covers its certificate"
         return [wrong(check, f"{url} does not answer{reason}", fix)]
     except ProviderNotAllowed:
-        if name not in config.federation.allow and config.federation.mode != "open":
-            return [wrong(check, f"{name} is configured, but not allowed", f'add "{name}" to allow in [federation]')]
+        if not config.federation.allows(name, us=config.provider):
+            return [wrong(check, f"{name} is configured, but not allowed", f"run `mimids provider allow {name}`")]
         return [wrong(check, f"{name} does not allow this provider", f"ask its operator to allow {config.provider}")]
     except PeerFailed as error:
         fix = "check our certificate: it must be valid for clientAuth, and the other provider must trust its authority"

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import attrs
-import click
+
+from mimids.cli.showing import say
 
 
 @attrs.define
@@ -21,7 +22,7 @@ class Part:
     seconds: float = 0.0
 
     def check(self, holds: bool, what: str) -> None:
-        """Count a check; `what` says what should be true."""
+        """Count a check; `what` is the statement that the check tests."""
         self.checks += 1
         if not holds:
             self.failed.append(what)
@@ -42,12 +43,12 @@ class Ledger:
         try:
             yield part
         except BaseException:
-            click.echo(f"  ✗ {title}")
+            say(f"  ✗ {title}")
             raise
         part.seconds = time.perf_counter() - began
-        click.echo(f"  {'✗' if part.failed else '✓'} {title}: {part.done} ({part.seconds:.2f} s)")
+        say(f"  {'✗' if part.failed else '✓'} {title}: {part.done} ({part.seconds:.2f} s)")
         for what in part.failed:
-            click.echo(f"      failed: {what}")
+            say(f"      failed: {what}")
 
     @property
     def checks(self) -> int:

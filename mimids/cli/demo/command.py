@@ -15,7 +15,7 @@ import click
 
 from mimids.cli.places import example
 from mimids.cli.refusals import CommandRefused
-from mimids.cli.showing import table
+from mimids.cli.showing import say, table
 from mimids.wire.ids import ProviderId
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def demo(keep: Path | None) -> None:
 
     began = time.perf_counter()
     with _directory(keep) as directory:
-        click.echo("Three providers, seven users, one group with a fork:")
+        say("Three providers, seven users, one group with a fork, and the same group again as a linear group:")
         providers, trust = make_providers(directory)
         story = DemoStory(providers, trust)
         logs = {name: provider.log for name, provider in providers.items()}
@@ -61,7 +61,7 @@ def demo(keep: Path | None) -> None:
             raise CommandRefused(f"{len(story.ledger.failed)} of {story.ledger.checks} checks failed")
     if keep:
         group = story.recording.group_id.decode()
-        click.echo(f"\nTo see the group: mimids group show {group} --config {keep}/a.example/mimids.toml")
+        say("", f"To see the group: mimids group show {group} --config {keep}/a.example/mimids.toml")
 
 
 @contextmanager
@@ -85,22 +85,26 @@ def _check_alive(processes: Mapping[ProviderId, subprocess.Popen[bytes]]) -> Non
 def _print_summary(story: DemoStory, seconds: float) -> None:
     """Print the parts with their checks, and what each provider could not see."""
     parts = story.ledger.parts
-    click.echo()
+    say()
     rows = [(part.title, part.checks, len(part.failed), f"{part.seconds:.2f}") for part in parts]
     total = ("in all", story.ledger.checks, len(story.ledger.failed), f"{seconds:.2f}")
     for line in table(("part", "checks", "failed", "seconds"), [*rows, total]):
-        click.echo(line)
-    click.echo("\nWhat each provider could not see:")
+        say(line)
+    say("", "What each provider could not see:")
     for line in table(
         ("provider", "could not see", "how that was checked"), [attrs.astuple(each) for each in story.unseen]
     ):
-        click.echo(line)
+        say(line)
+    say(
+        "",
+        "To chat yourself, in a clone of the repository: make chat (in a browser), make terminal-chat (in a terminal).",
+    )
 
 
 def _show_logs(logs: Mapping[ProviderId, Path]) -> None:
     """Print the last lines of each provider's log."""
     for name, path in logs.items():
         if path.exists():
-            click.echo(f"\nThe last lines of the log of {name}:", err=True)
+            say("", f"The last lines of the log of {name}:", err=True)
             for line in path.read_text(errors="replace").splitlines()[-LOG_LINES:]:
-                click.echo(f"  {line}", err=True)
+                say(f"  {line}", err=True)

@@ -46,7 +46,7 @@ Request = SendRequest | ExternalJoinRequest | ExternalProposalRequest
 
 @attrs.frozen
 class Step:
-    """One message with its sender; `key` is that of its partition."""
+    """One message with its sender; `key` is the key of its partition."""
 
     name: str
     by: str
@@ -78,7 +78,7 @@ class Recording:
             for line in self._lines
             if line["kind"] == "key_package"
         }
-        self.welcomes: dict[str, MLSMessage] = {}  # by user
+        self.welcomes: dict[str, MLSMessage] = {}  # the Welcome that each user's provider gets, by user
         self.steps = tuple(self._steps())
         self.members = self._members()
         self.inferred_tree = self._inferred_tree()
@@ -144,9 +144,12 @@ class Recording:
         message = decode(MLSMessage, bytes.fromhex(line["bytes"]))
         if not isinstance(message.message, Welcome):
             raise TypeError("the recording calls this message a Welcome, but it is of another type")
-        users = [self.owners[ref] for ref in message.message.key_package_refs]
-        self.welcomes |= dict.fromkeys(users, message)
-        return WelcomeData(message, tuple(HOMES[user] for user in users))
+        refs = message.message.key_package_refs
+        homes = [HOMES[self.owners[ref]] for ref in refs]
+        for ref, home in zip(refs, homes, strict=True):
+            part = message.message.only_for({each for each, at in zip(refs, homes, strict=True) if at == home})
+            self.welcomes[self.owners[ref]] = MLSMessage(message.version, message.wire_format, part)
+        return WelcomeData(message, tuple(homes))
 
     def _members(self) -> dict[PartitionKey, frozenset[str]]:
         """Return the members of the group at each partition."""

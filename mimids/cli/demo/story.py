@@ -11,12 +11,13 @@ import attrs
 import trio
 
 from mimids.cli.demo.checks import Ledger, Part
+from mimids.cli.demo.linear_story import LinearStory
 from mimids.cli.demo.providers import START_SECONDS, Account, DemoProvider
 from mimids.cli.demo.recording import HOMES, HUB, MASK_OCTETS, PROVIDERS, Recording, Step
 from mimids.client import Device, Problem, Unreachable, open_device
 from mimids.ohttp.keys_signature import KeysRefused
 from mimids.store import overview
-from mimids.store.engine.sqlite import read_here
+from mimids.store.engine.access import read_here
 from mimids.wire.declare import encode
 from mimids.wire.ids import MaskedPartitionKey, PartitionKey, ProviderId
 from mimids.wire.messages import (
@@ -94,6 +95,7 @@ class DemoStory:
             await self._receive()
             await self._compare_copies()
             self._search_at_the_end()
+            await LinearStory(self.recording, self.ledger, self._devices, self._providers).play()
 
     # --- before there is a group --------------------------------------------------------------------------------
 
@@ -198,7 +200,7 @@ class DemoStory:
                 await self._play(part, step)
             senders = {step.by for step in steps}
             commits = sum(step.commit_data is not None for step in steps)
-            part.done = f"{len(steps)} messages by {len(senders)} devices, {commits} of them commits"
+            part.done = f"{len(steps)} messages by {len(senders)} devices, {commits} of these are commits"
 
     async def _play(self, part: Part, step: Step) -> None:
         answer = await self._send(step)
@@ -223,7 +225,10 @@ class DemoStory:
                 device = self._devices[user]
                 waiting = await _until(device.welcomes)
                 expected = [self.recording.welcomes[user]]
-                part.check([each.welcome for each in waiting] == expected, f"{user} gets one Welcome, as it was sent")
+                part.check(
+                    [each.welcome for each in waiting] == expected,
+                    f"{user} gets one Welcome, with the secrets for {user}'s provider only",
+                )
                 for each in waiting:
                     await device.acknowledge(each.welcome_id)
                 part.check(await device.welcomes() == (), f"{user}'s inbox is empty after the acknowledgement")
@@ -243,7 +248,7 @@ class DemoStory:
         with self.ledger.part("repeats") as part:
             for step, answer in self._answers:
                 part.check(await self._send(step) == answer, f"{step.name} sent again gets its first answer")
-            part.done = f"all {len(self._answers)} messages sent again, none sequenced twice"
+            part.done = f"all {len(self._answers)} messages sent again, and none is sequenced twice"
 
     # --- the end ------------------------------------------------------------------------------------------------
 
@@ -296,7 +301,7 @@ class DemoStory:
 
     def _lengths(self, provider: ProviderId) -> dict[MaskedPartitionKey, int]:
         """Return the number of messages that a provider has for each partition."""
-        with read_here(self._providers[provider].config.database) as tx:
+        with read_here(self._providers[provider].config.place) as tx:
             return {
                 partition.masked_key: partition.messages
                 for group in overview.group_summaries(tx)
@@ -318,18 +323,16 @@ class DemoStory:
                 how = f"searched {_kib(size)} for {len(keys)} keys, {len(tokens)} tokens, {len(texts)} texts"
                 what = "any text, partition key or token (it stores hashes)"
                 self.unseen.append(Unseen(provider, what, how))
-            with read_here(self._providers[HUB].config.database) as tx:
-                others, named = overview.senders_of_others(tx, HUB)
-            part.check(
-                others > 0 and not named, "the hub does not know which devices of other providers sent a message"
-            )
-            how = f"looked at the {others} messages from other providers"
+            with read_here(self._providers[HUB].config.place) as tx:
+                others, named = overview.commits_of_others(tx, HUB)
+            part.check(others > 0 and not named, "the hub does not know which devices of other providers sent a commit")
+            how = f"messages have no sender; looked at the {others} commits from other providers"
             self.unseen.append(Unseen(HUB, "which devices of other providers sent an encrypted message", how))
             part.done = f"{len(keys)} partition keys, {len(tokens)} tokens, {len(texts)} texts: none in {_kib(octets)}"
 
 
 async def _check_refused(part: Part, call: Awaitable[object], codes: frozenset[str], what: str) -> None:
-    """Check that a call is refused with one of these codes; for keys that are refused the class name counts."""
+    """Check that a call is refused with one of these codes; the code of `KeysRefused` is its class name."""
     try:
         await call
     except (Problem, KeysRefused) as refusal:

@@ -8,8 +8,7 @@ from mimids.ds.commands.accounts import NO_USER, USER
 from mimids.ds.commands.declare import Argument, ArgumentKind, Command, Context, Effect, JsonObject
 from mimids.ds.devices import accounts
 from mimids.ds.key_packages import contact_card, gateway_keys, tokens
-from mimids.errors import Busy, Malformed, MimiError
-from mimids.ohttp import keys_signature
+from mimids.errors import Malformed, MimiError
 from mimids.ohttp.keyring import Schedule
 from mimids.store.engine.transaction import Tx
 from mimids.values import Milliseconds
@@ -29,8 +28,7 @@ def _contact(
     label: str = "contact card",
     expires_at: int | None = None,
 ) -> JsonObject:
-    provider = context.config.provider
-    row, user_id = accounts.find_user(tx, provider, user)
+    row, user_id = accounts.find_user(tx, context.config.provider, user)
     if bearer_token is None:
         ends = None if expires_at is None else Milliseconds(expires_at)
         token = tokens.issue(tx, row, tokens.TokenTerms(scheme, label, ends), context.now).bearer_token
@@ -39,14 +37,8 @@ def _contact(
         judged = tokens.Tokens(tokens.AbuseRule()).check(tx, user_id, token, context.now)
         if isinstance(judged, MimiError):
             raise Malformed("bearer_token: this user has no such token, or it is no longer valid")
-    seconds = context.now // 1000
     identity = gateway_keys.ensure_identity(tx, context.operator_key)
-    served = gateway_keys.maintain(tx, _schedule(context), context.operator_key, seconds).served(seconds)
-    if served is None:
-        raise Busy("the gateway has no key to serve yet; try again")
-    signature = keys_signature.sign(provider, served.body, served.not_after, identity)
-    keys = gateway_keys.KeysAnswer(served.body, signature, served.max_age)
-    return dict(contact_card.ContactCard(user_id, provider, token, identity.public, keys).as_json())
+    return dict(contact_card.ContactCard(user_id, context.config.provider, token, identity.public).as_json())
 
 
 def _list_keys(tx: Tx, context: Context) -> JsonObject:
@@ -56,7 +48,7 @@ def _list_keys(tx: Tx, context: Context) -> JsonObject:
     current = keyring.current(seconds)
     return {
         "ohttp_identity": None if identity is None else base64url(identity),
-        "rotation_due_at": keyring.rotation_due_at(seconds) * 1000,
+        "rotation_due_at": keyring.without(keyring.stored_ahead(seconds)).rotation_due_at(seconds) * 1000,
         "keys": [
             {
                 "key_id": row.key_id,
@@ -101,10 +93,11 @@ GATEWAY: Final = (
             USER,
             Argument(
                 "bearer_token",
-                "a valid token of the user; without it, a new one is issued",
+                "a valid token of the user; without it, a new token is issued",
                 "c3VubnkgZGF5cw",
                 required=False,
                 flag="--token",
+                secret=True,
             ),
             Argument(
                 "scheme",
@@ -114,7 +107,7 @@ GATEWAY: Final = (
                 flag="--scheme",
                 choices=tuple(tokens.SCHEMES),
             ),
-            Argument("label", "label of the new token", "contact card", required=False, flag="--label"),
+            Argument("label", "label of the new token", "contact card", required=False, flag="--label", secret=True),
             Argument(
                 "expires_at",
                 "when the new token ends",
@@ -126,10 +119,8 @@ GATEWAY: Final = (
         ),
         work=_contact,
         answer='{"user_id": "mimi://a.example/u/alice", "provider": "a.example", "bearer_token": "c3VubnkgZGF5cw",'
-        ' "ohttp_identity": "A6EHv_POEL4dcN0Y50vAmWfk1jCbpQ1fHdyGZBJVMbg", "ohttp_keys": "AC0B",'
-        ' "ohttp_keys_signature": "not_after=1764000000, signature=:z5Cu:"}',
+        ' "ohttp_identity": "A6EHv_POEL4dcN0Y50vAmWfk1jCbpQ1fHdyGZBJVMbg"}',
         example="mimids contact alice --json",
-        effects=(Effect.OHTTP_KEYS,),
         hints=NO_USER,
     ),
     Command(

@@ -9,15 +9,15 @@ import attrs
 
 from mimids.config import Limits
 from mimids.ds.commands.declare import Argument, ArgumentKind, Command, Context, Effect, JsonObject
+from mimids.ds.commands.recorded import Named
 from mimids.ds.devices import accounts
 from mimids.errors import Malformed, NotFound
-from mimids.mls.identity import provider_of
 from mimids.store import bans
 from mimids.store.bans import EVERY_GROUP, Ban, Mute
 from mimids.store.engine.transaction import Tx
 from mimids.values import Milliseconds
 from mimids.wire.base64url import base64url, from_base64url
-from mimids.wire.ids import GroupId, ProviderId, UserId, provider_id
+from mimids.wire.ids import GroupId, ProviderId, UserId, provider_id, spelling_fault
 
 REASON_CHARS: Final = 500
 
@@ -98,7 +98,7 @@ def _list_limits(tx: Tx, context: Context) -> JsonObject:
 
 def _subject(tx: Tx, context: Context, written: str) -> UserId | ProviderId:
     """Return the subject of a ban, which may be a user id, a domain, or the local name of one of our users."""
-    if not written.startswith("mimi:") and "." in written:
+    if not written.lower().startswith("mimi:") and "." in written:
         try:
             return provider_id(written)
         except ValueError:
@@ -107,9 +107,10 @@ def _subject(tx: Tx, context: Context, written: str) -> UserId | ProviderId:
 
 
 def _user(tx: Tx, context: Context, written: str) -> UserId:
-    if written.startswith("mimi:"):
-        if provider_of(written.encode()) is None:
-            raise Malformed("expected a user id such as mimi://b.example/u/bob")
+    if written.lower().startswith("mimi:"):
+        misspelt = spelling_fault(written.encode())
+        if misspelt is not None:
+            raise Malformed(misspelt)
         return UserId(written.encode())
     return accounts.find_user(tx, context.config.provider, written)[1]
 
@@ -140,9 +141,9 @@ def _text(subject: UserId | ProviderId) -> str:
 
 
 _SUBJECT: Final = Argument(
-    "subject", "a user id, a local user's name, or a provider's domain", "mimi://b.example/u/bob"
+    "subject", "a user id, a local user's name, or a provider's domain", "mimi://b.example/u/bob", named=Named.SUBJECT
 )
-_USER: Final = Argument("user", "a user id, or a local user's name", "mimi://b.example/u/bob")
+_USER: Final = Argument("user", "a user id, or a local user's name", "mimi://b.example/u/bob", named=Named.USER)
 _WHERE: Final = Argument(
     "group",
     "the group id, as text or in base64url; without it, all groups",
@@ -150,7 +151,7 @@ _WHERE: Final = Argument(
     required=False,
     flag="--group",
 )
-_WHY: Final = Argument("reason", "a note for other operators", "spam", required=False, flag="--reason")
+_WHY: Final = Argument("reason", "a note for other operators", "spam", required=False, flag="--reason", secret=True)
 _UNTIL: Final = Argument(
     "expires_at",
     "when it ends: 30d, 12h, or a date",

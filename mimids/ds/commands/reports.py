@@ -42,7 +42,7 @@ def _pass_on(tx: Tx, context: Context, *, report: int, provider: str) -> JsonObj
     except ValueError:
         raise Malformed("provider: expected a domain in lower case, such as c.example") from None
     if to == context.config.provider:
-        raise Malformed("provider: this is our own domain; give another provider's")
+        raise Malformed("provider: this is our own domain; give another provider's domain")
     reports.pass_on(tx, found.id, to)
     return {"id": found.id, "passed_on_to": to}
 
@@ -61,7 +61,7 @@ def _find(tx: Tx, report: int) -> StoredReport:
 
 
 def _findings(report: StoredReport) -> list[JsonObject]:
-    """Return the finding on each piece of evidence; empty objects until the evidence is replayed."""
+    """Return the finding on each piece of evidence; before the evidence is replayed, the findings are empty objects."""
     found: list[JsonObject] = json.loads(report.findings)
     return found if report.replayed_at is not None else [{} for _ in report.evidence]
 
@@ -70,6 +70,7 @@ def _summary(report: StoredReport) -> JsonObject:
     user, provider = report.reporter_user, report.reporter_provider
     return {
         "id": report.id,
+        "reference": reports.reference_of(report.digest),
         "received_at": report.received_at,
         "kind": report.kind,
         "accused": report.accused,
@@ -83,7 +84,8 @@ def _summary(report: StoredReport) -> JsonObject:
 
 
 _SUMMARY: Final = (
-    '"id": 7, "received_at": 1764000000000, "kind": "spam", "accused": "mimi://c.example/u/carol", "hub": "a.example",'
+    '"id": 7, "reference": 153862790184721, "received_at": 1764000000000, "kind": "spam",'
+    ' "accused": "mimi://c.example/u/carol", "hub": "a.example",'
     ' "group_id": null, "reporter": "mimi://b.example/u/bob", "messages": 1, "replayed_at": 1764000001000,'
     ' "closed_at": null'
 )
@@ -91,7 +93,9 @@ _EVIDENCE: Final = (
     '{"message": "AAEAAg", "wire_format": "private_message", "epoch": 3, "partition": "8c5a", "counter": 4,'
     ' "state": "derived", "verdict": "valid", "why": null}'
 )
-_REPORT: Final = Argument("report", "the report's number", 7, ArgumentKind.NUMBER)
+_REPORT: Final = Argument(
+    "report", "the report's number, or the reference that its reporter got", 7, ArgumentKind.NUMBER
+)
 _HINTS: Final[Hints] = {NotFound: "run `mimids report list --all` to see all reports"}
 
 REPORTS: Final = (
@@ -130,7 +134,7 @@ REPORTS: Final = (
         summary="Close a report.",
         arguments=(
             _REPORT,
-            Argument("outcome", "a note on the outcome", "banned", required=False, flag="--outcome"),
+            Argument("outcome", "a note on the outcome", "banned", required=False, flag="--outcome", secret=True),
         ),
         work=_close,
         answer='{"id": 7}',

@@ -1,8 +1,8 @@
-"""What the terms and the policy of another hub refuse, checked before one of our devices' requests goes to that hub.
+"""Checking our devices' requests by another hub's terms and policy, before a request goes to that hub.
 
-The hub does not know which user sends, and we do. So mutes and bans of our own users hold here (DS draft section 4:
-the follower enforces the hub's policies "in situations where the hub can not"; semantics: policy). Where we are the
-hub ourselves, `ds.groups.sequencing` checks this in its own transaction.
+The hub does not know which user sends, but we do. So mutes and bans of our own users are enforced here (DS draft
+section 4: the follower enforces the hub's policies "in situations where the hub can not"; semantics: policy). Where we
+are the hub ourselves, `ds.groups.sequencing` checks this in its own transaction.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import attrs
 
-from mimids.ds.groups.judging import MlsJudge
+from mimids.ds.groups.judging import BranchTries, MlsJudge
 from mimids.ds.groups.policy import GroupPolicy
 from mimids.ds.groups.restrictions import ACCEPTED
 from mimids.ds.groups.submission import Submission, submissions_in
@@ -24,6 +24,7 @@ from mimids.store.engine.store import Store
 from mimids.store.engine.transaction import Tx
 from mimids.store.groups import Group
 from mimids.store.partitions import Partition
+from mimids.tracebacks import release_frames
 from mimids.values import Device
 from mimids.wire.ids import GroupId, MaskedPartitionKey, ProviderId
 from mimids.wire.messages import CommitData, ExternalJoinRequest, ExternalProposalRequest, SendRequest
@@ -31,7 +32,10 @@ from mimids.wire.messages import CommitData, ExternalJoinRequest, ExternalPropos
 
 @attrs.frozen
 class _Outgoing:
-    """A message for a hub, and the masked keys that its partition may have; none if the request names no partition."""
+    """A message for a hub, and the masked keys that its partition may have.
+
+    No masked keys if the request names no partition.
+    """
 
     message: MLSMessage
     masks: tuple[MaskedPartitionKey, ...]
@@ -101,13 +105,13 @@ class FollowerPolicy:
             group = groups.find_group(tx, number, outgoing.message.group_id or GroupId(b""))
             partition = None if group is None else self._find_partition(tx, group, outgoing)
             if partition is not None and _is_repeat(tx, partition, outgoing.message):
-                return None  # the hub gives a repeat its first answer, whatever holds now (semantics: sequencing)
+                return None  # the hub repeats its first answer, even if a rule refuses it now (semantics: sequencing)
             if group is None or partition is None:
                 rules.check_unseen(number, outgoing.message, device)
             else:
                 self._check_in_partition(tx, rules, group, partition, outgoing, device)
         except MimiError as refusal:
-            return refusal
+            return release_frames(refusal)
         return None
 
     def _find_partition(self, tx: Tx, group: Group, outgoing: _Outgoing) -> Partition | None:
@@ -121,9 +125,9 @@ class FollowerPolicy:
     def _check_in_partition(
         self, tx: Tx, rules: GroupPolicy, group: Group, partition: Partition, outgoing: _Outgoing, device: Device
     ) -> None:
-        """Check policy by the state that we follow. Whether the message is valid MLS is left to the hub."""
+        """Check policy by the state that we follow. The hub checks whether the message is valid MLS."""
         try:
-            judged = self._mls.judge(tx, group, partition, outgoing.message)
+            judged = self._mls.judge(tx, group, partition, outgoing.message, BranchTries(0))
         except MimiError:
             rules.check_unseen(group.hub, outgoing.message, device)
             return
@@ -141,7 +145,7 @@ def _is_repeat(tx: Tx, partition: Partition, message: MLSMessage) -> bool:
 
 
 def _sizes(outgoing: _Outgoing) -> dict[str, int]:
-    """Return the octets of each object that a hub's terms bound, by limit."""
+    """Return the size in octets of each object whose size a hub's terms limit, by the name of the limit."""
     found = {"message_bytes": len(outgoing.message.encoded)}
     if outgoing.data is not None and outgoing.data.group_info is not None:
         found["group_info_bytes"] = len(outgoing.data.group_info.encoded)

@@ -1,6 +1,6 @@
 """Counts what our own devices do, against this provider's limits and the rates in a hub's terms.
 
-A device is known by its token, so its own rates and byte budgets hold for it whatever the hub of the group is
+A device is identified by its token, so its own rates and byte budgets apply in the groups of every hub
 (semantics: limits-and-retention). Only the counters are kept.
 """
 
@@ -18,7 +18,7 @@ from mimids.wire.messages import CreateGroupRequest, ExternalJoinRequest, Extern
 
 
 class Gate:
-    """Counts each request of a device; `terms` are those of another hub that we accepted, if there are any."""
+    """Counts each request of a device; `terms` are the terms that we accepted from another hub, if there are any."""
 
     def __init__(self, clock: Clock, rates: UserRates, budgets: Budgets) -> None:
         self._rates = rates
@@ -53,6 +53,12 @@ class Gate:
         if refusal is not None:
             raise refusal
         self._count_octets(device, octets_of(request.message, None))
+
+    def count_status(self, device: Device) -> None:
+        """Count a question for the status of Welcomes like a message; raise `RateLimited`."""
+        _, refusal = self._rates.take_sends(device, 1)
+        if refusal is not None:
+            raise refusal
 
     def count_creation(self, device: Device, request: CreateGroupRequest) -> None:
         """Count the octets that the creation of a group stores; raise `RateLimited`."""

@@ -10,12 +10,15 @@ from mimids.wire.ids import ProviderId
 
 
 class HubRouter:
-    """Returns the hub of a provider: `own` for this provider, else what `remote` makes."""
+    """Returns the hub of a provider: `own` for this provider, otherwise one made by `remote`."""
 
     def __init__(self, own: OwnHub, remote: Callable[[ProviderId], Hub]) -> None:
         self._own = own
         self._remote = remote
 
     def hub(self, provider: ProviderId) -> Hub:
-        """Return the hub; whether that provider runs one is not checked here: the first call to it fails if not."""
+        """Return the hub of a provider.
+
+        Whether the provider really runs a hub is not checked: if it does not, the first call fails.
+        """
         return self._own if provider == self._own.provider else self._remote(provider)

@@ -1,6 +1,6 @@
 """The hub of a group as our own devices use it (http: devices).
 
-A group's hub is this provider (`OwnHub`) or another one (`RemoteHub`); `HubRouter` returns the one of a provider.
+A group's hub is this provider (`OwnHub`) or another one (`RemoteHub`). `HubRouter` returns the `Hub` of a provider.
 """
 
 from __future__ import annotations
@@ -8,18 +8,30 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
+import attrs
+
 from mimids.ds.groups.pages import Page
 from mimids.errors import MimiError
 from mimids.values import Device
-from mimids.wire.ids import GroupId, MaskedPartitionKey, PartitionKey, ProviderId
+from mimids.wire.ids import FIRST_COUNTER, Counter, GroupId, MaskedPartitionKey, PartitionKey, ProviderId
 from mimids.wire.messages import (
     ExternalJoinRequest,
     ExternalProposalRequest,
     GroupInfoRequest,
+    Position,
     ReceiveRequest,
     SendRequest,
     SendResponse,
+    WelcomeStatusRequest,
 )
+
+
+@attrs.frozen
+class EncodedGroupInfo:
+    """A GroupInfoResponse or GroupInfoBundle, and whether its group is linear (semantics: linear-groups)."""
+
+    octets: bytes
+    linear: bool
 
 
 class Hub(Protocol):
@@ -44,7 +56,7 @@ class Hub(Protocol):
         ...
 
     async def receive(self, device: Device, request: ReceiveRequest, *, wait_seconds: int | None = None) -> bytes:
-        """Return a ReceiveResponse without hints; without new messages, wait at most `wait_seconds` for some.
+        """Return a ReceiveResponse without hints; if there is no new message, wait for one, at most `wait_seconds`.
 
         A device gets no hints: it presents the key of each epoch that it wants.
         """
@@ -57,8 +69,16 @@ class Hub(Protocol):
         """
         ...
 
-    async def present(self, device: Device, key: PartitionKey) -> None:
-        """Present a partition's key to the hub, so that the partition's messages are stored here."""
+    async def positions(self, device: Device, keys: Sequence[PartitionKey]) -> tuple[Position, ...]:
+        """Return up to which counters partitions of the hub are stored here, without a call to the hub."""
+        ...
+
+    async def present(self, device: Device, key: PartitionKey, counter: Counter = FIRST_COUNTER) -> int:
+        """Present a partition's key to the hub, so that the partition's messages are stored here.
+
+        Return how many messages from `counter` on the hub has still to push. Raise `MessagesExpired` if the hub no
+        longer has the message at `counter`, and `CounterAhead` if `counter` is beyond the end of the hub's partition.
+        """
         ...
 
     async def join(self, device: Device, request: ExternalJoinRequest) -> bytes:
@@ -76,8 +96,12 @@ class Hub(Protocol):
         *,
         partition: MaskedPartitionKey | None = None,
         bundle: bool = False,
-    ) -> bytes:
+    ) -> EncodedGroupInfo:
         """Return a GroupInfoResponse, or with `bundle` a GroupInfoBundle."""
+        ...
+
+    async def welcome_status(self, device: Device, request: WelcomeStatusRequest) -> bytes:
+        """Return a WelcomeStatusResponse: what became of the Welcomes that lead to a partition."""
         ...
 
 
@@ -93,6 +117,6 @@ def insert_refusals(
     answers: Iterable[SendResponse | bytes],
     problem: Callable[[MimiError], bytes],
 ) -> list[SendResponse | bytes]:
-    """Return one answer for each item of `refusals`: the problem of a refusal, or the next of `answers` for None."""
+    """Return `refusals` with each refusal encoded as a problem, and the next item of `answers` for each None."""
     remaining = iter(answers)
     return [next(remaining) if refusal is None else problem(refusal) for refusal in refusals]

@@ -8,27 +8,29 @@ from typing import ClassVar
 import attrs
 
 from mimids.ds.devices.gate import Gate
-from mimids.ds.devices.hubs import encode_outcomes, insert_refusals
+from mimids.ds.devices.hubs import EncodedGroupInfo, encode_outcomes, insert_refusals
 from mimids.ds.following.cursors import Cursors
 from mimids.ds.groups.hub import LocalHub
 from mimids.ds.groups.pages import Page
-from mimids.errors import MimiError, UnknownPartition
+from mimids.errors import MimiError
 from mimids.values import Device
 from mimids.wire.declare import encode
-from mimids.wire.ids import GroupId, MaskedPartitionKey, PartitionKey, ProviderId
+from mimids.wire.ids import FIRST_COUNTER, Counter, GroupId, MaskedPartitionKey, PartitionKey, ProviderId
 from mimids.wire.messages import (
     ExternalJoinRequest,
     ExternalProposalRequest,
     GroupInfoRequest,
+    Position,
     ReceiveRequest,
     SendRequest,
     SendResponse,
+    WelcomeStatusRequest,
 )
 
 
 @attrs.frozen(kw_only=True)
 class OwnHub:
-    """`Hub` over `LocalHub`, which checks policy itself; what is added are the limits for devices, and encoding."""
+    """`Hub` over `LocalHub`; adds limits for devices, and encoding. `LocalHub` itself checks policy."""
 
     provider: ProviderId
     hub: LocalHub
@@ -53,18 +55,20 @@ class OwnHub:
 
     async def receive(self, device: Device, request: ReceiveRequest, *, wait_seconds: int | None = None) -> bytes:
         """Return a partition's messages; see `Hub.receive`."""
-        self.cursors.note(device, self.provider, request)
-        return await self.hub.receive(request, device, wait_seconds=wait_seconds or 0)
+        with self.cursors.reading(device, self.provider, request):
+            return await self.hub.receive(request, device, wait_seconds=wait_seconds or 0)
 
     async def page(self, device: Device, request: ReceiveRequest, *, limit_octets: int) -> tuple[GroupId, Page] | None:
-        """Return a partition's messages and its group; see `Hub.page`. Never None: all that we host is here."""
-        found = await self.hub.page(device, request, limit_octets=limit_octets)
-        if found is None:
-            raise UnknownPartition
-        return found
+        """Return a partition's messages and its group; see `Hub.page`. It is never None."""
+        return await self.hub.page(device, request, limit_octets=limit_octets)
 
-    async def present(self, device: Device, key: PartitionKey) -> None:
+    async def positions(self, device: Device, keys: Sequence[PartitionKey]) -> tuple[Position, ...]:
+        """Return up to which counters partitions go; see `Hub.positions`."""
+        return await self.hub.positions(device, keys)
+
+    async def present(self, device: Device, key: PartitionKey, counter: Counter = FIRST_COUNTER) -> int:
         """Do nothing: the messages of our own groups are stored here."""
+        return 0
 
     async def join(self, device: Device, request: ExternalJoinRequest) -> bytes:
         """Sequence an external commit; see `Hub.join`."""
@@ -83,7 +87,12 @@ class OwnHub:
         *,
         partition: MaskedPartitionKey | None = None,
         bundle: bool = False,
-    ) -> bytes:
-        """Return what a joiner needs; see `Hub.group_info`."""
+    ) -> EncodedGroupInfo:
+        """Return a GroupInfo for a joiner; see `Hub.group_info`."""
         found = await self.hub.group_info(request.group_id, device, partition=partition)
-        return encode(found if bundle else found.info)
+        return EncodedGroupInfo(encode(found.bundle if bundle else found.bundle.info), found.linear)
+
+    async def welcome_status(self, device: Device, request: WelcomeStatusRequest) -> bytes:
+        """Return what became of the Welcomes that lead to a partition; see `Hub.welcome_status`."""
+        self.gate.count_status(device)
+        return encode(await self.hub.welcome_status(request, device))

@@ -1,73 +1,38 @@
-"""Live streams to devices: the frames of docs/wire.md over one connection each.
+"""The streams of devices: which are open, and which stream ends when a device has too many.
 
-Messages that are sent to a device are read from the store, from a cursor of the stream. A notification only says where
-to read: it may be lost with the connection, and no message is. A device that reads slowly blocks only the task that
-sends to it, and falls behind in its cursor, so nothing is queued in memory. Sends to one hub keep their order
-(`ds.devices.send_queue`). Partition keys are kept as long as the stream is open.
+`stream_session` serves one stream. A frame may have thousands of items, which are processed in slices, with a
+checkpoint after each slice. A long frame is decoded in a thread.
 """
 
 from __future__ import annotations
 
-from collections import Counter as Tally
-from collections import deque
-from collections.abc import Awaitable, Callable, Hashable, Iterable
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Final
 
 import attrs
 import trio
 
 from mimids.ds.backoff import Backoff
+from mimids.ds.devices.hub_calls import SendBatch
 from mimids.ds.devices.hub_router import HubRouter
-from mimids.ds.devices.hubs import Hub
-from mimids.ds.devices.send_queue import SendQueue
+from mimids.ds.devices.rechecks import Rechecks
+from mimids.ds.devices.stream_session import DeviceGone, FrameChannel, OpenStream, StreamSession
 from mimids.ds.following.cursors import Cursors
 from mimids.ds.following.incoming_welcomes import IncomingWelcomes
 from mimids.ds.key_packages.stock import KeyPackageStock
-from mimids.ds.notifier import Notifier, Waiter, inbox_topic, partition_topic, stock_topic
+from mimids.ds.notifier import Notifier, inbox_topic, stock_topic
 from mimids.ds.ports import Clock
-from mimids.errors import Malformed, MimiError, PeerFailed, PeerUnavailable, QuotaExceeded, TooMany, UnknownPartition
-from mimids.mls.framing import MLSMessage
+from mimids.errors import MimiError, QuotaExceeded, TooMany
+from mimids.tracebacks import release_frames
 from mimids.values import Device, DeviceRow
-from mimids.wire.codec import WireError
-from mimids.wire.declare import decode, encode
-from mimids.wire.ids import Counter, MaskedPartitionKey, PartitionKey, ProviderId
+from mimids.wire.declare import decode
 from mimids.wire.messages import (
-    Ack,
     Frame,
-    FrameBody,
-    FrameType,
-    InboxWelcome,
-    Present,
-    ReceiveRequest,
-    Result,
-    Send,
-    Stock,
-    Withdraw,
-    encode_messages_frame,
-    pushed_epoch_parts,
 )
 
-PRESENTED_KEYS: Final = 4096  # by one stream
-PAGE_OCTETS: Final = 262_144  # of messages in one frame, unless one message is larger
+PRESENTED_KEYS: Final = 32_768  # keys on all streams of a device: enough for the newest epochs of very many groups
 LONG_FRAME_OCTETS: Final = 16 * 1024
 DECODING_THREADS: Final = 2
-RECHECK_SECONDS: Final = 60.0  # all topics are checked this often, in case a notification was lost
-
-
-class DeviceGone(Exception):
-    """The device's connection is closed."""
-
-
-class FrameChannel(Protocol):
-    """The part of a WebSocket that a stream needs; both methods raise `DeviceGone` if it is closed."""
-
-    async def receive(self) -> bytes:
-        """Wait for the next frame."""
-        ...
-
-    async def send(self, frame: bytes) -> None:
-        """Send a frame; wait while the device does not read."""
-        ...
 
 
 @attrs.frozen
@@ -77,16 +42,6 @@ class StreamStatistics:
     open: int
     frames_in: int
     frames_out: int
-
-
-@attrs.define(eq=False)
-class _Watch:
-    """A partition whose key the device presented; `counter` is the index of the next message to send."""
-
-    hub: Hub
-    key: PartitionKey
-    counter: Counter
-    frame: int  # the id of the frame that presented the key
 
 
 class Streams:
@@ -100,32 +55,49 @@ class Streams:
         cursors: Cursors,
         notifier: Notifier,
         clock: Clock,
+        rechecks: Rechecks,
         *,
         backoff: Backoff,
         problem: Callable[[MimiError], bytes],
         is_known: Callable[[Device], Awaitable[bool]],
+        bound_hit: Callable[[str], None],
+        send_batch: SendBatch,
         batch_messages: int,
         device_streams: int,
     ) -> None:
-        """`problem` encodes a refusal as JSON; `is_known` tells whether a device still has its account."""
+        """`problem` encodes a refusal as JSON; `is_known` tells whether a device may still act.
+
+        `bound_hit` is called when a device reaches a bound (`metrics.BOUNDS`). `send_batch` sends messages of a device
+        to a hub.
+        """
         self.hub_router = hub_router
         self.welcomes = welcomes
         self.key_packages = key_packages
         self.cursors = cursors
         self.notifier = notifier
         self.clock = clock
+        self.rechecks = rechecks
         self.backoff = backoff
         self.problem = problem
         self.is_known = is_known
-        self.batch_messages = batch_messages
-        self._device_streams = device_streams
-        self._open: Tally[DeviceRow] = Tally()
+        self.bound_hit = bound_hit
+        self.send_batch = send_batch
+        self.change_limits(batch_messages=batch_messages, device_streams=device_streams)
+        self._open: dict[DeviceRow, list[OpenStream]] = {}
         self._decoding = trio.CapacityLimiter(DECODING_THREADS)
         self.frames_in = self.frames_out = 0
 
+    def change_limits(self, *, batch_messages: int, device_streams: int) -> None:
+        """Use other limits from now on; open streams are not ended."""
+        self.batch_messages, self._device_streams = batch_messages, device_streams
+
     def statistics(self) -> StreamStatistics:
         """Return the counts so far."""
-        return StreamStatistics(self._open.total(), self.frames_in, self.frames_out)
+        return StreamStatistics(sum(map(len, self._open.values())), self.frames_in, self.frames_out)
+
+    def open_of(self, device: DeviceRow) -> int:
+        """Return how many streams of a device are open."""
+        return len(self._open.get(device, ()))
 
     async def decode(self, octets: bytes) -> Frame:
         """Return the frame; a long one is decoded off the event loop (architecture: tasks)."""
@@ -134,186 +106,52 @@ class Streams:
         return await trio.to_thread.run_sync(decode, Frame, octets, limiter=self._decoding)
 
     async def serve(self, device: Device, connection: FrameChannel) -> None:
-        """Serve one device until its connection is closed; raise `QuotaExceeded` before the first frame."""
-        if self._device_streams and self._open[device.row] >= self._device_streams:
-            raise QuotaExceeded("device_streams")
-        self._open[device.row] += 1
+        """Serve one device until its connection is closed.
+
+        If the device already has `device_streams` streams, the one from which nothing was received for longest ends and
+        raises `QuotaExceeded`. If the new stream were refused instead, a device that lost its connection could not come
+        back until that connection times out.
+        """
+        others = self._open.setdefault(device.row, [])
+        while self._device_streams and len(others) >= self._device_streams:
+            self.bound_hit("device-streams")
+            _end_most_silent(others, others, "device_streams")
+        opened = OpenStream(connection)
+        others.append(opened)
         try:
-            with self.notifier.listen(inbox_topic(device.row), stock_topic(device.row)) as waiter:
-                await _Session(self, device, connection, waiter).run()
-        except* DeviceGone:
-            pass
+            with opened.scope, self.notifier.listen(inbox_topic(device.row), stock_topic(device.row)) as waiter:
+                await self.rechecks.begin()
+                await StreamSession(self, device, opened, waiter).run()
+        except* DeviceGone as gone:
+            release_frames(gone)
         finally:
-            self._open[device.row] -= 1
-            if not self._open[device.row]:
-                del self._open[device.row]
+            if opened in others:
+                others.remove(opened)
+            if not others:
+                self._open.pop(device.row, None)
+        if opened.scope.cancelled_caught:
+            raise QuotaExceeded(opened.exceeded)
+
+    def make_room(self, device: Device, stream: OpenStream, keys: int) -> None:
+        """Let a stream present `keys` keys in all.
+
+        If necessary, end the other streams of the device that were silent for longest. Raises `TooMany` beyond
+        PRESENTED_KEYS.
+        """
+        if keys > PRESENTED_KEYS:
+            self.bound_hit("presented-keys")
+            raise TooMany("presented_keys", keys)
+        others = [each for each in self._open[device.row] if each is not stream and each.keys]
+        while others and keys + sum(each.keys for each in others) > PRESENTED_KEYS:
+            self.bound_hit("presented-keys")
+            others.remove(_end_most_silent(self._open[device.row], others, "presented_keys"))
+        stream.keys = keys
 
 
-class _Session:
-    """One stream: a task that reads frames, one that sends events, and one for each hub that is sent to."""
-
-    def __init__(self, streams: Streams, device: Device, connection: FrameChannel, waiter: Waiter) -> None:
-        self._streams = streams
-        self._device = device
-        self._connection = connection
-        self._waiter = waiter
-        self._writing = trio.Lock()
-        self._watches: dict[PartitionKey, _Watch] = {}
-        self._by_mask: dict[MaskedPartitionKey, _Watch] = {}
-        self._queues: dict[ProviderId, SendQueue] = {}
-        self._last_welcome = 0
-
-    async def run(self) -> None:
-        async with trio.open_nursery() as tasks:
-            self._tasks = tasks
-            tasks.start_soon(self._push)
-            while True:
-                octets = await self._connection.receive()
-                self._streams.frames_in += 1
-                try:
-                    frame = await self._streams.decode(octets)
-                except WireError as error:
-                    await self._refuse(0, Malformed(str(error)))
-                    continue
-                try:
-                    await self._handle(frame)
-                except MimiError as error:
-                    await self._refuse(frame.id, error)
-
-    # --- frames from the device ---------------------------------------------------------------------------------
-
-    async def _handle(self, frame: Frame) -> None:
-        body = frame.body
-        if isinstance(body, Present):
-            self._present(frame.id, body)
-        elif isinstance(body, Withdraw):
-            self._withdraw(body.keys)
-        elif isinstance(body, Send):
-            await self._send_queue(body.hub).put(frame.id, body)
-        elif isinstance(body, Ack):
-            await self._streams.welcomes.acknowledge(self._device.row, *body.welcome_ids)
-        else:
-            raise Malformed("a device may send only the frames present, withdraw, send and ack")
-
-    def _present(self, frame: int, present: Present) -> None:
-        new = {position.partition_key for position in present.positions} - self._watches.keys()
-        if len(self._watches) + len(new) > PRESENTED_KEYS:
-            raise TooMany("presented_keys", len(self._watches) + len(new))
-        hub = self._streams.hub_router.hub(present.hub)
-        for position in present.positions:
-            watch = _Watch(hub, position.partition_key, position.counter, frame)
-            self._streams.cursors.note(self._device, hub.provider, position)
-            self._watches[watch.key] = watch
-            for mask in watch.key.masks():
-                self._by_mask[mask] = watch
-                topic = partition_topic(mask)
-                self._streams.notifier.add(self._waiter, topic)
-                self._waiter.notify(topic)
-            if hub.needs_keys:
-                self._tasks.start_soon(self._present_to_hub, watch)
-
-    async def _present_to_hub(self, watch: _Watch) -> None:
-        """Present a key to its hub; retry with back-off until the hub answers or the key is withdrawn."""
-        failures = 0
-        while self._watches.get(watch.key) is watch:
-            try:
-                await watch.hub.present(self._device, watch.key)
-                return
-            except (PeerUnavailable, PeerFailed):
-                failures += 1
-                await self._streams.clock.sleep(self._streams.backoff.seconds(failures))
-            except MimiError as error:
-                await self._refuse(watch.frame, error)
-                return
-
-    def _withdraw(self, keys: Iterable[PartitionKey]) -> None:
-        for key in keys:
-            if self._watches.pop(key, None) is not None:
-                for mask in key.masks():
-                    del self._by_mask[mask]
-                    self._streams.notifier.remove(self._waiter, partition_topic(mask))
-
-    def _send_queue(self, provider: ProviderId) -> SendQueue:
-        queue = self._queues.get(provider)
-        if queue is None:
-            hub = self._streams.hub_router.hub(provider)
-            queue = SendQueue(hub, self._device, self._answer_send, batch_messages=self._streams.batch_messages)
-            self._queues[provider] = queue
-            self._tasks.start_soon(queue.run)
-        return queue
-
-    async def _answer_send(self, frame: int, answer: Result | MimiError) -> None:
-        if isinstance(answer, MimiError):
-            await self._refuse(frame, answer)
-        else:
-            await self._reply(frame, FrameType.RESULT, answer)
-
-    # --- frames to the device -----------------------------------------------------------------------------------
-
-    async def _push(self) -> None:
-        """Send waiting Welcomes and stock warnings; then wait for notifications, and send what they announce."""
-        await self._send_welcomes()
-        await self._send_stock()
-        while True:
-            topics = await self._waiter.wait_at_most(self._streams.clock, RECHECK_SECONDS)
-            if not topics and not await self._streams.is_known(self._device):
-                raise DeviceGone
-            await self._send_news(topics or self._waiter.topics.copy())
-
-    async def _send_news(self, topics: Iterable[Hashable]) -> None:
-        due: dict[PartitionKey, _Watch] = {}
-        for topic in topics:
-            if topic == inbox_topic(self._device.row):
-                await self._send_welcomes()
-            elif topic == stock_topic(self._device.row):
-                await self._send_stock()
-            elif isinstance(topic, tuple) and (watch := self._by_mask.get(topic[1])) is not None:
-                due[watch.key] = watch
-        waiting = deque(due.values())
-        while waiting:  # one page of each in turn, so that a long backlog does not delay the others
-            watch = waiting.popleft()
-            if self._watches.get(watch.key) is watch and await self._send_page(watch):
-                waiting.append(watch)
-
-    async def _send_page(self, watch: _Watch) -> bool:
-        """Send the next messages of a partition; return True if there are more."""
-        request = ReceiveRequest(watch.key, watch.counter)
-        try:
-            found = await watch.hub.page(self._device, request, limit_octets=PAGE_OCTETS)
-        except UnknownPartition as error:
-            await self._refuse(watch.frame, error)  # but keep the watch: the partition may be created later
-            return False
-        except MimiError as error:
-            self._withdraw([watch.key])
-            await self._refuse(watch.frame, error)
-            return False
-        if found is None or not found[1].messages:
-            return False
-        group_id, page = found
-        epoch = pushed_epoch_parts(group_id, page.partition.masked_key, page.counter, None, page.messages)
-        await self._write(encode_messages_frame(watch.hub.provider, epoch))
-        watch.counter = Counter(page.counter + len(page.messages))
-        return not page.complete
-
-    async def _send_welcomes(self) -> None:
-        while found := await self._streams.welcomes.inbox(self._device.row, after=self._last_welcome):
-            for each in found:
-                welcome = InboxWelcome(each.id, decode(MLSMessage, each.body))
-                await self._reply(0, FrameType.WELCOME, welcome)
-                self._last_welcome = each.id
-
-    async def _send_stock(self) -> None:
-        for row in await self._streams.key_packages.stock(self._device):
-            if self._streams.key_packages.is_low(row):
-                await self._reply(0, FrameType.STOCK, Stock(row.version, row.cipher_suite, row.left))
-
-    async def _refuse(self, frame: int, error: MimiError) -> None:
-        await self._reply(frame, FrameType.PROBLEM, self._streams.problem(error))
-
-    async def _reply(self, frame: int, type_: FrameType, body: FrameBody) -> None:
-        await self._write(encode(Frame(frame, type_, body)))
-
-    async def _write(self, octets: bytes) -> None:
-        async with self._writing:
-            await self._connection.send(octets)
-        self._streams.frames_out += 1
+def _end_most_silent(opened: list[OpenStream], some: list[OpenStream], exceeded: str) -> OpenStream:
+    """End the stream in `some` from which nothing was received for longest, and return it."""
+    silent = min(some, key=lambda each: each.connection.heard_at)
+    opened.remove(silent)
+    silent.exceeded = exceeded
+    silent.scope.cancel()
+    return silent

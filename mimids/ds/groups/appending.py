@@ -1,10 +1,13 @@
-"""Appending messages to partitions within one transaction: what a hub's sequencing and a follower's intake share.
+"""Appending messages to partitions within one transaction; a hub's sequencing and a follower's intake both use it.
 
 A `MessageAppender` gives each message the next counter of its partition and the next number of the store's one global
 sequence. It keeps the rows in memory and writes them with one statement on `flush`.
 """
 
 from __future__ import annotations
+
+from functools import partial
+from typing import Final
 
 import attrs
 
@@ -15,13 +18,15 @@ from mimids.mls.code_points import ContentType
 from mimids.mls.framing import MLSMessage, PrivateMessage, PublicMessage
 from mimids.mls.knowledge import Knowledge
 from mimids.mls.proposals import Proposal, ProposalRef, SelfRemove
-from mimids.store import groups, messages, partitions, proposals
+from mimids.store import groups, messages, moved, partitions, proposals
 from mimids.store.engine.transaction import Tx
 from mimids.store.groups import Group
 from mimids.store.messages import NewMessage
 from mimids.store.partitions import Partition
 from mimids.values import Milliseconds
 from mimids.wire.ids import Counter, MaskedPartitionKey
+
+LEVELS_AT_ONCE: Final = 64  # of the tree of partitions, in one statement
 
 
 @attrs.define
@@ -50,14 +55,16 @@ class MessageAppender:
     ) -> None:
         self.tx = tx
         self.now = now
-        self.seq = messages.last_seq(tx)  # of the message that was appended last
-        self.changed: set[MaskedPartitionKey] = set()  # partitions with new messages in the store
+        self.seq = 0  # of the message that was appended last
+        self._last_seq = 0  # the last one that is free; more are taken when they are needed
+        self.changed: dict[MaskedPartitionKey, int] = {}  # partitions with new messages in the store, and their rows
         self.provider = provider
         self.device = device
         self._recent = recent
         self._pending: list[NewMessage] = []
         self._pending_proposals: list[tuple[int, ProposalRef, int, int]] = []
         self._ends: dict[int, PartitionEnd] = {}  # of the partitions of the pending messages, by row
+        self._above: dict[int, int] = {}  # a partition above this one, by row
 
     def append(
         self,
@@ -70,6 +77,8 @@ class MessageAppender:
         group_info: bytes | None = None,
     ) -> Counter:
         """Append a message to a partition; return its counter. `digest` is the SHA-256 of `body`."""
+        if self.seq == self._last_seq:
+            self._take_seqs()
         self.seq = end.last_seq = seq = self.seq + 1
         counter = Counter(end.next_counter)
         end.next_counter += 1
@@ -85,20 +94,22 @@ class MessageAppender:
                 digest,
                 messages.digest_key(digest),
                 next_masked_key,
-                self.provider,
-                self.device,
                 body,
                 group_info,
             )
         )
         return counter
 
-    def note_content(self, group: Group, end: PartitionEnd, message: MLSMessage, judged: Judged | None) -> Group:
-        """Record what the message appended last says of its group, and return the group with it.
+    def _take_seqs(self) -> None:
+        free = messages.free_seqs(self.tx)
+        self.seq, self._last_seq = free.start - 1, free.stop - 1
 
-        That is: the group encrypts its handshakes; the message is a proposal; or the message contradicts the claimed
-        state of its partition, which is unknown from then on (semantics: public-group-state). `judged` is None if the
-        message is invalid in the state as it is known.
+    def note_content(self, group: Group, end: PartitionEnd, message: MLSMessage, judged: Judged | None) -> Group:
+        """Record what the message that was appended last shows about its group; return the updated group.
+
+        The message may show that the group encrypts its handshakes. It may be a proposal. It may contradict the claimed
+        state of its partition. After a contradiction the state is unknown (semantics: public-group-state). `judged` is
+        None if the message is invalid in the known state.
         """
         if isinstance(message.message, PrivateMessage):
             if message.content_type is not ContentType.APPLICATION and not group.encrypted_handshakes:
@@ -111,6 +122,29 @@ class MessageAppender:
             end.partition = attrs.evolve(end.partition, state=None)
         return group
 
+    def root_of(self, partition: Partition) -> int:
+        """Return the row of the root: the uppermost partition above this one, or this one itself.
+
+        A group may have any number of epochs, so the result is kept for the rest of the transaction.
+        """
+        root, passed = partition.id, list[int]()
+        while len(way := self._way_up(root)) > 1:
+            passed += way[:-1]
+            root = way[-1]
+        self._above.update(dict.fromkeys(passed, root))
+        return root
+
+    def _way_up(self, row: int) -> list[int]:
+        """Return the rows from a partition up to a partition whose root is known.
+
+        For a root, return only its own row.
+        """
+        if row in self._above:
+            return [row, self._above[row]]
+        way = partitions.way_up(self.tx, row, levels=LEVELS_AT_ONCE)
+        known = next((at for at, each in enumerate(way) if each in self._above), len(way))
+        return way[: known + 1]
+
     def flush_before_judging(self, message: MLSMessage) -> None:
         """Write the pending proposals if judging `message` reads the proposals of its partition."""
         if self._pending_proposals and _reads_proposals(message):
@@ -122,11 +156,19 @@ class MessageAppender:
             return
         messages.append(self.tx, self._pending)
         if self._recent is not None:
-            self._recent.add(self._pending)
-        proposals.add_sequenced(self.tx, self._pending_proposals)
+            self.tx.after_commit(partial(self._recent.add, self._pending))
+        if self._pending_proposals:
+            proposals.add_sequenced(self.tx, self._pending_proposals)
         for row, end in self._ends.items():
-            self.changed.add(end.partition.masked_key)
-            partitions.advance(self.tx, row, next_counter=Counter(end.next_counter), last_seq=end.last_seq)
+            self.changed[end.partition.masked_key] = row
+            partitions.advance(
+                self.tx,
+                row,
+                next_counter=Counter(end.next_counter),
+                last_seq=end.last_seq,
+                was_empty=not end.partition.next_counter,
+            )
+        moved.touch(self.tx, self._ends)
         self._pending, self._pending_proposals, self._ends = [], [], {}
 
 
@@ -146,15 +188,17 @@ class Child:
     detached: bool
 
 
-def can_attach(tx: Tx, group: Group, parent: Partition, existing: Partition) -> bool:
+def can_attach(appender: MessageAppender, group: Group, parent: Partition, existing: Partition) -> bool:
     """Tell whether a commit in `parent` may lead to an existing partition of the group.
 
-    No commit may lead to that partition yet, and it may not be `parent` or lie above it, or the tree would have a
-    cycle.
+    No other commit may lead to that partition already. The partition may not be `parent` or an ancestor of `parent`,
+    because the tree would then have a cycle.
     """
-    if existing.group != group.id or existing.parent is not None:
+    if existing.group != group.id or existing.parent is not None or existing.id == parent.id:
         return False
-    return all(above.id != existing.id for above in partitions.ancestors(tx, parent))
+    if existing.detached and not parent.detached:
+        return True  # a partition below a detached one is detached too
+    return not partitions.has_child(appender.tx, existing.id) or appender.root_of(parent) != existing.id
 
 
 def open_child(appender: MessageAppender, group: Group, parent: Partition, child: Child) -> int:
@@ -163,7 +207,14 @@ def open_child(appender: MessageAppender, group: Group, parent: Partition, child
     if child.existing is not None:
         row = child.existing.id
         partitions.attach(
-            appender.tx, row, parent=parent.id, opened_by=appender.seq, epoch=epoch, detached=child.detached
+            appender.tx,
+            row,
+            parent=parent.id,
+            opened_by=appender.seq,
+            epoch=epoch,
+            detached=child.detached,
+            opener_provider=appender.provider,
+            opener_device=appender.device,
         )
         return row
     return partitions.add_partition(

@@ -6,24 +6,21 @@ notifies the job that sends Welcomes.
 
 from __future__ import annotations
 
-from typing import Final
-
 from mimids.config import GroupSettings
-from mimids.store import partitions, welcomes
+from mimids.errors import Malformed
+from mimids.store import groups, open_branches, partitions, terminations, welcomes
 from mimids.store.engine.transaction import Tx
 from mimids.store.partitions import Partition
-from mimids.values import Milliseconds
-
-DAY_MILLISECONDS: Final = 86_400_000
+from mimids.values import DAY_MILLISECONDS, Milliseconds
 
 
 def terminate(tx: Tx, partition: Partition, why: str, now: Milliseconds) -> int:
-    """Terminate a branch: the partition and all below it. Return how many partitions were open before.
+    """Terminate a branch: a partition and all below it. Return how many of these partitions were open before.
 
-    Their unsent Welcomes are cancelled. The first branch beside it that is still open counts as the first from now on:
-    its held Welcomes are released (semantics: welcomes-and-leaving).
+    Their unsent Welcomes are cancelled. The first sibling branch that is still open is treated as the first branch from
+    then on, so its held Welcomes are released (semantics: welcomes-and-leaving).
     """
-    ended = partitions.terminate(tx, partition.id, why, now)
+    ended = terminations.terminate(tx, partition.id, why, now)
     waiting = [partition.id]
     while waiting:
         each = waiting.pop()
@@ -39,9 +36,10 @@ def terminate(tx: Tx, partition: Partition, why: str, now: Milliseconds) -> int:
 def terminate_by_rule(tx: Tx, fork: Partition, rule: GroupSettings, now: Milliseconds) -> int:
     """Terminate branches under a partition by the configured rule; return how many partitions were terminated.
 
-    The first branch whose partition carried a commit stays; if none did, the first branch. The others are terminated
-    once they are older than `terminate_age_days`, and after `terminate_childless_days` if they carried no commit while
-    another branch did. The amount of traffic does not count: an attacker can produce traffic.
+    One branch stays: the first branch whose partition carried a commit, or the first branch if no partition carried a
+    commit. The other branches are terminated once they are older than `terminate_age_days`. A branch that carried no
+    commit, while another branch did, is terminated after `terminate_childless_days`. The amount of traffic is not
+    considered, because an attacker can produce traffic.
     """
     branches = [each for each in partitions.children(tx, fork.id) if not each.terminated and not each.detached]
     if len(branches) < 2:
@@ -62,9 +60,16 @@ def terminate_by_rule(tx: Tx, fork: Partition, rule: GroupSettings, now: Millise
 
 
 def undo_termination(tx: Tx, partition: Partition) -> int:
-    """Open a terminated branch again; return how many partitions that opened.
+    """Open a terminated branch again; return how many partitions were opened.
 
-    If the branch is part of another terminated branch, its partitions stay terminated with that one. Cancelled
-    Welcomes stay cancelled: their KeyPackages may be gone, and members may have added the devices again.
+    If the branch lies inside another terminated branch, its partitions stay terminated as part of the other branch.
+    Cancelled Welcomes stay cancelled: their KeyPackages may be gone, and members may have added the devices again.
+
+    Raises `Malformed` if another group replaces this one, and if a linear group would get a second branch.
     """
-    return partitions.undo_termination(tx, partition.id)
+    group = groups.group_by_row(tx, partition.group)
+    if group.successor is not None:
+        raise Malformed("another group replaces this one, so its branches stay terminated")
+    if group.linear and open_branches.has_sibling_in_force(tx, partition):
+        raise Malformed("the group is linear, and a branch beside this one is open: terminate that branch first")
+    return terminations.undo_termination(tx, partition.id)

@@ -1,4 +1,4 @@
-"""What a hub sent that contradicts what it sent before (semantics: following-and-delivery)."""
+"""Contradictions between a hub's messages and its earlier ones (semantics: following-and-delivery)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mimids.wire.ids import GroupId, ProviderId
 
 @attrs.frozen
 class Contradiction:
-    """A message, GroupInfo or place in a partition that cannot be right if what the hub sent before is."""
+    """A message, GroupInfo or place in a partition that contradicts earlier ones of the hub."""
 
     hub: ProviderId
     group_id: GroupId
@@ -19,5 +19,5 @@ class Contradiction:
 
     @classmethod
     def of_error(cls, hub: ProviderId, group_id: GroupId, message: bytes, error: MimiError) -> Contradiction:
-        """Return the contradiction that a refused message is, under the name of the rule that it breaks."""
+        """Return the contradiction for a refused message, named after the rule that the message breaks."""
         return cls(hub, group_id, message, str(error.members.get("rule", error.code)))

@@ -1,7 +1,7 @@
 """Policy within a transaction: reads the facts of a case from the store, and turns a refusal into a problem.
 
-`mimids.policy.rules` decides; nothing is decided here. A provider judges by the terms of the group's hub: its own if
-it is the hub, else those that it accepted (semantics: policy, terms-and-reports).
+All decisions are made in `mimids.policy.rules`. A provider applies the terms of the group's hub: its own terms if it is
+the hub itself, otherwise the accepted terms of the hub (semantics: policy, terms-and-reports).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from mimids.ds.groups.states import States
 from mimids.errors import MimiError, PolicyRefused
 from mimids.mls.code_points import SenderType
 from mimids.mls.framing import MLSMessage, PrivateMessage, PublicMessage
-from mimids.mls.identity import user_id
+from mimids.mls.identity import user_of
 from mimids.mls.knowledge import Knowledge, NotKnown, state_of
 from mimids.mls.proposals import Commit, Proposal
 from mimids.mls.rules.proposal_list import Covered
@@ -46,7 +46,7 @@ class GroupPolicy:
     def check(
         self, group: Group, partition: Partition, judged: Judged, ahead: Knowledge | None, sender: Sender
     ) -> None:
-        """Raise `PolicyRefused` if a message breaks a rule for certain.
+        """Raise `PolicyRefused` if a message certainly breaks a rule.
 
         `ahead` is what is known of the partition that a commit opens; None for other messages.
         """
@@ -62,7 +62,7 @@ class GroupPolicy:
             raise refused(refusal)
 
     def check_unseen(self, hub: int, message: MLSMessage, sender: Device) -> None:
-        """Raise `PolicyRefused` if the hub's terms refuse a message; for partitions of which nothing is known."""
+        """Raise `PolicyRefused` if the hub's terms refuse a message; used if nothing is known of the partition."""
         case = Case(message, NotKnown(), covered=_by_value(message))
         users = {sender.user_id, *case.added, *([] if case.joining is None else [case.joining])}
         terms = self._source.terms_of(self._tx, hub, users, message.group_id or GroupId(b""), self._now)
@@ -78,7 +78,7 @@ class GroupPolicy:
             raise refused(refusal)
 
     def withheld(self, group: Group, partition: Partition, reader: Device) -> Refusal | None:
-        """Return why one of our devices gets no application messages of a partition; None if it gets them."""
+        """Return why one of our devices gets no application messages of a partition; None if the device gets them."""
         here = self._states.knowledge(self._tx, group, partition)
         return withheld(here, self._sender_terms(group, reader.user_id), reader)
 
@@ -118,7 +118,8 @@ def refused(refusal: Refusal) -> PolicyRefused:
 def is_lasting(error: MimiError, here: Knowledge, public: PublicMessage, sender: Sender) -> bool:
     """Tell whether policy refused a proposal for its content, so that a commit must not cover it.
 
-    Only if the leaf that signed it is the sender's: another member's proposal may be allowed when that member sends it.
+    Returns False if the sender did not sign the proposal, because policy may allow the proposal when its signer sends
+    it.
     """
     if not isinstance(error, PolicyRefused) or error.members.get("rule") not in _LASTING:
         return False
@@ -126,4 +127,4 @@ def is_lasting(error: MimiError, here: Knowledge, public: PublicMessage, sender:
     if group is None or author.sender_type is not SenderType.MEMBER or author.index is None:
         return False
     leaf = group.tree.leaf(author.index)
-    return leaf is not None and isinstance(sender, Device) and user_id(leaf.credential) == sender.user_id
+    return leaf is not None and isinstance(sender, Device) and user_of(leaf.credential) == sender.user_id

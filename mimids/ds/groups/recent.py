@@ -1,11 +1,10 @@
 """A cache of the newest application messages of the hub's partitions: bounded, droppable, empty after a restart.
 
-A sequenced message is nearly always read a moment later, for each follower and each device that listens. So the
-sequencer adds what it writes to the cache, before the commit, and `pages` reads it from there.
+A sequenced message is nearly always read a moment later, once for each follower and each listening device. So the
+sequencer adds new messages to the cache after their commit, and `pages` reads them from there.
 
-A reader gets only messages below the next counter of its own snapshot of the store: these are committed, and a message
-never changes. Messages of a transaction that was undone are beyond that counter, and are replaced by those that are
-sequenced there next.
+A reader gets only messages below the next counter of its own snapshot of the store. A committed message never changes,
+so the cache may be ahead of the snapshot or behind it.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ class _Tail:
 
 
 class Recent:
-    """The newest messages of each partition; evicts partitions that have had no new message for longest."""
+    """The newest messages of each partition; evicts the partitions that have gone longest without a new message."""
 
     def __init__(self, octets: int = OCTETS) -> None:
         self._limit = octets
@@ -47,9 +46,9 @@ class Recent:
         self._lock = Lock()  # the writer's thread adds, a sweep clears; readers change nothing and need no lock
 
     def add(self, messages: Iterable[NewMessage]) -> None:
-        """Add messages that are about to be committed, in order; a handshake message empties its partition's cache."""
+        """Add messages that were committed, in order; a handshake message empties its partition's cache."""
         with self._lock:
-            tail, tail_of = None, -1  # the tail that grew last, and its partition
+            tail, tail_of = None, -1  # the tail to which a message was added last, and its partition
             for message in messages:
                 partition, body = message.partition, message.body
                 if message.kind != ContentType.APPLICATION:
@@ -93,7 +92,7 @@ class Recent:
             self._octets -= tail.octets
 
     def _shrink(self) -> None:
-        """Drop the messages of the oldest partition; if there is only one, the older half of its messages."""
+        """Drop the oldest partition's messages; if there is only one partition, drop the older half of its messages."""
         partition, tail = self._tails.pop_oldest()
         self._octets -= tail.octets
         if not self._tails:

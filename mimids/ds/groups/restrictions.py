@@ -1,4 +1,4 @@
-"""Where the bans and mutes of a group's hub are read: our own operator's, or those of another hub that we accepted."""
+"""Reading the bans and mutes of a group's hub: our operator's own, or those that we accepted from another hub."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class OwnRestrictions:
     """The bans and mutes of this server's operator, for groups that this server hosts."""
 
     def terms_of(self, tx: Tx, hub: int, users: Set[UserId], group_id: GroupId, now: Milliseconds) -> Terms:
-        """Return the bans and mutes that hold now."""
+        """Return the bans and mutes that are in force now."""
         if not users:
             return NO_TERMS
         return Terms(bans.banned_users(tx, users, now), bans.muted_users(tx, users, group_id, now))
@@ -45,5 +45,5 @@ ACCEPTED: Final[RestrictionSource] = AcceptedRestrictions()
 
 
 def source_for(hub: ProviderId, *, us: ProviderId) -> RestrictionSource:
-    """Return where the terms of a hub are read."""
+    """Return the source from which the terms of a hub are read."""
     return OWN if hub == us else ACCEPTED

@@ -1,7 +1,7 @@
 """The public group state of each partition: stored as rows, cached in memory (semantics: public-group-state).
 
 The state is in the rows: a tree as content-addressed nodes, a GroupContext, a confirmation tag. The cache is keyed by
-that content, so it cannot hold anything stale. Proposals of a partition are read when a message is judged
+this content, so no entry can be stale. Proposals of a partition are read when a message is judged
 (`visible_proposals`); the cache holds states without them.
 """
 
@@ -47,7 +47,7 @@ class States:
         self._cache: LeastRecentlyUsed[StateKey, PublicGroup] = LeastRecentlyUsed(sys.maxsize)  # bounded by octets
         self._cached_octets = 0
         self._domains: LeastRecentlyUsed[StateKey, frozenset[ProviderId]] = LeastRecentlyUsed(CACHED_DOMAINS)
-        self._lock = Lock()  # for the threads of the writer, the readers and the workers
+        self._lock = Lock()  # the threads of the writer, the readers and the workers use the cache
 
     def knowledge(self, tx: Tx, group: Group, partition: Partition) -> Knowledge:
         """Return what is known of a partition, without its proposals."""
@@ -64,7 +64,7 @@ class States:
                 stored.group_context, stored.confirmation_tag, tree, reinitialized=stored.reinitialized
             )
             self._add_to_cache(key, found)
-        return Derived(found) if stored.derived else Claimed(found)
+        return Derived(found) if stored.derived else Claimed(found, epoch_known=partition.epoch is not None)
 
     def save(self, tx: Tx, partition: int, knowledge: Knowledge, before: Knowledge | None = None) -> None:
         """Store what is known of a partition; `before` is what is known of its parent, whose nodes are stored."""
@@ -74,7 +74,9 @@ class States:
             return
         parent = None if before is None else state_of(before)
         rows = all_nodes(group.tree) if parent is None else changed_nodes(parent.tree, group.tree)
-        trees.keep_nodes(tx, ((row.tree_hash, row.node, row.left, row.right) for row in rows))
+        nodes = [(row.tree_hash, row.node, row.left, row.right) for row in rows]
+        trees.keep_nodes(tx, nodes)
+        trees.note_in_use(tx, group.tree.tree_hash(), nodes)
         stored = StoredState(
             derived=isinstance(knowledge, Derived),
             root_hash=group.tree.tree_hash(),
@@ -87,13 +89,15 @@ class States:
 
     def has_leaf_of(self, tx: Tx, group: Group, partition: Partition, provider: ProviderId) -> bool:
         """Tell whether the known state of a partition has a leaf of a provider's user; False if it is not known."""
-        state = state_of(self.knowledge(tx, group, partition))
-        if state is None or partition.state is None:
+        if partition.state is None:
             return False
         key = state_key(partition.state)
         with self._lock:
             found = self._domains.get(key)
         if found is None:
+            state = state_of(self.knowledge(tx, group, partition))
+            if state is None:
+                return False
             domains = {provider_of(user) for user in state.users()}
             found = frozenset(domain for domain in domains if domain is not None)
             with self._lock:
@@ -101,9 +105,9 @@ class States:
         return provider in found
 
     def inferred_tree(self, tx: Tx, group: Group, partition: Partition, message: MLSMessage) -> RatchetTree | None:
-        """Return the known tree for a GroupInfo that carries none; None if it carries one or nothing is known.
+        """Return the known tree for a GroupInfo without a tree; None if it carries a tree or no tree is known.
 
-        The tree travels beside the GroupInfo: inserting it would break the signature, which covers the extensions.
+        The tree is sent beside the GroupInfo. Inserting it would break the signature, which covers the extensions.
         """
         info = message.message
         state = state_of(self.knowledge(tx, group, partition))
@@ -125,7 +129,7 @@ class States:
 
 
 def mask_of(group: Group, masks: Sequence[MaskedPartitionKey]) -> MaskedPartitionKey:
-    """Return, of the masks of one partition key, the one that the group's cipher suite makes."""
+    """Return the mask of a partition key that was made with the hash of the group's cipher suite."""
     suite = suite_of(group.cipher_suite)
     return next(mask for mask in masks if suite is None or len(mask) == suite.hash_size)
 
@@ -137,7 +141,7 @@ def is_joinable(message: MLSMessage) -> bool:
 
 
 def state_key(stored: StoredState) -> StateKey:
-    """Return what a stored state is cached by."""
+    """Return the cache key of a stored state."""
     return stored.root_hash, _digest(stored.group_context), stored.confirmation_tag, stored.reinitialized
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import attrs
 
 from mimids.mls.framing import MLSMessage, PublicMessage
+from mimids.store.engine.locks import Locks, group_lock
 from mimids.wire.ids import PartitionKey
 from mimids.wire.messages import CommitData, SendRequest
 
 
 @attrs.frozen
 class Submission:
-    """A message with its partition key; an external commit or proposal has none."""
+    """A message with its partition key; an external commit or proposal has no key."""
 
     message: MLSMessage
     partition_key: PartitionKey | None
@@ -27,3 +28,17 @@ def submissions_in(requests: Sequence[SendRequest]) -> list[Submission]:
         for each in requests
         if isinstance(each.message.message, PublicMessage)
     ]
+
+
+def locks_of(messages: Iterable[tuple[MLSMessage, CommitData | None]]) -> Locks | None:
+    """Return the locks of the groups of messages; a commit is sequenced alone, as it may concern more than its group.
+
+    (its Welcome, its sender's quotas)
+    """
+    locks = set()
+    for message, data in messages:
+        if data is not None:
+            return None
+        if message.group_id is not None:
+            locks.add(group_lock(message.group_id))
+    return frozenset(locks)

@@ -1,8 +1,8 @@
 """The layout of a group's partitions as a tree, for the console and the command line.
 
-Time runs down. The console draws rows in lanes: each branch of a fork has a lane. To keep the drawing of an old group
-to a page, long stretches without forks are folded into one row, and only the newest rows are drawn. The command line
-draws each partition on a line, with a margin that shows its branch.
+Time runs downwards. The console draws rows in lanes: each branch of a fork has a lane. To keep the drawing of an old
+group to a page, long stretches without forks are folded into one row, and only the newest rows are drawn. The command
+line draws each partition on a line, with a margin that shows its branch.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from mimids.store.overview import PartitionSummary
 
 UNFOLDED: Final = 30  # a group with no more partitions than this is drawn without folding
 FOLD_FROM: Final = 3  # a stretch of more partitions than this is folded
-ROWS: Final = 300  # that are drawn, the newest
+NESTED: Final = 24  # branches within branches that have a column of their own in a margin
+ROWS: Final = 300  # at most this many rows are drawn: the newest
 
 N = TypeVar("N")
-_Stretch = list[PartitionSummary]  # one row: a partition, or several of which each opened the next
+_Stretch = list[PartitionSummary]  # one row: a partition, or several partitions, each the parent of the next
 
 
 @attrs.frozen
@@ -70,22 +71,23 @@ def margins(
     """
     roots, children = arrange(nodes, key, parent)
     for root in roots:
-        yield list(_lines(root, lambda node: children.get(key(node), []), "", ""))
+        yield list(_lines(root, lambda node: children.get(key(node), [])))
 
 
-def _lines(node: N, children_of: Callable[[N], list[N]], first: str, rest: str) -> Iterator[tuple[str, N]]:
-    """Yield the lines of a tree: its first with the margin `first`, those below with the margin `rest`."""
-    margin = first
-    while True:
+def _lines(root: N, children_of: Callable[[N], list[N]]) -> Iterator[tuple[str, N]]:
+    """Yield the lines of a tree: margin and node. Branches that are nested too deeply share the deepest column."""
+    waiting = [(root, "", "")]  # a node, its margin, and the margin of the nodes below it
+    while waiting:
+        node, margin, rest = waiting.pop()
         yield margin, node
-        margin = rest
         children = children_of(node)
-        if len(children) != 1:
-            break
-        node = children[0]
-    for child in children:
-        last = child is children[-1]
-        yield from _lines(child, children_of, rest + ("└─ " if last else "├─ "), rest + ("   " if last else "│  "))
+        if len(children) == 1:
+            waiting.append((children[0], rest, rest))
+            continue
+        above = rest[: 3 * (NESTED - 1)]
+        for child in reversed(children):
+            last = child is children[-1]
+            waiting.append((child, above + ("└─ " if last else "├─ "), above + ("   " if last else "│  ")))
 
 
 # --- rows in lanes ----------------------------------------------------------------------------------------------------
@@ -118,7 +120,7 @@ def lay_out(partitions: Sequence[PartitionSummary]) -> PartitionTree:
 
 
 def _stretches(partitions: Sequence[PartitionSummary]) -> list[_Stretch]:
-    """Return what becomes a row, each after its parent: a follower may learn of a parent later than of its child."""
+    """Return the stretches that become rows, parents before children (a follower may store a child first)."""
     roots, children = arrange(range(len(partitions)), lambda n: partitions[n].row, lambda n: partitions[n].parent)
     folding = len(partitions) > UNFOLDED
     found: list[_Stretch] = []
@@ -146,7 +148,7 @@ def _is_like_its_neighbours(
     partitions: Sequence[PartitionSummary],
     children: Mapping[Hashable, list[int]],
 ) -> bool:
-    """Tell whether a partition may be folded: it has one child, looks like it and like its parent, and is no tip."""
+    """Tell whether a partition may be folded: it is not a tip, has one child, and resembles child and parent."""
     after = children.get(each.row, [])
     if len(after) != 1 or each.held_welcomes or partitions[after[0]].row not in children:
         return False  # the tip and the partition before it are always drawn

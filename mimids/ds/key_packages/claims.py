@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import attrs
 
 from mimids.errors import KeyPackagesExhausted, MimiError
 from mimids.store.engine.transaction import Tx
+from mimids.store.key_packages import Candidate
 from mimids.store.tokens import TokenRow
 from mimids.values import DeviceRow, Milliseconds, TokenId
 from mimids.wire.ids import BearerToken, CipherSuite, ProtocolVersion, UserId
@@ -26,7 +27,7 @@ class Abuse:
 
 @attrs.frozen
 class LowStock:
-    """A device has few KeyPackages left for a version and suite; with `left` 0 only its last resort, if it has one."""
+    """A device has few KeyPackages left for a version and suite. If `left` is 0, at most its last resort is left."""
 
     device: DeviceRow
     version: ProtocolVersion
@@ -36,13 +37,18 @@ class LowStock:
 
 @attrs.frozen
 class ClaimOutcome:
-    """The answer to one request: a KeyPackage or a refusal."""
+    """The answer to one request: a KeyPackage or a refusal; during the claim, `row` is the KeyPackage's row."""
 
     key_package: EncodedKeyPackage | None
     refusal: MimiError | None = None
+    row: int | None = None
+    last_resort: bool = False
+    status: KeyPackageStatus | None = None  # only in a repeated answer
 
     def result(self) -> KeyPackageResult:
-        """Return the item of a bundle's answer."""
+        """Return this outcome as an item of a bundle's answer."""
+        if self.status is not None:
+            return KeyPackageResult(self.status, self.key_package)
         if self.key_package is not None:
             return KeyPackageResult(KeyPackageStatus.OK, self.key_package)
         exhausted = isinstance(self.refusal, KeyPackagesExhausted)
@@ -64,7 +70,12 @@ class ClaimedPackages:
 
 
 class TokenChecks(Protocol):
-    """What a claim needs of tokens."""
+    """The checks of tokens that a claim needs."""
+
+    @property
+    def watches(self) -> bool:
+        """Tell whether the token of a claim is stored until the Welcome for the claimed KeyPackage arrives."""
+        ...
 
     def check(self, tx: Tx, user_id: UserId, token: BearerToken, now: Milliseconds) -> TokenRow | MimiError:
         """Return the token if it may claim a KeyPackage of this user now, else the refusal. Writes nothing."""
@@ -75,11 +86,24 @@ class TokenChecks(Protocol):
         ...
 
 
-class ClaimablePackages(Protocol):
-    """What the gateway needs of the stock."""
+CountClaim = Callable[[TokenRow, Candidate, Milliseconds], MimiError | None]
 
-    def claim_within(self, tx: Tx, requests: Sequence[KeyPackageRequest], now: Milliseconds) -> ClaimedPackages:
-        """Hand out the KeyPackages that these requests may have, within a transaction."""
+
+class ClaimablePackages(Protocol):
+    """The part of the stock that the gateway uses."""
+
+    def claim_within(
+        self,
+        tx: Tx,
+        requests: Sequence[KeyPackageRequest],
+        now: Milliseconds,
+        *,
+        count: CountClaim | None = None,
+    ) -> ClaimedPackages:
+        """Hand out the KeyPackages that these requests may have, within a transaction.
+
+        `count` counts a claim; it returns None, or a refusal if there are too many claims.
+        """
         ...
 
     def announce(self, claimed: ClaimedPackages) -> None:

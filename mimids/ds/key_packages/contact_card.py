@@ -4,32 +4,29 @@ from __future__ import annotations
 
 import attrs
 
-from mimids.ds.key_packages.gateway_keys import KeysAnswer
 from mimids.wire.base64url import base64url
 from mimids.wire.ids import BearerToken, ProviderId, UserId
 
 
 @attrs.frozen
 class ContactCard:
-    """What another user needs to add this user to a group, with a bearer token as the right to do so."""
+    """The data that another user needs to add this user to a group; the bearer token is the right to do so."""
 
     user_id: UserId
     provider: ProviderId
     bearer_token: BearerToken
-    ohttp_identity: bytes  # Ed25519, 32 octets; signs every later key configuration
-    keys: KeysAnswer
+    ohttp_identity: bytes  # Ed25519, 32 octets; signs the gateway's key configurations
 
     def as_json(self) -> dict[str, str]:
         """Return the JSON members; octets are base64url without padding.
 
-        `ohttp_keys` is the current `application/ohttp-keys` body; `ohttp_keys_signature` says until when it may be
-        used. After that a client fetches the keys again and checks their signature against `ohttp_identity`.
+        The card has the identity of the gateway but none of its keys: if each card had another key, the gateway could
+        tell apart those who hold the cards. A client fetches the keys through its provider, which gives all its devices
+        the same keys.
         """
         return {
             "user_id": self.user_id.decode(),
             "provider": self.provider,
             "bearer_token": base64url(self.bearer_token.reveal()),
             "ohttp_identity": base64url(self.ohttp_identity),
-            "ohttp_keys": base64url(self.keys.body),
-            "ohttp_keys_signature": self.keys.signature,
         }

@@ -1,29 +1,38 @@
 """The OHTTP gateway: it answers sealed requests for KeyPackages and nothing else (semantics: ohttp, RFC 9458).
 
-A request is *opened* with a live key, *parsed* as `POST /key-packages` with a Date within the window, *answered* in
-one transaction (replay, token, claim, answer), and the answer is *sealed*. An error before the request is opened is
-raised and sent as it is; every later error is sealed (RFC 9458 section 5.2). `Gateway.answer` alone decides which.
+A request is *opened* with a live key, *parsed* as `POST /key-packages` with a Date within the window, *answered* in one
+transaction (replay, token, claim, answer), and the answer is *sealed*. An error before the request is opened is raised
+and sent unsealed; every later error is sealed (RFC 9458 section 5.2). Only `Gateway.answer` decides whether an error is
+sealed.
 
-A replay must not use up KeyPackages (RFC 9458 section 6.5). So an answer with a KeyPackage is stored, sealed, in the
-transaction of the claim. The same request gets the same octets again until its Date has left the window; after that
-the Date refuses it. An encapsulated key belongs to the request that it first came with. Copies of a request that is
-being answered wait for its answer.
+A request counts against the rate of its address before it is opened. Only after it was opened does it count against the
+rate of all requesters, which protects the stock. So a request that cannot be opened counts only against the rate of its
+sender's address.
+
+A replay must not use up KeyPackages (RFC 9458 section 6.5). So an answer with a KeyPackage is stored in the transaction
+of the claim (`replays`). The same request gets the same octets again until its Date has left the window. After that,
+the request is refused because of its Date. An encapsulated key may be used only by the first request that used it.
+Copies of a request that is being answered wait for its answer.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from email.utils import formatdate
 from functools import lru_cache
+from ipaddress import ip_address, ip_network
+from math import ceil
 from typing import Final
 
 import attrs
 import trio
 
 from mimids.ds.key_packages.claims import ClaimablePackages, ClaimedPackages, ClaimOutcome
-from mimids.ds.limits.rates import Rate, Rates
-from mimids.ds.ports import Clock
+from mimids.ds.key_packages.replays import SHARE_LIMIT, ReplayBounds, ReplayStore
+from mimids.ds.key_packages.ticks import Ticks
+from mimids.ds.limits.rates import ConfiguredRate, Rate, Rates
+from mimids.ds.ports import Clock, Reserve, no_reserve
 from mimids.errors import (
     Busy,
     Malformed,
@@ -32,6 +41,7 @@ from mimids.errors import (
     NotFound,
     OhttpDate,
     OhttpReplayed,
+    RateLimited,
     TooMany,
     UnsupportedMediaType,
 )
@@ -41,6 +51,7 @@ from mimids.ohttp.gateway import OpenedRequest, open_request, read_request
 from mimids.ohttp.hpke import PrivateKey
 from mimids.ohttp.padding import pad_response
 from mimids.store import ohttp
+from mimids.store.engine.locks import user_lock
 from mimids.store.engine.store import Store
 from mimids.store.engine.transaction import Tx
 from mimids.store.ohttp import Answered
@@ -56,18 +67,23 @@ from mimids.wire.messages import (
 
 PATH: Final = "/key-packages"
 MIMI_DS: Final = b"application/mimi-ds"
-COUNT_INTERVAL_MILLISECONDS: Final = 1000  # between two counts of the stored answers
 PROBLEM_JSON: Final = b"application/problem+json"
+PADDING: Final = 2  # a padded answer is at most so many times as long as the unpadded one
+TICKS_IN_A_STEP: Final = 5
+NO_RATE: Final = Rate("none", 0, 0)
 
 
 @attrs.frozen(kw_only=True)
 class GatewayBounds:
     """The limits of the gateway."""
 
+    step_seconds: float = 0.05  # answers leave at multiples of this, by the server's clock; 0: at once
     window_seconds: int = 300  # how far a Date may be from our time, in either direction
     replay_rows: int = 100_000
     bundle_requests: int = 64
-    rate: Rate  # for all requesters together: the requester is not known
+    package_octets: int = 65_536
+    rate: Rate | ConfiguredRate  # for all requesters together: the requester is not known
+    address_rate: Rate | ConfiguredRate = NO_RATE  # for each IP address
 
 
 @attrs.frozen
@@ -93,19 +109,24 @@ class _ParsedRequest:
 class _AnswerSealer:
     """Seals the answer to one request.
 
-    More than one answer may have to be sealed, of which one is sent: the writer may run the transaction again, and
-    after a disk failure the answer is another one. Each has its own nonce and so its own key (RFC 9458 section 4.4).
+    Several answers to one request may be sealed: the writer may run the transaction again, or a disk failure may lead
+    to another answer. Only one answer is sent. Each answer has its own nonce and so its own key (RFC 9458 section 4.4).
     """
 
     def __init__(self, open_: Callable[[], OpenedRequest], problem: Callable[[MimiError], bytes]) -> None:
         self._open = open_
         self._problem = problem
         self.opened = open_()
+        self.results = 1  # the number for which the answer must have room
         self._used = False
 
-    def ok(self, content: bytes, now: Milliseconds) -> bytes:
-        """Return the sealed answer to a request that succeeded."""
-        return self._seal(200, ((b"content-type", MIMI_DS),), content, now)
+    def ok(self, content: bytes, now: Milliseconds, nonce: bytes | None = None) -> bytes:
+        """Return the sealed answer to a successful request; the `nonce` of an earlier answer gives the same octets."""
+        return self._seal(200, ((b"content-type", MIMI_DS),), content, now, nonce)
+
+    def nonce_of(self, sealed: bytes) -> bytes:
+        """Return the nonce of an answer: its first octets (RFC 9458 section 4.4)."""
+        return sealed[: self.opened.sealer.nonce_size]
 
     def refusal(self, error: Exception, now: Milliseconds) -> bytes:
         """Return the sealed problem document of an error."""
@@ -115,13 +136,16 @@ class _AnswerSealer:
             fields.append((b"retry-after", str(seconds).encode()))
         return self._seal(refused.status.value, tuple(fields), self._problem(refused), now)
 
-    def _seal(self, status: int, fields: bhttp.Fields, content: bytes, now: Milliseconds) -> bytes:
+    def _seal(
+        self, status: int, fields: bhttp.Fields, content: bytes, now: Milliseconds, nonce: bytes | None = None
+    ) -> bytes:
         # The Date lets a client whose clock is wrong correct it (RFC 9458 section 6.5.2).
         common = ((b"date", _http_date(now // 1000)), (b"cache-control", b"no-store"))
-        message = pad_response(bhttp.encode_response(bhttp.Response(status, (*fields, *common), content)))
+        message = bhttp.encode_response(bhttp.Response(status, (*fields, *common), content))
+        message = pad_response(message, self.results)
         sealer = self._open().sealer if self._used else self.opened.sealer
         self._used = True
-        return sealer.seal(message, secrets.token_bytes(sealer.nonce_size))
+        return sealer.seal(message, nonce or secrets.token_bytes(sealer.nonce_size))
 
 
 @attrs.define(eq=False)
@@ -134,11 +158,11 @@ class _Pending:
 
 @attrs.frozen
 class GatewayStatistics:
-    """The counts of the gateway; nothing in them tells one requester from another."""
+    """The counts of the gateway; they do not distinguish requesters."""
 
     in_flight: int
-    answered: int  # with a sealed answer, refusals included
-    repeated: int  # of those: answers to copies and replays
+    answered: int  # requests with a sealed answer, including refusals
+    repeated: int  # sealed answers to copies and replays
 
 
 class Gateway:
@@ -149,57 +173,101 @@ class Gateway:
         store: Store,
         clock: Clock,
         keys: Callable[[], Mapping[int, PrivateKey]],
+        look_for_keys: Callable[[], Awaitable[None]],
         stock: ClaimablePackages,
         problem: Callable[[MimiError], bytes],
         bounds: GatewayBounds,
+        on_bound: Callable[[str], None] = lambda bound: None,
     ) -> None:
-        """`keys` returns the live keys by identifier, `problem` the JSON of a problem document (RFC 9457)."""
+        """Make a gateway.
+
+        `keys` returns the live keys by identifier, and `look_for_keys` is called if a request names another one.
+        `problem` returns the JSON of a problem document (RFC 9457). `on_bound` is called with the name of a bound that
+        a requester reached.
+        """
         self._store = store
         self._clock = clock
         self._keys = keys
+        self._look_for_keys = look_for_keys
         self._stock = stock
         self._problem = problem
         self._bounds = bounds
         self._rates = Rates(bounds.rate)
+        self._address_rates = Rates(bounds.address_rate)
+        self._on_bound = on_bound
+        self._ticks = Ticks(bounds.step_seconds / TICKS_IN_A_STEP)
+        self._replays = ReplayStore(ReplayBounds(bounds.replay_rows, 2 * bounds.window_seconds))
         self._pending: dict[bytes, _Pending] = {}
         self._answered = self._repeated = 0
-        self._room, self._counted_at = 0, Milliseconds(0)
 
-    async def answer(self, message: bytes) -> bytes:
+    def change_bounds(self, bounds: GatewayBounds) -> None:
+        """Use another limit on the size of KeyPackages from now on; the rates read the configuration themselves."""
+        self._bounds = bounds
+
+    async def answer(self, message: bytes, address: str | None = None, *, reserve: Reserve = no_reserve) -> bytes:
         """Return the `message/ohttp-res` for this `message/ohttp-req`, refusals included.
 
-        Raises errors from before the request is opened: `RateLimited`, and what `open_request` raises.
+        `address` is the IP address that the message came from, or None if our own relay passes it on. `reserve` is
+        called before KeyPackages are claimed, because an answer that is not sent would lose them. Raises only
+        errors that occur before the request is opened: `RateLimited` for the address, and what `open_request` raises.
         """
-        self._rates.take(None, self._clock.now())
+        if address is not None:
+            self._take(self._address_rates, "gateway-address-rate", network_of(address))
         while (pending := self._pending.get(message)) is not None:
             await pending.done.wait()
-            if pending.answer is not None:  # else it was cancelled, or could not be opened
+            if pending.answer is not None:  # if None, the other request was cancelled or could not be opened
                 self._answered += 1
                 self._repeated += 1
+                await self._wait_for_step()
                 return pending.answer
         pending = self._pending[message] = _Pending()
         try:
             keys = self._keys()
+            if message and message[0] not in keys:
+                await self._look_for_keys()
+                keys = self._keys()
             sealer = _AnswerSealer(lambda: open_request(message, keys), self._problem)
             try:
-                pending.answer = await self._serve(sealer)
+                pending.answer = await self._serve(sealer, reserve)
             except (MimiError, WireError) as error:
                 pending.answer = sealer.refusal(error, self._clock.now())
             self._answered += 1
-            return pending.answer
         finally:
             del self._pending[message]
             pending.done.set()
+        await self._wait_for_step()
+        return pending.answer
 
     def statistics(self) -> GatewayStatistics:
         """Return the counts so far."""
         return GatewayStatistics(len(self._pending), self._answered, self._repeated)
 
-    async def _serve(self, sealer: _AnswerSealer) -> bytes:
-        request = self._parse(read_request(sealer.opened))
-        if not self._in_window(request, self._clock.now()):
-            raise OhttpDate
-        answer = await self._store.write(lambda tx: self._claim(tx, sealer, request))
+    async def _wait_for_claims(self) -> None:
+        """Wait until the claims of a step are committed together: a fifth of a step after its begin.
+
+        A relay's next requests come soon after its last answers, so they are claimed in one commit. This makes no
+        answer later, because answers are sent at the end of the step. It makes less work for a busy gateway: one commit
+        and two timers for all these requests.
+        """
+        step = self._bounds.step_seconds
+        if step:
+            offset = step / TICKS_IN_A_STEP
+            await self._ticks.wait_until(ceil((trio.current_time() - offset) / step) * step + offset)
+
+    async def _wait_for_step(self) -> None:
+        """Wait for the end of a step, so that the time of an answer does not show whether it is a refusal."""
+        step = self._bounds.step_seconds
+        if step:
+            await self._ticks.wait_until(ceil(trio.current_time() / step) * step)
+
+    async def _serve(self, sealer: _AnswerSealer, reserve: Reserve) -> bytes:
+        try:
+            request = self._admit(sealer)
+            await reserve(PADDING * len(request.requests) * self._bounds.package_octets)
+        finally:
+            await self._wait_for_claims()  # refusals too, so that the time of an answer does not show them
+        locks = frozenset(user_lock(each.user_id) for each in request.requests)
+        answer = await self._store.write(lambda tx: self._claim(tx, sealer, request), locks=locks)
         if isinstance(answer, MimiError):
             raise answer
         if isinstance(answer, bytes):
@@ -207,15 +275,21 @@ class Gateway:
             return answer
         claimed, sealed = answer
         self._stock.announce(claimed)
-        if sealed is not None:
-            return sealed
-        content = request.content(claimed.outcomes)
-        if isinstance(content, MimiError):
-            raise content
-        return sealer.ok(content, self._clock.now())
+        if any(each.refusal and each.refusal.members.get("limit") == SHARE_LIMIT for each in claimed.outcomes):
+            self._on_bound("replay-share")
+        return sealed
+
+    def _admit(self, sealer: _AnswerSealer) -> _ParsedRequest:
+        """Return the requests for KeyPackages, if the Date and the rate of all requesters allow them."""
+        request = self._parse(read_request(sealer.opened))
+        sealer.results = len(request.requests)
+        if not self._in_window(request, self._clock.now()):
+            raise OhttpDate
+        self._take(self._rates, "gateway-rate", None, len(request.requests))
+        return request
 
     def _parse(self, request: bhttp.Request) -> _ParsedRequest:
-        """Return what is requested. The authority is ignored: the gateway forwards to no other provider."""
+        """Return the requests for KeyPackages. The authority is ignored: the gateway forwards to no other provider."""
         path, _, query = request.path.partition("?")
         if path != PATH:
             raise NotFound
@@ -235,43 +309,63 @@ class Gateway:
     def _in_window(self, request: _ParsedRequest, now: Milliseconds) -> bool:
         return abs(now - request.date) <= self._bounds.window_seconds * 1000
 
-    def _has_room(self, tx: Tx, now: Milliseconds) -> bool:
-        """Tell whether another answer can be stored.
-
-        Once a second, or when no room seems to be left, expired answers are deleted and the rest are counted. In
-        between the room is only counted down, on the writer's thread. A transaction that runs twice counts twice, so
-        that the store may seem full too early but never too late.
-        """
-        if self._room <= 0 or abs(now - self._counted_at) >= COUNT_INTERVAL_MILLISECONDS:
-            ohttp.forget_answers(tx, now)
-            self._room, self._counted_at = self._bounds.replay_rows - ohttp.room_taken(tx), now
-        return self._room > 0
-
     def _claim(
         self, tx: Tx, sealer: _AnswerSealer, request: _ParsedRequest
-    ) -> tuple[ClaimedPackages, bytes | None] | bytes | MimiError:
-        """Claim KeyPackages and store the sealed answer, or return the stored answer to a replay, or a refusal."""
-        # The time of this transaction: while it waited in the queue, its earlier answer may have been deleted.
+    ) -> tuple[ClaimedPackages, bytes] | bytes | MimiError:
+        """Claim KeyPackages and store the sealed answer, or return the stored answer to a replay, or a refusal.
+
+        If nothing is handed out, a row of random octets, as long as the sealed answer, is stored instead. Otherwise
+        such an answer would not have to wait for the disk, and would be recognised by how soon it comes.
+        """
+        # Take the time now: while the request waited in the queue, a stored answer to it may have been deleted.
         now = self._clock.now()
         opened = sealer.opened
         earlier = ohttp.answered(tx, opened.enc)
         if earlier is not None:
-            return earlier.response if earlier.digest == opened.digest else OhttpReplayed()
+            return self._again(tx, sealer, request, earlier) if earlier.digest == opened.digest else OhttpReplayed()
         if not self._in_window(request, now):
             return OhttpDate()
-        if not self._has_room(tx, now):
+        if not self._replays.has_room(tx, now):
             return Busy("the replay store is full", retry_after=self._bounds.window_seconds)
-        claimed = self._stock.claim_within(tx, request.requests, now)
-        if not claimed.consumed:
-            return claimed, None
+        claimed = self._stock.claim_within(tx, request.requests, now, count=self._replays.count)
         content = request.content(claimed.outcomes)
-        if isinstance(content, MimiError):
-            raise TypeError("a KeyPackage was handed out, but the answer is a refusal")
-        sealed = sealer.ok(content, now)
+        sealed = sealer.refusal(content, now) if isinstance(content, MimiError) else sealer.ok(content, now)
+        if not claimed.consumed:
+            ohttp.put_noise(tx, secrets.token_bytes(len(sealed)))
+            return claimed, sealed
         keep_until = Milliseconds(request.date + self._bounds.window_seconds * 1000)
-        self._room -= 1
-        ohttp.keep_answer(tx, opened.enc, Answered(opened.digest, sealed), keep_until)
+        answered = Answered(opened.digest, sealed)
+        again = (sealer.nonce_of(sealed), now)
+        self._replays.keep(tx, opened.enc, answered, claimed.outcomes, again, keep_until)
         return claimed, sealed
+
+    def _again(self, tx: Tx, sealer: _AnswerSealer, request: _ParsedRequest, earlier: Answered) -> bytes | MimiError:
+        """Return the octets of an earlier answer."""
+        if isinstance(earlier.response, bytes):
+            return earlier.response
+        again = earlier.response
+        content = request.content(self._replays.outcomes(tx, again))
+        return content if isinstance(content, MimiError) else sealer.ok(content, again.sealed_at, again.nonce)
+
+    def _take(self, rates: Rates, bound: str, key: str | None, count: int = 1) -> None:
+        """Count against a rate; report the bound and raise `RateLimited` if it is used up."""
+        try:
+            rates.take(key, self._clock.now(), count)
+        except RateLimited:
+            self._on_bound(bound)
+            raise
+
+
+@lru_cache(maxsize=1024)  # a relay sends all its requests from few addresses
+def network_of(address: str) -> str:
+    """Return the network that counts as one requester: an IPv4 address, or the first 64 bits of an IPv6 address."""
+    try:
+        ip = ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if ip.version == 4:
+        return str(ip)
+    return str(ip.ipv4_mapped or ip_network((ip, 64), strict=False))
 
 
 @lru_cache(maxsize=64)

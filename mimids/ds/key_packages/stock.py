@@ -1,39 +1,44 @@
 """The KeyPackages of our devices, each handed out once (semantics: key-packages).
 
-A KeyPackage is *in stock* from its upload on. A claim removes an ordinary one permanently, in the transaction that
-the answer waits for; a last resort stays. The reference and the init key are stored beyond the lifetime, so that no
-KeyPackage is uploaded, and so handed out, twice. A claimed reference leads a Welcome to its device. Nothing is retried
-here: if the answer to a claim is lost, the gateway gives it again.
+A KeyPackage is *in stock* from its upload on. A claim removes an ordinary KeyPackage permanently, and is answered only
+after that transaction. A last resort stays in stock. The reference and the init key are stored beyond the KeyPackage's
+lifetime, so that nobody can upload the same KeyPackage again and have it handed out twice. The reference of a claimed
+KeyPackage says to which device a Welcome goes. Nothing is retried here: if the answer to a claim is lost, the gateway
+repeats it.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 import attrs
 import trio
 
-from mimids.ds.key_packages.claims import Abuse, ClaimedPackages, ClaimOutcome, LowStock, TokenChecks
-from mimids.ds.ports import Clock
+from mimids.ds.key_packages.claims import Abuse, ClaimedPackages, ClaimOutcome, CountClaim, LowStock, TokenChecks
+from mimids.ds.ports import Clock, Reserve, no_reserve
 from mimids.errors import KeyPackagesExhausted, MimiError, TooMany, Unauthenticated
 from mimids.mls.faults import Fault, FaultError
-from mimids.mls.identity import user_id
+from mimids.mls.identity import misspelled, user_of
 from mimids.mls.key_package import KeyPackage, KeyPackageIn
-from mimids.store import accounts, key_packages, ohttp, tokens
+from mimids.store import accounts, key_packages, ohttp, provider_keys, tokens
+from mimids.store.engine.locks import user_lock
 from mimids.store.engine.store import Store
 from mimids.store.engine.transaction import Tx
 from mimids.store.key_packages import Candidate, NewKeyPackage, StockRow
-from mimids.values import Device, DeviceRow, Milliseconds, UserRow
+from mimids.values import DAY_MILLISECONDS, Device, DeviceRow, Milliseconds, TokenId, UserRow
 from mimids.wire.declare import decode
 from mimids.wire.ids import CipherSuite, ProtocolVersion, UserId
-from mimids.wire.messages import EncodedKeyPackage, KeyPackageRequest
+from mimids.wire.messages import EncodedKeyPackage, KeyPackageRequest, KeyPackageResult
 
-DAY_MILLISECONDS: Final = 86_400_000
 FORGET_AFTER_DAYS: Final = 90  # a Welcome may come long after the end of the lifetime
 ENDED_TOKEN_DAYS: Final = 30  # how long lists show a token after its end
 UPLOAD_PACKAGES: Final = 1000  # in one upload: about a second of the writer and of a core
+VALIDATED_TOGETHER: Final = 50  # about 25 ms of a thread
+SIBLINGS_AT_ONCE: Final = 256  # devices in one answer: first those with a KeyPackage, the least recently asked first
+SWEPT_AT_ONCE: Final = 500  # rows of each table in one transaction
 UPLOADS_AT_ONCE: Final = 2  # threads that verify signatures
 
 _UPLOADED: Final = "uploaded before"
@@ -88,6 +93,10 @@ class KeyPackageStock:
         self._on_abuse = on_abuse
         self._verifiers = trio.CapacityLimiter(UPLOADS_AT_ONCE)
 
+    def change_rules(self, rules: StockRules) -> None:
+        """Use other limits from now on; stored KeyPackages stay."""
+        self._rules = rules
+
     # --- our own devices ----------------------------------------------------------------------------------------
 
     async def upload(
@@ -95,20 +104,26 @@ class KeyPackageStock:
     ) -> UploadResult:
         """Store KeyPackages; with `replace`, drop the rest of the device's stock in the same transaction.
 
-        A KeyPackage that breaks a rule is refused, and the others are stored. One that was uploaded before is refused
-        and, if it is in stock, stays there, with `replace` too: repeating an upload changes nothing. Raises
+        KeyPackages that break a rule are refused, and all others are stored. A KeyPackage that was uploaded before is
+        refused; if it is in stock, it stays there, even with `replace`. So repeating an upload changes nothing. Raises
         `TooMany`, and `Unauthenticated` if the device was removed meanwhile.
         """
         if len(packages) > UPLOAD_PACKAGES:
             raise TooMany("upload_packages", len(packages))
         now = self._clock.now()
-        validated = await trio.to_thread.run_sync(
-            lambda: [self._validate(each, device.user_id, now) for each in packages], limiter=self._verifiers
-        )
+        validated: list[KeyPackage | str] = []
+        for start in range(
+            0, len(packages), VALIDATED_TOGETHER
+        ):  # so that uploads of other devices take turns with this upload
+            validated += await trio.to_thread.run_sync(
+                partial(self._validate_all, packages[start : start + VALIDATED_TOGETHER], device.user_id, now),
+                limiter=self._verifiers,
+            )
 
         def store_all(tx: Tx) -> UploadResult | Unauthenticated:
-            if not accounts.device_exists(tx, device.row):
-                return Unauthenticated()
+            standing = accounts.standing_of(tx, device.row)
+            if standing is None or not standing.admits(device.token_digest):
+                return Unauthenticated()  # the device was removed, suspended or given a new token meanwhile
             if replace:
                 keep = [_find_same(tx, each) for each in validated if isinstance(each, KeyPackage)]
                 key_packages.drop_stock_but(tx, device.row, {row for row in keep if row is not None})
@@ -118,10 +133,12 @@ class KeyPackageStock:
                 reason = package if isinstance(package, str) else self._store_one(tx, device.row, package, room, now)
                 if reason is not None:
                     refused.append(RefusedPackage(index, reason))
+            stored = [each for each in validated if isinstance(each, KeyPackage)]
+            provider_keys.add_of_device(tx, device.row, {each.wire.leaf_node.signature_key for each in stored})
             stock = tuple(key_packages.stock_of(tx, device.row, now))
             return UploadResult(len(validated) - len(refused), tuple(refused), stock)
 
-        return await self._store.write_or_refuse(store_all)
+        return await self._store.write_or_refuse(store_all, locks=frozenset((user_lock(device.user_id),)))
 
     async def drop(self, device: Device) -> int:
         """Drop a device's unclaimed stock with its last resorts; return how many KeyPackages were dropped."""
@@ -136,6 +153,11 @@ class KeyPackageStock:
         """Tell whether the device should upload more."""
         return row.left < self._rules.low_stock
 
+    def _validate_all(
+        self, packages: Sequence[EncodedKeyPackage], user: UserId, now: Milliseconds
+    ) -> list[KeyPackage | str]:
+        return [self._validate(each, user, now) for each in packages]
+
     def _validate(self, encoded: EncodedKeyPackage, user: UserId, now: Milliseconds) -> KeyPackage | str:
         """Return the KeyPackage if it is valid and this user's, else the rule that it breaks. Takes about 0.5 ms."""
         if len(encoded) > self._rules.package_octets:
@@ -145,8 +167,12 @@ class KeyPackageStock:
             package = arrived.validate(now // 1000, max_lifetime_s=self._rules.max_lifetime_seconds)
         except FaultError as error:
             return str(error.fault)
-        if user_id(arrived.leaf_node.credential) != user:
+        credential = arrived.leaf_node.credential
+        if user_of(credential) != user:
             return str(Fault("the credential is not this user's", "RFC 9420 section 5.3.1"))
+        misspelt = misspelled(credential)
+        if misspelt is not None:
+            return f"the credential's user id: {misspelt}"
         return package
 
     def _store_one(
@@ -157,7 +183,7 @@ class KeyPackageStock:
         room: dict[tuple[ProtocolVersion, CipherSuite], int],
         now: Milliseconds,
     ) -> str | None:
-        """Store one KeyPackage, or return why not; `room` caches how many more ordinary ones the device may have."""
+        """Store a KeyPackage, or return why it is refused; `room` caches how many more ordinary ones are allowed."""
         arrived = package.wire
         known = key_packages.find_known(tx, package.ref, arrived.init_key)
         if known is not None:
@@ -189,20 +215,88 @@ class KeyPackageStock:
 
     async def claim(self, requests: Sequence[KeyPackageRequest]) -> tuple[ClaimOutcome, ...]:
         """Hand out the KeyPackages that these requests may have, in one durable transaction."""
-        claimed = await self._store.write(lambda tx: self.claim_within(tx, requests, self._clock.now()))
+        locks = frozenset(user_lock(each.user_id) for each in requests)
+        claimed = await self._store.write(lambda tx: self.claim_within(tx, requests, self._clock.now()), locks=locks)
         self.announce(claimed)
         return claimed.outcomes
 
-    def claim_within(self, tx: Tx, requests: Sequence[KeyPackageRequest], now: Milliseconds) -> ClaimedPackages:
+    async def claim_siblings(
+        self, device: Device, version: ProtocolVersion, suite: CipherSuite, *, reserve: Reserve = no_reserve
+    ) -> tuple[KeyPackageResult, ...]:
+        """Hand out a KeyPackage of each other device of the user, in one durable transaction.
+
+        There is one result for each device; it is `EXHAUSTED` if the device has no such KeyPackage. `reserve` is called
+        first, with the octets of the largest answer. Raises what `reserve` raises, `KeyPackagesExhausted` if no other
+        device has such a KeyPackage, and `Unauthenticated` if the requesting device was removed or suspended meanwhile.
+        """
+        others = await self._store.read(lambda tx: key_packages.count_siblings(tx, device.row))
+        await reserve(min(others, SIBLINGS_AT_ONCE) * self._rules.package_octets)
+        claimed = await self._store.write_or_refuse(
+            lambda tx: self._claim_siblings(tx, device, version, suite, self._clock.now()),
+            locks=frozenset((user_lock(device.user_id),)),
+        )
+        self.announce(claimed)
+        return tuple(outcome.result() for outcome in claimed.outcomes)
+
+    def _claim_siblings(
+        self, tx: Tx, device: Device, version: ProtocolVersion, suite: CipherSuite, now: Milliseconds
+    ) -> ClaimedPackages | MimiError:
+        standing = accounts.standing_of(tx, device.row)
+        user = accounts.find_user(tx, device.user_id)
+        if standing is None or user is None or not standing.admits(device.token_digest):
+            return Unauthenticated()
+        devices = key_packages.candidates(tx, user, version, suite, now, count_to=self._rules.low_stock + 1)
+        turn = 1 + max(each.turn for each in devices)
+        others = [each for each in devices if each.device != device.row]
+        others.sort(key=lambda each: (each.row is None, each.turn))
+        outcomes: list[ClaimOutcome] = []
+        low: list[LowStock] = []
+        for each in others[:SIBLINGS_AT_ONCE]:
+            if each.row is None or each.body is None:
+                outcomes.append(ClaimOutcome(None, KeyPackagesExhausted()))
+                continue
+            low += self._hand_out(tx, each, version, suite, turn, now)
+            outcomes.append(ClaimOutcome(EncodedKeyPackage(each.body), row=each.row))
+        claimed = ClaimedPackages(tuple(outcomes), tuple(low))
+        return claimed if claimed.consumed else KeyPackagesExhausted()
+
+    def _hand_out(
+        self,
+        tx: Tx,
+        chosen: Candidate,
+        version: ProtocolVersion,
+        suite: CipherSuite,
+        turn: int,
+        now: Milliseconds,
+        *,
+        token: TokenId | None = None,
+    ) -> list[LowStock]:
+        """Record that the KeyPackage of `chosen` is handed out; return its device's stock if it is low now."""
+        if chosen.row is None:
+            return []
+        if not chosen.last_resort:
+            key_packages.take_out(tx, chosen.row)
+        key_packages.note_claim(tx, chosen.row, token, turn, now)
+        left = max(0, chosen.left - 1)
+        return [LowStock(chosen.device, version, suite, left)] if left < self._rules.low_stock else []
+
+    def claim_within(
+        self,
+        tx: Tx,
+        requests: Sequence[KeyPackageRequest],
+        now: Milliseconds,
+        *,
+        count: CountClaim | None = None,
+    ) -> ClaimedPackages:
         """Hand out the KeyPackages that these requests may have, within a transaction. Raises no `MimiError`.
 
-        Requests for the same user, version and suite are answered from distinct devices.
+        Requests for the same user, version and suite are answered from distinct devices. `count` counts a claim; it
+        returns None, or a refusal if there are too many claims.
         """
         answered: defaultdict[tuple[UserRow, ProtocolVersion, CipherSuite], set[DeviceRow]] = defaultdict(set)
         outcomes: list[ClaimOutcome] = []
         low: list[LowStock] = []
         abuses: list[Abuse] = []
-        enough = self._rules.low_stock
         for request in requests:
             token = self._tokens.check(tx, request.user_id, request.bearer_token, now)
             if isinstance(token, MimiError):
@@ -210,22 +304,23 @@ class KeyPackageStock:
                 continue
             version, suite = request.version, request.cipher_suite
             already = answered[token.user, version, suite]
-            devices = key_packages.candidates(tx, token.user, version, suite, now, count_to=enough + 1)
+            devices = key_packages.candidates(tx, token.user, version, suite, now, count_to=self._rules.low_stock + 1)
             chosen = _choose([each for each in devices if each.device not in already])
             if chosen is None or chosen.row is None or chosen.body is None:
                 outcomes.append(ClaimOutcome(None, KeyPackagesExhausted()))
                 continue
+            if count is not None and (refusal := count(token, chosen, now)) is not None:
+                outcomes.append(ClaimOutcome(None, refusal))
+                continue
             already.add(chosen.device)
-            if not chosen.last_resort:
-                key_packages.take_out(tx, chosen.row)
-            key_packages.note_claim(tx, chosen.row, token.id, 1 + max(each.turn for each in devices), now)
+            watched = token.id if self._tokens.watches else None
+            turn = 1 + max(each.turn for each in devices)
+            low += self._hand_out(tx, chosen, version, suite, turn, now, token=watched)
             abuse = self._tokens.charge(tx, token, now)
             if abuse is not None:
                 abuses.append(abuse)
-            left = max(0, chosen.left - 1)
-            if left < enough:
-                low.append(LowStock(chosen.device, version, suite, left))
-            outcomes.append(ClaimOutcome(EncodedKeyPackage(chosen.body)))
+            last_resort = bool(chosen.last_resort)
+            outcomes.append(ClaimOutcome(EncodedKeyPackage(chosen.body), row=chosen.row, last_resort=last_resort))
         return ClaimedPackages(tuple(outcomes), tuple(low), tuple(abuses))
 
     def announce(self, claimed: ClaimedPackages) -> None:
@@ -239,7 +334,7 @@ class KeyPackageStock:
 
 
 def _choose(candidates: Sequence[Candidate]) -> Candidate | None:
-    """Return the next candidate: an ordinary KeyPackage before a last resort, then the device asked least recently."""
+    """Return the next candidate: ordinary KeyPackages before last resorts, then the device asked least recently."""
     available = [each for each in candidates if each.row is not None]
     return min(available, key=lambda each: (each.last_resort, each.turn, each.device), default=None)
 
@@ -249,14 +344,19 @@ def _find_same(tx: Tx, package: KeyPackage) -> int | None:
     return known.id if known is not None and known.ref == package.ref else None
 
 
-def sweep(tx: Tx, now: Milliseconds, *, abuse_window_seconds: int) -> int:
-    """Delete expired stock, old references, ended tokens and expired answers; return how much stock was deleted."""
-    dropped = key_packages.sweep(
+def sweep(tx: Tx, now: Milliseconds, *, abuse_window_seconds: int, limit: int = SWEPT_AT_ONCE) -> int:
+    """Delete expired stock, old references, ended tokens and expired answers, up to `limit` of each.
+
+    Returns the largest number of rows that were deleted from one table: if it is `limit`, there may be more to delete.
+    """
+    unlink_before = Milliseconds(now - abuse_window_seconds * 1000)
+    _, found = key_packages.sweep(
         tx,
         now,
         forget_before=Milliseconds(now - FORGET_AFTER_DAYS * DAY_MILLISECONDS),
-        unlink_before=Milliseconds(now - abuse_window_seconds * 1000),
+        unlink_before=unlink_before,
+        limit=limit,
     )
-    tokens.sweep(tx, Milliseconds(now - ENDED_TOKEN_DAYS * DAY_MILLISECONDS))
-    ohttp.forget_answers(tx, now)
-    return dropped
+    found = max(found, tokens.forget_claims(tx, now, before=unlink_before, limit=limit))
+    ended = tokens.sweep(tx, Milliseconds(now - ENDED_TOKEN_DAYS * DAY_MILLISECONDS), limit=limit)
+    return max(found, ended, ohttp.forget_answers(tx, now, limit=limit))

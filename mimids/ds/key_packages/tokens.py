@@ -1,10 +1,10 @@
 """Bearer tokens: the right to claim a user's KeyPackages (semantics: bearer-tokens).
 
-A token is `shared`, one for everybody, or `unique`, one for each requester, so that abuse can be traced to a token.
-It may have an end, a number of uses and a rate. Its SHA-256 is stored. A revocation holds from its commit on.
+A token is `shared` (one for everybody) or `unique` (one for each requester, so that abuse can be traced to a token). A
+token may have an end, a number of uses and a rate. Only its SHA-256 is stored. A revocation takes effect at its commit.
 
-An unknown user, and a token that is wrong, another user's, revoked, banned, expired or used up, get the same answer
-after the same SQL statement, so that neither the answer nor its timing tells them apart.
+The same answer, after the same SQL statement, is given for an unknown or suspended user and for a token that is wrong,
+another user's, revoked, banned, expired or used up. So neither the answer nor its timing tells these cases apart.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mimids.errors import KeyPackageRefused, Malformed, MimiError, NotFound, Quo
 from mimids.store import tokens
 from mimids.store.engine.transaction import Tx
 from mimids.store.tokens import NewToken, TokenRecord, TokenRow
-from mimids.values import DeviceRow, Milliseconds, TokenId, UserRow
+from mimids.values import DeviceRow, Milliseconds, TokenId, UserRow, hour_of
 from mimids.wire.ids import BearerToken, UserId
 
 LABEL_CHARS: Final = 200
@@ -29,7 +29,7 @@ TOKEN_OCTETS: Final = 32
 
 @attrs.frozen
 class AbuseRule:
-    """What happens at `claims` claims within `window_seconds` that were not followed by a Welcome.
+    """The abuse rule: what happens when `claims` claims within `window_seconds` were not followed by a Welcome.
 
     `revoke` ends a `unique` token. For a `shared` token, and with `warn`, the abuse is only logged.
     """
@@ -41,7 +41,7 @@ class AbuseRule:
 
 @attrs.frozen
 class TokenTerms:
-    """The limits of a new token; at most `rate_claims` claims in each `rate_seconds`. None is no limit."""
+    """The limits of a new token: at most `rate_claims` claims in each `rate_seconds`. None means no limit."""
 
     scheme: str
     label: str = ""
@@ -62,15 +62,15 @@ class IssuedToken:
 class Scheme(ABC):
     """A kind of token.
 
-    A scheme whose tokens have no row (RFC 9578) would add its own lookup to `Tokens.check` and return a row made from
-    what the token proves: a claim uses nothing else of a token.
+    To add a scheme whose tokens are not stored (RFC 9578), verify them in `Tokens.check` and return a `TokenRow` made
+    from what the token proves. A claim uses only that row.
     """
 
     name: ClassVar[str]
 
     @abstractmethod
     def may_be_banned(self, rule: AbuseRule) -> bool:
-        """Tell whether abuse ends a token of this kind without the operator."""
+        """Tell whether the server itself may revoke a token of this kind because of abuse."""
 
     def mint(self) -> BearerToken:
         """Return a new token: 32 random octets."""
@@ -105,8 +105,8 @@ def issue(
 ) -> IssuedToken:
     """Issue a token for a user's KeyPackages.
 
-    It is issued by `device`, or by the operator if that is None. `quota` is how many tokens a device may have issued,
-    ended ones included until they are swept; 0 is no limit. Raises `Malformed` for wrong terms, and `QuotaExceeded`.
+    `device` issues it, or the operator if `device` is None. `quota` is how many tokens a device may have issued; ended
+    tokens count until they are swept. 0 means no limit. Raises `Malformed` for wrong terms, and `QuotaExceeded`.
     """
     scheme = SCHEMES.get(terms.scheme)
     if scheme is None:
@@ -138,13 +138,13 @@ def issue(
 
 
 def revoke(tx: Tx, user: UserRow, token: TokenId, now: Milliseconds) -> None:
-    """End a token at once, for its user; repeating this changes nothing. Raise `NotFound` if it is not the user's."""
+    """End a token at once, for its user; a repeat changes nothing. Raise `NotFound` if the token is not the user's."""
     if not tokens.end(tx, user, token, "revoked", now):
         raise NotFound("this user has no such token")
 
 
 def ban(tx: Tx, user: UserRow, token: TokenId, now: Milliseconds) -> None:
-    """End a token at once, for the operator; from then on it is refused like a wrong token. Raise `NotFound`."""
+    """End a token at once, for the operator: it is refused like a wrong token from then on. Raise `NotFound`."""
     if not tokens.end(tx, user, token, "banned", now):
         raise NotFound("this user has no such token")
 
@@ -160,10 +160,15 @@ class Tokens:
     def __init__(self, rule: AbuseRule) -> None:
         self._rule = rule
 
-    def check(self, tx: Tx, user_id: UserId, token: BearerToken, now: Milliseconds) -> TokenRow | MimiError:
-        """Return the token if it may claim a KeyPackage of this user now, else the refusal. Writes nothing.
+    @property
+    def watches(self) -> bool:
+        """Tell whether the abuse rule needs to know which claims were followed by a Welcome."""
+        return self._rule.action != "off"
 
-        A token that is over its rate has its own refusal: its holder has a valid token and may try again.
+    def check(self, tx: Tx, user_id: UserId, token: BearerToken, now: Milliseconds) -> TokenRow | MimiError:
+        """Return the token if it may claim a KeyPackage of this user now, else the refusal; write nothing.
+
+        A token that is over its rate gets a different refusal, because it is valid and its holder may try again.
         """
         found = tokens.find(tx, user_id, token.digest())
         if (
@@ -176,29 +181,39 @@ class Tokens:
             return KeyPackageRefused()
         if found.rate_claims is not None and found.rate_seconds is not None:
             ends_at = found.rate_started_at + found.rate_seconds * 1000
-            if now < ends_at and found.rate_used >= found.rate_claims:
+            if found.rate_started_at <= now < ends_at and found.rate_used >= found.rate_claims:
                 return RateLimited("token_rate", -(-(ends_at - now) // 1000))
         return found
 
     def charge(self, tx: Tx, token: TokenRow, now: Milliseconds) -> Abuse | None:
         """Count a claim; return the abuse if the token now meets the abuse rule.
 
-        The claim itself stays valid: a token that the rule ends, ends after it.
+        The claim itself stays valid: if the rule ends the token, only later claims are refused. Windows begin at
+        multiples of their length or at the hour, so that the moment of the claim is not stored (docs/privacy.md). A
+        window that begins in the future has no effect: the clock was ahead when it began.
         """
         rule = self._rule
-        rated = token.rate_seconds is not None and now < token.rate_started_at + token.rate_seconds * 1000
-        watched = now < token.abuse_started_at + rule.window_seconds * 1000
+        rate_started_at, rate_used = Milliseconds(0), 0
+        if token.rate_seconds is not None:
+            length = token.rate_seconds * 1000
+            rated = token.rate_started_at <= now < token.rate_started_at + length
+            rate_started_at = token.rate_started_at if rated else Milliseconds(now - now % length)
+            rate_used = token.rate_used + 1 if rated else 1
+        watched = token.abuse_started_at <= now < token.abuse_started_at + rule.window_seconds * 1000
         open_claims = token.unanswered_claims + 1 if watched else 1
+        abuse_started_at = token.abuse_started_at if watched else hour_of(now)
+        if not self.watches:
+            open_claims, abuse_started_at = 0, Milliseconds(0)
         tokens.count_claim(
             tx,
             token.id,
             uses_left=None if token.uses_left is None else token.uses_left - 1,
-            rate_started_at=token.rate_started_at if rated else now,
-            rate_used=token.rate_used + 1 if rated else 1,
-            abuse_started_at=token.abuse_started_at if watched else now,
+            rate_started_at=rate_started_at,
+            rate_used=rate_used,
+            abuse_started_at=abuse_started_at,
             unanswered_claims=open_claims,
         )
-        if rule.action == "off" or open_claims < rule.claims:
+        if not self.watches or open_claims < rule.claims:
             return None
         banned = SCHEMES[token.scheme].may_be_banned(rule)
         tokens.note_abuse(tx, token.id, now, ban=banned)

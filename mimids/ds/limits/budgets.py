@@ -1,29 +1,34 @@
-"""Budgets: how many octets a sender may have stored, a burst and a refill a day (semantics: limits-and-retention).
+"""Budgets: how many octets a sender may have stored, as a burst and a daily refill (semantics: limits-and-retention).
 
-Octets count against the device at its own provider, whichever provider is the hub, and against the calling provider at
-the hub. They never count against a group or partition, because then one sender of junk could block a group. Each
-provider has a budget of its own, which other providers cannot use up.
+Which octets count:
+
+- Against a device, at its own provider, for groups of any hub: the messages, external commits and external proposals
+  that it sends, and the groups that it creates (`ds.devices.gate`).
+- Against another provider, here as hub: the messages, external commits and external proposals that it sends
+  (`ds.groups.hub`).
+- Against another provider, here as follower or after a restore: everything that it pushes, or returns to us when we ask
+  (`ds.following.receiver`).
+
+Octets never count against a group or partition: if they did, one sender of junk could block a group. Each provider has
+a budget of its own, which other providers cannot use up.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Final
 
 from mimids.config import Limits
-from mimids.ds.limits.rates import Rate, Rates
+from mimids.ds.limits.rates import ConfiguredRate, Rates
 from mimids.ds.ports import Clock
 from mimids.errors import RateLimited
 from mimids.mls.framing import MLSMessage
 from mimids.values import Device, Sender
 from mimids.wire.messages import CommitData
 
-DAY_SECONDS: Final = 86_400
-
 
 def octets_of(message: MLSMessage, data: CommitData | None) -> int:
-    """Return how many octets are stored for a message: its own, its GroupInfo's and its Welcome's."""
+    """Return how many octets are stored for a message with its GroupInfo and its Welcome."""
     octets = len(message.encoded)
     if data is not None and data.group_info is not None:
         octets += len(data.group_info.encoded)
@@ -37,12 +42,8 @@ class Budgets:
 
     def __init__(self, limits: Limits, clock: Clock) -> None:
         self._clock = clock
-        self._devices = Rates(
-            Rate("device_bytes_per_day", limits.device_bytes_per_day / DAY_SECONDS, limits.device_bytes_burst)
-        )
-        self._providers = Rates(
-            Rate("provider_bytes_per_day", limits.provider_bytes_per_day / DAY_SECONDS, limits.provider_bytes_burst)
-        )
+        self._devices = Rates(ConfiguredRate.of(limits, "device_bytes_per_day", "device_bytes_burst"))
+        self._providers = Rates(ConfiguredRate.of(limits, "provider_bytes_per_day", "provider_bytes_burst"))
 
     @property
     def all(self) -> tuple[Rates, ...]:
@@ -50,7 +51,10 @@ class Budgets:
         return (self._devices, self._providers)
 
     def take(self, sender: Sender, octets: Sequence[int]) -> tuple[int, RateLimited | None]:
-        """Count the octets of messages, in order, while the budget lasts; return how many, and why not more."""
+        """Count the octets of messages, in order, while the budget lasts.
+
+        Return how many messages, and the refusal of the rest.
+        """
         rates = self._devices if isinstance(sender, Device) else self._providers
         key = str(sender.row) if isinstance(sender, Device) else sender.provider
         now = self._clock.now()

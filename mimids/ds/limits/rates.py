@@ -2,16 +2,17 @@
 
 Each key of a rate has a bucket of its own. `KeptRates` saves buckets, so that a restart does not refill them.
 
-`UserRates` limits our own users and devices, which are known by their tokens. It takes a `Device` and nothing else,
-because which of another provider's users sends a message is not known for certain (DS draft section 4: "A DS MUST NOT
-reject messages based on criteria that are not unambiguously known by the DS"). `ProviderRates` limits the sum of what
-another provider sends.
+`UserRates` limits our own users and devices, which are known by their tokens. It takes only a `Device`, because it is
+not known for certain which user of another provider sends a message (DS draft section 4: "A DS MUST NOT reject messages
+based on criteria that are not unambiguously known by the DS"). `ProviderRates` limits the sum of what another provider
+sends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import takewhile
 from math import ceil
 from typing import Final
@@ -22,25 +23,63 @@ import trio
 from mimids.config import Limits
 from mimids.ds.lru import LeastRecentlyUsed
 from mimids.ds.ports import Clock
+from mimids.ds.saving import save_regularly
 from mimids.errors import MimiError, RateLimited
+from mimids.store import providers
 from mimids.store import rates as stored
 from mimids.store.engine.store import Store
-from mimids.store.rates import StoredBucket
+from mimids.store.rates import StoredBucket, Taken
 from mimids.values import Device, Follower, Milliseconds
 from mimids.wire.ids import ProviderId
 
-KEYS_REMEMBERED: Final = 100_000  # of each rate
-SAVE_SECONDS: Final = 10.0  # a killed process loses the changes of this time
+UNIT_SECONDS: Final = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
+KEYS_REMEMBERED: Final = 100_000  # keys of each rate
+LONGEST_WAIT_SECONDS: Final = 366 * 86_400  # the longest Retry-After, because another hub may set a very low rate
+PROVIDERS_RESTORED: Final = 10_000
+RESTART_SECONDS: Final = 600  # a rate that refills within this time is not stored: a restart changes little
+STORED_STEP_SECONDS: Final = 60  # stored times are multiples of this, or of more for rates that refill slowly
+STORED_STEPS: Final = 24  # at least, in the time that a rate needs to refill
+SAVED_AT_ONCE: Final = 500
+SAVE_SECONDS: Final = 10.0  # between saves; a killed process loses the changes since the last save
 LAST_SAVE_SECONDS: Final = 5.0  # at most, at shutdown
 
 
 @attrs.frozen
 class Rate:
-    """At most `burst` tokens, refilled at `per_second`; 0 a second is no limit. `limit` is its name in refusals."""
+    """At most `burst` tokens, refilled at `per_second`; 0 a second means no limit. `limit` is its name in refusals."""
 
     limit: str
     per_second: float
     burst: int
+
+
+@attrs.frozen
+class ConfiguredRate:
+    """The rate of a key of `[limits]` such as `device_sends_per_second`; a reload of the configuration changes it.
+
+    Its burst is the value of another key, such as `device_sends_burst`, or the value of its own key.
+    """
+
+    limits: Limits
+    limit: str
+    _seconds: int
+    _burst: str
+    _more: int  # tokens that are added to the burst
+
+    @classmethod
+    def of(cls, limits: Limits, limit: str, burst: str | None = None, *, more: int = 0) -> ConfiguredRate:
+        """Return the rate of a key; `burst` is the key of its burst."""
+        return cls(limits, limit, UNIT_SECONDS[limit.rpartition("_per_")[2]], burst or limit, more)
+
+    @property
+    def per_second(self) -> float:
+        """See `Rate`."""
+        return self.limits[self.limit] / self._seconds
+
+    @property
+    def burst(self) -> int:
+        """See `Rate`."""
+        return self.limits[self._burst] + self._more
 
 
 @attrs.define
@@ -50,12 +89,16 @@ class _Bucket:
 
 
 class Rates:
-    """One bucket for each key. At most `keys` are kept; an evicted bucket is full when its key comes again."""
+    """One bucket for each key.
 
-    def __init__(self, rate: Rate, *, keys: int = KEYS_REMEMBERED) -> None:
+    At most `keys` buckets are kept; if a bucket was evicted, its key starts with a full bucket again.
+    """
+
+    def __init__(self, rate: Rate | ConfiguredRate, *, keys: int = KEYS_REMEMBERED) -> None:
         self.rate = rate
+        self._keys = keys
         self._buckets = LeastRecentlyUsed[str, _Bucket](keys)
-        self._changed: set[str] = set()
+        self._taken: dict[str, int] = {}  # tokens by key, since the last save
 
     def take(self, key: object, now: Milliseconds, count: int = 1) -> None:
         """Take `count` tokens; raise `RateLimited`, and take none, if the key has fewer at `now`."""
@@ -64,19 +107,32 @@ class Rates:
         name = str(key)
         left = self._left(name, now)
         if left < count:
-            raise RateLimited(self.rate.limit, ceil((count - left) / self.rate.per_second))
-        self._buckets.put(name, _Bucket(left - count, now))
-        self._changed.add(name)
+            seconds = min((count - left) / self.rate.per_second, LONGEST_WAIT_SECONDS)
+            raise RateLimited(self.rate.limit, ceil(seconds))
+        self._take(name, left, count, now)
+
+    def owe(self, key: object, now: Milliseconds, count: int) -> None:
+        """Take `count` tokens even if the key has fewer: it has none until the debt is refilled."""
+        if self.rate.per_second and count:
+            name = str(key)
+            self._take(name, self._left(name, now), count, now)
 
     def left(self, key: object, now: Milliseconds, *, at_most: int) -> int:
         """Return how many tokens a key has at `now`, at most `at_most`."""
         return at_most if not self.rate.per_second else min(at_most, int(self._left(str(key), now)))
 
+    def _take(self, name: str, left: float, count: int, now: Milliseconds) -> None:
+        self._buckets.put(name, _Bucket(left - count, now))
+        self._taken[name] = self._taken.get(name, 0) + count
+        if len(self._taken) > 2 * self._keys:  # bounds the mapping for rates that are never drained
+            self._taken = {each: taken for each, taken in self._taken.items() if each in self._buckets}
+
     def _left(self, name: str, now: Milliseconds) -> float:
         bucket = self._buckets.peek(name)
         if bucket is None:
             return self.rate.burst
-        return min(self.rate.burst, bucket.left + max(0, now - bucket.at) / 1000 * self.rate.per_second)
+        bucket.at = min(bucket.at, now)  # a clock that was ahead for a while must not stop the refill for that long
+        return min(self.rate.burst, bucket.left + (now - bucket.at) / 1000 * self.rate.per_second)
 
     # --- across restarts ----------------------------------------------------------------------------------------
 
@@ -87,20 +143,73 @@ class Rates:
     def drain(self, now: Milliseconds) -> tuple[list[StoredBucket], list[tuple[str, str]]]:
         """Return the buckets that changed since the last call, and drop those that are full again.
 
-        The full ones are returned second, by limit and key: they need not be stored. Only the least recently used
-        buckets are looked at, up to the first that is not full.
+        The second result names the full buckets, by limit and key: they need not be stored. Only the least recently
+        used buckets are checked, up to the first that is not full.
+
+        A bucket says when its key was last used. With such times one could match the devices here with their fetches at
+        another provider (docs/privacy.md). So only the values that a restart needs are returned: whole tokens and a
+        coarse time. Rates that refill quickly are left out.
         """
+        full, changed = self._drop_full(now), []
+        for name in self._taken if self._is_stored() else ():
+            bucket = self._buckets.peek(name)
+            if bucket is not None:
+                changed.append(StoredBucket(self.rate.limit, name, int(bucket.left), self._roughly(bucket.at)))
+        self._taken.clear()
+        return changed, [(self.rate.limit, name) for name in full]
+
+    def drain_taken(self, now: Milliseconds) -> tuple[list[Taken], list[Taken]]:
+        """Return the tokens taken since the last call, and drop the buckets that are full again.
+
+        Several processes take from the stored buckets (`KeptRates`). The second result names the full buckets.
+        """
+        rate, at = self.rate, self._roughly(now)
+        full = self._drop_full(now)
+        names, self._taken = self._taken if self._is_stored() else {}, {}
+        taken = [Taken(rate.limit, name, count, at, rate.per_second, rate.burst) for name, count in names.items()]
+        return taken, [Taken(rate.limit, name, 0, at, rate.per_second, rate.burst) for name in full]
+
+    def put_back(self, taken: Taken) -> None:
+        """Put back drained buckets that could not be saved, so that the next save includes them."""
+        self._taken[taken.key] = self._taken.get(taken.key, 0) + taken.count
+
+    def lower(self, stored: StoredBucket, now: Milliseconds) -> None:
+        """Lower a bucket to its stored tokens, if other processes have taken from it."""
+        left = stored.left + max(0, now - stored.at) / 1000 * self.rate.per_second
+        left = min(self.rate.burst, left) - self._taken.get(stored.key, 0)
+        if left < self._left(stored.key, now):
+            self._buckets.put(stored.key, _Bucket(left, now))
+
+    def _drop_full(self, now: Milliseconds) -> list[str]:
         full = list(takewhile(lambda name: self._left(name, now) >= self.rate.burst, self._buckets))
         for name in full:
             self._buckets.pop(name)
-        limit = self.rate.limit
-        changed = []
-        for name in self._changed:
-            bucket = self._buckets.peek(name)
-            if bucket is not None:
-                changed.append(StoredBucket(limit, name, bucket.left, bucket.at))
-        self._changed.clear()
-        return changed, [(limit, name) for name in full]
+        return full
+
+    def _refill_seconds(self) -> float:
+        return self.rate.burst / self.rate.per_second if self.rate.per_second else 0
+
+    def _is_stored(self) -> bool:
+        return self._refill_seconds() > RESTART_SECONDS
+
+    def _roughly(self, at: Milliseconds) -> Milliseconds:
+        step = 1000 * max(STORED_STEP_SECONDS, int(self._refill_seconds() / STORED_STEPS))
+        return Milliseconds(at - at % step)
+
+
+def take_all(wanted: Iterable[tuple[Rates, object, int]], now: Milliseconds) -> Rates | None:
+    """Take tokens of several rates, each of one key. If a rate has too few, take none and return that rate."""
+    taken = []
+    for rates, key, count in wanted:
+        if rates.rate.per_second and count:
+            name = str(key)
+            left = rates._left(name, now)
+            if left < count:
+                return rates
+            taken.append((rates, name, left, count))
+    for rates, name, left, count in taken:
+        rates._take(name, left, count, now)
+    return None
 
 
 class UserRates:
@@ -109,24 +218,25 @@ class UserRates:
     def __init__(self, limits: Limits, clock: Clock) -> None:
         self._clock = clock
         self._sends = (
-            Rates(Rate("device_sends_per_second", limits.device_sends_per_second, limits.device_sends_burst)),
-            Rates(Rate("user_sends_per_second", limits.user_sends_per_second, limits.user_sends_burst)),
+            Rates(ConfiguredRate.of(limits, "device_sends_per_second", "device_sends_burst")),
+            Rates(ConfiguredRate.of(limits, "user_sends_per_second", "user_sends_burst")),
         )
         self._joins = (
-            Rates(Rate("device_joins_per_hour", limits.device_joins_per_hour / 3600, limits.device_joins_burst)),
-            Rates(Rate("user_joins_per_hour", limits.user_joins_per_hour / 3600, limits.user_joins_burst)),
+            Rates(ConfiguredRate.of(limits, "device_joins_per_hour", "device_joins_burst")),
+            Rates(ConfiguredRate.of(limits, "user_joins_per_hour", "user_joins_burst")),
         )
-        self._fetches = Rates(
-            Rate("user_fetches_per_minute", limits.user_fetches_per_minute / 60, limits.user_fetches_burst)
-        )
+        self._fetches = Rates(ConfiguredRate.of(limits, "user_fetches_per_minute", "user_fetches_burst"))
 
     @property
-    def all(self) -> tuple[Rates, ...]:
-        """Return all rates, for `KeptRates`."""
-        return (*self._sends, *self._joins, self._fetches)
+    def kept(self) -> tuple[Rates, ...]:
+        """Return the rates for `KeptRates`, except for fetches: their rows would show who fetched (docs/privacy.md)."""
+        return (*self._sends, *self._joins)
 
     def take_sends(self, device: Device, wanted: int) -> tuple[int, RateLimited | None]:
-        """Count as many of `wanted` messages as device and user may send; return how many, and why not more."""
+        """Count messages as far as device and user may send them.
+
+        Return the number, and the refusal if it is less than `wanted`.
+        """
         return _take_some(list(zip(self._sends, _keys(device), strict=True)), wanted, self._clock.now())
 
     def take_join(self, device: Device) -> None:
@@ -136,7 +246,7 @@ class UserRates:
             raise refusal
 
     def take_fetch(self, device: Device) -> None:
-        """Count a KeyPackage request of the device's user (the relay counts the device's); raise `RateLimited`."""
+        """Count a KeyPackage request against the user's rate (the relay also counts it); raise `RateLimited`."""
         self._fetches.take(_keys(device)[1], self._clock.now())
 
 
@@ -145,12 +255,8 @@ class ProviderRates:
 
     def __init__(self, limits: Limits, clock: Clock) -> None:
         self._clock = clock
-        self._sends = Rates(
-            Rate("provider_sends_per_second", limits.provider_sends_per_second, limits.provider_sends_burst)
-        )
-        self._joins = Rates(
-            Rate("provider_joins_per_hour", limits.provider_joins_per_hour / 3600, limits.provider_joins_burst)
-        )
+        self._sends = Rates(ConfiguredRate.of(limits, "provider_sends_per_second", "provider_sends_burst"))
+        self._joins = Rates(ConfiguredRate.of(limits, "provider_joins_per_hour", "provider_joins_burst"))
 
     @property
     def all(self) -> tuple[Rates, ...]:
@@ -158,7 +264,7 @@ class ProviderRates:
         return (self._sends, self._joins)
 
     def take_sends(self, follower: Follower, wanted: int) -> tuple[int, RateLimited | None]:
-        """Count as many of `wanted` messages as the provider may send; return how many, and why not more."""
+        """Count messages as far as the provider may send them; return how many, and the refusal if not all `wanted`."""
         return _take_some([(self._sends, follower.provider)], wanted, self._clock.now())
 
     def take_join(self, follower: Follower) -> None:
@@ -176,7 +282,10 @@ class HubRates:
     def take_sends(
         self, hub: ProviderId, rate: Rate | None, device: Device, wanted: int
     ) -> tuple[int, RateLimited | None]:
-        """Count as many of `wanted` messages as a device may send to a hub; return how many, and why not more."""
+        """Count messages as far as a device may send them to a hub.
+
+        Return the number, and the refusal if it is less than `wanted`.
+        """
         if rate is None:
             return wanted, None
         return _take_some([(self._rates(hub, rate), str(device.row))], wanted, self._clock.now())
@@ -198,10 +307,11 @@ def _keys(device: Device) -> tuple[str, str]:
 
 
 def _take_some(buckets: Sequence[tuple[Rates, str]], wanted: int, now: Milliseconds) -> tuple[int, RateLimited | None]:
-    """Take as many tokens as every bucket has, at most `wanted`; return how many, and why not more."""
-    count = min((rates.left(key, now, at_most=wanted) for rates, key in buckets), default=wanted)
-    for rates, key in buckets:
-        rates.take(key, now, count)
+    """Take as many tokens as every bucket has, at most `wanted`; return how many, and the refusal if not all."""
+    found = [(rates, key, rates._left(key, now)) for rates, key in buckets if rates.rate.per_second]
+    count = max(0, min([wanted, *(int(left) for _, _, left in found)]))
+    for rates, key, left in found if count else ():
+        rates._take(key, left, count, now)
     if count == wanted:
         return count, None
     for rates, key in buckets:
@@ -216,31 +326,63 @@ def _take_some(buckets: Sequence[tuple[Rates, str]], wanted: int, now: Milliseco
 class KeptRates:
     """Saves the buckets of some rates every `SAVE_SECONDS` and restores them at the start; `run` is the job."""
 
-    def __init__(self, store: Store, clock: Clock, rates: Sequence[Rates]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        rates: Sequence[Rates],
+        *,
+        restore_providers: Callable[[Iterable[ProviderId]], None] = lambda domains: None,
+        shared: bool = False,
+    ) -> None:
+        """`restore_providers` is called with the providers that the store knows, before `run` has started.
+
+        With `shared`, other processes save the same rates. Then each save subtracts the tokens taken here from the
+        stored tokens, and lowers the bucket here to the result. Between saves a process does not know what others took:
+        each further process allows at most one burst more. Rates that are not stored are counted by each process alone.
+        """
         self._store = store
         self._clock = clock
         self._rates = {each.rate.limit: each for each in rates}
+        self._restore_providers = restore_providers
+        self._shared = shared
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Restore the buckets, then save them until cancelled, and once more at the end."""
         for bucket in await self._store.read(lambda tx: stored.load(tx, limit=KEYS_REMEMBERED)):
             if bucket.rate in self._rates:
                 self._rates[bucket.rate].restore(bucket.key, bucket.left, bucket.at)
+        self._restore_providers(await self._store.read(lambda tx: providers.newest_domains(tx, PROVIDERS_RESTORED)))
         task_status.started()
-        try:
-            while True:
-                await self._clock.sleep(SAVE_SECONDS)
-                await self.save()
-        finally:
-            with trio.move_on_after(LAST_SAVE_SECONDS, shield=True):
-                await self.save()
+        await save_regularly(self.save, self._clock, every=SAVE_SECONDS, at_most=LAST_SAVE_SECONDS)
 
     async def save(self) -> None:
-        """Save the buckets that changed; if the store refuses, a restart restores older ones."""
+        """Save the buckets that changed; if the store refuses, a restart restores older buckets."""
         now = self._clock.now()
+        if self._shared:
+            await self._save_taken(now)
+            return
         drained = [each.drain(now) for each in self._rates.values()]
         changed = [bucket for kept, _ in drained for bucket in kept]
         full = [key for _, keys in drained for key in keys]
         if changed or full:
             with suppress(MimiError):
                 await self._store.write(lambda tx: stored.save(tx, changed, full=full))
+
+    async def _save_taken(self, now: Milliseconds) -> None:
+        drained = [each.drain_taken(now) for each in self._rates.values()]
+        full = [bucket for _, buckets in drained for bucket in buckets]
+        unsaved = [each for taken, _ in drained for each in taken]
+        with suppress(MimiError):
+            if full:
+                await self._store.write(lambda tx: stored.forget_full(tx, full, now))
+            while unsaved:
+                page = unsaved[:SAVED_AT_ONCE]
+                await self._store.write(partial(stored.add, taken=page))
+                del unsaved[:SAVED_AT_ONCE]
+                for limit in {each.rate for each in page}:
+                    keys = [each.key for each in page if each.rate == limit]
+                    for bucket in await self._store.read(partial(stored.buckets_of, rate=limit, keys=keys)):
+                        self._rates[limit].lower(bucket, now)
+        for each in unsaved:
+            self._rates[each.rate].put_back(each)

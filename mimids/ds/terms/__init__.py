@@ -1,1 +1,1 @@
-"""The terms between a hub and other providers, offered and accepted, and reports."""
+"""The terms that hubs offer and other providers accept, and reports."""

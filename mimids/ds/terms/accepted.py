@@ -1,12 +1,14 @@
-"""The terms that other hubs offer us, and those of them that we accepted (semantics: terms-and-reports).
+"""The terms that other hubs offer us, and the terms that we accepted (semantics: terms-and-reports).
 
-Every answer of a hub names the revision of the terms that it offers us. When the revision is new, the job fetches the
-terms, accepts them (at once, or when the operator does), and tells the hub. Accepted terms are in force: our own users
-are held to them.
+Every answer of a hub, and each of its pushes and Welcomes, names the revision of the terms that it offers us. When the
+revision is new, the job fetches the terms. It accepts them at once or, if so configured, when the operator accepts
+them, and tells the hub. Accepted terms are in force: this server refuses requests of our own users that break them.
+Terms are also fetched every RENEW_SECONDS. Otherwise we might never learn of new terms: if the old terms make us refuse
+every request of our users to a hub, and the hub sends us nothing, no answer names the new revision.
 
-Terms are *offered* once they are fetched, *accepted* once they are in force, and *confirmed* once the hub knows. All
-of this is stored; what is in memory is a cache. If a hub names a revision that we do not have, we fetch it again, and
-the job tells every hub that has not confirmed our acceptance.
+Terms are *offered* once they are fetched, *accepted* once they are in force, and *confirmed* once the hub knows of the
+acceptance. All of this is stored; the copy in memory is only a cache. If a hub names a revision that we do not have, we
+fetch it again, and the job tells every hub that has not confirmed our acceptance.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ import attrs
 import trio
 
 from mimids.config import Config
+from mimids.ds.early_retries import EarlyRetries
+from mimids.ds.limits.call_slots import CallSlots, CallTooSlow
 from mimids.ds.lru import LeastRecentlyUsed
 from mimids.ds.notifier import Notifier
 from mimids.ds.peer_answers import expect_empty
@@ -36,9 +40,10 @@ from mimids.wire.ids import ProviderId
 TOPIC: Final = "arrangements"  # wakes the job
 RETRY_SECONDS: Final = 30.0  # after a hub could not be reached or refused
 FETCH_INTERVAL_SECONDS: Final = 1.0  # between two fetches from one hub, however often its terms change
-IDLE_SECONDS: Final = 600.0
-ACCEPT_ATTEMPTS: Final = 3  # for terms that change while we accept them
-WORKERS: Final = 8  # hubs that are asked at the same time
+RENEW_SECONDS: Final = 600.0  # between two fetches from a hub that names no new revision
+ACCEPT_ATTEMPTS: Final = 3  # how often to try if terms change while we accept them
+QUICK_HUBS: Final = 8  # hubs that are asked at the same time; SLOW_HUBS more may be slow
+SLOW_HUBS: Final = 4
 HUBS_REMEMBERED: Final = 10_000
 TERMS_OCTETS: Final = 4 * 1024 * 1024  # of a hub's JSON
 
@@ -57,28 +62,34 @@ class AcceptedTerms:
         self._in_force: dict[ProviderId, HubTerms] = {}
         self._named: LeastRecentlyUsed[ProviderId, int] = LeastRecentlyUsed(HUBS_REMEMBERED)  # the newest revisions
         self._renewals: dict[ProviderId, trio.Lock] = {}
-        self._next_attempt: dict[ProviderId, Milliseconds] = {}
+        self._next_attempt: dict[ProviderId, Milliseconds] = {}  # by the monotonic clock
+        self._renew_at: dict[ProviderId, Milliseconds] = {}  # by the monotonic clock, for hubs in `_known`
+        self._early = EarlyRetries(clock, partial(notifier.notify, TOPIC))
         self._busy: set[ProviderId] = set()
-        self._workers = trio.CapacityLimiter(WORKERS)
+        self._slots = CallSlots(quick_calls=QUICK_HUBS, slow_calls=SLOW_HUBS)
+        store.when_changed(self.forget, "accepted_terms")
 
     def forget(self) -> None:
         """Make the job read the stored terms again; call this after a commit that changed them."""
         self._generation += 1
         self._notifier.notify(TOPIC)
 
+    def heard(self, provider: ProviderId) -> None:
+        """Fetch the terms of a provider that has called us, without waiting for the end of its back-off."""
+        self._early.heard(provider)
+
     def note_revision(self, hub: ProviderId, revision: int) -> None:
-        """Note the revision that a hub's answer named; wake the job if we do not have it."""
+        """Remember the revision that a hub's answer or request named; wake the job if we do not have these terms."""
         is_new = self._named.peek(hub) != revision
         self._named.put(hub, revision)
-        known = self._known.get(hub)
-        if is_new and (known is None or known.offered_revision != revision):
+        if is_new and self._is_new(hub):
             soon = self._time_after(FETCH_INTERVAL_SECONDS)  # the hub has just answered: end a longer back-off
             if hub in self._next_attempt:
                 self._next_attempt[hub] = min(self._next_attempt[hub], soon)
             self._notifier.notify(TOPIC)
 
     def in_force(self, hub: ProviderId) -> HubTerms | None:
-        """Return the terms of a hub that we accepted; None if there are none."""
+        """Return the terms that we accepted from a hub; None if we accepted none."""
         return self._in_force.get(hub)
 
     def check_sizes(self, hub: ProviderId, sizes: Mapping[str, int]) -> None:
@@ -104,7 +115,7 @@ class AcceptedTerms:
                     return False  # the operator has to accept them
                 if known.acknowledged or await self._tell_hub(known):
                     return True
-            raise PeerFailed("its terms change faster than they can be accepted")
+            raise PeerFailed("the hub's terms change faster than they can be accepted")
 
     # --- the job ------------------------------------------------------------------------------------------------
 
@@ -123,34 +134,40 @@ class AcceptedTerms:
                     await waiter.wait_at_most(self._clock, idle)
 
     def _start_renewals(self, renewals: trio.Nursery) -> float:
-        """Start the renewals that are due; return the seconds until the next one is."""
-        now = self._clock.now()
+        """Start the renewals that are due; return the seconds until the next one is due."""
+        now = self._clock.running()
+        self._next_attempt.update(dict.fromkeys(self._early.take_due(), now))
         outdated = [hub for hub in self._outdated_hubs() if hub not in self._busy]
         for hub in outdated:
             if self._next_attempt.get(hub, now) <= now:
                 self._busy.add(hub)
+                self._early.begin(hub)
                 renewals.start_soon(self._renew_once, hub)
         waits = [self._next_attempt[hub] - now for hub in outdated if hub not in self._busy]
-        return min([IDLE_SECONDS, *(milliseconds / 1000 for milliseconds in waits)])
+        waits += [at - now for hub, at in self._renew_at.items() if at > now and hub not in self._busy]
+        return min([RENEW_SECONDS, *(each / 1000 for each in waits), *self._early.seconds_left()])
 
     async def _renew_once(self, hub: ProviderId) -> None:
+        soon = self._time_after(FETCH_INTERVAL_SECONDS)  # counted from this fetch, not from its end
         try:
-            async with self._workers:
-                await self.renew(hub)
+            async with self._slots.slot(hub, TERMS_OCTETS) as slot:
+                await slot.call(partial(self.renew, hub))
+            self._next_attempt[hub] = soon
+        except CallTooSlow:  # cancelled, because calls to other hubs waited
             self._next_attempt[hub] = self._time_after(FETCH_INTERVAL_SECONDS)
-        except MimiError:  # unreachable, refusing, or without valid terms
+        except MimiError as error:  # unreachable, refusing, or without valid terms
             self._next_attempt[hub] = self._time_after(RETRY_SECONDS)
+            self._early.failed(hub, error)
         finally:
             self._busy.discard(hub)
+            self._early.end(hub)
             self._notifier.notify(TOPIC)
 
     def _outdated_hubs(self) -> list[ProviderId]:
-        """Return the hubs whose newest terms we do not have, and those that have not confirmed our acceptance."""
-        to_fetch = [
-            hub
-            for hub in self._named
-            if (known := self._known.get(hub)) is None or known.offered_revision != self._named.peek(hub)
-        ]
+        """Return the hubs whose terms must be fetched, and the hubs that have not confirmed our acceptance."""
+        now = self._clock.running()
+        to_fetch = [hub for hub in self._named if self._is_new(hub)]
+        to_fetch += [hub for hub, at in self._renew_at.items() if at <= now and hub not in to_fetch]
         to_tell = [
             hub
             for hub, known in self._known.items()
@@ -158,8 +175,13 @@ class AcceptedTerms:
         ]
         return [*to_fetch, *(hub for hub in to_tell if hub not in to_fetch)]
 
+    def _is_new(self, hub: ProviderId) -> bool:
+        """Tell whether a hub named a revision that we do not have."""
+        known = self._known.get(hub)
+        return known is None or known.offered_revision != self._named.peek(hub)
+
     def _time_after(self, seconds: float) -> Milliseconds:
-        return Milliseconds(self._clock.now() + int(seconds * 1000))
+        return Milliseconds(self._clock.running() + int(seconds * 1000))
 
     async def _load(self) -> None:
         for known in await self._store.read(arrangements.every_accepted):
@@ -167,24 +189,27 @@ class AcceptedTerms:
 
     def _remember(self, known: AcceptedTermsRow) -> None:
         self._known[known.hub] = known
+        self._renew_at.setdefault(known.hub, self._time_after(RENEW_SECONDS))
         if known.accepted is not None:
-            self._in_force[known.hub] = HubTerms.read(json.loads(known.accepted), known.hub)
+            self._in_force[known.hub] = HubTerms.read(json.loads(known.accepted), known.hub, stored=True)
 
     # --- one renewal --------------------------------------------------------------------------------------------
 
     async def _fetch(self, hub: ProviderId) -> HubTerms:
+        if hub in self._renew_at:
+            self._renew_at[hub] = self._time_after(RENEW_SECONDS)
         answer = await self._peers.call(hub, "GET", "/ds/v1/arrangement")
         try:
             if len(answer.body) > TERMS_OCTETS:
                 raise ValueError("too large")
             terms = HubTerms.read(json.loads(answer.body), hub)
         except (ValueError, RecursionError) as error:
-            raise PeerFailed("its terms are not valid") from error
+            raise PeerFailed("the hub's terms are not valid") from error
         self._named.put(hub, terms.revision)
         return terms
 
     def _store_offer(self, terms: HubTerms, tx: Tx) -> AcceptedTermsRow:
-        """Store a hub's terms; accept them if that is automatic, or if only their revision has changed."""
+        """Store a hub's terms; accept them if acceptance is automatic, or if only their revision has changed."""
         now = self._clock.now()
         row = providers.ensure_provider(tx, terms.hub)
         before = arrangements.find_accepted(tx, row)
@@ -212,12 +237,12 @@ class AcceptedTerms:
 
 
 def accept_offer(tx: Tx, hub: ProviderId, ours: ProviderId, now: Milliseconds) -> int:
-    """Put a hub's newest terms in force and return their revision; raise `NotFound` if we have none."""
+    """Put a hub's newest terms in force and return their revision; raise `NotFound` if no terms are stored."""
     row = providers.provider_row(tx, hub)
     known = None if row is None else arrangements.find_accepted(tx, row)
     if row is None or known is None:
-        raise NotFound("no terms of this hub are known")
-    terms = HubTerms.read(json.loads(known.offered), hub)
+        raise NotFound("no terms of this hub are stored yet")
+    terms = HubTerms.read(json.loads(known.offered), hub, stored=True)
     arrangements.accept(tx, row, terms.terms_for(ours), now)
     return terms.revision
 

@@ -20,6 +20,7 @@ class BannedProviders:
         self._clock = clock
         self._banned: Mapping[ProviderId, Milliseconds | None] | None = None
         self._generation = 0
+        store.when_changed(self.forget, "bans")
 
     async def check_allowed(self, provider: ProviderId) -> None:
         """Raise `ProviderNotAllowed` if the provider is banned now."""

@@ -1,10 +1,10 @@
-"""Evidence of reports, compared with what is stored here (semantics: terms-and-reports)."""
+"""Evidence of reports, compared with stored messages and states (semantics: terms-and-reports)."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from mimids.ds.groups.judging import Judged, MlsJudge
+from mimids.ds.groups.judging import BranchTries, Judged, MlsJudge
 from mimids.ds.groups.policy import GroupPolicy
 from mimids.ds.groups.restrictions import source_for
 from mimids.ds.ports import Clock
@@ -31,7 +31,7 @@ class EvidenceReplay:
         self._mls = mls
 
     def finding(self, tx: Tx, hub: ProviderId, evidence: bytes) -> dict[str, Any]:
-        """Return what is known of a message at `hub`: where it was sequenced, and whether MLS and policy allow it."""
+        """Return the finding on a message at `hub`: where it was sequenced, and whether MLS and policy allow it."""
         message = decode(MLSMessage, evidence)
         finding: dict[str, Any] = {
             "wire_format": message.wire_format.name.lower(),
@@ -53,7 +53,7 @@ class EvidenceReplay:
         if partition.state is not None:
             finding["state"] = "derived" if partition.state.derived else "claimed"
         try:
-            judged = self._mls.judge(tx, group, partition, message)
+            judged = self._mls.judge(tx, group, partition, message, BranchTries())
             verdict = judged.judgement.verdict
             if isinstance(verdict, Unknown):
                 finding["why"] = ", ".join(map(str, verdict.missing))
@@ -68,7 +68,7 @@ class EvidenceReplay:
     def _find_partition(
         self, tx: Tx, group: Group, message: MLSMessage, digest: bytes
     ) -> tuple[Partition, int | None] | None:
-        """Return the partition that sequenced a message, and its counter; else one whose members signed it."""
+        """Return a message's partition and counter; the counter is None if the message is only signed, not stored."""
         candidates = partitions.partitions_of_epoch(tx, group.id, message.epoch or 0)
         for partition in candidates:
             if (sequenced := messages.find_repeat(tx, partition.id, digest)) is not None:

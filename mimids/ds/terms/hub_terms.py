@@ -11,15 +11,16 @@ from mimids.ds.limits.rates import Rate
 from mimids.mls.identity import provider_of
 from mimids.store.arrangements import Restriction
 from mimids.wire.base64url import base64url, from_base64url
-from mimids.wire.ids import GroupId, ProviderId, UserId
+from mimids.wire.ids import GroupId, ProviderId, UserId, group_id, spelling_fault
 
 RATES: Final = ("device_sends_per_second", "device_sends_burst", "device_joins_per_hour", "device_joins_burst")
+USER_ID_OCTETS: Final = 1024
 SIZES: Final = ("message_bytes", "group_info_bytes", "welcome_bytes")
 
 
 @attrs.frozen
 class HubTerms:
-    """The members that we know of a hub's terms: `{"revision", "hub", "bans", "mutes", "rates", "sizes"}`."""
+    """The members of a hub's terms that this server knows: `{"revision", "hub", "bans", "mutes", "rates", "sizes"}`."""
 
     revision: int
     hub: ProviderId
@@ -43,8 +44,13 @@ class HubTerms:
         }
 
     @classmethod
-    def read(cls, members: object, hub: ProviderId) -> HubTerms:
-        """Read the JSON members that `hub` sent; unknown ones are ignored. Raise `ValueError` for a wrong known one."""
+    def read(cls, members: object, hub: ProviderId, *, stored: bool = False) -> HubTerms:
+        """Read the JSON members that `hub` sent, and ignore members with unknown names.
+
+        Raises `ValueError` if a known member has a wrong value, or a required one is missing.
+
+        With `stored`, bans and mutes whose id is not a user id are left out: earlier versions stored such terms.
+        """
         try:
             if not isinstance(members, dict) or members["hub"] != hub:
                 raise ValueError("these are not the terms of this hub")
@@ -52,19 +58,20 @@ class HubTerms:
             return cls(
                 _whole_number(members["revision"]),
                 hub,
-                tuple(UserId(each.encode()) for each in _list(members["bans"])),
+                tuple(_user_id(each) for each in _list(members["bans"]) if not stored or _is_user_id(each)),
                 tuple(
-                    (UserId(each["user_id"].encode()), GroupId(from_base64url(each["group_id"] or "")))
+                    (_user_id(each["user_id"]), group_id(from_base64url(each["group_id"] or "")))
                     for each in _list(members["mutes"])
+                    if not stored or _is_user_id(each["user_id"])
                 ),
                 {name: _number(rates[name]) for name in RATES if _number(rates.get(name, 0))},
                 {name: _whole_number(sizes[name]) for name in SIZES if _whole_number(sizes.get(name, 0))},
             )
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError("a member is missing or has the wrong type") from error
+            raise ValueError("a member of the terms is missing or has the wrong type") from error
 
     def terms_for(self, provider: ProviderId) -> set[Restriction]:
-        """Return the bans and mutes of one provider's users; those of other providers' users are left out."""
+        """Return the bans and mutes of one provider's users."""
         banned = {Restriction(user, None) for user in self.bans if provider_of(user) == provider}
         return banned | {Restriction(user, group) for user, group in self.mutes if provider_of(user) == provider}
 
@@ -77,8 +84,19 @@ class HubTerms:
 
 def _whole_number(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 63:
-        raise ValueError("a member must be a whole number from 0 to 2^63 - 1")
+        raise ValueError("the terms have a revision or size that is not a whole number from 0 to 2^63 - 1")
     return value
+
+
+def _is_user_id(text: str) -> bool:
+    octets = text.encode()
+    return len(octets) <= USER_ID_OCTETS and provider_of(octets) is not None
+
+
+def _user_id(text: str) -> UserId:
+    if not _is_user_id(text):
+        raise ValueError(f"the id of a ban or mute: {spelling_fault(text.encode()) or 'too long'}")
+    return UserId(text.encode())
 
 
 def _list(value: object) -> list[Any]:
@@ -89,5 +107,5 @@ def _list(value: object) -> list[Any]:
 
 def _number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e12:
-        raise ValueError("a member must be a number from 0 to 10^12")
+        raise ValueError("the terms have a rate that is not a number from 0 to 10^12")
     return float(value)

@@ -1,7 +1,7 @@
 """The terms that we offer as hub to each other provider (semantics: terms-and-reports).
 
-A provider's terms hold the bans and mutes of its own users, and the rates and sizes that apply to everybody. They have
-a revision, which grows by one whenever the content changes. Every answer to the provider names the current revision
+A provider's terms hold the bans and mutes of its own users, and the rates and sizes that apply to everybody. Terms have
+a revision, which grows by one whenever their content changes. Every answer to the provider names the current revision
 in the header `Mimids-Arrangement`; the provider fetches the new terms and tells us which revision it accepts.
 """
 
@@ -34,14 +34,19 @@ NEVER: Final = Milliseconds(1 << 62)
 
 @attrs.frozen
 class _Offer:
-    """A provider's current revision; it is valid until a ban or mute in its terms ends."""
+    """A provider's revision; it is current until a ban or mute ends, terms are changed or the clock is set back."""
 
     given: OfferedTermsRow
+    made_at: Milliseconds
     valid_until: Milliseconds
+    generation: int = 0
+
+    def is_current(self, now: Milliseconds, generation: int) -> bool:
+        return self.made_at <= now < self.valid_until and self.generation == generation
 
 
 class OfferedTerms:
-    """The terms that each other provider is given by us as hub, and which of them it has accepted."""
+    """The terms that we as hub give to each other provider, and which revision it has accepted."""
 
     def __init__(self, config: Config, store: Store, clock: Clock, banned: BannedProviders) -> None:
         self._config = config
@@ -50,12 +55,15 @@ class OfferedTerms:
         self._banned = banned
         self._offers: LeastRecentlyUsed[ProviderId, _Offer] = LeastRecentlyUsed(PROVIDERS_CACHED)
         self._generation = 0
+        store.when_changed(self.forget, "bans", "mutes", "offered_terms")
 
     def forget(self) -> None:
-        """Drop what is cached; call this after a commit that changed bans or mutes."""
+        """Make `load` read the store again; call this after a commit that changed bans or mutes.
+
+        A request that has called `load` already is answered by the terms of that moment.
+        """
         self._generation += 1
         self._banned.forget()
-        self._offers.clear()
 
     async def load(self, provider: ProviderId) -> None:
         """Bring the revision of a provider's terms up to date, for `revision` and `require`.
@@ -65,12 +73,11 @@ class OfferedTerms:
         await self._banned.check_allowed(provider)
         now = self._clock.now()
         offer = self._offers.get(provider)
-        while offer is None or offer.valid_until <= now:
+        while offer is None or not offer.is_current(now, self._generation):
             generation = self._generation
-            offer = await self._store.write(partial(self._update, provider, now))
-            if generation == self._generation:
-                self._offers.put(provider, offer)
-                return
+            read = await self._store.write(partial(self._update, provider, now))
+            offer = attrs.evolve(read, generation=generation)
+            self._offers.put(provider, offer)
 
     def revision(self, provider: ProviderId) -> int | None:
         """Return the current revision of a provider's terms, for the header; None before `load`."""
@@ -80,13 +87,13 @@ class OfferedTerms:
     def require(self, provider: ProviderId) -> None:
         """Raise `ArrangementRequired` if the configuration requires acceptance and the provider has not accepted.
 
-        For `grace_seconds` after a change the acceptance of the previous revision is enough.
+        For `grace_seconds` after a change, acceptance of the previous revision is enough.
         """
         offer = self._offers.get(provider)
         if not self._config.arrangement.required or offer is None:
             return
         given, grace = offer.given, self._config.arrangement.grace_seconds * 1000
-        in_grace = self._clock.now() < given.changed_at + grace
+        in_grace = given.changed_at <= self._clock.now() < given.changed_at + grace
         if given.accepted_revision == given.revision or (in_grace and given.accepted_revision == given.revision - 1):
             return
         raise ArrangementRequired(revision=given.revision)
@@ -101,7 +108,7 @@ class OfferedTerms:
         return await self._store.write(work)
 
     async def record_acceptance(self, provider: ProviderId, revision: int) -> None:
-        """Record that a provider accepts `revision`; raise `ArrangementOutdated` if that is not the current one."""
+        """Record that a provider accepts `revision`; raise `ArrangementOutdated` if another revision is current."""
         now = self._clock.now()
 
         def work(tx: Tx) -> _Offer | ArrangementOutdated:
@@ -113,8 +120,7 @@ class OfferedTerms:
 
         generation = self._generation
         offer = await self._store.write_or_refuse(work)
-        if generation == self._generation:
-            self._offers.put(provider, offer)
+        self._offers.put(provider, attrs.evolve(offer, generation=generation))
 
     def _update(self, provider: ProviderId, now: Milliseconds, tx: Tx) -> _Offer:
         """Return a provider's current revision; store a new one if the content has changed."""
@@ -123,11 +129,12 @@ class OfferedTerms:
         terms, valid_until = self._terms(tx, provider, now, 0)
         digest = hashlib.sha256(json.dumps(terms.as_json(), sort_keys=True).encode()).digest()
         if before is None or before.digest != digest:
-            arrangements.offer(tx, row, 1 if before is None else before.revision + 1, digest, now)
+            revision = arrangements.first_revision(tx) if before is None else before.revision + 1
+            arrangements.offer(tx, row, revision, digest, now)
         given = arrangements.find_offered(tx, row)
         if given is None:
             raise LookupError("the revision was stored in this transaction")
-        return _Offer(given, valid_until)
+        return _Offer(given, now, valid_until)
 
     def _terms(self, tx: Tx, provider: ProviderId, now: Milliseconds, revision: int) -> tuple[HubTerms, Milliseconds]:
         """Return a provider's terms, and when the first ban or mute in them ends."""

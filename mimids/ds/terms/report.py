@@ -9,27 +9,33 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from typing import Any, Final
+from contextlib import suppress
+from itertools import groupby
+from typing import Any, Final, Literal
 
 import attrs
 
 from mimids.errors import Malformed
 from mimids.mls.framing import MLSMessage
-from mimids.mls.identity import provider_of
 from mimids.store.reports import StoredReport
 from mimids.wire.base64url import base64url, from_base64url
 from mimids.wire.codec import WireError
 from mimids.wire.declare import decode
-from mimids.wire.ids import GroupId, PartitionKey, ProviderId, provider_id
+from mimids.wire.ids import GroupId, PartitionKey, ProviderId, group_id, provider_id, spelling_fault
 
 EVIDENCE_MESSAGES: Final = 64
 NOTE_OCTETS: Final = 4000
 
 _KIND: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
-# 16 octets in hex (32 digits) or in base64url (22 characters, perhaps padded)
-_POSSIBLE_KEYS: Final = re.compile(
-    r"(?<![0-9A-Fa-f])[0-9A-Fa-f]{32}(?![0-9A-Fa-f])|(?<![\w-])[\w-]{22}(?:==)?(?![\w=-])"
-)
+POSSIBLE_KEYS: Final = 512  # in one note; each look-up takes about 10 µs
+
+# At least 32 hex digits, with the separators and prefixes that people and programs use: "8C:5A", "0x8c, 0x5a".
+_HEX: Final = re.compile(r"[0-9A-Fa-f](?:0x|\\x|[0-9A-Fa-f]|[\s:;,._-]){31,}")
+_BETWEEN_DIGITS: Final = re.compile(r"0x|\\x|[^0-9A-Fa-f]")
+_BASE64: Final = re.compile(r"(?<![\w/+-])[\w/+-]{22}(?:==)?(?![\w/+=-])")
+_NUMBER: Final = re.compile(r"[0-9]{1,39}")
+_NUMBER_OCTETS: Final = (1, 4, 8, 16)  # how many octets of a key one decimal number may stand for ...
+_ORDERS: Final[tuple[Literal["big", "little"], ...]] = ("big", "little")  # ... and in which order
 
 
 @attrs.frozen
@@ -51,17 +57,19 @@ class Report:
         """
         if any("partition_key" in name for name in members):
             raise Malformed("a report must not contain partition keys; remove the member")
-        group_id, evidence, note = members.get("group_id"), members.get("evidence") or [], members.get("note") or ""
+        written_id, evidence, note = members.get("group_id"), members.get("evidence") or [], members.get("note") or ""
         accused, kind = members["accused"], members["kind"]
         if not all(isinstance(each, str) for each in (accused, kind, note, *evidence)) or not _KIND.fullmatch(kind):
             raise ValueError
-        if provider_of(accused.encode()) is None:
+        if not accused.lower().startswith("mimi:"):
             provider_id(accused)
+        elif (misspelt := spelling_fault(accused.encode())) is not None:
+            raise Malformed(f"accused: {misspelt}")
         if len(note.encode()) > NOTE_OCTETS or len(evidence) > EVIDENCE_MESSAGES:
             raise Malformed(f"a report has at most {NOTE_OCTETS} octets of note and {EVIDENCE_MESSAGES} messages")
         return cls(
             provider_id(members["hub"]),
-            None if group_id is None else GroupId(from_base64url(group_id)),
+            None if written_id is None else group_id(from_base64url(written_id)),
             accused,
             kind,
             note,
@@ -79,20 +87,53 @@ class Report:
             "evidence": [base64url(each) for each in self.evidence],
         }
 
-    def digest(self) -> bytes:
-        """Return the SHA-256 of the members: reports with the same digest are one report."""
-        return hashlib.sha256(json.dumps(self.as_json(), sort_keys=True).encode()).digest()
+    def digest(self, reporter: str) -> bytes:
+        """Return the SHA-256 of the members and the reporter: reports with the same digest are one report.
+
+        If the digest left out the reporter, the accused could file the same report and learn from the answer that
+        somebody had filed it.
+        """
+        return hashlib.sha256(json.dumps([reporter, self.as_json()], sort_keys=True).encode()).digest()
 
 
 def possible_keys(note: str) -> Iterator[PartitionKey]:
-    """Yield each 16 octets in a note, in hex or base64url, that may be a partition key."""
-    for found in _POSSIBLE_KEYS.findall(note):
-        try:
-            octets = bytes.fromhex(found) if len(found) == 32 else from_base64url(found.rstrip("="))
-        except ValueError:
+    """Yield what may be a partition key in a note: 16 octets in hex, base64 or decimal numbers, however separated.
+
+    Raises `Malformed` after `POSSIBLE_KEYS`.
+    """
+    found: set[bytes] = set()
+    for octets in _octets_in(note):
+        # A key is random: less than one in 10^15 has so many zeros. Small numbers of several octets each have them.
+        if octets in found or octets.count(0) >= PartitionKey.SIZE // 2:
             continue
-        if len(octets) == PartitionKey.SIZE:
-            yield PartitionKey(octets)
+        if len(found) == POSSIBLE_KEYS:
+            raise Malformed("the note has too many digits to be searched for partition keys; send messages as evidence")
+        found.add(octets)
+        yield PartitionKey(octets)
+
+
+def _octets_in(note: str) -> Iterator[bytes]:
+    """Yield every 16 octets that a note contains in one of the notations; the same octets may be yielded repeatedly."""
+    for written in _BASE64.findall(note):
+        with suppress(ValueError):
+            yield from _windows(from_base64url(written.rstrip("=").replace("+", "-").replace("/", "_")), 1)
+    for written in _HEX.findall(note):
+        digits = _BETWEEN_DIGITS.sub("", written)
+        for start in (0, 1):  # the first octet may begin at any digit
+            yield from _windows(bytes.fromhex(digits[start : len(digits) - (len(digits) - start) % 2]), 1)
+    numbers = [int(written) for written in _NUMBER.findall(note)]
+    for size in _NUMBER_OCTETS:
+        for fits, run in groupby(numbers, lambda number, size=size: number < 1 << 8 * size):  # type: ignore[misc]
+            if fits:
+                some = list(run)
+                for order in _ORDERS:
+                    yield from _windows(b"".join(number.to_bytes(size, order) for number in some), size)
+
+
+def _windows(octets: bytes, step: int) -> Iterator[bytes]:
+    """Yield each part of the octets that is as long as a key and begins at a multiple of `step`."""
+    for start in range(0, len(octets) - PartitionKey.SIZE + 1, step):
+        yield octets[start : start + PartitionKey.SIZE]
 
 
 def without_reporter(report: StoredReport) -> Report:

@@ -27,21 +27,23 @@ class Body(Generic[T]):
     write: Callable[[T], bytes]
     schema: str  # the name of its structure, or the members of its JSON object
     example: str = ""  # of a JSON body
-
-
-class StreamClosed(Exception):
-    """The other side of a request or WebSocket has closed the connection or the WebSocket."""
+    members: type | None = None  # a TypedDict of the members of the JSON object, for docs/openapi-client.json
 
 
 class WebSocketStream(Protocol):
     """A WebSocket of binary messages. The first call of any of these methods accepts the handshake."""
+
+    @property
+    def heard_at(self) -> float:
+        """The time, by trio's clock, when anything was last received; an answer to a ping counts, too."""
+        ...
 
     async def receive(self) -> bytes:
         """Wait for the next message; raise `StreamClosed` when there are no more."""
         ...
 
     async def send(self, message: bytes) -> None:
-        """Send a message; waits while the peer does not read. Raises `StreamClosed`."""
+        """Send a message; wait while the peer does not read. Raise `StreamClosed` if the WebSocket is closed."""
         ...
 
     async def close(self, code: int = 1000) -> None:
@@ -51,11 +53,11 @@ class WebSocketStream(Protocol):
 
 @attrs.frozen
 class NoBody(Generic[T]):
-    """Stands in an endpoint where there is no body. T is what the handler gets or returns instead."""
+    """The request or the answer of an endpoint has no body; the handler gets or returns a T instead."""
 
 
 NO_BODY: Final[NoBody[None]] = NoBody()
-WEBSOCKET: Final[NoBody[WebSocketStream]] = NoBody()  # as a request: the endpoint is a WebSocket
+WEBSOCKET: Final[NoBody[WebSocketStream]] = NoBody()  # an endpoint with this as its request is a WebSocket
 
 
 def mimi_ds(cls: type[T]) -> Body[T]:
@@ -78,8 +80,11 @@ def encoded(schema: str, media_type: str = MIMI_DS) -> Body[bytes]:
     return Body(media_type, bytes, bytes, schema)
 
 
-def json_object(read: Callable[[dict[str, Any]], T], schema: str, example: str) -> Body[T]:
-    """Return the body of a request that is a JSON object; `read` raises `ValueError`, `KeyError` or `TypeError`."""
+def json_object(read: Callable[[dict[str, Any]], T], schema: str, example: str, members: type | None = None) -> Body[T]:
+    """Return the body of a request that is a JSON object; `read` raises `ValueError`, `KeyError` or `TypeError`.
+
+    `members` is a TypedDict that describes what `read` takes.
+    """
 
     def decode(octets: bytes) -> T:
         value = json.loads(octets)
@@ -91,12 +96,12 @@ def json_object(read: Callable[[dict[str, Any]], T], schema: str, example: str) 
         except (KeyError, TypeError, AttributeError) as error:  # a member of an unexpected type raises any of these
             raise ValueError("a member is missing or of another type") from error
 
-    return Body(JSON, decode, _write_json, schema, example)
+    return Body(JSON, decode, _write_json, schema, example, members)
 
 
 def json_answer(kind: type[T], schema: str, example: str) -> Body[T]:
     """Return the body of an answer that is JSON; `kind` is a TypedDict or another type that `json` can write."""
-    return Body(JSON, _not_read, _write_json, schema, example)
+    return Body(JSON, _not_read, _write_json, schema, example, kind)
 
 
 def json_answer_of(to_json: Callable[[T], object], schema: str, example: str) -> Body[T]:

@@ -6,24 +6,31 @@ The caller is a `Device`, known by its token.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TypedDict
+from math import ceil
+from typing import Final, TypedDict
 
 import attrs
 
+from mimids.config import Config
+from mimids.ds.departures.provider_keys import PublishedKey
 from mimids.ds.devices import accounts
-from mimids.ds.devices.streams import DeviceGone
+from mimids.ds.devices.stream_session import DeviceGone
 from mimids.ds.key_packages import tokens
+from mimids.ds.key_packages.stock import UPLOAD_PACKAGES
 from mimids.ds.services import Services
 from mimids.ds.terms.report import Report
-from mimids.http.api.bodies import StreamClosed, WebSocketStream
+from mimids.http.api.bodies import WebSocketStream
 from mimids.http.api.endpoints import Answer, Call
 from mimids.http.api.parameters import group_id_in, number_in, partition_in, provider_in, wait_seconds
-from mimids.http.api.provider_handlers import ReportId
-from mimids.http.api.public import keys_answer, published_limits
+from mimids.http.api.provider_handlers import ReportId, linear_header
+from mimids.http.api.public import keys_answer, published_limits, written_identity
+from mimids.http.server.messages import StreamClosed
 from mimids.mls.framing import MLSMessage
 from mimids.store.engine.transaction import Tx, refusable
+from mimids.store.groups import Successor
 from mimids.store.key_packages import StockRow
 from mimids.values import Device, TokenId
+from mimids.web_push.subscription import Subscription
 from mimids.wire.base64url import base64url
 from mimids.wire.declare import decode
 from mimids.wire.messages import (
@@ -33,10 +40,17 @@ from mimids.wire.messages import (
     ExternalProposalRequest,
     GroupInfoRequest,
     InboxWelcome,
+    KeyPackageBundleResponse,
+    PositionsRequest,
+    PositionsResponse,
     ReceiveRequest,
     SendRequest,
+    SiblingsRequest,
+    WelcomeStatusRequest,
     encode_send_results,
 )
+
+KEYS_IN_A_REQUEST: Final = 64  # a `positions` request with more keys counts as several requests
 
 
 class StockEntry(TypedDict):
@@ -54,8 +68,11 @@ class Me(TypedDict):
     user_id: str
     device_id: str
     provider: str
+    ohttp_identity: str
     limits: dict[str, int]
     stock: list[StockEntry]
+    external_senders: list[PublishedKey]
+    push_public_key: str | None
 
 
 class RefusedUpload(TypedDict):
@@ -80,21 +97,46 @@ class ContactToken(TypedDict):
     bearer_token: str
 
 
+def device_limits(config: Config) -> dict[str, int]:
+    """Return the limits that a device must know: sizes, its rates and numbers, and limits of KeyPackage uploads."""
+    of_stock = config.key_packages
+    return published_limits(config.limits, "device_", "user_") | {
+        "upload_packages": UPLOAD_PACKAGES,
+        "device_packages": of_stock.device_packages,
+        "low_stock_packages": of_stock.low_stock_packages,
+        "max_lifetime_days": of_stock.max_lifetime_days,
+    }
+
+
 async def me(services: Services, call: Call[Device, None]) -> Me:
     """Return who the device is, its limits and its stock of KeyPackages."""
-    device = call.caller
+    device, push_key = call.caller, services.wake_ups.public_key
     return {
         "user_id": device.user_id.decode(),
         "device_id": device.name,
         "provider": device.provider,
-        "limits": published_limits(services.config.limits, "device_", "user_"),
+        "ohttp_identity": await written_identity(services),
+        "limits": device_limits(services.config),
         "stock": _stock(await services.key_packages.stock(device)),
+        "external_senders": await services.provider_keys.published(),
+        "push_public_key": None if push_key is None else base64url(push_key),
     }
+
+
+async def subscribe(services: Services, call: Call[Device, Subscription]) -> None:
+    """Store the push subscription through which the device is woken while it sleeps."""
+    await services.wake_ups.subscribe(call.caller, call.body)
+
+
+async def unsubscribe(services: Services, call: Call[Device, None]) -> None:
+    """End the device's push subscription, so that it is not woken any more."""
+    await services.wake_ups.unsubscribe(call.caller.row)
 
 
 async def upload_key_packages(services: Services, call: Call[Device, tuple[EncodedKeyPackage, ...]]) -> Upload:
     """Add KeyPackages to the device's stock."""
     uploaded = await services.key_packages.upload(call.caller, call.body, replace="replace" in call.query)
+    await services.provider_keys.need(*(each.cipher_suite for each in uploaded.stock))
     return {
         "accepted": uploaded.accepted,
         "refused": [{"index": refused.index, "reason": refused.reason} for refused in uploaded.refused],
@@ -107,6 +149,16 @@ async def drop_key_packages(services: Services, call: Call[Device, None]) -> Non
     await services.key_packages.drop(call.caller)
 
 
+async def siblings(services: Services, call: Call[Device, SiblingsRequest]) -> KeyPackageBundleResponse:
+    """Hand out one KeyPackage of each other device of the user."""
+    services.gate.count_fetch(call.caller)
+    wanted = call.body
+    claimed = services.key_packages.claim_siblings(
+        call.caller, wanted.version, wanted.cipher_suite, reserve=call.reserve
+    )
+    return KeyPackageBundleResponse(await claimed)
+
+
 async def ohttp_keys(services: Services, call: Call[Device, None]) -> Answer[bytes]:
     """Return another provider's key configurations unchanged."""
     services.gate.count_fetch(call.caller)
@@ -114,9 +166,9 @@ async def ohttp_keys(services: Services, call: Call[Device, None]) -> Answer[byt
 
 
 async def relay(services: Services, call: Call[Device, bytes]) -> Answer[bytes]:
-    """Relay a sealed request; the gateway's answer is returned unchanged, also a problem document."""
+    """Relay a sealed request; the gateway's answer is returned unchanged, even if it is a problem document."""
     services.gate.count_fetch(call.caller)
-    relayed = await services.relay.forward(call.caller.row, provider_in(call.path), call.body)
+    relayed = await services.relay.forward(call.caller.row, provider_in(call.path), call.body, reserve=call.reserve)
     headers = {"Content-Type": relayed.media_type, "Cache-Control": "no-store"}
     if relayed.retry_after:
         headers["Retry-After"] = relayed.retry_after
@@ -151,42 +203,72 @@ async def revoke_contact_token(services: Services, call: Call[Device, None]) -> 
 async def create_group(services: Services, call: Call[Device, CreateGroupRequest]) -> None:
     """Make this provider the hub of a group."""
     services.gate.count_creation(call.caller, call.body)
-    await services.hub.create_group(call.body, call.caller)
+    await services.hub.create_group(call.body, call.caller, linear="linear" in call.query)
+    await services.provider_keys.need(call.body.cipher_suite)
+
+
+async def replace_group(services: Services, call: Call[Device, Successor]) -> None:
+    """Record which group replaces a group that the device's user created."""
+    await services.hub.replace_group(group_id_in(call.path), call.body, call.caller)
 
 
 async def send(services: Services, call: Call[Device, SendRequest]) -> bytes:
     """Have the hub sequence a message."""
-    return await services.hub_router.hub(provider_in(call.path)).send(call.caller, call.body)
+    hub = services.hub_router.hub(provider_in(call.path))
+    return await services.own_messages.send(call.caller, hub, call.body)
 
 
 async def send_batch(services: Services, call: Call[Device, tuple[SendRequest, ...]]) -> bytes:
     """Have the hub sequence messages."""
     hub = services.hub_router.hub(provider_in(call.path))
-    return encode_send_results(await hub.send_batch(call.caller, call.body))
+    return encode_send_results(await services.own_messages.send_batch(call.caller, hub, call.body))
 
 
 async def receive(services: Services, call: Call[Device, ReceiveRequest]) -> bytes:
     """Return messages of a partition."""
     wait = wait_seconds(call.headers, services.config.limits.receive_wait_seconds)
     hub = services.hub_router.hub(provider_in(call.path))
-    return await hub.receive(call.caller, call.body, wait_seconds=wait)
+    if not wait:
+        return await hub.receive(call.caller, call.body, wait_seconds=wait)
+    async with services.sessions.open(call.caller):
+        answer = await hub.receive(call.caller, call.body, wait_seconds=wait)
+    return answer
+
+
+def requests_for_positions(body: PositionsRequest) -> int:
+    """Return how many requests a `positions` request counts as."""
+    return max(1, ceil(len(body.partition_keys) / KEYS_IN_A_REQUEST))
+
+
+async def positions(services: Services, call: Call[Device, PositionsRequest]) -> PositionsResponse:
+    """Return, for each of these partitions, the counter up to which this provider has its messages."""
+    hub = services.hub_router.hub(provider_in(call.path))
+    return PositionsResponse(await hub.positions(call.caller, call.body.partition_keys))
 
 
 async def join(services: Services, call: Call[Device, ExternalJoinRequest]) -> bytes:
     """Have the hub sequence an external commit."""
-    return await services.hub_router.hub(provider_in(call.path)).join(call.caller, call.body)
+    hub = services.hub_router.hub(provider_in(call.path))
+    return await services.own_messages.note_from_outside(call.caller, hub, await hub.join(call.caller, call.body))
 
 
 async def propose(services: Services, call: Call[Device, ExternalProposalRequest]) -> bytes:
     """Have the hub sequence an external proposal."""
-    return await services.hub_router.hub(provider_in(call.path)).propose(call.caller, call.body)
+    hub = services.hub_router.hub(provider_in(call.path))
+    return await services.own_messages.note_from_outside(call.caller, hub, await hub.propose(call.caller, call.body))
 
 
-async def group_info(services: Services, call: Call[Device, GroupInfoRequest]) -> bytes:
+async def group_info(services: Services, call: Call[Device, GroupInfoRequest]) -> Answer[bytes]:
     """Return what a client needs to join a group."""
     partition, bundle = partition_in(call.query), "bundle" in call.query
     hub = services.hub_router.hub(provider_in(call.path))
-    return await hub.group_info(call.caller, call.body, partition=partition, bundle=bundle)
+    found = await hub.group_info(call.caller, call.body, partition=partition, bundle=bundle)
+    return Answer(found.octets, headers=linear_header(found.linear))
+
+
+async def welcome_status(services: Services, call: Call[Device, WelcomeStatusRequest]) -> bytes:
+    """Return what became of the Welcomes of a commit."""
+    return await services.hub_router.hub(provider_in(call.path)).welcome_status(call.caller, call.body)
 
 
 async def leave(services: Services, call: Call[Device, None]) -> None:
@@ -195,31 +277,36 @@ async def leave(services: Services, call: Call[Device, None]) -> None:
 
 
 async def report(services: Services, call: Call[Device, Report]) -> ReportId:
-    """Store a report of one of our users."""
+    """Store a report that one of our users makes."""
     return {"id": await services.reports.receive(call.body, call.caller)}
 
 
 async def welcomes(services: Services, call: Call[Device, None]) -> tuple[InboxWelcome, ...]:
     """Return the Welcomes that the device has not acknowledged."""
     waiting = await services.incoming_welcomes.inbox(call.caller.row)
-    return tuple(InboxWelcome(each.id, decode(MLSMessage, each.body)) for each in waiting)
+    return tuple(InboxWelcome(each.id, each.hub, decode(MLSMessage, each.body)) for each in waiting)
 
 
 async def acknowledge_welcome(services: Services, call: Call[Device, None]) -> None:
-    """Remove a Welcome from the inbox; doing it again changes nothing."""
+    """Remove a Welcome from the inbox; a second call changes nothing."""
     await services.incoming_welcomes.acknowledge(call.caller.row, number_in(call.path, "id"))
 
 
 async def stream(services: Services, call: Call[Device, WebSocketStream]) -> None:
     """Serve a device's frames until it disconnects."""
-    await services.streams.serve(call.caller, _Frames(call.body))
+    async with services.sessions.open(call.caller, heard_at=lambda: call.body.heard_at):
+        await services.streams.serve(call.caller, _Frames(call.body))
 
 
 @attrs.frozen
 class _Frames:
-    """A WebSocket as `ds.devices.streams` needs it."""
+    """A WebSocket with the methods that `ds.devices.stream_session` needs."""
 
     stream: WebSocketStream
+
+    @property
+    def heard_at(self) -> float:
+        return self.stream.heard_at
 
     async def receive(self) -> bytes:
         try:

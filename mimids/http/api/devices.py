@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 
-from mimids.ds.key_packages import tokens
 from mimids.errors import (
     Busy,
+    CounterAhead,
     GroupExists,
+    GroupOpen,
+    GroupReplaced,
+    KeyPackagesExhausted,
+    NotFound,
     OhttpKey,
     OhttpUndecipherable,
     PeerFailed,
@@ -17,6 +21,7 @@ from mimids.errors import (
     ProviderNotAllowed,
     QuotaExceeded,
     RateLimited,
+    Recovering,
     StorageUnavailable,
     TooMany,
     UnknownGroup,
@@ -27,14 +32,14 @@ from mimids.http.api.bodies import (
     NO_BODY,
     WEBSOCKET,
     encoded,
-    json_answer,
-    json_object,
     mimi_ds,
     octets,
     of_codec,
 )
+from mimids.http.api.device_bodies import CONTACT_TOKEN, ME, SUBSCRIPTION, TOKEN_TERMS, UPLOAD
 from mimids.http.api.endpoints import AnyEndpoint, Endpoint, Listener
-from mimids.http.api.providers import JOINING, READING, REPORT, REPORT_ID, SEND_BATCH, SENDING
+from mimids.http.api.group_bodies import SUCCESSOR
+from mimids.http.api.providers import READING, REPORT, REPORT_ID, SEND_BATCH, SENDING
 from mimids.http.media_types import OHTTP_KEYS, OHTTP_REQUEST, OHTTP_RESPONSE
 from mimids.values import Device
 from mimids.wire.messages import (
@@ -44,50 +49,16 @@ from mimids.wire.messages import (
     ExternalJoinRequest,
     ExternalProposalRequest,
     GroupInfoRequest,
+    KeyPackageBundleResponse,
+    PositionsRequest,
+    PositionsResponse,
     ReceiveRequest,
     SendRequest,
+    SiblingsRequest,
+    WelcomeStatusRequest,
 )
 
-AT_OTHER_HUBS: Final = (ProviderNotAllowed, PeerUnavailable, PeerFailed)  # added where another provider is asked
-
-_STOCK: Final = '[{"version", "cipher_suite", "left", "last_resort"}]'
-_STOCK_EXAMPLE: Final = '[{"version":1,"cipher_suite":1,"left":98,"last_resort":true}]'
-
-ME: Final = json_answer(
-    handlers.Me,
-    f'{{"user_id", "device_id", "provider", "limits": {{NAME: number}}, "stock": {_STOCK}}}',
-    '{"user_id":"mimi://b.example/u/bob","device_id":"phone","provider":"b.example",'
-    f'"limits":{{"key_package_bytes":65536}},"stock":{_STOCK_EXAMPLE}}}',
-)
-UPLOAD: Final = json_answer(
-    handlers.Upload,
-    f'{{"accepted": n, "refused": [{{"index", "reason"}}], "stock": {_STOCK}}}',
-    f'{{"accepted":99,"refused":[{{"index":3,"reason":"uploaded before"}}],"stock":{_STOCK_EXAMPLE}}}',
-)
-CONTACT_TOKEN: Final = json_answer(
-    handlers.ContactToken,
-    '{"id", "bearer_token": base64url}',
-    '{"id":7,"bearer_token":"vIufUZ9H-Zrbh5RzXwPbqeiiZUHpZQV2hBn-OzlJHd0"}',
-)
-
-
-def _token_terms(members: dict[str, Any]) -> tokens.TokenTerms:
-    """Read the terms of a contact token; unknown members are ignored."""
-    scheme, label = members["scheme"], members.get("label") or ""
-    numbers = {name: members.get(name) for name in ("expires_at", "uses", "rate_claims", "rate_seconds")}
-    if not isinstance(scheme, str) or not isinstance(label, str):
-        raise TypeError
-    if any(type(each) not in (int, type(None)) for each in numbers.values()):
-        raise TypeError
-    return tokens.TokenTerms(scheme, label, **numbers)
-
-
-TOKEN_TERMS: Final = json_object(
-    _token_terms,
-    '{"scheme": "shared" or "unique", "label", "expires_at": ms since the epoch, "uses", "rate_claims",'
-    ' "rate_seconds"}; scheme is required; a rate allows "rate_claims" KeyPackages in each "rate_seconds"',
-    '{"scheme":"unique","label":"Carol","expires_at":1924992000000,"uses":10,"rate_claims":2,"rate_seconds":3600}',
-)
+AT_OTHER_HUBS: Final = (ProviderNotAllowed, PeerUnavailable, PeerFailed)  # for endpoints that ask another provider
 
 # Not annotated, so that mypy checks each handler against its row (see `endpoints.AnyEndpoint`).
 _ROWS = (
@@ -103,6 +74,32 @@ _ROWS = (
         summary="who the device is, its limits and its stock of KeyPackages",
     ),
     Endpoint(
+        name="push-subscription",
+        listener=Listener.CLIENT,
+        method="PUT",
+        path="/client/v1/push",
+        caller=Device,
+        request=SUBSCRIPTION,
+        answer=NO_BODY,
+        handler=handlers.subscribe,
+        summary="wake the device with Web Push; replaces its earlier subscription",
+        problems=(NotFound, StorageUnavailable),
+        status=HTTPStatus.NO_CONTENT,
+    ),
+    Endpoint(
+        name="drop-push-subscription",
+        listener=Listener.CLIENT,
+        method="DELETE",
+        path="/client/v1/push",
+        caller=Device,
+        request=NO_BODY,
+        answer=NO_BODY,
+        handler=handlers.unsubscribe,
+        summary="stop waking the device",
+        problems=(StorageUnavailable,),
+        status=HTTPStatus.NO_CONTENT,
+    ),
+    Endpoint(
         name="key-packages",
         listener=Listener.CLIENT,
         method="POST",
@@ -114,6 +111,18 @@ _ROWS = (
         summary="add to the device's stock; `?replace` deletes the rest of the stock in the same transaction",
         problems=(TooMany, StorageUnavailable),
         query=("replace",),
+    ),
+    Endpoint(
+        name="siblings",
+        listener=Listener.CLIENT,
+        method="POST",
+        path="/client/v1/key-packages/siblings",
+        caller=Device,
+        request=mimi_ds(SiblingsRequest),
+        answer=mimi_ds(KeyPackageBundleResponse),
+        handler=handlers.siblings,
+        summary="hand out one KeyPackage of each other device of the user; `exhausted` stands for a device without one",
+        problems=(KeyPackagesExhausted, Busy, RateLimited, StorageUnavailable),
     ),
     Endpoint(
         name="drop-key-packages",
@@ -190,9 +199,24 @@ _ROWS = (
         request=mimi_ds(CreateGroupRequest),
         answer=NO_BODY,
         handler=handlers.create_group,
-        summary="make this provider the hub of a group",
+        summary="make this provider the hub of a group; with `?linear` only the first commit of an epoch is accepted",
         problems=(GroupExists, *SENDING),
         status=HTTPStatus.CREATED,
+        query=("linear",),
+    ),
+    Endpoint(
+        name="replace-group",
+        listener=Listener.CLIENT,
+        method="PUT",
+        path="/client/v1/groups/{group_id}/successor",
+        caller=Device,
+        request=SUCCESSOR,
+        answer=NO_BODY,
+        handler=handlers.replace_group,
+        summary="record which group replaces a group of this provider whose branches are all terminated;"
+        " only for devices of the user who created the group",
+        problems=(UnknownGroup, GroupOpen, GroupReplaced, StorageUnavailable),
+        status=HTTPStatus.NO_CONTENT,
     ),
     Endpoint(
         name="hub-send",
@@ -203,7 +227,7 @@ _ROWS = (
         request=mimi_ds(SendRequest),
         answer=encoded("SendResponse"),
         handler=handlers.send,
-        summary="as `send`, at that hub",
+        summary="the same as `send`, at that hub",
         problems=(*SENDING, *AT_OTHER_HUBS),
     ),
     Endpoint(
@@ -215,7 +239,7 @@ _ROWS = (
         request=SEND_BATCH,
         answer=encoded("SendResult results<V>"),
         handler=handlers.send_batch,
-        summary="as `send-batch`, at that hub",
+        summary="the same as `send-batch`, at that hub",
         problems=(TooMany, StorageUnavailable, *AT_OTHER_HUBS),
     ),
     Endpoint(
@@ -227,8 +251,30 @@ _ROWS = (
         request=mimi_ds(ReceiveRequest),
         answer=encoded("ReceiveResponse"),
         handler=handlers.receive,
-        summary="as `receive`, at that hub; without hints",
-        problems=(UnknownPartition, PolicyRefused, StorageUnavailable, *AT_OTHER_HUBS),
+        summary="the same as `receive`, at that hub; without hints",
+        waits=True,
+        problems=(
+            UnknownPartition,
+            GroupReplaced,
+            CounterAhead,
+            Recovering,
+            PolicyRefused,
+            Busy,
+            StorageUnavailable,
+            *AT_OTHER_HUBS,
+        ),
+    ),
+    Endpoint(
+        name="positions",
+        listener=Listener.CLIENT,
+        method="POST",
+        path="/client/v1/hubs/{provider}/positions",
+        caller=Device,
+        request=mimi_ds(PositionsRequest),
+        answer=mimi_ds(PositionsResponse),
+        handler=handlers.positions,
+        summary="the counter up to which this provider has each partition of that hub; the hub is not asked",
+        counts_as=handlers.requests_for_positions,
     ),
     Endpoint(
         name="hub-join",
@@ -239,8 +285,8 @@ _ROWS = (
         request=mimi_ds(ExternalJoinRequest),
         answer=encoded("SendResponse"),
         handler=handlers.join,
-        summary="as `join`, at that hub",
-        problems=(*JOINING, *AT_OTHER_HUBS),
+        summary="the same as `join`, at that hub",
+        problems=(*SENDING, *AT_OTHER_HUBS),
     ),
     Endpoint(
         name="hub-propose",
@@ -251,8 +297,8 @@ _ROWS = (
         request=mimi_ds(ExternalProposalRequest),
         answer=encoded("SendResponse"),
         handler=handlers.propose,
-        summary="as `propose`, at that hub",
-        problems=(*JOINING, *AT_OTHER_HUBS),
+        summary="the same as `propose`, at that hub",
+        problems=(*SENDING, *AT_OTHER_HUBS),
     ),
     Endpoint(
         name="hub-group-info",
@@ -263,9 +309,21 @@ _ROWS = (
         request=mimi_ds(GroupInfoRequest),
         answer=encoded("GroupInfoResponse; with ?bundle GroupInfoBundle"),
         handler=handlers.group_info,
-        summary="as `group-info`, at that hub",
+        summary="the same as `group-info`, at that hub",
         problems=(*READING, PolicyRefused, *AT_OTHER_HUBS),
         query=("bundle", "partition"),
+    ),
+    Endpoint(
+        name="hub-welcome-status",
+        listener=Listener.CLIENT,
+        method="POST",
+        path="/client/v1/hubs/{provider}/welcome-status",
+        caller=Device,
+        request=mimi_ds(WelcomeStatusRequest),
+        answer=encoded("WelcomeStatusResponse"),
+        handler=handlers.welcome_status,
+        summary="the same as `welcome-status`, at that hub",
+        problems=(UnknownPartition, PolicyRefused, RateLimited, StorageUnavailable, *AT_OTHER_HUBS),
     ),
     Endpoint(
         name="leave",

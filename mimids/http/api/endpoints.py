@@ -1,8 +1,8 @@
 """Endpoints as data.
 
 Routing, decoding, authentication, the directory, the reference in docs/http.md and the tests of bad input are all made
-from these records. A handler is an async function from the services and a `Call` to the answer; mypy checks that its
-caller, body and answer are those of its endpoint. Nothing here depends on a web framework.
+from these records. A handler is an async function that gets the services and a `Call`, and returns the answer. mypy
+checks that its caller, body and answer have the types of its endpoint. Nothing here depends on a web framework.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 import attrs
 
+from mimids.ds.ports import Reserve, no_reserve
 from mimids.ds.services import Services
 from mimids.errors import MimiError
 from mimids.http.api.bodies import WEBSOCKET, Body, NoBody
@@ -41,6 +42,10 @@ class Call(Generic[CallerT, In]):
     path: Mapping[str, str] = attrs.field(factory=dict)  # the values of the parts in braces, percent-decoded
     query: Mapping[str, str] = attrs.field(factory=dict)  # only the keys that the endpoint names
     headers: Mapping[str, str] = attrs.field(factory=dict)  # lower-case names
+    address: str = ""  # the IP address of the client; empty on a Unix socket
+    # Reserves octets of the budget for the answer. A handler calls it before an effect that cannot be repeated.
+    reserve: Reserve = no_reserve
+    user: int | None = None  # on a Unix socket: the user of the operating system that connected
 
 
 @attrs.frozen
@@ -59,9 +64,10 @@ class Endpoint(Generic[CallerT, In, Out]):
     `caller` says who may call it: `Anyone`, a `Follower` (a client certificate names it, http: between-providers), a
     `Device` (Authorization: Bearer DEVICE_TOKEN, http: devices) or the `Operator` (http: operator).
 
-    `limit` names the key of `[limits]` that bounds the request body, in octets. `problems` are the errors that this
-    endpoint adds to those that every endpoint may answer with. Requests of an `unlinkable` endpoint (gateway, relay)
-    are counted, but not logged.
+    `limit` names the key of `[limits]` that bounds the request body, in octets. `problems` are this endpoint's own
+    errors, besides the errors with which every endpoint may answer. Requests of an `unlinkable` endpoint (gateway,
+    relay) are counted, but not logged. An endpoint that `waits` honours `Prefer: wait`. `counts_as` returns the number
+    of requests that a body counts as; without `counts_as`, each body counts as one.
     """
 
     name: str
@@ -79,6 +85,8 @@ class Endpoint(Generic[CallerT, In, Out]):
     problems: tuple[type[MimiError], ...] = ()
     open_without_arrangement: bool = False  # callers need not have accepted our terms (semantics: terms-and-reports)
     unlinkable: bool = False
+    waits: bool = False
+    counts_as: Callable[[In], int] | None = None
 
     @property
     def request_body(self) -> Body[In] | None:

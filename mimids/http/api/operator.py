@@ -17,13 +17,18 @@ from mimids.ds.services import Services
 from mimids.errors import Busy, StorageUnavailable
 from mimids.http.api.bodies import NO_BODY, octets
 from mimids.http.api.endpoints import Answer, AnyEndpoint, Call, Endpoint, Listener
+from mimids.http.api.kept_page import KeptPage
+from mimids.http.api.stock_totals import stock_totals
 from mimids.store import overview, reports
+from mimids.store.damage import damage_says
 from mimids.store.engine.transaction import Tx
 from mimids.store.overview import PeerLag
 from mimids.telemetry import METRICS_TYPE, Reading
 from mimids.values import Milliseconds, Operator
 from mimids.wire.ids import ProviderId
 
+MIB: Final = 1024 * 1024
+FULL_OCTETS: Final = 32 * MIB  # the largest push needs that much; with less, writes are about to fail
 # A page in the operator's browser could reach this listener by a domain that resolves to loopback (DNS rebinding).
 # Its requests then have that domain as Host, never one of these.
 HOSTS: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -35,12 +40,25 @@ async def healthz(services: Services, call: Call[Operator, None]) -> bytes:
 
 
 async def readyz(services: Services, call: Call[Operator, None]) -> bytes:
-    """Answer if requests can be served: the disk takes writes, the store can be read, the gateway has keys."""
-    if not services.store.statistics().writable:
+    """Answer if requests can be served: the disk has room for writes, the store can be read, the gateway has keys."""
+    store = services.store.statistics()
+    if store.damage:
+        raise StorageUnavailable(str(damage_says(services.config.place, store.damage)))
+    if not store.writable:
         raise StorageUnavailable
+    free = await trio.to_thread.run_sync(_free_octets, services.config)
+    if free is not None and free < FULL_OCTETS:
+        raise StorageUnavailable(f"the disk of data_dir is full: {free // MIB} MiB are free; free some space")
     await services.store.read(lambda tx: tx.one("SELECT 1"))
     services.ohttp_keys.served()
     return b"ready\n"
+
+
+def _free_octets(config: Config) -> int | None:
+    """Return the free space on the disk of the data directory, None if the system does not say."""
+    with suppress(OSError):
+        return shutil.disk_usage(config.data_dir).free
+    return None
 
 
 @attrs.frozen
@@ -56,7 +74,7 @@ class PeerNumbers:
 
 @attrs.frozen
 class StockNumbers:
-    """The number of devices, and of those without KeyPackages, which cannot be added to groups."""
+    """The number of devices, and how many of them have no KeyPackages, so that nobody can add them to groups."""
 
     devices: int
     devices_empty: int
@@ -85,12 +103,14 @@ class CertificateNumbers:
 
 
 OTHERS: Final = "others"
+_KEPT: Final = KeptPage[list[Reading]]()
 
 
 async def metrics(services: Services, call: Call[Operator, None]) -> Answer[bytes]:
     """Return all metrics.
 
-    The `[metrics] named_peers` followers that are furthest behind have their own; the others are added up.
+    The `[metrics] named_peers` followers that are furthest behind have metrics of their own. The numbers of all other
+    followers are added up.
     """
     config, now = services.config, services.clock.now()
 
@@ -101,17 +121,18 @@ async def metrics(services: Services, call: Call[Operator, None]) -> Answer[byte
             named.append((ProviderId(OTHERS), _together([each for _, each in rest])))
         return [
             *(Reading("peer", each, {"peer": domain}) for domain, each in named),
-            Reading("stock", StockNumbers(*overview.devices_without_stock(tx, now))),
             Reading("reports", ReportNumbers(reports.count_open(tx))),
         ]
 
-    of_database = await services.store.read(read)
-    of_machine = await trio.to_thread.run_sync(_of_machine, config)
+    of_database = await _KEPT.read(services.store, read)
+    stock = await stock_totals(services)
+    of_database = [*of_database, Reading("stock", StockNumbers(stock.devices, stock.devices_empty))]
+    of_machine = await trio.to_thread.run_sync(machine_readings, config)
     return Answer(services.telemetry.metrics([*of_database, *of_machine]))
 
 
-def _of_machine(config: Config) -> list[Reading]:
-    """Return the readings of files; those of a file that cannot be read are left out."""
+def machine_readings(config: Config) -> list[Reading]:
+    """Return the readings of files; leave out the readings of a file that cannot be read."""
     found = []
     with suppress(OSError):
         log = config.database.with_name(f"{config.database.name}-wal")
@@ -130,7 +151,7 @@ def _numbers(lag: PeerLag, now: Milliseconds) -> PeerNumbers:
 
 
 def _together(numbers: Sequence[PeerNumbers]) -> PeerNumbers:
-    """Add up counts; of times and of failures in a row return the largest."""
+    """Return the sum of each count, the largest time, and the largest number of failures in a row."""
     return PeerNumbers(
         sum(each.behind_messages for each in numbers),
         max(each.behind_seconds for each in numbers),
@@ -162,7 +183,7 @@ _ROWS = (
         request=NO_BODY,
         answer=octets("text/plain"),
         handler=readyz,
-        summary="requests can be served: the disk takes writes, the gateway has keys",
+        summary="requests can be served: the disk has room and takes writes, the gateway has keys",
         problems=(StorageUnavailable, Busy),
     ),
     Endpoint(

@@ -8,12 +8,14 @@ from typing import Final
 
 from mimids.errors import Malformed, NotFound
 from mimids.wire import base64url
-from mimids.wire.ids import GroupId, MaskedPartitionKey, ProviderId, provider_id
+from mimids.wire.ids import GroupId, MaskedPartitionKey, ProviderId, group_id, provider_id
 
 MASKED_KEY_CHARS: Final = 88  # 64 octets in base64url, padded
 NUMBER_DIGITS: Final = 18  # fits a signed 64-bit integer, which a row can hold
 
-_WAIT: Final = re.compile(r"""(?:^|,)[\s,]*wait\s*=\s*("?)([0-9]{1,9})\1\s*(?:$|[,;])""")
+PREFERENCES: Final = 16  # the server parses no more than this many of one request
+
+_WAIT: Final = re.compile(r"""wait[ \t]*=[ \t]*("?)([0-9]{1,9})\1""")
 
 
 def provider_in(path: Mapping[str, str]) -> ProviderId:
@@ -25,12 +27,15 @@ def provider_in(path: Mapping[str, str]) -> ProviderId:
 
 
 def group_id_in(path: Mapping[str, str]) -> GroupId:
-    """Return the group id that `{group_id}` holds in base64url; raise `Malformed`."""
-    return GroupId(_from_base64url(path["group_id"]))
+    """Return the group id that `{group_id}` holds in base64url; raise `Malformed` for other text."""
+    try:
+        return group_id(_from_base64url(path["group_id"]))
+    except ValueError as error:
+        raise Malformed(str(error)) from error
 
 
 def number_in(path: Mapping[str, str], name: str) -> int:
-    """Return a number in the path; raise `NotFound` for anything else, since no row has such an id."""
+    """Return a number in the path; raise `NotFound` for anything else, because every id is a number."""
     text = path[name]
     if not (text.isascii() and text.isdigit() and len(text) <= NUMBER_DIGITS):
         raise NotFound
@@ -38,7 +43,7 @@ def number_in(path: Mapping[str, str], name: str) -> int:
 
 
 def partition_in(query: Mapping[str, str]) -> MaskedPartitionKey | None:
-    """Return the partition that `?partition=` names in base64url; raise `Malformed`."""
+    """Return the partition that `?partition=` names in base64url; raise `Malformed` for other text."""
     text = query.get("partition")
     if text is None:
         return None
@@ -49,9 +54,12 @@ def partition_in(query: Mapping[str, str]) -> MaskedPartitionKey | None:
 
 
 def wait_seconds(headers: Mapping[str, str], at_most: int) -> int | None:
-    """Return how long `Prefer: wait=N` (RFC 7240 section 4.3) allows us to wait; None without it."""
-    found = _WAIT.search(headers.get("prefer", "").lower())
-    return min(int(found[2]), at_most) if found else None
+    """Return how long `Prefer: wait=N` (RFC 7240 section 4.3) allows us to wait; None without that header."""
+    for preference in headers.get("prefer", "").lower().split(",", PREFERENCES)[:PREFERENCES]:
+        found = _WAIT.fullmatch(preference.partition(";")[0].strip())  # the pattern reads no part of the text twice
+        if found:
+            return min(int(found[2]), at_most)
+    return None
 
 
 def _from_base64url(text: str) -> bytes:

@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import json
 
-from mimids.errors import Internal, Malformed, MimiError, Unauthenticated
-from mimids.http.api.messages import HttpReply
+from mimids.errors import Busy, Internal, Malformed, MimiError, Unauthenticated
 from mimids.http.media_types import PROBLEM_JSON
+from mimids.http.server.messages import HttpReply
 from mimids.wire.codec import WireError
 
 
 def classify(error: Exception) -> MimiError:
-    """Return the error that the caller may see: `error` itself, `Malformed` for a `WireError`, else `Internal`."""
+    """Return the error that the caller may see: `error` itself, `Malformed` for a `WireError`, else `Internal`.
+
+    A lack of memory becomes `Busy`, because the request may succeed later.
+    """
     if isinstance(error, MimiError):
         return error
     if isinstance(error, WireError):
         return Malformed(str(error))
+    if isinstance(error, MemoryError):
+        return Busy("the server is short of memory")
     return Internal()
 
 

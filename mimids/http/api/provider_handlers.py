@@ -11,9 +11,10 @@ from mimids.ds.devices.hubs import encode_outcomes
 from mimids.ds.services import Services
 from mimids.ds.terms.hub_terms import HubTerms
 from mimids.ds.terms.report import Report
-from mimids.http.api.endpoints import Call
+from mimids.http.api.endpoints import Answer, Call
 from mimids.http.api.parameters import number_in, partition_in, wait_seconds
 from mimids.http.api.problems import document
+from mimids.http.header_names import LINEAR
 from mimids.mls.framing import MLSMessage
 from mimids.values import Follower
 from mimids.wire.declare import encode
@@ -33,14 +34,21 @@ from mimids.wire.messages import (
     SendResponse,
     WelcomeInitRequest,
     WelcomeInitResponse,
+    WelcomeStatusRequest,
+    WelcomeStatusResponse,
     encode_send_results,
 )
 
 
 class ReportId(TypedDict):
-    """The answer to a report: the number that our operator sees it under."""
+    """The answer to a report: the reference by which our operator finds it (`report read`)."""
 
     id: int
+
+
+def linear_header(linear: bool) -> dict[str, str]:
+    """Return the header that marks a group as linear (a Boolean of RFC 8941); for any other group, return no header."""
+    return {LINEAR: "?1"} if linear else {}
 
 
 async def send(services: Services, call: Call[Follower, SendRequest]) -> SendResponse:
@@ -53,10 +61,11 @@ async def send_batch(services: Services, call: Call[Follower, tuple[SendRequest,
     return encode_send_results(encode_outcomes(await services.hub.send_batch(call.body, call.caller), document))
 
 
-async def receive(services: Services, call: Call[Follower, ReceiveRequest]) -> bytes:
+async def receive(services: Services, call: Call[Follower, ReceiveRequest]) -> Answer[bytes]:
     """Return messages of a partition; with `Prefer: wait`, wait until there are any."""
     wait = wait_seconds(call.headers, services.config.limits.receive_wait_seconds)
-    return await services.hub.receive(call.body, call.caller, wait_seconds=wait or 0)
+    octets, found = await services.hub.receive_with_group(call.body, call.caller, wait_seconds=wait or 0)
+    return Answer(octets, headers=linear_header(found.linear))
 
 
 async def join(services: Services, call: Call[Follower, ExternalJoinRequest]) -> SendResponse:
@@ -69,10 +78,11 @@ async def propose(services: Services, call: Call[Follower, ExternalProposalReque
     return await services.hub.propose(call.body, call.caller)
 
 
-async def group_info(services: Services, call: Call[Follower, GroupInfoRequest]) -> bytes:
+async def group_info(services: Services, call: Call[Follower, GroupInfoRequest]) -> Answer[bytes]:
     """Return what a client needs to join a group."""
     found = await services.hub.group_info(call.body.group_id, call.caller, partition=partition_in(call.query))
-    return encode(found if "bundle" in call.query else found.info)
+    answer = encode(found.bundle if "bundle" in call.query else found.bundle.info)
+    return Answer(answer, headers=linear_header(found.linear))
 
 
 async def welcome_init(services: Services, call: Call[Follower, WelcomeInitRequest]) -> WelcomeInitResponse:
@@ -83,6 +93,11 @@ async def welcome_init(services: Services, call: Call[Follower, WelcomeInitReque
 async def welcome(services: Services, call: Call[Follower, MLSMessage]) -> None:
     """Store a Welcome for our devices."""
     await services.incoming_welcomes.store(call.caller.provider, call.body)
+
+
+async def welcome_status(services: Services, call: Call[Follower, WelcomeStatusRequest]) -> WelcomeStatusResponse:
+    """Return what became of the Welcomes of a commit."""
+    return await services.hub.welcome_status(call.body, call.caller)
 
 
 async def push(services: Services, call: Call[Follower, PushRequest]) -> PushResponse:
@@ -110,9 +125,16 @@ async def resume(services: Services, call: Call[Follower, ResumeRequest]) -> Non
     await services.delivery.resume(call.body, call.caller)
 
 
-async def recover(services: Services, call: Call[Follower, RecoverRequest]) -> RecoverResponse:
+async def recover(services: Services, call: Call[Follower, RecoverRequest]) -> Answer[RecoverResponse]:
     """Return messages that the calling hub sequenced and lost."""
-    return await services.recovery_answers.messages_beyond(call.caller, call.body)
+    answers = services.recovery_answers
+    answer = await answers.messages_beyond(call.caller, call.body)
+    return Answer(answer, headers=linear_header(await answers.is_linear(call.caller, call.body)))
+
+
+async def recover_welcomes(services: Services, call: Call[Follower, None]) -> None:
+    """Send Welcomes again to a provider that was restored."""
+    await services.recovery_answers.send_welcomes_again(call.caller)
 
 
 async def recover_groups(services: Services, call: Call[Follower, HeldGroupsRequest]) -> HeldGroupsResponse:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Final
+from typing import Final, NotRequired, TypedDict
 
 from mimids.ds.terms.hub_terms import HubTerms
 from mimids.ds.terms.report import Report
@@ -11,12 +11,15 @@ from mimids.errors import (
     ArrangementOutdated,
     ArrangementRequired,
     BranchTerminated,
+    Busy,
     CommitDataDiffers,
+    CommitSuperseded,
+    CounterAhead,
     GroupInfoMismatch,
+    GroupReplaced,
     InvalidMessage,
     MimiError,
     NotFollowed,
-    PartitionAmbiguous,
     PartitionExists,
     PolicyRefused,
     QuotaExceeded,
@@ -64,14 +67,19 @@ from mimids.wire.messages import (
     SendResponse,
     WelcomeInitRequest,
     WelcomeInitResponse,
+    WelcomeStatusRequest,
+    WelcomeStatusResponse,
 )
 
 SENDING: Final[tuple[type[MimiError], ...]] = (
     UnknownGroup,
+    GroupReplaced,
+    UnknownPartition,
     PartitionExists,
     WrongEpoch,
     WrongBranch,
     BranchTerminated,
+    CommitSuperseded,
     CommitDataDiffers,
     InvalidMessage,
     RatchetTreeNeeded,
@@ -84,8 +92,19 @@ SENDING: Final[tuple[type[MimiError], ...]] = (
     Recovering,
     StorageUnavailable,
 )
-JOINING: Final = (*SENDING, PartitionAmbiguous)
-READING: Final = (UnknownGroup, BranchTerminated, ArrangementRequired, StorageUnavailable)
+READING: Final = (UnknownGroup, GroupReplaced, BranchTerminated, ArrangementRequired, StorageUnavailable)
+
+
+class ReportMembers(TypedDict):
+    """The JSON members of a report; null means the same as a missing member."""
+
+    hub: str
+    group_id: NotRequired[str | None]
+    accused: str
+    kind: str
+    note: NotRequired[str | None]
+    evidence: NotRequired[list[str] | None]
+
 
 SEND_BATCH: Final[Body[tuple[SendRequest, ...]]] = of_codec(SEND_REQUESTS, "SendRequest requests<V>")
 REPORT: Final = json_object(
@@ -93,8 +112,9 @@ REPORT: Final = json_object(
     '{"hub", "group_id": base64url or null, "accused": provider or user_id, "kind": letters, digits and hyphens,'
     ' "note", "evidence": [base64url MLSMessage]}; hub, accused and kind are required',
     '{"hub":"a.example","group_id":null,"accused":"mimi://c.example/u/carol","kind":"spam","note":"","evidence":[]}',
+    ReportMembers,
 )
-REPORT_ID: Final = json_answer(handlers.ReportId, '{"id"}', '{"id":7}')
+REPORT_ID: Final = json_answer(handlers.ReportId, '{"id"}', '{"id":153862790184721}')
 WELCOME: Final[Body[MLSMessage]] = Body(MESSAGE_MLS, MLS_MESSAGE.decode, MLS_MESSAGE.encode, "MLSMessage")
 TERMS: Final = json_answer_of(
     HubTerms.as_json,
@@ -140,7 +160,8 @@ _ROWS = (
         answer=encoded("ReceiveResponse"),
         handler=handlers.receive,
         summary="messages of a partition; with `Prefer: wait=N`, wait up to N seconds for new ones",
-        problems=(UnknownPartition, ArrangementRequired, StorageUnavailable),
+        waits=True,
+        problems=(UnknownPartition, GroupReplaced, CounterAhead, Busy, ArrangementRequired, StorageUnavailable),
     ),
     Endpoint(
         name="join",
@@ -152,7 +173,7 @@ _ROWS = (
         answer=mimi_ds(SendResponse),
         handler=handlers.join,
         summary="sequence an external commit",
-        problems=JOINING,
+        problems=SENDING,
     ),
     Endpoint(
         name="propose",
@@ -164,7 +185,7 @@ _ROWS = (
         answer=mimi_ds(SendResponse),
         handler=handlers.propose,
         summary="sequence an external proposal; its sender is `external` or `new_member_proposal`",
-        problems=JOINING,
+        problems=SENDING,
     ),
     Endpoint(
         name="group-info",
@@ -207,6 +228,18 @@ _ROWS = (
         limit="welcome_bytes",
     ),
     Endpoint(
+        name="welcome-status",
+        listener=Listener.PUBLIC,
+        method="POST",
+        path="/ds/v1/welcome-status",
+        caller=Follower,
+        request=mimi_ds(WelcomeStatusRequest),
+        answer=mimi_ds(WelcomeStatusResponse),
+        handler=handlers.welcome_status,
+        summary="what became of the Welcomes of the commit, or of the creation, that opened a partition",
+        problems=(UnknownPartition, RateLimited, ArrangementRequired, StorageUnavailable),
+    ),
+    Endpoint(
         name="push",
         listener=Listener.PUBLIC,
         method="POST",
@@ -230,7 +263,7 @@ _ROWS = (
         answer=NO_BODY,
         handler=handlers.resume,
         summary="push a partition again, from the given counter",
-        problems=(UnknownGroup, UnknownPartition, NotFollowed, StorageUnavailable),
+        problems=(NotFollowed, StorageUnavailable),
         status=HTTPStatus.NO_CONTENT,
         open_without_arrangement=True,
     ),
@@ -243,7 +276,7 @@ _ROWS = (
         request=mimi_ds(RecoverRequest),
         answer=mimi_ds(RecoverResponse),
         handler=handlers.recover,
-        summary="messages of a group whose hub is the caller, later than those in the backup that it restored",
+        summary="for a hub that restored a backup: messages of its group that it sequenced after that backup",
         problems=(UnknownGroup, StorageUnavailable),
         open_without_arrangement=True,
     ),
@@ -258,6 +291,20 @@ _ROWS = (
         handler=handlers.recover_groups,
         summary="the groups known here whose hub is the caller",
         problems=(StorageUnavailable,),
+        open_without_arrangement=True,
+    ),
+    Endpoint(
+        name="recover-welcomes",
+        listener=Listener.PUBLIC,
+        method="POST",
+        path="/ds/v1/recover/welcomes",
+        caller=Follower,
+        request=NO_BODY,
+        answer=NO_BODY,
+        handler=handlers.recover_welcomes,
+        summary="after the caller restored a backup, send again the Welcomes that were delivered to it",
+        problems=(RateLimited, StorageUnavailable),
+        status=HTTPStatus.NO_CONTENT,
         open_without_arrangement=True,
     ),
     Endpoint(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import Final, TypedDict
 
 import attrs
 
 from mimids.config import Limits
+from mimids.ds.departures.provider_keys import PublishedKey
 from mimids.ds.key_packages.gateway_keys import KeysAnswer, identity_public
 from mimids.ds.services import Services
 from mimids.errors import Busy, OhttpKey, OhttpUndecipherable, RateLimited, StorageUnavailable
@@ -21,6 +21,14 @@ from mimids.values import Anyone
 from mimids.wire.base64url import base64url
 
 DIRECTORY_MAX_AGE_SECONDS: Final = 300
+EXTERNAL_SENDER: Final = (
+    '{"scheme", "cipher_suites": [..], "signature_key", "credential", "external_sender"}'  # also in `me`
+)
+EXTERNAL_SENDER_EXAMPLE: Final = (
+    '{"scheme":"Ed25519","cipher_suites":[1,3],"signature_key":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo",'
+    '"credential":"bWltaTovL2EuZXhhbXBsZQ",'
+    '"external_sender":"INdamAGCsQq31Uv-08lkBzoO4XLz2qYjJa8CGmj3B1EaAAEQbWltaTovL2EuZXhhbXBsZQ"}'
+)
 _PUBLISHED: Final = ("send_batch_messages", "receive_wait_seconds")  # and all limits that end in _bytes
 
 
@@ -32,22 +40,29 @@ class Directory(TypedDict):
     endpoints: dict[str, str]
     ohttp_identity: str
     cipher_suites: list[int]
+    external_senders: list[PublishedKey]
     limits: dict[str, int]
+
+
+async def written_identity(services: Services) -> str:
+    """Return the provider's ohttp_identity in base64url, as contact cards have it."""
+    identity = await services.store.read(identity_public)
+    if identity is None:
+        raise Busy("the server is still starting")
+    return base64url(identity)
 
 
 async def directory(services: Services, call: Call[Anyone, None]) -> Answer[Directory]:
     """Return the URLs of all endpoints, and the limits of requests."""
     config = services.config
-    identity = await services.store.read(identity_public)
-    if identity is None:
-        raise Busy("the server is still starting")
     rows: tuple[AnyEndpoint, ...] = (*PUBLIC, *PROVIDERS)
     body: Directory = {
         "provider": config.provider,
         "version": installed_version(),
         "endpoints": {row.name: config.listen.public_url + row.path for row in rows},
-        "ohttp_identity": base64url(identity),
+        "ohttp_identity": await written_identity(services),
         "cipher_suites": sorted(SUITES),
+        "external_senders": await services.provider_keys.published(),
         "limits": published_limits(config.limits) | {"bundle_max_requests": config.ohttp.bundle_max_requests},
     }
     return Answer(body, headers={"Cache-Control": f"max-age={DIRECTORY_MAX_AGE_SECONDS}"})
@@ -59,12 +74,13 @@ async def ohttp_keys(services: Services, call: Call[Anyone, None]) -> Answer[byt
 
 
 async def ohttp_gateway(services: Services, call: Call[Anyone, bytes]) -> Answer[bytes]:
-    """Answer a sealed request. Errors that occur after it was opened are sealed as well."""
-    return Answer(await services.gateway.answer(call.body), headers={"Cache-Control": "no-store"})
+    """Answer a sealed request. Errors that occur after the request was opened are sealed as well."""
+    answer = await services.gateway.answer(call.body, call.address or None, reserve=call.reserve)
+    return Answer(answer, headers={"Cache-Control": "no-store"})
 
 
 def published_limits(limits: Limits, *prefixes: str) -> dict[str, int]:
-    """Return the limits that clients must know, and those whose names begin with one of `prefixes`."""
+    """Return the limits that clients must know, and the limits whose names begin with one of `prefixes`."""
     return {
         field.name: getattr(limits, field.name)
         for field in attrs.fields(Limits)
@@ -81,6 +97,9 @@ def keys_answer(keys: KeysAnswer) -> Answer[bytes]:
 
 def installed_version() -> str:
     """Return the version of the package."""
+    # imported here: it needs 20 more modules, and an idle server does not call this
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version("mimids")
     except PackageNotFoundError:  # a source tree that was never installed
@@ -99,9 +118,10 @@ _ROWS = (
         answer=json_answer(
             Directory,
             '{"provider", "version", "endpoints": {NAME: URL}, "ohttp_identity", "cipher_suites": [..], '
-            '"limits": {NAME: number}}',
+            f'"external_senders": [{EXTERNAL_SENDER}], "limits": {{NAME: number}}}}',
             '{"provider":"a.example","version":"0.1.0","endpoints":{"send":"https://a.example/ds/v1/send"},'
             '"ohttp_identity":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo","cipher_suites":[1,2,3],'
+            f'"external_senders":[{EXTERNAL_SENDER_EXAMPLE}],'
             '"limits":{"max_body_bytes":16777216}}',
         ),
         handler=directory,
@@ -130,7 +150,7 @@ _ROWS = (
         request=octets(OHTTP_REQUEST),
         answer=octets(OHTTP_RESPONSE),
         handler=ohttp_gateway,
-        summary="a sealed request for KeyPackages; errors after it was opened are sealed as well",
+        summary="a sealed request for KeyPackages; errors after the request was opened are sealed as well",
         limit="ohttp_bytes",
         problems=(OhttpKey, OhttpUndecipherable, RateLimited, StorageUnavailable),
         unlinkable=True,

@@ -7,15 +7,18 @@ from typing import Any, Final
 
 import trio
 
-from mimids.errors import Malformed, MimiError, TimedOut, TooLarge, UnsupportedMediaType
+from mimids.errors import Busy, Malformed, MimiError, TimedOut, TooLarge, UnsupportedMediaType
 from mimids.http.api.bodies import Body
-from mimids.http.api.messages import HttpRequest
 from mimids.http.api.routes import Route
 from mimids.http.media_types import without_parameters
+from mimids.http.server.holding import Holding
+from mimids.http.server.messages import HttpRequest
 from mimids.wire.codec import WireError
 
 LONG_OCTETS: Final = 16 * 1024  # a longer body is decoded in a worker thread (architecture: tasks)
 WORKERS: Final = 2
+UNCOUNTED_OCTETS: Final = 16 * 1024  # a smaller body does not count against the budget of buffered octets
+STEP_OCTETS: Final = 1024 * 1024  # reserved at a time, for a body without a declared length
 
 
 class BodyReader:
@@ -28,13 +31,17 @@ class BodyReader:
     async def receive(self, route: Route, request: HttpRequest) -> bytes:
         """Receive the body, with a length or chunked; stop as soon as it exceeds its limit.
 
-        Raises `TooLarge` and `TimedOut`.
+        A body larger than UNCOUNTED_OCTETS is received when the budget of buffered octets has room for it. Raises
+        `TooLarge`, `TimedOut`, and `Busy` if there is no room after a wait.
         """
         declared = request.headers.get("content-length", "")
-        if declared.isascii() and declared.isdigit() and int(declared[:18]) > route.limit:
-            raise TooLarge(route.endpoint.limit, int(declared[:18]))
+        length = int(declared[:18]) if declared.isascii() and declared.isdigit() else 0
+        if length > route.limit:
+            raise TooLarge(route.endpoint.limit, length)
+        if length > UNCOUNTED_OCTETS:
+            await _reserve(request.holding, length)
         octets, more = await request.receive()
-        if more:  # usually the next piece is empty and the last; the listener bounds how long one wait takes
+        if more:  # the second piece is usually the last, and empty; the listener bounds the wait for each
             piece, more = await request.receive()
             octets += piece
         if more:
@@ -61,7 +68,7 @@ def check_media_type(headers: Mapping[str, str], body: Body[Any]) -> None:
 
 
 def decode(body: Body[Any], octets: bytes) -> object:
-    """Return the value of a body; raise `Malformed`."""
+    """Return the value of a body; raise `Malformed` if it cannot be decoded."""
     try:
         return body.read(octets)
     except WireError as error:
@@ -73,11 +80,17 @@ def decode(body: Body[Any], octets: bytes) -> object:
 
 
 async def _receive_rest(route: Route, request: HttpRequest, first: bytes) -> bytes:
-    pieces, size, more = [first], len(first), True
+    octets, more = bytearray(first), True
     while more:
+        if len(octets) > max(UNCOUNTED_OCTETS, request.holding.octets):
+            await _reserve(request.holding, STEP_OCTETS)
         piece, more = await request.receive()
-        pieces.append(piece)
-        size += len(piece)
-        if size > route.limit:
-            raise TooLarge(route.endpoint.limit, size)
-    return b"".join(pieces)
+        octets += piece
+        if len(octets) > route.limit:
+            raise TooLarge(route.endpoint.limit, len(octets))
+    return bytes(octets)
+
+
+async def _reserve(holding: Holding, octets: int) -> None:
+    if not await holding.take(octets):
+        raise Busy("too many large bodies are being received; send this one again later")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
 
 import attrs
@@ -11,7 +11,13 @@ import attrs
 from mimids.errors import Malformed, NotFound
 from mimids.http.api.bodies import Body
 from mimids.http.api.endpoints import AnyEndpoint
-from mimids.http.api.messages import HttpRequest
+from mimids.http.server.messages import HttpRequest
+
+
+class SizeLimits(Protocol):
+    """Limits in octets, by name: `[limits]`, or a dict."""
+
+    def __getitem__(self, name: str, /) -> int: ...
 
 
 @attrs.frozen
@@ -21,7 +27,12 @@ class Route:
     endpoint: AnyEndpoint
     request: Body[Any] | None
     answer: Body[Any] | None
-    limit: int  # of the request body, in octets
+    limits: SizeLimits
+
+    @property
+    def limit(self) -> int:
+        """Return how many octets the request body may have."""
+        return self.limits[self.endpoint.limit]
 
 
 class Routes:
@@ -30,15 +41,14 @@ class Routes:
     `limits` has the octets that endpoints name in `limit`. With `hosts`, requests with another Host are refused.
     """
 
-    def __init__(
-        self, endpoints: Iterable[AnyEndpoint], limits: Mapping[str, int], hosts: frozenset[str] | None
-    ) -> None:
+    def __init__(self, endpoints: Iterable[AnyEndpoint], limits: SizeLimits, hosts: frozenset[str] | None) -> None:
         self._hosts = hosts
         self._exact: dict[bytes, dict[str, Route]] = {}
         self._patterns: dict[tuple[bytes, ...], dict[str, Route]] = {}
+        self._by_shape: dict[tuple[int, bytes], list[tuple[bytes, ...]]] = {}  # number of segments, and the last one
         for endpoint in endpoints:
             path = endpoint.path.encode()
-            route = Route(endpoint, endpoint.request_body, endpoint.answer_body, limits[endpoint.limit])
+            route = Route(endpoint, endpoint.request_body, endpoint.answer_body, limits)
             by_method = (
                 self._patterns.setdefault(tuple(path.split(b"/")), {})
                 if "{" in endpoint.path
@@ -46,6 +56,9 @@ class Routes:
             )
             if by_method.setdefault(endpoint.method, route) is not route:
                 raise ValueError(f"{endpoint.method} {endpoint.path} is in the table twice")
+        for pattern in self._patterns:
+            last = b"{" if pattern[-1].startswith(b"{") else pattern[-1]
+            self._by_shape.setdefault((len(pattern), last), []).append(pattern)
 
     def find(self, request: HttpRequest) -> tuple[Mapping[str, Route], Mapping[str, str]]:
         """Return the routes of a path by method, and the values of its parts in braces.
@@ -57,10 +70,11 @@ class Routes:
         if found := self._exact.get(request.path):
             return found, {}
         segments = request.path.split(b"/")
-        for pattern, by_method in self._patterns.items():
-            values = _match(pattern, segments)
-            if values is not None:
-                return by_method, values
+        for last in (segments[-1], b"{"):
+            for pattern in self._by_shape.get((len(segments), last), ()):
+                values = _match(pattern, segments)
+                if values is not None:
+                    return self._patterns[pattern], values
         raise NotFound
 
 

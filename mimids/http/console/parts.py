@@ -1,101 +1,112 @@
-"""The parts that all pages of the console are made of: page, header, section, table, badge, and formatted values."""
+"""What pages are made of, as values: cells, tables, lists of facts, sections. The templates only write them as HTML."""
 
 from __future__ import annotations
 
-import hashlib
-from base64 import b64encode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.resources import files
 from typing import Final
+from urllib.parse import quote
+
+import attrs
 
 from mimids.ds.commands.groups import group_name
-from mimids.http.console.markup import Child, Markup, element
+from mimids.printable import printable
 from mimids.store.overview import GroupSummary
 from mimids.values import Milliseconds
 from mimids.wire.base64url import base64url
-from mimids.wire.ids import ProviderId
+from mimids.wire.ids import GroupId
 
-STYLE: Final = files("mimids.http.console").joinpath("console.css").read_text(encoding="utf-8")
-_STYLE_HASH: Final = b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
-# These pages may not load, run, frame or send anything, even if a peer managed to inject markup.
-HEADERS: Final[Mapping[str, str]] = {
-    "Content-Security-Policy": f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none';"
-    " form-action 'none'; frame-ancestors 'none'",
-    "Cache-Control": "no-store",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
+NAME_CHARS: Final = 80  # of a group
 
 
-def page(title: str, *content: Child) -> Markup:
-    """Return a complete HTML page."""
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", name_="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name_="color-scheme", content="light dark"),
-        element("title", title),
-        element("style", Markup(STYLE)),
-    )
-    return Markup(f"<!doctype html>\n{element('html', head, element('body', element('main', *content)), lang='en')}\n")
+@attrs.frozen
+class Hyperlink:
+    """A link to another page of the console; with `act`, to the form of a command."""
+
+    text: str
+    href: str
+    act: bool = False
+    grave: bool = False  # the command removes something or cannot be undone
 
 
-def header(provider: ProviderId, version: str, now: Milliseconds, *, up: bool = False) -> Markup:
-    """Return the header of a page; with `up`, its name links to the overview."""
-    name = element("a", provider, href="/console", class_="home") if up else element("span", provider, class_="home")
-    return element("header", name, element("small", f"mimids {version}, {moment(now)}; reload for newer data"))
+@attrs.frozen
+class Badge:
+    """A short text in a colour: `tone` is a class of the style sheet."""
+
+    tone: str
+    text: str | int
 
 
-def section(title: str, *content: Child, id_: str | None = None) -> Markup:
-    """Return a section with a heading."""
-    return element("section", element("h2", title), *content, id_=id_)
+@attrs.frozen
+class CodeText:
+    """A command, a key or an identifier, in a font of fixed width; `title` is shown on hovering."""
+
+    text: str
+    title: str | None = None
 
 
-def tile(name: str, value: int, more: str) -> Markup:
-    """Return a tile with a number and a line below it."""
-    classes = "tile" if value else "tile none"
-    return element("div", element("span", name), element("b", number(value)), element("small", more), class_=classes)
+Cell = str | int | None | Hyperlink | Badge | CodeText | Sequence["Cell"]
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Child]], empty: str) -> Markup:
-    """Return a table, or the paragraph `empty` if there are no rows. Columns named with a final # hold numbers."""
-    classes = ["number" if column.endswith("#") else None for column in columns]
-    body = [
-        element(
-            "tr",
-            [
-                element("td", number(cell) if isinstance(cell, int) else cell, class_=class_)
-                for cell, class_ in zip(row, classes, strict=True)
-            ],
-        )
-        for row in rows
-    ]
-    if not body:
-        return element("p", empty, class_="empty")
-    titles = zip(columns, classes, strict=True)
-    head = element("tr", [element("th", column.rstrip("#"), class_=class_) for column, class_ in titles])
-    return element("div", element("table", element("thead", head), element("tbody", body)), class_="wide")
+@attrs.frozen
+class DataTable:
+    """A table, or the text `empty` if it has no rows. Columns whose name ends in # hold numbers."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    empty: str
+    more: Cell = None  # below the table: says what is left out
+    title: str = ""  # above the table, if the section has other parts
 
 
-def badge(tone: str, text: Child) -> Markup:
-    """Return a short text in the colour of `tone`, a class of the style sheet."""
-    return element("span", text, class_=f"badge {tone}")
+@attrs.frozen
+class PageSection:
+    """A part of a page with a heading: facts, tables, and the acts that it offers."""
+
+    title: str
+    id: str
+    tables: Sequence[DataTable] = ()
+    facts: Sequence[tuple[str, Cell]] = ()
+    acts: Sequence[Hyperlink] = ()
 
 
-def command(text: str) -> Markup:
-    """Return a command of the operator, as code."""
-    return element("code", text)
+@attrs.frozen
+class Alert:
+    """A message to the operator: what happened, and what to do."""
+
+    tone: str  # "bad", "warn", "note"
+    what: Cell
+    advice: Cell
 
 
-def link(group: GroupSummary) -> Markup:
+@attrs.frozen
+class Tile:
+    """A number on the overview, with a line below it."""
+
+    name: str
+    value: int
+    more: str
+    href: str
+
+
+def group_link(group: GroupSummary) -> Hyperlink:
     """Return the name of a group as a link to its page."""
-    return element("a", group_title(group), href=f"/console/groups/{group.hub}/{base64url(group.group_id)}")
+    return Hyperlink(group_title(group.group_id), f"/console/groups/{quote(group.hub)}/{base64url(group.group_id)}")
 
 
-def group_title(group: GroupSummary) -> str:
-    """Return the name of a group, or its id in base64url if it has no readable one."""
-    return group_name(group.group_id) or base64url(group.group_id)
+def group_title(group_id: GroupId) -> str:
+    """Return the name of a group, or its id in base64url if it has no readable name."""
+    return printable(group_name(group_id) or base64url(group_id), at_most=NAME_CHARS)
+
+
+def provider_link(provider: str) -> Hyperlink:
+    """Return another provider's domain as a link to its page."""
+    return Hyperlink(provider, f"/console/providers/{quote(provider, safe='')}")
+
+
+def user_link(user_id: str) -> Hyperlink:
+    """Return one of our users as a link to the user's page."""
+    return Hyperlink(user_id, f"/console/users/{quote(user_id.rpartition('/')[2], safe='')}")
 
 
 def counted(count: int, what: str) -> str:
@@ -108,6 +119,15 @@ def number(value: int) -> str:
     return f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
-def moment(at: Milliseconds) -> str:
-    """Return a time in UTC, to the minute."""
-    return f"{datetime.fromtimestamp(at / 1000, UTC):%Y-%m-%d %H:%M}Z"
+def moment(at: int) -> str:
+    """Return a time in UTC, to the minute; a number that is out of range is returned as a number."""
+    try:
+        return f"{datetime.fromtimestamp(at / 1000, UTC):%Y-%m-%d %H:%M}Z"
+    except (OverflowError, ValueError, OSError):
+        return str(at)
+
+
+def short_moment(at: Milliseconds, now: Milliseconds) -> str:
+    """Return a time in UTC, without the year if it is the current year."""
+    written = moment(at)
+    return written[5:] if written[:5] == moment(now)[:5] else written

@@ -1,61 +1,112 @@
-"""A group's partitions as an SVG drawing: a line leads to each partition from the one in which a commit opened it."""
+"""The drawing of a group's partitions: a line leads to each partition from the one in which a commit opened it.
+
+Only places and shapes are computed here; the template `drawing.html` writes them as SVG.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Final
 
+import attrs
+
 from mimids.ds.groups.tree_layout import PartitionTree, TreeRow
-from mimids.http.console.markup import Markup, element
+from mimids.store.overview import PartitionSummary
 
-ROW_PIXELS: Final = 34  # the same as in the style sheet, for the table beside the drawing
-LANE_PIXELS: Final = 22
-MARGIN_PIXELS: Final = 18
-RADIUS: Final = 6
-COLOURS: Final = 6  # of lanes, the same as in the style sheet
+COLOURS: Final = 6  # colours of lanes; the style sheet has as many
 
 
-def draw(tree: PartitionTree) -> Markup:
-    """Return the drawing as SVG, ROW_PIXELS high for each row, to be shown beside a table of the rows."""
-    width, height = 2 * MARGIN_PIXELS + LANE_PIXELS * (tree.lanes - 1), ROW_PIXELS * len(tree.rows)
-    return element(
-        "svg",
-        element("title", f"{len(tree.rows)} rows of partitions, {tree.lanes} side by side at most"),
-        [_line(tree.rows, n, parent) for n, row in enumerate(tree.rows) if (parent := row.parent) is not None],
-        [_node(row, n) for n, row in enumerate(tree.rows)],
-        xmlns="http://www.w3.org/2000/svg",
-        role="img",
-        width=width,
-        height=height,
-        viewBox=f"0 0 {width} {height}",
+@attrs.frozen
+class Scale:
+    """The distances of a drawing, in pixels. Rows are as high as in the style sheet, for the table beside it."""
+
+    row: int
+    lane: int
+    margin: int = 18
+
+
+WIDE: Final = Scale(row=34, lane=22)
+NARROW: Final = Scale(row=148, lane=14, margin=14)  # on a small screen each row of the table is a card
+
+
+@attrs.frozen
+class DrawnLine:
+    """The line to a partition from its parent, as the path of an SVG."""
+
+    path: str
+    classes: str
+
+
+@attrs.frozen
+class DrawnNode:
+    """A partition, or a stretch of `folded` ones."""
+
+    x: int
+    y: int
+    classes: str
+    folded: bool = False
+    fork: bool = False  # a ring around it
+    core: bool = False  # a dot in it
+    cross: bool = False
+
+
+@attrs.frozen
+class Drawing:
+    """A whole drawing, with its size in pixels."""
+
+    title: str
+    width: int
+    height: int
+    lines: Sequence[DrawnLine]
+    nodes: Sequence[DrawnNode]
+
+
+def draw(tree: PartitionTree, scale: Scale) -> Drawing:
+    """Return the drawing of a tree; `Scale.row` pixels high for each row."""
+    rows = tree.rows
+    return Drawing(
+        f"{len(rows)} rows of partitions, {tree.lanes} side by side at most",
+        2 * scale.margin + scale.lane * (tree.lanes - 1),
+        scale.row * len(rows),
+        [_line(rows, n, parent, scale) for n, row in enumerate(rows) if (parent := row.parent) is not None],
+        [_node(row, n, scale) for n, row in enumerate(rows)],
     )
 
 
-def _place(lane: int, n: int) -> tuple[int, int]:
-    return MARGIN_PIXELS + LANE_PIXELS * lane, ROW_PIXELS * n + ROW_PIXELS // 2
+def sample(kind: str) -> DrawnNode:
+    """Return a dot for the legend, of one kind: a state, or "fork", "terminated", "detached"."""
+    classes = f"lane0 {kind if kind in ('claimed', 'unknown', 'terminated', 'detached') else 'derived'}"
+    return DrawnNode(12, 12, classes, fork=kind == "fork", core=kind == "claimed", cross=kind == "terminated")
 
 
-def _line(rows: Sequence[TreeRow], n: int, parent: int) -> Markup:
+def _place(lane: int, n: int, scale: Scale) -> tuple[int, int]:
+    return scale.margin + scale.lane * lane, scale.row * n + WIDE.row // 2
+
+
+def _line(rows: Sequence[TreeRow], n: int, parent: int, scale: Scale) -> DrawnLine:
     """Draw the line from the parent's row: first sideways to the lane, then down."""
-    (x0, y0), (x1, y1) = _place(rows[parent].lane, parent), _place(rows[n].lane, n)
-    over = "" if x0 == x1 else f"C{x0} {y0 + ROW_PIXELS * 3 // 4} {x1} {y0 + ROW_PIXELS // 4} {x1} {y0 + ROW_PIXELS}"
-    return element("path", d=f"M{x0} {y0}{over}V{y1}", class_=f"line {_classes(rows[n])}")
+    (x0, y0), (x1, y1) = _place(rows[parent].lane, parent, scale), _place(rows[n].lane, n, scale)
+    bend = WIDE.row
+    over = "" if x0 == x1 else f"C{x0} {y0 + bend * 3 // 4} {x1} {y0 + bend // 4} {x1} {y0 + bend}"
+    return DrawnLine(f"M{x0} {y0}{over}V{y1}", _classes(rows[n].lane, rows[n].partition))
 
 
-def _node(row: TreeRow, n: int) -> Markup:
-    x, y = _place(row.lane, n)
-    classes = f"node {_classes(row)} {row.partition.knowledge}"
+def _node(row: TreeRow, n: int, scale: Scale) -> DrawnNode:
+    x, y = _place(row.lane, n, scale)
+    partition = row.partition
+    classes = f"{_classes(row.lane, partition)} {partition.knowledge}"
     if row.folded:
-        gap = element("rect", x=x - 3, y=y - 11, width=6, height=22)
-        return element(
-            "g", gap, [element("circle", cx=x, cy=y + dy, r=2) for dy in (-6, 0, 6)], class_=f"fold {classes}"
-        )
-    fork = element("circle", cx=x, cy=y, r=RADIUS + 4, class_="fork") if row.partition.live_fork else None
-    core = element("circle", cx=x, cy=y, r=RADIUS // 2, class_="core") if row.partition.knowledge == "claimed" else None
-    cross = element("path", d=f"M{x - 3} {y - 3}l6 6m0 -6l-6 6", class_="cross") if row.partition.terminated else None
-    return element("g", fork, element("circle", cx=x, cy=y, r=RADIUS), core, cross, class_=classes)
+        return DrawnNode(x, y, f"fold {classes}", folded=True)
+    return DrawnNode(
+        x,
+        y,
+        classes,
+        fork=partition.live_fork,
+        core=partition.knowledge == "claimed",
+        cross=partition.terminated,
+    )
 
 
-def _classes(row: TreeRow) -> str:
-    ended = " terminated" if row.partition.terminated else ""
-    return f"lane{row.lane % COLOURS}{ended}{' detached' if row.partition.detached else ''}"
+def _classes(lane: int, partition: PartitionSummary) -> str:
+    ended = " terminated" if partition.terminated else ""
+    return f"lane{lane % COLOURS}{ended}{' detached' if partition.detached else ''}"

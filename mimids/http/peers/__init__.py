@@ -1,4 +1,4 @@
 """Calls to other providers: connections, requests, and what their answers mean.
 
-It implements `ds.ports.PeerTransport`, and knows nothing of the endpoints in `http.api`.
+This package implements `ds.ports.PeerTransport`, and knows nothing of the endpoints in `http.api`.
 """

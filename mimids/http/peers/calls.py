@@ -1,51 +1,53 @@
-"""Calls to other providers over HTTPS: `ds.ports.PeerTransport` on httpcore.
+"""Calls to other providers over HTTPS: `ds.ports.PeerTransport`.
 
-httpcore is the part of httpx that speaks HTTP. We use it without httpx because it lets us choose the address that we
-connect to, keeps no cookies, follows no redirects, reads no proxy settings or .netrc from the environment and logs no
-URLs. It is also faster (docs/decisions/0004).
+No cookies are kept, no redirects followed, no settings read from the environment, and no URLs logged.
 
-A provider is named by its domain only. The domain is the origin of its connections, the name that its certificate
-must have and the Host header, even where `providers.NAME.url` names another address to connect to.
+A provider is named by its domain only. Its certificate and the Host header must name this domain, even if
+`providers.NAME.url` names another address to connect to.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import Final
 
 import attrs
-import httpcore
 import trio
 
 from mimids.config import Config
+from mimids.ds.elapsed import PeerDate
 from mimids.ds.ports import Clock, RelayedAnswer
 from mimids.errors import PeerFailed, PeerUnavailable, ProviderNotAllowed
+from mimids.http.header_names import ARRANGEMENT
 from mimids.http.media_types import MIMI_DS
-from mimids.http.peers.answers import DatedAnswer, HttpAnswer, dated_answer, relayed_answer, terms_revision
-from mimids.http.peers.dialling import Dialler
-from mimids.http.peers.pools import CLOSE_SECONDS, Pools
-from mimids.http.peers.problems import error_from
+from mimids.http.peers.answers import DatedAnswer, HttpAnswer, dated_answer, named_revision, relayed_answer
+from mimids.http.peers.dialling import CannotConnect, Dialler
+from mimids.http.peers.exchange import AnswerTooLarge, BrokenConnection, PeerRequest, peer_request
+from mimids.http.peers.pools import Pools, connections_kept
+from mimids.http.peers.problems import describes_us, error_from
+from mimids.http.server.shares import RESERVE, Shares
 from mimids.http.server.tls import ClientTls, Pair, Trust
 from mimids.wire.ids import ProviderId
 
-CALLS_TO_ONE: Final = 64  # at a time, so that a slow peer does not use up the connections for calls to others
-PROBLEM_OCTETS: Final = 65_536  # of an answer whose status is not 2xx
-USER_AGENT: Final = b"mimids"
-
-# The peer may close an idle connection just as we use it again. The peer is not unavailable then.
-_STALE: Final = (httpcore.RemoteProtocolError, httpcore.ReadError, httpcore.WriteError)
+CALLS: Final = 1024  # calls at a time, to all peers; each call has a connection
+CALLS_TO_ONE: Final = 64  # so that one slow peer cannot use up the calls to all others
+# Reserved for peers with at most FEW_CALLS calls in flight, so that many slow peers cannot use up all calls.
+CALLS_RESERVED: Final = CALLS // RESERVE
+FEW_CALLS: Final = 4
+WAITS_AT_ONE: Final = 32  # calls in which a peer waits for news; the other calls to the peer stay free
 
 
 @attrs.frozen
 class PeerStatistics:
-    """The number of calls in flight, and of those that ended by how they ended."""
+    """The calls in flight, the ended calls by outcome, and the calls that were not made for lack of room."""
 
     calling: int
     answered: int
     refused: int
     unavailable: int
+    crowded_out: int
 
 
 class HttpPeers:
@@ -55,10 +57,13 @@ class HttpPeers:
         dialler = Dialler(config)
         self._config = config
         self._clock = clock
-        self._named = Pools(named, dialler)
-        self._nameless = Pools(nameless, dialler)
-        self._calling: Counter[ProviderId] = Counter()
-        self._answered = self._refused = self._unavailable = 0
+        kept = connections_kept() // 2  # of each pool
+        self._named = Pools(named, dialler, clock, kept=kept)
+        self._nameless = Pools(nameless, dialler, clock, kept=kept)
+        self._calling = Shares(CALLS, share=CALLS_TO_ONE, reserve=CALLS_RESERVED, little=FEW_CALLS)
+        self._waiting: Counter[ProviderId] = Counter()
+        self._answered = self._refused = self._unavailable = self._crowded_out = 0
+        self._dates: dict[ProviderId, PeerDate] = {}  # only of providers that are allowed by their names
 
     async def call(
         self,
@@ -68,23 +73,31 @@ class HttpPeers:
         body: bytes = b"",
         *,
         media_type: str = MIMI_DS,
-        timeout_seconds: float = 30,
+        timeout_seconds: float | None = None,
         wait_seconds: int | None = None,
         on_terms_revision: Callable[[int], None] | None = None,
+        terms_revision: int | None = None,
     ) -> DatedAnswer:
-        """Exchange one request over mutual TLS, as `PeerTransport.call` says; an answer is at most max_body_bytes."""
-        headers = [(b"from", b"mimi@" + self._config.provider.encode())]
+        """Exchange one request over mutual TLS, as `PeerTransport.call` says; an answer has at most max_body_bytes."""
+        if timeout_seconds is None:
+            timeout_seconds = self._config.federation.answer_seconds
+        headers = [("from", f"mimi@{self._config.provider}")]
+        if terms_revision is not None:
+            headers.append((ARRANGEMENT.lower(), str(terms_revision)))
         if wait_seconds is not None:
-            headers.append((b"prefer", b"wait=%d" % wait_seconds))
+            headers.append(("prefer", f"wait={wait_seconds}"))
             timeout_seconds += wait_seconds
-        answer = await self._exchange(
-            self._named,
-            _request(provider, method, path, body, media_type, headers),
-            seconds=timeout_seconds,
-            octets=self._config.limits.max_body_bytes,
-            tries=2,  # every request between providers may be repeated
-        )
-        revision = terms_revision(answer.headers)
+        with self._wait(provider) if wait_seconds else nullcontext():
+            answer = await self._exchange(
+                self._named,
+                peer_request(provider, method, path, body, media_type, headers),
+                seconds=timeout_seconds,
+                octets=self._config.limits.max_body_bytes,
+                repeatable=True,  # like every request between providers
+            )
+        if "date" in answer.headers and (provider in self._config.providers or self._config.federation.names(provider)):
+            self._dates[provider] = PeerDate(answer.headers["date"], self._clock.running())
+        revision = named_revision(answer.headers)
         if revision is not None and on_terms_revision is not None:
             on_terms_revision(revision)
         if 200 <= answer.status < 300:
@@ -103,98 +116,77 @@ class HttpPeers:
         """Exchange one request that names neither us nor a client, as `Peers.call_plainly` says."""
         answer = await self._exchange(
             self._nameless,
-            _request(provider, method, path, body, media_type, []),
+            peer_request(provider, method, path, body, media_type),
             seconds=self._config.federation.answer_seconds,
             octets=self._config.limits.ohttp_bytes,
-            tries=1,  # RFC 9458 section 6.5.1: a relay MUST NOT retry
+            repeatable=False,  # RFC 9458 section 6.5.1: a relay MUST NOT retry
         )
+        if answer.status >= 300 and describes_us(answer.status, answer.headers, answer.body):
+            self._refused += 1
+            raise PeerFailed(f"it answered {answer.status}")
         self._answered += 1
         return relayed_answer(answer)
 
     async def reload(self) -> None:
         """Read renewed certificate and trust files, for connections made from now on.
 
-        Raises `tls.CertificateFileError`; the old files stay in use then.
+        Raises `tls.CertificateFileError`; the old files stay in use then. If a trust file was removed, its certificates
+        are no longer trusted.
         """
-        await self._named.reload()
-        await self._nameless.reload()
+        try:
+            self._named.reload()
+        finally:
+            self._nameless.reload()
 
-    async def close(self) -> None:
-        """Close all connections; takes at most ten seconds, also when cancelled."""
-        await self._named.close()
-        await self._nameless.close()
+    def close(self) -> None:
+        """Close all connections."""
+        self._named.close()
+        self._nameless.close()
+
+    def dates(self) -> Mapping[ProviderId, PeerDate]:
+        """Return the last Date of each provider that the configuration or the operator names."""
+        return self._dates
 
     def statistics(self) -> PeerStatistics:
         """Return the counts so far."""
-        return PeerStatistics(self._calling.total(), self._answered, self._refused, self._unavailable)
+        return PeerStatistics(self._calling.used, self._answered, self._refused, self._unavailable, self._crowded_out)
+
+    @contextmanager
+    def _wait(self, provider: ProviderId) -> Iterator[None]:
+        """Count a call in which the peer waits for news; raise `PeerUnavailable` if there are too many."""
+        if self._waiting[provider] >= WAITS_AT_ONE:
+            raise self._crowded("too many calls wait for news of this provider")
+        self._waiting[provider] += 1
+        try:
+            yield
+        finally:
+            self._waiting[provider] -= 1
+            if not self._waiting[provider]:
+                del self._waiting[provider]
+
+    def _crowded(self, detail: str) -> PeerUnavailable:
+        self._crowded_out += 1
+        return PeerUnavailable(detail, retry_after=1)
 
     async def _exchange(
-        self, pools: Pools, request: httpcore.Request, *, seconds: float, octets: int, tries: int
+        self, pools: Pools, request: PeerRequest, *, seconds: float, octets: int, repeatable: bool
     ) -> HttpAnswer:
-        provider = ProviderId(request.url.host.decode())
+        provider = request.provider
         if not self._config.federation.allows(provider, us=self._config.provider):
             raise ProviderNotAllowed
-        if self._calling[provider] >= CALLS_TO_ONE:
-            raise PeerUnavailable("too many calls to it are in flight", retry_after=1)
-        self._calling[provider] += 1
-        times = {"connect": self._config.federation.connect_seconds, "pool": self._config.federation.connect_seconds}
-        request.extensions = {"timeout": times}
+        if not self._calling.has_room(provider):
+            raise self._crowded("too many calls to this provider, or to all providers, are in flight")
+        self._calling.take(provider)
         try:
-            async with pools.borrow(provider) as pool:
-                with trio.fail_after(seconds):
-                    for _ in range(tries - 1):
-                        with suppress(*_STALE):
-                            return await _ask(pool, request, octets)
-                    return await _ask(pool, request, octets)
-        except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, trio.TooSlowError) as error:
+            with trio.fail_after(seconds):
+                return await pools.exchange(request, octets, repeatable=repeatable)
+        except AnswerTooLarge as error:
+            raise PeerFailed("the answer is too large") from error
+        except (CannotConnect, BrokenConnection, trio.TooSlowError) as error:
             self._unavailable += 1
             raise PeerUnavailable from error
         finally:
-            self._calling[provider] -= 1
-            if not self._calling[provider]:
-                del self._calling[provider]
-
-
-def _request(
-    provider: ProviderId, method: str, path: str, body: bytes, media_type: str, headers: list[tuple[bytes, bytes]]
-) -> httpcore.Request:
-    headers = [(b"host", provider.encode()), (b"user-agent", USER_AGENT), *headers]
-    if body or method in ("POST", "PUT"):
-        headers += [(b"content-type", media_type.encode()), (b"content-length", b"%d" % len(body))]
-    url = httpcore.URL(scheme=b"https", host=provider.encode(), port=443, target=path.encode())
-    return httpcore.Request(method, url, headers=headers, content=body)
-
-
-async def _ask(pool: httpcore.AsyncConnectionPool, request: httpcore.Request, octets: int) -> HttpAnswer:
-    """Exchange one request; raise `PeerFailed` for an answer of more than `octets`, or an error beyond its limit."""
-    response = await pool.handle_async_request(request)
-    room = octets if response.status < 300 else min(octets, PROBLEM_OCTETS)
-    pieces: list[bytes] = []
-    try:
-        async for piece in response.aiter_stream():
-            room -= len(piece)
-            if room >= 0:
-                pieces.append(piece)
-            else:
-                # httpcore's generators end only by raising, so close the answer and go on with the loop.
-                await response.aclose()
-    except (httpcore.NetworkError, httpcore.ProtocolError):
-        if room >= 0:
-            raise
-    finally:
-        with trio.move_on_after(CLOSE_SECONDS, shield=True):
-            await response.aclose()
-    if room < 0:
-        raise PeerFailed("its answer is too large")
-    return HttpAnswer(response.status, _headers(response.headers), b"".join(pieces))
-
-
-def _headers(given: list[tuple[bytes, bytes]]) -> Mapping[str, str]:
-    headers: dict[str, str] = {}
-    for name_, value_ in given:
-        name, value = name_.decode("latin-1").lower(), value_.decode("latin-1")
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    return headers
+            self._calling.give_back(provider)
 
 
 @asynccontextmanager
@@ -212,4 +204,4 @@ async def open_peers(config: Config, clock: Clock) -> AsyncIterator[HttpPeers]:
     try:
         yield peers
     finally:
-        await peers.close()
+        peers.close()

@@ -1,80 +1,142 @@
-"""Pools of connections to other providers, one for each SSL context, replaced when certificates are reloaded."""
+"""Connections to other providers that are kept for later calls.
+
+A handshake takes as much CPU time as many calls. A call takes the connection that was used last, so that the extra
+connections of a burst become idle. Each call also closes a few connections (to any provider) that were idle too long or
+that exceed the bound.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from ssl import SSLContext
-from typing import Final
+import resource
+import ssl
+from collections import OrderedDict
+from itertools import islice
+from typing import Final, Protocol
 
-import attrs
-import httpcore
 import trio
 
-from mimids.http.peers.dialling import Dialler
-from mimids.http.server.tls import ClientTls
+from mimids.ds.ports import Clock
+from mimids.http.peers.answers import HttpAnswer
+from mimids.http.peers.connection import PeerConnection, connect
+from mimids.http.peers.dialling import Connects
+from mimids.http.peers.exchange import BrokenConnection, PeerRequest
 from mimids.wire.ids import ProviderId
 
-CONNECTIONS: Final = 256
-IDLE_CONNECTIONS: Final = 64
-IDLE_SECONDS: Final = 30  # less than any listener of ours keeps an idle connection
-CLOSE_SECONDS: Final = 5
+MOST_KEPT: Final = 2048  # connections without a call
+KEPT_OF_ONE: Final = 16  # connections without a call, to one provider
+FILES_FOR_KEPT: Final = 8  # one kept connection for each so many files that the process may open
+IDLE_SECONDS: Final = 30  # shorter than any listener of ours keeps an idle connection
+CLOSED_AT_ONCE: Final = 4  # closed after each call; a call adds at most one connection, so the number falls
 
 
-@attrs.define(eq=False)
-class _Pool:
-    """Connections that share an SSL context. After a reload, the last call that uses an old pool closes it."""
+class Contexts(Protocol):
+    """The TLS contexts of a pool's connections; `ClientTls` for other providers."""
 
-    connections: httpcore.AsyncConnectionPool
-    calls: int = 0
-    retired: bool = False
+    def context(self, provider: ProviderId, /) -> ssl.SSLContext:
+        """Return the context for connections to `provider`; it is the same object until a reload."""
+        ...
+
+    def reload(self) -> None:
+        """Read the files again."""
+        ...
 
 
 class Pools:
-    """The pools of one `ClientTls`: one for each provider with its own trust file, and one for all others."""
+    """The connections that are made with the same `Contexts`."""
 
-    def __init__(self, tls: ClientTls, dialler: Dialler) -> None:
+    def __init__(self, tls: Contexts, dialler: Connects, clock: Clock, *, kept: int | None = None) -> None:
+        """`kept` connections without a call stay open; by default as many as the limit on open files allows."""
         self._tls = tls
         self._dialler = dialler
-        self._pools: dict[SSLContext, _Pool] = {}
+        self._clock = clock
+        self._most_kept = connections_kept() if kept is None else kept
+        # connections without a call; the one used last is at the end
+        self._pools: dict[ProviderId, list[PeerConnection]] = {}
+        # all connections without a call; the one used longest ago is first
+        self._idle: OrderedDict[PeerConnection, None] = OrderedDict()
 
-    @asynccontextmanager
-    async def borrow(self, provider: ProviderId) -> AsyncIterator[httpcore.AsyncConnectionPool]:
-        """Give the pool for calls to a provider for the block."""
-        context = self._tls.context(provider)
-        pool = self._pools.get(context)
-        if pool is None:
-            pool = self._pools[context] = _Pool(
-                httpcore.AsyncConnectionPool(
-                    ssl_context=context,
-                    max_connections=CONNECTIONS,
-                    max_keepalive_connections=IDLE_CONNECTIONS,
-                    keepalive_expiry=IDLE_SECONDS,
-                    network_backend=self._dialler,
-                )
-            )
-        pool.calls += 1
+    @property
+    def kept(self) -> int:
+        """Return how many connections stay open without a call."""
+        return len(self._idle)
+
+    async def exchange(self, request: PeerRequest, octets: int, *, repeatable: bool) -> HttpAnswer:
+        """Exchange a request for an answer of at most `octets`.
+
+        If a kept connection breaks, perhaps because the provider closed it just now, a `repeatable` request is sent
+        again on a new connection. Raises `CannotConnect`, `BrokenConnection` and `AnswerTooLarge`.
+        """
+        kept = self._take(request.provider)
+        if kept is not None:
+            try:
+                return await self._exchange(kept, request, octets)
+            except BrokenConnection:
+                if not repeatable:
+                    raise
+        new = await connect(self._dialler, request.provider, self._tls.context(request.provider))
+        return await self._exchange(new, request, octets)
+
+    async def _exchange(self, connection: PeerConnection, request: PeerRequest, octets: int) -> HttpAnswer:
         try:
-            yield pool.connections
+            return await connection.exchange(request, octets)
         finally:
-            pool.calls -= 1
-            if pool.retired and not pool.calls:
-                await _close(pool)
+            self._give_back(connection)
 
-    async def reload(self) -> None:
+    def _take(self, provider: ProviderId) -> PeerConnection | None:
+        """Return the usable connection that was used last; close connections that are not usable."""
+        while provider in self._pools:
+            connection = self._pools[provider][-1]
+            self._forget(connection)
+            if connection.is_usable(self._clock.now() / 1000):
+                return connection
+            connection.close()
+        return None
+
+    def _give_back(self, connection: PeerConnection) -> None:
+        """Keep a connection after a call if it can be used again.
+
+        Close some connections that were idle too long or exceed the bound.
+        """
+        pool = self._pools.get(connection.provider, [])
+        is_old = connection.context is not self._tls.context(connection.provider)  # certificates were renewed since
+        if is_old or not connection.is_reusable or len(pool) >= KEPT_OF_ONE:
+            connection.close()
+        else:
+            connection.idle_since = trio.current_time()
+            pool.append(connection)
+            self._pools[connection.provider] = pool
+            self._idle[connection] = None
+        for oldest in list(islice(self._idle, CLOSED_AT_ONCE)):
+            if len(self._idle) > self._most_kept or trio.current_time() - oldest.idle_since >= IDLE_SECONDS:
+                self._forget(oldest)
+                oldest.close()
+
+    def _forget(self, connection: PeerConnection) -> None:
+        del self._idle[connection]
+        pool = self._pools[connection.provider]
+        pool.remove(connection)
+        if not pool:
+            del self._pools[connection.provider]
+
+    def reload(self) -> None:
         """Read the certificate and trust files again; calls in flight keep their connections."""
-        self._tls.reload()
-        await self.close(only_idle=True)
+        try:
+            self._tls.reload()
+        finally:
+            self._close_idle()
 
-    async def close(self, *, only_idle: bool = False) -> None:
-        """Close all pools; with `only_idle` those that calls are using are closed when these have ended."""
-        pools, self._pools = self._pools, {}
-        for pool in pools.values():
-            pool.retired = True
-            if not (only_idle and pool.calls):
-                await _close(pool)
+    def close(self) -> None:
+        """Close all connections without a call now, and every other connection when its call ends."""
+        self._most_kept = 0
+        self._close_idle()
+
+    def _close_idle(self) -> None:
+        for connection in list(self._idle):
+            self._forget(connection)
+            connection.close()
 
 
-async def _close(pool: _Pool) -> None:
-    with trio.move_on_after(CLOSE_SECONDS, shield=True):
-        await pool.connections.aclose()
+def connections_kept() -> int:
+    """Return how many connections without a call may stay open under the limit on open files."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_KEPT if soft == resource.RLIM_INFINITY else min(MOST_KEPT, soft // FILES_FOR_KEPT)

@@ -1,7 +1,7 @@
 """The certificate watch: use renewed files without a restart (commands: commands, architecture: tasks).
 
-A file counts as changed when its modification time or its size differs. A renewal of several files may be seen
-half done: the certificate and the key do not match then, the old pair stays in use, and the next check tries again.
+A file counts as changed when its modification time or its size differs. If a check finds only some of the files
+renewed, the certificate and the key do not match. Then the old pair stays in use, and the next check tries again.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ async def watch(
 ) -> None:
     """Check `files` every `seconds`, forever, and call `reload` when one of them has changed.
 
-    Calls `on_reload` after a success. If `reload` raises `CertificateFileError`, calls `on_failure` and tries again at
-    the next check.
+    Calls `on_reload` after a success. If `reload` raises `CertificateFileError`, `watch` calls `on_failure`, and tries
+    again at the next check.
     """
     paths = tuple(files)
     seen = _stamps(paths)

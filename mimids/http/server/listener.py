@@ -18,18 +18,19 @@ from typing import Final, cast
 import attrs
 import trio
 
+from mimids.http.server.buffers import Buffers
 from mimids.http.server.connection import (
     EXTENSION,
     ASGIApp,
-    ConnectionInfo,
-    ConnectionLimits,
-    ListenerState,
     Message,
     Receive,
     Scope,
     Send,
     ServerConnection,
 )
+from mimids.http.server.listener_state import ConnectionInfo, ConnectionLimits, ListenerState
+from mimids.http.server.messages import DirectApp, join_headers
+from mimids.http.server.shares import Owner, owner_of_address
 from mimids.http.server.tls import ServerTls
 
 DRAIN_SECONDS: Final = 6
@@ -50,17 +51,21 @@ class Bind:
     tls: ServerTls | None = None
     limits: ConnectionLimits = attrs.field(factory=ConnectionLimits)
     unix_mode: int = 0o600
+    buffers: Buffers = attrs.field(factory=Buffers)  # a budget that listeners may share
 
 
 @attrs.frozen
 class ListenerStatistics:
-    """The connections of a listener: `open` and `idle` now, the others since the start."""
+    """The connections of a listener: `open`, `idle` and `waiting` count now, all other fields count since the start."""
 
     open: int
-    idle: int  # open ones without a request
+    idle: int  # open connections without a request
+    waiting: int  # requests that wait for news
     accepted: int
     refused: int
+    evicted: int
     timed_out: int
+    flooded: int
     forced: int
     failed: int
 
@@ -90,17 +95,19 @@ async def serve(
 ) -> None:
     """Serve `app` at `bind` until `drain` is set, then finish within `drain_seconds`.
 
-    Draining answers the requests in flight, closes WebSockets with 1001, and closes by force what is left at the end.
-    Cancelling closes everything at once. Raises `OSError` or `ValueError` if it cannot listen there. Exceptions of the
-    app are logged and answered with a 500 without a body.
+    Draining answers the requests in flight, closes WebSockets with 1001, and at the end closes the remaining
+    connections by force. Cancelling closes everything at once. Raises `OSError` or `ValueError` if it cannot listen at
+    `bind`. Exceptions of the app are logged and answered with a 500 without a body.
     """
-    shared = ListenerState(bind.name, bind.tls, bind.limits, log)
+    shared = ListenerState(bind.name, bind.tls, bind.limits, log, bind.buffers)
     listeners = await _listen(bind)
     try:
         async with trio.open_nursery() as connections:
             try:
                 async with trio.open_nursery() as accepting:
                     handler = partial(_handle, app, shared)
+                    accepting.start_soon(shared.busy.watch)
+                    accepting.start_soon(shared.close_idle)
                     accepting.start_soon(partial(trio.serve_listeners, handler, listeners, handler_nursery=connections))
                     task_status.started(OpenListener(bind.name, _address(listeners[0]), partial(_statistics, shared)))
                     await drain.wait()
@@ -115,21 +122,28 @@ async def serve(
 
 
 async def _handle(app: ASGIApp, shared: ListenerState, stream: trio.SocketStream) -> None:
-    open_, most = len(shared.open), shared.limits.connections
-    if open_ >= most and shared.idle:
-        next(iter(shared.idle)).evict()
-    elif open_ >= most:
-        shared.tally.refused += 1
-        if open_ >= most + REFUSALS:
-            return
-        app = _refuse
-    await ServerConnection(app, shared, stream.socket).run()
+    owner = _owner(shared, stream.socket)
+    refusing = None if shared.make_room(owner) else partial(_refuse, app)
+    if refusing is None or shared.may_refuse(owner, REFUSALS):
+        await ServerConnection(app, shared, stream.socket, owner, refusing=refusing).run()
 
 
-async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
+def _owner(shared: ListenerState, connected: trio.socket.SocketType) -> Owner:
+    """Return the peer's address as an owner; None without TLS, because then all peers come through one proxy."""
+    if shared.tls is None:
+        return None
+    try:
+        return owner_of_address(connected.getpeername()[0])
+    except OSError:  # the peer has gone; its connection ends at once
+        return None
+
+
+async def _refuse(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer 503: the listener has as many busy connections as it may have."""
     kind = "http.response" if scope["type"] == "http" else "websocket.http.response"
     headers = [(b"retry-after", b"2"), (b"content-length", b"0"), (b"connection", b"close")]
+    if isinstance(app, DirectApp):
+        headers += app.headers(join_headers(scope["headers"]))
     start: Message = {"type": f"{kind}.start", "status": 503, "headers": headers}
     await send(start)
     await send({"type": f"{kind}.body", "body": b"", "more_body": False})
@@ -140,9 +154,12 @@ def _statistics(shared: ListenerState) -> ListenerStatistics:
     return ListenerStatistics(
         open=len(shared.open),
         idle=len(shared.idle),
+        waiting=shared.waits.waiting,
         accepted=tally.accepted,
         refused=tally.refused,
+        evicted=tally.evicted,
         timed_out=tally.timed_out,
+        flooded=shared.settings.flooded,
         forced=tally.forced,
         failed=tally.failed,
     )
@@ -173,7 +190,7 @@ async def _listen(bind: Bind) -> list[trio.SocketListener]:
 
 
 def _keep_alive(listening: trio.socket.SocketType) -> None:
-    """Have the kernel find peers that vanish while the app makes them wait; accepted sockets inherit the options."""
+    """Make the kernel detect peers that vanish while the app makes them wait; accepted sockets inherit the options."""
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
         if hasattr(socket, option):

@@ -1,7 +1,8 @@
 """TLS: our certificate, trust in other providers' certificates, and which provider is calling.
 
 `[tls] trust` (or the system's roots) is trusted for all providers without a trust file of their own;
-`providers.NAME.trust` is trusted for NAME alone, and nothing else is. Both hold for incoming and outgoing connections.
+`providers.NAME.trust` is trusted for NAME alone, and nothing else is trusted for NAME. Both rules apply to incoming and
+outgoing connections.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import re
 import ssl
 import sys
 from collections.abc import Mapping
+from math import inf
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -21,11 +23,13 @@ from mimids.errors import CertificateMismatch, CertificateRequired
 from mimids.wire.ids import ProviderId, provider_id
 
 ALPN: Final = ["http/1.1"]  # no HTTP/2 (http: listeners)
+# OpenSSL's errors for a key that is not the certificate's: of the same kind, and of another one.
+NOT_THE_KEY: Final = ("KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
 _FROM: Final = re.compile(r"mimi@([A-Za-z0-9.-]+)")
 
 
 class CertificateFileError(Exception):
-    """A certificate, key or trust file cannot be used; the message names the file and the reason."""
+    """A certificate, key or trust file cannot be used; the message names the file and says why."""
 
 
 @attrs.frozen
@@ -48,9 +52,9 @@ class Trust:
 
 
 def dns_names(certificate: bytes) -> frozenset[ProviderId]:
-    """Return the dNSNames of a DER certificate that are provider names; wildcards are not (http: between-providers).
+    """Return the dNSNames of a DER certificate that are provider names (http: between-providers).
 
-    Other names are left out. A certificate that cannot be parsed has no names.
+    Wildcards and all other names are left out. A certificate that cannot be parsed has no names.
     """
     try:
         extensions = x509.load_der_x509_certificate(certificate).extensions
@@ -61,7 +65,9 @@ def dns_names(certificate: bytes) -> frozenset[ProviderId]:
 
 
 def caller(names: frozenset[ProviderId] | None, from_header: str | None) -> ProviderId:
-    """Return the calling provider: that of `From: mimi@DOMAIN`, else the only name (http: between-providers).
+    """Return the calling provider (http: between-providers).
+
+    It is the provider in `From: mimi@DOMAIN`, else the only name in the certificate.
 
     `names` are the names that the client certificate is trusted for, None without a certificate. Raises
     `CertificateRequired` or `CertificateMismatch`.
@@ -99,11 +105,16 @@ class PeerCertificate:
 
     der: bytes
     names: frozenset[ProviderId]
+    chain: frozenset[bytes] = frozenset()  # DER, from the leaf to the trusted one
+    valid_until: float = inf  # seconds since the epoch: the first certificate of the chain ends then
 
 
 @attrs.frozen
 class ServerCredentials:
-    """The contents of a `ServerTls`'s files when they were read. A connection keeps those it started with."""
+    """The contents of a `ServerTls`'s files when they were read.
+
+    A connection keeps the credentials with which it started.
+    """
 
     context: ssl.SSLContext
     general: frozenset[bytes] | None  # DER of the certificates in Trust.general; None: the system's
@@ -115,11 +126,14 @@ class ServerCredentials:
         if leaf is None:
             return None
         chain = _verified_chain(connection)
+        return PeerCertificate(leaf, self.names(leaf, chain), chain, _end(chain))
+
+    def names(self, leaf: bytes, chain: frozenset[bytes]) -> frozenset[ProviderId]:
+        """Return the provider names that a verified certificate is trusted for."""
         general = self._is_general(chain)
-        names = frozenset(
+        return frozenset(
             name for name in dns_names(leaf) if (chain & self.pinned[name] if name in self.pinned else general)
         )
-        return PeerCertificate(leaf, names)
 
     def _is_general(self, chain: frozenset[bytes]) -> bool:
         if self.general is not None:
@@ -140,10 +154,26 @@ class ServerTls:
         self.current = self._read()
 
     def reload(self) -> None:
-        """Read the files again. If this raises `CertificateFileError`, the old certificates stay in use."""
-        self.current = self._read()
+        """Read the files again. If this raises `CertificateFileError`, the old certificates stay in use.
 
-    def _read(self) -> ServerCredentials:
+        There is one exception: the certificates of a trust file that was removed are no longer trusted, even though the
+        removal is reported as an error.
+        """
+        removed: list[Path] = []
+        self.current = self._read(removed)
+        _report(removed)
+
+    def still_trusts(self, peer: PeerCertificate, credentials: ServerCredentials, now: float) -> bool:
+        """Tell whether the certificates of a kept connection are still valid, and trusted for the same names.
+
+        `credentials` are those of its handshake, `now` is in seconds since the epoch.
+        """
+        if now >= peer.valid_until:
+            return False
+        current = self.current
+        return current is credentials or current.names(peer.der, peer.chain) == peer.names
+
+    def _read(self, removed: list[Path] | None = None) -> ServerCredentials:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_3  # BCP 195 requires it of new protocols
         context.num_tickets = 0
@@ -152,13 +182,29 @@ class ServerTls:
         if self._clients is None:
             return ServerCredentials(context, None, {})
         context.verify_mode = ssl.CERT_OPTIONAL
-        general = _trust(context, self._clients.general)
-        pinned = {name: _trust(context, path) for name, path in self._clients.providers.items()}
+        general = _trust(context, self._clients.general, removed)
+        pinned = {name: _trust(context, path, removed) for name, path in self._clients.providers.items()}
         return ServerCredentials(context, general if self._clients.general else None, pinned)
 
 
+def certificates_end(connection: ssl.SSLObject) -> float:
+    """Return the earliest end of a certificate in the peer's verified chain, in seconds since the epoch.
+
+    A certificate that OpenSSL verifies but `cryptography` cannot parse counts as expired.
+    """
+    return _end(_verified_chain(connection))
+
+
+def _end(chain: frozenset[bytes]) -> float:
+    try:
+        certificates = [x509.load_der_x509_certificate(each) for each in chain]
+    except ValueError:
+        return -inf
+    return min((each.not_valid_after_utc.timestamp() for each in certificates), default=inf)
+
+
 def _verified_chain(connection: ssl.SSLObject) -> frozenset[bytes]:
-    """Return the DER certificates of the chain that OpenSSL verified, from the leaf to the trusted one."""
+    """Return the DER certificates of the chain that OpenSSL verified, from the leaf to the trusted certificate."""
     if sys.version_info >= (3, 13):
         return frozenset(connection.get_verified_chain())
     # Before Python 3.13 only the public wrapper of this call is missing (python/cpython#109109).
@@ -176,30 +222,42 @@ class ClientTls:
         self._trust = trust
         self._pair = pair
         self._contexts = self._read()
+        self._lacks_roots = trust.general is None  # the system's roots: reading them takes longer than the other files
 
     def context(self, provider: ProviderId) -> ssl.SSLContext:
         """Return the context for `provider`; all providers without a trust file of their own share one object.
 
-        The context checks the server name it is given. Where `providers.NAME.url` names another host, pass the
-        provider's name as server name beside the address.
+        The context checks the server name that the caller passes. If `providers.NAME.url` names another host, connect
+        to that host, but pass the provider's name as server name.
         """
-        return self._contexts.get(provider) or self._contexts[None]
+        own = self._contexts.get(provider)
+        if own is None and self._lacks_roots:
+            self._contexts[None].set_default_verify_paths()
+            self._lacks_roots = False
+        return own or self._contexts[None]
 
     def reload(self) -> None:
-        """Read the files again; contexts returned before stay as they are. May raise `CertificateFileError`."""
-        self._contexts = self._read()
+        """Read the files again; contexts returned before stay as they are. May raise `CertificateFileError`.
 
-    def _read(self) -> dict[ProviderId | None, ssl.SSLContext]:
-        contexts: dict[ProviderId | None, ssl.SSLContext] = {None: self._make(self._trust.general)}
+        If a trust file was removed, its certificates are no longer trusted. After any other error nothing changes.
+        """
+        removed: list[Path] = []
+        self._contexts = self._read(removed)
+        self._lacks_roots = self._trust.general is None
+        _report(removed)
+
+    def _read(self, removed: list[Path] | None = None) -> dict[ProviderId | None, ssl.SSLContext]:
+        contexts: dict[ProviderId | None, ssl.SSLContext] = {None: self._make(self._trust.general, removed)}
         for name, path in self._trust.providers.items():
-            contexts[name] = self._make(path)
+            contexts[name] = self._make(path, removed)
         return contexts
 
-    def _make(self, trusted: Path | None) -> ssl.SSLContext:
+    def _make(self, trusted: Path | None, removed: list[Path] | None) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.set_alpn_protocols(ALPN)
-        _trust(context, trusted)
+        if trusted is not None:
+            _trust(context, trusted, removed)
         if self._pair is not None:
             _present(context, self._pair)
         return context
@@ -213,13 +271,26 @@ def _present(context: ssl.SSLContext, pair: Pair) -> None:
         # For an encrypted key OpenSSL would ask on the terminal; with a wrong password it fails.
         context.load_cert_chain(pair.certificate, pair.private_key, password="")
     except (OSError, ValueError) as error:
+        if isinstance(error, ssl.SSLError) and error.reason in NOT_THE_KEY:
+            raise CertificateFileError(f"{pair.private_key} is not the key of {pair.certificate}") from error
         raise CertificateFileError(f"{pair.certificate} with {pair.private_key}: {_reason(error)}") from error
 
 
-def _trust(context: ssl.SSLContext, trusted: Path | None) -> frozenset[bytes]:
-    """Trust the certificates of a file in `context` and return them as DER; for None, trust the system's roots."""
+def trust_file(context: ssl.SSLContext, trusted: Path) -> None:
+    """Trust the certificates of a file too; raise `CertificateFileError` if the file cannot be used."""
+    _trust(context, trusted, None)
+
+
+def _trust(context: ssl.SSLContext, trusted: Path | None, removed: list[Path] | None) -> frozenset[bytes]:
+    """Trust the certificates of a file in `context` and return them as DER; for None, trust the system's roots.
+
+    A file that does not exist is added to `removed`, and adds no trust; if `removed` is None, that is an error.
+    """
     if trusted is None:
         context.set_default_verify_paths()
+        return frozenset()
+    if removed is not None and not trusted.exists():
+        removed.append(trusted)
         return frozenset()
     try:
         certificates = [
@@ -233,8 +304,14 @@ def _trust(context: ssl.SSLContext, trusted: Path | None) -> frozenset[bytes]:
     return frozenset(certificates)
 
 
+def _report(removed: list[Path]) -> None:
+    if removed:
+        names = ", ".join(map(str, dict.fromkeys(removed)))
+        raise CertificateFileError(f"removed: {names}; put the file back: until then its certificates are not trusted")
+
+
 def _reason(error: Exception) -> str:
-    """Return the reason in words; OpenSSL's look like KEY_VALUES_MISMATCH."""
+    """Return the reason of an error in words; OpenSSL's own reasons look like BAD_END_LINE."""
     if isinstance(error, ssl.SSLError):
         return (error.reason or "not a PEM file of the expected kind").replace("_", " ").lower()
     return getattr(error, "strerror", None) or str(error)

@@ -1,7 +1,7 @@
 """Transports of a connection: a plain socket, and TLS over it.
 
 Each send has a time limit. When a peer does not read, the socket is closed, and all tasks that wait for it get
-`PeerGone`, the only exception raised here for what a peer does.
+`PeerGone`. No other exception is raised here because of a peer.
 """
 
 from __future__ import annotations
@@ -16,12 +16,26 @@ from typing import Final, TypeVar, TypeVarTuple
 
 import trio
 
+from mimids.http.server.records import Records
+
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 RECEIVE_BYTES: Final = 491_520  # in one receive, so that a large body takes few turns of the event loop
+FIRST_BYTES: Final = 32_768  # in one receive, as long as the request has no octets from the budget of buffered octets
+USUAL_BYTES: Final = 4096  # allocated for a receive until more has arrived: glibc overwrites all that is allocated
 SLICE_BYTES: Final = 32768  # sent within one time limit
+RECORD_BYTES: Final = 16_384  # of data in a TLS record (RFC 8446 section 5.1): OpenSSL returns no more at a time
 _RESET: Final = struct.pack("ii", 1, 0)  # struct linger: on, 0 seconds
+_CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: process, user, group
+
+
+def user_of_peer(connected: trio.socket.SocketType) -> int | None:
+    """Return the user that the process at the other end of a Unix socket runs as; None for TCP, or if it is unknown."""
+    if connected.family != socket.AF_UNIX or not hasattr(socket, "SO_PEERCRED"):
+        return None
+    credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return int(_CREDENTIALS.unpack(credentials)[1])
 
 
 class PeerGone(Exception):
@@ -40,18 +54,33 @@ class PlainTransport:
         self._sending = trio.Lock()
         self.aborted = False
 
-    async def receive(self) -> bytes:
-        """Wait for bytes, at most RECEIVE_BYTES; return none at the end. For one task at a time."""
+    async def receive(self, most: int = RECEIVE_BYTES) -> bytes:
+        """Wait for at most `most` octets; return no octets at the end of the stream. For one task at a time."""
+        if self._socket.fileno() < 0:
+            raise PeerGone
         try:
-            return await self._socket.recv(RECEIVE_BYTES)
+            while True:  # usually nothing has arrived yet, so an attempt before waiting would fail
+                await trio.lowlevel.wait_readable(self._socket.fileno())
+                try:
+                    return self._read(most)
+                except BlockingIOError:
+                    continue
         except (OSError, trio.ClosedResourceError) as error:
             raise PeerGone from error
+
+    def _read(self, most: int) -> bytes:
+        """Read what has arrived; raise `BlockingIOError` if nothing has arrived."""
+        received = os.read(self._socket.fileno(), min(most, USUAL_BYTES))
+        if len(received) == USUAL_BYTES < most:
+            with suppress(BlockingIOError):
+                received += os.read(self._socket.fileno(), most - USUAL_BYTES)
+        return received
 
     async def send(self, data: bytes) -> None:
         """Send all of `data`. Several tasks may send; cancellation takes effect after the whole of `data` is sent."""
         sent = 0
         if not self._sending.locked():
-            sent = self._write(data)  # nearly always everything: without the scheduler and a deadline
+            sent = self._write(data)  # this usually sends everything, without the scheduler and a deadline
             if sent == len(data) < SLICE_BYTES:
                 return  # after a large send other tasks get their turn, below
         with trio.CancelScope(shield=True) as time:
@@ -114,7 +143,9 @@ class TlsTransport:
         self._below = below
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
+        self._records = Records(self._incoming)
         self._sending = trio.Lock()
+        self._most = SLICE_BYTES  # received at once from below
         self.connection = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
 
     async def handshake(self) -> None:
@@ -125,23 +156,42 @@ class TlsTransport:
             await self._flush()  # the alert
             raise PeerGone from error
 
-    async def receive(self) -> bytes:
-        """As `PlainTransport.receive`."""
+    async def receive(self, most: int = RECEIVE_BYTES) -> bytes:
+        """Receive as `PlainTransport.receive` does."""
+        self._most = most
         try:
-            received = [await self._drive(self.connection.read, RECEIVE_BYTES)]
-            with suppress(ssl.SSLError):  # the error comes again at the next read; OpenSSL returns one record at a time
-                while received[-1] and self._incoming.pending and sum(map(len, received)) < RECEIVE_BYTES:
-                    received.append(self.connection.read(RECEIVE_BYTES))
-            await self._flush()
-            return received[0] if len(received) == 1 else b"".join(received)
+            if not self._arrived():
+                await self._fill()  # else the first read would fail
+            received = await self._drive(self._decrypt, most)
+            if received and self._arrived():
+                received = self._decrypt_rest(received, most)
+                await self._flush()
+            return received
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
             return b""  # HTTP messages have a length, so a missing close_notify cannot truncate one
         except ssl.SSLError as error:
             await self._flush()
             raise PeerGone from error
 
+    def _decrypt(self, most: int) -> bytes:
+        """Return at most `most` octets of the next record that has arrived; see USUAL_BYTES."""
+        return self.connection.read(min(most, self._arrived() or 1, RECORD_BYTES))
+
+    def _decrypt_rest(self, first: bytes, most: int) -> bytes:
+        """Return `first` and what has arrived after it, without waiting; OpenSSL returns one record at a time."""
+        received, left = [first], most - len(first)
+        with suppress(ssl.SSLError):  # the error comes again at the next read
+            while received[-1] and self._arrived() and left:
+                received.append(self._decrypt(left))
+                left -= len(received[-1])
+        return b"".join(received)
+
+    def _arrived(self) -> int:
+        """Return how many octets have arrived and were not returned, most of them encrypted."""
+        return self._incoming.pending + self.connection.pending()
+
     async def send(self, data: bytes) -> None:
-        """As `PlainTransport.send`."""
+        """Send as `PlainTransport.send` does."""
         if len(data) <= SLICE_BYTES and not self._sending.locked():
             await self._encrypt(memoryview(data))
             return
@@ -160,14 +210,15 @@ class TlsTransport:
         await self._flush()
 
     async def finish(self) -> None:
-        """As `PlainTransport.finish`, after the close_notify that RFC 8446 section 6.1 requires."""
-        with suppress(ssl.SSLError):  # raised because the peer's close_notify is missing; ours is written
+        """Send the close_notify that RFC 8446 section 6.1 requires; then finish as `PlainTransport.finish` does."""
+        # raised because the peer has sent no close_notify yet; ours is still written
+        with suppress(ssl.SSLError):
             self.connection.unwrap()
         await self._flush()
         await self._below.finish()
 
     async def discard(self) -> bool:
-        """As `PlainTransport.discard`."""
+        """Discard as `PlainTransport.discard` does."""
         return await self._below.discard()
 
     async def _drive(self, step: Callable[[*Ts], T], *args: *Ts) -> T:
@@ -176,14 +227,18 @@ class TlsTransport:
                 result = step(*args)
             except ssl.SSLWantReadError:
                 await self._flush()
-                received = await self._below.receive()
-                if received:
-                    self._incoming.write(received)
-                else:
-                    self._incoming.write_eof()
+                await self._fill()
             else:
                 await self._flush()
                 return result
+
+    async def _fill(self) -> None:
+        """Give OpenSSL the next records; wait for some if none have arrived."""
+        if self._records.are_waiting:
+            await trio.lowlevel.checkpoint()
+            self._records.pass_on()
+        else:
+            self._records.add(await self._below.receive(self._most))
 
     async def _flush(self) -> None:
         # No task may run between reading records and queueing them: the peer expects them in order.

@@ -1,8 +1,8 @@
 """Judge a message in a state (`check`), and return the state that a commit leads to (`apply`). No state is modified.
 
 The signatures of members and external joiners cover the GroupContext, so a message whose signature verifies was made in
-exactly this state (RFC 9420 section 6.1). Verifying membership and confirmation tags needs secrets, so only their
-length is checked.
+exactly this state (RFC 9420 section 6.1). Membership and confirmation tags cannot be verified without secrets, so only
+their length is checked.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def signature_fits(group: PublicGroup, message: MLSMessage) -> bool:
 
 
 def covered_proposals(group: PublicGroup, message: MLSMessage) -> tuple[Covered | ProposalRef, ...]:
-    """Return the proposals that a public commit covers, in order; a bare reference for each one that was not seen."""
+    """Return the proposals that a public commit covers, in order; an unseen proposal is given by its reference."""
     public = message.message
     if not isinstance(public, PublicMessage) or not isinstance(public.content.content, Commit):
         return ()
@@ -77,7 +77,7 @@ def _covered(group: PublicGroup, item: ProposalOrRef, committer: Sender) -> Cove
 def check(group: PublicGroup, message: MLSMessage) -> Verdict:
     """Judge a PublicMessage or PrivateMessage in this state.
 
-    The verdict on a valid commit carries the next state; the one on a valid proposal carries its reference, which
+    The verdict on a valid commit carries the next state. The verdict on a valid proposal carries its reference, which
     `record` stores. Raises `TypeError` for other kinds of message.
     """
     try:
@@ -95,7 +95,7 @@ def check(group: PublicGroup, message: MLSMessage) -> Verdict:
 
 
 def apply(group: PublicGroup, message: MLSMessage) -> PublicGroup:
-    """Return the state that a commit leads to; raise `RuleError` if invalid, `LookupError` if the state is unknown."""
+    """Return the state that a commit leads to; raise `RuleError` if it is invalid, `LookupError` if it is unknown."""
     verdict = check(group, message)
     if isinstance(verdict, Invalid):
         raise RuleError(verdict)
@@ -178,7 +178,7 @@ def _by_value(content: bytes | Proposal | Commit) -> tuple[Proposal, ...]:
 
 
 def check_place(message: MLSMessage, group_id: bytes | None, epoch: int | None) -> None:
-    """Check that a message is for this group and epoch; None skips that check."""
+    """Check that a message is for this group and epoch; a value of None skips its check."""
     if group_id is not None and message.group_id != group_id:
         reject(WRONG_GROUP)
     if epoch is not None and message.epoch != epoch:

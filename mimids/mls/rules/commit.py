@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Final
 
-from mimids.mls.code_points import AppDataUpdateOperation, ExtensionType, LeafNodeSource
+import attrs
+
+from mimids.mls.code_points import AppDataUpdateOperation, ExtensionType, LeafNodeSource, ProposalType, SenderType
 from mimids.mls.components import AppDataDictionary, apply_update
 from mimids.mls.faults import FaultError
 from mimids.mls.framing import AuthenticatedContent
@@ -16,9 +20,11 @@ from mimids.mls.proposals import (
     AppEphemeral,
     Commit,
     GroupContextExtensions,
+    Proposal,
     ProposalRef,
     ReInit,
     SelfRemove,
+    Unparsed,
     Update,
     UpdatePath,
 )
@@ -44,12 +50,14 @@ from mimids.mls.rules.verdict import (
     PROPOSAL_TYPE,
     SIGNATURE_KEY_UNIQUE,
     Missing,
+    RuleError,
     Unknown,
     reject,
     reject_covering,
 )
 from mimids.mls.suites import Suite
 from mimids.mls.tree.math import position
+from mimids.mls.tree.ratchet_tree import RatchetTree
 from mimids.wire.declare import encode
 
 _LAST_EPOCH: Final = (1 << 64) - 1
@@ -62,7 +70,7 @@ def check_commit(
     commit: Commit,
     items: tuple[Covered | ProposalRef, ...],
 ) -> Verdict:
-    """Judge a commit whose signature was verified; `items` are its proposals, bare references for unseen ones."""
+    """Judge a commit whose signature was verified; `items` are its proposals, with references for unseen proposals."""
     committer = authenticated.content.sender
     for item in items:
         if not isinstance(item, Covered) and item in group.refused:
@@ -70,7 +78,7 @@ def check_commit(
     known = tuple(item for item in items if isinstance(item, Covered))
     check_list(known, committer, commit)
     for each in known:
-        if each.ref is None:  # proposals sent earlier were checked on arrival, in this same state
+        if each.ref is None:  # proposals by reference were checked on arrival, in this same state
             check_alone(each.proposal, committer)
             check_in_group(
                 each.proposal, committer, group.tree, group.parameters, group_id=group.group_id, epoch=group.epoch
@@ -106,17 +114,41 @@ def check_path(path: UpdatePath, index: int | None, suite: Suite, group_id: byte
 def _check_committer_supports(
     known: tuple[Covered, ...], group: PublicGroup, index: int | None, path: UpdatePath | None
 ) -> None:
-    """Check that the committer supports the proposal types that this server does not know (RFC 9420 section 12.2).
+    """Check that the committer supports the unknown proposal types that it sends itself (RFC 9420 section 12.2).
 
-    Other members are not checked: such a proposal could remove them, and removed members need not support it.
+    Other members are not checked: such a proposal could remove them, and removed members need not support it. Proposals
+    of other members are not checked either: mls-rs sends SelfRemove as 0xF003, and no member lists that type.
     """
     leaf = None if index is None else group.tree.leaf(index)
     if leaf is None:
         return
     leaves = (leaf,) if path is None else (leaf, path.leaf_node)
     supported = {int(each) for one in leaves for each in one.capabilities.proposals}
-    if not supported.issuperset(unknown_types(known)):
+    if not supported.issuperset(unknown_types(each for each in known if each.ref is None)):
         reject(PROPOSAL_SUPPORT, "the committer does not support a proposal type that it commits")
+
+
+def possible_trees(
+    group: PublicGroup, authenticated: AuthenticatedContent, items: tuple[Covered | ProposalRef, ...]
+) -> Iterator[RatchetTree]:
+    """Yield trees that a commit may lead to, if it covers proposals whose effect is unknown.
+
+    Such proposals may change nothing in the tree, or be SelfRemoves: mls-rs sends SelfRemoves as 0xF003, without a
+    body. The caller compares a tree hash, so a wrong guess does no harm.
+    """
+    commit = authenticated.content.content
+    assert isinstance(commit, Commit)  # noqa: S101 - the caller's message is a commit
+    known = tuple(item for item in items if isinstance(item, Covered))
+    understood = tuple(each for each in known if each.proposal.is_understood)
+    leaving = tuple(_as_self_remove(each) for each in known)
+    for covered in (understood, leaving) if leaving != known else (understood,):
+        with contextlib.suppress(RuleError):
+            yield _CommitApplication(group, authenticated, commit, covered).tree_after()
+
+
+def _as_self_remove(each: Covered) -> Covered:
+    empty = each.proposal.body == Unparsed(b"") and each.sender.sender_type is SenderType.MEMBER
+    return attrs.evolve(each, proposal=Proposal(ProposalType.SELF_REMOVE, SelfRemove())) if empty else each
 
 
 class _CommitApplication:
@@ -135,7 +167,7 @@ class _CommitApplication:
         self.new_leaves: list[tuple[int, LeafNode]] = []
 
     def verdict(self) -> Verdict:
-        """Apply the whole commit; `Unknown` where the effect of a component's update is not known."""
+        """Apply the whole commit; return `Unknown` if the effect of a component's update is not known."""
         self._replace_extensions()
         self._update_and_remove()
         self._check_support_of_types()
@@ -147,6 +179,14 @@ class _CommitApplication:
         if unknown:
             return Unknown(tuple(Missing(COMPONENT, f"0x{code:04x}") for code in unknown))
         return Valid(next=self._next())
+
+    def tree_after(self) -> RatchetTree:
+        """Return the tree after the commit, without the checks of members and components; raise `RuleError`."""
+        self._update_and_remove()
+        added = self._add()
+        if self.commit.path is not None:
+            self._merge(self.commit.path, added)
+        return self.tree
 
     def _replace_extensions(self) -> None:
         for each in self.covered:
@@ -166,7 +206,7 @@ class _CommitApplication:
                 self.tree = self.tree.remove(removed)
 
     def _check_support_of_types(self) -> None:
-        """Check that members who stay support the proposal types; added and removed ones need not (section 12.2)."""
+        """Check that members who stay support the proposal types; added and removed members need not (section 12.2)."""
         support = self.tree.support
         for each in self.covered:
             known = isinstance(each.proposal.body, _NOT_DEFAULT)
@@ -193,12 +233,13 @@ class _CommitApplication:
                 updates.setdefault(int(each.proposal.body.component_id), []).append(each.proposal.body)
         unknown = []
         dictionary = self.parameters.dictionary or AppDataDictionary(())
+        found: dict[int, bytes] = {int(each.component_id): each.data for each in dictionary.component_data}
         for component_id, several in updates.items():
-            current = dictionary.get(component_id)
+            current = found.get(component_id)
             if several[0].op is AppDataUpdateOperation.REMOVE:
                 if current is None:
                     reject(COMPONENT_ABSENT)
-                dictionary = dictionary.put(component_id, None)
+                del found[component_id]
                 continue
             try:
                 data = apply_update(component_id, current, tuple(each.update or b"" for each in several))
@@ -207,9 +248,10 @@ class _CommitApplication:
             if data is None:
                 unknown.append(component_id)
             else:
-                dictionary = dictionary.put(component_id, data)
+                found[component_id] = data
         if updates and not unknown:
-            self._put_dictionary(Extension(ExtensionType.APP_DATA_DICTIONARY, encode(dictionary)))
+            after = AppDataDictionary.of(found)
+            self._put_dictionary(Extension(ExtensionType.APP_DATA_DICTIONARY, encode(after)))
         return unknown
 
     def _put_dictionary(self, dictionary: Extension) -> None:
@@ -256,7 +298,8 @@ class _CommitApplication:
     def _receivers(self, index: int, added: list[int]) -> list[int]:
         """Return how many ciphertexts each node of the path must have, from the leaf up (RFC 9420 section 7.6).
 
-        Leaves that this commit adds get none, so they are subtracted: each is once in every resolution above it.
+        Leaves that this commit adds get no ciphertext, so they are subtracted: each of them occurs once in every
+        resolution above it.
         """
         found = []
         for height, (_, copath) in enumerate(reversed(self.tree.path(index))):
@@ -266,11 +309,9 @@ class _CommitApplication:
         return found
 
     def _check_members(self) -> None:
-        """Check the resulting tree: what all members support, and that no other leaf or node has a new leaf's keys."""
-        check_members(self.parameters, self.tree.support, self.group.suite)
+        """Check the resulting tree: all members support what the group needs, and keys of new leaves occur once."""
+        check_members(self.parameters, self.tree.support)
         for index, leaf in self.new_leaves:
-            if self.tree.leaf(index) is not leaf:  # this Update's leaf was replaced by the path
-                continue
             if self.tree.holders_of_signature_key(leaf.signature_key) != (index,):
                 reject(SIGNATURE_KEY_UNIQUE)
             if self.tree.holders_of_key(leaf.encryption_key) != (position(0, index),):

@@ -16,13 +16,11 @@ from mimids.mls.rules.verdict import (
     EXTENSION_SUPPORT,
     GROUP_EXTENSIONS,
     REQUIRED_CAPABILITIES,
-    SUITE_SUPPORT,
     reject,
 )
 from mimids.mls.suites import Suite
 from mimids.mls.support import Support
 from mimids.wire.codec import WireError
-from mimids.wire.ids import MLS10
 
 
 @attrs.frozen
@@ -87,12 +85,14 @@ def check_required(parameters: Parameters, support: Support) -> None:
         reject(EXTENSION_SUPPORT)
 
 
-def check_members(parameters: Parameters, support: Support | None, suite: Suite) -> None:
-    """Check the common support of all members, None without members (RFC 9420 sections 7.3, 11.1, 13.4)."""
+def check_members(parameters: Parameters, support: Support | None) -> None:
+    """Check the common support of all members, None without members (RFC 9420 sections 7.3, 11.1, 13.4).
+
+    Whether members list the group's version and cipher suite is not checked. Members have to support both (section 11),
+    but no receiver has to check this, and the members of some stacks do not list them.
+    """
     if support is None:
         return
     check_required(parameters, support)
     if not support.credentials_in_use <= support.credentials:
         reject(CREDENTIAL_SUPPORT)
-    if MLS10 not in support.versions or suite.code not in support.cipher_suites:
-        reject(SUITE_SUPPORT)

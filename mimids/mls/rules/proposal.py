@@ -1,24 +1,23 @@
 """Rules for one proposal (RFC 9420 section 12.1, draft-ietf-mls-extensions): by itself, and in its group.
 
 `check_alone` needs only the proposal and its sender. `check_in_suite` also needs the group's suite and id, which never
-change, so both hold in any state. `check_in_group` needs the state of the epoch. Rules that depend on the rest of a
-commit's list are not checked here: a Remove can make room, and new extensions can change the demands. RFC 9420 section
-12.1.1 makes one exception: an Add is judged by the demands in force when it arrives (`check_demands`).
+change, so both functions can be used in any state. `check_in_group` needs the state of the epoch. Rules that depend on
+the other proposals of a commit are not checked here: a Remove can make room, and new extensions can change the demands.
+RFC 9420 section 12.1.1 makes one exception: an Add is judged by the demands in force when it arrives (`check_demands`).
 """
 
 from __future__ import annotations
 
 from mimids.mls.code_points import (
-    CredentialType,
     ExtensionType,
     LeafNodeSource,
     ResumptionPskUsage,
     SenderType,
 )
 from mimids.mls.framing import Sender
-from mimids.mls.identity import user_id
+from mimids.mls.identity import user_of
 from mimids.mls.key_package import leaf_fault
-from mimids.mls.leaf_node import Credential, LeafNode, extension_data
+from mimids.mls.leaf_node import LeafNode, extension_data
 from mimids.mls.proposals import (
     Add,
     ExternalInit,
@@ -99,7 +98,7 @@ def check_in_suite(proposal: Proposal, sender: Sender, suite: Suite, group_id: b
         if len(body.psk.psk_nonce) != suite.hash_size:
             reject(PSK_NONCE)
     elif isinstance(body, ExternalInit):
-        if not suite.hpke_key_fits(body.kem_output):  # RFC 9180: a KEM output is an encoded public key
+        if not suite.kem_output_fits(body.kem_output):
             reject(KEM_OUTPUT)
     elif isinstance(body, GroupContextExtensions):
         parameters_of(body.extensions, suite)
@@ -149,20 +148,12 @@ def check_leaf(leaf: LeafNode, suite: Suite, group_id: bytes, index: int) -> Non
 
 
 def check_successor(leaf: LeafNode, replaced: LeafNode) -> None:
-    """Check that a leaf has a new key and the user of the one it replaces (RFC 9420 sections 5.3.1, 7.3, 12.2)."""
+    """Check that a leaf has a new key, and names the user of the replaced leaf (RFC 9420 sections 5.3.1, 7.3, 12.2)."""
     if leaf.encryption_key == replaced.encryption_key:
         reject(LEAF_KEY_KEPT)
-    before, after = _identifier(replaced.credential), _identifier(leaf.credential)
+    before, after = user_of(replaced.credential), user_of(leaf.credential)
     if before is not None and after is not None and before != after:
         reject(CREDENTIAL_SUCCESSOR)
-
-
-def _identifier(credential: Credential) -> bytes | None:
-    """Return the user that a credential names, else a basic credential's octets; None where neither is known."""
-    user = user_id(credential)
-    if user is None and credential.credential_type is CredentialType.BASIC and isinstance(credential.content, bytes):
-        return credential.content
-    return user
 
 
 def _check_psk_usage(body: PreSharedKey, epoch: int) -> None:
@@ -173,7 +164,7 @@ def _check_psk_usage(body: PreSharedKey, epoch: int) -> None:
 
 
 def _check_dictionary_kept(body: GroupContextExtensions, parameters: Parameters) -> None:
-    """Check that the dictionary is unchanged where only AppDataUpdate may change it (draft-ietf-mls-extensions)."""
+    """Check that the dictionary is unchanged if only AppDataUpdate may change it (draft-ietf-mls-extensions)."""
     if not parameters.dictionary_is_kept:
         return
     if extension_data(body.extensions, ExtensionType.APP_DATA_DICTIONARY) != parameters.dictionary_octets:

@@ -1,7 +1,7 @@
 """Rules for the list of proposals that a commit covers (RFC 9420 section 12.2, draft-ietf-mls-extensions).
 
-A rule that is broken here stays broken whatever else the list contains. So the rules can be checked on a part of the
-list: without the proposals that were never seen, or without all references where the state is unknown.
+If a part of the list breaks one of these rules, the whole list breaks this rule. So the rules can be checked on a part:
+the list without the proposals that were never seen or, if the state is unknown, without all references.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ NEEDS_PATH = (Update, Remove, ExternalInit, GroupContextExtensions, SelfRemove)
 
 @attrs.frozen
 class Covered:
-    """A proposal that a commit covers, its sender, and the reference that names it (None: by value)."""
+    """A proposal that a commit covers, its sender, and the reference that names it (None if it is carried by value)."""
 
     proposal: Proposal
     sender: Sender
@@ -109,11 +109,13 @@ def _check_regular(known: tuple[Covered, ...], committer: Sender, commit: Commit
 
 
 def _check_external(known: tuple[Covered, ...], commit: Commit) -> None:
-    if any(each.ref is not None and not isinstance(each.proposal.body, SelfRemove) for each in known):
+    if any(each.ref is not None and not _may_be_self_remove(each.proposal) for each in known):
         reject(EXTERNAL_COMMIT_REFERENCE)
     bodies = [each.proposal.body for each in known if each.ref is None]
     if sum(isinstance(body, ExternalInit) for body in bodies) != 1:
-        reject(EXTERNAL_COMMIT_INIT)  # certain, because an ExternalInit cannot come by reference
+        reject(
+            EXTERNAL_COMMIT_INIT
+        )  # certain, although proposals may be unseen: an ExternalInit cannot come by reference
     if sum(isinstance(body, Remove) for body in bodies) > 1:
         reject(EXTERNAL_COMMIT_REMOVE)
     if any(isinstance(body, Add | Update | GroupContextExtensions | ReInit) for body in bodies):
@@ -122,9 +124,14 @@ def _check_external(known: tuple[Covered, ...], commit: Commit) -> None:
         reject(PATH_MISSING, section="RFC 9420 section 12.4.3.2")
 
 
+def _may_be_self_remove(proposal: Proposal) -> bool:
+    """Tell whether a proposal is a SelfRemove or not understood: mls-rs sends a SelfRemove with the type 0xF003."""
+    return isinstance(proposal.body, SelfRemove) or not proposal.is_understood
+
+
 def unknown_types(known: Iterable[Covered]) -> tuple[int, ...]:
     """Return the proposal types whose effect this server does not know, in order."""
-    return tuple(int(each.proposal.proposal_type) for each in known if isinstance(each.proposal.body, bytes))
+    return tuple(int(each.proposal.proposal_type) for each in known if not each.proposal.is_understood)
 
 
 def _repeats(values: Iterable[object]) -> bool:

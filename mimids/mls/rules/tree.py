@@ -30,7 +30,7 @@ from mimids.mls.tree.subtree import (
 
 
 def check_tree(tree: RatchetTree, parameters: Parameters, group_id: bytes) -> None:
-    """Check a tree that arrives as a whole, cheap rules first; raise `RuleError`. The caller compares the tree hash."""
+    """Check a whole tree, cheap rules first; raise `RuleError`. The caller compares the tree hash."""
     suite = tree.suite
     keys: set[bytes] = set()
     for _, key in tree.encryption_keys():
@@ -41,7 +41,7 @@ def check_tree(tree: RatchetTree, parameters: Parameters, group_id: bytes) -> No
             reject(PATH_KEY, "a key in the tree does not fit the suite")
     if len({leaf.signature_key for _, leaf in tree.leaves()}) != tree.member_count:
         reject(SIGNATURE_KEY_UNIQUE)
-    check_members(parameters, tree.support, suite)
+    check_members(parameters, tree.support)
     ParentHashes(suite).check(tree.root, tree.height, 0)
     for index, leaf in tree.leaves():
         check_leaf(leaf, suite, group_id, index)
@@ -88,7 +88,7 @@ class ParentHashes:
         if own is None or own.node is None or parent.node is None:
             return False
         claimed = own.node.parent_hash
-        if claimed is None:  # not a leaf from a commit
+        if claimed is None:  # the node is a leaf that is not from a commit
             return False
         node = parent.node
         return claimed == parent_hash(self._suite, node.encryption_key, node.parent_hash, self._original_hash(*sibling))
@@ -112,7 +112,7 @@ class ParentHashes:
 
 
 def _is_unmerged_below(parent: Parent, height: int, leaf: int) -> bool:
-    """Tell whether the next nonblank node on the way down to `leaf` lists it as unmerged, or is that leaf."""
+    """Tell whether the next nonblank node on the way down to `leaf` is that leaf, or lists the leaf as unmerged."""
     subtree: Subtree = parent
     for bit in range(height - 1, -1, -1):
         subtree = children(subtree)[leaf >> bit & 1]
@@ -126,7 +126,7 @@ def _is_unmerged_below(parent: Parent, height: int, leaf: int) -> bool:
 
 
 def _sole_merged(subtree: Subtree, unmerged: tuple[int, ...]) -> Leaf | Parent | None:
-    """Return the one node in a subtree's resolution besides the `unmerged` leaves; None if there is not exactly one."""
+    """Return the only node in a subtree's resolution besides the `unmerged` leaves; None if there is no such node."""
     if subtree.resolution_size != len(unmerged) + 1:
         return None
     if type(subtree) is Parent and subtree.node is not None:

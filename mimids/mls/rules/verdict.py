@@ -1,8 +1,8 @@
 """The verdicts on a message, and the table of all rules that can refuse one (printed into docs/mls.md).
 
-`Invalid` means that a rule is certainly broken. `Unknown` lists what was missing for a judgement. `Valid` means that
-nothing visible is wrong; it carries the next state and is therefore defined in `public_group`. A rule refuses a message
-only where the violation is certain without secrets; missing information never leads to a refusal.
+`Invalid` means that a rule is certainly broken. `Unknown` lists the facts that were missing for a judgement. `Valid`
+means that nothing visible is wrong; it carries the next state and is therefore defined in `public_group`. A rule
+refuses a message only if the violation is certain without secrets; missing information never leads to a refusal.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ class Rule:
 
 @attrs.frozen
 class Invalid:
-    """Certainly invalid; safe to show to users. If the rule combines several, `section` is that of the broken one."""
+    """Certainly invalid; safe to show to users.
+
+    If the rule stands for several rules of the RFC, `section` is the section of the broken rule.
+    """
 
     rule: Rule
     section: str
@@ -36,7 +39,7 @@ class Invalid:
 
 @attrs.frozen
 class Missing:
-    """Something that was missing for a judgement: its kind, and which one (a reference in hex, a code point)."""
+    """Something that was missing for a judgement: its kind, and its name (a reference in hex, a code point)."""
 
     kind: str
     which: str = ""
@@ -48,7 +51,7 @@ class Missing:
 
 @attrs.frozen
 class Unknown:
-    """Not refused, but the next state is unknown (for a commit), or the validity is (for any other message)."""
+    """Not refused. The next state after a commit is unknown; whether any other message is valid is unknown."""
 
     missing: tuple[Missing, ...]
 
@@ -120,13 +123,12 @@ LEAF_NODE: Final = _rule("leaf-node", "7.3", "the leaf node is invalid")
 LEAF_SOURCE: Final = _rule("leaf-source", "7.3", "the leaf node has the wrong leaf_node_source for its use")
 LEAF_SIGNATURE: Final = _rule("leaf-signature", "7.3", "the leaf node's signature is wrong")
 LEAF_KEY_KEPT: Final = _rule(
-    "leaf-key-kept", "7.3", "the new leaf node keeps the encryption key of the one it replaces"
+    "leaf-key-kept", "7.3", "the new leaf node keeps the encryption key of the leaf node that it replaces"
 )
 CREDENTIAL_SUCCESSOR: Final = _rule("credential-successor", "5.3.1", "the new credential names another user")
 REQUIRED_CAPABILITIES: Final = _rule("required-capabilities", "11.1", "a member lacks a required capability")
 EXTENSION_SUPPORT: Final = _rule("extension-support", "13.4", "a member does not support an extension of the group")
 CREDENTIAL_SUPPORT: Final = _rule("credential-support", "7.3", "a member does not support a credential type in use")
-SUITE_SUPPORT: Final = _rule("suite-support", "11.1", "a member does not list the group's version or cipher suite")
 SIGNATURE_KEY_UNIQUE: Final = _rule("signature-key-unique", "7.3", "two members have the same signature key")
 ENCRYPTION_KEY_UNIQUE: Final = _rule("encryption-key-unique", "7.3", "two nodes have the same encryption key")
 DUPLICATE_EXTENSION: Final = _rule("duplicate-extension", "13.4", "an extension type occurs twice in a list")
@@ -224,7 +226,9 @@ TREE_MALFORMED: Final = _rule("tree-malformed", "12.4.3.3", "the ratchet tree do
 TREE_HASH: Final = _rule("tree-hash", "12.4.3.1", "the tree does not have the tree hash in the GroupInfo")
 TREE_PARENT_HASH: Final = _rule("tree-parent-hash", "7.9.2", "a parent node is not parent-hash valid")
 TREE_UNMERGED: Final = _rule(
-    "tree-unmerged", "12.4.3.1", "a node's unmerged leaves are unsorted, not below it, or missing from a node between"
+    "tree-unmerged",
+    "12.4.3.1",
+    "a node's unmerged leaves are unsorted, not below the node, or missing from a node in between",
 )
 GROUP_INFO_TAG: Final = _rule("group-info-tag", "12.4.3", "the GroupInfo's confirmation tag differs from the commit's")
 GROUP_INFO_CONTRADICTS: Final = _rule(
@@ -233,7 +237,7 @@ GROUP_INFO_CONTRADICTS: Final = _rule(
 
 
 def rules_table() -> str:
-    """Return all rules as a Markdown table, sorted by section; a test compares it with the one in docs/mls.md."""
+    """Return all rules as a Markdown table, sorted by section; a test compares it with the table in docs/mls.md."""
     rows = sorted(RULES.values(), key=lambda rule: _order(rule.section))
     return "\n".join(
         ["| section | rule | meaning |", "| --- | --- | --- |"]

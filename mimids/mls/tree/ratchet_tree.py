@@ -1,4 +1,4 @@
-"""The ratchet tree (RFC 9420 section 7): immutable; each version shares unchanged subtrees with the one before.
+"""The ratchet tree (RFC 9420 section 7): immutable; each version shares unchanged subtrees with the previous version.
 
 An operation copies only the path from the root to the changed leaf. This module does not check whether a tree is
 valid; `rules.tree` does.
@@ -16,13 +16,16 @@ from mimids.mls.suites import Suite
 from mimids.mls.support import Support
 from mimids.mls.tree.math import level, position
 from mimids.mls.tree.subtree import Blank, Leaf, Parent, Path, Subtree, children, join, parent_hash
-from mimids.wire.codec import WireError
+from mimids.wire.codec import OPAQUE_V, WireError, optional
+from mimids.wire.declare import codec
+
+_NODE = optional(codec(Node))
 
 
 class _KeyIndex:
-    """The places where keys were seen in any version that descends from one tree; lookups verify them in the version.
+    """All places where a key has been in any version of one tree; a lookup checks which places its version has.
 
-    Entries are never removed, so a tree starts a new index once the old one is far larger than the tree.
+    Entries are never removed, so a tree starts a new index when its index is far larger than the tree.
     """
 
     __slots__ = ("_lock", "encryption", "signature")
@@ -49,7 +52,7 @@ def _places(known: int | tuple[int, ...] | None) -> tuple[int, ...]:
 
 
 class RatchetTree:
-    """One version of a group's tree, `1 << height` leaves wide. Operations return a new version."""
+    """One version of a group's tree, `1 << height` leaves wide. Each operation returns a new version."""
 
     __slots__ = ("_keys", "height", "root", "suite")
 
@@ -71,6 +74,9 @@ class RatchetTree:
         """Build a tree from its nodes in array order; raise `WireError` if they do not form a tree."""
         if not nodes or nodes[-1] is None:
             raise WireError("the last node of a ratchet tree must not be blank")  # RFC 9420 section 12.4.3.3
+        if nodes[-1].node_type is not NodeType.LEAF:
+            # RFC 9420 section 12.1.3: a tree whose right half has no leaf is truncated, and no parent has a key then.
+            raise WireError("the last node of a ratchet tree must be a leaf")
         for place, node in enumerate(nodes):
             if node is not None and (node.node_type is NodeType.LEAF) != (place % 2 == 0):
                 raise WireError(f"node {place} has the wrong type")
@@ -86,8 +92,13 @@ class RatchetTree:
         return tuple(found)
 
     def encode(self) -> bytes:
-        """Return `optional<Node> ratchet_tree<V>` (RFC 9420 section 12.4.3.3)."""
-        return RATCHET_TREE.encode(self.nodes())
+        """Return `optional<Node> ratchet_tree<V>` (RFC 9420 section 12.4.3.3).
+
+        A blank subtree is written in one step, however wide it is.
+        """
+        octets = bytearray()
+        end = _write(self.root, self.height, octets)
+        return OPAQUE_V.encode(bytes(memoryview(octets)[:end]))
 
     def tree_hash(self) -> bytes:
         """Return the tree hash of the root."""
@@ -219,7 +230,7 @@ class RatchetTree:
         return self._with_path(path, index, Leaf(index, leaf), new_keys=True), hash_above
 
     def widened_for(self, index: int) -> RatchetTree:
-        """Return a tree wide enough for this leaf index; this tree if it already is (RFC 9420 section 7.7)."""
+        """Return this tree if it is wide enough for a leaf index, else a wider tree (RFC 9420 section 7.7)."""
         return self if index < self.leaf_count else self._widened()
 
     def _widened(self) -> RatchetTree:
@@ -295,6 +306,23 @@ def _build(nodes: NodeList, height: int, first: int) -> Subtree:
     half = 1 << (height - 1)
     left, right = _build(nodes, height - 1, first), _build(nodes, height - 1, first + half)
     return join(left, right, node if isinstance(node, ParentNode) else None)
+
+
+def _write(subtree: Subtree, height: int, octets: bytearray) -> int:
+    """Append the encoded nodes of a subtree; return the position after the last one that is not blank."""
+    if type(subtree) is Blank:
+        octets += bytes((2 << height) - 1)
+        return 0
+    if type(subtree) is not Parent:
+        _NODE.write(None if subtree.node is None else Node(NodeType.LEAF, subtree.node), octets)
+        return len(octets)
+    end = _write(subtree.left, height - 1, octets)
+    if subtree.node is None:
+        octets.append(0)
+    else:
+        _NODE.write(Node(NodeType.PARENT, subtree.node), octets)
+        end = len(octets)
+    return max(end, _write(subtree.right, height - 1, octets))
 
 
 def _collect(subtree: Subtree, height: int, found: list[Node | None]) -> None:

@@ -1,7 +1,7 @@
 """A tree as rows for storage, one per subtree, keyed by tree hash, so that epochs and forks share equal rows.
 
 A tree hash covers the leaf indices, so rows with equal hashes are equal subtrees at the same place. A blank subtree has
-no row, because its hash follows from its place; its parent's row has an empty hash for it.
+no row, because its hash follows from its place. The row of its parent has an empty hash instead.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ class Blank:
 
 
 class Parent:
-    """An inner node, blank if `node` is None. A blank one has at least one non-blank node below it."""
+    """An inner node, blank if `node` is None. A blank inner node has at least one non-blank node below it."""
 
     __slots__ = ("_hash", "left", "members", "node", "resolution_size", "right", "support")
 

@@ -1,18 +1,17 @@
-"""Threads that hold SQLite connections: aiosqlite's threads, which run whole functions for trio tasks.
+"""Threads that hold database connections: aiosqlite's threads, which run whole functions for trio tasks.
 
 A call is put directly on the queue of aiosqlite's thread, and its answer directly reschedules the trio task that waits:
-one hop for each batch or snapshot. The asyncio task and future that aiosqlite would use for each call cost more CPU
-than an INSERT (docs/decisions/0003-one-writer.md has the figures). Of asyncio, only the future with which aiosqlite's
-thread ends remains, and the trio-asyncio loop that it belongs to.
+one change of thread for each batch or snapshot. The asyncio task and future that aiosqlite would use for each call cost
+more CPU than an INSERT (docs/decisions/0003-one-writer.md has the figures). Only two parts of asyncio are still used:
+the future with which aiosqlite's thread ends, and the trio-asyncio loop that this future belongs to.
 """
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import aiosqlite
 import outcome
@@ -21,18 +20,29 @@ import trio_asyncio  # type: ignore[import-untyped]
 
 T = TypeVar("T")
 
+
+class Closable(Protocol):
+    """A connection."""
+
+    def close(self) -> None:
+        """Close the connection."""
+
+
+C = TypeVar("C", bound=Closable)
+
 CLOSE_SECONDS = 5  # for closing all connections; then the process ends without waiting longer
 
 
-class Thread(aiosqlite.Connection):
-    """A connection, and the thread that it is opened and used on."""
+class Thread(aiosqlite.Connection, Generic[C]):
+    """A connection, and the thread on which it is opened and used."""
 
-    def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
-        super().__init__(connect, iter_chunk_size=1)
-        self._thread.daemon = True  # a thread that hangs on its disk, or was not closed, must not hold the process
+    def __init__(self, connect: Callable[[], C]) -> None:
+        super().__init__(cast("Any", connect), iter_chunk_size=1)
+        # A thread that hangs on its disk, or was not closed, must not keep the process alive.
+        self._thread.daemon = True
 
     async def open(self) -> None:
-        """Start the thread and open the connection on it; raise what that raises. Call `stop` later in either case.
+        """Start the thread and open the connection on it; raise if this fails. Call `stop` later in either case.
 
         aiosqlite's own `__await__` leaves the thread running when the connection cannot be opened, and the thread then
         calls into a closed loop.
@@ -40,9 +50,9 @@ class Thread(aiosqlite.Connection):
         self._thread.start()
         self._connection = await self._call(self._connector)
 
-    async def run(self, fn: Callable[[sqlite3.Connection], T]) -> T:
+    async def run(self, fn: Callable[[C], T]) -> T:
         """Run fn(connection) on the thread, after all earlier calls; a cancelled caller still waits for the result."""
-        return await self._call(partial(fn, self._conn))
+        return await self._call(partial(fn, cast("C", self._conn)))
 
     async def _call(self, fn: Callable[[], T]) -> T:
         task, token = trio.lowlevel.current_task(), trio.lowlevel.current_trio_token()
@@ -55,12 +65,14 @@ class Thread(aiosqlite.Connection):
 
 
 @asynccontextmanager
-async def open_threads(*connects: Callable[[], sqlite3.Connection]) -> AsyncIterator[list[Thread]]:
-    """Start a thread for each function and open its connection there; raise `sqlite3.Error` if one cannot be opened.
+async def open_threads(
+    *connects: Callable[[], Closable], expected: tuple[type[Exception], ...]
+) -> AsyncIterator[list[Thread[Any]]]:
+    """Start a thread for each function and open its connection there; raise an `expected` error if that fails.
 
     Afterwards, cancelled or not, close the connections in reverse order, within CLOSE_SECONDS.
     """
-    threads: list[Thread] = []
+    threads: list[Thread[Any]] = []
     failure: Exception | None = None
     async with trio_asyncio.open_loop() as loop:
         try:
@@ -68,7 +80,7 @@ async def open_threads(*connects: Callable[[], sqlite3.Connection]) -> AsyncIter
                 for connect in connects:
                     threads.append(Thread(connect))
                     await threads[-1].open()
-            except sqlite3.Error as error:
+            except expected as error:
                 failure = error  # raised below: here it would leave the loop as an ExceptionGroup
             else:
                 yield threads

@@ -1,14 +1,16 @@
 """The write lock on `data_dir/lock`: a server holds it while it runs, a command while it writes.
 
-The kernel's lock (flock) ends with its process, however the process ends. The file stays, and its existence means
-nothing. The pid in the file is only for the error message. A child that is forked while the lock is held shares it, so
-a server must be forked before it locks.
+The kernel's lock (flock) ends with its process, however the process ends. The file stays; its existence does not mean
+that the lock is held. The pid in the file is only for the error message. A child that is forked while the lock is held
+shares it, so a server must be forked before it locks.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,9 +24,9 @@ _POLL_SECONDS = 0.02
 class Locked(Exception):
     """Another process holds the write lock; `pid` is its pid, if known."""
 
-    def __init__(self, data_dir: Path, pid: int | None) -> None:
+    def __init__(self, place: Path | str, pid: int | None) -> None:
         who = f"process {pid}" if pid else "another process"
-        super().__init__(f"{who} writes to {data_dir} (a running server, or a command at work)")
+        super().__init__(f"{who} writes to {place} (a running server, or a command at work)")
         self.pid = pid
 
 
@@ -52,12 +54,15 @@ def hold(data_dir: Path, *, patience_seconds: float = PATIENCE_SECONDS) -> Itera
 
 
 def holder(data_dir: Path) -> int | None:
-    """Return the pid of the process that holds the lock, None if the lock is free.
+    """Return the pid of the process that holds the lock; None if the lock is free, or if the pid is not written yet.
 
-    To find out, it takes a free lock for a moment that is much shorter than PATIENCE_SECONDS.
+    It tests the lock by trying to take it. A free lock is held only for a moment, so a process that waits
+    PATIENCE_SECONDS for the lock still gets it.
     """
+    path = data_dir / LOCK_FILE
     try:
-        descriptor = os.open(data_dir / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
+        with _no_link(path):
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
     try:
@@ -66,8 +71,40 @@ def holder(data_dir: Path) -> int | None:
         os.close(descriptor)
 
 
+def open_private(path: Path) -> int:
+    """Open a file of ours for reading and writing, creating it if necessary, and make it readable by its owner only.
+
+    Raises `OSError` for a symbolic link, which may lead to somebody else's file, or if it is not a regular file.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+        if status.st_mode & 0o077:
+            os.fchmod(descriptor, 0o600)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
 def _open(data_dir: Path) -> int:
-    return os.open(data_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    path = data_dir / LOCK_FILE
+    with _no_link(path):
+        return open_private(path)
+    raise AssertionError("nothing is suppressed")
+
+
+@contextmanager
+def _no_link(path: Path) -> Iterator[None]:
+    """Turn the error of opening a symbolic link into an error that tells the operator what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise OSError(errno.ELOOP, "it is a symbolic link: delete it and try again", str(path)) from error
 
 
 def _try_lock(descriptor: int) -> bool:

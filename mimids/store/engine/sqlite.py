@@ -1,18 +1,20 @@
-"""The database in SQLite: its connections, how a batch is committed on one, and direct access for commands.
+"""The database in SQLite: its connections, the commit of a batch, and direct access for commands.
 
-A write is acknowledged only after the commit that contains it is on the disk (`synchronous=FULL`). The works of a
-batch share one transaction, and so the price of one fdatasync.
+A write is acknowledged only after the commit that contains it is on the disk (`synchronous=FULL`). The works of a batch
+share one transaction, so they share the cost of one fdatasync.
 
 SQLite 3.7.0 to 3.51.2 can corrupt a WAL file when two connections checkpoint and one of them resets it. So only the
-writer checkpoints: every other connection either opens with `mode=ro` or belongs to a process that holds the lock of
-store/engine/lock.py, which a running server holds.
+writer checkpoints. Every other connection either opens with `mode=ro`, or belongs to a process that holds the lock of
+store/engine/lock.py, which means that no server runs.
 """
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
@@ -20,24 +22,34 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 import outcome
 
 from mimids.errors import StorageUnavailable
-from mimids.store.engine.store import Store
+from mimids.store.engine import batch
+from mimids.store.engine.batch import Faults as Faults
+from mimids.store.engine.store import QueuedWork, Store, damaged
 from mimids.store.engine.transaction import Tx, Work
 
 if TYPE_CHECKING:
     from mimids.store.engine.driver import Thread
 
 T = TypeVar("T")
-Faults = Callable[[str], None]
 Synchronous = Literal["FULL", "NORMAL"]
 
-BUSY_TIMEOUT_MILLISECONDS = 5000  # only another process can hold the write lock, and none should for long
-CACHED_STATEMENTS = 512  # more than there are statements in store/, so that none is ever parsed twice
-WRITER_CACHE_KIBIBYTES = 16 * 1024  # a third more commits than with 2 MiB where a file is much larger than either
-PAGE_OCTETS = 8192  # seven messages of 1 KiB to a page; 4096 octets hold three, and a batch of them costs a fifth more
+BUSY_TIMEOUT_MILLISECONDS = 5000  # only another process can hold the write lock, and no process should hold it for long
+CACHED_STATEMENTS = 512  # more than the statements in store/, so that each statement is parsed only once
+WRITER_CACHE_KIBIBYTES = 16 * 1024  # if the file is much larger, this gives a third more commits than 2 MiB
+PRIVATE = 0o600  # the mode of the database's files
+OPEN_TO_OTHERS = 0o077
+PAGE_OCTETS = 8192  # holds seven messages of 1 KiB; with 4096 octets (three messages) a batch costs a fifth more
 WAL_SIZE_LIMIT_OCTETS = 64 * 1024 * 1024  # the size that the WAL file is cut back to after a burst
 
 # Primary result codes that say the disk, not the request, is at fault. SQLITE_BUSY: another process writes.
 _STORAGE_CODES = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN})
+# Codes that say that the file is damaged. After one of these, nothing more is written to the file.
+_DAMAGE_CODES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+# After these codes, a transaction for each work would fail as well, or must not be tried.
+_REFUSE_BATCH_CODES = _DAMAGE_CODES | {sqlite3.SQLITE_BUSY}
+
+VERSION = sqlite3.sqlite_version
+CHECK_SECONDS = 10.0  # the longest check at the start of a server
 
 
 # --- a server's connections -------------------------------------------------------------------------------------
@@ -50,37 +62,46 @@ async def open_store(
     readers: int = 2,
     synchronous: Synchronous = "FULL",
     faults: Faults | None = None,
+    on_damage: Callable[[str], None] = lambda damage: None,
 ) -> AsyncIterator[Store]:
     """Open a migrated database; start `Store.run` in a nursery inside the block, and end it before the block ends.
 
-    `faults` is called on the writer's thread with "before_commit" and "after_commit"; tests stop or fail there.
-    Closing takes at most driver.CLOSE_SECONDS, cancelled or not; a thread that hangs does not hold the process.
+    `faults` is called on the writer's thread with "before_commit" and "after_commit", so that tests can stop or fail
+    there. `on_damage` is called once, when a statement finds the database damaged; from then on all writes are refused.
+    Besides `readers` readers, one more reader is opened for `Store.read_apart`. Closing takes at most
+    driver.CLOSE_SECONDS, cancelled or not; a thread that hangs does not keep the process alive.
     """
     from mimids.store.engine.driver import open_threads
 
     write = partial(connect, path, synchronous=synchronous)
     read = partial(connect_to_read, path)
     # The threads close in reverse order: the writer closes last, alone, and so removes the WAL file.
-    async with open_threads(write, *[read] * readers) as threads:
-        yield Store(SqliteWriter(threads[0], faults or _no_faults), [SqliteReader(thread) for thread in threads[1:]])
+    async with open_threads(write, *[read] * (readers + 1), expected=(sqlite3.Error,)) as threads:
+        writer = SqliteWriter(threads[0], faults or _no_faults)
+        apart, *others = [SqliteReader(thread) for thread in threads[1:]]
+        yield Store(writer, others, apart=apart, on_damage=on_damage)
 
 
 class SqliteWriter:
     """The connection that writes, on its thread."""
 
-    def __init__(self, thread: Thread, faults: Faults) -> None:
+    def __init__(self, thread: Thread[sqlite3.Connection], faults: Faults) -> None:
         self.thread = thread
         self.faults = faults
 
-    async def commit(self, works: Sequence[Work[Any]]) -> list[outcome.Outcome[Any]]:
+    async def commit(self, jobs: Sequence[QueuedWork]) -> list[outcome.Outcome[Any]]:
         """Run works in order; return what each returned or raised, once everything that succeeded is durable."""
-        return await self.thread.run(partial(_commit, works, self.faults))
+        return await self.thread.run(partial(_commit, [job.work for job in jobs], self.faults))
+
+    async def truncate_log(self) -> bool:
+        """Move the write-ahead log into the database and cut it to nothing; return False if a reader still needs it."""
+        return await self.thread.run(truncate_log)
 
 
 class SqliteReader:
     """One of the connections that read, on its thread."""
 
-    def __init__(self, thread: Thread) -> None:
+    def __init__(self, thread: Thread[sqlite3.Connection]) -> None:
         self._thread = thread
 
     async def read(self, work: Work[T]) -> outcome.Outcome[T]:
@@ -108,10 +129,12 @@ def read_here(path: Path) -> Iterator[Tx]:
 
 
 def write_here(path: Path, work: Work[T]) -> T:
-    """Run work(tx) in one durable transaction; for a command that holds the lock of `store/engine/lock.py`."""
+    """Run work(tx) in one durable transaction. The caller, a command, holds the lock of `store/engine/lock.py`."""
     connection = connect(path)
     try:
-        return cast("T", _commit([work], _no_faults, connection)[0].unwrap())
+        answer = cast("T", _commit([work], _no_faults, connection)[0].unwrap())
+        truncate_log(connection)  # closing removes the log, unless a backup reads from it
+        return answer
     finally:
         connection.close()
 
@@ -120,10 +143,11 @@ def write_here(path: Path, work: Work[T]) -> T:
 
 
 def connect(path: Path, *, synchronous: Synchronous = "FULL", create: bool = False) -> sqlite3.Connection:
-    """Open a connection that writes; the caller is the only writer, by the lock or as the store's writer."""
+    """Open a connection that writes; the caller must be the only writer, by the lock or as the store's writer."""
+    _make_private(path, create=create)
     connection = _connect(path, "rwc" if create else "rw")
     try:
-        connection.execute(f"PRAGMA page_size={PAGE_OCTETS}")  # of a new file; an old one keeps its own
+        connection.execute(f"PRAGMA page_size={PAGE_OCTETS}")  # of a new file; an old file keeps its page size
         (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
         if mode != "wal":
             raise sqlite3.OperationalError(f"the file system of {path} does not allow a write-ahead log")
@@ -131,10 +155,64 @@ def connect(path: Path, *, synchronous: Synchronous = "FULL", create: bool = Fal
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute(f"PRAGMA cache_size=-{WRITER_CACHE_KIBIBYTES}")
         connection.execute(f"PRAGMA journal_size_limit={WAL_SIZE_LIMIT_OCTETS}")
+        connection.execute("PRAGMA secure_delete=ON")  # overwrite deleted octets; some builds have this off
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def find_damage(path: Path, seconds: float = CHECK_SECONDS) -> str | None:
+    """Check the pages of a database for at most `seconds`; return what is wrong with it, None if nothing was found.
+
+    If the check takes longer, the rest of the database is not checked. The first statement that reads a damaged page
+    there reports the damage. The caller holds the lock.
+    """
+    try:
+        with closing(connect_to_read(path)) as connection:
+            checked = threading.Event()
+            deadline = threading.Thread(target=_interrupt_after, args=(connection, seconds, checked), daemon=True)
+            deadline.start()
+            try:
+                (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            finally:
+                checked.set()
+                deadline.join()
+    except sqlite3.DatabaseError as error:
+        if _code(error) == sqlite3.SQLITE_INTERRUPT:
+            return None
+        if _code(error) in _DAMAGE_CODES:
+            return str(error)
+        raise
+    return None if found == "ok" else str(found)
+
+
+def _interrupt_after(connection: sqlite3.Connection, seconds: float, checked: threading.Event) -> None:
+    """Interrupt the statement of a connection after `seconds`, again and again until it has ended.
+
+    SQLite ignores an interrupt that comes before the statement begins.
+    """
+    if not checked.wait(seconds):
+        connection.interrupt()
+        while not checked.wait(0.001):
+            connection.interrupt()
+
+
+def truncate_log(connection: sqlite3.Connection) -> bool:
+    """Move the write-ahead log into the database and cut it to nothing; return False if a reader still needs it.
+
+    The log has earlier contents of pages, and so the data that was deleted from them. The call does not wait for
+    readers, since a backup may read for long. It also returns False if the disk fails, because the next write reports
+    the failure.
+    """
+    connection.execute("PRAGMA busy_timeout=0")
+    try:
+        (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return not busy
+    except sqlite3.Error:
+        return False
+    finally:
+        connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MILLISECONDS}")
 
 
 def connect_to_read(path: Path) -> sqlite3.Connection:
@@ -145,9 +223,29 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def _make_private(path: Path, *, create: bool) -> None:
+    """Make the database readable by its owner only; SQLite gives its other files the mode of the database.
+
+    A file of another owner keeps its mode: `mimids check` says so.
+    """
+    if create:
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE))
+    for file in files_of(path):
+        # By name: closing a descriptor of an open database would drop SQLite's locks on it.
+        with suppress(FileNotFoundError, PermissionError):
+            if file.stat().st_mode & OPEN_TO_OTHERS:
+                file.chmod(PRIVATE)
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return the files that make up a database: the file itself, its write-ahead log, and the log's index."""
+    return [path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")]
+
+
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    # mmap stays off: 256 MiB of it made no difference beyond noise to appends of 1 KiB, and an I/O error under it is a
-    # SIGBUS instead of a result code.
+    # mmap stays off: 256 MiB of it made no difference beyond noise to appends of 1 KiB, and with mmap an I/O error
+    # raises SIGBUS instead of returning a result code.
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={mode}",
         uri=True,
@@ -162,79 +260,37 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
 # --- on a connection's thread -----------------------------------------------------------------------------------
 
 
+class _Transactions:
+    """Transactions on a connection that writes."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+
+    def begin(self) -> None:
+        self.connection.execute("BEGIN IMMEDIATE")
+
+    def commit(self) -> None:
+        self.connection.execute("COMMIT")
+
+    def undo(self) -> None:
+        if self.connection.in_transaction:  # SQLite itself rolls back after some disk failures
+            self.connection.execute("ROLLBACK")
+
+    def is_open(self) -> bool:
+        return self.connection.in_transaction
+
+    def refusal(self, error: Exception) -> Exception:
+        return _refusal(error)
+
+    def refuses_batch(self, error: Exception) -> bool:
+        return _code(error) in _REFUSE_BATCH_CODES
+
+    def ends_writing(self, error: Exception) -> bool:
+        return _code(error) in _DAMAGE_CODES
+
+
 def _commit(works: Sequence[Work[Any]], faults: Faults, connection: sqlite3.Connection) -> list[outcome.Outcome[Any]]:
-    """Run works in order and return their answers once everything that succeeded is durable.
-
-    Nearly always no work raises, so the first attempt runs all works together, without the price of a savepoint for
-    each. If one raised, the second attempt runs each under a savepoint. If the transaction itself failed (no room for
-    one of them, a deferred constraint), each work gets a transaction of its own, so that a work that cannot be
-    committed does not fail the others.
-    """
-    answers = _run_batch(works, faults, connection)
-    faults("after_commit")
-    return answers
-
-
-def _run_batch(
-    works: Sequence[Work[Any]], faults: Faults, connection: sqlite3.Connection
-) -> list[outcome.Outcome[Any]]:
-    for attempt in (_run, _run_under_savepoint) if len(works) > 1 else ():
-        try:
-            return _transact(works, attempt, faults, connection)
-        except Exception as error:  # the next attempt raises it again, and finds which work it belongs to
-            if _code(error) == sqlite3.SQLITE_BUSY:  # a transaction for each would wait just as long, each
-                return [outcome.Error(_refusal(error)) for _ in works]
-    answers: list[outcome.Outcome[Any]] = []
-    for work in works:
-        try:
-            answers += _transact([work], _run, faults, connection)
-        except Exception as error:
-            answers.append(outcome.Error(_refusal(error)))
-    return answers
-
-
-def _transact(
-    works: Sequence[Work[Any]],
-    attempt: Callable[[Work[Any], sqlite3.Connection], outcome.Outcome[Any]],
-    faults: Faults,
-    connection: sqlite3.Connection,
-) -> list[outcome.Outcome[Any]]:
-    """Run works in one transaction; if this raises, none of their changes remain."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        answers = [attempt(work, connection) for work in works]
-        faults("before_commit")
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:  # SQLite itself rolls back after some disk failures
-            connection.execute("ROLLBACK")
-        raise
-    return answers
-
-
-def _run(work: Work[Any], connection: sqlite3.Connection) -> outcome.Outcome[Any]:
-    answer = outcome.Value(work(Tx(connection)))
-    _check_open(connection)
-    return answer
-
-
-def _run_under_savepoint(work: Work[Any], connection: sqlite3.Connection) -> outcome.Outcome[Any]:
-    connection.execute("SAVEPOINT work")
-    try:
-        answer: outcome.Outcome[Any] = outcome.Value(work(Tx(connection)))
-    except Exception as error:  # raised again at the caller of Store.write
-        _check_open(connection)
-        connection.execute("ROLLBACK TO work")
-        answer = outcome.Error(_refusal(error))
-    _check_open(connection)
-    connection.execute("RELEASE work")
-    return answer
-
-
-def _check_open(connection: sqlite3.Connection) -> None:
-    """Raise if the transaction has already ended: every later statement would be committed by itself."""
-    if not connection.in_transaction:
-        raise sqlite3.OperationalError("the transaction ended before its commit")
+    return batch.commit(works, faults, _Transactions(connection))
 
 
 def _read_snapshot(work: Work[T], connection: sqlite3.Connection) -> outcome.Outcome[T]:
@@ -254,10 +310,10 @@ def _code(error: BaseException) -> int:
 
 
 def _refusal(error: Exception) -> Exception:
-    """Return the error that the caller is to see: StorageUnavailable for a failing disk, otherwise `error`."""
-    if _code(error) not in _STORAGE_CODES:
+    """Return the error that the caller is to see: StorageUnavailable for a failing disk or a damaged database."""
+    if _code(error) not in _STORAGE_CODES | _DAMAGE_CODES:
         return error
-    refusal = StorageUnavailable()
+    refusal = damaged(str(error)) if _code(error) in _DAMAGE_CODES else StorageUnavailable()
     refusal.__cause__ = error
     return refusal
 

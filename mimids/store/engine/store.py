@@ -1,12 +1,13 @@
 """The store: a queue of writes that one writer commits in batches, and readers beside it.
 
-The store does not depend on SQLite. Its writer and its readers are connections that `sqlite.open_store` makes; each
-runs on a thread of its own, and is handed a whole batch or a whole snapshot at a time.
+A *work* is a function that runs in one transaction: it gets the transaction and returns a value. The store does not
+depend on SQLite. Its writer and its readers are connections that `sqlite.open_store` makes. Each connection runs on a
+thread of its own. One call to the thread runs a whole batch, or a whole work on a snapshot.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import Any, Protocol, TypeVar, cast
@@ -16,20 +17,25 @@ import outcome
 import trio
 
 from mimids.errors import MimiError, ShuttingDown, StorageUnavailable
-from mimids.store.engine.transaction import Work
+from mimids.store.engine.locks import Locks
+from mimids.store.engine.transaction import Ahead, Work
 
 T = TypeVar("T")
 
 WAITING_WRITES = 256  # jobs in the queue between `write` and the writer; when it is full, `write` waits for room
 BATCH_JOBS = 512  # jobs in one transaction: those in the queue, and the senders that waited for room
-GATHERING_PASSES = 4  # of the event loop, before a batch smaller than the last one: to include what arrives meanwhile
+TRUNCATION_PAUSES_SECONDS = (0.01, 0.05, 0.2)  # after each attempt to cut the log
+GATHERING_SECONDS = 0.005  # the longest wait for jobs that are expected in the next batch
 
 
 class StoreWriter(Protocol):
     """The one connection that writes."""
 
-    async def commit(self, works: Sequence[Work[Any]]) -> list[outcome.Outcome[Any]]:
+    async def commit(self, jobs: Sequence[QueuedWork]) -> list[outcome.Outcome[Any]]:
         """Run works in order; return what each returned or raised, once everything that succeeded is durable."""
+
+    async def truncate_log(self) -> bool:
+        """Cut the log of writes, which has deleted octets, to nothing; return False if a reader still needs it."""
 
 
 class StoreReader(Protocol):
@@ -41,7 +47,7 @@ class StoreReader(Protocol):
 
 @attrs.frozen
 class StoreStatistics:
-    """What the store has done since it was opened, and how much waits for it."""
+    """Counts since the store was opened, and how many works wait for the store."""
 
     waiting_writes: int
     waiting_reads: int
@@ -49,90 +55,187 @@ class StoreStatistics:
     commits: int  # batches
     reads: int
     storage_failures: int  # writes answered StorageUnavailable
-    writable: bool  # whether the last batch met no failing disk
+    writable: bool  # the last batch found no failing disk, and the database is not damaged
+    damage: str  # what is wrong with the database, "" if nothing is known
 
 
 @attrs.define(eq=False)
-class _Job:
+class QueuedWork:
+    """A work in the queue, and the task that waits for its answer."""
+
     work: Work[Any]
-    done: trio.Event = attrs.field(factory=trio.Event)
+    locks: Locks | None = None  # None: it is committed alone
+    ahead: Ahead | None = None
     answer: outcome.Outcome[Any] | None = None
+    _caller: trio.lowlevel.Task | None = None  # the task that waits for the answer
+    _shielded: bool = False
 
     def finish(self, answer: outcome.Outcome[Any]) -> None:
+        """Set the answer; resume the task that waits for it."""
         self.answer = answer
-        self.done.set()
+        if self._caller is not None:
+            trio.lowlevel.reschedule(self._caller, answer)
+            self._caller = None
+
+    async def wait(self, *, shielded: bool) -> Any:
+        """Wait for the answer (with `shielded`, even if the caller is cancelled); return or raise it."""
+        if self.answer is not None:
+            return self.answer.unwrap()
+        self._shielded = shielded
+        self._caller = trio.lowlevel.current_task()
+        return await trio.lowlevel.wait_task_rescheduled(self._leave)
+
+    def _leave(self, _: object) -> trio.lowlevel.Abort:
+        if self._shielded:
+            return trio.lowlevel.Abort.FAILED
+        self._caller = None
+        return trio.lowlevel.Abort.SUCCEEDED
 
 
 class Store:
     """The writer's queue and the readers of one database, made by `open_store`; `run` commits the queue."""
 
-    def __init__(self, writer: StoreWriter, readers: Sequence[StoreReader]) -> None:
+    reads_ahead = False
+
+    def __init__(
+        self,
+        writer: StoreWriter,
+        readers: Sequence[StoreReader],
+        *,
+        apart: StoreReader | None = None,
+        on_damage: Callable[[str], None] = lambda damage: None,
+        reads_ahead: bool = False,
+    ) -> None:
+        """`apart` is the reader of `read_apart`; without it, `read_apart` uses the other readers.
+
+        `reads_ahead` tells whether the writer uses `ahead`.
+        """
+        self.reads_ahead = reads_ahead
         self._writer = writer
-        self._arrivals, self._waiting = trio.open_memory_channel[_Job](WAITING_WRITES)
+        self._apart = apart
+        self._apart_lock = trio.Lock()
+        self._on_damage = on_damage
+        self._damage = ""
+        self._arrivals, self._waiting = trio.open_memory_channel[QueuedWork](WAITING_WRITES)
         self._give_back: trio.MemorySendChannel[StoreReader]
         self._idle: trio.MemoryReceiveChannel[StoreReader]
         self._give_back, self._idle = trio.open_memory_channel(len(readers))
         for reader in readers:
             self._give_back.send_nowait(reader)
+        self._queued = 0  # jobs that the writer has not taken, including those that wait for room in the queue
+        self._expected = 0  # jobs, for which the writer waits; 0 if it does not wait
+        self._enough = trio.Event()
         self._writes = self._commits = self._reads = self._storage_failures = 0
         self._writable = True
+        self._watching = trio.lowlevel.ParkingLot()  # tasks that wait for a commit
+        self._forgets: list[tuple[Callable[[], None], frozenset[str]]] = []  # and the tables whose rows are cached
 
-    async def write(self, work: Work[T]) -> T:
-        """Run work(tx) within the writer's next commit; return what it returns once that is durable.
+    def when_changed(self, forget: Callable[[], None], *tables: str) -> None:
+        """Call `forget` when another process may have changed rows of these tables, by default of any table.
+
+        It must not wait or raise.
+
+        Each cache of stored rows calls this. A database in SQLite has one process, which clears its caches itself after
+        each write that concerns them.
+        """
+        self._forgets.append((forget, frozenset(tables)))
+
+    def forget(self, tables: Collection[str]) -> None:
+        """Clear the caches of rows of these tables."""
+        for forget, cached in self._forgets:
+            if not cached or not cached.isdisjoint(tables):
+                forget()
+
+    def forget_all(self) -> None:
+        """Clear all caches of stored rows."""
+        for forget, _ in self._forgets:
+            forget()
+
+    async def write(self, work: Work[T], *, locks: Locks | None = None, ahead: Ahead | None = None) -> T:
+        """Run work(tx) within the writer's next commit; return its result once the commit is durable.
 
         A work is committed whole or not at all, in order of arrival. If it raises, its changes are undone and the
         error is raised here. A refusal is returned, never raised: an exception undoes the whole batch, and then every
         work of the batch runs again under a savepoint of its own. So use `write_or_refuse` for a work that may refuse.
 
-        The work runs on the writer's thread, up to three times if its batch fails, and only its last run counts. So it
+        `locks` is what the work locks in PostgreSQL (`store.engine.locks`). Without it, the work is committed alone.
+        `ahead` makes reads of the work, which PostgreSQL then makes for a whole batch in one request.
+
+        The work runs on the writer's thread, up to four times if its batch fails, and only its last run counts. So it
         must not wait, call out or change anything but the database, and must depend only on `tx` and on values that do
         not change. Cancelling the caller does not cancel the write, so every write must be safe to repeat.
 
-        Waits while WAITING_WRITES others wait. Raises ShuttingDown once the writer has stopped, and StorageUnavailable
-        when the disk refuses the write: then nothing of it remains, unless the machine crashes while a failing disk
-        holds half of the batch.
+        Waits while WAITING_WRITES other writes wait. Raises ShuttingDown once the writer has stopped, and
+        StorageUnavailable when the disk refuses the write. Nothing of a refused write remains, unless the machine
+        crashes while a failing disk holds half of the batch. After the database was found damaged, every write is
+        refused with StorageUnavailable.
         """
-        job = _Job(work)
-        try:
-            await self._arrivals.send(job)
-        except trio.BrokenResourceError:
-            raise ShuttingDown from None
-        await job.done.wait()
-        return cast("T", cast("outcome.Outcome[Any]", job.answer).unwrap())
+        await trio.lowlevel.checkpoint_if_cancelled()
+        return cast("T", await (await self._enqueue(work, locks, ahead)).wait(shielded=False))
 
-    async def write_shielded(self, work: Work[T]) -> T:
+    async def write_shielded(self, work: Work[T], *, locks: Locks | None = None, ahead: Ahead | None = None) -> T:
         """Write as `write` does, and wait for the answer even if the caller is cancelled.
 
-        For writes that must be followed by a notification: a handler is cancelled when its client hangs up.
+        Use this for writes that a notification must follow: a handler is cancelled when its client disconnects.
         """
-        with trio.CancelScope(shield=True):
-            return await self.write(work)
-        raise AssertionError("nobody cancels this scope")
+        return cast("T", await (await self._enqueue(work, locks, ahead, shielded=True)).wait(shielded=True))
 
-    async def write_or_refuse(self, work: Work[T | MimiError]) -> T:
+    async def write_or_refuse(
+        self, work: Work[T | MimiError], *, locks: Locks | None = None, ahead: Ahead | None = None
+    ) -> T:
         """Write as `write_shielded` does, and raise the `MimiError` that `work` returns.
 
-        What a work wrote before it returned a refusal is committed: it must have written nothing by then, or only
-        what may stay. `refusable` turns a work that raises its refusal into one that returns it.
+        Everything that a work wrote before it returned a refusal is committed. So a work that refuses must have written
+        nothing, or only rows that may stay. `refusable` turns a work that raises its refusal into a work that returns
+        it.
         """
-        answer = await self.write_shielded(work)
+        answer = await self.write_shielded(work, locks=locks, ahead=ahead)
         if isinstance(answer, MimiError):
             raise answer
         return answer
 
     async def read(self, work: Work[T]) -> T:
-        """Run work(tx) on a snapshot, beside the writer; return what it returns.
+        """Run work(tx) on a snapshot, beside the writer; return its result.
 
         The snapshot contains every acknowledged write. A cancelled caller still waits for the work, so a long read is
         split into pages. Raises StorageUnavailable when the disk cannot be read.
         """
-        reader = await self._idle.receive()
+        await trio.lowlevel.checkpoint_if_cancelled()
+        try:
+            reader = self._idle.receive_nowait()
+        except trio.WouldBlock:
+            reader = await self._idle.receive()
         try:
             answer = await reader.read(work)
         finally:
             self._give_back.send_nowait(reader)
+        return self._read(answer)
+
+    async def read_apart(self, work: Work[T]) -> T:
+        """Read as `read` does, on a reader that requests do not wait for: for the operator's pages and lists."""
+        if self._apart is None:
+            return await self.read(work)
+        async with self._apart_lock:
+            answer = await self._apart.read(work)
+        return self._read(answer)
+
+    def _read(self, answer: outcome.Outcome[T]) -> T:
         self._reads += 1
+        if isinstance(answer, outcome.Error):
+            self._note_damage(answer.error)
         return answer.unwrap()
+
+    async def truncate_log(self) -> bool:
+        """Cut the write-ahead log to nothing, so that no file has the octets that earlier writes deleted.
+
+        Call it after a deletion of personal data. Returns False if the log could not be cut, because a backup is
+        reading or the disk fails; call it again later.
+        """
+        for pause in TRUNCATION_PAUSES_SECONDS:
+            if not self._damage and await self._writer.truncate_log():
+                return True
+            await trio.sleep(pause)  # until the readers' snapshots end: they are short
+        return False
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Commit the queue, batch after batch, until cancelled.
@@ -140,15 +243,21 @@ class Store:
         When cancelled, it finishes and answers the batch that has begun, and refuses the rest with ShuttingDown.
         """
         task_status.started()
-        batch: list[_Job] = []
+        batch: list[QueuedWork] = []
+        expected, seconds = 1, 0.0
         try:
             async for job in self._waiting:
-                jobs, batch = len(batch), [job]
-                if 1 + self._arrivals.statistics().current_buffer_used < jobs:
-                    for _ in range(GATHERING_PASSES):
-                        await trio.lowlevel.checkpoint()
+                self._queued -= 1
+                batch = [job]
+                await self._gather(expected - 1, min(seconds, GATHERING_SECONDS))
                 batch += islice(self._waiting_nowait(), BATCH_JOBS - 1)
-                answers = await self._writer.commit([job.work for job in batch])
+                began = trio.current_time()
+                answers = (
+                    [outcome.Error(damaged(self._damage)) for _ in batch]
+                    if self._damage
+                    else await self._writer.commit(batch)
+                )
+                expected, seconds = len(batch) + self._queued, trio.current_time() - began
                 self._count(answers)
                 for job, answer in zip(batch, answers, strict=True):
                     job.finish(answer)
@@ -157,6 +266,26 @@ class Store:
                 if job.answer is None:
                     job.finish(outcome.Error(ShuttingDown()))
             self._waiting.close()
+
+    async def _gather(self, expected: int, seconds: float) -> None:
+        """Wait up to `seconds` until the queue has `expected` jobs.
+
+        Callers that write one row after the other write again soon after a commit. Without this wait, the callers form
+        two groups: the callers of the last batch, and the callers that arrived meanwhile. Each group then waits for the
+        other's commit. So this wait is never longer than a commit.
+        """
+        if self._queued >= min(expected, WAITING_WRITES):
+            return
+        self._expected, self._enough = min(expected, WAITING_WRITES), trio.Event()
+        with trio.move_on_after(seconds):
+            await self._enough.wait()
+        self._expected = 0
+
+    async def wait_for_commit(self, commits: int) -> int:
+        """Wait until there was another number of commits than `commits`; return the number."""
+        while self._commits == commits:
+            await self._watching.park()
+        return self._commits
 
     def statistics(self) -> StoreStatistics:
         """Return the counts so far."""
@@ -168,17 +297,58 @@ class Store:
             commits=self._commits,
             reads=self._reads,
             storage_failures=self._storage_failures,
-            writable=self._writable,
+            writable=self._writable and not self._damage,
+            damage=self._damage,
         )
 
-    def _waiting_nowait(self) -> Iterator[_Job]:
+    async def _enqueue(
+        self, work: Work[Any], locks: Locks | None, ahead: Ahead | None, *, shielded: bool = False
+    ) -> QueuedWork:
+        """Queue a work, without a checkpoint if there is room; if not, wait, `shielded` from cancellation."""
+        job = QueuedWork(work, locks, ahead)
+        self._queued += 1
+        try:
+            try:
+                self._arrivals.send_nowait(job)
+            except trio.WouldBlock:
+                with trio.CancelScope(shield=shielded):
+                    await self._arrivals.send(job)
+        except BaseException as error:
+            self._queued -= 1
+            if isinstance(error, trio.BrokenResourceError):
+                raise ShuttingDown from None
+            raise
+        if self._expected and self._queued >= self._expected:
+            self._enough.set()
+        return job
+
+    def _waiting_nowait(self) -> Iterator[QueuedWork]:
         with suppress(trio.WouldBlock):
             while True:
-                yield self._waiting.receive_nowait()
+                job = self._waiting.receive_nowait()
+                self._queued -= 1
+                yield job
 
     def _count(self, answers: Sequence[outcome.Outcome[Any]]) -> None:
         failures = sum(isinstance(a, outcome.Error) and isinstance(a.error, StorageUnavailable) for a in answers)
         self._writes += len(answers)
         self._commits += 1
+        if self._watching:
+            self._watching.unpark_all()
         self._storage_failures += failures
         self._writable = not failures
+        for answer in answers if failures else ():
+            self._note_damage(answer.error if isinstance(answer, outcome.Error) else None)
+
+    def _note_damage(self, error: BaseException | None) -> None:
+        """Stop writing if an error shows that the database is damaged: more writes could make it worse."""
+        if isinstance(error, StorageUnavailable) and error.damage and not self._damage:
+            self._damage = error.damage
+            self._on_damage(error.damage)
+
+
+def damaged(damage: str) -> StorageUnavailable:
+    """Return the refusal of a damaged database; `damage` is for the operator, and callers do not see it."""
+    refusal = StorageUnavailable("the database is damaged, and its operator has to restore it")
+    refusal.damage = damage
+    return refusal

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar, cast
 
 from mimids.errors import MimiError
+from mimids.tracebacks import release_frames
 
 T = TypeVar("T")
 Row = tuple[Any, ...]
@@ -19,10 +20,6 @@ class Cursor(Protocol):
     def rowcount(self) -> int:
         """How many rows the statement changed."""
 
-    @property
-    def lastrowid(self) -> int | None:
-        """The id of the row that an INSERT added."""
-
     def fetchone(self) -> Any:
         """Return the next row, or None."""
 
@@ -31,7 +28,7 @@ class Cursor(Protocol):
 
 
 class SqlConnection(Protocol):
-    """What `Tx` needs of a database connection; `sqlite3.Connection` has it."""
+    """The methods that `Tx` needs of a database connection; `sqlite3.Connection` has them."""
 
     def execute(self, sql: str, parameters: Any = (), /) -> Cursor:
         """Run one statement."""
@@ -40,16 +37,40 @@ class SqlConnection(Protocol):
         """Run one statement for each row of parameters."""
 
 
+class MustRunAlone(Exception):
+    """A work that named its locks needs more than these: it has to be run again, alone."""
+
+
 class Tx:
     """A transaction: runs statements with their parameters and returns rows as tuples.
 
     Use it only inside the function that it was passed to: it belongs to one thread and one transaction.
     """
 
-    __slots__ = ("_connection",)
+    __slots__ = ("_after_commit", "_connection")
 
-    def __init__(self, connection: SqlConnection) -> None:
+    def __init__(self, connection: SqlConnection, after_commit: list[Callable[[], None]] | None = None) -> None:
+        """`after_commit` collects the calls to make after the commit; if it is None, they are made at once."""
         self._connection = connection
+        self._after_commit = after_commit
+
+    def after_commit(self, call: Callable[[], None]) -> None:
+        """Make `call` on the writer's thread once the transaction is durable; do nothing if the transaction is undone.
+
+        Use it for caches of stored rows. The call must not raise, wait, or use the transaction.
+        """
+        if self._after_commit is None:
+            call()
+        else:
+            self._after_commit.append(call)
+
+    def run_alone(self) -> None:
+        """Go on only if no other process commits anything meanwhile; otherwise the work is run again, alone.
+
+        A work that named its locks calls this before it reads or changes something that these locks do not cover.
+        """
+        if getattr(self._connection, "is_shared", False):  # with SQLite, a transaction is always alone
+            raise MustRunAlone
 
     def execute(self, sql: str, params: Sequence[object] = ()) -> int:
         """Run one statement and return how many rows it changed."""
@@ -58,18 +79,20 @@ class Tx:
     @contextmanager
     def savepoint(self) -> Iterator[None]:
         """Run the block under a savepoint: if it raises, undo what it wrote and raise the error again."""
+        calls = len(self._after_commit or ())
         self._connection.execute("SAVEPOINT work")
         try:
             yield
         except BaseException:
+            del (self._after_commit or [])[calls:]
             self._connection.execute("ROLLBACK TO work")
             self._connection.execute("RELEASE work")
             raise
         self._connection.execute("RELEASE work")
 
     def insert(self, sql: str, params: Sequence[object] = ()) -> int:
-        """Run an INSERT of one row and return its rowid, which means nothing if ON CONFLICT skipped the row."""
-        return cast("int", self._connection.execute(sql, params).lastrowid)
+        """Run an INSERT of one row that ends with RETURNING; return the id of the row."""
+        return cast("int", self._connection.execute(sql, params).fetchone()[0])
 
     def executemany(self, sql: str, rows: Iterable[Sequence[object]]) -> None:
         """Run one statement for each row of parameters."""
@@ -87,6 +110,9 @@ class Tx:
 Work = Callable[[Tx], T]
 """A function that runs inside one transaction."""
 
+Ahead = Callable[[Tx], object]
+"""A function that makes reads of a work, those that do not depend on each other; it gets no rows."""
+
 
 def refusable(work: Work[T]) -> Work[T | MimiError]:
     """Return a work that returns the `MimiError` that `work` raises, with everything `work` wrote undone.
@@ -99,6 +125,6 @@ def refusable(work: Work[T]) -> Work[T | MimiError]:
             with tx.savepoint():
                 return work(tx)
         except MimiError as refusal:
-            return refusal
+            return release_frames(refusal)
 
     return run

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mimids.ds.groups.positions import NOT_SAID
 from mimids.errors import (
     PolicyRefused,
     RateLimited,
@@ -13,7 +14,7 @@ from mimids.errors import (
 )
 from mimids.values import Follower
 from mimids.wire.ids import Counter, ProviderId
-from mimids.wire.messages import GroupInfoRequest, ReceiveRequest, SendRequest
+from mimids.wire.messages import GroupInfoRequest, ReceiveRequest, SendRequest, WelcomeStatusRequest
 from tests.support.commands import command
 from tests.support.doubles import stopped_clock
 from tests.support.federation import PROPOSAL, Room, device, federated, read
@@ -42,6 +43,12 @@ async def test_whom_the_hub_bans_their_own_provider_keeps_out_but_for_leaving(tm
             await hub_router.hub(A).page(who, ReceiveRequest(room.key, Counter(0)), limit_octets=1000)
         with pytest.raises(PolicyRefused):
             await hub_router.hub(A).group_info(who, GroupInfoRequest(room.group_id))
+        with pytest.raises(PolicyRefused):
+            await hub_router.hub(A).welcome_status(who, WelcomeStatusRequest(room.key))
+        said = await hub_router.hub(A).positions(who, [room.key, Room.new_key()])
+        assert said == (NOT_SAID, NOT_SAID), "as if there were no such partition"
+        (position,) = await hub_router.hub(A).positions(device(follower, "ben", 2), [room.key])
+        assert (position.known, position.next_counter) == (1, 1)
         assert len(follower.peers.calls) == called  # the hub was not even asked
         leaving = room.message("leave", kind=PROPOSAL)
         await hub_router.hub(A).send(who, SendRequest(leaving, room.key, None))  # it cannot be read: it may be that

@@ -2,87 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
 
-from mimids.ds.devices.streams import DeviceGone
 from mimids.errors import QuotaExceeded
 from mimids.mls.welcome import Welcome
 from mimids.store import providers, welcomes
 from mimids.store.engine.transaction import Tx
 from mimids.values import Device, Milliseconds
-from mimids.wire.declare import decode, encode
 from mimids.wire.messages import (
     Ack,
+    CaughtUp,
+    CommitData,
     Frame,
-    FrameBody,
     FrameType,
+    Heartbeat,
     InboxWelcome,
     Messages,
     Result,
     Send,
     SendRequest,
     SendResponse,
+    WelcomeData,
     Withdraw,
 )
-from tests.support.federation import Room, device, federated, present, said
+from tests.support.device_streams import Wire, heard, streaming
+from tests.support.doubles import bound_hits
+from tests.support.federation import COMMIT, Room, device, federated, present, said
 from tests.support.provider import Assembled
+from tests.support.store_faults import set_faults
 from tests.support.stored import count, until
+from tests.support.welcomes import REF, has_states, welcome_to
 from tests.vectors import load_lines
-
-
-class Wire:
-    """The device's end of a stream; `slow` lets what is sent to it wait."""
-
-    def __init__(self) -> None:
-        self._to_server, self._from_device = trio.open_memory_channel[bytes](0)
-        self._to_device, self._from_server = trio.open_memory_channel[bytes](0)
-        self.delivered = 0
-
-    async def receive(self) -> bytes:
-        try:
-            return await self._from_device.receive()
-        except trio.EndOfChannel:
-            raise DeviceGone from None
-
-    async def send(self, frame: bytes) -> None:
-        await self._to_device.send(frame)
-        self.delivered += 1
-
-    async def say(self, type_: FrameType, body: FrameBody, frame: int = 7) -> None:
-        await self._to_server.send(encode(Frame(frame, type_, body)))
-
-    async def say_octets(self, octets: bytes) -> None:
-        await self._to_server.send(octets)
-
-    async def hear(self) -> Frame:
-        with trio.fail_after(10):
-            return decode(Frame, await self._from_server.receive())
-
-    def hang_up(self) -> None:
-        self._to_server.close()
-
-
-@asynccontextmanager
-async def streaming(provider: Assembled, who: Device) -> AsyncIterator[Wire]:
-    wire = Wire()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(provider.services.streams.serve, who, wire)
-        yield wire
-        wire.hang_up()
-
-
-async def heard(wire: Wire) -> tuple[int, list[str]]:
-    """Return the counter and texts of the next messages."""
-    frame = await wire.hear()
-    assert isinstance(frame.body, Messages), frame
-    assert frame.id == 0
-    return frame.body.epoch.counter, said(frame.body.epoch.epoch.messages)
 
 
 async def test_a_stream_resumes_from_a_counter_and_goes_on_live(tmp_path: Path) -> None:
@@ -125,6 +81,32 @@ async def test_sends_in_flight_keep_their_order_and_get_their_own_results(tmp_pa
                     counter += 1
 
 
+async def test_a_message_in_a_frame_behind_its_commit_releases_the_welcome_however_busy_the_hub_is(
+    tmp_path: Path,
+) -> None:
+    async with federated(tmp_path, "a.example", jobs_of=()) as (a,):
+        alice, room, ours = device(a), Room(), Room.new_key()
+        await a.services.hub.create_group(room.creation(), alice)
+        await a.services.hub.send(room.commit("of another member", Room.new_key()), alice)
+        welcome = WelcomeData(welcome_to(REF), (a.config.provider,))
+        adds = SendRequest(room.message("add", kind=COMMIT), room.key, CommitData(ours, None, welcome))
+        used = threading.Event()
+        async with streaming(a, alice) as wire:
+            set_faults(a.services.store, lambda point: wait_before_commit(point, used))
+            for frame, request in enumerate([room.send("first"), adds, room.send("used", ours, epoch=1)]):
+                await wire.say(FrameType.SEND, Send(room.hub, (request,)), frame)
+                await trio.testing.wait_all_tasks_blocked(0.05)  # the first occupies the hub, so the others wait
+            used.set()
+            for _ in range(3):
+                assert isinstance((await wire.hear()).body, Result)
+        assert await has_states(a, "due")
+
+
+def wait_before_commit(point: str, event: threading.Event) -> None:
+    if point == "before_commit":
+        event.wait(10)
+
+
 async def test_messages_of_another_hub_come_by_presenting_a_key(tmp_path: Path) -> None:
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
         alice, bob, room = device(a), device(b, "bob"), Room()
@@ -150,6 +132,42 @@ async def test_a_hub_that_is_away_is_asked_again_while_the_stream_is_open(tmp_pa
             assert (refused.id, refused.type) == (9, FrameType.PROBLEM)
             b.peers.add(room.hub, spec)
             assert await heard(wire) == (0, ["hello"])
+
+
+async def test_a_heartbeat_is_answered_with_its_id(tmp_path: Path) -> None:
+    async with federated(tmp_path, "a.example") as (a,), streaming(a, device(a)) as wire:
+        await wire.say(FrameType.HEARTBEAT, Heartbeat(), 41)
+        assert await wire.hear() == Frame(41, FrameType.HEARTBEAT, Heartbeat())
+
+
+async def test_caught_up_comes_after_everything_that_was_there(tmp_path: Path) -> None:
+    async with federated(tmp_path, "a.example", "b.example") as (a, b):
+        alice, bob, room = device(a), device(b, "bob"), Room()
+        await a.services.hub.create_group(room.creation(), alice)
+        texts = [f"{number} {'x' * 3000}" for number in range(200)]  # several pages
+        await a.services.hub.send_batch([room.send(text) for text in texts], alice)
+        async with streaming(b, bob) as wire:
+            await wire.say(FrameType.CAUGHT_UP, CaughtUp(()), 3)
+            assert await wire.hear() == Frame(3, FrameType.CAUGHT_UP, CaughtUp(()))
+            await wire.say(FrameType.PRESENT, present(room.hub, (room.key, 0)))
+            await wire.say(FrameType.CAUGHT_UP, CaughtUp(()), 4)
+            got: list[str] = []
+            while (frame := await wire.hear()).type is FrameType.MESSAGES:
+                assert isinstance(frame.body, Messages)
+                got += said(frame.body.epoch.epoch.messages)
+            assert frame == Frame(4, FrameType.CAUGHT_UP, CaughtUp(()))
+            assert got == texts
+
+
+async def test_caught_up_names_the_hubs_that_cannot_be_reached(tmp_path: Path) -> None:
+    async with federated(tmp_path, "a.example", "b.example") as (a, b):
+        alice, bob, room = device(a), device(b, "bob"), Room()
+        await a.services.hub.create_group(room.creation(), alice)
+        b.peers.peers.pop(room.hub)
+        async with streaming(b, bob) as wire:
+            await wire.say(FrameType.PRESENT, present(room.hub, (room.key, 0)))
+            await wire.say(FrameType.CAUGHT_UP, CaughtUp(()), 5)
+            assert await wire.hear() == Frame(5, FrameType.CAUGHT_UP, CaughtUp((room.hub,)))
 
 
 async def test_an_unknown_key_is_said_and_stays_watched(tmp_path: Path) -> None:
@@ -217,21 +235,46 @@ async def test_a_welcome_comes_until_it_is_acknowledged(tmp_path: Path) -> None:
             assert isinstance(again, InboxWelcome)
             assert isinstance(again.welcome.message, Welcome)
             assert again.welcome.encoded == body
-            await wire.say(FrameType.ACK, Ack(((1 << 64) - 1, again.welcome_id)))  # the first of them is no row
+            await wire.say(FrameType.ACK, Ack(((1 << 63) - 1, again.welcome_id)))  # the first of them is no row
             await wire.say_octets(b"")  # answered once what came before is done
             assert (await wire.hear()).type == FrameType.PROBLEM
             assert await a.services.incoming_welcomes.inbox(alice.row) == []
 
 
-async def test_a_device_has_a_bounded_number_of_streams(tmp_path: Path) -> None:
-    async with federated(tmp_path, "a.example") as (a,):
-        alice = device(a)
-        a.services.streams._device_streams = 1
-        async with streaming(a, alice):
-            await trio.testing.wait_all_tasks_blocked()
-            with pytest.raises(QuotaExceeded):
-                await a.services.streams.serve(alice, Wire())
-        assert a.services.streams.statistics().open == 0
+async def test_the_newest_stream_of_a_device_displaces_its_most_silent_one(tmp_path: Path) -> None:
+    async with federated(tmp_path, "a.example") as (a,), trio.open_nursery() as streams:
+        alice, bob = device(a), device(a, "bob", 2)
+        a.services.streams._device_streams = 2
+        ended: list[Wire] = []
+
+        async def serve(wire: Wire, who: Device) -> None:
+            try:
+                await a.services.streams.serve(who, wire)
+            except QuotaExceeded:
+                ended.append(wire)
+
+        async def has_opened(count: int) -> bool:
+            return a.services.streams.statistics().open == count
+
+        async def has_ended() -> bool:
+            return bool(ended)
+
+        wires = [Wire() for _ in range(4)]
+        streams.start_soon(serve, wires[3], bob)
+        for n, (wire, heard_at) in enumerate(zip(wires[:2], [7, 5], strict=True), 1):
+            wire.heard_at = heard_at
+            streams.start_soon(serve, wire, alice)
+            await until(partial(has_opened, n + 1))
+        streams.start_soon(serve, wires[2], alice)
+        await until(partial(has_opened, 3))
+        await until(has_ended)
+        assert (ended, a.services.streams.statistics().open) == ([wires[1]], 3)
+        for wire in (wires[0], wires[2]):
+            await wire.say_octets(b"")
+            assert (await wire.hear()).type == FrameType.PROBLEM
+        streams.cancel_scope.cancel()
+    assert a.services.streams.statistics().open == 0
+    assert bound_hits(a.services.telemetry, "device-streams") == 1
 
 
 async def test_a_stream_that_is_open_takes_nobody_back_into_a_group_that_was_left(tmp_path: Path) -> None:
@@ -242,6 +285,7 @@ async def test_a_stream_that_is_open_takes_nobody_back_into_a_group_that_was_lef
         async with streaming(b, bob) as wire:
             await wire.say(FrameType.PRESENT, present(room.hub, (room.key, 0)))
             assert await heard(wire) == (0, ["Ben is here"])
+            await until(lambda: _take_part(b, 2))  # the message may come before the answer of the hub
             await b.services.following.leave(bob, room.hub, room.group_id)
             await a.services.hub.send(room.send("Bob is not"), alice)
             assert await heard(wire) == (
@@ -254,7 +298,11 @@ async def test_a_stream_that_is_open_takes_nobody_back_into_a_group_that_was_lef
             await until(lambda: _empty(a, "follows"))
             await wire.say(FrameType.PRESENT, present(room.hub, (room.key, 2)))  # and whoever presents a key is in
             assert await heard(wire) == (2, ["nobody is"])
-            assert count(b, "SELECT count(*) FROM participations WHERE left_at IS NULL") == 1
+            await until(lambda: _take_part(b, 1))
+
+
+async def _take_part(provider: Assembled, devices: int) -> bool:
+    return count(provider, "SELECT count(*) FROM participations WHERE left_at IS NULL") == devices
 
 
 async def _empty(provider: Assembled, table: str) -> bool:

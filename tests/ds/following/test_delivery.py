@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,16 +11,19 @@ import trio
 import trio.testing
 
 from mimids.ds.backoff import Backoff
+from mimids.ds.following import delivery as delivery_module
 from mimids.ds.following.delivery import Delivery
 from mimids.ds.groups.recent import Recent
 from mimids.ds.groups.states import States
 from mimids.ds.notifier import inbox_topic, partition_topic
 from mimids.ds.ports import PeerAnswer
-from mimids.errors import NotFollowed, PeerUnavailable, StorageUnavailable, UnknownPartition
+from mimids.errors import NotFollowed, PeerUnavailable, StorageUnavailable, UnknownGroup
+from mimids.store.engine.access import Place, read_here
+from mimids.store.engine.locks import Locks
 from mimids.store.engine.store import Store
-from mimids.store.engine.transaction import Tx
+from mimids.store.engine.transaction import Ahead, Tx
 from mimids.values import Device, Follower
-from mimids.wire.declare import encode
+from mimids.wire.declare import decode, encode
 from mimids.wire.ids import NO_LONGER_FOLLOWED, Counter, MaskedPartitionKey, PartitionKey
 from mimids.wire.messages import (
     Epoch,
@@ -31,12 +32,17 @@ from mimids.wire.messages import (
     PushRequest,
     ResumeRequest,
     SendRequest,
+    SendResponse,
     WelcomeInitRequest,
 )
+from tests.support.curious import octets_of
 from tests.support.doubles import Called, stopped_clock
 from tests.support.federation import Room, device, federated, read, wait_stored
+from tests.support.patience import patience
 from tests.support.provider import Assembled
 from tests.support.store_faults import set_faults
+from tests.support.stored import count, until
+from tests.support.tables import every_row
 from tests.support.welcomes import REF, hand_out, invite, reaches, welcome_to
 
 T = TypeVar("T")
@@ -99,18 +105,16 @@ async def test_a_send_writes_no_more_rows_with_ten_followers_than_with_none(tmp_
             a.peers.peers.pop(follower.config.provider)
 
         async def changes(each: Room) -> int:
-            before = rows(a.config.database)
+            before = rows(a.config.place)
             await a.services.hub.send(each.send("second"), alice)
-            return rows(a.config.database) - before
+            return rows(a.config.place) - before
 
         assert await changes(alone) == await changes(room) == 1
 
 
-def rows(database: Path) -> int:
-    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
-        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        counts = (connection.execute(f"SELECT count(*) FROM {name}").fetchone() for name in tables)  # noqa: S608
-        return sum(count for (count,) in counts)
+def rows(database: Place) -> int:
+    with read_here(database) as tx:
+        return sum(map(len, every_row(tx).values()))
 
 
 async def test_a_detached_partition_is_served_to_its_key_and_pushed_to_nobody(tmp_path: Path) -> None:
@@ -128,13 +132,40 @@ async def test_a_detached_partition_is_served_to_its_key_and_pushed_to_nobody(tm
         assert astray(b, stray) == 0  # it was asked for and passed on, and neither stored nor pushed
 
 
+async def test_a_message_sent_ahead_of_its_commit_comes_back_once_the_commit_attaches_it(tmp_path: Path) -> None:
+    async with federated(tmp_path, "a.example", "b.example") as (a, b):
+        alice, bob, room = await talking(a, b)
+        following = room.new_key()
+        ahead = await b.services.hub_router.hub(room.hub).send(bob, room.send("ahead", following, epoch=1))
+        assert decode(SendResponse, ahead).detached == 1
+        await a.services.hub.send(room.send("between"), alice)
+        await wait_stored(b, room.hub, bob, room.key, 2)  # b.example's cursor is past the message
+        await a.services.hub.send(room.commit("commit", following), alice)
+        assert await wait_stored(b, room.hub, bob, following, 1) == ["ahead"]
+
+
+async def test_the_cursor_of_a_follower_that_has_nothing_due_moves_with_what_others_send(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery_module, "STAMPS_NOT_STORED", 3)
+    async with federated(tmp_path, "a.example", "b.example") as (a, b):
+        alice, bob, room = await talking(a, b)
+        for number in range(10):
+            other = Room(f"without followers {number}")
+            await a.services.hub.create_group(other.creation(), alice)
+            await a.services.hub.send(other.send("one"), alice)
+            await trio.testing.wait_all_tasks_blocked(0.02)
+        await until(lambda: cursor_is_near(a, 3))
+        await a.services.hub.send(room.send("here too"), alice)
+        assert await wait_stored(b, room.hub, bob, room.key, 2) == ["here", "here too"]
+
+
+async def cursor_is_near(hub: Assembled, stamps: int) -> bool:
+    return count(hub, "SELECT (SELECT max(stamp) FROM moved) - next_stamp FROM peers") <= stamps
+
+
 def astray(provider: Assembled, key: PartitionKey) -> int:
     return count(provider, "SELECT count(*) FROM partitions WHERE masked_key = ?", key.mask(32))
-
-
-def count(provider: Assembled, query: str, *params: object) -> int:
-    with closing(sqlite3.connect(f"file:{provider.config.database}?mode=ro", uri=True)) as connection:
-        return int(connection.execute(query, params).fetchone()[0])
 
 
 async def test_only_followers_may_resume(tmp_path: Path) -> None:
@@ -144,7 +175,7 @@ async def test_only_followers_may_resume(tmp_path: Path) -> None:
         stranger = Follower(b.config.provider)
         with pytest.raises(NotFollowed):
             await a.services.delivery.resume(resume(room, room.key.mask(32), 0), stranger)
-        with pytest.raises(UnknownPartition):
+        with pytest.raises(NotFollowed):
             await a.services.delivery.resume(resume(room, bytes(32), 0), stranger)
 
 
@@ -190,10 +221,32 @@ async def test_a_provider_whose_last_device_left_is_not_pushed_to(tmp_path: Path
         await wait_stored(b, room.hub, bob, room.key, 1)
         await b.services.following.leave(bob, room.hub, room.group_id)
         await a.services.hub.send(room.send("without bob"), alice)
-        with trio.fail_after(10):
+        with patience():
             while count(a, "SELECT count(*) FROM follows"):  # noqa: ASYNC110  # the store changes by another task
                 await trio.sleep(0.01)
         assert await wait_stored(b, room.hub, bob, room.key, 1) == ["hello"]
+
+
+async def test_a_device_that_leaves_while_its_request_is_recorded_has_no_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with federated(tmp_path, "a.example", "b.example") as (a, b):
+        alice, bob, room, other = device(a), device(b, "bob"), Room(), Room("other")
+        for each in (room, other):
+            await a.services.hub.create_group(each.creation(), alice)
+        await b.services.hub_router.hub(room.hub).send(bob, room.send("hello"))
+        await wait_stored(b, room.hub, bob, room.key, 1)
+        write = b.services.store.write
+
+        async def leave_first(work: Callable[[Tx], object]) -> object:
+            monkeypatch.undo()
+            await b.services.following.leave(bob, room.hub, room.group_id)
+            return await write(work)
+
+        monkeypatch.setattr(b.services.store, "write", leave_first)
+        assert await read(b, bob, other.hub, other.key) == []
+        assert b.services.store.write is not leave_first, "it wrote"
+        assert count(b, "SELECT count(*) FROM requested_partitions") == 0
 
 
 async def test_a_hub_that_does_not_answer_is_unavailable_and_no_key_is_queued(tmp_path: Path) -> None:
@@ -203,7 +256,7 @@ async def test_a_hub_that_does_not_answer_is_unavailable_and_no_key_is_queued(tm
         b.peers.peers.pop(a.config.provider)
         with pytest.raises(PeerUnavailable):
             await b.services.hub_router.hub(room.hub).send(bob, room.send("lost"))
-        assert room.key.reveal() not in b.config.database.read_bytes()
+        assert room.key.reveal() not in octets_of(b.config.database)
 
 
 async def test_repeats_and_forks_reach_a_follower_as_the_hub_stores_them(tmp_path: Path) -> None:
@@ -231,11 +284,11 @@ class Full:
         self._store, self.room, self.refused = store, trio.Event(), trio.Event()
         self.read = store.read
 
-    async def write(self, work: Callable[[Tx], T]) -> T:
+    async def write(self, work: Callable[[Tx], T], *, locks: Locks | None = None, ahead: Ahead | None = None) -> T:
         if not self.room.is_set():
             self.refused.set()
             raise StorageUnavailable
-        return await self._store.write(work)
+        return await self._store.write(work, locks=locks, ahead=ahead)
 
     write_or_refuse = write
 
@@ -259,7 +312,7 @@ async def test_a_full_disk_delays_pushes_and_the_job_goes_on(tmp_path: Path, nur
             batch_octets=1 << 20,
         )
         await nursery.start(delivery.run)
-        with trio.fail_after(20):
+        with patience():
             await store.refused.wait()
             await wait_stored(b, room.hub, bob, room.key, 1)  # the push arrived, though the hub could not write that
             store.room.set()
@@ -291,7 +344,7 @@ async def test_a_key_presented_while_the_follower_answers_no_longer_followed_is_
         await b.services.following.leave(bob, room.hub, room.group_id)
         held = Held(a, b, answers=True)
         await a.services.hub.send(room.send("while nobody is there"), alice)
-        with trio.fail_after(20):
+        with patience():
             await held.waits.wait()
         await b.services.hub_router.hub(room.hub).present(bob, room.key)
         held.go.set()
@@ -305,7 +358,7 @@ async def test_ending_one_epoch_does_not_end_another_that_was_just_presented(tmp
         await b.services.following.leave(bob, room.hub, room.group_id)
         held, following = Held(a, b, answers=False), room.new_key()
         await a.services.hub.send(room.commit("on", following), alice)
-        with trio.fail_after(20):
+        with patience():
             await held.waits.wait()
         await b.services.hub_router.hub(room.hub).present(bob, following)  # its group is not known to be this one
         held.go.set()
@@ -329,6 +382,38 @@ async def test_a_push_under_a_key_that_a_device_presented_is_accepted(tmp_path: 
         assert await wait_stored(b, room.hub, bob, following, 1) == ["again"]
 
 
+async def test_leaving_one_group_loses_no_other_that_a_device_presented(tmp_path: Path) -> None:
+    """Also not while the other group is not known here, because it has no message yet."""
+    async with federated(tmp_path, "a.example", "b.example") as (a, b):
+        alice, bob, room = await talking(a, b)
+        other, never = Room("other"), Room("never")
+        await a.services.hub.create_group(other.creation(), alice)
+        await b.services.hub_router.hub(room.hub).present(bob, other.key)
+        await b.services.following.leave(bob, room.hub, room.group_id)
+        with pytest.raises(UnknownGroup):
+            await b.services.following.leave(bob, room.hub, never.group_id)
+        await a.services.hub.send(other.send("the first"), alice)
+        assert await wait_stored(b, other.hub, bob, other.key, 1) == ["the first"]
+
+
+async def test_a_key_presented_before_leaving_its_group_does_not_bring_the_device_back(tmp_path: Path) -> None:
+    async with federated(tmp_path, "a.example", "b.example") as (a, b):
+        alice, bob, room = await talking(a, b)
+        following = room.new_key()
+        held = Held(a, b, answers=False)
+        await a.services.hub.send(room.commit("on", following), alice)
+        with patience():
+            await held.waits.wait()
+        await b.services.hub_router.hub(room.hub).present(bob, following)
+        await b.services.following.leave(bob, room.hub, room.group_id)
+        held.go.set()
+        await a.services.hub.send(room.send("again", following, epoch=1), alice)
+        await trio.testing.wait_all_tasks_blocked(0.1)
+        assert count(b, "SELECT count(*) FROM participations WHERE left_at IS NULL") == 0
+        await b.services.hub_router.hub(room.hub).present(bob, following)
+        assert await wait_stored(b, room.hub, bob, following, 1) == ["again"]
+
+
 async def test_leaving_while_a_long_backlog_is_fetched_ends_the_fetching(tmp_path: Path) -> None:
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
         alice, bob, room = await talking(a, b)
@@ -343,7 +428,7 @@ async def test_leaving_while_a_long_backlog_is_fetched_ends_the_fetching(tmp_pat
             return await spec(called)
 
         b.peers.add(room.hub, leaves_meanwhile)
-        with trio.fail_after(20):
+        with patience():
             await b.services.hub_router.hub(room.hub).present(bob, room.key)
         assert asked == 1
 
@@ -395,5 +480,5 @@ async def test_a_waiting_reader_is_notified_though_the_sender_hangs_up(what: str
                     await b.services.epoch_receiver.receive_push(room.hub, push(room, 0, "zero"))
                 else:
                     await b.services.incoming_welcomes.store(room.hub, welcome_to(REF))
-            with trio.fail_after(20):
+            with patience():
                 assert await waiter.wait() == {topic}

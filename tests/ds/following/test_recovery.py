@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
 
-import attrs
 import pytest
 import trio
 
-from mimids.config import Config
 from mimids.ds.ports import PeerAnswer
 from mimids.errors import MethodNotAllowed, PeerUnavailable, Recovering, UnknownGroup
 from mimids.mls.code_points import WireFormat
 from mimids.mls.framing import MLSMessage
 from mimids.mls.proposals import Add
-from mimids.store import backup, recoveries
-from mimids.store.engine.sqlite import write_here
-from mimids.store.engine.transaction import Tx
-from mimids.values import Follower, Milliseconds
+from mimids.values import Follower
 from mimids.wire.declare import decode, encode
 from mimids.wire.ids import MLS10, CipherSuite, Counter, GroupId, MaskedPartitionKey, ProviderId
 from mimids.wire.messages import (
@@ -41,6 +33,7 @@ from tests.support.federation import Room, commit_at, device, federated, in_memo
 from tests.support.hub import offer
 from tests.support.provider import Assembled, assembled
 from tests.support.recordings import Recording, expected
+from tests.support.restoring import all_groups_free, make_backup, restored
 from tests.support.signing import GROUP, Client, by_value
 from tests.support.signing import Room as SignedRoom
 from tests.support.stored import bodies, rows, until
@@ -48,51 +41,7 @@ from tests.support.stored import bodies, rows, until
 SUITE = CipherSuite(1)
 
 
-def make_backup(running: Assembled, to: Path) -> None:
-    backup.copy(running.config.database, to, Milliseconds(0))
-
-
-def use_backup(copy: Path, config: Config) -> None:
-    """Prepare a backup as `mimids restore` does, as far as groups are concerned."""
-    config.data_dir.mkdir()
-    shutil.copy(copy, config.database)
-
-    def prepare(tx: Tx) -> None:
-        recoveries.begin(tx, config.provider, config.federation.allow)
-        backup.unmark(tx)
-
-    write_here(config.database, prepare)
-
-
-@asynccontextmanager
-async def restored(
-    running: Assembled, copy: Path, directory: Path, *others: Assembled, jobs: bool = True
-) -> AsyncIterator[Assembled]:
-    """Run a provider on a backup of it, in place of the one that is running."""
-    config = attrs.evolve(running.config, data_dir=directory)
-    await trio.to_thread.run_sync(use_backup, copy, config)
-    async with AsyncExitStack() as stack:
-        again = await stack.enter_async_context(assembled(config))
-        for other in others:
-            other.peers.add(config.provider, in_memory_peer(again, other.config.provider))
-            again.peers.add(other.config.provider, in_memory_peer(other, config.provider))
-        tasks = await stack.enter_async_context(trio.open_nursery())
-        if jobs:
-            await tasks.start(again.services.delivery.run)
-            await tasks.start(again.services.recovery_as_hub.run)
-            tasks.start_soon(again.services.recovery_as_follower.run)
-        yield again
-        tasks.cancel_scope.cancel()
-
-
-async def all_groups_free(running: Assembled) -> None:
-    await until(lambda: _is_free(running))
-
-
-async def _is_free(running: Assembled) -> bool:
-    return await rows(running, "SELECT count(*) FROM recoveries WHERE answered = 0") == [(0,)]
-
-
+@pytest.mark.sqlite_file("backups and restores are of files")
 async def test_messages_come_back_from_followers_and_no_counter_is_given_twice(tmp_path: Path) -> None:
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
         alice, bob, room = device(a), device(b, "bob"), Room()
@@ -122,6 +71,7 @@ async def test_messages_come_back_from_followers_and_no_counter_is_given_twice(t
                 await again.services.hub.send(Room("other").send("x"), alice)
 
 
+@pytest.mark.sqlite_file("backups and restores are of files")
 async def test_a_group_is_held_until_its_followers_answer_and_other_groups_are_not(tmp_path: Path) -> None:
     async with federated(tmp_path, "a.example", "b.example", "c.example") as (a, b, c):
         alice, bob, carol = device(a), device(b, "bob"), device(c, "carol")
@@ -158,6 +108,7 @@ async def test_a_group_is_held_until_its_followers_answer_and_other_groups_are_n
                 tasks.cancel_scope.cancel()
 
 
+@pytest.mark.sqlite_file("backups and restores are of files")
 async def test_a_malformed_answer_about_one_group_does_not_hold_another(tmp_path: Path) -> None:
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
         alice, bob, room, other = device(a), device(b, "bob"), Room(), Room("other")
@@ -187,6 +138,7 @@ async def test_a_malformed_answer_about_one_group_does_not_hold_another(tmp_path
                 tasks.cancel_scope.cancel()
 
 
+@pytest.mark.sqlite_file("backups and restores are of files")
 async def test_a_group_created_after_the_backup_comes_back(tmp_path: Path) -> None:
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
         make_backup(a, tmp_path / "copy")
@@ -203,6 +155,7 @@ async def test_a_group_created_after_the_backup_comes_back(tmp_path: Path) -> No
             assert (await wait_stored(b, room.hub, bob, room.key, 4))[-1] == "3"
 
 
+@pytest.mark.sqlite_file("backups and restores are of files")
 async def test_states_come_back_with_their_commits(tmp_path: Path) -> None:
     recording = Recording("public")
     accepted = [each for each in recording.messages() if expected(each.line) == "accept"]
@@ -222,7 +175,7 @@ async def test_states_come_back_with_their_commits(tmp_path: Path) -> None:
             await offer(hub, each)
         keys = {key for each in accepted for key in (each.key, each.next_key) if key is not None}
         for key in keys:
-            await b.services.following.ask(bob, a.config.provider, key)
+            await b.services.following.ask(bob, a.config.provider, ReceiveRequest(key, Counter(0)))
         await until(lambda: _same_counters(a, b))
         before = await rows(a, states)
         async with restored(a, tmp_path / "copy", tmp_path / "again", b, c) as again:
@@ -239,8 +192,15 @@ async def _same_counters(a: Assembled, b: Assembled) -> bool:
     return await rows(a, counters) == await rows(b, counters)
 
 
-async def test_the_provider_of_a_member_who_joined_after_the_backup_is_asked_too(tmp_path: Path) -> None:
-    """Its provider followed nothing at the time of the backup; the first follower's answer shows the member."""
+@pytest.mark.sqlite_file("backups and restores are of files")
+@pytest.mark.parametrize("has_messages", [True, False])
+async def test_the_provider_of_a_member_who_joined_after_the_backup_is_asked_too(
+    has_messages: bool, tmp_path: Path
+) -> None:
+    """Its provider followed nothing at the time of the backup; the first follower's answer shows the member.
+
+    The group does not wait until it answers.
+    """
     recording = Recording("public")
     accepted = [each for each in recording.messages() if expected(each.line) == "accept"]
     async with federated(tmp_path, "a.example", "b.example", "c.example") as (a, b, c):
@@ -252,14 +212,27 @@ async def test_the_provider_of_a_member_who_joined_after_the_backup_is_asked_too
         for each in accepted:
             await offer(a.services.hub, each)
         for key in {key for each in accepted for key in (each.key, each.next_key) if key is not None}:
-            await b.services.following.ask(bob, a.config.provider, key)
+            await b.services.following.ask(bob, a.config.provider, ReceiveRequest(key, Counter(0)))
         await until(lambda: _same_counters(a, b))
-        async with restored(a, tmp_path / "copy", tmp_path / "again", b, c) as again:
-            await all_groups_free(again)
+        async with restored(a, tmp_path / "copy", tmp_path / "again", b, c, jobs=False) as again:
+            reach = again.peers.peers[c.config.provider]
+
+            async def has_no_messages(called: Called) -> PeerAnswer:
+                if called.path == "/ds/v1/recover":
+                    raise PeerUnavailable
+                return await reach(called)
+
+            if not has_messages:
+                again.peers.add(c.config.provider, has_no_messages)
+            async with trio.open_nursery() as jobs:
+                await jobs.start(again.services.recovery_as_hub.run)
+                await all_groups_free(again)
+                jobs.cancel_scope.cancel()
             asked = {call.provider for call in again.peers.calls if call.path == "/ds/v1/recover"}
             assert asked == {"b.example", "c.example"}
 
 
+@pytest.mark.sqlite_file("backups and restores are of files")
 async def test_a_provider_without_recover_is_asked_for_its_counters_by_empty_pushes(tmp_path: Path) -> None:
     async def old(called: Called) -> PeerAnswer:
         if called.path != "/ds/v1/push":
@@ -286,6 +259,7 @@ async def test_a_provider_without_recover_is_asked_for_its_counters_by_empty_pus
                 tasks.cancel_scope.cancel()
 
 
+@pytest.mark.sqlite_file("backups and restores are of files")
 async def test_a_restart_continues_with_the_open_questions(tmp_path: Path) -> None:
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
         alice, bob, room = device(a), device(b, "bob"), Room()
@@ -321,6 +295,7 @@ async def test_only_the_hub_of_a_group_gets_its_messages_back(tmp_path: Path) ->
             await answers.messages_beyond(stranger, nothing)
 
 
+@pytest.mark.sqlite_file("backups and restores are of files")
 async def test_a_restored_follower_is_pushed_again_what_came_after_the_backup(tmp_path: Path) -> None:
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
         alice, bob, room = device(a), device(b, "bob"), Room()
@@ -350,7 +325,7 @@ async def test_an_answer_is_bounded_including_its_trees(tmp_path: Path) -> None:
         message, group = group.commit(0, *[by_value(Add(each.key_package())) for each in clients[1:]])
         info = decode(MLSMessage, encode(MLSMessage(MLS10, WireFormat.GROUP_INFO, group.info())))
         await a.services.hub.create_group(CreateGroupRequest(GROUP, MLS10, SUITE, keys[0], info, None, None), alice)
-        await b.services.following.ask(bob, a.config.provider, keys[0])
+        await b.services.following.ask(bob, a.config.provider, ReceiveRequest(keys[0], Counter(0)))
         for key, following in pairwise(keys):
             message, group = group.commit(0)
             info = decode(MLSMessage, encode(MLSMessage(MLS10, WireFormat.GROUP_INFO, group.info(tree=False))))

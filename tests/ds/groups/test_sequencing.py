@@ -6,6 +6,7 @@ import random
 import tempfile
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,17 +24,27 @@ from mimids.ds.groups.judging import MlsJudge
 from mimids.ds.groups.sequencing import Outcome
 from mimids.ds.groups.states import States
 from mimids.ds.notifier import Notifier
-from mimids.errors import BranchTerminated, MimiError, PartitionExists, UnknownPartition
+from mimids.errors import (
+    BranchTerminated,
+    CommitSuperseded,
+    Malformed,
+    MimiError,
+    PartitionExists,
+    TooLarge,
+    UnknownPartition,
+)
 from mimids.mls import framing
 from mimids.mls.code_points import SenderType, WireFormat
 from mimids.mls.framing import MLSMessage
 from mimids.mls.proposals import Add, ExternalInit, Remove
 from mimids.store import partitions
+from mimids.store.engine.access import open_store
 from mimids.store.engine.migrate import migrate
-from mimids.store.engine.sqlite import connect, open_store
+from mimids.store.engine.sqlite import connect
 from mimids.store.engine.store import Store
 from mimids.store.engine.transaction import Tx
 from mimids.values import Device, DeviceRow, Follower, Milliseconds, Sender
+from mimids.wire.base64url import base64url
 from mimids.wire.declare import decode
 from mimids.wire.ids import MLS10, Counter, PartitionKey, ProviderId, local_user_id
 from mimids.wire.messages import (
@@ -48,7 +59,7 @@ from mimids.wire.messages import (
 )
 from tests.support import signing
 from tests.support.doubles import stopped_clock
-from tests.support.federation import Room
+from tests.support.federation import COMMIT, Room
 from tests.support.hub import running_hub
 from tests.support.mls_makers import replace
 from tests.support.one_connection import OneConnection
@@ -68,6 +79,15 @@ class Model:
     parent: dict[PartitionKey, PartitionKey | None] = attrs.field(factory=dict)  # None: where the group began
     ended: dict[PartitionKey, PartitionKey] = attrs.field(factory=dict)
 
+    def winner(self, key: PartitionKey) -> PartitionKey | None:
+        """Return the open partition to which the commit of an epoch leads, in a linear group."""
+        return next((each for each, parent in self.parent.items() if parent == key and each not in self.ended), None)
+
+    def may_undo(self, key: PartitionKey) -> bool:
+        """Tell whether a linear group has no branch in the place of this one."""
+        beside = [each for each, parent in self.parent.items() if parent == self.parent[key] and each != key]
+        return all(self.ended.get(each) == each for each in beside)
+
     def below(self, key: PartitionKey) -> list[PartitionKey]:
         return [key, *(each for child, parent in self.parent.items() if parent == key for each in self.below(child))]
 
@@ -85,6 +105,8 @@ class Model:
 class HubAndModel(RuleBasedStateMachine):
     """Sends, repeats, forks, detached partitions, joins, terminations and restarts, in any order."""
 
+    linear = False
+
     def __init__(self) -> None:
         super().__init__()
         self.directory = tempfile.TemporaryDirectory()
@@ -94,6 +116,7 @@ class HubAndModel(RuleBasedStateMachine):
         self.detached: set[PartitionKey] = set()
         self.known: dict[PartitionKey, signing.Room] = {}  # the group's state in each attached partition
         self.answers: list[tuple[Any, Sender, SendResponse]] = []
+        self.opened: dict[PartitionKey, list[tuple[int, PartitionKey]]] = {}  # by the commits of each partition
         self.numbers = iter(range(1, 1_000_000))
         self.words = Room("room")
         self.open()
@@ -140,7 +163,20 @@ class HubAndModel(RuleBasedStateMachine):
         assert answer.detached == (key in self.detached)
         assert set(answer.earlier_commits) == {each.mask(32) for each in commits}
         here.append(request.message.encoded)
+        if request.commit_data is not None:
+            self.opened.setdefault(key, []).append((answer.counter, request.commit_data.next_partition_key))
         self.answers.append((request, sender, answer))
+
+    def superseded(self, request: Any, sender: Sender, key: PartitionKey) -> bool:
+        """Tell whether the commit of a linear group comes too late; offer it then, and check its refusal."""
+        winner = self.model.winner(key) if self.linear else None
+        if winner is None:
+            return False
+        refusal = self.offer(request, sender)
+        assert isinstance(refusal, CommitSuperseded)
+        won = next(each for each in self.opened[key] if each[1] == winner)
+        assert refusal.members == {"counter": won[0], "next_masked_key": base64url(winner.mask(32))}
+        return True
 
     def drawn(self, data: st.DataObject) -> PartitionKey:
         return data.draw(st.sampled_from(list(self.known)))
@@ -156,7 +192,7 @@ class HubAndModel(RuleBasedStateMachine):
         key = Room.new_key()
         info = MLSMessage(MLS10, WireFormat.GROUP_INFO, room.info())
         trio.run(
-            self.hub.create_group,
+            partial(self.hub.create_group, linear=self.linear),
             CreateGroupRequest(room.group_id, MLS10, room.suite.code, key, info, None, None),
             ALICE,
         )
@@ -180,8 +216,12 @@ class HubAndModel(RuleBasedStateMachine):
     @rule(data=st.data(), sender=st.sampled_from(SENDERS))
     def send_to_nowhere(self, data: st.DataObject, sender: Sender) -> None:
         key = data.draw(st.sampled_from([*self.detached, Room.new_key()]))
+        request = SendRequest(self.word(99), key, None)
+        if self.linear:
+            assert isinstance(self.offer(request, sender), UnknownPartition)
+            return
         self.detached.add(key)
-        self.accepted(SendRequest(self.word(99), key, None), sender, key)
+        self.accepted(request, sender, key)
 
     @rule(data=st.data(), sender=st.sampled_from(SENDERS))
     def commit(self, data: st.DataObject, sender: Sender) -> None:
@@ -193,6 +233,8 @@ class HubAndModel(RuleBasedStateMachine):
         if key in self.model.ended:
             assert isinstance(self.offer(request, sender), BranchTerminated)
             return
+        if self.superseded(request, sender, key):
+            return
         self.accepted(request, sender, key)
         self.detached.discard(following)
         self.model.lists.setdefault(following, [])
@@ -202,7 +244,10 @@ class HubAndModel(RuleBasedStateMachine):
     def commit_to_what_a_commit_leads_to_already(self, data: st.DataObject) -> None:
         key, following = self.drawn(data), self.drawn(data)
         message, _ = self.known[key].commit(0)
-        refusal = self.offer(SendRequest(message, key, CommitData(following, None, None)), ALICE)
+        request = SendRequest(message, key, CommitData(following, None, None))
+        if key not in self.model.ended and self.superseded(request, ALICE, key):
+            return
+        refusal = self.offer(request, ALICE)
         assert isinstance(refusal, BranchTerminated if key in self.model.ended else PartitionExists)
 
     @precondition(lambda self: len(self.known) < 40)
@@ -217,6 +262,8 @@ class HubAndModel(RuleBasedStateMachine):
         request = ExternalJoinRequest(message, CommitData(following, None, None))
         if key in self.model.ended:
             assert isinstance(self.offer(request, sender), MimiError)
+            return
+        if self.superseded(request, sender, key):
             return
         self.accepted(request, sender, key)
         self.model.lists[following], self.model.parent[following], self.known[following] = [], key, room
@@ -238,6 +285,10 @@ class HubAndModel(RuleBasedStateMachine):
     @rule(data=st.data())
     def undo(self, data: st.DataObject) -> None:
         key = self.drawn(data)
+        if self.linear and not self.model.may_undo(key):
+            with pytest.raises(Malformed):
+                self.on_partition(key, branches.undo_termination)
+            return
         self.on_partition(key, branches.undo_termination)
         self.model.undo(key)
 
@@ -265,6 +316,16 @@ class HubAndModel(RuleBasedStateMachine):
 
 HubAndModel.TestCase.settings = settings(stateful_step_count=40, max_examples=40, deadline=None)
 TestHubAndModel = HubAndModel.TestCase
+
+
+class LinearHubAndModel(HubAndModel):
+    """The same in a linear group: each epoch has one commit, until its branch is terminated."""
+
+    linear = True
+
+
+LinearHubAndModel.TestCase.settings = HubAndModel.TestCase.settings
+TestLinearHubAndModel = LinearHubAndModel.TestCase
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -302,6 +363,38 @@ async def test_a_provider_that_proposes_from_outside_does_not_follow_the_partiti
         assert (await hub.propose(ExternalProposalRequest(add, None), stranger)).counter == 0
         followed = await hub._store.read(lambda tx: tx.all("SELECT * FROM follows"))
         assert followed == []
+
+
+async def test_what_a_commit_attaches_is_no_longer_detached_later_in_the_same_batch(tmp_path: Path) -> None:
+    room, apart, below = Room(), Room.new_key(), Room.new_key()
+    async with running_hub(tmp_path, limits={"device_detached_partitions": 2}) as hub:
+        await hub.create_group(room.creation(), ALICE)
+        answers = await hub.send_batch(
+            [
+                SendRequest(room.message("on", epoch=1, kind=COMMIT), apart, CommitData(below, None, None)),
+                room.send("below", below, epoch=2),
+                room.commit("to what is apart", apart),
+                room.send("attached", apart, epoch=1),
+                room.send("attached too", below, epoch=2),
+            ],
+            ALICE,
+        )
+        found = [(each.counter, each.detached) for each in answers if isinstance(each, SendResponse)]
+        assert found == [(0, 1), (0, 1), (0, 0), (1, 0), (1, 0)]
+
+
+async def test_a_refused_message_leaves_no_detached_partition_behind(tmp_path: Path) -> None:
+    room, key = Room(), Room.new_key()
+    async with running_hub(tmp_path, limits={"message_bytes": 1000}) as hub:
+        await hub.create_group(room.creation(), ALICE)
+        large = room.send("x" * 1000, key)
+        with pytest.raises(TooLarge):
+            await hub.send(large, ALICE)
+        assert await hub._store.read(lambda tx: tx.all("SELECT count(*) FROM partitions")) == [(1,)]
+        _, answer, _ = await hub.send_batch([large, room.send("fits", key), large], ALICE)
+        assert isinstance(answer, SendResponse)
+        assert (answer.counter, answer.detached) == (0, 1)
+        assert (await hub.send(room.send("fits too", key), ALICE)).counter == 1
 
 
 # --- batches ----------------------------------------------------------------------------------------------------
@@ -377,7 +470,9 @@ def answer_or_code(outcome: Outcome) -> SendResponse | str:
 
 
 def stored(tx: Tx) -> list[tuple[object, ...]]:
-    return tx.all("SELECT partition, counter, kind, digest, digest_key, body, next_masked_key FROM messages")
+    return tx.all(
+        "SELECT partition, counter, kind, digest, digest_key, body, next_masked_key FROM messages ORDER BY 1, 2"
+    )
 
 
 # --- many at once -------------------------------------------------------------------------------------------------
@@ -471,7 +566,8 @@ async def test_a_send_that_is_cancelled_at_any_step_is_stored_whole_or_not_at_al
         step += 1
         database = tmp_path / f"{step}"
         migrate(database)
-        config = parse({"provider": A, "data_dir": str(tmp_path)}, tmp_path)
+        allowed = {"allow": ["b.example", "c.example"]}
+        config = parse({"provider": A, "data_dir": str(tmp_path), "federation": allowed}, tmp_path)
         async with open_store(database) as store, trio.open_nursery() as jobs:
             await jobs.start(store.run)
             hub = LocalHub(config, store, stopped_clock(), MlsJudge(States()), Notifier())
@@ -495,7 +591,7 @@ async def test_a_send_that_is_cancelled_at_any_step_is_stored_whole_or_not_at_al
             jobs.cancel_scope.cancel()
         if not again:
             break
-    assert step > 2
+    assert step >= 2
     assert len(outcomes) == 2, "it was cancelled before and after the point of no return"
 
 

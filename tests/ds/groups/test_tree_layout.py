@@ -6,7 +6,7 @@ from operator import attrgetter
 
 from hypothesis import given
 
-from mimids.ds.groups.tree_layout import ROWS, PartitionTree, lay_out, margins
+from mimids.ds.groups.tree_layout import NESTED, ROWS, PartitionTree, lay_out, margins
 from mimids.store.overview import PartitionSummary
 from tests.support.summaries import histories, summary
 
@@ -73,3 +73,13 @@ def test_margins_show_every_partition_once(partitions: list[PartitionSummary]) -
     trees = list(margins(partitions, attrgetter("row"), attrgetter("parent")))
     assert sorted(each.row for tree in trees for _, each in tree) == sorted(each.row for each in partitions)
     assert all(tree[0][0] == "" for tree in trees), "a root begins in the first column"
+
+
+def test_deeply_nested_forks_are_drawn_in_linear_space() -> None:
+    nodes = [summary(1, None)]
+    for row in range(2, 4000, 2):
+        nodes += [summary(row, nodes[-1].row), summary(row + 1, nodes[-1].row)]
+    (tree,) = margins(nodes, attrgetter("row"), attrgetter("parent"))
+    assert [each.row for _, each in tree][:3] == [1, 2, 3]
+    assert len(tree) == len(nodes)
+    assert max(len(margin) for margin, _ in tree) == 3 * NESTED

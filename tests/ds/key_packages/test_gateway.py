@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
-import sqlite3
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from mimids.ds.key_packages.gateway import GatewayBounds
 from mimids.ds.limits.rates import Rate
-from mimids.errors import OhttpKey, OhttpUndecipherable, RateLimited
+from mimids.errors import OhttpKey, OhttpUndecipherable
 from mimids.ohttp import bhttp
 from mimids.ohttp.client import Opener, encapsulate
 from mimids.ohttp.config import decode_keys
-from mimids.ohttp.hpke import Aead, HpkeError
+from mimids.ohttp.hpke import Aead, HpkeError, PrivateKey
 from mimids.store.engine.transaction import Tx
 from mimids.wire.codec import WireError
 from mimids.wire.declare import decode, encode
@@ -27,9 +27,14 @@ from mimids.wire.messages import KeyPackageBundleResponse, KeyPackageResponse, K
 from tests.support.doubles import stopped_clock
 from tests.support.mls_makers import NOW
 from tests.support.rig import UNLIMITED, Rig, ask, bundle, packages, problem_type, running
+from tests.support.store_faults import full_disk
 
 WRONG = BearerToken(bytes(32))
 WINDOW = 300
+# RFC 9110 section 5.6.7: a sender MUST write dates like this.
+IMF_FIXDATE = re.compile(
+    rb"(Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d (Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) \d{4} \d\d:\d\d:\d\d GMT"
+)
 
 
 @pytest.fixture
@@ -76,8 +81,10 @@ async def test_every_answer_has_the_date_and_the_size_of_its_class(path: Path) -
             message, opener = rig.encapsulate(encode(request))
             sealed = await rig.gateway.answer(message)
             sizes.add(len(sealed))
-            date = bhttp.decode_response(opener.open(sealed)).field(b"date")
-            assert parsedate_to_datetime((date or b"").decode()).timestamp() == rig.clock.now() // 1000
+            date = bhttp.decode_response(opener.open(sealed)).field(b"date") or b""
+            assert IMF_FIXDATE.fullmatch(date), date
+            assert parsedate_to_datetime(date.decode()).timestamp() == rig.clock.now() // 1000
+        sizes.add(len(await rig.gateway.answer(rig.seal(b"unreadable")[0])))
         assert len(sizes) == 1
 
 
@@ -173,6 +180,8 @@ async def test_a_bundle_is_bounded(path: Path) -> None:
         response = await answer(rig, *rig.encapsulate(content, path="/key-packages?bundle"))
         assert problem_type(response) == (400, "too-many")
         assert json.loads(response.content)["limit"] == "bundle_max_requests"
+        two = bundle(ask(WRONG), ask(WRONG))
+        assert (await answer(rig, *rig.encapsulate(two, path="/key-packages?bundle"))).status == 200
 
 
 @pytest.mark.parametrize(
@@ -237,13 +246,12 @@ def test_any_bytes_get_an_answer_or_a_refusal(data: st.DataObject, tmp_path_fact
     trio.run(main)
 
 
-async def test_more_than_the_rate_is_refused_before_anything_is_opened(path: Path) -> None:
+async def test_more_than_the_rate_is_refused_sealed(path: Path) -> None:
     async with running(path, bounds=GatewayBounds(rate=Rate("gateway_requests_per_second", 1, 2))) as rig:
         request = ask(await rig.stocked(3))
         await rig.fetch(request)
         await rig.fetch(request)
-        with pytest.raises(RateLimited):
-            await rig.fetch(request)
+        assert problem_type(await rig.fetch(request)) == (429, "rate-limited")
         rig.clock.advance(1)
         assert (await rig.fetch(request)).status == 200
 
@@ -278,10 +286,23 @@ async def test_a_thousand_replays_drain_one_key_package(path: Path, late: int) -
         clock.advance(WINDOW + late)  # the last moment of the window
         answers |= await replay(rig, message, 100)
         assert len(answers) == 1
-        clock.advance(1)
+        assert rig.gateway.statistics().repeated == rig.gateway.statistics().answered > 1000
+        clock.advance(0.001)
         response = await answer(rig, message, opener)
         assert problem_type(response) == (400, "https://iana.org/assignments/http-problem-types#date")
         assert await rig.left() == 9
+
+
+async def test_an_answer_is_repeated_though_others_were_answered_since(path: Path) -> None:
+    """A new request makes the gateway forget the answers that have expired."""
+    async with running(path) as rig:
+        token = await rig.stocked(5)
+        message, _ = rig.encapsulate(encode(ask(token)))
+        first = await rig.gateway.answer(message)
+        rig.clock.advance(WINDOW - 1)
+        await rig.fetch(ask(token))
+        assert await rig.gateway.answer(message) == first
+        assert await rig.left() == 3
 
 
 async def test_a_request_that_waited_out_its_window_takes_nothing(path: Path) -> None:
@@ -414,9 +435,7 @@ async def test_a_disk_that_takes_nothing_is_a_sealed_503(path: Path) -> None:
 
     def fault(point: str) -> None:
         if full and point == "before_commit":
-            error = sqlite3.OperationalError("database or disk is full")
-            error.sqlite_errorcode = sqlite3.SQLITE_FULL
-            raise error
+            raise full_disk()
 
     async with running(path, faults=fault) as rig:
         token = await rig.stocked(1)
@@ -435,6 +454,26 @@ async def test_an_answer_is_for_its_own_request_only(path: Path) -> None:
         _, opener = rig.encapsulate(encode(ask(token)))
         with pytest.raises(HpkeError):
             opener.open(await rig.gateway.answer(one))
+
+
+async def test_keys_are_looked_for_if_a_request_names_one_that_is_unknown_and_only_then(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process may have made it."""
+    async with running(path) as rig:
+        live: dict[int, PrivateKey] = {}
+        looked = 0
+
+        async def look() -> None:
+            nonlocal looked
+            looked += 1
+            live.update(rig.keys.live())
+
+        monkeypatch.setattr(rig.gateway, "_keys", lambda: live)
+        monkeypatch.setattr(rig.gateway, "_look_for_keys", look)
+        for _ in range(2):
+            assert problem_type(await rig.fetch(ask(WRONG))) == (403, "key-package-refused")
+        assert looked == 1
 
 
 async def test_a_request_for_a_key_in_grace_is_answered_and_for_a_retired_one_is_not(path: Path) -> None:

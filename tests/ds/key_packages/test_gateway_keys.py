@@ -8,16 +8,21 @@ from pathlib import Path
 import pytest
 import trio
 
+from mimids.ds.key_packages import gateway_keys
 from mimids.ds.key_packages.contact_card import ContactCard
 from mimids.ds.key_packages.gateway_keys import OhttpKeys, ensure_identity, identity_public, load, rotate
-from mimids.errors import Busy
+from mimids.errors import Busy, OhttpKey
+from mimids.ohttp import bhttp
 from mimids.ohttp.at_rest import KeyUnavailable, OperatorKey
 from mimids.ohttp.keys_signature import KeysExpired, KeysWronglySigned, verify
 from mimids.store import ohttp
+from mimids.wire.declare import encode
 from mimids.wire.ids import BearerToken, UserId
 from tests.support.doubles import stopped_clock
 from tests.support.mls_makers import DAY, NOW
-from tests.support.rig import PROVIDER, SCHEDULE, Rig, running
+from tests.support.patience import patience
+from tests.support.rig import PROVIDER, SCHEDULE, Rig, ask, running
+from tests.support.store_faults import Disk
 
 OPERATOR = OperatorKey(bytes(range(32)))
 
@@ -35,10 +40,74 @@ async def public(rig: Rig) -> bytes:
 
 async def minutes_until(rig: Rig, holds: Callable[[], bool]) -> None:
     """Move the clock on until the job has seen to it."""
-    with trio.fail_after(20):
+    with patience():
         while not holds():
             rig.clock.advance(60)
             await trio.sleep(0.01)  # the store's threads take real time
+
+
+async def test_a_full_disk_delays_the_rotation_and_the_job_goes_on(path: Path) -> None:
+    async with running(path) as rig:
+        disk, before = Disk(rig.store), set(rig.keys.live())
+        disk.full = True
+        rig.clock.advance(40 * DAY)
+        await minutes_until(rig, lambda: disk.refused > 3)
+        disk.full = False
+        await minutes_until(rig, lambda: set(rig.keys.live()) != before)
+
+
+async def test_a_request_under_a_key_that_another_process_made_is_answered_with_the_same_octets(path: Path) -> None:
+    async with running(path) as rig, running(path) as other:
+        token = await rig.stocked(2)
+        await rig.store.write(lambda tx: rotate(tx, SCHEDULE, None, NOW))
+        await rig.keys.refresh()
+        message, opener = rig.encapsulate(encode(ask(token)))
+        assert message[0] not in other.keys.live()
+        sealed = await other.gateway.answer(message)
+        assert bhttp.decode_response(opener.open(sealed)).status == 200
+        assert await rig.gateway.answer(message) == sealed
+        assert await rig.left() == 1
+
+
+async def test_requests_under_unknown_keys_cost_one_read_a_second(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway_keys, "LOOK_SECONDS", 0.5)
+    async with running(path) as rig:
+        reads = rig.store.statistics().reads
+
+        async def ask_under_unknown_key(number: int) -> None:
+            with pytest.raises(OhttpKey):
+                await rig.gateway.answer(b"\xee" + bytes([number]) * 100)
+
+        async with trio.open_nursery() as asking:
+            for number in range(20):
+                asking.start_soon(ask_under_unknown_key, number)
+        assert rig.store.statistics().reads <= reads + 2
+
+
+async def test_a_new_key_is_found_though_the_store_was_read_for_an_unknown_key_a_moment_ago(path: Path) -> None:
+    async with running(path) as rig, running(path) as other:
+        token = await rig.stocked(1)
+        with pytest.raises(OhttpKey):
+            await other.gateway.answer(b"\xee" + bytes(100))
+        await rig.store.write(lambda tx: rotate(tx, SCHEDULE, None, NOW))
+        await rig.keys.refresh()
+        message, opener = rig.encapsulate(encode(ask(token)))
+        sealed = await other.gateway.answer(message)
+        assert bhttp.decode_response(opener.open(sealed)).status == 200
+
+
+async def test_a_key_is_stored_minutes_before_it_is_served(path: Path) -> None:
+    async with running(path) as rig, running(path) as other:
+        first = rig.keys.served().body
+        rig.clock.advance(30 * DAY - 290)
+        other.clock.advance(30 * DAY - 290)
+        await rig.keys.refresh()
+        await other.keys.refresh()
+        assert len(rig.keys.live()) == 2
+        assert rig.keys.live() == other.keys.live()
+        assert rig.keys.served().body == first
+        rig.clock.advance(290)
+        assert rig.keys.served().body != first
 
 
 async def test_what_is_served_is_authentic_and_held_no_longer_than_it_lives(path: Path) -> None:
@@ -129,18 +198,10 @@ async def test_with_an_operator_key_nothing_lies_in_the_clear_and_without_it_not
         assert again.served() == keys.served()
 
 
-async def test_a_contact_card_has_all_that_a_fetch_needs(path: Path) -> None:
+async def test_a_contact_card_has_the_identity_and_no_key(path: Path) -> None:
     async with running(path) as rig:
         user, token = UserId(b"mimi://b.example/u/bob"), BearerToken(b"token")
-        card = ContactCard(user, PROVIDER, token, await public(rig), rig.keys.served()).as_json()
-        assert set(card) == {
-            "user_id",
-            "provider",
-            "bearer_token",
-            "ohttp_identity",
-            "ohttp_keys",
-            "ohttp_keys_signature",
-        }
-        body, identity = (urlsafe_b64decode(card[name] + "==") for name in ("ohttp_keys", "ohttp_identity"))
-        assert verify(PROVIDER, body, card["ohttp_keys_signature"], identity, NOW)
+        card = ContactCard(user, PROVIDER, token, await public(rig)).as_json()
+        assert set(card) == {"user_id", "provider", "bearer_token", "ohttp_identity"}
+        assert urlsafe_b64decode(card["ohttp_identity"] + "==") == await public(rig)
         assert urlsafe_b64decode(card["bearer_token"] + "==") == b"token"

@@ -1,17 +1,17 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
+from mimids.ds.key_packages import relay as relay_module
 from mimids.ds.key_packages.gateway_keys import KeysAnswer
 from mimids.ds.key_packages.relay import OwnGateway, Relay, RelayBounds
+from mimids.ds.limits.new_providers import NewProviders
 from mimids.ds.limits.rates import Rate
-from mimids.ds.ports import PeerAnswer, RelayedAnswer
+from mimids.ds.ports import RelayedAnswer
 from mimids.errors import (
     Busy,
     PeerFailed,
@@ -21,56 +21,58 @@ from mimids.errors import (
     TooLarge,
 )
 from mimids.http.api.devices import DEVICES
-from mimids.http.peers.answers import HttpAnswer, relayed_answer
-from mimids.testing.clock import MovableClock
-from mimids.values import DeviceRow
 from mimids.wire.ids import ProviderId
 from tests.support.doubles import Called, stopped_clock
 from tests.support.inmemory import InMemory
 from tests.support.mls_makers import NOW
 from tests.support.provider import Authority, assembled
+from tests.support.relaying import (
+    KEYS,
+    LAPTOP,
+    PHONE,
+    SEALED,
+    A,
+    B,
+    C,
+    FakePeers,
+    answered,
+    our_gateway,
+    problem,
+    relay,
+)
 from tests.support.rig import UNLIMITED
 
-A, B, C = ProviderId("a.example"), ProviderId("b.example"), ProviderId("c.example")
-PHONE, LAPTOP = DeviceRow(1), DeviceRow(2)
-KEYS = {"content-type": "application/ohttp-keys", "cache-control": "public, max-age=600", "mimids-keys-signature": "s"}
-SEALED = {"content-type": "message/ohttp-res"}
+
+@pytest.mark.parametrize("provider", [A, B])
+async def test_a_request_whose_answer_would_find_no_room_is_not_sent(provider: ProviderId) -> None:
+    async def no_room(octets: int) -> None:
+        raise Busy
+
+    peers = FakePeers()
+    with pytest.raises(Busy):
+        await relay(peers).forward(PHONE, provider, b"sealed", reserve=no_room)
+    assert peers.asked == []
 
 
-def answered(body: bytes, headers: Mapping[str, str], status: int = 200) -> RelayedAnswer:
-    return relayed_answer(HttpAnswer(status, headers, body))
-
-
-class FakePeers:
-    """`ports.Peers` that answers as it is told and remembers what it was asked."""
-
-    def __init__(self, answer: RelayedAnswer | Exception | None = None) -> None:
-        self.answer = answer or answered(b"sealed", SEALED)
-        self.asked: list[tuple[ProviderId, str, str, bytes, str]] = []
-        self.hold = trio.Event()
-        self.hold.set()
-
-    async def call_plainly(
-        self, provider: ProviderId, method: str, path: str, body: bytes = b"", *, media_type: str
-    ) -> RelayedAnswer:
-        self.asked.append((provider, method, path, body, media_type))
-        await self.hold.wait()
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return self.answer
-
-    async def call(self, *_args: Any, **_named: Any) -> PeerAnswer:
-        raise AssertionError("a relay presents no certificate")
-
-
-async def our_gateway(message: bytes) -> bytes:
-    return b"ours:" + message
-
-
-def relay(peers: FakePeers, clock: MovableClock | None = None, **bounds: Any) -> Relay:
-    chosen = RelayBounds(**{"fetches": UNLIMITED, "new_providers": UNLIMITED, **bounds})
-    local = OwnGateway(provider=A, answer=our_gateway, keys=lambda: KeysAnswer(b"our keys", "our signature", 60))
-    return Relay(peers, clock or stopped_clock(NOW), local, lambda provider: provider in (B, C), chosen)
+async def test_the_octets_of_cached_keys_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay_module, "KEYS_CACHED_OCTETS", 4000)
+    relayed = Relay(
+        peers := FakePeers(answered(bytes(1000), KEYS)),
+        clock := stopped_clock(NOW),
+        OwnGateway(provider=A, answer=our_gateway, keys=lambda: KeysAnswer(b"", "", 0)),
+        lambda provider: True,
+        RelayBounds(fetches=UNLIMITED),
+        NewProviders(UNLIMITED, UNLIMITED, clock),
+    )
+    names = [ProviderId(f"p{n}.example") for n in range(10)]
+    for name in names:
+        await relayed.ohttp_keys(PHONE, name)
+    assert relayed.statistics().cached_keys == 2
+    asked = len(peers.asked)
+    await relayed.ohttp_keys(PHONE, names[-1])
+    assert len(peers.asked) == asked, "the newest are kept"
+    await relayed.ohttp_keys(PHONE, names[0])
+    assert len(peers.asked) == asked + 1
 
 
 async def test_a_request_goes_to_the_gateway_and_its_answer_back_as_they_are() -> None:
@@ -159,10 +161,6 @@ async def test_a_device_makes_us_contact_few_that_nobody_contacted_before() -> N
         await limited.forward(PHONE, C, b"x")
     await limited.forward(LAPTOP, C, b"x")
     await limited.forward(PHONE, C, b"x")  # it is known now
-
-
-def problem(status: int) -> RelayedAnswer:
-    return answered(b"{}", {"content-type": "application/problem+json"}, status)
 
 
 @pytest.mark.parametrize("status", [400, 422, 429, 503])
@@ -272,10 +270,10 @@ async def test_nothing_that_it_keeps_joins_a_device_with_a_target() -> None:
         new_providers=Rate("device_new_providers_per_day", 1, 100),
     )
     await own.ohttp_keys(PHONE, B)
-    for table in (own._fetches._buckets, own._new_providers._buckets):
+    for table in (own._fetches._buckets, own._new_providers._devices._buckets):
         assert list(table) == [str(PHONE)]
         assert B not in repr(table)
-    assert list(own._contacted) == list(own._keys) == [B]
+    assert list(own._new_providers._known) == list(own._keys) == [B]
     assert set(vars(own)) == {
         "_peers",
         "_clock",
@@ -284,7 +282,7 @@ async def test_nothing_that_it_keeps_joins_a_device_with_a_target() -> None:
         "_bounds",
         "_fetches",
         "_new_providers",
-        "_contacted",
         "_keys",
+        "_keys_octets",
         "_at_once",
     }

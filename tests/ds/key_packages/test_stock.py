@@ -7,24 +7,30 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import trio
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
+from mimids.ds.devices.accounts import suspend_user
+from mimids.ds.key_packages import stock
 from mimids.ds.key_packages.claims import ClaimOutcome, LowStock
-from mimids.ds.key_packages.stock import UPLOAD_PACKAGES, StockRules, sweep
-from mimids.errors import KeyPackageRefused, KeyPackagesExhausted, TooMany, Unauthenticated
+from mimids.ds.key_packages.stock import StockRules, sweep
+from mimids.errors import KeyPackageRefused, KeyPackagesExhausted, RateLimited, TooMany, Unauthenticated
 from mimids.mls.key_package import KeyPackageIn
 from mimids.mls.leaf_node import HpkePublicKey, Lifetime
 from mimids.mls.suites import SUITES
 from mimids.store import key_packages as rows
+from mimids.store import provider_keys
 from mimids.store.accounts import delete_device, find_user
 from mimids.store.engine.transaction import Tx
-from mimids.values import Device, DeviceRow
+from mimids.store.key_packages import Candidate
+from mimids.store.tokens import TokenRow
+from mimids.values import Device, DeviceRow, Milliseconds
 from mimids.wire.declare import decode
-from mimids.wire.ids import MLS10, BearerToken, KeyPackageRef, local_user_id
+from mimids.wire.ids import MLS10, BearerToken, KeyPackageRef, UserId, local_user_id
 from mimids.wire.messages import EncodedKeyPackage, KeyPackageRequest, KeyPackageStatus
 from tests.support.doubles import stopped_clock
 from tests.support.mls_makers import DAY, NOW, Signer, key_package
@@ -64,7 +70,7 @@ async def test_an_upload_says_what_was_taken_and_which_rule_refused_the_rest(pat
         (stranger,) = packages(local_user_id(PROVIDER, "mallory"), 1)
         (late,) = packages(BOB, 1, expires=NOW - 1)
         long = key_package(signer, a_leaf(BOB, origin=Lifetime(NOW, NOW + 366 * DAY + 1)))
-        early = key_package(signer, a_leaf(BOB, origin=Lifetime(NOW + 60, NOW + DAY)))
+        early = key_package(signer, a_leaf(BOB, origin=Lifetime(NOW + 61, NOW + DAY)))
         same_keys = key_package(signer, leaf, init_key=HpkePublicKey(leaf.encryption_key))
         unsigned = good[:-1] + bytes([good[-1] ^ 1])
         suite = key_package(signer, leaf, cipher_suite=0x0A0A)
@@ -82,6 +88,18 @@ async def test_an_upload_says_what_was_taken_and_which_rule_refused_the_rest(pat
         assert [(row.left, row.has_last_resort) for row in done.stock] == [(1, False)]
 
 
+async def test_a_credential_that_spells_the_user_id_otherwise_is_refused_with_what_is_wrong(path: Path) -> None:
+    async with running(path) as rig:
+        phone = await rig.device()
+        for written, fault in (
+            (b"mimi://b.example/u/%62ob", "%62 must be written as b"),
+            (b"MIMI://b.example/u/bob/d/phone", "lower case"),
+            (b"mimi://b.example/u/bob/d/%70hone", "%70 must be written as p"),
+        ):
+            done = await rig.key_packages.upload(phone, packages(UserId(written), 1))
+            assert fault in done.refused[0].reason
+
+
 async def test_another_key_package_with_an_init_key_that_was_seen_is_refused(path: Path) -> None:
     async with running(path) as rig:
         device = await rig.device()
@@ -92,6 +110,9 @@ async def test_another_key_package_with_an_init_key_that_was_seen_is_refused(pat
         await rig.key_packages.upload(device, [EncodedKeyPackage(first.encoded)])
         done = await rig.key_packages.upload(device, [EncodedKeyPackage(second.encoded)])
         assert done.refused[0].reason.startswith("its init key was uploaded before")
+        assert await rig.left() == 1
+        await rig.key_packages.upload(device, [EncodedKeyPackage(second.encoded)], replace=True)
+        assert await rig.left() == 0, "it is not the one that is in stock"
 
 
 async def test_what_was_handed_out_is_refused_when_it_is_uploaded_again(path: Path) -> None:
@@ -149,10 +170,36 @@ async def test_a_device_keeps_no_more_than_it_may_for_each_suite(path: Path) -> 
         assert [(row.left, row.has_last_resort) for row in done.stock] == [(3, True)]
 
 
-async def test_one_upload_is_bounded(path: Path) -> None:
+async def test_one_upload_is_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stock, "UPLOAD_PACKAGES", 2)
     async with running(path) as rig:
+        device, own = await rig.device(), packages(BOB, 3)
         with pytest.raises(TooMany):
-            await rig.key_packages.upload(await rig.device(), packages(BOB, 1) * (UPLOAD_PACKAGES + 1))
+            await rig.key_packages.upload(device, own)
+        assert (await rig.key_packages.upload(device, own[:2])).accepted == 2
+
+
+async def test_the_limits_of_an_upload_can_be_changed_and_hold_exactly(path: Path) -> None:
+    async with running(path) as rig:
+        device, (one,) = await rig.device(), packages(BOB, 1)
+        rules = StockRules(max_lifetime_seconds=366 * DAY, low_stock=2, package_octets=len(one))
+        rig.key_packages.change_rules(attrs.evolve(rules, package_octets=len(one) - 1))
+        done = await rig.key_packages.upload(device, [one])
+        assert [each.reason for each in done.refused] == ["larger than key_package_bytes allows"]
+        rig.key_packages.change_rules(rules)
+        assert (await rig.key_packages.upload(device, [one])).accepted == 1
+        low = [rig.key_packages.is_low(*(await rig.key_packages.upload(device, packages(BOB, 1))).stock)]
+        low += [rig.key_packages.is_low(*(await rig.key_packages.upload(device, packages(BOB, 1), replace=True)).stock)]
+        assert low == [False, True], "with two, and with one"
+
+
+async def test_the_signature_keys_of_a_devices_key_packages_are_remembered(path: Path) -> None:
+    """A removed device can be found by them in groups with encrypted handshakes."""
+    async with running(path) as rig:
+        device = await rig.device()
+        await rig.key_packages.upload(device, packages(BOB, 2))
+        found = await rig.store.read(lambda tx: tx.all("SELECT device, digest FROM device_signature_keys"))
+        assert found == [(device.row, provider_keys.key_digest(Signer.of(1).public))]
 
 
 async def test_a_device_that_was_removed_meanwhile_uploads_nothing(path: Path) -> None:
@@ -277,6 +324,24 @@ async def test_a_bundle_answers_in_order_whatever_becomes_of_each(path: Path) ->
         assert isinstance(got[4], bytes)
 
 
+async def test_a_claim_that_is_one_too_many_is_refused_and_those_after_it_are_not(path: Path) -> None:
+    async with running(path) as rig:
+        tokens = [await rig.stocked(2, user=name) for name in ("alice", "bob")]
+        requests = [ask(tokens[0], "alice"), ask(tokens[1])]
+        refusal, counted = RateLimited("share", 1), list[int]()
+
+        def count(token: TokenRow, chosen: Candidate, now: Milliseconds) -> RateLimited | None:
+            counted.append(token.user)
+            return refusal if len(counted) == 1 else None
+
+        claimed = await rig.store.write(
+            lambda tx: rig.key_packages.claim_within(tx, requests, rig.clock.now(), count=count)
+        )
+        assert [each.refusal for each in claimed.outcomes] == [refusal, None]
+        assert len(set(counted)) == 2
+        assert await rig.left() == 3
+
+
 async def test_expired_ones_are_never_handed_out(path: Path) -> None:
     async with running(path) as rig:
         device = await rig.device()
@@ -353,6 +418,19 @@ async def test_a_claimed_reference_leads_to_its_device_and_no_other_does(path: P
         assert await find(first) is None
 
 
+async def test_a_sweep_deletes_in_pages(path: Path) -> None:
+    async with running(path) as rig:
+        await rig.key_packages.upload(await rig.device(), packages(BOB, 5, expires=NOW + 60))
+        rig.clock.advance(61)
+        left = []
+        while True:
+            swept = partial(sweep, now=rig.clock.now(), abuse_window_seconds=DAY, limit=2)
+            if await rig.store.write(swept) < 2:
+                break
+            left += await rig.store.read(lambda tx: tx.all("SELECT count(*) FROM key_packages"))
+        assert left == [(3,), (1,)]
+
+
 async def test_sweeping_drops_what_expired_and_keeps_the_rest(path: Path) -> None:
     async with running(path) as rig:
         device = await rig.device()
@@ -366,7 +444,7 @@ async def test_after_a_restore_nothing_that_was_in_stock_goes_out_and_its_welcom
     async with running(path) as rig:
         token = await rig.stocked(3)
         refs = [row[0] for row in await rig.store.read(lambda tx: tx.all("SELECT ref FROM key_package_refs"))]
-        assert await rig.store.write(partial(rows.retire_unclaimed, now=rig.clock.now())) == 3
+        assert await rig.store.write(rows.retire_unclaimed) == 3
         assert await claim(rig, ask(token)) == [KeyPackagesExhausted]
         found = [await rig.store.read(partial(rows.device_of_ref, ref=ref)) for ref in refs]
         assert found == [DeviceRow(1)] * 3, "it may have been handed out since the backup"
@@ -447,3 +525,11 @@ class Claims(RuleBasedStateMachine):
 
 Claims.TestCase.settings = settings(max_examples=8, stateful_step_count=12, deadline=None)
 TestClaims = Claims.TestCase
+
+
+async def test_a_device_whose_user_was_suspended_meanwhile_uploads_nothing(path: Path) -> None:
+    async with running(path) as rig:
+        device = await rig.device()
+        await rig.store.write(lambda tx: suspend_user(tx, PROVIDER, "bob", rig.clock.now()))
+        with pytest.raises(Unauthenticated):
+            await rig.key_packages.upload(device, packages(BOB, 1))

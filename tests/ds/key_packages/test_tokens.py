@@ -18,7 +18,7 @@ from mimids.store.engine.transaction import Tx
 from mimids.values import DeviceRow, Milliseconds, TokenId, UserRow
 from mimids.wire.declare import decode, encode
 from mimids.wire.ids import BearerToken, local_user_id
-from tests.support.mls_makers import DAY
+from tests.support.mls_makers import DAY, NOW
 from tests.support.rig import PROVIDER, Rig, ask, packages, problem_type, running, traced
 
 BOB = local_user_id(PROVIDER, "bob")
@@ -85,14 +85,29 @@ async def test_a_token_is_used_up_by_what_it_got_and_not_by_what_it_did_not(path
 async def test_a_rate_lets_so_many_through_in_each_window(path: Path) -> None:
     async with running(path) as rig:
         await rig.stocked(10)
-        token = await rig.token(rate_claims=2, rate_seconds=60)
-        assert [await outcome(rig, token) for _ in range(2)] == [None, None]
+        token = await rig.token(rate_claims=3, rate_seconds=60)
+        assert [await outcome(rig, token) for _ in range(3)] == [None] * 3
         rig.clock.advance(30)
         refused = await outcome(rig, token)
         assert isinstance(refused, RateLimited)
         assert refused.members["retry_after"] == 30
         rig.clock.advance(30)
         assert await outcome(rig, token) is None
+
+
+async def test_windows_that_began_while_the_clock_was_ahead_do_not_last(path: Path) -> None:
+    async with running(path, abuse=AbuseRule(claims=4, action="revoke")) as rig:
+        await rig.stocked(20)
+        token = await rig.token(scheme="unique", rate_claims=3, rate_seconds=60)
+        rig.clock.jump(2 * DAY)
+        assert [await outcome(rig, token) for _ in range(3)] == [None] * 3
+        assert isinstance(await outcome(rig, token), RateLimited)
+        rig.clock.jump(-2 * DAY)
+        assert [await outcome(rig, token) for _ in range(3)] == [None] * 3
+        assert isinstance(await outcome(rig, token), RateLimited)
+        rig.clock.advance(60)
+        assert await outcome(rig, token) is None  # the fourth claim of this window of the abuse rule
+        assert isinstance(await outcome(rig, token), KeyPackageRefused)
 
 
 async def test_revocation_holds_at_once_and_for_one_token_only(path: Path) -> None:
@@ -116,6 +131,7 @@ async def test_only_its_own_user_revokes_a_token(path: Path) -> None:
         assert await outcome(rig, token) is None
 
 
+@pytest.mark.sqlite_file("it asks SQLite which statements it runs")
 async def test_every_refusal_is_the_same_bytes_after_the_same_statements(path: Path) -> None:
     """Unknown user, wrong, foreign, revoked, banned, expired and used-up tokens cannot be told apart."""
     async with running(path) as rig:
@@ -151,8 +167,8 @@ async def test_every_refusal_is_the_same_bytes_after_the_same_statements(path: P
 
         traces = [await statements(encode(request)) for request in requests]
         assert all(trace == traces[0] for trace in traces)
-        assert len(traces[0]) == 4
-        assert len(await statements(encode(ask(good)))) > 4
+        assert len(traces[0]) == 6
+        assert len(await statements(encode(ask(good)))) > 6
 
 
 @pytest.mark.parametrize(
@@ -162,8 +178,8 @@ async def test_every_refusal_is_the_same_bytes_after_the_same_statements(path: P
         {"uses": 0},
         {"uses": -1},
         {"uses": 1 << 31},
-        {"expires_at": 1},
-        {"expires_at": 1 << 60},
+        {"expires_at": NOW * 1000},
+        {"expires_at": 1 << 53},
         {"rate_claims": 1},
         {"rate_seconds": 1},
         {"rate_claims": 0, "rate_seconds": 1},
@@ -175,6 +191,22 @@ async def test_terms_that_make_no_sense_are_refused(path: Path, terms: dict[str,
         await rig.device()
         with pytest.raises(Malformed):
             await rig.issue(**terms)
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        {"expires_at": NOW * 1000 + 1},
+        {"expires_at": (1 << 53) - 1},
+        {"uses": 1, "rate_claims": 1, "rate_seconds": 1},
+        {"uses": (1 << 31) - 1, "rate_claims": (1 << 31) - 1, "rate_seconds": (1 << 31) - 1},
+        {"label": "x" * 200},
+    ],
+)
+async def test_terms_at_their_bounds_are_taken(path: Path, terms: dict[str, Any]) -> None:
+    async with running(path) as rig:
+        await rig.stocked(1)
+        assert await outcome(rig, await rig.token(**terms)) is None
 
 
 async def test_a_device_issues_so_many(path: Path) -> None:

@@ -30,6 +30,7 @@ from tests.support import signing
 from tests.support.federation import COMMIT, Room, device
 from tests.support.provider import Assembled
 from tests.support.stored import DAY, bodies, provider, rows, until
+from tests.support.tables import octets_of_tables
 
 MEBI = 1 << 20
 B, C = Follower(ProviderId("b.example")), Follower(ProviderId("c.example"))
@@ -51,9 +52,7 @@ def noise(room: Room, number: int, info: MLSMessage | None, key: PartitionKey | 
 
 
 async def stored_octets(running: Assembled) -> int:
-    ((pages,),) = await rows(running, "PRAGMA page_count")
-    ((size,),) = await rows(running, "PRAGMA page_size")
-    return int(pages) * int(size)
+    return await running.services.store.read(octets_of_tables)
 
 
 async def test_a_flood_of_junk_commits_neither_blocks_others_nor_fills_the_disk(tmp_path: Path) -> None:
@@ -280,7 +279,7 @@ async def test_expired_welcomes_are_dropped_and_their_bodies_with_the_last_of_th
             welcomes.settle_outgoing(tx, 3, "delivered", None)
             for number in (1, 2):  # of the same bodies, two for a device of ours; one is acknowledged
                 welcomes.put_in_inbox(tx, DeviceRow(1), number, 1, start)
-            welcomes.acknowledge(tx, DeviceRow(1), 2, start)
+            welcomes.acknowledge(tx, DeviceRow(1), [2], start)
 
         await services.store.write(queue)
         states = "SELECT state FROM outgoing_welcomes ORDER BY id"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mimids.ds.limits.rates import Rate, Rates
+from mimids.ds.limits.rates import LONGEST_WAIT_SECONDS, Rate, Rates, take_all
 from mimids.errors import RateLimited
 from mimids.values import Milliseconds
 
@@ -27,6 +27,16 @@ def test_a_burst_is_allowed_and_refilled_steadily() -> None:
         rates.take("a", at(100))
     with pytest.raises(RateLimited):
         rates.take("a", at(100))
+
+
+def test_several_rates_are_taken_together_or_none_of_them() -> None:
+    few, many, unlimited = Rates(Rate("few", 1, 2)), Rates(Rate("many", 1, 10)), Rates(Rate("none", 0, 0))
+    for _ in range(2):
+        assert take_all([(unlimited, "a", 5), (many, "a", 3), (few, None, 1)], at(0)) is None
+    assert take_all([(unlimited, "a", 5), (many, "a", 3), (few, None, 1)], at(0)) is few
+    assert take_all([(many, "a", 5), (few, "other", 1)], at(0)) is many
+    assert many.left("a", at(0), at_most=10) == 4
+    assert few.left("other", at(0), at_most=10) == 2
 
 
 def test_a_refusal_takes_no_tokens() -> None:
@@ -66,3 +76,22 @@ def test_the_bucket_that_was_used_longest_ago_is_evicted() -> None:
     rates.take("a", at(0))  # evicted, so full
     with pytest.raises(RateLimited):
         rates.take("c", at(0))
+
+
+def test_after_a_restart_a_rate_is_full_only_if_it_refills_quickly() -> None:
+    for per_second, is_full in ((1, True), (1 / 3600, False)):
+        before, after = (Rates(Rate("limit", per_second, 1)) for _ in range(2))
+        before.take("a", at(7200))
+        for bucket in before.drain(at(7200))[0]:
+            after.restore(bucket.key, bucket.left, bucket.at)
+        assert after.left("a", at(7200), at_most=1) == is_full
+
+
+@pytest.mark.parametrize("per_second", [1e-300, 1e-309, 5e-324])
+def test_a_rate_of_next_to_nothing_is_refused_with_a_wait_that_can_be_written(per_second: float) -> None:
+    """The terms of another hub may set it."""
+    rates = Rates(Rate("limit", per_second, 1))
+    rates.take("a", at(0))
+    with pytest.raises(RateLimited) as refused:
+        rates.take("a", at(0))
+    assert refused.value.retry_after == LONGEST_WAIT_SECONDS

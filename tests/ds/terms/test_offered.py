@@ -10,7 +10,9 @@ import pytest
 from mimids.ds.terms.hub_terms import HubTerms
 from mimids.errors import (
     ArrangementOutdated,
+    ArrangementRequired,
     NotFound,
+    ProviderNotAllowed,
 )
 from mimids.store import arrangements
 from mimids.wire.ids import ProviderId
@@ -46,6 +48,15 @@ async def test_a_revision_counts_the_changes_of_what_concerns_the_follower(tmp_p
         assert (await ours.terms_for(B)).bans == ()
 
 
+async def test_a_ban_of_a_provider_holds_as_soon_as_it_is_stored(tmp_path: Path) -> None:
+    async with federated(tmp_path, A, B, jobs_of=()) as (hub, _):
+        ours = hub.services.offered_terms
+        await ours.load(B)
+        await command(hub, "ban add", subject=B)
+        with pytest.raises(ProviderNotAllowed):
+            await ours.load(B)
+
+
 async def test_a_ban_that_ends_is_a_change_too(tmp_path: Path) -> None:
     clock = stopped_clock()
     async with federated(tmp_path, A, B, clock=clock, jobs_of=()) as (hub, _):
@@ -53,9 +64,38 @@ async def test_a_ban_that_ends_is_a_change_too(tmp_path: Path) -> None:
         await command(hub, "ban add", subject=BOB, expires_at=clock.now() + 5000)
         await ours.load(B)
         assert (ours.revision(B), (await ours.terms_for(B)).bans) == (1, (BOB.encode(),))
-        clock.advance(6)
+        clock.advance(4.999)
+        await ours.load(B)
+        assert ours.revision(B) == 1
+        clock.advance(0.001)
         await ours.load(B)
         assert (ours.revision(B), (await ours.terms_for(B)).bans) == (2, ())
+
+
+async def test_the_revision_before_is_enough_for_exactly_the_grace_period(tmp_path: Path) -> None:
+    clock = stopped_clock()
+    rule = {"required": True, "grace_seconds": 60}
+    async with federated(tmp_path, A, B, clock=clock, jobs_of=(), arrangement=rule) as (hub, _):
+        ours = hub.services.offered_terms
+        await ours.load(B)
+        with pytest.raises(ArrangementRequired) as refused:  # nothing was accepted before
+            ours.require(B)
+        assert refused.value.members == {"revision": 1}
+        await ours.record_acceptance(B, 1)
+        ours.require(B)
+        for revision, user in ((2, "bob"), (3, "ben")):
+            await command(hub, "ban add", subject=f"mimi://b.example/u/{user}")
+            await ours.load(B)
+            assert ours.revision(B) == revision
+            if revision == 2:
+                ours.require(B)
+                clock.advance(59.999)
+                ours.require(B)
+                clock.advance(0.001)
+            with pytest.raises(ArrangementRequired):  # the period is over; two revisions behind
+                ours.require(B)
+        await ours.record_acceptance(B, 3)
+        ours.require(B)
 
 
 async def test_an_old_revision_is_not_taken_for_the_current_one(tmp_path: Path) -> None:

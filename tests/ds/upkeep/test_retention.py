@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import trio
@@ -13,15 +15,18 @@ import trio.testing
 
 from mimids.ds.groups.states import States
 from mimids.ds.ports import PeerAnswer
+from mimids.ds.upkeep import retention
+from mimids.ds.upkeep.retention_plan import plan_group
 from mimids.ds.upkeep.sweeper import Sweeper
-from mimids.errors import MessagesExpired, QuotaExceeded, StorageUnavailable, UnknownGroup
+from mimids.errors import CounterAhead, MessagesExpired, QuotaExceeded, StorageUnavailable, UnknownGroup
 from mimids.mls.knowledge import NotKnown
 from mimids.store import groups, partitions
 from mimids.store.engine.transaction import Tx
 from mimids.values import Device, Follower
 from mimids.wire.declare import decode, encode
 from mimids.wire.ids import Counter, PartitionKey, ProviderId
-from mimids.wire.messages import PushRequest, PushResponse, ReceiveRequest, SendResponse
+from mimids.wire.messages import FrameType, PushRequest, PushResponse, ReceiveRequest, SendResponse
+from tests.support.device_streams import streaming
 from tests.support.doubles import Called, stopped_clock
 from tests.support.federation import (
     APPLICATION,
@@ -30,6 +35,7 @@ from tests.support.federation import (
     commit_at,
     device,
     federated,
+    present,
     read,
     wait_stored,
 )
@@ -66,6 +72,116 @@ async def test_a_message_without_waiters_is_deleted_after_a_month_and_a_repeat_g
         assert refused.value.members["next_counter"] == 3
         assert await read(running, alice, room.hub, room.key, 3) == ["3", "4"]
         assert (await hub.send(room.send("5"), alice)).counter == 5
+
+
+@pytest.mark.parametrize("way", ["a request", "a stream"])
+async def test_a_position_that_a_device_cannot_have_keeps_the_messages_that_it_never_had(
+    way: str, tmp_path: Path
+) -> None:
+    """A device of a group that was restored is ahead of it; what the group gets then, the device never had."""
+    async with provider(tmp_path) as (running, clock):
+        services, alice, room = running.services, device(running), Room()
+        await services.hub.create_group(room.creation(), alice)
+        for n in range(3):
+            await services.hub.send(room.send(f"{n}"), alice)
+        if way == "a stream":
+            await stream_presents(running, alice, room, 8)
+        else:
+            with pytest.raises(CounterAhead):
+                await read(running, alice, room.hub, room.key, 8)
+        clock.advance(1)
+        for n in range(3, 9):
+            await services.hub.send(room.send(f"{n}"), alice)
+        await services.cursors.save()
+        clock.advance(40 * DAY)
+        await sweep(running)
+        assert (await bodies(running, room.key))[3:] == [True] * 6
+
+
+async def test_a_device_that_is_ahead_of_another_providers_group_is_told_so(tmp_path: Path) -> None:
+    clock = stopped_clock()
+    async with federated(tmp_path, "a.example", "b.example", clock=clock, jobs_of=()) as (a, b):
+        bob, room = device(b, "bob"), Room()
+        await a.services.hub.create_group(room.creation(), device(a))
+        for n in range(3):
+            await a.services.hub.send(room.send(f"{n}"), device(a))
+        with pytest.raises(CounterAhead) as refused:  # the group is not known here: the hub's own answer
+            await read(b, bob, room.hub, room.key, 8)
+        assert refused.value.members["next_counter"] == 3
+        assert await read(b, bob, room.hub, room.key) == ["0", "1", "2"]
+
+
+async def stream_presents(running: Assembled, who: Device, room: Room, counter: int) -> None:
+    """Present a position on a stream that is refused."""
+    async with streaming(running, who) as wire:
+        await wire.say(FrameType.PRESENT, present(room.hub, (room.key, counter)))
+        assert (await wire.hear()).type is FrameType.PROBLEM
+
+
+async def test_an_older_request_that_ends_later_does_not_move_a_position(tmp_path: Path) -> None:
+    async with provider(tmp_path) as (running, clock):
+        services, alice, room = running.services, device(running), Room()
+        hub = services.hub_router.hub(room.hub)
+        await services.hub.create_group(room.creation(), alice)
+        for n in range(3):
+            await services.hub.send(room.send(f"{n}"), alice)
+        async with trio.open_nursery() as requests:
+            at_the_end = ReceiveRequest(room.key, Counter(3))
+            requests.start_soon(partial(hub.receive, alice, at_the_end, wait_seconds=20))
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            clock.advance(1)
+            assert await read(running, alice, room.hub, room.key) == ["0", "1", "2"]  # it lost its messages
+            await services.hub.send(room.send("3"), alice)
+        clock.advance(40 * DAY)
+        await sweep(running)
+        assert await bodies(running, room.key) == [True] * 4
+
+
+async def test_a_phone_of_a_follower_gets_all_messages_also_if_it_read_before_the_group_was_known(
+    tmp_path: Path,
+) -> None:
+    clock = stopped_clock()
+    async with (
+        federated(tmp_path, "a.example", "b.example", clock=clock, jobs_of=()) as (a, b),
+        trio.open_nursery() as jobs,
+    ):
+        alice, phone, tablet, room = device(a), device(b, "bob"), device(b, "bob", 2), Room()
+        for name in ("phone", "tablet"):
+            await b.add_device("bob", name)
+        await a.services.hub.create_group(room.creation(), alice)
+        for n in range(2):
+            await a.services.hub.send(room.send(f"{n}"), alice)
+        got = await read(b, phone, room.hub, room.key)
+        got += await read(b, phone, room.hub, room.key, len(got))
+        await jobs.start(a.services.delivery.run)
+        for n in range(2, 4):
+            await a.services.hub.send(room.send(f"{n}"), alice)
+        await wait_stored(b, room.hub, tablet, room.key, 4)
+        await read(b, tablet, room.hub, room.key, 4)
+        clock.advance(40 * DAY)
+        await sweep(b)
+        got += await read(b, phone, room.hub, room.key, len(got))
+        assert got == ["0", "1", "2", "3"]
+        jobs.cancel_scope.cancel()
+
+
+async def test_messages_are_kept_for_a_device_whose_position_was_never_stored(tmp_path: Path) -> None:
+    clock = stopped_clock()
+    async with federated(tmp_path, "a.example", "b.example", clock=clock) as (a, b):
+        alice, phone, tablet, room = device(a), device(b, "bob"), device(b, "bob", 2), Room()
+        for name in ("phone", "tablet"):
+            await b.add_device("bob", name)
+        await a.services.hub.create_group(room.creation(), alice)
+        await b.services.hub_router.hub(room.hub).send(phone, room.send("0"))  # it has presented nothing
+        await a.services.hub.send(room.send("1"), alice)
+        await wait_stored(b, room.hub, tablet, room.key, 2)
+        await read(b, tablet, room.hub, room.key, 2)
+        clock.advance(40 * DAY)
+        await sweep(b)
+        assert await bodies(b, room.key) == [True] * 2
+        await b.services.following.leave(phone, ProviderId(room.hub), room.group_id)
+        await sweep(b)
+        assert await bodies(b, room.key) == [False] * 2
 
 
 async def test_a_device_that_left_does_not_keep_messages_until_it_returns(tmp_path: Path) -> None:
@@ -241,6 +357,23 @@ async def test_a_follower_that_refuses_a_gap_is_suspended_for_that_partition_onl
         assert taken[fresh.group_id] == 1
 
 
+async def test_a_group_without_anything_due_is_not_read(tmp_path: Path) -> None:
+    async with provider(tmp_path) as (running, clock):
+        hub, alice, room = running.services.hub, device(running), Room()
+        await hub.create_group(room.creation(), alice)
+        await hub.send(room.send("0"), alice)
+        await shows(running, alice, room, room.key, 0)
+        for days, planned in ((0.01, 1), (0.01, 0), (0.6, 0), (0.5, 1), (31, 1), (0.01, 0)):
+            clock.advance(days * DAY)
+            with mock.patch.object(retention, "plan_group", wraps=plan_group) as plan:
+                await sweep(running)
+            assert plan.call_count == planned, days
+        assert await bodies(running, room.key) == [True]
+        await shows(running, alice, room, room.key, 1)
+        await sweep(running)
+        assert await bodies(running, room.key) == [False]
+
+
 # --- partitions ---------------------------------------------------------------------------------------------------
 
 
@@ -280,8 +413,11 @@ async def test_tips_keep_their_state_and_earlier_epochs_lose_theirs(tmp_path: Pa
         before = await rows(running, "SELECT count(*) FROM tree_nodes")
         tip = (await rows(running, "SELECT id FROM partitions ORDER BY epoch DESC, next_counter DESC LIMIT 1"))[0][0]
         kept = await rows(running, "SELECT root_hash, group_info FROM partitions WHERE id = ?", tip)
+        of_expired = "SELECT count(*) FROM proposals r JOIN partitions p ON p.id = r.partition WHERE p.id != ?"
+        assert await rows(running, of_expired, tip) != [(0,)]
         clock.advance(1000 * DAY)
         await sweep(running)
+        assert await rows(running, of_expired + " AND p.expired_at IS NOT NULL", tip) == [(0,)]
         assert await rows(running, "SELECT root_hash, group_info FROM partitions WHERE id = ?", tip) == kept
         known = set(await services.store.read(all_states))
         inner = {row[0] for row in await rows(running, "SELECT parent FROM partitions WHERE parent IS NOT NULL")}
@@ -289,7 +425,7 @@ async def test_tips_keep_their_state_and_earlier_epochs_lose_theirs(tmp_path: Pa
         assert not known & inner, "what leads on has no state any more"
         assert inner
         assert await rows(running, "SELECT count(*) FROM tree_nodes") < before
-        assert await rows(running, "SELECT count(*) FROM tree_marks") == [(0,)]
+        assert await rows(running, "SELECT count(*) FROM tree_notes") == [(0,)]
 
 
 def all_states(tx: Tx) -> list[int]:
@@ -331,6 +467,7 @@ async def test_a_sweep_that_stops_anywhere_is_completed_by_the_next_one(tmp_path
         directory.mkdir()
         async with provider(directory) as (running, clock):
             hub, alice = running.services.hub, device(running)
+            await sweep(running)  # so that the time until the next sweep counts as passed
             await hub.create_group(recording.creation(), alice)
             for recorded in recording.messages():
                 if expected(recorded.line) == "accept":
@@ -342,8 +479,8 @@ async def test_a_sweep_that_stops_anywhere_is_completed_by_the_next_one(tmp_path
                 await running.services.store.read(all_states)
             await sweep(running)
             digest = hashlib.sha256()
-            for table in ("messages", "partitions", "proposals", "tree_nodes", "tree_marks", "tree_sweep"):
-                for row in await rows(running, f"SELECT * FROM {table} ORDER BY 1, 2"):  # noqa: S608
+            for table in ("messages", "partitions", "proposals", "tree_nodes", "tree_notes", "tree_sweep"):
+                for row in await rows(running, f"SELECT * FROM {table} ORDER BY 1"):  # noqa: S608
                     digest.update(repr(row).encode())
             ends.append(digest.hexdigest())
     assert ends[0] == ends[1]
@@ -355,6 +492,7 @@ def stopping(running: Assembled, after: int) -> Sweeper:
 
     class Stopping:
         read = store.read
+        statistics = store.statistics
 
         def __init__(self) -> None:
             self.left = after

@@ -27,6 +27,7 @@ from mimids.http.media_types import JSON, OHTTP_REQUEST
 from mimids.values import Caller, Device, Follower
 from mimids.wire.codec import Codec
 from tests.support.inmemory import Answered, InMemory
+from tests.support.patience import patience
 from tests.support.provider import Assembled, Authority, assembled
 from tests.support.strategies import values
 
@@ -94,7 +95,7 @@ class World:
         sent |= headers or {}
         sent = {name: value for name, value in sent.items() if value}
         who = names if row.caller is Follower else None
-        with trio.fail_after(10):
+        with patience():
             answered = await InMemory(self.provider.app(rows), who).ask(
                 method or row.method, target or path_of(row), body, sent
             )

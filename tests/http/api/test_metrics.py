@@ -31,7 +31,8 @@ async def test_only_so_many_followers_have_metrics_of_their_own(tmp_path: Path, 
         def settle(tx: Tx) -> None:
             follows.settle(tx, 2, 1, Counter(3))
             follows.settle(tx, 3, 1, Counter(1))
-            peers.note_failure(tx, 3, 5, Milliseconds(0), Milliseconds(0))
+            if (peer := peers.find_peer(tx, 3)) is not None:
+                peers.note_failure(tx, peer, 5, Milliseconds(0), Milliseconds(0))
             follows.suspend(tx, 3, 1, "why")
 
         await running.services.store.write(settle)

@@ -62,6 +62,7 @@ async def test_a_body_that_does_not_arrive_times_out(autojump_clock: trio.testin
 
     await rig.app(scope, receive, send)
     assert sent[0]["status"] == 408
+    assert json.loads(sent[1]["body"])["type"] == "urn:mimids:problem:request-timeout"
     assert trio.current_time() <= 12
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from mimids.ds.ports import RelayedAnswer
-from mimids.http.peers.answers import HttpAnswer, relayed_answer, terms_revision
+from mimids.http.peers.answers import HttpAnswer, named_revision, relayed_answer
 
 
 def test_the_relay_gets_only_the_headers_that_it_may_use() -> None:
@@ -42,8 +42,8 @@ def test_an_answer_without_headers_may_not_be_cached() -> None:
     ],
 )
 def test_a_revision_is_a_number_that_a_row_can_hold(written: str, revision: int | None) -> None:
-    assert terms_revision({"mimids-arrangement": written}) == revision
+    assert named_revision({"mimids-arrangement": written}) == revision
 
 
 def test_an_answer_may_name_no_revision() -> None:
-    assert terms_revision({}) is None
+    assert named_revision({}) is None

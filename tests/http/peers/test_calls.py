@@ -5,25 +5,31 @@ from __future__ import annotations
 import socket
 import ssl
 from contextlib import suppress
+from functools import partial
 
 import attrs
 import pytest
 import trio
+import trio.testing
 
 from mimids.ds.clock import SystemClock
 from mimids.ds.ports import PeerAnswer, PeerTransport, RelayedAnswer
 from mimids.errors import BranchTerminated, MimiError, PeerFailed, PeerUnavailable, ProviderNotAllowed, UnknownPartition
 from mimids.http.api.problems import reply
-from mimids.http.peers.calls import CALLS_TO_ONE, PeerStatistics, open_peers
+from mimids.http.peers.answers import HttpAnswer
+from mimids.http.peers.calls import CALLS_TO_ONE, FEW_CALLS, WAITS_AT_ONE, PeerStatistics, open_peers
+from mimids.http.peers.exchange import PeerRequest
+from mimids.http.peers.pools import Pools
 from mimids.wire.ids import ProviderId
 from tests.support.doubles import Called, FakePeers
 from tests.support.other_provider import Asked, B, World
+from tests.support.patience import patience
 
 
 async def test_a_call_presents_our_certificate_and_name(world: World) -> None:
     other, url = await world.other()
     async with world.peers(url) as peers:
-        answer = await peers.call(B, "POST", "/ds/v1/send?bundle", b"body", wait_seconds=3)
+        answer = await peers.call(B, "POST", "/ds/v1/send?bundle", b"body", wait_seconds=3, terms_revision=5)
     assert answer.body == b"answer to body"
     assert answer.date.endswith(" GMT")
     (asked,) = other.asked
@@ -33,6 +39,7 @@ async def test_a_call_presents_our_certificate_and_name(world: World) -> None:
         "host": "b.example",
         "user-agent": "mimids",
         "from": "mimi@a.example",
+        "mimids-arrangement": "5",
         "prefer": "wait=3",
         "content-type": "application/mimi-ds",
         "content-length": "4",
@@ -61,7 +68,7 @@ async def test_a_refusal_is_raised_as_itself_and_a_plain_one_returned(world: Wor
         with pytest.raises(BranchTerminated, match="ended by its hub"):
             await peers.call(B, "POST", "/x")
         assert (await peers.call_plainly(B, "GET", "/x", media_type="x/y")).status == 409
-        assert peers.statistics() == PeerStatistics(0, 1, 1, 0)
+        assert peers.statistics() == PeerStatistics(0, 1, 1, 0, 0)
 
 
 async def test_cookies_and_redirects_are_ignored(world: World) -> None:
@@ -97,10 +104,23 @@ async def test_a_peer_that_does_not_answer_in_time_is_unavailable(world: World) 
         raise AssertionError
 
     _, url = await world.other(never)
-    async with world.peers(url) as peers:
-        with trio.fail_after(5), pytest.raises(PeerUnavailable):
-            await peers.call(B, "POST", "/x", timeout_seconds=0.2)
+    config = world.config(url)
+    config = attrs.evolve(config, federation=attrs.evolve(config.federation, answer_seconds=1))
+    async with open_peers(config, SystemClock()) as peers:
+        with patience(), pytest.raises(PeerUnavailable):
+            await peers.call(B, "POST", "/x")
         assert peers.statistics().calling == 0
+
+
+async def test_a_peer_that_speaks_only_tls_1_2_is_not_called(world: World) -> None:
+    other, url = await world.other()
+    context = world.tls[0].current.context
+    context.minimum_version, context.maximum_version = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_2
+    async with world.peers(url) as peers:
+        for call in (peers.call(B, "POST", "/x"), peers.call_plainly(B, "GET", "/x", media_type="x/y")):
+            with pytest.raises(PeerUnavailable):
+                await call
+    assert other.asked == []
 
 
 async def test_a_refused_connection_is_unavailable(world: World) -> None:
@@ -125,10 +145,10 @@ async def test_a_call_that_is_cancelled_in_its_handshake_leaves_no_socket_open(w
         listening.start_soon(trio.serve_listeners, say_nothing, [listener])
         async with trio.open_nursery() as calling:
             calling.start_soon(peers.call, B, "POST", "/x")
-            with trio.fail_after(10):
+            with patience():
                 await greeted.wait()
             calling.cancel_scope.cancel()
-        with trio.fail_after(10):
+        with patience():
             await left.wait()
         listening.cancel_scope.cancel()
 
@@ -184,6 +204,51 @@ async def test_one_slow_peer_takes_a_bounded_number_of_calls(world: World) -> No
         with pytest.raises(PeerUnavailable, match="too many"):
             await peers.call(B, "POST", "/x")
         release.set()
+
+
+async def test_many_slow_peers_leave_calls_for_the_others(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four slow hubs took all connections."""
+
+    async def exchange(pools: Pools, request: PeerRequest, octets: int, *, repeatable: bool) -> HttpAnswer:
+        if request.provider.startswith("slow"):
+            await trio.sleep_forever()
+        return HttpAnswer(200, {}, b"")
+
+    monkeypatch.setattr(Pools, "exchange", exchange)
+    async with world.peers(None, mode="open") as peers:
+
+        async def call(provider: str) -> None:
+            with suppress(PeerUnavailable):
+                await peers.call(ProviderId(provider), "POST", "/x")
+
+        async with trio.open_nursery() as nursery:
+            for n in range(40):
+                for _ in range(CALLS_TO_ONE):
+                    nursery.start_soon(call, f"slow{n}.example")
+            await trio.testing.wait_all_tasks_blocked()
+            assert peers.statistics().crowded_out > 0
+            async with trio.open_nursery() as others:
+                for _ in range(FEW_CALLS):
+                    others.start_soon(peers.call, ProviderId("quick.example"), "POST", "/x")
+            nursery.cancel_scope.cancel()
+        assert peers.statistics().calling == 0
+
+
+async def test_calls_that_wait_for_news_leave_room_for_others(world: World) -> None:
+    async def waits(asked: Asked) -> tuple[int, dict[str, str], bytes]:
+        if "prefer" in asked.headers:
+            await trio.sleep_forever()
+        return 200, {}, b""
+
+    other, url = await world.other(waits)
+    async with world.peers(url) as peers, trio.open_nursery() as nursery:
+        for _ in range(WAITS_AT_ONE):
+            nursery.start_soon(partial(peers.call, B, "POST", "/x", wait_seconds=60))
+        await other.wait_for(WAITS_AT_ONE)
+        with pytest.raises(PeerUnavailable, match="wait"):
+            await peers.call(B, "POST", "/x", wait_seconds=60)
+        await peers.call(B, "POST", "/x")
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("name", ["c.example", "a.example"])

@@ -5,12 +5,12 @@ from __future__ import annotations
 import socket
 from typing import Any
 
-import httpcore
 import pytest
-import trio
 
-from mimids.errors import PeerUnavailable, ProviderNotAllowed
-from mimids.http.peers.dialling import is_public, public_addresses
+from mimids.errors import PeerUnavailable
+from mimids.http.peers import dialling
+from mimids.http.peers.addresses import is_public
+from mimids.http.peers.dialling import CannotConnect
 from mimids.wire.ids import ProviderId
 from tests.support.other_provider import World
 
@@ -45,48 +45,50 @@ def test_which_addresses_are_public(address: str, public: bool) -> None:
     assert is_public(address) is public
 
 
-class Names(trio.abc.HostnameResolver):
-    """A resolver with fixed answers."""
+class Names:
+    """A resolver with fixed addresses for every name."""
 
-    def __init__(self, **known: list[str]) -> None:
-        self.known = known
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, addresses: list[str]) -> None:
         self.asked = 0
+        self._addresses = addresses
+        monkeypatch.setattr(socket, "getaddrinfo", self._answer)
 
-    async def getaddrinfo(
-        self, host: Any, port: Any, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
-    ) -> Any:
+    def _answer(self, host: str, port: int, type: int = 0) -> list[Any]:
         self.asked += 1
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in self.known["all"]]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in self._addresses]
 
-    async def getnameinfo(self, sockaddr: Any, flags: int) -> tuple[str, str]:
-        raise NotImplementedError
+
+@pytest.fixture
+def dialled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The addresses that are connected to; no connection succeeds."""
+    found: list[str] = []
+
+    async def connect_nowhere(address: str, port: int, seconds: float) -> socket.socket:
+        found.append(address)
+        raise CannotConnect
+
+    monkeypatch.setattr(dialling, "connect_tcp", connect_nowhere)
+    return found
 
 
 @pytest.mark.parametrize("addresses", [["127.0.0.1"], ["93.184.216.34", "10.0.0.1"], []])
-async def test_in_open_mode_a_name_with_a_private_address_is_not_contacted(world: World, addresses: list[str]) -> None:
-    trio.socket.set_custom_hostname_resolver(Names(all=addresses))
+async def test_in_open_mode_a_name_with_a_private_address_is_not_contacted(
+    world: World, addresses: list[str], dialled: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Names(monkeypatch, addresses)
     async with world.peers(None, mode="open") as peers:
-        with pytest.raises(ProviderNotAllowed, match="public"):
+        with pytest.raises(PeerUnavailable):
             await peers.call(ProviderId("c.example"), "POST", "/x")
+    assert not dialled
 
 
 async def test_in_open_mode_the_addresses_that_were_checked_are_connected_to(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, dialled: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A second look-up could return other addresses (DNS rebinding)."""
-    names = Names(all=["93.184.216.34", "93.184.216.35"])
-    trio.socket.set_custom_hostname_resolver(names)
-    dialled: list[str] = []
-
-    class Nowhere(httpcore.TrioBackend):
-        async def connect_tcp(self, host: str, *_: Any, **__: Any) -> httpcore.AsyncNetworkStream:
-            dialled.append(host)
-            raise httpcore.ConnectError
-
-    monkeypatch.setattr(httpcore, "TrioBackend", Nowhere)
+    names = Names(monkeypatch, ["93.184.216.34", "93.184.216.35"])
     async with world.peers(None, mode="open") as peers:
         with pytest.raises(PeerUnavailable):
             await peers.call_plainly(ProviderId("c.example"), "GET", "/x", media_type="x/y")
     assert dialled == ["93.184.216.34", "93.184.216.35"]
     assert names.asked == 1
-    assert await public_addresses("c.example", 443) == dialled

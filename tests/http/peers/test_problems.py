@@ -159,3 +159,26 @@ def test_a_peers_retry_after_cannot_become_another_header(written: object) -> No
 def test_nan_and_infinity_are_left_out() -> None:
     body = f'{{"type": "{BranchTerminated.problem_type()}", "a": NaN, "b": Infinity, "c": 1e999, "d": 1}}'.encode()
     assert error_from(409, PROBLEM, body, now_seconds=NOW).members == {"d": 1}
+
+
+@pytest.mark.parametrize(
+    ("member", "kept"),
+    [
+        ('"self": 1', {"self": 1}),  # also the name of an argument in Python
+        ('"error": 1', {"error": 1}),
+        ('"n": ' + "9" * 400, {}),  # too large for a float
+        ('"n": -9223372036854775808', {}),
+        ('"n": 9223372036854775807', {"n": (1 << 63) - 1}),
+        ('"n": true', {"n": True}),
+        (r'"n": "\ud800x"', {"n": "?x"}),  # an unpaired surrogate: not storable, nor can a line be written with it
+        (r'"n": ["\udfff"]', {"n": ["?"]}),
+        (r'"\ud800": 1', {}),
+    ],
+)
+def test_no_member_of_a_peer_is_an_error_of_another_kind(member: str, kept: dict[str, object]) -> None:
+    body = f'{{"type": "{WrongEpoch.problem_type()}", "detail": "\\ud800!", {member}}}'.encode()
+    error = error_from(409, PROBLEM, body, now_seconds=NOW)
+    assert type(error) is WrongEpoch
+    assert str(error) == "?!"
+    assert error.members == kept
+    assert reply(error).status == 409

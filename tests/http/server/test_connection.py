@@ -37,6 +37,7 @@ from tests.support.listening import (
     receive_some,
     websocket_to,
 )
+from tests.support.patience import patience
 
 # --- slow peers and disconnects -----------------------------------------------------------------------------------
 
@@ -60,7 +61,7 @@ async def test_a_peer_that_never_sends_a_request_is_disconnected(start: Start) -
 async def test_a_slowly_sent_head_has_one_deadline(start: Start) -> None:
     server = await start(echo, head_seconds=0.3)
     async with await server.connect() as stream:
-        with trio.fail_after(5):
+        with patience():
             async with trio.open_nursery() as both:
 
                 async def trickle() -> None:
@@ -72,6 +73,22 @@ async def test_a_slowly_sent_head_has_one_deadline(start: Start) -> None:
                 assert (await read_answer(stream))[0] == 408
                 both.cancel_scope.cancel()
     await server.wait_for(open=0, timed_out=1)
+
+
+async def test_the_time_until_an_answer_does_not_count_for_the_next_head(start: Start) -> None:
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        await trio.sleep(0.4)
+        await echo(scope, receive, send)
+
+    server = await start(slow, head_seconds=0.3)
+    async with await server.connect() as stream:
+        line, rest = GET.split(b"\r\n", 1)
+        await stream.send_all(line)
+        await trio.sleep(0.05)
+        await stream.send_all(b"\r\n" + rest + line)
+        assert (await read_answer(stream))[0] == 200
+        await stream.send_all(b"\r\n" + rest)
+        assert (await read_answer(stream))[0] == 200
 
 
 async def test_an_idle_connection_is_closed(start: Start) -> None:
@@ -99,7 +116,7 @@ async def test_a_body_that_does_not_arrive_times_out_and_cancels_its_handler(sta
             both.start_soon(trickle)
         assert (await read_answer(stream))[0] == 408
         both.cancel_scope.cancel()
-    with trio.fail_after(5):
+    with patience():
         await app.ended.wait()
     assert app.cancelled
     await server.wait_for(open=0, timed_out=1, failed=0)
@@ -136,7 +153,7 @@ async def test_a_peer_that_stops_reading_is_closed_by_force(start: Start, kind: 
         else:
             await stream.send_all(GET)
         await server.wait_for(open=0, forced=1, failed=0)
-    with trio.fail_after(5):
+    with patience():
         await app.ended.wait()
 
 
@@ -149,7 +166,9 @@ async def test_a_peer_that_reads_slowly_gets_the_whole_answer(start: Start) -> N
         await stream.send_all(GET)
         received = pause_at = 0
         while received < len(body):
-            received += len(await receive_some(stream))
+            piece = await receive_some(stream)
+            assert piece, "the connection ended early"
+            received += len(piece)
             if received > pause_at:
                 pause_at += 250_000
                 await trio.sleep(0.02)  # a second in all
@@ -186,13 +205,13 @@ async def test_a_disconnect_cancels_the_handler(start: Start) -> None:
     await stream.send_all(GET)
     await app.began.wait()
     await trio.aclose_forcefully(stream)
-    with trio.fail_after(5):
+    with patience():
         await app.ended.wait()
     assert app.cancelled
     await server.wait_for(open=0, failed=0)
 
 
-async def test_a_disconnect_cancels_a_quart_handler(start: Start) -> None:
+async def test_a_disconnect_cancels_a_quart_handler(start_asgi: Start) -> None:
     app = QuartTrio("test")
     began, ended = trio.Event(), trio.Event()
 
@@ -205,17 +224,17 @@ async def test_a_disconnect_cancels_a_quart_handler(start: Start) -> None:
             ended.set()
         raise AssertionError
 
-    server = await start(app)
+    server = await start_asgi(app)
     stream = await server.connect()
     await stream.send_all(GET)
     await began.wait()
     await trio.aclose_forcefully(stream)
-    with trio.fail_after(5):
+    with patience():
         await ended.wait()
     await server.wait_for(open=0, failed=0)
 
 
-async def test_a_disconnect_after_the_answer_does_not_cancel_the_handler(start: Start) -> None:
+async def test_a_disconnect_after_the_answer_does_not_cancel_the_handler(start_asgi: Start) -> None:
     answered, finished = trio.Event(), trio.Event()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -224,12 +243,12 @@ async def test_a_disconnect_after_the_answer_does_not_cancel_the_handler(start: 
         await trio.sleep(0.05)
         finished.set()
 
-    server = await start(app)
+    server = await start_asgi(app)
     async with await server.connect() as stream:
         await stream.send_all(GET)
         await read_answer(stream)
     answered.set()
-    with trio.fail_after(5):
+    with patience():
         await finished.wait()
 
 
@@ -274,7 +293,7 @@ async def test_a_silent_peer_is_pinged_and_then_disconnected(start: Start) -> No
     async with websocket_to(server) as client:
         assert isinstance(await client.next(), Ping)  # not answered
         assert await ends(client.stream)
-    with trio.fail_after(5):
+    with patience():
         await app.ended.wait()
     await server.wait_for(open=0, timed_out=1)
 
@@ -288,6 +307,27 @@ async def test_a_peer_that_answers_pings_stays_connected(start: Start) -> None:
             await client.send(ping.response())
         await client.send(TextMessage("still here"))
         assert cast("TextMessage", await client.next()).data == "still here"
+
+
+async def test_an_answer_to_a_ping_counts_as_heard(start: Start) -> None:
+    heard: list[float] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        while True:
+            heard.append(scope["extensions"]["mimids"].holding.heard_at)
+            await trio.sleep(0.01)
+
+    server = await start(app, ping_seconds=0.1)
+    async with websocket_to(server) as client:
+        for _ in range(3):
+            ping = await client.next()
+            assert isinstance(ping, Ping)
+            await client.send(ping.response())
+        assert isinstance(await client.next(), Ping)
+        assert len(set(heard)) >= 4  # the handshake, and three answers
+    await server.wait_for(open=0)
 
 
 # --- failing apps -------------------------------------------------------------------------------------------------
@@ -329,20 +369,20 @@ async def test_an_exception_is_answered_500_without_a_body_and_logged(
     assert "ZeroDivisionError: secret" in caplog.text
 
 
-async def test_an_app_that_does_not_answer_is_a_500(start: Start) -> None:
-    server = await start(answer_nothing)
+async def test_an_app_that_does_not_answer_is_a_500(start_asgi: Start) -> None:
+    server = await start_asgi(answer_nothing)
     async with await server.connect() as stream:
         await stream.send_all(GET)
         assert (await read_answer(stream))[0] == 500
 
 
-async def test_an_exception_within_the_body_truncates_it(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_exception_within_the_body_truncates_it(start_asgi: Start, caplog: pytest.LogCaptureFixture) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"6")]})
         await send({"type": "http.response.body", "body": b"abc", "more_body": True})
         raise ZeroDivisionError
 
-    server = await start(app)
+    server = await start_asgi(app)
     async with await server.connect() as stream:
         await stream.send_all(GET)
         with pytest.raises(AssertionError, match="cut short"):
@@ -351,13 +391,13 @@ async def test_an_exception_within_the_body_truncates_it(start: Start, caplog: p
 
 
 async def test_a_body_longer_than_its_content_length_is_logged_as_an_error(
-    start: Start, caplog: pytest.LogCaptureFixture
+    start_asgi: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
         await send({"type": "http.response.body", "body": b"abc"})
 
-    server = await start(app)
+    server = await start_asgi(app)
     async with await server.connect() as stream:
         await stream.send_all(GET)
         await ends(stream)
@@ -367,12 +407,12 @@ async def test_a_body_longer_than_its_content_length_is_logged_as_an_error(
 
 
 async def test_an_exception_below_the_app_ends_its_connection_only(
-    start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    start_asgi: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def fail(*_: Any) -> None:
         raise ZeroDivisionError
 
-    server = await start(echo)
+    server = await start_asgi(echo)
     async with await server.connect() as other:
         with monkeypatch.context() as patch:  # none is known that a peer or an app could cause
             patch.setattr(HttpProtocol, "_create_stream", fail)

@@ -44,6 +44,7 @@ from tests.support.listening import (
     read_answer,
     websocket_to,
 )
+from tests.support.patience import patience
 
 
 async def test_a_quart_app_is_served_over_tls_and_gets_the_connection(start_tls: Start) -> None:
@@ -86,6 +87,28 @@ async def test_a_unix_socket_is_private_and_removed_afterwards(tmp_path: Path, n
         assert (await read_answer(stream))[2] == b"hello"
     drain.set()
     await eventually(lambda: not path.exists())
+
+
+@pytest.mark.parametrize("with_tls", [False, True])
+@pytest.mark.parametrize("address", ["[::1]:0", "[::]:0"])
+async def test_addresses_of_ipv6_are_served(
+    address: str, with_tls: bool, authority: Authority, nursery: trio.Nursery
+) -> None:
+    if address == "[::]:0" and not with_tls:
+        pytest.skip("plain HTTP is for loopback only")
+    tls, drain = ServerTls(authority.pair("a.example")) if with_tls else None, trio.Event()
+    bound = await nursery.start(partial(serve, echo, Bind("client", address, tls), drain=drain))
+    host, _, port = bound.address.rpartition(":")
+    assert host == address.rpartition(":")[0]
+    connecting = trio.socket.socket(socket.AF_INET6)
+    await connecting.connect(("::1", int(port)))
+    stream: trio.abc.Stream = trio.SocketStream(connecting)
+    if with_tls:
+        stream = trio.SSLStream(stream, authority.client(), server_hostname="a.example", https_compatible=True)
+    async with stream:
+        await stream.send_all(post(b"hello"))
+        assert (await read_answer(stream))[2] == b"hello"
+    drain.set()
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0"])
@@ -257,7 +280,7 @@ async def test_stalled_readers_on_each_listener_are_closed_at_the_end_of_the_dra
     app = Held(HUGE)
     app.release.set()
     stalled = []
-    with trio.fail_after(8):
+    with patience():
         async with trio.open_nursery() as nursery:
             for bind in binds:
                 bound = await nursery.start(partial(serve, app, bind, drain=drain, drain_seconds=0.5))
@@ -277,7 +300,7 @@ async def test_cancellation_does_not_wait_for_a_stalled_reader(authority: Author
     tls = ServerTls(authority.pair("a.example"))
     app = Held(HUGE)
     app.release.set()
-    with trio.fail_after(5):
+    with patience():
         async with trio.open_nursery() as nursery:
             bound = await nursery.start(partial(serve, app, Bind("public", "127.0.0.1:0", tls), drain=trio.Event()))
             stream = await Started(bound, trio.Event(), authority).connect(receive_buffer=4096)

@@ -17,14 +17,14 @@ from wsproto.events import (
 )
 from wsproto.extensions import PerMessageDeflate
 
+from mimids.http.server.buffers import Buffers
 from mimids.http.server.connection import (
-    ConnectionLimits,
-    ListenerState,
     Receive,
     Scope,
     Send,
     ServerConnection,
 )
+from mimids.http.server.listener_state import ConnectionLimits, ListenerState
 from tests.support.listening import (
     GET,
     Authority,
@@ -39,6 +39,7 @@ from tests.support.listening import (
     receive_some,
     websocket_to,
 )
+from tests.support.patience import patience
 
 
 async def test_requests_are_answered_one_after_the_other_on_a_connection(start: Start) -> None:
@@ -67,7 +68,7 @@ async def test_pipelined_requests_are_answered_in_order(start: Start) -> None:
 
 async def test_head_and_body_of_an_answer_are_sent_in_one_write() -> None:
     ours, theirs = trio.socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # one packet for each send
-    shared = ListenerState("client", None, ConnectionLimits(), logging.getLogger())
+    shared = ListenerState("client", None, ConnectionLimits(), logging.getLogger(), Buffers())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ServerConnection(echo, shared, ours).run)
         for _ in range(2):
@@ -182,7 +183,7 @@ async def test_a_byte_after_the_opening_handshake_ends_its_connection_only(start
     async with await server.connect() as stream:
         await WebSocketClient(stream).open(tail=b"\x81")
         assert await ends(stream)
-    with trio.fail_after(5):
+    with patience():
         await app.ended.wait()
     await server.wait_for(open=0, failed=0)
     app.release.set()

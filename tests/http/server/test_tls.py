@@ -6,13 +6,19 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 
 import pytest
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
+    NoEncryption,
     PrivateFormat,
     load_pem_private_key,
 )
@@ -28,6 +34,7 @@ from mimids.http.server.tls import (
     ServerTls,
     Trust,
     caller,
+    certificates_end,
     dns_names,
 )
 from mimids.wire.ids import ProviderId
@@ -208,6 +215,21 @@ def test_a_trust_file_may_hold_the_certificate_of_the_provider_itself(ours: Auth
     assert names_seen(server, ClientTls(Trust(ours.file), pinned).context(A)) == {B}
 
 
+def test_without_a_trust_file_the_roots_of_the_system_are_trusted_also_after_a_reload(
+    ours: Authority, theirs: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(ours.file))
+    monkeypatch.setenv("SSL_CERT_DIR", str(ours.file.parent / "none"))
+    client = ClientTls(Trust(None, {B: theirs.file}))
+    for _ in range(2):
+        assert peer_seen(ServerTls(ours.pair(A)), client.context(A)) is None
+        with pytest.raises(ssl.SSLCertVerificationError):
+            peer_seen(ServerTls(theirs.pair(A)), client.context(A))
+        with pytest.raises(ssl.SSLCertVerificationError):
+            peer_seen(ServerTls(ours.pair(B)), client.context(B))  # it has a trust file of its own
+        client.reload()
+
+
 def test_a_client_context_checks_the_provider_name_and_its_trust_file(ours: Authority, theirs: Authority) -> None:
     client = ClientTls(Trust(ours.file, {B: theirs.file}))
     join(ServerTls(ours.pair(A)).current.context, client.context(A), A)
@@ -226,11 +248,65 @@ def test_providers_without_a_trust_file_share_a_context(ours: Authority, theirs:
     assert client.context(A) is not client.context(B)
 
 
+def test_a_verified_certificate_that_cannot_be_parsed_counts_as_ended(ours: Authority) -> None:
+    """OpenSSL takes any octet but 0 for TRUE, as BER allows; `cryptography` requires DER."""
+    pair = Pair(ours.directory / "odd.pem", ours.directory / "odd.key")
+    key = ec.generate_private_key(ec.SECP256R1())
+    pair.private_key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    pair.certificate.write_text(ssl.DER_cert_to_PEM_cert(odd_certificate(ours, key)))
+    client = ClientTls(Trust(ours.file)).context(A)
+    connections = join(ServerTls(pair).current.context, client)
+    assert certificates_end(connections[1]) == -inf
+    seen = peer_seen(ServerTls(ours.pair(A), clients=Trust(ours.file)), ClientTls(Trust(ours.file), pair).context(A))
+    assert seen is not None
+    assert (seen.names, seen.valid_until) == (frozenset(), -inf)
+
+
+def odd_certificate(authority: Authority, key: ec.EllipticCurvePrivateKey) -> bytes:
+    """Return a certificate of a.example in which a BOOLEAN is 01 01 01, with a good signature."""
+    signer = load_pem_private_key(authority.ca.private_key_pem.bytes(), None)
+    issuer = x509.load_pem_x509_certificate(authority.ca.cert_pem.bytes())
+    assert isinstance(signer, ec.EllipticCurvePrivateKey)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([]))
+        .issuer_name(issuer.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(issuer.not_valid_before_utc)
+        .not_valid_after(issuer.not_valid_after_utc)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(A)]), critical=False)
+        .sign(signer, hashes.SHA256())
+    )
+    body = made.tbs_certificate_bytes
+    odd = body.replace(bytes.fromhex("551d130101ff"), bytes.fromhex("551d13010101"))
+    assert odd != body
+    algorithm = bytes.fromhex("300a06082a8648ce3d040302")  # ecdsa-with-SHA256
+    content = odd + algorithm + tlv(3, b"\0" + signer.sign(odd, ec.ECDSA(hashes.SHA256())))
+    return tlv(0x30, content)
+
+
+def tlv(tag: int, value: bytes) -> bytes:
+    size = len(value)
+    return bytes([tag]) + (bytes([size]) if size < 128 else b"\x82" + size.to_bytes(2, "big")) + value
+
+
 def test_tls_1_3_is_required(ours: Authority) -> None:
     old = ssl.create_default_context(cafile=str(ours.file))
     old.maximum_version = ssl.TLSVersion.TLSv1_2
     with pytest.raises(ssl.SSLError):
         join(ServerTls(ours.pair(A)).current.context, old)
+
+
+@pytest.mark.parametrize("trusted", [A, B])
+def test_calls_out_require_tls_1_3_too(ours: Authority, trusted: str) -> None:
+    """Of every provider, with a trust file of its own or without."""
+    old = ServerTls(ours.pair(trusted)).current.context
+    old.minimum_version, old.maximum_version = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_2
+    client = ClientTls(Trust(ours.file, {B: ours.file}), ours.pair(C))
+    with pytest.raises(ssl.SSLError, match=r"(?i)protocol"):
+        join(old, client.context(ProviderId(trusted)), trusted)
 
 
 def test_only_http_1_1_is_negotiated(ours: Authority) -> None:
@@ -263,9 +339,13 @@ def test_a_renewed_pair_is_used_and_a_broken_one_is_not(ours: Authority) -> None
     second = shown()
     assert second != first
     pair.private_key.write_bytes(ours.pair(B).private_key.read_bytes())  # a renewal seen half done
-    with pytest.raises(CertificateFileError, match=r"key values mismatch"):
+    with pytest.raises(CertificateFileError, match=f"{pair.private_key} is not the key of {pair.certificate}"):
         server.reload()
     assert shown() == second
+    other_kind = Ed25519PrivateKey.generate()  # OpenSSL has another error for it
+    pair.private_key.write_bytes(other_kind.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    with pytest.raises(CertificateFileError, match=f"{pair.private_key} is not the key of {pair.certificate}"):
+        server.reload()
 
 
 def test_a_renewed_trust_file_is_used(ours: Authority, theirs: Authority) -> None:

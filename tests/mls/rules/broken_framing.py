@@ -125,6 +125,11 @@ def empty_sender_data() -> Invalid | None:
     return said(room(), private(encrypted_sender_data=b""))
 
 
+@breaks(verdict.SENDER_DATA_LENGTH)
+def empty_sender_data_in_an_unknown_state() -> Invalid | None:
+    return raised(lambda: check_without_state(private(encrypted_sender_data=b"")))
+
+
 @breaks(verdict.CIPHERTEXT_LENGTH)
 def only_a_tag() -> Invalid | None:
     return said(room(), private(ciphertext=bytes(16)))

@@ -52,6 +52,11 @@ def suite_of_nobody() -> Invalid | None:
     return opened(room().info(group_context=context))
 
 
+@breaks(verdict.DUPLICATE_EXTENSION)
+def group_context_with_an_extension_twice() -> Invalid | None:
+    return opened(room(5, Extension(ExtensionType(0xF0F1), b""), Extension(ExtensionType(0xF0F1), b"x")).info())
+
+
 @breaks(verdict.GROUP_INFO_SIGNER)
 def signer_who_left() -> Invalid | None:
     here = room()

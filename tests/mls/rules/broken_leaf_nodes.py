@@ -125,12 +125,6 @@ def a_credential_type_that_others_do_not_support() -> Invalid | None:
     return committed(here, by_value(Add(package)))
 
 
-@breaks(verdict.SUITE_SUPPORT)
-def a_committer_that_unlists_the_suite() -> Invalid | None:
-    here = room()
-    return committed(here, change_leaf={"capabilities": replace(here.clients[0].capabilities, cipher_suites=())})
-
-
 @breaks(verdict.SIGNATURE_KEY_UNIQUE)
 def two_members_with_one_signature_key() -> Invalid | None:
     here = room()

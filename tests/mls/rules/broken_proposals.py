@@ -5,6 +5,7 @@ from __future__ import annotations
 from mimids.mls.code_points import (
     AppDataUpdateOperation,
     ComponentId,
+    CredentialType,
     ExtensionType,
     LeafNodeSource,
     PskType,
@@ -14,9 +15,7 @@ from mimids.mls.code_points import (
 from mimids.mls.components import AppDataDictionary, ComponentData
 from mimids.mls.framing import Sender
 from mimids.mls.group_info import EXTERNAL_SENDERS, ExternalSender
-from mimids.mls.leaf_node import (
-    Extension,
-)
+from mimids.mls.leaf_node import Certificate, Credential, Extension
 from mimids.mls.opening import open_group
 from mimids.mls.proposals import (
     Add,
@@ -34,7 +33,7 @@ from mimids.mls.rules import verdict
 from mimids.mls.rules.checks import check, check_without_state, record
 from mimids.mls.rules.verdict import Invalid
 from mimids.wire.declare import encode
-from mimids.wire.ids import CipherSuite, GroupId, ProtocolVersion
+from mimids.wire.ids import MLS10, CipherSuite, GroupId, ProtocolVersion
 from tests.support.broken_rules import (
     DICTIONARY,
     INIT,
@@ -96,6 +95,20 @@ def back_to_version_0() -> Invalid | None:
     return proposed(room(), ReInit(GroupId(b"new"), ProtocolVersion(0), CipherSuite(1), ()))
 
 
+TWICE = (Extension(ExtensionType(0xF0F1), b""), Extension(ExtensionType(0xF0F1), b"x"))
+
+
+@breaks(verdict.DUPLICATE_EXTENSION)
+def reinit_with_an_extension_twice() -> Invalid | None:
+    return proposed(room(), ReInit(GroupId(b"new"), MLS10, CipherSuite(1), TWICE))
+
+
+@breaks(verdict.DUPLICATE_EXTENSION)
+def group_extension_twice_in_an_unknown_state() -> Invalid | None:
+    message = room().propose(1, GroupContextExtensions(TWICE))
+    return raised(lambda: check_without_state(message))
+
+
 @breaks(verdict.EXTERNAL_INIT)
 def external_init_of_a_member() -> Invalid | None:
     return proposed(room(), ExternalInit(bytes(32)))
@@ -121,6 +134,13 @@ def dictionary_that_is_not_sorted() -> Invalid | None:
     entries = (ComponentData(ComponentId(0xFF01), b""), ComponentData(ComponentId(0xFF00), b""))
     data = encode(AppDataDictionary(entries))
     return proposed(room(), GroupContextExtensions((Extension(ExtensionType.APP_DATA_DICTIONARY, data),)))
+
+
+@breaks(verdict.GROUP_EXTENSIONS)
+def external_sender_whose_certificate_does_not_parse() -> Invalid | None:
+    credential = Credential(CredentialType.X509, (Certificate(b"none"),))
+    data = EXTERNAL_SENDERS.encode((ExternalSender(JOINER.signer.public, credential),))
+    return proposed(room(), GroupContextExtensions((Extension(ExtensionType.EXTERNAL_SENDERS, data),)))
 
 
 OUTSIDER = Client.of(70, "service@s.example")

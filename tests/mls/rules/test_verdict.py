@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,13 @@ def test_every_rule_of_the_table_is_broken_once() -> None:
 def test_sections_are_of_documents() -> None:
     for rule in RULES.values():
         assert rule.section.startswith(("RFC 9420 section ", "draft-ietf-mls-extensions", "semantics: ")), rule
+
+
+def test_each_rule_was_compared_with_what_released_stacks_send() -> None:
+    document = (Path(__file__).parents[3] / "docs" / "mls.md").read_text()
+    table = document.partition("## Released stacks")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `([a-z0-9-]+)` \| .+ \| .+ \| .+ \|$", table, re.MULTILINE)
+    assert sorted(rows) == sorted(RULES)
 
 
 def test_the_document_has_the_table_as_the_code_prints_it() -> None:

@@ -26,6 +26,7 @@ CLIENTS = [Client.of(seed) for seed in range(1, 40)]
 
 
 def test_tree_math_matches_the_vectors() -> None:
+    assert math.node_width(0) == 0
     for vector in vectors.load("mls/tree-math.json"):
         leaves = vector["n_leaves"]
         nodes = range(vector["n_nodes"])
@@ -207,7 +208,8 @@ def test_a_tree_without_its_last_member_is_one_blank_leaf() -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", ["no node", "blank at the end", "leaf in an inner place", "parent in a leaf's place"]
+    "damage",
+    ["no node", "blank at the end", "leaf in an inner place", "parent in a leaf's place", "no leaf in the right half"],
 )
 def test_nodes_that_form_no_tree_are_refused(damage: str) -> None:
     nodes = list(RatchetTree.decode(SUITES[1], crowd(4, path=True).tree.encode()).nodes())
@@ -216,6 +218,7 @@ def test_nodes_that_form_no_tree_are_refused(damage: str) -> None:
         "blank at the end": (*nodes, None),
         "leaf in an inner place": (nodes[0], nodes[2], nodes[4]),
         "parent in a leaf's place": tuple(reversed([nodes[0], nodes[3]])),
+        "no leaf in the right half": tuple(nodes[:2]),
     }[damage]
     with pytest.raises(WireError):
         RatchetTree.of_nodes(SUITES[1], broken)

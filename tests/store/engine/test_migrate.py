@@ -194,7 +194,7 @@ def test_a_database_of_another_program_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "db"
     with closing(connect(path, create=True)) as connection:
         connection.execute("CREATE TABLE bookmarks (id)")
-    assert "not one of mimids" in refusal(path, [FIRST])
+    assert "not a database of mimids" in refusal(path, [FIRST])
 
 
 def test_a_file_that_is_not_a_database_is_refused(tmp_path: Path) -> None:

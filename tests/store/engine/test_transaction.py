@@ -81,3 +81,28 @@ async def test_a_savepoint_undoes_only_its_own_block(store: Store) -> None:
 
     await store.write(work)
     assert await store.read(texts) == ["before", "after"]
+
+
+async def test_what_waits_for_the_commit_is_called_once_and_only_for_what_was_committed(store: Store) -> None:
+    called: list[str] = []
+
+    def work(tx: Tx) -> None:
+        insert_note("kept", tx)
+        tx.after_commit(lambda: called.append("kept"))
+        with suppress(LookupError), tx.savepoint():
+            tx.after_commit(lambda: called.append("undone"))
+            raise LookupError
+        assert called == []
+
+    def failing(tx: Tx) -> None:
+        tx.after_commit(lambda: called.append("failed"))
+        raise LookupError
+
+    async def fail() -> None:
+        with pytest.raises(LookupError):
+            await store.write(failing)
+
+    async with trio.open_nursery() as writes:  # one batch, which runs again for the work that raises
+        writes.start_soon(store.write, work)
+        writes.start_soon(fail)
+    assert called == ["kept"]

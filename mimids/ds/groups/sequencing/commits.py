@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import attrs
 
 from mimids.ds.groups.appending import Child, MessageAppender, can_attach, open_child, save_child_state
@@ -9,29 +11,33 @@ from mimids.ds.groups.judging import Judged, MlsJudge
 from mimids.ds.groups.sequencing.partition_writer import PartitionWriter, PartitionWriters
 from mimids.ds.groups.sequencing.submitter import Submitter
 from mimids.ds.groups.states import mask_of
-from mimids.ds.groups.welcome_rows import check_welcome, queue_welcome
+from mimids.ds.groups.visible_proposals import added_references
+from mimids.ds.groups.welcome_rows import Recipient, WelcomeQueue, recipients_of, sender_number
 from mimids.ds.limits.quotas import SenderQuotas
-from mimids.errors import PartitionExists
+from mimids.errors import CommitSuperseded, PartitionExists
 from mimids.mls.knowledge import Knowledge
-from mimids.store import messages, partitions
+from mimids.store import messages, open_branches, partitions
 from mimids.store.groups import Group
 from mimids.store.partitions import Partition
 from mimids.store.welcomes import drop_held
-from mimids.wire.ids import Counter
+from mimids.wire.base64url import base64url
+from mimids.wire.ids import FIRST_COUNTER
 from mimids.wire.messages import CommitData
 
 
 @attrs.frozen
 class Opening:
-    """Where a commit leads, found out before anything is written."""
+    """Where a commit leads, determined before anything is written."""
 
     child: Child
-    knowledge: Knowledge  # of the child's state
+    used: bool  # an earlier request sent messages to the child
+    knowledge: Knowledge  # what is known of the child's state
     judged: Judged
+    recipients: Sequence[Recipient]  # the recipients of the commit's Welcome
 
 
 class CommitSequencer:
-    """Checks where a commit leads, and opens the partition once the commit is appended."""
+    """Determines where a commit leads, and opens the partition once the commit is appended."""
 
     def __init__(
         self,
@@ -40,6 +46,7 @@ class CommitSequencer:
         submitter: Submitter,
         mls: MlsJudge,
         quotas: SenderQuotas,
+        welcomes: WelcomeQueue,
     ) -> None:
         self._tx = appender.tx
         self._appender = appender
@@ -47,30 +54,43 @@ class CommitSequencer:
         self._submitter = submitter
         self._mls = mls
         self._quotas = quotas
+        self._welcomes = welcomes
+        self._sender = sender_number(submitter.provider, submitter.device)
+
+    def check_is_first(self, writer: PartitionWriter) -> None:
+        """Raise `CommitSuperseded` if the partition of a linear group has an open child (semantics: linear-groups)."""
+        winner = open_branches.open_child(self._tx, writer.partition.id)
+        if winner is not None:
+            # The winner is not known once retention has deleted its digest, nor after very many terminations.
+            counter = next((at for at, opened in writer.commits if opened == winner), FIRST_COUNTER)
+            raise CommitSuperseded(counter, base64url(winner))
 
     def check(self, group: Group, writer: PartitionWriter, judged: Judged, data: CommitData) -> Opening:
         """Return where a commit leads.
 
-        Raises `QuotaExceeded`, `PartitionExists`, `WelcomeMismatch`, and for the GroupInfo what `MlsJudge.after_commit`
-        raises.
+        Raises `QuotaExceeded`, `PartitionExists`, `WelcomeMismatch`, and what `MlsJudge.after_commit` raises for the
+        GroupInfo.
         """
         masks = data.next_partition_key.masks()
         self._appender.flush()
         existing = self._writers.find(masks)
         if existing is not None:
             # Otherwise a member could graft one branch onto another (semantics: partitions-and-forks).
-            if not existing.detached or not can_attach(self._tx, group, writer.partition, existing):
+            if not existing.detached or not can_attach(self._appender, group, writer.partition, existing):
                 raise PartitionExists
         elif writer.partition.detached:  # then the child is detached too
             self._quotas.check_detached_partitions()
         else:
             self._quotas.check_branches(group.id)
         knowledge = self._mls.after_commit(judged, data.group_info)
+        recipients: Sequence[Recipient] = ()
         if data.welcome_data is not None:
-            check_welcome(data.welcome_data, group)
+            added = added_references(self._tx, group, writer.partition, judged.message)
+            recipients = recipients_of(data.welcome_data, group, added)
+            self._welcomes.check_waiting(self._tx, self._sender)
         masked_key = existing.masked_key if existing else mask_of(group, masks)
         child = Child(masked_key=masked_key, existing=existing, detached=writer.partition.detached)
-        return Opening(child, knowledge, judged)
+        return Opening(child, existing is not None and self._is_used(existing), knowledge, judged, recipients)
 
     def open(self, group: Group, writer: PartitionWriter, opening: Opening, data: CommitData) -> bool:
         """Open the partition that the commit appended last leads to, and queue the commit's Welcome.
@@ -82,34 +102,40 @@ class CommitSequencer:
             self._writers.reload()
         save_child_state(self._tx, self._mls.states, row, opening.knowledge, opening.judged, data.group_info)
         if data.group_info is not None:
-            self._drop_group_infos(group)
-        first = not self._has_open_siblings(writer.partition)
-        writer.commits.append((Counter(writer.next_counter - 1), opening.child.masked_key))
+            self.drop_group_infos(group, keep=self._appender.seq)
+        writer.note_commit(opening.child.masked_key)
         self._writers.note_opened(row, data.next_partition_key)
         # The next key of a CommitData counts as presented (semantics: following-and-delivery).
         self._submitter.follow(self._tx, row, writer.partition.id)
         if data.welcome_data is None:
             return False
         # RFC 9420 section 14: a Welcome goes out only once its commit is accepted.
-        queue_welcome(self._tx, data.welcome_data, row, held=not first, now=self._appender.now)
-        return first
+        held = not (group.linear or opening.used) and open_branches.has_open_sibling_before(self._tx, row)
+        self._welcomes.queue(
+            self._tx,
+            data.welcome_data,
+            opening.recipients,
+            row,
+            sender=self._sender,
+            held=held,
+            now=self._appender.now,
+        )
+        return not held
 
-    def _drop_group_infos(self, group: Group) -> None:
+    def drop_group_infos(self, group: Group, *, keep: int) -> None:
         """Drop the GroupInfos and held Welcomes beyond the sender's quota, the oldest first.
 
-        Only branches that carry no message lose theirs (semantics: limits-and-retention); the commit that is being
-        sequenced keeps its own.
+        Only branches that carry no message lose their GroupInfos and Welcomes (semantics: limits-and-retention). The
+        commit whose seq is `keep` keeps its GroupInfo and Welcome.
         """
-        self._appender.flush()  # or a branch whose messages are still pending would seem to carry none
+        self._appender.flush()  # otherwise a branch whose messages are not written yet would seem to have no messages
         for row, opened_by in self._quotas.group_infos_to_drop(group.id):
-            if opened_by != self._appender.seq:
+            if opened_by != keep:
                 partitions.set_group_info(self._tx, row, None)
                 messages.drop_group_info(self._tx, opened_by)
                 drop_held(self._tx, row)
 
-    def _has_open_siblings(self, parent: Partition) -> bool:
-        """Tell whether an earlier commit of the partition leads to a branch that is not terminated.
-
-        Then the Welcome of this one is held (semantics: welcomes-and-leaving).
-        """
-        return any(not child.terminated for child in partitions.children(self._tx, parent.id)[:-1])
+    def _is_used(self, existing: Partition) -> bool:
+        """Tell whether a detached partition had messages before this transaction (semantics: welcomes-and-leaving)."""
+        writer = self._writers.of(existing)
+        return writer.partition.next_counter > 0 and not writer.opened_here

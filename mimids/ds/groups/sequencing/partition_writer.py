@@ -9,8 +9,9 @@ import attrs
 from mimids.ds.groups.appending import PartitionEnd
 from mimids.ds.groups.sequencing.submitter import Submitter
 from mimids.ds.groups.states import mask_of
+from mimids.ds.groups.successors import check_not_replaced
 from mimids.ds.limits.quotas import SenderQuotas
-from mimids.errors import PartitionExists
+from mimids.errors import PartitionExists, UnknownPartition
 from mimids.store import messages, partitions
 from mimids.store.engine.transaction import Tx
 from mimids.store.groups import Group
@@ -27,15 +28,15 @@ Answer = tuple[SendResponse, MaskedPartitionKey | None]  # with the key of the p
 class PartitionWriter(PartitionEnd):
     """A partition while a transaction appends messages to it."""
 
-    commits: list[tuple[Counter, MaskedPartitionKey]]
-    opened_here: bool  # in this transaction
+    commits: list[tuple[Counter, MaskedPartitionKey]]  # the first ones
+    opened_here: bool  # in this batch
     stored: dict[bytes, AcceptedMessage | None] = attrs.field(factory=dict)  # earlier messages that were looked up
     answers: dict[bytes, Answer] = attrs.field(factory=dict)  # of the messages of this transaction, by digest
-    followed: bool = False  # the sender follows the partition, or needs not
+    followed: bool = False  # the sender follows the partition, or need not follow it
     judged_for: GroupId | None = None  # the group, once an application message of the sender was accepted here
 
     def find_repeat(self, tx: Tx, digest: bytes) -> Answer | None:
-        """Return the answer that this message got before; None if it is new."""
+        """Return the answer that was given to this message before; None if the message is new."""
         answer = self.answers.get(digest)
         if answer is not None:
             return answer
@@ -45,8 +46,13 @@ class PartitionWriter(PartitionEnd):
             return None
         return self.response(stored.counter, stored.accepted_at), stored.next_masked_key
 
+    def note_commit(self, opened: MaskedPartitionKey) -> None:
+        """Record that the message that was appended last is a commit that leads to this partition."""
+        if len(self.commits) < messages.COMMITS_READ:
+            self.commits.append((Counter(self.next_counter - 1), opened))
+
     def response(self, counter: Counter, accepted_at: Milliseconds) -> SendResponse:
-        """Return the answer to a message, which names the commits that came before it."""
+        """Return the answer to a message, which names the first commits that came before it."""
         return SendResponse(
             counter,
             accepted_at,
@@ -59,13 +65,20 @@ class PartitionWriter(PartitionEnd):
 class PartitionWriters:
     """The writers of one transaction, one for each partition."""
 
-    def __init__(self, tx: Tx, submitter: Submitter, quotas: SenderQuotas, *, now: Milliseconds) -> None:
+    def __init__(
+        self, tx: Tx, submitter: Submitter, quotas: SenderQuotas, *, now: Milliseconds, opened: set[int]
+    ) -> None:
+        """Begin; `opened` has the rows of the partitions that this batch has opened so far.
+
+        This transaction adds its own.
+        """
         self._tx = tx
+        self._opened = opened
         self._submitter = submitter
         self._quotas = quotas
         self._now = now
         self._by_row: dict[int, PartitionWriter] = {}
-        self._by_key: dict[bytes, PartitionWriter] = {}  # raw keys, kept as long as the transaction
+        self._by_key: dict[bytes, PartitionWriter] = {}  # raw keys, kept until the transaction ends
 
     def known(self, key: PartitionKey) -> PartitionWriter | None:
         """Return the writer of a key that this transaction has looked up before."""
@@ -78,16 +91,19 @@ class PartitionWriters:
     def of(self, partition: Partition, *, opened_here: bool = False) -> PartitionWriter:
         """Return the writer of a partition."""
         writer = self._by_row.get(partition.id)
+        if opened_here:
+            self._opened.add(partition.id)
         if writer is None:
+            opened_here = partition.id in self._opened
             commits = messages.commits_of(self._tx, partition.id)
             writer = PartitionWriter(partition, partition.next_counter, partition.last_seq, commits, opened_here)
             self._by_row[partition.id] = writer
         return writer
 
     def look_up_repeats(self, requests: Sequence[SendRequest], digests: Sequence[bytes]) -> None:
-        """Find out for all messages of a batch which are repeats, in few statements."""
+        """Find out, with few statements, which messages of a batch are repeats."""
         if len(requests) == 1:
-            return  # it is looked up when it is sequenced
+            return  # a single message is looked up when it is sequenced
         by_key: dict[bytes, list[bytes]] = {}
         for request, digest in zip(requests, digests, strict=True):
             by_key.setdefault(request.partition_key.reveal(), []).append(digest)
@@ -100,7 +116,8 @@ class PartitionWriters:
     def find_or_open(self, key: PartitionKey, group: Group) -> PartitionWriter:
         """Return the writer of a key; an unknown key opens a detached partition (semantics: partitions-and-forks).
 
-        Raises `PartitionExists` if the key is that of another group, and `QuotaExceeded`.
+        Raises `PartitionExists` if the key belongs to another group, and `QuotaExceeded`. For a linear group it raises
+        `UnknownPartition` instead (semantics: linear-groups), and for a replaced group `GroupReplaced`.
         """
         writer = self.known(key)
         if writer is None:
@@ -113,6 +130,10 @@ class PartitionWriters:
         return writer
 
     def _open_detached(self, group: Group, masks: Sequence[MaskedPartitionKey]) -> PartitionWriter:
+        check_not_replaced(group)
+        if group.linear:
+            raise UnknownPartition
+        self._tx.run_alone()  # the quota counts the partitions of all groups
         self._quotas.check_detached_partitions()
         row = partitions.add_partition(
             self._tx,
@@ -128,7 +149,7 @@ class PartitionWriters:
         return self.of(partitions.partition_by_row(self._tx, row), opened_here=True)
 
     def remove_if_empty(self, writer: PartitionWriter, key: PartitionKey) -> None:
-        """Remove the partition that was opened for a message which then was refused."""
+        """Remove the partition that was opened for a message, if the message was then refused."""
         if writer.opened_here and not writer.next_counter and writer.partition.parent is None:
             partitions.remove_empty(self._tx, writer.partition.id)
             del self._by_row[writer.partition.id], self._by_key[key.reveal()]

@@ -19,11 +19,19 @@ REFUSED_PROPOSALS_KEPT: Final = 1000  # for each partition
 
 
 def remember_refusal(
-    tx: Tx, states: States, partition: Partition, message: MLSMessage, error: MimiError, sender: Sender
+    tx: Tx,
+    states: States,
+    partition: Partition,
+    message: MLSMessage,
+    error: MimiError,
+    sender: Sender,
+    *,
+    counted: dict[int, int],
 ) -> None:
     """Store the reference of a proposal that was refused for its content.
 
-    A refusal for the moment (a rate, an epoch) or for who brought the proposal is not stored.
+    `counted` holds the number of stored references of each partition in which this transaction has counted them.
+    Nothing is stored for a temporary refusal (a rate, an epoch), or for a refusal because of who sent the proposal.
     """
     public = message.message
     if not isinstance(public, PublicMessage) or public.content_type is not ContentType.PROPOSAL:
@@ -32,5 +40,8 @@ def remember_refusal(
         here = states.knowledge(tx, groups.group_by_row(tx, partition.group), partition)
         if not is_lasting(error, here, public, sender):
             return
-    if proposals.count_refused(tx, partition.id) < REFUSED_PROPOSALS_KEPT:
+    if partition.id not in counted:
+        counted[partition.id] = proposals.count_refused(tx, partition.id)
+    if counted[partition.id] < REFUSED_PROPOSALS_KEPT:
         store_refused(tx, partition, public, error)
+        counted[partition.id] += 1

@@ -1,20 +1,21 @@
-"""One transaction's worth of sequencing.
+"""Sequencing within one transaction.
 
 The sequencer runs inside a transaction and is not a job: a `SequencingTransaction` takes messages in order, accepts or
-refuses each as a whole, and `finish` writes what was accepted. Of a refused message nothing is written but the
-reference of a proposal. The caller answers the sender after the commit, when the messages are durable.
+refuses each as a whole, and `finish` writes the accepted ones. Of a refused message only a proposal's reference is
+written. The caller answers the sender after the commit, because only then the messages are durable.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Final
 
 import attrs
 
 from mimids.config import Limits
 from mimids.ds.groups.appending import MessageAppender
-from mimids.ds.groups.judging import Judged, MlsJudge
+from mimids.ds.groups.judging import BranchTries, Judged, MlsJudge
 from mimids.ds.groups.policy import GroupPolicy
 from mimids.ds.groups.recent import Recent
 from mimids.ds.groups.restrictions import OWN
@@ -22,14 +23,17 @@ from mimids.ds.groups.sequencing.commits import CommitSequencer, Opening
 from mimids.ds.groups.sequencing.joins import partition_of_join
 from mimids.ds.groups.sequencing.partition_writer import PartitionWriter, PartitionWriters
 from mimids.ds.groups.sequencing.refused_proposals import remember_refusal
+from mimids.ds.groups.sequencing.repeats import RepeatedCommits
 from mimids.ds.groups.sequencing.submitter import Submitter
+from mimids.ds.groups.successors import check_not_replaced
+from mimids.ds.groups.welcome_rows import WelcomeQueue
 from mimids.ds.limits.quotas import SenderQuotas
 from mimids.ds.limits.sizes import check_sizes
 from mimids.errors import (
     BranchTerminated,
-    CommitDataDiffers,
     Malformed,
     MimiError,
+    QuotaExceeded,
     Recovering,
     TooLarge,
     UnknownGroup,
@@ -45,8 +49,9 @@ from mimids.store.engine.transaction import Tx
 from mimids.store.groups import Group
 from mimids.store.partitions import Partition
 from mimids.store.welcomes import release_held
+from mimids.tracebacks import release_frames
 from mimids.values import Milliseconds, Sender
-from mimids.wire.ids import MaskedPartitionKey, ProviderId
+from mimids.wire.ids import LAST_COUNTER, MaskedPartitionKey, ProviderId
 from mimids.wire.messages import (
     CommitData,
     ExternalJoinRequest,
@@ -57,13 +62,17 @@ from mimids.wire.messages import (
 
 Outcome = SendResponse | MimiError
 
+# A partition takes no messages from this counter on. So one transaction never appends beyond the largest counter.
+FULL_COUNTER: Final = LAST_COUNTER - (1 << 20)
+
 
 @attrs.frozen
 class Changes:
-    """What to notify of once the transaction is committed."""
+    """The changes to notify of once the transaction is committed."""
 
-    partitions: frozenset[MaskedPartitionKey]  # that have new messages
-    welcomes: bool  # some can be sent
+    partitions: dict[MaskedPartitionKey, int]  # partitions that have new messages, and their rows
+    welcomes: bool  # there are Welcomes that can be sent
+    hub: int  # the row of this provider
 
 
 class SequencingTransaction:
@@ -79,24 +88,43 @@ class SequencingTransaction:
         mls: MlsJudge,
         recent: Recent,
         limits: Limits,
+        welcomes: WelcomeQueue,
+        opened: set[int] | None = None,
     ) -> None:
+        """Begin; if a batch takes several transactions, they share `opened` (`PartitionWriters`)."""
         self.tx = tx
         self._submitter = submitter = Submitter.of(tx, sender, provider)
         self._quotas = SenderQuotas(tx, limits, submitter.provider, submitter.device)
         self._mls = mls
+        self._branch_tries = BranchTries()
         self._limits = limits
+        self._welcome_queue = welcomes
         self._policy = GroupPolicy(tx, mls.states, now, OWN)
         self._appender = MessageAppender(
             tx, now=now, provider=submitter.provider, device=submitter.device, recent=recent
         )
-        self._writers = PartitionWriters(tx, submitter, self._quotas, now=now)
+        self._writers = PartitionWriters(
+            tx, submitter, self._quotas, now=now, opened=set() if opened is None else opened
+        )
         self._groups: dict[bytes, Group] = {}
-        self._welcomes = False  # there are some that can be sent
+        self._refused: dict[
+            int, int
+        ] = {}  # proposals that are stored as refused, by partition, where they were counted
+        self._welcomes = False  # there are Welcomes that can be sent
 
     @cached_property
     def _commits(self) -> CommitSequencer:
-        """Made for the first commit, because most transactions have none."""
-        return CommitSequencer(self._appender, self._writers, self._submitter, self._mls, self._quotas)
+        """The sequencer of commits; made for the first commit, because most transactions have no commits."""
+        self.tx.run_alone()  # quotas and Welcomes are counted over all groups
+        return CommitSequencer(
+            self._appender, self._writers, self._submitter, self._mls, self._quotas, self._welcome_queue
+        )
+
+    @cached_property
+    def _repeats(self) -> RepeatedCommits:
+        return RepeatedCommits(
+            self._appender, self._submitter, self._mls, self._limits, self._welcome_queue, self._commits
+        )
 
     # --- the three ways in --------------------------------------------------------------------------------------
 
@@ -113,7 +141,7 @@ class SequencingTransaction:
         ]
 
     def join(self, request: ExternalJoinRequest) -> Outcome:
-        """Sequence an external commit to the open partition it was made for (semantics: joining-from-outside)."""
+        """Sequence an external commit to the open partition for which it was made (semantics: joining-from-outside)."""
         message = request.message.message
         try:
             if not isinstance(message, PublicMessage):
@@ -127,29 +155,29 @@ class SequencingTransaction:
             partition = partition_of_join(self.tx, self._mls, group, request.message, digest)
             return self._sequence(group, self._writers.of(partition), request.message, digest, request.commit_data)
         except MimiError as error:
-            return error
+            return release_frames(error)
 
     def propose(self, request: ExternalProposalRequest, default: Partition | None) -> Outcome:
-        """Sequence a proposal from outside to the partition it names, or to `default` if it names none.
+        """Sequence a proposal from outside to the partition that it names, or to `default` if it names no partition.
 
-        `default` is the partition that group-info answers for (semantics: joining-from-outside).
+        `default` is the partition whose GroupInfo the group-info request returns (semantics: joining-from-outside).
         """
         try:
             group, partition = self._target_of_proposal(request, default)
             writer = self._writers.of(partition)
         except MimiError as error:
-            return error
+            return release_frames(error)
         try:
             digest = messages.digest_of(request.message.encoded)
             return self._sequence(group, writer, request.message, digest, None, has_key=False)
         except MimiError as error:
             self._remember_refusal(writer, request.message, error)
-            return error
+            return release_frames(error)
 
     def finish(self) -> Changes:
-        """Write what was accepted; return what to notify of once the transaction is committed."""
+        """Write the accepted messages; return the changes to notify of once the transaction is committed."""
         self._appender.flush()
-        return Changes(frozenset(self._appender.changed), self._welcomes)
+        return Changes(self._appender.changed, self._welcomes, self._submitter.hub)
 
     # --- where a message goes -----------------------------------------------------------------------------------
 
@@ -163,13 +191,13 @@ class SequencingTransaction:
             if writer is not None:
                 self._remember_refusal(writer, request.message, error)
                 self._writers.remove_if_empty(writer, request.partition_key)
-            return error
+            return release_frames(error)
 
     def _send_like_the_one_before(self, request: SendRequest, digest: bytes) -> SendResponse | None:
-        """Append an application message without judging it, if one to the same partition was judged before it.
+        """Append an application message without judging it, if an earlier message to the same partition was judged.
 
-        This is the fast path: nearly all messages of a batch take it. Returns None for every other message, and for
-        one that is a repeat or would be refused: `_send` finds the answer to those.
+        This is the fast path: nearly all messages of a batch take it. Returns None for every other message, for a
+        repeat, and for a message that would be refused: `_send` answers those.
         """
         writer = self._writers.known(request.partition_key)
         message, framed = request.message, request.message.message
@@ -203,12 +231,14 @@ class SequencingTransaction:
             raise Malformed("only proposals of senders external and new_member_proposal are accepted here")
         group = self._group(request.message)
         partition = default if request.partition is None else self._writers.find([request.partition])
+        if partition is None:
+            check_not_replaced(group)
         if partition is None or partition.group != group.id:
             raise UnknownGroup
         return group, partition
 
     def _group(self, message: MLSMessage) -> Group:
-        """Return the group of a message (later revision, "Sending Messages": unknown groups are rejected)."""
+        """Return the group of a message; an unknown group is refused (later revision, "Sending Messages")."""
         group_id = message.group_id
         if group_id is None:
             raise Malformed("not a group message")
@@ -221,7 +251,8 @@ class SequencingTransaction:
         return group
 
     def _remember_refusal(self, writer: PartitionWriter, message: MLSMessage, error: MimiError) -> None:
-        remember_refusal(self.tx, self._mls.states, writer.partition, message, error, self._submitter.sender)
+        states, sender = self._mls.states, self._submitter.sender
+        remember_refusal(self.tx, states, writer.partition, message, error, sender, counted=self._refused)
 
     # --- one message --------------------------------------------------------------------------------------------
 
@@ -235,17 +266,21 @@ class SequencingTransaction:
         *,
         has_key: bool = True,
     ) -> SendResponse:
-        """Give a message its place in a partition, or raise why it is refused; `has_key`: its sender has the key."""
+        """Append a message to a partition, or raise its refusal; `has_key` tells whether the sender has the key."""
         repeat = writer.find_repeat(self.tx, digest)
         if repeat is not None:  # checked before policy and termination (semantics: sequencing)
             response, opened = repeat
-            if data is not None and opened not in data.next_partition_key.masks():
-                raise CommitDataDiffers
+            if data is not None:
+                accepted = response.counter, opened
+                self._welcomes |= self._repeats.supply(group, writer.partition, message, data, accepted)
             return response
+        check_not_replaced(group)
         kind = self._check_message(writer.partition, message, data)
+        if group.linear and kind is ContentType.COMMIT:
+            self._commits.check_is_first(writer)
         judged, opening = self._judge(group, writer, message, data)
 
-        # Nothing below refuses.
+        # Nothing below refuses the message.
         response = self._append(writer, message, digest, kind, opening, data)
         if has_key and not writer.followed:
             self._submitter.follow(self.tx, writer.partition.id, writer.partition.parent)
@@ -255,17 +290,19 @@ class SequencingTransaction:
         self._groups[group.group_id] = self._appender.note_content(group, writer, message, judged)
         if judged.contradicts_claim:
             writer.judged_for = None
+        if writer.partition.held_welcomes and not writer.opened_here:
+            self._release_welcomes(writer)
         if opening is not None and data is not None:
             self._welcomes |= self._commits.open(group, writer, opening, data)
-        elif writer.partition.held_welcomes and not writer.opened_here:
-            self._release_welcomes(writer)
         return response
 
     def _check_message(self, partition: Partition, message: MLSMessage, data: CommitData | None) -> ContentType:
-        """Return the content type of a message; raise why it is refused whatever the state of the group."""
+        """Return the content type of a message; raise a refusal that does not depend on the group's state."""
         framed = message.message
         if partition.terminated:
             raise BranchTerminated
+        if partition.next_counter > FULL_COUNTER:
+            raise QuotaExceeded("partition_messages")
         if not isinstance(framed, PrivateMessage | PublicMessage):
             raise Malformed("not a group message")
         if partition.epoch is not None and framed.epoch != partition.epoch:
@@ -278,7 +315,7 @@ class SequencingTransaction:
     ) -> tuple[Judged, Opening | None]:
         """Judge a message by its partition's state and by policy, and a commit also by the state that it leads to."""
         self._appender.flush_before_judging(message)
-        judged = self._mls.judge(self.tx, group, writer.partition, message)
+        judged = self._mls.judge(self.tx, group, writer.partition, message, self._branch_tries)
         opening = None if data is None else self._commits.check(group, writer, judged, data)
         ahead = None if opening is None else opening.knowledge
         self._policy.check(group, writer.partition, judged, ahead, self._submitter.sender)

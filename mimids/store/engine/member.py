@@ -1,0 +1,32 @@
+"""The interface between the processes that serve one provider."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+import attrs
+
+FROZEN_SECONDS: Final = 15.0  # a process that was not seen alive for so long loses the jobs
+
+
+@attrs.frozen
+class Heard:
+    """News from other processes: the tables that have changed, or TABLE and ROW, and notifications."""
+
+    changed: frozenset[str] = frozenset()
+    payloads: tuple[str, ...] = ()  # an empty one: notify all listeners
+    missed: bool = False  # earlier notifications may have been missed
+
+
+class Member(Protocol):
+    """One of the processes that serve the provider."""
+
+    async def note_alive(self) -> bool:
+        """Record that this process is alive; return whether it must run the jobs. Raises `StorageUnavailable`."""
+
+    async def notify(self, payloads: Sequence[str]) -> None:
+        """Send notifications to the other processes; raise `StorageUnavailable`."""
+
+    async def wait_heard(self) -> Heard:
+        """Wait for notifications of other processes; raise `StorageUnavailable`."""

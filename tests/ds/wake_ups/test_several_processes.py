@@ -1,0 +1,93 @@
+"""Phones that are connected to another process than the one that wakes phones."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import attrs
+import pytest
+import trio
+
+from mimids.store.engine.transaction import Tx
+from mimids.values import Device
+from mimids.wire.ids import Counter, Secret
+from mimids.wire.messages import ReceiveRequest
+from tests.support import postgresql
+from tests.support.federation import Room, device
+from tests.support.provider import Assembled
+from tests.support.push_keys import browser
+from tests.support.stored import count, until
+from tests.support.twins import twins
+
+pytestmark = pytest.mark.skipif(postgresql.why_missing() is not None, reason=str(postgresql.why_missing()))
+
+LOOKS_SECONDS = 0.5
+CONNECTED = "SELECT count(*) FROM connected_devices"
+
+
+@attrs.frozen
+class Phones:
+    """Two processes, of which the first wakes phones; Bob's phone is subscribed, and Alice writes to him."""
+
+    waking: Assembled
+    other: Assembled
+    room: Room
+    bob: Device
+
+    async def say(self, text: str) -> None:
+        await self.waking.services.hub.send(self.room.send(text), device(self.waking))
+
+    async def wait_connected(self, connections: int) -> None:
+        async def reached() -> bool:
+            return await trio.to_thread.run_sync(count, self.waking, CONNECTED) == connections
+
+        await until(reached)
+
+    def pushes(self) -> int:
+        return len(self.waking.push_services.pushes) + len(self.other.push_services.pushes)
+
+
+@asynccontextmanager
+async def phones(directory: Path) -> AsyncIterator[Phones]:
+    async with twins(directory) as (waking, other), trio.open_nursery() as jobs:
+        for each in (waking, other):
+            await jobs.start(each.services.wake_ups.run)
+        room = Room()
+        await waking.add_device()
+        await waking.services.hub.create_group(room.creation(), device(waking))
+        token = await waking.add_device("bob")
+        bob = await other.services.devices.authenticate(Secret(token.encode()))
+        assert bob is not None
+        await other.services.wake_ups.subscribe(bob, browser().subscription)
+
+        async def is_watched() -> bool:
+            return bob.row in waking.services.listening
+
+        await until(is_watched)
+        other.services.cursors.note(bob, room.hub, ReceiveRequest(room.key, Counter(0)))
+        yield Phones(waking, other, room, bob)
+        jobs.cancel_scope.cancel()
+
+
+async def test_a_phone_is_not_woken_while_it_is_connected_to_another_process(tmp_path: Path) -> None:
+    async with phones(tmp_path) as at:
+        async with at.other.services.sessions.open(at.bob):
+            await at.wait_connected(1)
+            await at.say("while it listens")
+            await trio.sleep(LOOKS_SECONDS)
+            assert at.pushes() == 0
+        await at.waking.push_services.wait(1)
+        await at.wait_connected(0)
+
+
+async def test_a_phone_that_was_connected_to_a_process_that_was_killed_is_woken(tmp_path: Path) -> None:
+    async with phones(tmp_path) as at:
+
+        def leave_behind(tx: Tx) -> None:
+            tx.execute("INSERT INTO connected_devices (device, process) VALUES (?, 'killed')", (at.bob.row,))
+
+        await at.waking.services.store.write(leave_behind)
+        await at.say("after that")
+        await at.waking.push_services.wait(1)
