@@ -38,7 +38,7 @@ from mimids.store.engine.access import open_store
 from mimids.store.federation_rules import every_rule
 from mimids.telemetry import COUNT_SECONDS, Telemetry, new_telemetry
 
-AGAIN_SECONDS: Final = 1.0  # before a job starts again that the database has ended
+AGAIN_SECONDS: Final = 1.0  # before a job starts again that could not read the database
 
 
 class JobCrashed(Exception):
@@ -274,9 +274,8 @@ async def _guarded(
 
 
 async def _run_while_unavailable(job: Job, provider: AssembledProvider, *, task_status: trio.TaskStatus[Any]) -> None:
-    """Run a job; with PostgreSQL, start it again if it ends because the database could not be reached for a moment."""
-    services = provider.services
-    if job.stage is not Stage.WORK or isinstance(services.config.place, Path):
+    """Run a job; start it again if it ends because the database could not be read, unless the database is damaged."""
+    if job.stage is not Stage.WORK:
         await job.run(provider, task_status=task_status)
         return
     once = StartedOnce(task_status)
@@ -287,7 +286,7 @@ async def _run_while_unavailable(job: Job, provider: AssembledProvider, *, task_
         except Exception as error:
             if not (once.is_started and _is_unavailable(error)):
                 raise
-        services.telemetry.log.warning("a job starts again: the database could not be reached", job=job.name)
+        provider.services.telemetry.log.warning("a job starts again: the database could not be read", job=job.name)
         await trio.sleep(AGAIN_SECONDS)
 
 

@@ -131,9 +131,9 @@ async def test_a_job_that_ends_by_itself_is_a_crash(authority: Authority, job: a
     assert [crash.name for crash in crashes] == [job.name]
 
 
-@pytest.mark.parametrize("in_postgresql", [True, False])
-async def test_a_job_starts_again_when_postgresql_can_be_reached_again(
-    in_postgresql: bool, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("in_postgresql", "damage"), [(True, ""), (False, ""), (False, "a page is torn")])
+async def test_a_job_that_cannot_read_the_database_starts_again_unless_it_is_damaged(
+    in_postgresql: bool, damage: str, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if in_postgresql and postgresql.why_missing() is not None:
         pytest.skip(str(postgresql.why_missing()))
@@ -144,12 +144,14 @@ async def test_a_job_starts_again_when_postgresql_can_be_reached_again(
         task_status.started()
         starts.release()
         async with trio.open_nursery():
-            raise StorageUnavailable
+            error = StorageUnavailable()
+            error.damage = damage
+            raise error
 
     jobs = (*JOBS[:2], app.Job("counts", Stage.WORK, fail))
     store = {"url": postgresql.database_of(tmp_path / "shared")} if in_postgresql else {}
     run = partial(app.run, authority.config(store=store), telemetry=log.telemetry, jobs=jobs)
-    if not in_postgresql:
+    if damage:
         with pytest.RaisesGroup(pytest.RaisesExc(JobCrashed), flatten_subgroups=True), trio.fail_after(5):
             await run()
         return

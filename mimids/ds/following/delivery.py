@@ -277,12 +277,18 @@ class Delivery:
                 return
 
     async def _push(self, peer: PeerState, push: Push, slot: Slot) -> PeerState:
-        """Send one push and store the follower's answer."""
+        """Send one push and store the follower's answer.
+
+        A follower may have lost messages and need them again. Because it could ask for them without end, this counts as
+        a failure, and the next push waits for the back-off.
+        """
         answer = await slot.call(partial(self._call, peer.domain, push))
         locks = frozenset((peer_lock(peer.domain), *map(group_lock, push.groups)))
         async with self._workers:
             peer = await self._store.write_or_refuse(partial(self._pushes.settle, peer, push, answer), locks=locks)
         self._messages += push.messages
+        if push.goes_back(answer):
+            raise PeerFailed("the follower asked again for messages that it had accepted")
         return peer
 
     async def _call(self, domain: ProviderId, push: Push) -> tuple[Counter, ...]:

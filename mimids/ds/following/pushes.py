@@ -56,6 +56,10 @@ class Push:
         """Return the number of messages."""
         return sum(len(epoch.messages) for epoch in self.epochs)
 
+    def goes_back(self, answer: Sequence[Counter]) -> bool:
+        """Return whether the follower wants messages from before this push, which it had accepted earlier."""
+        return any(epoch.messages and wanted < epoch.counter for epoch, wanted in zip(self.epochs, answer, strict=True))
+
 
 class Pushes:
     """Makes pushes and records their answers."""
