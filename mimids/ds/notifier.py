@@ -59,7 +59,7 @@ def asleep_topic(device: DeviceRow) -> tuple[str, int]:
 
 
 def is_call(topic: Hashable) -> bool:
-    """Tell whether a topic is that of calls of another provider."""
+    """Tell whether a topic is one that `heard_topic` returns."""
     return isinstance(topic, tuple) and topic[0] == "heard"
 
 

@@ -120,7 +120,7 @@ def due_partitions(tx: Tx, provider: int, next_stamp: int, *, limit: int) -> lis
 
 
 def followers_behind(tx: Tx, page: StampPage) -> set[int]:
-    """Return the followers with something due in partitions with a stamp on a page."""
+    """Return the followers that lack messages of the partitions whose stamps are on a page."""
     rows = tx.all(f"SELECT f.provider{FOLLOWS_BEHIND} AND m.stamp < ? ORDER BY m.stamp", (page.start, page.end))
     return {row[0] for row in rows}
 

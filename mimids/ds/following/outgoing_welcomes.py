@@ -114,7 +114,7 @@ class WelcomeRecipient(Protocol):
 
     @property
     def domain(self) -> ProviderId:
-        """The provider."""
+        """The domain of the provider."""
         ...
 
     async def offer(self, request: WelcomeInitRequest) -> WelcomeInitResponse:
@@ -410,9 +410,9 @@ def _end_backoffs(domains: Sequence[ProviderId], tx: Tx) -> list[int]:
 def _due(
     now: Milliseconds, latest: Milliseconds, tx: Tx
 ) -> tuple[list[tuple[int, int]], Milliseconds | None, Milliseconds | None]:
-    """Return provider and sender of the Welcomes that are due, and when the next of the other Welcomes becomes due.
+    """Return provider and sender of the Welcomes that are due, and two times at which further Welcomes become due.
 
-    The third item is when the next Welcome becomes due among those that are put off beyond `latest`.
+    The second item is the first such time after `now`. The third item is the first such time after `latest`.
     """
     return (
         welcomes.due_pairs(tx, now),

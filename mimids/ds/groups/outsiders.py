@@ -34,7 +34,7 @@ TIPS: Final = 64  # tips that are checked: the most active ones
 
 @attrs.frozen
 class Outsiders:
-    """Decides by the configured mode, within a transaction."""
+    """Decides, by the configured mode, who may join or propose from outside; runs within a transaction."""
 
     mode: Literal["open", "followers", "off"]
     states: States

@@ -139,7 +139,7 @@ class _Tree:
 
 
 class _Waiting:
-    """For each place in the tree, the first counter for which anybody waits, and the first without silent waiters."""
+    """For each place in the tree, the first counter for which anybody waits, and the same without silent waiters."""
 
     def __init__(self, tree: _Tree) -> None:
         self.by_anybody = [each.next_counter for each in tree.order]
@@ -160,7 +160,7 @@ class _Waiting:
             changes[end] -= waiters
 
     def finish(self) -> None:
-        """Apply the ranges."""
+        """Set the first counter to 0 at the places where somebody waits for all messages."""
         for firsts, changes in (
             (self.by_anybody, self._everything_by_anybody),
             (self.by_present, self._everything_by_present),

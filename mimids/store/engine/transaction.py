@@ -38,7 +38,7 @@ class SqlConnection(Protocol):
 
 
 class MustRunAlone(Exception):
-    """A work that named its locks needs more than these: it has to be run again, alone."""
+    """A work needs a lock that it did not name, so it has to be run again, alone."""
 
 
 class Tx:

@@ -37,7 +37,7 @@ class ServerWatch:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Watch for the block."""
+        """Watch the connections while the block runs."""
         thread = threading.Thread(target=self._look, name="postgresql-watch", daemon=True)
         thread.start()
         try:
