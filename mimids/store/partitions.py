@@ -303,8 +303,8 @@ def attach(
 ) -> None:
     """Put a detached partition below its commit; set `epoch` and `detached` of this partition and of all below it.
 
-    From now on the opener is the sender of the commit. The messages that these partitions already have become due for
-    pushes.
+    From now on the opener is the sender of the commit. The messages that are already in these partitions will be
+    pushed.
     """
     tx.execute(
         "UPDATE partitions SET parent = ?, opened_by = ?, epoch = ?, opener_provider = ?, opener_device = ?"

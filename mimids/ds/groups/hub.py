@@ -239,7 +239,7 @@ class LocalHub:
     ) -> SendResponse:
         """Sequence a message from outside, if its sender may join the group."""
         if message.group_id is None:
-            raise Malformed("not a group message")
+            raise Malformed("the message must be a PublicMessage or a PrivateMessage")
 
         def sequence_if_allowed(sequencing: SequencingTransaction) -> list[Outcome]:
             group = self._reader.joinable_group(sequencing.tx, message.group_id, sender)

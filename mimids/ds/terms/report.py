@@ -56,7 +56,9 @@ class Report:
         Raises `ValueError`, `KeyError`, `TypeError`, or `Malformed` with what to change.
         """
         if any("partition_key" in name for name in members):
-            raise Malformed("a report must not contain partition keys; remove the member")
+            raise Malformed(
+                'a report must not contain partition keys; remove the JSON members with "partition_key" in their names'
+            )
         written_id, evidence, note = members.get("group_id"), members.get("evidence") or [], members.get("note") or ""
         accused, kind = members["accused"], members["kind"]
         if not all(isinstance(each, str) for each in (accused, kind, note, *evidence)) or not _KIND.fullmatch(kind):
