@@ -115,7 +115,7 @@ Ahead = Callable[[Tx], object]
 
 
 def refusable(work: Work[T]) -> Work[T | MimiError]:
-    """Return a work that returns the `MimiError` that `work` raises, with everything `work` wrote undone.
+    """Wrap `work`: if it raises a `MimiError`, undo its writes and return the error instead.
 
     It takes a savepoint, which costs about as much as one more statement. Use it for rare writes, such as commands.
     """
