@@ -203,7 +203,7 @@ class SharedNotifier(Notifier):
     def for_others(self, *topics: Hashable) -> None:
         """Collect topics for the other processes.
 
-        Topics for calls of providers are not sent before there are other topics.
+        If there are only topics for calls of providers, they wait until there is another topic.
         """
         self._for_others.update(topics)
         if len(self._for_others) > TOPICS_FOR_OTHERS:

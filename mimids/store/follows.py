@@ -73,7 +73,7 @@ def note_presented(tx: Tx, provider: int, partition: int) -> None:
 
 
 def is_served(tx: Tx, provider: int, partition: Partition, counter: Counter) -> bool:
-    """Tell whether a provider that presents a key already follows from `counter` or before; then nothing is written."""
+    """Tell whether a provider follows already from `counter` or before, so that its key need not be recorded."""
     found = tx.one(
         "SELECT next_counter, presented FROM follows WHERE provider = ? AND partition = ?", (provider, partition.id)
     )

@@ -228,7 +228,7 @@ def live_forks(group: str) -> str:
 
 
 def forks_of_hub(tx: Tx, hub: int, before: Milliseconds, *, after: int, limit: int) -> list[Partition]:
-    """Return a page of the partitions with several open branches, of which the oldest was opened before `before`."""
+    """Return a page of the partitions of a hub with two or more open branches, one of them older than `before`."""
     rows = tx.all(
         f"SELECT {_COLUMNS} FROM partitions WHERE id IN (SELECT parent FROM partitions WHERE parent > ?"
         " AND hub = ? AND terminated_by IS NULL AND detached = 0"

@@ -209,7 +209,7 @@ def _next_ends(partition: Kept, cutoffs: Cutoffs) -> Iterable[int]:
 
 
 def _add_followers(tree: _Tree, waiting: _Waiting, follows: Sequence[Follow], cutoffs: Cutoffs) -> None:
-    """Add followers as waiters; `follows` has all partitions of each follower that is behind in any of them."""
+    """Add followers as waiters. `follows` has all partitions of each follower that lacks messages in any of them."""
     of_provider: defaultdict[int, list[tuple[int, Follow]]] = defaultdict(list)
     for each in follows:
         of_provider[each.provider].append((tree.place[each.partition], each))

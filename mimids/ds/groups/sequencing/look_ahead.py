@@ -20,7 +20,7 @@ PARTITIONS_REMEMBERED: Final = 10_000
 
 
 class LookAhead:
-    """Reads in advance for sends to the partitions of our own hub."""
+    """Reads, before the transaction of a send, the rows that it will probably need; remembers the rows to read."""
 
     def __init__(self, provider: ProviderId) -> None:
         self._provider = provider

@@ -57,7 +57,7 @@ class ReadAhead:
     """What the works of a batch read ahead, within one transaction."""
 
     def __init__(self, statements: Statements, jobs: Sequence[QueuedWork], usual: set[str]) -> None:
-        """Make the reads of all works, but not those that earlier works of the batch will probably make out of date.
+        """Make the reads of all works, except reads whose rows an earlier work of the batch will probably change.
 
         `usual` has the tables to which earlier batches wrote; this one adds to it.
         """
