@@ -217,6 +217,7 @@ def problem_type(response: bhttp.Response) -> tuple[int, str]:
     return response.status, json.loads(response.content)["type"].removeprefix("urn:mimids:problem:")
 
 
+# Longer than 40 lines: it makes each service, in the order in which they need each other.
 @asynccontextmanager
 async def running(
     path: Path,

@@ -298,6 +298,7 @@ class OutgoingWelcomes:
     def _recipient(self, domain: ProviderId) -> WelcomeRecipient:
         return self._own_devices if domain == self._own_devices.domain else OtherProvider(self._peers, domain)
 
+    # Longer than 40 lines: each outcome of an attempt has its branch.
     async def _attempt(self, recipient: WelcomeRecipient, outgoing: Outgoing) -> bool:
         """Offer and deliver one Welcome; return False if the provider did not answer or may accept it later."""
         refs, accepts = outgoing.refs, outgoing.state == "offered"

@@ -101,7 +101,7 @@ class Report:
 def possible_keys(note: str) -> Iterator[PartitionKey]:
     """Yield what may be a partition key in a note: 16 octets in hex, base64 or decimal numbers, however separated.
 
-    Raises `Malformed` after `POSSIBLE_KEYS`.
+    Raises `Malformed` if there are more than POSSIBLE_KEYS.
     """
     found: set[bytes] = set()
     for octets in _octets_in(note):

@@ -197,6 +197,7 @@ class Table:
             raise Busy("too many large answers wait for callers to read them; try again later")
         return HttpReply(status, headers, octets)
 
+    # Longer than 40 lines: the steps of a request, in their order.
     async def _call(
         self,
         route: Route,

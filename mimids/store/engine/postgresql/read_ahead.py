@@ -1,4 +1,4 @@
-"""Reading for a whole batch in one request what its works will read, and writing in one request what they write.
+"""Fewer requests to PostgreSQL: all reads of a batch are made in one request, and its writes in another.
 
 A statement that waits for its answer costs ten times as much as one that does not: the process and the database take
 turns, and each turn may wait for a core. So a work may come with a function that makes its reads (`Store.write`,
