@@ -195,7 +195,7 @@ class Rig:
         await within.answer(self.encapsulate(content)[0])
 
     async def see_time(self) -> None:
-        """Store the time that retention believes, as a sweep does."""
+        """Store the believed time, as a sweep does."""
         seen = SeenTime(self.clock.now(), self.clock.running(), self.clock.boot())
         await self.store.write(lambda tx: seen_time.save(tx, seen))
 

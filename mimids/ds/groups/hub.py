@@ -330,7 +330,7 @@ class LocalHub:
         return group_id, found
 
     async def positions(self, device: Device, keys: Sequence[PartitionKey]) -> tuple[Position, ...]:
-        """Return how far the partitions with these keys go."""
+        """Return for each of these keys up to which counter its partition goes."""
         return await self._store.read(partial(self._reader.positions, keys, device))
 
     async def _note_reader(self, device: Device, partition: Partition) -> None:
