@@ -37,8 +37,8 @@ def of_listener(name: str, address: str, error: Exception) -> Cause:
     if number in _NO_PRIVILEGE and port.isdigit() and int(port) < FIRST_FREE_PORT:
         return Cause(
             what,
-            f"a port below {FIRST_FREE_PORT} needs CAP_NET_BIND_SERVICE, which examples/mimids.service gives; or listen"
-            f" on a port such as 8443, and forward {port} to it",
+            f"ports below {FIRST_FREE_PORT} need CAP_NET_BIND_SERVICE: start the server with it, as"
+            f" examples/mimids.service does, or listen on a port such as 8443, and forward {port} to it",
         )
     if number == errno.EADDRNOTAVAIL:
         return Cause(what, f"no interface of this machine has that address; change {name} in [listen]")

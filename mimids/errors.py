@@ -113,7 +113,7 @@ class CertificateRequired(MimiError):
 
 
 class CertificateMismatch(MimiError):
-    """The certificate does not name the provider in From or, without From, does not name exactly one provider."""
+    """The certificate does not name the provider in From; without From, it must name exactly one provider."""
 
     code, status, title = (
         "certificate-mismatch",

@@ -85,6 +85,7 @@ async def _process(*arguments: str) -> None:
     await trio.run_process([sys.executable, "-m", "bench.growth.stalls", *arguments])
 
 
+# Longer than 40 lines: one entry for each kind of work.
 def works(hub: BigHub) -> dict[str, Work]:
     """Return what a server, or its operator, does beside sends."""
     services, database = hub.services, hub.services.config.database

@@ -94,9 +94,10 @@ ACCOUNTS: Final[Mapping[str, tuple[Kept, ...]]] = {
         ),
         Kept(
             {
-                "next_stamp": "a stamp: the device knew all changes of partitions below this stamp when the server last"
-                " heard from the device",
-                "next_welcome": "a number: the device knew all rows of all inboxes below this number at that time",
+                "next_stamp": "which messages the device already knew when the server last heard from it: all those of"
+                " partitions with a lower stamp",
+                "next_welcome": "which Welcomes the device already knew at that time: all rows of its inbox with a"
+                " lower number",
             },
             _TO_WAKE,
             _SUBSCRIBED,
@@ -274,7 +275,8 @@ ACCOUNTS: Final[Mapping[str, tuple[Kept, ...]]] = {
                 "rate": "which rate",
                 "key": "the number of a device, a user id, or a provider",
                 "tokens_left": "how much of the rate is left, in whole tokens",
-                "updated_at": "when the rate was used, rounded to a minute or to a 24th of the time of a refill",
+                "updated_at": "when the rate was used, rounded to a minute or, for a slow rate, to a 24th of the"
+                " time that a refill takes",
             },
             "so that a restart does not refill rates (the rate of fetches refills within minutes and has no row)",
             "the rate is full again",

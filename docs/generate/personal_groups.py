@@ -159,7 +159,7 @@ GROUPS: Final[Mapping[str, tuple[Kept, ...]]] = {
                 "device": "the device",
                 "hub": "the hub that announced a Welcome for the KeyPackage",
                 "accepted_at": "the hour in which the hub announced the Welcome",
-                "matched_group": "a group that the hub pushed at that time",
+                "matched_group": "the group that the hub may push because of this KeyPackage",
             },
             "so that a Welcome is accepted only from the hub that announced it",
             "`welcome_days`",

@@ -193,7 +193,7 @@ def _prepare(tx: Tx, config: Config, moment: Milliseconds, newer: Tx | None) -> 
 
 @contextmanager
 def _newer(path: Path, copy: Path, moment: Milliseconds) -> Iterator[Tx | None]:
-    """Yield the replaced database, or None if it is not readable, not up to date, or not of the same origin."""
+    """Yield the database that is replaced; None if it is not readable, up to date, and a later state of the backup."""
     with ExitStack() as opened:
         newer: Tx | None = None
         try:

@@ -64,7 +64,7 @@ class _SectionedGroup(click.Group):
 @config_option_of_group
 @click.pass_context
 def main(ctx: click.Context) -> None:
-    """Carry all commands as subcommands."""
+    """Run `mimids`, which has all other commands as subcommands."""
     refuse_config_before(ctx, main.commands[ctx.invoked_subcommand or ""])
 
 

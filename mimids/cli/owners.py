@@ -71,7 +71,7 @@ def make_data_dir(config: Config) -> None:
 
 
 def _server_user(private_key: Path) -> tuple[str, str] | None:
-    """Return the user that the server runs as, in words and for a command; None if it may be this user."""
+    """Return the server's user, in words and as an argument of `install`; None if the server may run as this user."""
     try:
         status = private_key.stat()
     except OSError:

@@ -62,7 +62,7 @@ class EventQueue:
         return event
 
     async def wait_for_room(self, *, unless: Callable[[], object]) -> None:
-        """Wait until there is room, or until `unless` is true; call `look_again` after a change that makes it true."""
+        """Wait until there is room, or `unless` is true; whoever makes `unless` true must call `look_again`."""
         while not self.has_room and not unless():
             self._room = anyio.Event()
             await self._room.wait()

@@ -59,7 +59,7 @@ def asleep_topic(device: DeviceRow) -> tuple[str, int]:
 
 
 def is_call(topic: Hashable) -> bool:
-    """Tell whether a topic is that of calls of another provider."""
+    """Tell whether a topic is one that `heard_topic` returns."""
     return isinstance(topic, tuple) and topic[0] == "heard"
 
 
@@ -203,7 +203,7 @@ class SharedNotifier(Notifier):
     def for_others(self, *topics: Hashable) -> None:
         """Collect topics for the other processes.
 
-        Topics for calls of providers are not sent before there are other topics.
+        If there are only topics for calls of providers, they wait until there is another topic.
         """
         self._for_others.update(topics)
         if len(self._for_others) > TOPICS_FOR_OTHERS:

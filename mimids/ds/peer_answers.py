@@ -28,11 +28,11 @@ class AnswerDecoder:
         self._turns: dict[ProviderId, trio.Lock] = {}
 
     async def decode(self, cls: type[T], octets: bytes, *, of: ProviderId) -> T:
-        """Decode what a provider answered; raise `PeerFailed` if it is not a `cls`."""
+        """Decode a provider's answer; raise `PeerFailed` if it is not a `cls`."""
         return await self.decode_by(codec(cls), octets, f"a {cls.__name__}", of=of)
 
     async def decode_by(self, by: Codec[T], octets: bytes, what: str, *, of: ProviderId) -> T:
-        """Decode what a provider answered by a codec; raise `PeerFailed` if it is not `what`."""
+        """Decode a provider's answer with a codec; raise `PeerFailed`, which names `what`, if it cannot be decoded."""
         try:
             if len(octets) <= LONG_OCTETS:
                 return by.decode(octets)

@@ -115,14 +115,15 @@ def _possible_ends(data: bytes, body: int, end: int, since: int) -> Iterator[int
 
 
 def may_be_signature(octets: bytes) -> bool:
-    """Tell whether a known scheme has such signatures; if none has, the message was read in a wrong layout."""
+    """Tell whether octets can be a signature of a known scheme; if not, the message was read in a wrong layout."""
     return len(octets) >= _SHORTEST_FIXED or _is_ecdsa(octets, 0, len(octets))
 
 
 def signature_before(data: bytes, start: int, end: int, *, tagged: bool) -> int | None:
-    """Return the offset of the signature that ends at `end` (with a membership tag, if `tagged`).
+    """Return the offset of the signature that ends at `end`; None if there is none.
 
-    Returns None if no signature that begins at or after `start` ends there.
+    If `tagged`, the signature is followed by a membership tag, and the tag ends at `end`. A signature that begins
+    before `start` is not found.
     """
     return _Signatures(data, start).before(end, tagged=tagged)
 
@@ -140,7 +141,7 @@ class _Signatures:
         self._begins: dict[int, list[int]] = {}  # beginnings of signatures, by the end of the signature
 
     def before(self, end: int, *, tagged: bool) -> int | None:
-        """Return the offset of the signature that ends at `end` (with a membership tag, if `tagged`), or None."""
+        """Find the signature before `end`, as `signature_before` does."""
         if not tagged:
             return self._ending_at(end, _UNTAGGED)
         for header, size in _TAG_HEADERS:

@@ -62,7 +62,7 @@ class Derived:
 
 @attrs.frozen
 class Claimed:
-    """A member signed a statement that this is the state. Without `epoch_known`, the epoch is only claimed as well."""
+    """A member signed a statement that this is the state. If `epoch_known` is false, the epoch is only claimed, too."""
 
     group: PublicGroup
     epoch_known: bool = True

@@ -160,7 +160,7 @@ class SelfRemove:
 
 @attrs.frozen
 class Unparsed:
-    """The octets of a proposal's body whose layout is not the one declared for its type."""
+    """The body of a proposal, as octets, if it does not have the layout that is declared for the proposal's type."""
 
     octets: bytes
 

@@ -1,7 +1,7 @@
 """What all members of a subtree support, as a small record that is shared by all subtrees with the same support.
 
-A tree keeps the record of every subtree, so a rule such as "every member supports it" (RFC 9420 sections 7.3, 12.2) is
-checked at the root, without a comparison of members.
+A tree keeps the record of every subtree. So a rule such as "every member supports it" (RFC 9420 sections 7.3, 12.2) is
+checked at the root, without looking at each member.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ class Keyring:
         return max((row for row in self.rows if now < row.retire_at), key=lambda row: row.created_at, default=None)
 
     def current(self, now: int) -> KeyRow | None:
-        """Return the key that is served: the newest live one but those that were stored ahead; None if none is live."""
+        """Return the key that is served: the newest live key that was not stored ahead; None if no key is live."""
         return self.without(self.stored_ahead(now)).newest(now) or self.newest(now)
 
     def stored_ahead(self, now: int) -> tuple[KeyRow, ...]:
@@ -116,7 +116,7 @@ class Keyring:
         return tuple(row for row in self.rows if row.created_at > now + TOGETHER_SECONDS)
 
     def without(self, rows: tuple[KeyRow, ...]) -> Keyring:
-        """Return the other keys."""
+        """Return a keyring without these keys."""
         return attrs.evolve(self, rows=tuple(row for row in self.rows if row not in rows))
 
     def outlived(self, now: int) -> tuple[KeyRow, ...]:
@@ -132,7 +132,7 @@ class Keyring:
         return min(newest.created_at + self.schedule.rotate, newest.retire_at - self.schedule.grace)
 
     def storing_due_at(self, now: int) -> int:
-        """Return when that key must be made and stored."""
+        """Return when the next key must be made and stored, which is some time before it is served."""
         return self.rotation_due_at(now) - min(STORED_AHEAD_SECONDS, self.schedule.rotate // 2)
 
     def next_row(self, now: int, octets: bytes, *, skipped: int = 0) -> KeyRow:
@@ -176,7 +176,7 @@ class Keyring:
         return retire_at
 
     def served(self, now: int) -> Served | None:
-        """Return the answer for clients at `now`, with the current key only; None if they could use no key."""
+        """Return the answer for clients at `now`, with the current key only; None if no key can be served."""
         current = self.current(now)
         if current is None or current.not_after < now:
             return None

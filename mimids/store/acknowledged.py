@@ -45,7 +45,7 @@ def recorded(database: Path) -> int | None:
 
 
 def forget(database: Path) -> None:
-    """Delete the record: the database is about to be replaced or rebuilt."""
+    """Delete the record of a database, because the database is about to be replaced or rebuilt."""
     file_of(database).unlink(missing_ok=True)
 
 

@@ -48,39 +48,43 @@ def note(tx: Tx, shown: Iterable[Shown]) -> None:
     """
     for each in shown:
         for mask in each.masks:
-            tx.execute(
-                "INSERT INTO device_cursors (device, partition, next_counter, seen_at)"
-                " SELECT d.id, p.id, coalesce((SELECT m.counter + 1 FROM messages m WHERE m.partition = p.id"
-                "  AND m.counter < ?4 AND m.counter >= p.kept_from AND m.accepted_at <= ?5"
-                "  ORDER BY m.counter DESC LIMIT 1), CASE WHEN p.kept_from < ?4 THEN p.kept_from ELSE ?4 END), ?6"
-                " FROM partitions p JOIN devices d ON d.id = ?3 WHERE p.hub = ?1 AND p.masked_key = ?2"
-                " ON CONFLICT (device, partition) DO UPDATE SET next_counter = CASE WHEN ?7 = 1"
-                "  AND (device_cursors.seen_at > excluded.seen_at OR (device_cursors.seen_at = excluded.seen_at"
-                "   AND device_cursors.next_counter > excluded.next_counter))"
-                "  THEN device_cursors.next_counter ELSE excluded.next_counter END,"
-                "  seen_at = CASE WHEN ?7 = 1 AND device_cursors.seen_at > excluded.seen_at"
-                "  THEN device_cursors.seen_at ELSE excluded.seen_at END",
-                (
-                    each.hub,
-                    mask,
-                    each.device,
-                    each.counter,
-                    each.seen_at,
-                    hour_of(each.seen_at),
-                    int(each.only_forward),
-                ),
-            )
-            # A device that reads again after it has left a group is in the group again.
-            tx.execute(
-                "DELETE FROM participations WHERE device = ?3 AND left_at < ?4 AND group_ref ="
-                " (SELECT group_ref FROM partitions WHERE hub = ?1 AND masked_key = ?2)",
-                (each.hub, mask, each.device, each.seen_at),
-            )
-            tx.execute(
-                "UPDATE groups SET retention_due_at = 0 WHERE retention_waits = 1"
-                " AND id = (SELECT group_ref FROM partitions WHERE hub = ? AND masked_key = ?)",
-                (each.hub, mask),
-            )
+            _note_one(tx, each, mask)
+
+
+def _note_one(tx: Tx, each: Shown, mask: MaskedPartitionKey) -> None:
+    tx.execute(
+        "INSERT INTO device_cursors (device, partition, next_counter, seen_at)"
+        " SELECT d.id, p.id, coalesce((SELECT m.counter + 1 FROM messages m WHERE m.partition = p.id"
+        "  AND m.counter < ?4 AND m.counter >= p.kept_from AND m.accepted_at <= ?5"
+        "  ORDER BY m.counter DESC LIMIT 1), CASE WHEN p.kept_from < ?4 THEN p.kept_from ELSE ?4 END), ?6"
+        " FROM partitions p JOIN devices d ON d.id = ?3 WHERE p.hub = ?1 AND p.masked_key = ?2"
+        " ON CONFLICT (device, partition) DO UPDATE SET next_counter = CASE WHEN ?7 = 1"
+        "  AND (device_cursors.seen_at > excluded.seen_at OR (device_cursors.seen_at = excluded.seen_at"
+        "   AND device_cursors.next_counter > excluded.next_counter))"
+        "  THEN device_cursors.next_counter ELSE excluded.next_counter END,"
+        "  seen_at = CASE WHEN ?7 = 1 AND device_cursors.seen_at > excluded.seen_at"
+        "  THEN device_cursors.seen_at ELSE excluded.seen_at END",
+        (
+            each.hub,
+            mask,
+            each.device,
+            each.counter,
+            each.seen_at,
+            hour_of(each.seen_at),
+            int(each.only_forward),
+        ),
+    )
+    # A device that reads again after it has left a group is in the group again.
+    tx.execute(
+        "DELETE FROM participations WHERE device = ?3 AND left_at < ?4 AND group_ref ="
+        " (SELECT group_ref FROM partitions WHERE hub = ?1 AND masked_key = ?2)",
+        (each.hub, mask, each.device, each.seen_at),
+    )
+    tx.execute(
+        "UPDATE groups SET retention_due_at = 0 WHERE retention_waits = 1"
+        " AND id = (SELECT group_ref FROM partitions WHERE hub = ? AND masked_key = ?)",
+        (each.hub, mask),
+    )
 
 
 def cursors_of_group(tx: Tx, group: int) -> list[DeviceCursor]:

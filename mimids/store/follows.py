@@ -73,7 +73,7 @@ def note_presented(tx: Tx, provider: int, partition: int) -> None:
 
 
 def is_served(tx: Tx, provider: int, partition: Partition, counter: Counter) -> bool:
-    """Tell whether a provider that presents a key already follows from `counter` or before; then nothing is written."""
+    """Tell whether a provider follows already from `counter` or before, so that its key need not be recorded."""
     found = tx.one(
         "SELECT next_counter, presented FROM follows WHERE provider = ? AND partition = ?", (provider, partition.id)
     )
@@ -120,7 +120,7 @@ def due_partitions(tx: Tx, provider: int, next_stamp: int, *, limit: int) -> lis
 
 
 def followers_behind(tx: Tx, page: StampPage) -> set[int]:
-    """Return the followers with something due in partitions with a stamp on a page."""
+    """Return the followers that lack messages of the partitions whose stamps are on a page."""
     rows = tx.all(f"SELECT f.provider{FOLLOWS_BEHIND} AND m.stamp < ? ORDER BY m.stamp", (page.start, page.end))
     return {row[0] for row in rows}
 

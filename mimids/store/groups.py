@@ -120,7 +120,7 @@ def count_created(tx: Tx, device: DeviceRow, *, at_most: int) -> int:
 
 
 def unmatched_bytes(tx: Tx, hub: int) -> tuple[int, int]:
-    """Return octets and number of the groups that a hub pushed and none of our devices is known to be in."""
+    """Return octets and number of the groups that a hub pushed although none of our devices is known to be in them."""
     found = tx.one(
         "SELECT coalesce(sum(unmatched_bytes), 0), count(*) FROM groups WHERE hub = ? AND unmatched_bytes > 0",
         (hub,),

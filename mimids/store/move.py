@@ -86,7 +86,7 @@ def mark_of(tx: Tx) -> Mark | None:
 
 
 def why_not_used(place: Place) -> Cause | None:
-    """Return why a server must not use an existing, migrated database: a move from or to it. None if it may."""
+    """Return why a server must not use a database that is or was moved; None if a server may use it."""
     with read_here(place) as tx:
         mark = mark_of(tx)
     name = name_of(place)

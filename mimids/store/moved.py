@@ -1,9 +1,9 @@
 """Partitions that may have messages for their followers: each partition that ever had messages has a row with a stamp.
 
-A partition gets a new stamp in each transaction that may make a push of the partition due: messages were appended, a
+A partition gets a new stamp in each transaction after which it may have to be pushed: messages were appended, a
 provider follows it or resumes, or a commit attached it. A follower's cursor is the first stamp that has yet to be
-checked for this follower. No push of a partition with a stamp below the cursor is due to the follower. This stays true,
-because a partition in which something becomes due gets a stamp at or above the cursor.
+checked for this follower: the follower needs nothing from partitions with a stamp below the cursor. This stays true,
+because every new stamp is at or above the cursor.
 
 In SQLite, stamps come from one sequence, and no stamp is given twice: before a row is deleted, the row of partition 0
 gets a new stamp. In PostgreSQL, where several transactions may write at a time, the stamp is the id of the transaction.
@@ -50,7 +50,7 @@ class StampPage:
 
 
 def touch(tx: Tx, partitions: Iterable[int]) -> None:
-    """Give partitions a new stamp, because something in them may be due to a follower."""
+    """Give partitions a new stamp, because they may have to be pushed to a follower."""
     tx.executemany(
         "INSERT INTO moved (partition, stamp) SELECT ?, coalesce(max(stamp), 0) + 1 FROM moved WHERE true"
         " ON CONFLICT (partition) DO UPDATE SET stamp = excluded.stamp",
@@ -59,7 +59,7 @@ def touch(tx: Tx, partitions: Iterable[int]) -> None:
 
 
 def settled(tx: Tx) -> int:
-    """Return the cursor of a reader that has checked everything in this snapshot: it is above no stamp to come."""
+    """Return the cursor of a reader that has checked everything in this snapshot. No later stamp will be below it."""
     found = tx.one("SELECT coalesce(max(stamp), 0) + 1 FROM moved")
     return int(found[0]) if found else 1
 

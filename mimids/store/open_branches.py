@@ -8,7 +8,7 @@ from mimids.wire.ids import MaskedPartitionKey
 
 
 def open_child(tx: Tx, partition: int) -> MaskedPartitionKey | None:
-    """Return the key of the first partition below this one that is not terminated, None if there is none."""
+    """Return the key of the first open partition directly below this one, None if there is none."""
     row = tx.one(
         "SELECT masked_key FROM partitions WHERE parent = ? AND terminated_by IS NULL"
         " ORDER BY opened_by NULLS FIRST LIMIT 1",

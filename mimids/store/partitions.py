@@ -228,7 +228,7 @@ def live_forks(group: str) -> str:
 
 
 def forks_of_hub(tx: Tx, hub: int, before: Milliseconds, *, after: int, limit: int) -> list[Partition]:
-    """Return a page of the partitions with several open branches, of which the oldest was opened before `before`."""
+    """Return a page of the partitions of a hub with two or more open branches, one of them older than `before`."""
     rows = tx.all(
         f"SELECT {_COLUMNS} FROM partitions WHERE id IN (SELECT parent FROM partitions WHERE parent > ?"
         " AND hub = ? AND terminated_by IS NULL AND detached = 0"
@@ -303,8 +303,8 @@ def attach(
 ) -> None:
     """Put a detached partition below its commit; set `epoch` and `detached` of this partition and of all below it.
 
-    From now on the opener is the sender of the commit. The messages that these partitions already have become due for
-    pushes.
+    From now on the opener is the sender of the commit. The messages that are already in these partitions will be
+    pushed.
     """
     tx.execute(
         "UPDATE partitions SET parent = ?, opened_by = ?, epoch = ?, opener_provider = ?, opener_device = ?"

@@ -49,12 +49,12 @@ def count_peers(tx: Tx) -> int:
 
 
 def ensure_peer(tx: Tx, provider: int, *, next_stamp: int) -> None:
-    """Add a provider's row, if there is none. Its cursor is `next_stamp`: nothing with a lower stamp is due to it."""
+    """Add a provider's row, if there is none. It needs no push of a partition whose stamp is below `next_stamp`."""
     tx.execute("INSERT INTO peers (provider, next_stamp) VALUES (?, ?) ON CONFLICT DO NOTHING", (provider, next_stamp))
 
 
 def move_cursors(tx: Tx, next_stamp: int, *, but: Collection[int]) -> None:
-    """Record that nothing with a lower stamp is due to any provider, except to the providers in `but`."""
+    """Record that no provider, except for those in `but`, needs a push of a partition with a lower stamp."""
     moved = [peer for peer in every_peer(tx) if peer.next_stamp < next_stamp and peer.provider not in but]
     tx.executemany(
         "UPDATE peers SET next_stamp = ? WHERE provider = ?", [(next_stamp, peer.provider) for peer in moved]
@@ -62,7 +62,7 @@ def move_cursors(tx: Tx, next_stamp: int, *, but: Collection[int]) -> None:
 
 
 def note_success(tx: Tx, provider: int, next_stamp: int) -> None:
-    """Record an answer, and that nothing with a lower stamp than `next_stamp` is due to the provider."""
+    """Record an answer, and that the provider needs no push of a partition whose stamp is below `next_stamp`."""
     tx.execute(
         "UPDATE peers SET failures = 0, failing_since = NULL, next_attempt_at = 0,"
         " next_stamp = CASE WHEN next_stamp < ?1 THEN ?1 ELSE next_stamp END WHERE provider = ?2",

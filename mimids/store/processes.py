@@ -85,8 +85,8 @@ def is_numbered_elsewhere(tx: Tx) -> bool:
 def begin_again(tx: Tx) -> None:
     """Have everything checked again, because the stamps (`store.moved`) come from another database.
 
-    Each cluster of PostgreSQL numbers its transactions from the start. All cursors go back, even those that are not
-    later than the present: what such a cursor has not passed may have a stamp that is set to 0 here.
+    Each cluster of PostgreSQL numbers its transactions from the start. All cursors are set to 0, even those that are
+    not later than the present stamp: a partition that such a cursor has not passed yet may get the stamp 0 here.
     """
     tx.execute("UPDATE moved SET stamp = 0 WHERE stamp > ?", (moved.settled(tx),))
     tx.execute("UPDATE peers SET next_stamp = 0 WHERE next_stamp > 0")

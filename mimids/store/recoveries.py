@@ -74,7 +74,7 @@ def open_questions(tx: Tx) -> dict[int, int]:
 
 
 def is_open(tx: Tx, group: int, provider: int) -> bool:
-    """Tell whether a question has no answer yet and the answer is still awaited."""
+    """Tell whether a provider still has to be asked about a group; False once it has answered or was given up."""
     return (
         tx.one("SELECT 1 FROM recoveries WHERE group_ref = ? AND provider = ? AND answered = 0", (group, provider))
         is not None
@@ -92,7 +92,7 @@ def questions_to(tx: Tx, provider: int, *, after: int, limit: int) -> list[int]:
 
 
 def count_named(tx: Tx, provider: int) -> int:
-    """Count the groups that are known here only from answers and about which a provider is being asked."""
+    """Count the groups that are known only because providers named them, and about which this provider is asked."""
     found = tx.one(
         "SELECT count(*) FROM recoveries r JOIN groups g ON g.id = r.group_ref"
         " WHERE r.provider = ? AND g.creation_digest IS NULL",

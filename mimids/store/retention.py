@@ -65,8 +65,8 @@ def due_groups(tx: Tx, *, now: Milliseconds, latest: Milliseconds, limit: int) -
 def set_due(tx: Tx, due: Sequence[tuple[Milliseconds, bool, int]]) -> None:
     """Set when to plan groups again.
 
-    An item has the time, whether a device that reads on makes the group due, and the group. If a device has read on
-    since the plan was made, the next plan notices this.
+    Each item has the time, a flag, and the group. With the flag, the group is also planned again when one of its
+    devices reads on. If a device has read on since the plan was made, the next plan notices this.
     """
     tx.executemany("UPDATE groups SET retention_due_at = ?, retention_waits = ? WHERE id = ?", due)
 

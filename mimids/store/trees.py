@@ -96,7 +96,7 @@ def roots_page(tx: Tx, after: int, *, limit: int) -> tuple[list[bytes], int | No
 
 
 def drop_unused(tx: Tx, prefixes: Collection[bytes], *, began_at: Milliseconds, limit: int) -> DroppedPage:
-    """Delete the nodes whose hash begins with one of these prefixes, unless a note protects the node.
+    """Delete the nodes whose hash begins with one of these prefixes, unless a note (`note_in_use`) protects the node.
 
     All prefixes have the same length. A note protects its node and the children of that node. A call reads up to
     `limit` notes, and deletes nodes only if there are fewer. It deletes nothing unless the sweep that began at

@@ -65,7 +65,7 @@ def keep_welcome(tx: Tx, body: bytes, now: Milliseconds) -> int:
 
 
 def drop_served(tx: Tx, rows: Iterable[int]) -> None:
-    """Delete the bodies of these Welcomes that no device has yet to acknowledge and no provider may need.
+    """Delete the bodies of these Welcomes, unless a device has yet to acknowledge one or a provider may need it.
 
     A provider needs a Welcome that it does not have yet, or that it may lose by a restore (semantics: restore). This
     server itself does not count as such a provider. `inbox.hub` tells whether a Welcome is of a group of ours. The
@@ -355,7 +355,8 @@ def expect(
 ) -> None:
     """Record that we accepted a reference for a Welcome from this hub.
 
-    If the reference was accepted before, it admits one more group only if `another_group` is true (`match_group`).
+    If the reference was accepted before, the hub may push one more group for it only if `another_group` is true
+    (`match_group`).
     """
     tx.execute(
         "INSERT INTO expected_welcomes (hub, ref, device, accepted_at) VALUES (?, ?, ?, ?)"
@@ -383,8 +384,8 @@ def expected_device(tx: Tx, hub: int, ref: KeyPackageRef) -> DeviceRow | None:
 def match_group(tx: Tx, hub: int, group_of: Callable[[], int]) -> int | None:
     """Use up one reference that we accepted from a hub, because this hub starts to push a group.
 
-    `group_of` adds the group and returns its row. Each accepted reference admits one group. Returns None if no
-    reference is left.
+    `group_of` adds the group and returns its row. For each accepted reference the hub may push one group. Returns None
+    if no reference is left.
     """
     found = tx.one(
         "SELECT ref FROM expected_welcomes WHERE hub = ? AND matched_group IS NULL ORDER BY accepted_at LIMIT 1", (hub,)
@@ -397,7 +398,7 @@ def match_group(tx: Tx, hub: int, group_of: Callable[[], int]) -> int | None:
 
 
 def is_group_expected(tx: Tx, hub: int) -> bool:
-    """Tell whether a reference that we accepted from a hub admits a group that the hub starts to push."""
+    """Tell whether a hub may push another group, because of a reference that we accepted and that has no group yet."""
     return tx.one("SELECT 1 FROM expected_welcomes WHERE hub = ? AND matched_group IS NULL LIMIT 1", (hub,)) is not None
 
 

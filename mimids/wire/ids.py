@@ -41,7 +41,7 @@ _CONTROLS: Final = frozenset((*range(0x20), 0x7F))
 
 
 class Secret:
-    """Octets that must not get into a log or an error text, and onto the disk only encrypted or hashed."""
+    """Octets that must not be in a log or an error text. They are stored only encrypted or hashed."""
 
     __slots__ = ("_octets",)
 

@@ -303,7 +303,7 @@ class ReceiveResponse:
 
 
 def encode_message(body: bytes, next_masked_key: MaskedPartitionKey | None, group_info: bytes | None) -> bytes:
-    """Return an encoded `Message` made of stored octets, without parsing them again."""
+    """Return an encoded `Message`; the stored octets of the MLSMessage are copied, not parsed again."""
     if next_masked_key is None:
         return body
     commit = body + varint.mls(len(next_masked_key)) + next_masked_key
@@ -486,7 +486,7 @@ class PushRequest:
 
 
 def encode_push_request(epochs: Iterable[Sequence[bytes]]) -> bytes:
-    """Return an encoded `PushRequest` made of the parts of its epochs."""
+    """Return the encoded `PushRequest` that has these epochs, each given as the parts of its encoding."""
     parts = [part for epoch in epochs for part in epoch]
     return b"".join([varint.mls(sum(map(len, parts))), *parts])
 

@@ -1,4 +1,7 @@
-"""Groups with very many epochs or branches: what a message, a push or a read costs does not grow with their number."""
+"""Groups with very many epochs or branches: what a message, a push or a read costs does not grow with their number.
+
+The file is long because it has a test for each read that must not grow with the number of epochs.
+"""
 
 from __future__ import annotations
 

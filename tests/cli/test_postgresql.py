@@ -75,7 +75,7 @@ def test_a_database_that_was_set_back_is_prepared_as_a_restored_file(directory: 
     assert rows[0][0] < 10 < restored["restored_at"] * 1000 < rows[1][0]
     with serving(cwd=directory):
         refused = run("restored", "--set-back", cwd=directory)
-    assert "stop all of them" in refused.err
+    assert "stop all servers" in refused.err
 
 
 def test_a_file_is_not_set_back(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from tests.support.stream_steps import (
 
 
 # Over 40 lines: one scenario, whose provider and device share all of its objects.
+# Longer than 40 lines: one story, in which each step needs the one before.
 async def test_the_queue_of_events_is_bounded_and_nothing_is_lost() -> None:
     """The device sends and does not read its events: it has to get the answer without queueing everything before."""
     big = "x" * 1_000_000

@@ -138,6 +138,7 @@ def test_streams_work_alike_under_trio_and_asyncio(backend: str, mimids_session:
 
 
 # Over 40 lines: one scenario, whose steps share all of its objects.
+# Longer than 40 lines: one story, in which each step needs the one before.
 async def test_with_many_broken_connections_nothing_is_lost_or_repeated(mimids_session: Session) -> None:
     seeded, number = random.Random(7), 400
     async with open_federation(*NAMES, session=mimids_session) as (a, b):

@@ -32,6 +32,7 @@ pytestmark = pytest.mark.sqlite_file("the disk is full by SQLite's own limits")
 MIMI_DS = "application/mimi-ds"
 
 
+# Longer than 40 lines: one story, in which each step needs the one before.
 async def test_writes_get_503_reads_go_on_and_readiness_ends_until_the_disk_takes_writes_again(tmp_path: Path) -> None:
     async with provider(tmp_path) as (running, clock):
         services, room = running.services, Room()

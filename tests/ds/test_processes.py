@@ -1,4 +1,7 @@
-"""Two processes of one provider on one database: what happens at one holds at the other, and jobs run once."""
+"""Two processes of one provider on one database: what happens at one holds at the other, and jobs run once.
+
+The file is long because it has a test for each thing that processes tell each other.
+"""
 
 from __future__ import annotations
 

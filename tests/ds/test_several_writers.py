@@ -54,6 +54,7 @@ async def whole(at: Assembled, key: PartitionKey) -> list[str]:
     return found
 
 
+# Longer than 40 lines: one story, in which each step needs the one before.
 async def test_counters_are_gapless_in_each_group_and_every_message_is_kept_once(tmp_path: Path) -> None:
     chance = random.Random(SEED)
     async with processes(tmp_path) as all_processes:

@@ -217,6 +217,7 @@ def check_looks(person: Person, picture_name: str, folder: Path) -> None:
     assert violations == {}
 
 
+# Longer than 40 lines: one story, in which each step needs the one before.
 def test_three_people_talk_change_the_group_and_lose_connections(mimids_session: Session, tmp_path: Path) -> None:
     with three_people(mimids_session) as (federation, people):
         alice, bob, carol = people
@@ -280,6 +281,7 @@ def test_three_people_talk_change_the_group_and_lose_connections(mimids_session:
             assert b"Allotments" not in files
 
 
+# Longer than 40 lines: one story, in which each step needs the one before.
 def test_two_commits_of_one_epoch_are_shown_as_two_branches_side_by_side(
     mimids_session: Session, tmp_path: Path
 ) -> None:

@@ -158,6 +158,7 @@ async def four_people(session: Session) -> AsyncIterator[tuple[Federation, list[
         yield federation, people
 
 
+# Longer than 40 lines: one story, in which each step needs the one before.
 async def test_members_talk_race_join_from_outside_and_remove(mimids_session: Session) -> None:
     async with four_people(mimids_session) as (federation, people):
         alice, bob, carol, dave = people

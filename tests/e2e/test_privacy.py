@@ -79,6 +79,7 @@ def test_before_a_commit_neither_provider_knows_the_user_of_the_other(mimids_ses
         assert named_in(b, signs_of(alice, "alice")) == []
 
 
+# Longer than 40 lines: one story, in which each step needs the one before.
 @pytest.mark.slow
 @pytest.mark.parametrize("fetches", FETCHES)
 def test_after_many_fetches_no_relay_knows_a_target_and_no_gateway_a_requester(

@@ -50,6 +50,7 @@ def shown(provider: Provider) -> dict[str, bool]:
     return {each["name"]: each["runs_jobs"] for each in found}
 
 
+# Longer than 40 lines: one story, in which each step needs the one before.
 async def test_two_processes_serve_a_provider_and_the_end_of_one_loses_nothing(
     mimids_session: Session, tmp_path: Path
 ) -> None:

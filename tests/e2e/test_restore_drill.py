@@ -130,6 +130,7 @@ async def person(stack: AsyncExitStack, home: Provider, name: str) -> Person:
     return Person(device, await stack.enter_async_context(device.stream(backoff=Backoff(0.2, cap_seconds=1))))
 
 
+# Longer than 40 lines: one story, in which each step needs the one before.
 async def drill(session: Session, seed: int, *, seconds: float, pause: float, replace: bool) -> None:
     async with (
         open_federation("a.example", "b.example", config=CONFIG, session=session) as federation,

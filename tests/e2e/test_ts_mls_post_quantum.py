@@ -35,6 +35,7 @@ def octets(recorded: dict[str, Any], name: str) -> bytes | None:
     return None if recorded[name] is None else bytes.fromhex(recorded[name])
 
 
+# Longer than 40 lines: one story, in which each step needs the one before.
 async def test_a_group_with_code_point_0x004d_is_followed_to_its_end(
     recorded: dict[str, Any], mimids_session: Session
 ) -> None:

@@ -98,6 +98,7 @@ class Histories(RuleBasedStateMachine):
     def send_application(self, branch: Branch, user: UserId, local: bool) -> None:
         self.check(branch, branch, sealed(branch.room), local=user if local else None, application=True)
 
+    # Longer than 40 lines: a commit is made part by part, and then checked.
     @rule(
         target=branches,
         branch=branches,

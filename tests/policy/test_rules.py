@@ -1,4 +1,7 @@
-"""Every rule with each kind of knowledge: it refuses if the fact is certain, and returns None if it is not."""
+"""Every rule with each kind of knowledge: it refuses if the fact is certain, and returns None if it is not.
+
+The file is long because it has all tests of one module, which share the helpers at its top.
+"""
 
 from __future__ import annotations
 

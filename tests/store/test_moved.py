@@ -1,4 +1,4 @@
-"""What is due to a follower is found by what moved, and costs what moved."""
+"""The pushes that a follower needs are found by the partitions that moved, at a cost that depends on these."""
 
 from __future__ import annotations
 

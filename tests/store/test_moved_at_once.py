@@ -54,7 +54,7 @@ def fill(tx: Tx) -> None:
 
 @attrs.define
 class Deliverer:
-    """Delivers as the job does: it looks at what moved, and then at what is due to the follower from its cursor on."""
+    """Delivers as the job does: looks at the partitions that moved, then at what the follower lacks."""
 
     tx: Tx
     looked: Looked = attrs.field(factory=lambda: Looked.up_to(0))

@@ -196,6 +196,7 @@ class HonestLoad:
         return "; ".join([*kinds, f"{self.repeats} repeated"])
 
 
+# Longer than 40 lines: it starts one task for each part of the load.
 @asynccontextmanager
 async def honest_load(
     federation: Federation,

@@ -9,6 +9,7 @@ from tests.support.played import note
 from tests.support.stacks import LIBRARIES
 
 
+# Longer than 40 lines: one case for each thing that a member may do.
 async def play_at_random(group: LiveGroup, choices: random.Random, steps: int, *, self_removes: bool) -> None:
     """Let members do things at random, one after the other, from the creation of the group on."""
     await group.create(group.people["alice"])

@@ -195,7 +195,7 @@ class Rig:
         await within.answer(self.encapsulate(content)[0])
 
     async def see_time(self) -> None:
-        """Store the time that retention believes, as a sweep does."""
+        """Store the believed time, as a sweep does."""
         seen = SeenTime(self.clock.now(), self.clock.running(), self.clock.boot())
         await self.store.write(lambda tx: seen_time.save(tx, seen))
 
@@ -217,6 +217,7 @@ def problem_type(response: bhttp.Response) -> tuple[int, str]:
     return response.status, json.loads(response.content)["type"].removeprefix("urn:mimids:problem:")
 
 
+# Longer than 40 lines: it makes each service, in the order in which they need each other.
 @asynccontextmanager
 async def running(
     path: Path,

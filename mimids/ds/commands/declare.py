@@ -107,8 +107,8 @@ InServer = Callable[["Services", Context], Awaitable[JsonObject]]
 class Argument:
     """One argument; `flag` is its option in a shell, or None if it is positional.
 
-    A `secret` argument (a token, a key, a note) is not stored in the audit table; for a `named` argument a number is
-    stored.
+    The audit table does not store a `secret` argument (a token, a key, a note). If `named` is set, the argument names a
+    user or a device of ours, and the audit table stores its number instead.
     """
 
     name: str

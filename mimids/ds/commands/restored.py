@@ -58,7 +58,7 @@ def _prepare(tx: Tx, context: Context) -> None:
         raise Malformed("set_back is for PostgreSQL: `mimids restore` restores a file")
     seen_last = max((each.seen_at for each in processes.every_process(tx)), default=0)
     if context.running is not None or seen_last > context.now - FROZEN_SECONDS * 1000:
-        raise Malformed("a server runs on this database: stop all of them first")
+        raise Malformed("a server runs on this database: stop all servers that use it first")
     prepare(tx, context, overview.newest_moment(tx))
 
 

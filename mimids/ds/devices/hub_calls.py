@@ -162,7 +162,7 @@ class HubCalls:
         return tuple(islice(dict.fromkeys(chain(paused, awaited)), most))
 
     def note_sent(self, watch: Watch) -> None:
-        """Update which messages are still awaited, after all messages before the watch's counter were sent."""
+        """Stop awaiting messages of a partition if those that were awaited have been sent to the device."""
         if watch.counter >= watch.awaited:
             self._awaited.pop(watch.key, None)
 

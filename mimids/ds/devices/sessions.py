@@ -45,9 +45,10 @@ class Sessions:
         on_end: Callable[[DeviceRow, float | None], None] = lambda device, heard_at: None,
         on_begin: Callable[[DeviceRow], None] = lambda device: None,
     ) -> None:
-        """When one begins, `on_begin` is called with its device.
+        """Begin without sessions.
 
-        When it ends, `on_end` is called with the device and the result of its `heard_at` (None for a request).
+        When a session begins, `on_begin` is called with its device. When it ends, `on_end` is called with the device
+        and the result of the session's `heard_at` (None for a request).
         """
         self._store = store
         self._clock = clock

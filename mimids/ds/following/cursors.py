@@ -7,10 +7,10 @@ A cursor says that the device has every message before it. A cursor beyond the e
 the device counted wrongly, or the partition was restored. So a cursor is kept only after the device was served from
 this cursor.
 
-If several processes serve a provider, a device may read at one and then at another, and the first may store its older
-cursor last. So unless a process knows that the device went back, its cursor overwrites neither a higher cursor that
-the device presented in the same hour, nor any cursor of a later hour. A lower cursor of a later hour always overwrites
-the stored one.
+If several processes serve a provider, a device may read at one process and then at another. The first process may then
+store its cursor after the second, although its cursor is older. So a process stores its cursor only if the stored
+cursor is of an earlier hour, or of the same hour and not higher. If the process knows that the device went back, it
+always stores its cursor.
 """
 
 from __future__ import annotations

@@ -211,7 +211,7 @@ class Following:
         return await self._store.read(read)
 
     async def positions(self, device: Device, hub: ProviderId, keys: Sequence[PartitionKey]) -> tuple[Position, ...]:
-        """Return how far partitions of a hub are stored here; for a user whom the hub banned, all are unknown."""
+        """Return up to which counters partitions of a hub are stored; all are unknown for a user banned by the hub."""
 
         def read(tx: Tx) -> tuple[Position, ...]:
             number = providers.provider_row(tx, hub) or 0

@@ -143,7 +143,7 @@ class Intake:
         return None
 
     def _store_opening(self, group: Group, partition: Partition, opening: GroupInfoResponse) -> tuple[Group, Partition]:
-        """Store the state that the hub says a partition opened with, verified as the hub verifies it."""
+        """Verify a partition's opening as the hub does, and store the state that it describes."""
         try:
             knowledge = self._mls.claimed(group, partition.epoch, opening)
         except MimiError as error:

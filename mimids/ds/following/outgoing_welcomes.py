@@ -114,7 +114,7 @@ class WelcomeRecipient(Protocol):
 
     @property
     def domain(self) -> ProviderId:
-        """The provider."""
+        """The domain of the provider."""
         ...
 
     async def offer(self, request: WelcomeInitRequest) -> WelcomeInitResponse:
@@ -298,6 +298,7 @@ class OutgoingWelcomes:
     def _recipient(self, domain: ProviderId) -> WelcomeRecipient:
         return self._own_devices if domain == self._own_devices.domain else OtherProvider(self._peers, domain)
 
+    # Longer than 40 lines: each outcome of an attempt has its branch.
     async def _attempt(self, recipient: WelcomeRecipient, outgoing: Outgoing) -> bool:
         """Offer and deliver one Welcome; return False if the provider did not answer or may accept it later."""
         refs, accepts = outgoing.refs, outgoing.state == "offered"
@@ -410,9 +411,9 @@ def _end_backoffs(domains: Sequence[ProviderId], tx: Tx) -> list[int]:
 def _due(
     now: Milliseconds, latest: Milliseconds, tx: Tx
 ) -> tuple[list[tuple[int, int]], Milliseconds | None, Milliseconds | None]:
-    """Return provider and sender of the Welcomes that are due, and when the next of the other Welcomes becomes due.
+    """Return provider and sender of the Welcomes that are due, and two times at which further Welcomes become due.
 
-    The third item is when the next Welcome becomes due among those that are put off beyond `latest`.
+    The second item is the first such time after `now`. The third item is the first such time after `latest`.
     """
     return (
         welcomes.due_pairs(tx, now),

@@ -153,8 +153,8 @@ class EpochReceiver:
     ) -> list[Counter]:
         """Store the new messages of each epoch whose group is wanted; return the counters wanted next.
 
-        Each part of the epochs is stored in one transaction. For it, `group_of_in` makes a `GroupOf` from the row of
-        the hub.
+        Each part of the epochs is stored in one transaction. For each transaction, `group_of_in` makes a `GroupOf` from
+        the hub's row.
         """
         counters = [NO_LONGER_FOLLOWED] * len(epochs)
         refused: set[int] = set()  # epochs whose next part would not continue the stored messages

@@ -239,7 +239,7 @@ class LocalHub:
     ) -> SendResponse:
         """Sequence a message from outside, if its sender may join the group."""
         if message.group_id is None:
-            raise Malformed("not a group message")
+            raise Malformed("the message must be a PublicMessage or a PrivateMessage")
 
         def sequence_if_allowed(sequencing: SequencingTransaction) -> list[Outcome]:
             group = self._reader.joinable_group(sequencing.tx, message.group_id, sender)
@@ -330,7 +330,7 @@ class LocalHub:
         return group_id, found
 
     async def positions(self, device: Device, keys: Sequence[PartitionKey]) -> tuple[Position, ...]:
-        """Return how far the partitions with these keys go."""
+        """Return for each of these keys up to which counter its partition goes."""
         return await self._store.read(partial(self._reader.positions, keys, device))
 
     async def _note_reader(self, device: Device, partition: Partition) -> None:

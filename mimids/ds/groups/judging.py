@@ -341,7 +341,8 @@ def _check_density(knowledge: Knowledge) -> None:
     if state is None or state.tree.leaf_count <= SPARSE_LEAVES:
         return
     if state.tree.member_count * LEAVES_OF_A_MEMBER < state.tree.leaf_count:
-        raise GroupInfoMismatch(f"its tree has fewer than one member in {LEAVES_OF_A_MEMBER} leaves")
+        most = LEAVES_OF_A_MEMBER - 1
+        raise GroupInfoMismatch(f"the tree is too sparse: more than {most} of {LEAVES_OF_A_MEMBER} leaves are blank")
 
 
 def _group_info(message: MLSMessage) -> GroupInfo:

@@ -6,8 +6,8 @@ In the mode "followers" a provider may make these requests for its own users whi
 group if it presented a key of the group or accepted a Welcome, and if one of its users has a leaf at the tip of a
 branch. It is not enough that the provider has followed the group: a provider whose users were removed still follows the
 partitions before their removal. A provider gets the GroupInfo only of a branch in which it has a user, because a
-removed member can open another branch in the epoch before the removal. If a state is not known, a removal is not
-certain, so no request is refused because of a possible removal.
+removed member can open another branch in the epoch before the removal. If a state is unknown, members may or may not
+have been removed; then the request is allowed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TIPS: Final = 64  # tips that are checked: the most active ones
 
 @attrs.frozen
 class Outsiders:
-    """Decides by the configured mode, within a transaction."""
+    """Decides, by the configured mode, who may join or propose from outside; runs within a transaction."""
 
     mode: Literal["open", "followers", "off"]
     states: States

@@ -37,7 +37,7 @@ def check_position(tx: Tx, partition: Partition, counter: Counter, caller: Sende
 
 
 def positions_of(tx: Tx, hub: int, keys: Iterable[PartitionKey], device: Device) -> tuple[Position, ...]:
-    """Return for each key how far this provider has the partition; `hub` is the hub's row, 0 for an unknown one."""
+    """Return for each key up to which counter we have its messages; `hub` is the hub's row, 0 if unknown."""
     return tuple(_position(tx, partitions.find_partition(tx, hub, key.masks()), device) for key in keys)
 
 

@@ -125,7 +125,7 @@ class GroupReader:
         return group.group_id, found, unnoted
 
     def positions(self, keys: Sequence[PartitionKey], device: Device, tx: Tx) -> tuple[Position, ...]:
-        """Return how far the partitions with these keys go."""
+        """Return for each of these keys up to which counter its partition goes."""
         return positions_of(tx, providers.provider_row(tx, self._provider) or 0, keys, device)
 
     def _withholds(self, tx: Tx, group: Group, partition: Partition, device: Device) -> bool:

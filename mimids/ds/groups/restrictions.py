@@ -13,7 +13,7 @@ from mimids.wire.ids import GroupId, ProviderId, UserId
 
 
 class RestrictionSource(Protocol):
-    """Reads the terms of one kind of hub."""
+    """Reads bans and mutes: those of our own operator, or those in the terms of other hubs."""
 
     def terms_of(self, tx: Tx, hub: int, users: Set[UserId], group_id: GroupId, now: Milliseconds) -> Terms:
         """Return the bans and mutes that the operator of a hub (its row) set for these users."""

@@ -129,7 +129,7 @@ class States:
 
 
 def mask_of(group: Group, masks: Sequence[MaskedPartitionKey]) -> MaskedPartitionKey:
-    """Return the mask of a partition key that was made with the hash of the group's cipher suite."""
+    """Return the one of a partition key's masks that is made with the hash of the group's cipher suite."""
     suite = suite_of(group.cipher_suite)
     return next(mask for mask in masks if suite is None or len(mask) == suite.hash_size)
 

@@ -57,7 +57,7 @@ def recipients_of(data: WelcomeData, group: Group, added: Collection[KeyPackageR
     refs = welcome.key_package_refs
     strange = None if added is None else next((at for at, ref in enumerate(refs) if ref not in added), None)
     if strange is not None:
-        raise WelcomeMismatch("the commit adds no KeyPackage with the reference of this secret", secret=strange)
+        raise WelcomeMismatch("the Welcome has a secret for a KeyPackage that the commit does not add", secret=strange)
     return list(zip(refs, data.service_providers, strict=True))
 
 
@@ -147,4 +147,4 @@ def _is_missing(outcomes: Sequence[WelcomeOutcome], digest: bytes, provider: Pro
         return True
     if any((each.digest, each.provider) == (digest, provider) for each in outcomes):
         return False
-    raise CommitDataDiffers("a Welcome for the same KeyPackage waits or was delivered")
+    raise CommitDataDiffers("another Welcome for the same KeyPackage waits or was delivered")

@@ -4,9 +4,9 @@
 it is served, and deletes it when it retires. It reads the store again at least once a minute, so that it also serves a
 key that a command or another process made. Nothing is lost by a restart.
 
-The clock may be wrong. So there are two times: the one that the clock shows, and the one that retention believes
-(`ds.elapsed`), which a jump of the clock does not change. The later of the two decides when a key is made and served,
-and the earlier decides when it is deleted.
+The clock may be wrong. So there are two times: the clock's, and the believed time (`ds.elapsed`), which a jump of the
+clock does not change. The later of the two decides when a key is made and served, and the earlier decides when it is
+deleted.
 
 The identity is made once, by `init` or at the first start, and never changes, because contact cards contain it.
 """

@@ -56,7 +56,7 @@ class RelayBounds:
 
 
 class GatewayAnswer(Protocol):
-    """The function `Gateway.answer`."""
+    """The type of the method `Gateway.answer`, for requests to our own gateway."""
 
     async def __call__(self, message: bytes, /, *, reserve: Reserve) -> bytes:
         """Return the sealed answer."""

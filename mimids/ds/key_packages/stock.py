@@ -280,6 +280,7 @@ class KeyPackageStock:
         left = max(0, chosen.left - 1)
         return [LowStock(chosen.device, version, suite, left)] if left < self._rules.low_stock else []
 
+    # Longer than 40 lines: the steps of a claim, each of which may end it.
     def claim_within(
         self,
         tx: Tx,

@@ -3,8 +3,9 @@
 A token is `shared` (one for everybody) or `unique` (one for each requester, so that abuse can be traced to a token). A
 token may have an end, a number of uses and a rate. Only its SHA-256 is stored. A revocation takes effect at its commit.
 
-The same answer, after the same SQL statement, is given for an unknown or suspended user and for a token that is wrong,
-another user's, revoked, banned, expired or used up. So neither the answer nor its timing tells these cases apart.
+A claim is refused if the user is unknown or suspended, or if the token is wrong, another user's, revoked, banned,
+expired or used up. All these cases get the same answer after the same SQL statement, so neither the answer nor its
+timing tells them apart.
 """
 
 from __future__ import annotations

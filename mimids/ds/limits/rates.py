@@ -159,7 +159,7 @@ class Rates:
         return changed, [(self.rate.limit, name) for name in full]
 
     def drain_taken(self, now: Milliseconds) -> tuple[list[Taken], list[Taken]]:
-        """Return the tokens taken since the last call, and drop the buckets that are full again.
+        """Return what was taken from each bucket since the last call, and drop the buckets that are full again.
 
         Several processes take from the stored buckets (`KeptRates`). The second result names the full buckets.
         """

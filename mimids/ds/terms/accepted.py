@@ -3,8 +3,9 @@
 Every answer of a hub, and each of its pushes and Welcomes, names the revision of the terms that it offers us. When the
 revision is new, the job fetches the terms. It accepts them at once or, if so configured, when the operator accepts
 them, and tells the hub. Accepted terms are in force: this server refuses requests of our own users that break them.
-Terms are also fetched every RENEW_SECONDS. Otherwise we might never learn of new terms: if the old terms make us refuse
-every request of our users to a hub, and the hub sends us nothing, no answer names the new revision.
+Terms are also fetched every RENEW_SECONDS. Otherwise we might never learn of new terms. For example, the old terms may
+make us refuse every request of our users to a hub; if the hub sends us nothing either, no answer names the new
+revision.
 
 Terms are *offered* once they are fetched, *accepted* once they are in force, and *confirmed* once the hub knows of the
 acceptance. All of this is stored; the copy in memory is only a cache. If a hub names a revision that we do not have, we

@@ -77,7 +77,7 @@ class EvidenceReplay:
         return next(((each, None) for each in fitting), None)
 
     def _check_policy(self, tx: Tx, hub: ProviderId, group: Group, partition: Partition, judged: Judged) -> None:
-        """Raise `PolicyRefused` if every provider had to refuse the message, no matter which user sent it."""
+        """Raise `PolicyRefused` if policy refuses the message, whichever user sent it."""
         rules = GroupPolicy(tx, self._mls.states, self._clock.now(), source_for(hub, us=self._provider))
         is_commit = judged.message.content_type is ContentType.COMMIT
         ahead = self._mls.after_commit(judged, None) if is_commit else None

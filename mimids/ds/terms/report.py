@@ -56,7 +56,9 @@ class Report:
         Raises `ValueError`, `KeyError`, `TypeError`, or `Malformed` with what to change.
         """
         if any("partition_key" in name for name in members):
-            raise Malformed("a report must not contain partition keys; remove the member")
+            raise Malformed(
+                'a report must not contain partition keys; remove the JSON members with "partition_key" in their names'
+            )
         written_id, evidence, note = members.get("group_id"), members.get("evidence") or [], members.get("note") or ""
         accused, kind = members["accused"], members["kind"]
         if not all(isinstance(each, str) for each in (accused, kind, note, *evidence)) or not _KIND.fullmatch(kind):
@@ -99,7 +101,7 @@ class Report:
 def possible_keys(note: str) -> Iterator[PartitionKey]:
     """Yield what may be a partition key in a note: 16 octets in hex, base64 or decimal numbers, however separated.
 
-    Raises `Malformed` after `POSSIBLE_KEYS`.
+    Raises `Malformed` if there are more than POSSIBLE_KEYS.
     """
     found: set[bytes] = set()
     for octets in _octets_in(note):

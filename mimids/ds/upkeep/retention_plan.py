@@ -139,7 +139,7 @@ class _Tree:
 
 
 class _Waiting:
-    """For each place in the tree, the first counter for which anybody waits, and the first without silent waiters."""
+    """For each place in the tree, the first counter for which anybody waits, and the same without silent waiters."""
 
     def __init__(self, tree: _Tree) -> None:
         self.by_anybody = [each.next_counter for each in tree.order]
@@ -160,7 +160,7 @@ class _Waiting:
             changes[end] -= waiters
 
     def finish(self) -> None:
-        """Apply the ranges."""
+        """Set the first counter to 0 at the places where somebody waits for all messages."""
         for firsts, changes in (
             (self.by_anybody, self._everything_by_anybody),
             (self.by_present, self._everything_by_present),
@@ -209,7 +209,7 @@ def _next_ends(partition: Kept, cutoffs: Cutoffs) -> Iterable[int]:
 
 
 def _add_followers(tree: _Tree, waiting: _Waiting, follows: Sequence[Follow], cutoffs: Cutoffs) -> None:
-    """Add followers as waiters; `follows` has all partitions of each follower that is behind in any of them."""
+    """Add followers as waiters. `follows` has all partitions of each follower that lacks messages in any of them."""
     of_provider: defaultdict[int, list[tuple[int, Follow]]] = defaultdict(list)
     for each in follows:
         of_provider[each.provider].append((tree.place[each.partition], each))

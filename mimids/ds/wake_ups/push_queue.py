@@ -45,7 +45,7 @@ class PushQueue:
     """The devices to be woken; each is in one queue only. A service is named by its origin."""
 
     def __init__(self, clock: Clock, start: Callable[[str], None]) -> None:
-        """`start` starts a worker for a service: it calls `wait` and `take` in turn, until `take` returns None."""
+        """`start` starts a worker for a service, which calls `wait` and `take` in turn, until `take` returns None."""
         self._clock = clock
         self._start = start
         self._backoff = Backoff(FIRST_SECONDS, CAP_SECONDS)

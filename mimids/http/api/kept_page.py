@@ -20,10 +20,10 @@ class KeptPage(Generic[T]):
     """A cache of what one page reads from the database, for each store."""
 
     def __init__(self, *, quick_seconds: float = QUICK_SECONDS, share: int = SHARE, period_seconds: int = 0) -> None:
-        """Cache a value that took more than `quick_seconds` to read, for `share` times that time.
+        """Cache a value for `share` times as long as reading it took, if that was more than `quick_seconds`.
 
-        With `period_seconds`, every value is kept at least until the clock shows a multiple of that period, so that
-        somebody who reads the page again and again sees no single change.
+        With `period_seconds`, every value is kept at least until the clock shows a multiple of that period. Otherwise
+        somebody could read the page again and again, and see single changes.
         """
         self._quick_seconds = quick_seconds
         self._share = share

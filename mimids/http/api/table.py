@@ -194,9 +194,10 @@ class Table:
         octets = route.answer.write(answer.body)
         self._owe(call.caller, len(octets))
         if not request.holding.take_answer(len(octets)):
-            raise Busy("too many large answers wait to be sent; ask again when some have been read")
+            raise Busy("too many large answers wait for callers to read them; try again later")
         return HttpReply(status, headers, octets)
 
+    # Longer than 40 lines: the steps of a request, in their order.
     async def _call(
         self,
         route: Route,
@@ -282,7 +283,7 @@ def _owner(caller: Caller) -> Owner:
 
 async def _reserve_answer(holding: Holding, octets: int) -> None:
     if not await holding.reserve(octets):
-        raise Busy("too many large answers wait to be sent; ask again when some have been read")
+        raise Busy("too many large answers wait for callers to read them; try again later")
 
 
 def _route(by_method: Mapping[str, Route], request: HttpRequest, entry: _Entry) -> Route:

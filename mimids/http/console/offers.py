@@ -47,7 +47,7 @@ def offer(command: Command, known: Mapping[str, str], back: str, text: str | Non
 
 
 def named(names: Collection[str], back: str) -> list[Hyperlink]:
-    """Return the commands with these names, in the order of the table; leave out names of no command."""
+    """Return the commands with these names, in the order of the table; ignore a name that no command has."""
     return [offer(each, {}, back) for each in COMMANDS if each.name in names]
 
 

@@ -71,7 +71,7 @@ class Snapshot:
         return self.section_of(title, name.replace(" ", "-"), self.answer(name, given), acts)
 
     def section_of(self, title: str, id_: str, answer: JsonObject, acts: Sequence[Hyperlink] = ()) -> PageSection:
-        """Return an answer as a section."""
+        """Return the answer of a command as a section of the page."""
         return PageSection(title, id_, tables_of(answer, self.ours), facts_of(answer, self.ours), acts)
 
     def table_with_acts(

@@ -100,6 +100,10 @@ class HttpPeers:
         revision = named_revision(answer.headers)
         if revision is not None and on_terms_revision is not None:
             on_terms_revision(revision)
+        return self._accepted(answer)
+
+    def _accepted(self, answer: HttpAnswer) -> DatedAnswer:
+        """Count an answer and return it; raise the error that an answer with a status outside 2xx stands for."""
         if 200 <= answer.status < 300:
             self._answered += 1
             return dated_answer(answer)

@@ -39,7 +39,7 @@ class CannotConnect(Exception):
 
 
 class Connects(Protocol):
-    """Connects to the other side of a pool's connections."""
+    """Opens the sockets of a pool's connections."""
 
     @property
     def seconds(self) -> float:

@@ -72,7 +72,7 @@ class ListenerStatistics:
 
 @attrs.frozen
 class OpenListener:
-    """A listener that accepts connections: its address as in `Bind`, with the actual port."""
+    """A listener that accepts connections. Its address is written as in `Bind`, and has the port that was chosen."""
 
     name: str
     address: str

@@ -119,7 +119,7 @@ class ListenerState:
         return True
 
     def may_refuse(self, owner: Owner, most: int) -> bool:
-        """Tell whether to answer a connection for which there is no room: yes, unless `most` are being answered."""
+        """Tell whether a connection without room gets an answer: not while `most` others are being answered."""
         pool = self.pool
         held = pool.held(owner) if owner is not None else 0
         return pool.used < pool.total + most and held < pool.share + NOT_YET_ADMITTED + most

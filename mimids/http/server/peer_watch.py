@@ -86,7 +86,7 @@ class PeerWatch:
         self._waited_for = False
 
     async def run(self) -> None:
-        """Receive once."""
+        """Wait until the peer sends something or disconnects, and keep what it sent for `take`."""
         with self._scope:
             with suppress(PeerGone):
                 self._received = await self._transport.receive(FIRST_BYTES)

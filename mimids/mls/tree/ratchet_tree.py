@@ -23,7 +23,7 @@ _NODE = optional(codec(Node))
 
 
 class _KeyIndex:
-    """All places where a key has been in any version of one tree; a lookup checks which places its version has.
+    """All places where each key was in any version of one tree. A lookup checks these places in one version.
 
     Entries are never removed, so a tree starts a new index when its index is far larger than the tree.
     """

@@ -36,7 +36,7 @@ class Transactions(Protocol):
         """Return the error that the caller is to see: `StorageUnavailable` if the storage is at fault."""
 
     def refuses_batch(self, error: Exception) -> bool:
-        """Tell whether, after this error, single transactions for the works would fail as well or must not be tried."""
+        """Tell whether to refuse the whole batch: running its works one by one would fail too, or is not allowed."""
 
     def ends_writing(self, error: Exception) -> bool:
         """Tell whether nothing more must be written after this error."""

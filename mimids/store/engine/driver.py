@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class Closable(Protocol):
-    """A connection."""
+    """A connection that can be closed."""
 
     def close(self) -> None:
         """Close the connection."""

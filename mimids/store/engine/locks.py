@@ -44,7 +44,7 @@ def peer_lock(provider: str) -> Lock:
 
 
 def united(locks: Sequence[Locks | None]) -> Locks | None:
-    """Return the locks of a batch; None if it has to be committed alone."""
+    """Return the locks of all works of a batch together; None if the batch has to be committed alone."""
     found: set[Lock] = set()
     for each in locks:
         if each is None:

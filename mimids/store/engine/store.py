@@ -282,7 +282,7 @@ class Store:
         self._expected = 0
 
     async def wait_for_commit(self, commits: int) -> int:
-        """Wait until there was another number of commits than `commits`; return the number."""
+        """Wait until the number of commits differs from `commits`; return the new number."""
         while self._commits == commits:
             await self._watching.park()
         return self._commits

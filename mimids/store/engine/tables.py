@@ -60,7 +60,7 @@ class MovedTable:
 
     @property
     def moved_rows(self) -> str:
-        """Return the condition of the rows that are moved."""
+        """Return the SQL condition that selects the rows to move."""
         return f"name <> '{MARK}'" if self.name == "settings" else "1 = 1"
 
     @property

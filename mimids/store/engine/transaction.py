@@ -38,7 +38,7 @@ class SqlConnection(Protocol):
 
 
 class MustRunAlone(Exception):
-    """A work that named its locks needs more than these: it has to be run again, alone."""
+    """A work needs a lock that it did not name, so it has to be run again, alone."""
 
 
 class Tx:
@@ -115,7 +115,7 @@ Ahead = Callable[[Tx], object]
 
 
 def refusable(work: Work[T]) -> Work[T | MimiError]:
-    """Return a work that returns the `MimiError` that `work` raises, with everything `work` wrote undone.
+    """Wrap `work`: if it raises a `MimiError`, undo its writes and return the error instead.
 
     It takes a savepoint, which costs about as much as one more statement. Use it for rare writes, such as commands.
     """

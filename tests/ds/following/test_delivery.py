@@ -1,4 +1,7 @@
-"""Push between a hub and its followers, in memory, on real stores."""
+"""Push between a hub and its followers, in memory, on real stores.
+
+The file is long because it has all tests of one module, which share the helpers at its top.
+"""
 
 from __future__ import annotations
 

@@ -238,6 +238,7 @@ async def test_an_error_about_one_of_several_groups_leads_to_a_pause_too(
 # --- as follower --------------------------------------------------------------------------------------------------
 
 
+# Longer than 40 lines: one story, in which each step needs the one before.
 @pytest.mark.sqlite_file("backups and restores are of files")
 async def test_a_hub_that_does_not_answer_is_asked_again_after_a_pause_or_when_it_calls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,4 +1,7 @@
-"""Welcomes are sent, retried, refused and stored, whatever fails in between."""
+"""Welcomes are sent, retried, refused and stored, whatever fails in between.
+
+The file is long because it has a test for each way in which the delivery of a Welcome can fail.
+"""
 
 from __future__ import annotations
 

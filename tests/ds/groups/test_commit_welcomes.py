@@ -1,6 +1,8 @@
 """The Welcome and the GroupInfo of a commit: which are refused, and what a repeat of the commit may bring.
 
 (semantics: welcomes-and-leaving, sequencing)
+
+The file is long because its tests share the rooms and Welcomes that the helpers at its top make.
 """
 
 from __future__ import annotations

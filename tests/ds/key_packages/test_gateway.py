@@ -1,3 +1,8 @@
+"""The gateway: it answers sealed requests, repeats its answers, and hides what it refuses.
+
+The file is long because it has all tests of one module, which share the helpers at its top.
+"""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,8 @@
+"""The stock of KeyPackages: uploads, claims and sweeps, also compared with a model.
+
+The file is long because it has all tests of one module, which share the helpers at its top.
+"""
+
 from __future__ import annotations
 
 import tempfile

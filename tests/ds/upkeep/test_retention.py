@@ -1,4 +1,7 @@
-"""What the sweeper deletes, and what it must keep: on a real store, with a clock that the test moves."""
+"""What the sweeper deletes, and what it must keep: on a real store, with a clock that the test moves.
+
+The file is long because it has a test for each rule of what is kept and deleted.
+"""
 
 from __future__ import annotations
 

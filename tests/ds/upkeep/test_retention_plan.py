@@ -75,6 +75,7 @@ def empty() -> bytes:
     return connection.serialize()
 
 
+# Longer than 40 lines: one INSERT for each table.
 def database(group: list[Epoch], failing: int | None = None) -> sqlite3.Connection:
     """Return a database with one group; the first follower has been failing for so many days."""
     connection = sqlite3.connect(":memory:", isolation_level=None)
@@ -124,6 +125,7 @@ def below(group: list[Epoch], number: int) -> list[int]:
     return direct + [further for n in direct for further in below(group, n)]
 
 
+# Longer than 40 lines: the rules of retention are in one place, to compare with the code.
 def model(group: list[Epoch], failing: int | None) -> tuple[dict[int, tuple[set[str], bool]], set[tuple[int, int]]]:
     """Return for each partition why its message may go and whether it expires, and the superseded cursors."""
     anybody, present = ([each.messages for each in group] for _ in range(2))

@@ -1,4 +1,7 @@
-"""Devices that sleep are woken once; those that are awake, or have nothing new, are not."""
+"""Devices that sleep are woken once; those that are awake, or have nothing new, are not.
+
+The file is long because it has all tests of one job, which share the class `Asleep`.
+"""
 
 from __future__ import annotations
 

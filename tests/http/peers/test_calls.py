@@ -260,6 +260,7 @@ async def test_a_provider_that_is_not_allowed_is_not_called(world: World, name: 
             await peers.call_plainly(ProviderId(name), "GET", "/x", media_type="x/y")
 
 
+# Longer than 40 lines: the real side, the fake side, and the checks of both are together.
 @pytest.mark.parametrize("real", [True, False], ids=["http", "fake"])
 async def test_real_and_fake_peers_keep_the_same_contract(world: World, real: bool) -> None:
     terms = {"Mimids-Arrangement": "7"}

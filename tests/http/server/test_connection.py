@@ -1,4 +1,7 @@
-"""Connections on real sockets: timeouts, peers that disconnect or do not read, and apps that fail."""
+"""Connections on real sockets: timeouts, peers that disconnect or do not read, and apps that fail.
+
+The file is long because it has a test for each way in which a peer or an app can fail.
+"""
 
 from __future__ import annotations
 

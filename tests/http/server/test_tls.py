@@ -1,4 +1,7 @@
-"""Certificates and trust, tested by handshakes in memory between two ends of OpenSSL."""
+"""Certificates and trust, tested by handshakes in memory between two ends of OpenSSL.
+
+The file is long because it has all tests of one module, which share the helpers at its top.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reads of a send that can be made before its transaction, from what earlier sends showed (`Store.write`, `ahead`).
+"""Reading in advance the rows that the transaction of a send will probably read (`Store.write`, `ahead`).
 
 Nearly all sends go to partitions in which messages were sequenced before. So the rows of the hub and of the newest
 partitions are remembered. If a row is wrong, or is not remembered, the transaction reads for itself.
@@ -20,7 +20,7 @@ PARTITIONS_REMEMBERED: Final = 10_000
 
 
 class LookAhead:
-    """Makes the reads of sends to a hub's partitions."""
+    """Reads, before the transaction of a send, the rows that it will probably need; remembers the rows to read."""
 
     def __init__(self, provider: ProviderId) -> None:
         self._provider = provider
@@ -34,7 +34,7 @@ class LookAhead:
             self._rows.put(key, row)
 
     def read(self, requests: Sequence[SendRequest], sender: Sender, tx: Tx) -> None:
-        """Make the reads of a transaction that sequences these messages."""
+        """Read the rows that a transaction needs to sequence these messages."""
         providers.provider_row(tx, self._provider)
         if not isinstance(sender, Device):
             providers.provider_row(tx, sender.provider)

@@ -47,7 +47,7 @@ class PartitionWriter(PartitionEnd):
         return self.response(stored.counter, stored.accepted_at), stored.next_masked_key
 
     def note_commit(self, opened: MaskedPartitionKey) -> None:
-        """Record that the message that was appended last is a commit that leads to this partition."""
+        """Record that the last appended message is a commit, which leads to the partition `opened`."""
         if len(self.commits) < messages.COMMITS_READ:
             self.commits.append((Counter(self.next_counter - 1), opened))
 

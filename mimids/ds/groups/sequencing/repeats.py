@@ -117,7 +117,7 @@ class RepeatedCommits:
         ours = (self.submitter.provider, self.submitter.device)
         opener = openers.opener_of(self.appender.tx, child.id)
         if opener != (None, None) and opener != ours:
-            raise CommitDataDiffers("only the sender of the commit can add data that it lacked")
+            raise CommitDataDiffers("only the sender of a commit can add data that the commit lacked")
 
     def _following(
         self, group: Group, partition: Partition, message: MLSMessage, missing: _Missing

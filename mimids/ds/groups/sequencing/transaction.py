@@ -241,7 +241,7 @@ class SequencingTransaction:
         """Return the group of a message; an unknown group is refused (later revision, "Sending Messages")."""
         group_id = message.group_id
         if group_id is None:
-            raise Malformed("not a group message")
+            raise Malformed("the message must be a PublicMessage or a PrivateMessage")
         group = self._groups.get(group_id) or groups.find_group(self.tx, self._submitter.hub, group_id)
         if group is None:
             raise UnknownGroup
@@ -304,7 +304,7 @@ class SequencingTransaction:
         if partition.next_counter > FULL_COUNTER:
             raise QuotaExceeded("partition_messages")
         if not isinstance(framed, PrivateMessage | PublicMessage):
-            raise Malformed("not a group message")
+            raise Malformed("the message must be a PublicMessage or a PrivateMessage")
         if partition.epoch is not None and framed.epoch != partition.epoch:
             raise WrongEpoch(epoch=partition.epoch)
         check_sizes(self._limits, message, data)

@@ -154,14 +154,14 @@ class Statements:
         self._written |= tables_of(sql)
 
     def read_together(self, reads: Sequence[ReadKey]) -> list[list[Row]]:
-        """Make reads in one request, after what was not sent yet; return the rows of each."""
+        """Send the statements that wait, and then these reads, in one request; return the rows of each read."""
         with self.connection.pipeline():
             self._send()
             cursors = [self.connection.execute(_text(sql), parameters, binary=True) for sql, parameters in reads]
         return [cursor.fetchall() for cursor in cursors]
 
     def send_all(self) -> None:
-        """Send what was not sent yet, and wait for the answers."""
+        """Send the statements that wait, and wait for the answers."""
         if self._unsent:
             with self.connection.pipeline():
                 self._send()
@@ -193,10 +193,11 @@ class Statements:
 
 @lru_cache(maxsize=2048)
 def tables_of(sql: str) -> frozenset[str]:
-    """Return the tables that a statement reads, or those to which it writes.
+    """Return the names of the tables that a statement uses.
 
-    The answer for a statement that reads includes EVERY_TABLE. For a statement that may write to more tables than it
-    names (a DELETE with its cascades, the end of a savepoint), the answer is only EVERY_TABLE.
+    A statement may write to more tables than it names (a DELETE with its cascades, the end of a savepoint). Then the
+    answer is only EVERY_TABLE. The answer for a SELECT contains EVERY_TABLE besides its tables, so that such a write
+    counts as a write to its tables.
     """
     if sql.startswith(("INSERT", "UPDATE")):
         return frozenset(_TABLE.findall(sql))

@@ -219,7 +219,7 @@ class WriterSession:
             raise _CommitUnknown(self._warning)
 
     def _wait_for_last_commit(self) -> None:
-        """Wait until a COMMIT is answered that took too long; raise `_CommitUnknown` if it still takes too long.
+        """Wait for the answer to the last COMMIT, which took too long; raise `_CommitUnknown` if none comes.
 
         Until a standby has confirmed it, PostgreSQL shows the transaction to nobody, and keeps its locks. So it must
         not be cancelled: others would read what a failover may lose. A second session would only wait for the locks.

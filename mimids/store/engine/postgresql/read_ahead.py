@@ -1,4 +1,4 @@
-"""Reading for a whole batch in one request what its works will read, and writing in one request what they write.
+"""Fewer requests to PostgreSQL: all reads of a batch are made in one request, and its writes in another.
 
 A statement that waits for its answer costs ten times as much as one that does not: the process and the database take
 turns, and each turn may wait for a core. So a work may come with a function that makes its reads (`Store.write`,
@@ -57,7 +57,7 @@ class ReadAhead:
     """What the works of a batch read ahead, within one transaction."""
 
     def __init__(self, statements: Statements, jobs: Sequence[QueuedWork], usual: set[str]) -> None:
-        """Make the reads of all works, but not those that earlier works of the batch will probably make out of date.
+        """Make the reads of all works, except reads whose rows an earlier work of the batch will probably change.
 
         `usual` has the tables to which earlier batches wrote; this one adds to it.
         """

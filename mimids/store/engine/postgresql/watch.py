@@ -1,8 +1,8 @@
 """Ends waits for a PostgreSQL server that no longer answers: its machine froze, or the network drops everything.
 
-PostgreSQL bounds how long a statement takes, but a process that is cut off from PostgreSQL would wait for the answer
-for ever, and TCP's own limits do not help if a proxy is between them. So a thread looks at the sessions that have been
-busy for seconds. It opens another connection to the same server; if that fails, it shuts the session's socket down.
+PostgreSQL bounds how long a statement takes. But a process that is cut off from PostgreSQL would wait for the answer
+for ever. TCP's own limits do not help if a proxy is between them. So a thread looks at the sessions that have been busy
+for seconds. It opens another connection to the same server; if that fails, it shuts the session's socket down.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class ServerWatch:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Watch for the block."""
+        """Watch the connections while the block runs."""
         thread = threading.Thread(target=self._look, name="postgresql-watch", daemon=True)
         thread.start()
         try:
