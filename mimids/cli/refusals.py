@@ -54,7 +54,7 @@ def or_refused(do: Callable[[], Any]) -> Any:
         ) from error
     except Locked as error:
         raise CommandRefused(
-            str(error), "try again when that process has ended; commands reach a running server by its socket"
+            str(error), "stop that process if it is the server, or try again when it has ended"
         ) from error
     except StorageUnavailable as error:
         if error.damage:

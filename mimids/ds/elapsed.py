@@ -6,9 +6,9 @@ of the machine goes on while the server is stopped or the machine sleeps. It sta
 starts. Retention's time then lacks the time in which the machine was off, so everything is kept for that much longer.
 
 Retention adopts the time of the clock when the clock has been supported for a day: by the operator (`mimids clock
-confirm`), or by other providers. Other providers support the clock if more than half of the named ones that answered
-within a day sent a Date that agrees with the clock. A clock that is behind the believed time needs no support, since
-nothing is deleted because of it.
+confirm`), or by other providers. Only providers that the configuration or the operator names count: if more than half
+of those that answered within a day sent a Date that agrees with the clock, they support it. A clock that is behind the
+believed time needs no support, since nothing is deleted because of it.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from mimids.ds.ports import Clock
 
 
 async def save_regularly(save: Callable[[], Awaitable[None]], clock: Clock, *, every: float, at_most: float) -> None:
-    """Call `save` every `every` seconds until cancelled, and then once more for `at_most` seconds."""
+    """Call `save` every `every` seconds until cancelled; then call it a last time, for `at_most` seconds at most."""
     try:
         while True:
             await clock.sleep(every)

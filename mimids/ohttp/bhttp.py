@@ -316,7 +316,7 @@ class _Sections:
                     raise WireError("field name is empty")
                 break  # the terminator
             if len(lines) == self._limits.fields:
-                raise WireError(f"more than {self._limits.fields} lines")
+                raise WireError(f"more than {self._limits.fields} field lines")
             value = self.opaque(room - len(name))
             lines.append((name, value))
             room -= len(name) + len(value)

@@ -68,7 +68,10 @@ def follow_with_key(tx: Tx, provider: int, partition: int, parent: int | None) -
 
 
 def note_presented(tx: Tx, provider: int, partition: int) -> None:
-    """Record that a follower presented the key: if an answer to a push comes later, it may have been sent earlier."""
+    """Record that a follower presented the key.
+
+    An answer that comes later may have been sent earlier, so it does not end the following.
+    """
     tx.execute("UPDATE follows SET presented = 1 WHERE provider = ? AND partition = ?", (provider, partition))
 
 

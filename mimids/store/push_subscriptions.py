@@ -60,7 +60,7 @@ class PushSubscription:
 
 @attrs.frozen
 class Moved:
-    """A partition that a device presented and that has moved since the device was last heard."""
+    """A partition whose key a device presented, and that got a new stamp since the device was last heard from."""
 
     masked_key: MaskedPartitionKey
     next_counter: Counter
@@ -194,7 +194,9 @@ def open_positions(tx: Tx, positions: Iterable[Opened], now: Milliseconds) -> No
 def devices_with_news(
     tx: Tx, looked: LookedForNews, *, limit: int
 ) -> tuple[set[DeviceRow], list[Opened], LookedForNews, bool]:
-    """Return devices with something new since the last look, and early positions whose partitions exist by now.
+    """Return devices with something new since the last look, and the early positions whose partitions exist by now.
+
+    An early position is that of a device which presented a key before the partition had a row here.
 
     Also return how far the query looked, and whether it looked at everything. The query looks at
     about `limit` partitions at most. Devices that were woken already are left out.

@@ -35,7 +35,7 @@ def fetch_node(tx: Tx, tree_hash: bytes) -> NodeColumns | None:
 
 @attrs.frozen
 class DroppedPage:
-    """The result of a page of deletions: the children of the deleted nodes, and the hashes that notes protect."""
+    """A page of deletions: the children of the deleted nodes, and the hashes kept because `tree_notes` has them."""
 
     children: tuple[bytes, ...]  # a child occurs once for each deleted reference to it
     protected: frozenset[bytes]

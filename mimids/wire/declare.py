@@ -37,7 +37,7 @@ def select(
     *,
     otherwise: Codec[Any] | None = None,
 ) -> Any:
-    """Declare a field whose codec depends on `on`, which is an earlier field or FIELD.ATTRIBUTE of its value."""
+    """Declare a field whose codec depends on `on`: the name of an earlier field, or FIELD.ATTRIBUTE of its value."""
     field, _, attribute = on.partition(".")
     return attrs.field(metadata={_FIELD: Select(field, attribute or None, cases, otherwise)})
 

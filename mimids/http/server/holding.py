@@ -128,13 +128,13 @@ class Holding:
         return True
 
     def give_back(self) -> None:
-        """Return the octets to the budget, once the request is answered."""
+        """Give the octets back to the budget, once the request is answered."""
         if self.octets and self._buffers is not None:
             self._buffers.give_back(self.owner, self.octets)
         self.octets = self._reserved = 0
 
     def close(self) -> None:
-        """Return the octets and the connection's place; a second call does nothing."""
+        """Give back the octets and the connection's place; a second call does nothing."""
         self.give_back()
         if self._connections is not None:
             self._connections.give_back(self.owner)
