@@ -75,10 +75,8 @@ TESTED_IN = {
     "ds.limits.sizes": "ds/limits/test_budgets.py",
     "ds.ports": "ds/test_clock.py",  # with http/peers/test_calls.py, the contract tests of the ports
     "ds.services": "test_app.py",  # a record without code
-    "ds.terms.banned_providers": "ds/terms/test_offered.py",
     "ds.terms.evidence": "ds/terms/test_reports.py",
     "ds.terms.report": "ds/terms/test_reports.py",
-    "ds.upkeep.pacing": "ds/upkeep/test_retention.py",
     "errors": "http/api/test_problems.py",
     "http.api": "http/api/test_table.py",  # the endpoints' own rules are tested with the services they call
     "http.header_names": "http/api/test_table.py",  # names only
