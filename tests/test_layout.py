@@ -94,7 +94,6 @@ TESTED_IN = {
     "ohttp": "ohttp/test_rfc9458.py",
     "policy": "policy/test_rules.py",
     "replay": "replay/test_replay.py",
-    "ds.upkeep.acknowledging": "abuse/test_storage.py",
     "ds.wake_ups.own_messages": "ds/wake_ups/test_job.py",
     "ds.wake_ups.vapid_key": "ds/wake_ups/test_job.py",
     "ds.elapsed": "abuse/test_clock_jumps.py",

@@ -190,7 +190,7 @@ TARGETS: Final[dict[str, tuple[str, ...]]] = {
         "ds/upkeep/test_positions_after_sweeps.py",
     ),
     "ds/upkeep/sweeper.py": (*_RETENTION, "ds/commands/test_audit.py"),
-    "ds/upkeep/acknowledging.py": ("abuse/test_storage.py",),
+    "ds/upkeep/acknowledging.py": ("ds/upkeep/test_acknowledging.py",),
     "ds/upkeep/pacing.py": ("ds/upkeep/test_pacing.py",),
     "ds/upkeep/tree_sweep.py": ("ds/upkeep/test_tree_sweep.py", "ds/upkeep/test_retention.py"),
     "store/retention.py": _RETENTION,
