@@ -23,7 +23,7 @@ from mimids.wire.ids import GROUP_ID_OCTETS, GroupId, KeyPackageRef, ProviderId
 from mimids.wire.messages import InboxWelcome, SendRequest, WelcomeData
 from tests.support.mls_makers import replace
 from tests.support.people import key_packages
-from tests.support.stage import AWAY, HUB, SUITE, eventually
+from tests.support.stage import AWAY, HUB, NAMES, SUITE, eventually
 from tests.support.welcomes import part_for, welcome_to
 
 pytestmark = [pytest.mark.slow, AWAY]
@@ -95,8 +95,9 @@ def _ref(package: bytes) -> KeyPackageRef:
 
 
 async def test_a_welcome_after_a_restore_is_no_earlier_one(mimids_session: Session) -> None:
-    async with open_federation(HUB, FOLLOWER, session=mimids_session) as (a, b), AsyncExitStack() as stack:
+    async with open_federation(*NAMES, session=mimids_session) as (a, b, c), AsyncExitStack() as stack:
         alice = await stack.enter_async_context(a.add_device("alice").client())
+        carol = await stack.enter_async_context(c.add_device("carol").client())
         bob = await stack.enter_async_context(b.add_device("bob").client())
         ben = await stack.enter_async_context(b.add_device("ben").client())
         seen: list[InboxWelcome] = []
@@ -107,10 +108,10 @@ async def test_a_welcome_after_a_restore_is_no_earlier_one(mimids_session: Sessi
                     if isinstance(event, InboxWelcome):
                         seen.append(event)
 
-        async def invite(user: str) -> bytes:
-            group = PretendGroup.at(HUB)
-            await alice.create_group(group.creation())
-            return await add(alice, group, b, user)
+        async def invite(user: str, adder: Device, hub: Provider) -> bytes:
+            group = PretendGroup.at(hub.name)
+            await adder.create_group(group.creation())
+            return await add(adder, group, b, user)
 
         async def upload(seed: int) -> None:
             await bob.upload(key_packages(seed, f"bob@{FOLLOWER}", 2))
@@ -120,7 +121,7 @@ async def test_a_welcome_after_a_restore_is_no_earlier_one(mimids_session: Sessi
             listening.start_soon(listen)
             await upload(1)
             backup = await back_up(b)
-            bobs, bens = await invite("bob"), await invite("ben")
+            bobs, bens = await invite("bob", alice, a), await invite("ben", alice, a)
 
             async def all_came(count: int) -> bool:
                 return len(seen) >= count and len(await ben.welcomes()) == 1
@@ -136,7 +137,7 @@ async def test_a_welcome_after_a_restore_is_no_earlier_one(mimids_session: Sessi
             await ben.acknowledge(known.welcome_id)  # a request that was under way when the provider was restored
             assert await ben.welcomes() == (again,)
             await upload(3)
-            new = await invite("bob")
+            new = await invite("bob", carol, c)  # whose provider has no OHTTP keys from before the restore
 
             async def is_seen() -> bool:
                 return any(each.welcome.encoded == new for each in seen)

@@ -68,9 +68,10 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
 
 async def run_for(seconds: float, store: Committing, database: Path) -> None:
     running: Any = store
-    with trio.move_on_after(seconds):
-        async with trio.open_nursery() as jobs:
-            await jobs.start(record_acknowledged, running, database)
+    async with trio.open_nursery() as jobs:
+        await jobs.start(record_acknowledged, running, database)
+        await trio.sleep(seconds)
+        jobs.cancel_scope.cancel()
 
 
 async def test_each_commit_is_recorded_and_few_records_are_forced_to_the_disk(
