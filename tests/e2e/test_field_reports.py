@@ -14,7 +14,9 @@ import trio
 from click.testing import CliRunner
 
 from mimids.cli.main import main
+from mimids.cli.refusals import CommandRefused
 from mimids.client import Backoff, Device, Problem
+from mimids.ds.terms.accepted import RENEW_SECONDS
 from mimids.mls.key_package import KeyPackageIn
 from mimids.mls.suites import SUITES
 from mimids.testing import PretendGroup, Provider, Session, content_of, open_federation
@@ -244,7 +246,7 @@ async def test_a_provider_that_calls_gets_what_waits_for_the_end_of_a_back_off(m
             await until_stored(b, group, 2)
 
 
-async def test_a_reader_hears_of_a_ban_and_of_its_end_by_pushes(mimids_session: Session) -> None:
+async def test_a_reader_hears_of_a_ban_and_of_its_end_though_its_provider_calls_nobody(mimids_session: Session) -> None:
     async with open_federation(HUB, FOLLOWER, session=mimids_session) as (hub, b):
         group = PretendGroup.at(HUB)
         async with hub.add_device("alice").client() as alice, b.add_device("bob").client() as bob:
@@ -259,17 +261,24 @@ async def test_a_reader_hears_of_a_ban_and_of_its_end_by_pushes(mimids_session: 
                 return refused is None
 
             assert await may_read(b"before")
-            hub.command("ban add", subject=b.user_id("bob"))
-            await alice.send(HUB, group.message(b"not for Bob"))
 
-            async def is_refused() -> bool:
-                return not await may_read(b"banned")
+            async def ban() -> None:
+                hub.command("ban add", subject=b.user_id("bob"))
+                await alice.send(HUB, group.message(b"not for Bob"))
+                await eventually(lambda: is_not(may_read(b"banned")))
+                await trio.sleep(1.1)  # terms are fetched at most once a second
+                hub.command("ban remove", subject=b.user_id("bob"))
 
-            await eventually(is_refused)
-            await trio.sleep(1.1)  # terms are fetched at most once a second
-            hub.command("ban remove", subject=b.user_id("bob"))
+            await ban()
             await alice.send(HUB, group.message(b"for Bob again"))
-            await eventually(lambda: may_read(b"free again"))
+            await eventually(lambda: may_read(b"after a push"))
+            await ban()
+            b.clock.advance(RENEW_SECONDS)  # nobody calls anybody
+            await eventually(lambda: may_read(b"after a renewal"))
+
+
+async def is_not(found: Awaitable[bool]) -> bool:
+    return not await found
 
 
 async def test_a_partition_that_a_commit_opened_is_empty_while_its_hub_is_down(mimids_session: Session) -> None:
@@ -303,3 +312,33 @@ async def test_a_group_with_the_longest_id_is_read_and_left_and_one_without_an_i
             assert await contents(alice, group) == [b"with a long id"]
             for device in (alice, bob):
                 await device.leave(HUB, group.group_id)
+
+
+# --- names and bundles --------------------------------------------------------------------------------------------
+
+
+async def test_a_user_has_one_spelling(mimids_session: Session) -> None:
+    async with open_federation(HUB, session=mimids_session) as (hub,):
+        hub.add_user("%C3%BCser")
+        for name, says in (
+            ("%61lice", "%61 must be written as a"),
+            ("%c3%bcser", "%c3 must be written as %C3"),
+            ("%00", ""),
+            ("..", ""),
+            ("%C3%BCser", ""),
+        ):
+            with pytest.raises(CommandRefused) as refused:
+                await in_thread(hub.add_user, name)
+            assert says in str(refused.value)
+
+
+async def test_more_key_packages_than_fit_a_sealed_request_are_asked_for_in_two(mimids_session: Session) -> None:
+    async with open_federation(HUB, FOLLOWER, session=mimids_session) as (hub, b):
+        async with hub.add_device("alice").client() as alice, b.add_device("bob").client() as bob:
+            packages = key_packages(1, f"bob@{FOLLOWER}", 3)
+            await bob.upload(packages)
+            found = await alice.fetch_key_packages([await in_thread(b.contact, "bob")] * 70, SUITE)
+            assert len(found) == 70
+            given = [each.key_package for each in found if each.key_package]  # a device gives one for each request
+            assert len(given) == 2
+            assert set(given) < set(packages)
