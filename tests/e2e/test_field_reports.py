@@ -334,11 +334,12 @@ async def test_a_user_has_one_spelling(mimids_session: Session) -> None:
 
 async def test_more_key_packages_than_fit_a_sealed_request_are_asked_for_in_two(mimids_session: Session) -> None:
     async with open_federation(HUB, FOLLOWER, session=mimids_session) as (hub, b):
-        async with hub.add_device("alice").client() as alice, b.add_device("bob").client() as bob:
-            packages = key_packages(1, f"bob@{FOLLOWER}", 3)
+        packages = key_packages(1, f"bob@{FOLLOWER}", 3)
+        async with b.add_device("bob").client() as bob:
             await bob.upload(packages)
+        async with hub.add_device("alice").client() as alice:
             found = await alice.fetch_key_packages([await in_thread(b.contact, "bob")] * 70, SUITE)
-            assert len(found) == 70
-            given = [each.key_package for each in found if each.key_package]  # a device gives one for each request
-            assert len(given) == 2
-            assert set(given) < set(packages)
+        assert len(found) == 70
+        given = [each.key_package for each in found if each.key_package]  # a device gives one for each request
+        assert len(given) == 2
+        assert set(given) < set(packages)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 _SEQUENCING: Final = (
+    "ds/groups/sequencing/test_partition_writer.py",
     "ds/groups/test_from_outside.py",
     "ds/groups/test_commit_welcomes.py",
     "ds/groups/test_detached_claims.py",
