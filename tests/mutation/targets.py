@@ -63,6 +63,7 @@ _RECOVERY: Final = (
     "abuse/test_recovery.py",
 )
 _DELIVERY: Final = (
+    "ds/following/test_pushes.py",
     "ds/following/test_delivery.py",
     "ds/following/test_twins.py",
     "ds/following/test_several_processes.py",
@@ -70,6 +71,9 @@ _DELIVERY: Final = (
     "abuse/test_delivery.py",
 )
 _FOLLOWED: Final = (
+    "ds/following/test_followed_groups.py",
+    "ds/following/test_pending_requests.py",
+    "ds/following/test_sync.py",
     "ds/following/test_following.py",
     "ds/following/test_intake.py",
     "ds/following/test_several_processes.py",
