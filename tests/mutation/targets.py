@@ -64,6 +64,7 @@ _RECOVERY: Final = (
 )
 _DELIVERY: Final = (
     "ds/following/test_pushes.py",
+    "ds/following/test_delivery_retries.py",
     "ds/following/test_delivery.py",
     "ds/following/test_twins.py",
     "ds/following/test_several_processes.py",
