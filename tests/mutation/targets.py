@@ -235,7 +235,7 @@ TARGETS: Final[dict[str, tuple[str, ...]]] = {
     "web_push/message.py": _WEB_PUSH,
     "web_push/subscription.py": _WEB_PUSH,
     "web_push/vapid.py": _WEB_PUSH,
-    "policy/room.py": ("policy/test_rules.py", "policy/test_model.py"),
+    "policy/room.py": ("policy/test_room.py", "policy/test_rules.py", "policy/test_model.py"),
     "policy/rules.py": ("policy/test_rules.py", "policy/test_model.py"),
     "mls/rules/tree.py": _TREE,
     "mls/tree/math.py": _TREE,
