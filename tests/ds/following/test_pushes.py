@@ -101,7 +101,7 @@ async def test_a_push_has_what_is_due_and_then_there_is_nothing(tmp_path: Path) 
     async with followed(tmp_path, partitions=3) as each:
         push = await each.pushed()
         assert (texts(push), counters(push)) == ([["0", "1", "2"]] * 2, [0, 0])
-        assert (push.messages, push.groups) == (6, {each.room.group_id})
+        assert (push.messages, push.groups) == (6, frozenset({each.room.group_id}))
         assert push.settles_up_to == await each.read(moved.settled)
         state = await each.answer(push, 3, 3)
         assert isinstance(state, PeerState)

@@ -49,7 +49,7 @@ class Asking:
     def asked(self) -> list[Asked]:
         """Return what hubs were asked for since the last call, by hub, key and counter."""
         by_mask = {key.mask(32): key for keys in self.keys.values() for key in keys}
-        found = []
+        found: list[Asked] = []
         for called in self.peers.calls:
             assert (called.method, called.path) == ("POST", "/ds/v1/resume")
             request = decode(ResumeRequest, called.body)
