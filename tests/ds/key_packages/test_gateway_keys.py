@@ -97,6 +97,18 @@ async def test_requests_under_unknown_keys_cost_one_read_a_second(path: Path, mo
         assert rig.store.statistics().reads <= reads + 2
 
 
+async def test_requests_under_unknown_keys_one_after_the_other_wait_between_two_reads(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway_keys, "LOOK_SECONDS", 0.2)
+    async with running(path) as rig:
+        began_at = trio.current_time()
+        for number in range(3):
+            with pytest.raises(OhttpKey):
+                await rig.gateway.answer(b"\xee" + bytes([number]) * 100)
+        assert trio.current_time() - began_at >= 0.4
+
+
 async def test_a_new_key_is_found_though_the_store_was_read_for_an_unknown_key_a_moment_ago(path: Path) -> None:
     async with running(path) as rig, running(path) as other:
         token = await rig.stocked(1)
