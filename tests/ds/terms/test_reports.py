@@ -305,6 +305,7 @@ async def test_what_a_hub_cannot_have_meant_becomes_a_report(tmp_path: Path) -> 
         (only,) = (await command(follower, "report list"))["reports"]
         assert (only["accused"], only["kind"], only["reporter"], only["messages"]) == (A, "contradiction", None, 1)
         assert "sequenced-differently" in (await command(follower, "report read", report=only["id"]))["note"]
+        await replayed(follower, only["id"])  # the job goes on after the contradictions
         assert follower.peers.calls == []
 
 
