@@ -47,16 +47,12 @@ TESTED_IN = {
     "ds.devices.hub_calls": "ds/devices/test_streams.py",
     "ds.devices.stream_session": "ds/devices/test_streams.py",
     "ds.following.recovered_rows": "ds/following/test_recovery.py",
-    "ds.following.followed_groups": "ds/following/test_following.py",
-    "ds.following.pending_requests": "ds/following/test_intake.py",
-    "ds.following.sync": "ds/following/test_following.py",
     "ds.groups.appending": "ds/groups/test_sequencing.py",
     "http.api.group_bodies": "http/api/test_bad_input.py",
     "ds.groups.outsiders": "e2e/test_removal.py",
     "ds.groups.sequencing": "ds/groups/test_sequencing.py",
     "ds.following.incoming_welcomes": "ds/following/test_welcomes.py",
     "ds.following.outgoing_welcomes": "ds/following/test_welcomes.py",
-    "ds.following.pushes": "ds/following/test_delivery.py",
     "ds.following.recovery_as_follower": "ds/following/test_recovery.py",
     "ds.following.recovery_as_hub": "ds/following/test_recovery.py",
     "ds.groups.branches": "ds/limits/test_budgets.py",
@@ -75,10 +71,8 @@ TESTED_IN = {
     "ds.limits.sizes": "ds/limits/test_budgets.py",
     "ds.ports": "ds/test_clock.py",  # with http/peers/test_calls.py, the contract tests of the ports
     "ds.services": "test_app.py",  # a record without code
-    "ds.terms.banned_providers": "ds/terms/test_offered.py",
     "ds.terms.evidence": "ds/terms/test_reports.py",
     "ds.terms.report": "ds/terms/test_reports.py",
-    "ds.upkeep.pacing": "ds/upkeep/test_retention.py",
     "errors": "http/api/test_problems.py",
     "http.api": "http/api/test_table.py",  # the endpoints' own rules are tested with the services they call
     "http.header_names": "http/api/test_table.py",  # names only
@@ -96,7 +90,6 @@ TESTED_IN = {
     "ohttp": "ohttp/test_rfc9458.py",
     "policy": "policy/test_rules.py",
     "replay": "replay/test_replay.py",
-    "ds.upkeep.acknowledging": "abuse/test_storage.py",
     "ds.wake_ups.own_messages": "ds/wake_ups/test_job.py",
     "ds.wake_ups.vapid_key": "ds/wake_ups/test_job.py",
     "ds.elapsed": "abuse/test_clock_jumps.py",

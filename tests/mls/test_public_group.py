@@ -280,6 +280,8 @@ def test_a_signature_fits_the_state_it_was_made_in_only() -> None:
     assert not signature_fits(
         open_group(room.info()), from_outside
     )  # its signature covers no GroupContext, so it fits no state
+    of_nobody = room.propose(Sender(SenderType.MEMBER, 9), Remove(1), by=Client.of(61).signer)
+    assert not signature_fits(open_group(room.info()), of_nobody)
 
 
 def test_apply_raises_the_verdict_of_check() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 _SEQUENCING: Final = (
+    "ds/groups/sequencing/test_partition_writer.py",
     "ds/groups/test_from_outside.py",
     "ds/groups/test_commit_welcomes.py",
     "ds/groups/test_detached_claims.py",
@@ -61,6 +62,35 @@ _RECOVERY: Final = (
     "ds/following/test_recovery_answers.py",
     "abuse/test_recovery.py",
 )
+_DELIVERY: Final = (
+    "ds/following/test_pushes.py",
+    "ds/following/test_delivery_retries.py",
+    "ds/following/test_delivery.py",
+    "ds/following/test_twins.py",
+    "ds/following/test_several_processes.py",
+    "ds/test_early_retries.py",
+    "abuse/test_delivery.py",
+)
+_FOLLOWED: Final = (
+    "ds/following/test_followed_groups.py",
+    "ds/following/test_pending_requests.py",
+    "ds/following/test_sync.py",
+    "ds/following/test_following.py",
+    "ds/following/test_intake.py",
+    "ds/following/test_several_processes.py",
+    "abuse/test_intake.py",
+    "ds/departures/test_departures.py",
+)
+_WELCOMES: Final = (
+    "ds/following/test_welcomes.py",
+    "ds/groups/test_welcome_status.py",
+    "ds/groups/test_held_welcomes.py",
+    "ds/test_early_retries.py",
+    "privacy/test_welcome_parts.py",
+    "abuse/test_welcomes.py",
+    "abuse/test_clock_jumps.py",
+)
+_REPORTS: Final = ("ds/terms/test_reports.py", "abuse/test_reports.py", "ds/test_early_retries.py")
 _DEPARTURES: Final = ("ds/departures/test_departures.py", "ds/departures/test_provider_keys.py")
 _WAKE_UPS: Final = (
     "ds/wake_ups/test_push_queue.py",
@@ -98,6 +128,8 @@ TARGETS: Final[dict[str, tuple[str, ...]]] = {
     "ds/groups/sequencing/partition_writer.py": _SEQUENCING,
     "ds/groups/sequencing/refused_proposals.py": _FROM_OUTSIDE,
     "ds/groups/sequencing/repeats.py": _SEQUENCING,
+    "ds/groups/sequencing/submitter.py": _SEQUENCING,
+    "ds/groups/sequencing/look_ahead.py": ("ds/groups/sequencing/test_look_ahead.py",),
     "store/openers.py": (
         "ds/groups/test_commit_welcomes.py",
         "ds/limits/test_budgets.py",
@@ -109,6 +141,20 @@ TARGETS: Final[dict[str, tuple[str, ...]]] = {
         "ds/groups/test_sequencing.py",
         "ds/groups/test_successors.py",
     ),
+    "ds/following/cursors.py": (
+        "ds/following/test_cursors.py",
+        "ds/devices/test_streams.py",
+        "ds/upkeep/test_retention.py",
+        "ds/wake_ups/test_job.py",
+        "ds/wake_ups/test_several_processes.py",
+    ),
+    "ds/following/delivery.py": _DELIVERY,
+    "ds/following/pushes.py": _DELIVERY,
+    "ds/following/followed_groups.py": _FOLLOWED,
+    "ds/following/pending_requests.py": _FOLLOWED,
+    "ds/following/sync.py": _FOLLOWED,
+    "ds/following/incoming_welcomes.py": _WELCOMES,
+    "ds/following/outgoing_welcomes.py": _WELCOMES,
     "ds/following/following.py": _FOLLOWING,
     "ds/following/intake.py": _RECEIVING,
     "ds/following/receiver.py": _RECEIVING,
@@ -150,13 +196,26 @@ TARGETS: Final[dict[str, tuple[str, ...]]] = {
         "ds/upkeep/test_positions_after_sweeps.py",
     ),
     "ds/upkeep/sweeper.py": (*_RETENTION, "ds/commands/test_audit.py"),
+    "ds/upkeep/acknowledging.py": ("ds/upkeep/test_acknowledging.py",),
+    "ds/upkeep/pacing.py": ("ds/upkeep/test_pacing.py",),
+    "ds/upkeep/tree_sweep.py": ("ds/upkeep/test_tree_sweep.py", "ds/upkeep/test_retention.py"),
     "store/retention.py": _RETENTION,
+    "ds/following/recovered_rows.py": _RECOVERY,
     "ds/following/recovery_answers.py": _RECOVERY,
     "ds/following/recovery_as_follower.py": _RECOVERY,
     "ds/following/recovery_as_hub.py": _RECOVERY,
     "ds/terms/accepted.py": ("ds/terms/test_accepted.py", "ds/terms/test_hub_terms.py"),
     "ds/terms/hub_terms.py": ("ds/terms/test_hub_terms.py", "ds/terms/test_accepted.py"),
     "ds/terms/offered.py": ("ds/terms/test_offered.py",),
+    "ds/terms/banned_providers.py": (
+        "ds/terms/test_banned_providers.py",
+        "ds/terms/test_peers.py",
+        "ds/terms/test_offered.py",
+    ),
+    "ds/terms/peers.py": ("ds/terms/test_peers.py", "ds/terms/test_offered.py", "ds/terms/test_hub_terms.py"),
+    "ds/terms/evidence.py": _REPORTS,
+    "ds/terms/report.py": _REPORTS,
+    "ds/terms/reports.py": _REPORTS,
     "http/server/tls.py": (
         "http/server/test_tls.py",
         "http/server/test_certificates.py",
@@ -176,7 +235,7 @@ TARGETS: Final[dict[str, tuple[str, ...]]] = {
     "web_push/message.py": _WEB_PUSH,
     "web_push/subscription.py": _WEB_PUSH,
     "web_push/vapid.py": _WEB_PUSH,
-    "policy/room.py": ("policy/test_rules.py", "policy/test_model.py"),
+    "policy/room.py": ("policy/test_room.py", "policy/test_rules.py", "policy/test_model.py"),
     "policy/rules.py": ("policy/test_rules.py", "policy/test_model.py"),
     "mls/rules/tree.py": _TREE,
     "mls/tree/math.py": _TREE,
@@ -188,4 +247,5 @@ TARGETS: Final[dict[str, tuple[str, ...]]] = {
     "mls/rules/parameters.py": _RULES,
     "mls/rules/proposal.py": _RULES,
     "mls/rules/proposal_list.py": _RULES,
+    "mls/rules/verdict.py": _RULES,
 }

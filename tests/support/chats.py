@@ -17,7 +17,7 @@ from mimids.mls.proposals import Add, ExternalInit, Proposal, ProposalOrRef, Pro
 from mimids.values import Device
 from mimids.wire.codec import OPAQUE_V
 from mimids.wire.declare import decode, encode
-from mimids.wire.ids import MLS10, CipherSuite, Counter, GroupId, PartitionKey, ProviderId
+from mimids.wire.ids import MLS10, CipherSuite, Counter, GroupId, PartitionKey, ProviderId, Secret
 from mimids.wire.messages import (
     CommitData,
     CreateGroupRequest,
@@ -32,6 +32,15 @@ from tests.support.naive_tree import opaque
 from tests.support.provider import Assembled
 from tests.support.signing import Client, Room, by_reference, by_value, fresh_key, ref_of
 from tests.support.stored import rows, until
+
+
+async def owned(provider: Assembled, user: str, client: Client) -> Device:
+    """Add the device of a client, named after its seed as its credential says."""
+    assert isinstance(client.credential.content, bytes)
+    name = client.credential.content.decode().rpartition("/")[2]
+    found = await provider.services.devices.authenticate(Secret((await provider.add_device(user, name)).encode()))
+    assert found is not None
+    return found
 
 
 async def senders_of(*providers: Assembled, bare: bool = False) -> Extension:

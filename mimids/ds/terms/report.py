@@ -118,11 +118,12 @@ def _octets_in(note: str) -> Iterator[bytes]:
     """Yield every 16 octets that a note contains in one of the notations; the same octets may be yielded repeatedly."""
     for written in _BASE64.findall(note):
         with suppress(ValueError):
-            yield from _windows(from_base64url(written.rstrip("=").replace("+", "-").replace("/", "_")), 1)
+            yield from_base64url(written.rstrip("=").replace("+", "-").replace("/", "_"))
     for written in _HEX.findall(note):
         digits = _BETWEEN_DIGITS.sub("", written)
         for start in (0, 1):  # the first octet may begin at any digit
-            yield from _windows(bytes.fromhex(digits[start : len(digits) - (len(digits) - start) % 2]), 1)
+            whole = digits[start : start + (len(digits) - start) // 2 * 2]
+            yield from _windows(bytes.fromhex(whole), 1)
     numbers = [int(written) for written in _NUMBER.findall(note)]
     for size in _NUMBER_OCTETS:
         for fits, run in groupby(numbers, lambda number, size=size: number < 1 << 8 * size):  # type: ignore[misc]

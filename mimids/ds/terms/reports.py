@@ -142,9 +142,9 @@ class Reports:
                     idle = RETRY_SECONDS
                 await waiter.wait_at_most(self._clock, min([idle, *self._early.seconds_left()]))
 
-    async def _report_contradictions(self) -> int:
-        """Store a report on each contradiction that was passed to the job; return how many there were."""
-        count = 0
+    async def _report_contradictions(self) -> bool:
+        """Store a report on each contradiction that was passed to the job; return whether there were any."""
+        were_any = bool(self._contradictions)
         while self._contradictions:
             found = self._contradictions[0]
             evidence = (found.message,) if found.message else ()
@@ -152,8 +152,7 @@ class Reports:
             report = Report(found.hub, found.group_id, found.hub, CONTRADICTION, note, evidence)
             await self._store.write(partial(_store_own_report, report, self._clock.now()))
             self._contradictions.popleft()
-            count += 1
-        return count
+        return were_any
 
     async def _replay(self, report: StoredReport) -> None:
         """Compare each piece of evidence with the store, one at a time, and sleep after each."""

@@ -35,7 +35,6 @@ from mimids.mls.rules.verdict import (
     EXTERNAL_COMMIT_PROPOSAL,
     EXTERNAL_COMMIT_REFERENCE,
     EXTERNAL_COMMIT_REMOVE,
-    EXTERNAL_INIT,
     OWN_REMOVE,
     OWN_UPDATE,
     PATH_MISSING,
@@ -104,8 +103,6 @@ def _check_regular(known: tuple[Covered, ...], committer: Sender, commit: Commit
         reject(TWO_GROUP_CONTEXT_EXTENSIONS)
     if len(commit.proposals) > 1 and any(isinstance(body, ReInit) for body in bodies):
         reject(REINIT_ALONE)
-    if any(isinstance(body, ExternalInit) for body in bodies):
-        reject(EXTERNAL_INIT)
 
 
 def _check_external(known: tuple[Covered, ...], commit: Commit) -> None:

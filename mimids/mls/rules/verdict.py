@@ -68,7 +68,6 @@ class RuleError(Exception):
     """A message or object breaks a rule; carries the verdict."""
 
     def __init__(self, invalid: Invalid) -> None:
-        super().__init__(str(invalid))
         self.invalid = invalid
 
 

@@ -16,9 +16,9 @@ from mimids.mls.code_points import ContentType
 from mimids.store import provider_keys
 from mimids.store.departures import DUE, IMPOSSIBLE, PROPOSED, search_again
 from mimids.values import Device
-from mimids.wire.ids import Counter, Secret
+from mimids.wire.ids import Counter
 from mimids.wire.messages import ReceiveRequest, SendRequest
-from tests.support.chats import Chat, eventually_removals, private_message, removals, senders_of
+from tests.support.chats import Chat, eventually_removals, owned, private_message, removals, senders_of
 from tests.support.doubles import Called, bound_hits, stopped_clock
 from tests.support.federation import federated
 from tests.support.inmemory import InMemory
@@ -33,15 +33,6 @@ ALICE, BOB, CAROL = Client.of(1, "alice@a.example"), Client.of(2, "bob@b.example
 SENT = (PROPOSED, None)
 
 
-async def owned(provider: Assembled, user: str, client: Client) -> Device:
-    """Add the device of a client, named after its seed as its credential says."""
-    assert isinstance(client.credential.content, bytes)
-    name = client.credential.content.decode().rpartition("/")[2]
-    found = await provider.services.devices.authenticate(Secret((await provider.add_device(user, name)).encode()))
-    assert found is not None
-    return found
-
-
 async def operate(provider: Assembled, command: str, **arguments: object) -> Any:
     socket = InMemory(provider.app(OPERATOR_SOCKET))
     headers = {"content-type": "application/json"}
@@ -53,6 +44,19 @@ async def operate(provider: Assembled, command: str, **arguments: object) -> Any
 async def upload_key(provider: Assembled, device: Device, client: Client) -> None:
     """Record the signature key of a client as an upload of its KeyPackages does."""
     await provider.services.store.write(lambda tx: provider_keys.add_of_device(tx, device.row, [client.signer.public]))
+
+
+def refuse_to_answer(hub: Assembled, provider: Assembled) -> list[bytes]:
+    """Let no call of a provider reach a hub from now on; return the list to which its Removes are added."""
+    proposed: list[bytes] = []
+
+    async def lose(called: Called) -> Any:
+        if called.path == "/ds/v1/propose":
+            proposed.append(called.body)
+        raise PeerUnavailable
+
+    provider.peers.add(hub.config.provider, lose)
+    return proposed
 
 
 @pytest.mark.parametrize("command", ["device/remove", "user/remove", "forget"])
@@ -194,14 +198,8 @@ async def test_a_hub_that_cannot_be_reached_is_left_alone_until_its_back_off_end
         for name in ("one", "two"):
             chat = await Chat.create(a, alice, [ALICE, BOB], await senders_of(b), name=name)
             await chat.follow(b, bob)
-        reach, asked = b.peers.peers[a.config.provider], []
-
-        async def lose(called: Called) -> Any:
-            if called.path == "/ds/v1/propose":
-                asked.append(called.body)
-            raise PeerUnavailable
-
-        b.peers.add(a.config.provider, lose)
+        reach = b.peers.peers[a.config.provider]
+        proposed = refuse_to_answer(a, b)
         await operate(b, "device/remove", user="bob", name=bob.name)
         waits = (DUE, "peer-unavailable")
         await eventually_removals(b, waits, waits)
@@ -215,13 +213,30 @@ async def test_a_hub_that_cannot_be_reached_is_left_alone_until_its_back_off_end
         for _ in range(20):
             b.services.notifier.notify("departures")
             await trio.sleep(0.01)
-        assert len(asked) == 1
+        assert len(proposed) == 1
         b.peers.add(a.config.provider, reach)
         if end == "its time":
             clock.advance(3600)
         else:
             b.services.departures.heard(a.config.provider)
         await eventually_removals(b, SENT, SENT)
+
+
+async def test_a_call_of_the_hub_before_an_attempt_does_not_end_the_back_off_after_it(tmp_path: Path) -> None:
+    async with federated(tmp_path, "a.example", "b.example", jobs_of=JOBS, clock=stopped_clock()) as (a, b):
+        alice, bob = await owned(a, "alice", ALICE), await owned(b, "bob", BOB)
+        chat = await Chat.create(a, alice, [ALICE, BOB], await senders_of(b))
+        await chat.follow(b, bob)
+        await operate(b, "device/remove", user="bob", name=bob.name)
+        await eventually_removals(b, SENT)
+        b.services.departures.heard(a.config.provider)
+        proposed = refuse_to_answer(a, b)
+        await chat.commit()  # it covers nothing, so the Remove is proposed once more
+        await eventually_removals(b, (DUE, "peer-unavailable"))
+        for _ in range(20):
+            b.services.notifier.notify("departures")
+            await trio.sleep(0.01)
+        assert len(proposed) == 1
 
 
 async def test_new_terms_of_a_hub_are_accepted_for_a_remove(tmp_path: Path) -> None:
@@ -370,13 +385,7 @@ async def test_a_remove_that_failed_while_the_clock_was_ahead_is_proposed_when_i
         chat = await Chat.create(a, alice, [ALICE, BOB], await senders_of(b))
         await chat.follow(b, bob)
         reach = b.peers.peers[a.config.provider]
-
-        async def down(called: Called) -> Any:
-            if called.path == "/ds/v1/propose":
-                raise PeerUnavailable
-            return await reach(called)
-
-        b.peers.add(a.config.provider, down)
+        refuse_to_answer(a, b)
         clock.jump(365 * DAY)
         await operate(b, "device/remove", user="bob", name=bob.name)
         await eventually_removals(b, (DUE, "peer-unavailable"))

@@ -10,6 +10,7 @@ from pathlib import Path
 import attrs
 import pytest
 
+from mimids.ds.groups import hub as hub_module
 from mimids.ds.groups.hub import LocalHub
 from mimids.mls import framing
 from mimids.mls.code_points import SenderType
@@ -111,8 +112,12 @@ async def test_any_message_in_its_branch_releases_a_held_welcome(use: str, tmp_p
         assert await states(hub) == ["due"]
 
 
-@pytest.mark.parametrize("kind", ["message", "commit"])
-async def test_a_message_in_the_batch_of_its_commit_does_not_release_it(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "transactions"), [("message", 1), ("commit", 1), ("commit", 3)])
+async def test_a_message_in_the_batch_of_its_commit_does_not_release_it(
+    kind: str, transactions: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if transactions > 1:
+        monkeypatch.setattr(hub_module, "PUBLIC_OCTETS_AT_ONCE", 1)
     async with running_hub(tmp_path) as hub:
         room = signing.Room.create(signing.Client.of(1))
         key, following = await create(hub, room), Room.new_key()

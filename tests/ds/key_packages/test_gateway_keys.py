@@ -10,12 +10,23 @@ import trio
 
 from mimids.ds.key_packages import gateway_keys
 from mimids.ds.key_packages.contact_card import ContactCard
-from mimids.ds.key_packages.gateway_keys import OhttpKeys, ensure_identity, identity_public, load, rotate
+from mimids.ds.key_packages.gateway_keys import (
+    ROTATIONS,
+    OhttpKeys,
+    ensure_identity,
+    identity_public,
+    load,
+    renew,
+    rotate,
+)
 from mimids.errors import Busy, OhttpKey
 from mimids.ohttp import bhttp
 from mimids.ohttp.at_rest import KeyUnavailable, OperatorKey
+from mimids.ohttp.keyring import KEY_IDS
 from mimids.ohttp.keys_signature import KeysExpired, KeysWronglySigned, verify
 from mimids.store import ohttp
+from mimids.store.engine.access import read_here
+from mimids.store.engine.transaction import Tx
 from mimids.wire.declare import encode
 from mimids.wire.ids import BearerToken, UserId
 from tests.support.doubles import stopped_clock
@@ -52,6 +63,8 @@ async def test_a_full_disk_delays_the_rotation_and_the_job_goes_on(path: Path) -
         disk.full = True
         rig.clock.advance(40 * DAY)
         await minutes_until(rig, lambda: disk.refused > 3)
+        with pytest.raises(Busy):
+            rig.keys.served()  # the only key has outlived itself
         disk.full = False
         await minutes_until(rig, lambda: set(rig.keys.live()) != before)
 
@@ -82,6 +95,18 @@ async def test_requests_under_unknown_keys_cost_one_read_a_second(path: Path, mo
             for number in range(20):
                 asking.start_soon(ask_under_unknown_key, number)
         assert rig.store.statistics().reads <= reads + 2
+
+
+async def test_requests_under_unknown_keys_one_after_the_other_wait_between_two_reads(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway_keys, "LOOK_SECONDS", 0.2)
+    async with running(path) as rig:
+        began_at = trio.current_time()
+        for number in range(3):
+            with pytest.raises(OhttpKey):
+                await rig.gateway.answer(b"\xee" + bytes([number]) * 100)
+        assert trio.current_time() - began_at >= 0.4
 
 
 async def test_a_new_key_is_found_though_the_store_was_read_for_an_unknown_key_a_moment_ago(path: Path) -> None:
@@ -168,6 +193,33 @@ async def test_after_a_restore_only_the_new_key_opens_anything(path: Path) -> No
         key_id = await rig.store.write(lambda tx: rotate(tx, SCHEDULE, None, NOW, retire_others=True))
         await rig.keys.refresh()
         assert list(rig.keys.live()) == [key_id] != [old]
+
+
+async def test_without_the_newer_database_a_restore_skips_more_identifiers_than_were_used_since(path: Path) -> None:
+    async with running(path) as rig:
+        steps = set()
+        for _ in range(20):
+            (old,) = rig.keys.live()
+            new = await rig.store.write(lambda tx: renew(tx, SCHEDULE, None, NOW))
+            await rig.keys.refresh()
+            assert list(rig.keys.live()) == [new]
+            steps.add((new - old) % KEY_IDS)
+        assert ROTATIONS < min(steps) <= max(steps) <= ROTATIONS + KEY_IDS // 2
+        assert len(steps) > 1, "two restores of one backup choose different ones"
+
+
+@pytest.mark.parametrize("has_key", [True, False])
+async def test_with_the_newer_database_the_identifier_after_its_newest_is_the_next(path: Path, has_key: bool) -> None:
+    async with running(path) as rig, running(path.with_name("newer.sqlite")) as newer:
+        made = [await newer.store.write(lambda tx: rotate(tx, SCHEDULE, None, NOW)) for _ in range(3)]
+        if not has_key:
+            await rig.store.write(lambda tx: tx.execute("DELETE FROM ohttp_keys"))
+
+        def renew_after(tx: Tx) -> int:
+            with read_here(newer.path) as there:
+                return renew(tx, SCHEDULE, None, NOW, newer=there)
+
+        assert await rig.store.write(renew_after) == made[-1] + 1
 
 
 async def test_without_a_key_that_lives_there_is_nothing_to_serve(path: Path) -> None:

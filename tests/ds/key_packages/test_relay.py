@@ -196,6 +196,8 @@ async def test_a_device_gets_a_gateways_problem_with_the_status_that_it_has(stat
         (302, "message/ohttp-res", PeerFailed),
         (200, "application/problem+json", PeerFailed),
         (404, "text/html", PeerFailed),
+        (499, "text/html", PeerFailed),
+        (500, "text/html", PeerUnavailable),
         (502, "text/html", PeerUnavailable),
         (600, "application/problem+json", PeerUnavailable),
     ],
@@ -274,6 +276,7 @@ async def test_nothing_that_it_keeps_joins_a_device_with_a_target() -> None:
         assert list(table) == [str(PHONE)]
         assert B not in repr(table)
     assert list(own._new_providers._known) == list(own._keys) == [B]
+    assert not own._at_once, "only devices with a request under way are counted"
     assert set(vars(own)) == {
         "_peers",
         "_clock",

@@ -170,6 +170,22 @@ async def test_evidence_of_an_epoch_beyond_what_a_row_holds_is_looked_at_too(tmp
         assert (shown["epoch"], shown["partition"], shown["verdict"]) == ((1 << 64) - 1, None, "unknown")
 
 
+async def test_evidence_about_an_unknown_hub_is_not_looked_for_in_the_groups_of_another(tmp_path: Path) -> None:
+    room = Room("1")
+    async with federated(tmp_path, A, clock=stopped_clock(), jobs_of=("reports",)) as (hub,):
+        await hub.services.hub.create_group(room.creation(), device(hub))
+        sent = room.send("a message")
+        await hub.services.hub.send(sent, device(hub))
+        shown = []
+        for accused_hub in (A, C):
+            said = attrs.evolve(report(encode(sent.message)), hub=accused_hub)
+            number = await hub.services.reports.receive(said, device(hub))
+            found = [each["id"] for each in (await command(hub, "report list"))["reports"]]
+            shown += (await replayed(hub, max(found)))["evidence"]
+            assert number
+        assert [each["counter"] for each in shown] == [0, None]
+
+
 async def test_the_job_rests_after_each_piece_of_evidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, asked = stopped_clock(), list[int]()
 
@@ -289,6 +305,7 @@ async def test_what_a_hub_cannot_have_meant_becomes_a_report(tmp_path: Path) -> 
         (only,) = (await command(follower, "report list"))["reports"]
         assert (only["accused"], only["kind"], only["reporter"], only["messages"]) == (A, "contradiction", None, 1)
         assert "sequenced-differently" in (await command(follower, "report read", report=only["id"]))["note"]
+        await replayed(follower, only["id"])  # the job goes on after the contradictions
         assert follower.peers.calls == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import sqlite3
 import types
 from collections.abc import Callable, Coroutine, Generator
@@ -206,6 +207,35 @@ async def test_notes_that_take_several_pages_to_read_protect_their_nodes(monkeyp
     await tree_sweep.sweep_trees(store, Milliseconds(0), trio.lowlevel.checkpoint)
     assert {row[0] for row in tx.all("SELECT hash FROM tree_nodes")} == {row[0] for row in again}
     connection.close()
+
+
+async def test_a_sweep_pauses_after_each_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tree_sweep, "PAGE_NODES", 2)
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    for migration in shipped():
+        connection.executescript(migration.sql)
+    tx, works = Tx(connection), list[str]()
+    trees.keep_nodes(tx, nodes((0, 1, 2, 3)))
+
+    class Noted:
+        async def read(self, work: Callable[[Tx], T]) -> T:
+            works.append("page")
+            return work(tx)
+
+        async def write(self, work: Callable[[Tx], T]) -> T:
+            works.append("page" if getattr(work, "func", None) is trees.drop_unused else "write")
+            return work(tx)
+
+    async def pause() -> None:
+        works.append("pause")
+
+    store: Any = Noted()
+    await tree_sweep.sweep_trees(store, Milliseconds(0), pause)
+    assert tx.all("SELECT count(*) FROM tree_nodes") == [(0,)]
+    connection.close()
+    assert (works.pop(0), works.pop()) == ("write", "write")
+    assert works.count("pause") == works.count("page") - 1  # the page after the last hash is empty
+    assert not any(each == after == "pause" for each, after in itertools.pairwise(works))
 
 
 Sweeping.TestCase.settings = settings(stateful_step_count=40, max_examples=200, deadline=None)

@@ -133,6 +133,30 @@ async def test_what_follows_a_request_counts_against_the_budget_until_it_is_answ
         await eventually(lambda: buffers.statistics().octets == 0)
 
 
+async def test_a_connection_ends_unanswered_if_there_is_no_room_for_what_follows_its_request(
+    start_direct: Start,
+) -> None:
+    app, buffers = Held(), Buffers(5000, largest=5000)
+    server = await start_direct(app, buffers=buffers)
+    async with await server.connect() as stream:
+        await stream.send_all(GET + post(b"x" * 6000))
+        assert (await read_answer(stream))[0] == 0
+    assert not app.began.is_set()
+    assert (buffers.statistics().octets, buffers.refused) == (0, 1)
+    await server.wait_for(open=0, failed=0)
+
+
+async def test_a_connection_ends_after_the_answer_to_a_failed_request(start_direct: Start) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise ZeroDivisionError
+
+    server = await start_direct(app)
+    async with await server.connect() as stream:
+        await stream.send_all(GET)
+        assert (await read_answer(stream))[0] == 500
+        assert await ends(stream)
+
+
 async def test_a_head_that_is_repeated_is_parsed_once(start_direct: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     parsed: list[bytes] = []
 

@@ -148,6 +148,11 @@ def joins_and_adds() -> Invalid | None:
     return committed(room(), INIT, by_value(Add(Client.of(61).key_package())), by=JOINER)
 
 
+@breaks(verdict.EXTERNAL_COMMIT_PROPOSAL)
+def joins_and_updates() -> Invalid | None:
+    return committed(room(), INIT, by_value(Update(JOINER.leaf(LeafNodeSource.UPDATE, 5))), by=JOINER)
+
+
 @breaks(verdict.EXTERNAL_COMMIT_REFERENCE)
 def joins_and_covers_a_remove() -> Invalid | None:
     here = room()

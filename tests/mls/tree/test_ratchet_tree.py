@@ -25,17 +25,19 @@ NO_DEMANDS = parameters_of((), SUITES[1])
 CLIENTS = [Client.of(seed) for seed in range(1, 40)]
 
 
-def test_tree_math_matches_the_vectors() -> None:
-    assert math.node_width(0) == 0
+def test_positions_are_those_of_the_vectors() -> None:
     for vector in vectors.load("mls/tree-math.json"):
-        leaves = vector["n_leaves"]
-        nodes = range(vector["n_nodes"])
-        assert math.node_width(leaves) == vector["n_nodes"]
-        assert math.root(leaves) == vector["root"]
-        assert [math.left(node) for node in nodes] == vector["left"]
-        assert [math.right(node) for node in nodes] == vector["right"]
-        assert [math.parent(node, leaves) for node in nodes] == vector["parent"]
-        assert [math.sibling(node, leaves) for node in nodes] == vector["sibling"]
+        height = math.level(vector["root"])
+        assert (1 << height, math.position(height, 0)) == (vector["n_leaves"], vector["root"])
+        for node, (left, right) in enumerate(zip(vector["left"], vector["right"], strict=True)):
+            height = math.level(node)
+            first = (node + 1 - (1 << height)) // 2
+            assert math.position(height, first) == node
+            if height == 0:
+                assert (left, right) == (None, None)
+            else:
+                second = first + (1 << (height - 1))
+                assert (left, right) == (math.position(height - 1, first), math.position(height - 1, second))
 
 
 def test_trees_of_the_vectors_are_valid_and_have_the_stated_hashes() -> None:
