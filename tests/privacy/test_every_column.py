@@ -35,28 +35,35 @@ def fill(tx: Tx, who: Person) -> None:
     welcome = (tx.one("SELECT id FROM welcomes ORDER BY id") or (0,))[0]
     terms = json.dumps({"bans": [user.decode()]})
     endpoint = f"https://push.example/{who.device.name}"
-    for table, values in (
-        ("push_subscriptions", (device, endpoint, bytes(65), bytes(16), 1, 1, 0)),
-        ("early_positions", (None, device, hub, b"key of %s" % user)),
-        ("connected_devices", (device, "process")),
-        ("requested_partitions", (None, hub, bytes(32), bytes(48), bytes(64), device, 0)),
-        ("restored_readers", (partition, device)),
-        ("accepted_restrictions", (hub, user, None)),
-        ("accepted_terms", (hub, 1, terms, 0, 1, terms, 0, 1)),
-        ("bans", (None, user, None, "", 0, None)),
-        ("mutes", (None, user, b"", "", 0, None)),
+    for into, values in (
+        (
+            "push_subscriptions (device, endpoint, p256dh, auth, next_stamp, next_welcome)",
+            (device, endpoint, bytes(65), bytes(16), 1, 1),
+        ),
+        ("early_positions (device, hub, masked_key)", (device, hub, b"key of %s" % user)),
+        ("connected_devices (device, process)", (device, "process")),
+        (
+            "requested_partitions (hub, sha256, sha384, sha512, device)",
+            (hub, bytes(32), bytes(48), bytes(64), device),
+        ),
+        ("restored_readers (partition, device)", (partition, device)),
+        ("accepted_restrictions (hub, user_id)", (hub, user)),
+        (
+            "accepted_terms (hub, offered_revision, offered, fetched_at, accepted_revision, accepted, accepted_at)",
+            (hub, 1, terms, 0, 1, terms, 0),
+        ),
+        ("bans (user_id, reason, created_at)", (user, "", 0)),
+        ("mutes (user_id, group_id, reason, created_at)", (user, b"", "", 0)),
+        (
+            "outgoing_welcomes (welcome, partition, provider, refs, state, created_at, sender)",
+            (welcome, partition, hub, b"\0", "held", 0, device),
+        ),
+        (
+            "reports (digest, reporter_device, hub, accused, kind, note, evidence, received_at)",
+            (user[:32].ljust(32, b"."), device, "a.example", user.decode(), "", "", b"", NOW * 1000),
+        ),
     ):
-        tx.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(values))})", values)  # noqa: S608  # names above
-    tx.execute(
-        "INSERT INTO outgoing_welcomes (welcome, partition, provider, refs, state, created_at, sender)"
-        " VALUES (?, ?, ?, x'00', 'held', 0, ?)",
-        (welcome, partition, hub, device),
-    )
-    tx.execute(
-        "INSERT INTO reports (digest, reporter_device, hub, accused, kind, note, evidence, received_at)"
-        " VALUES (?, ?, 'a.example', ?, '', '', x'', ?)",
-        (who.device.user_id[:32].ljust(32, b"."), device, user.decode(), NOW * 1000),
-    )
+        tx.execute(f"INSERT INTO {into} VALUES ({', '.join('?' * len(values))})", values)  # noqa: S608  # names above
 
 
 async def full(a: Assembled, b: Assembled, clock: MovableClock) -> Town:

@@ -39,6 +39,7 @@ def built(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
     return str(request.param)
 
 
+@pytest.mark.sqlite_file("it searches the files of SQLite")
 async def test_no_file_has_an_octet_of_a_forgotten_user(built: str, tmp_path: Path) -> None:
     clock = MovableClock(stopped_at=NOW * 1000)
     async with federated(tmp_path, "a.example", "b.example", clock=clock) as (a, b):
@@ -127,6 +128,7 @@ async def test_a_group_that_its_last_device_was_removed_from_is_not_pushed_any_m
         assert count(b, "SELECT count(*) FROM groups WHERE departed = 1") == before + 2
 
 
+@pytest.mark.sqlite_file("it searches the files of SQLite")
 async def test_no_file_has_a_key_of_the_gateway_that_was_retired(built: str, tmp_path: Path) -> None:
     clock = MovableClock(stopped_at=NOW * 1000)
     async with federated(tmp_path, "b.example", clock=clock) as (b,):
@@ -140,6 +142,7 @@ async def test_no_file_has_a_key_of_the_gateway_that_was_retired(built: str, tmp
         assert found_in(octets_of(b.config.database, tmp_path / "backup.sqlite3"), {"key": key[-32:]}) == set()
 
 
+@pytest.mark.sqlite_file("it searches the files of SQLite")
 async def test_a_sweep_cuts_the_write_ahead_log(tmp_path: Path) -> None:
     async with federated(tmp_path, "b.example") as (b,):
         await b.add_device("bob")
@@ -149,6 +152,7 @@ async def test_a_sweep_cuts_the_write_ahead_log(tmp_path: Path) -> None:
         assert log.stat().st_size == 0
 
 
+@pytest.mark.sqlite_file("it searches the files of SQLite")
 async def test_the_log_is_cut_once_a_backup_has_ended(tmp_path: Path) -> None:
     async with federated(tmp_path, "b.example") as (b,):
         await b.add_device("bob")

@@ -26,11 +26,16 @@ from tests.support.federation import COMMIT, Room, read
 from tests.support.inmemory import InMemory
 from tests.support.provider import Assembled
 from tests.support.rig import SUITE, ask, packages
+from tests.support.tables import ON_POSTGRESQL
 from tests.support.welcomes import welcome_to
 
 FIRST_ROWS = {"users": 7_000_001, "devices": 8_000_001}  # so that their numbers are not those of other rows
 A = ProviderId("a.example")
-_COUNT_FROM = "INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)"
+_COUNT_FROM = (
+    "SELECT setval(pg_get_serial_sequence(?, 'id'), ?)"
+    if ON_POSTGRESQL
+    else "INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)"
+)
 
 
 @attrs.frozen
