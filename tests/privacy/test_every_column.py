@@ -33,6 +33,7 @@ def fill(tx: Tx, who: Person) -> None:
     device, user = who.device.row, who.device.user_id
     hub, partition = tx.one("SELECT hub, id FROM partitions ORDER BY id") or (0, 0)
     welcome = (tx.one("SELECT id FROM welcomes ORDER BY id") or (0,))[0]
+    (other,) = tx.one("SELECT id FROM providers WHERE id <> ? ORDER BY id", (hub,)) or (0,)
     terms = json.dumps({"bans": [user.decode()]})
     endpoint = f"https://push.example/{who.device.name}"
     for into, values in (
@@ -56,7 +57,7 @@ def fill(tx: Tx, who: Person) -> None:
         ("mutes (user_id, group_id, reason, created_at)", (user, b"", "", 0)),
         (
             "outgoing_welcomes (welcome, partition, provider, refs, state, created_at, sender)",
-            (welcome, partition, hub, b"\0", "held", 0, device),
+            (welcome, partition, other, b"\x20" + b"." * 32, "held", NOW * 1000, device),
         ),
         (
             "reports (digest, reporter_device, hub, accused, kind, note, evidence, received_at)",
