@@ -67,7 +67,13 @@ BOUNDS: Final[tuple[str, ...]] = (
 # period of `telemetry.COUNT_SECONDS`. Somebody who reads them every second then cannot tell one request from another.
 HELD_METRICS: Final[tuple[str, ...]] = (
     "mimids_bound_hits",
+    "mimids_buffers_octets",
     "mimids_buffers_refused",
+    "mimids_listener_open",
+    "mimids_listener_refused",
+    "mimids_listener_evicted",
+    "mimids_listener_timed_out",
+    "mimids_listener_failed",
     "mimids_gateway_answered",
     "mimids_gateway_repeated",
     "mimids_peers_answered",

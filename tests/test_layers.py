@@ -224,3 +224,13 @@ def test_only_serving_imports_the_server(command: str) -> None:
     ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_server_imports_the_console_only_when_a_page_is_asked_for() -> None:
+    modules = "{'quart', 'quart_trio', 'jinja2', 'mimids.http.console.app'} & set(sys.modules)"
+    program = (
+        f"import sys, mimids.app, mimids.process; print(sorted({modules}))\n"
+        f"import mimids.http.console.app; print(len({modules}))"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.stdout.splitlines() == ["[]", "4"], ran.stderr

@@ -131,6 +131,8 @@ def restore(file: Path, replace: bool, config_file: Path | None, as_json: bool) 
     show("restore", answer, as_json=as_json)
     if not as_json:
         say("Devices have to upload new KeyPackages: `mimids check` counts the devices that have none.")
+        if answer["put_aside_has_keys"]:
+            say(f"{answer['put_aside']} is damaged, so it still has private keys of the gateway: delete it soon")
         if answer["carried_over"] is None:
             say("Removed devices and revoked tokens may be valid again: `mimids restored` shows them.")
 
@@ -156,7 +158,7 @@ def _restore(config: Config, file: Path, *, replace: bool, quiet: bool) -> JsonO
                 migrate.migrate(temporary)
             with elapsed("preparing", quiet=quiet), _newer(path, temporary, moment) as newer:
                 prepared = write_here(temporary, lambda tx: _prepare(tx, config, moment, newer))
-            aside = _put_aside(path) if path.exists() else None
+            aside, has_keys = _put_aside(path) if path.exists() else (None, False)
             acknowledged.forget(path)  # a warning that the copy is older would tell the operator nothing new
             temporary.rename(path)
         finally:
@@ -168,6 +170,7 @@ def _restore(config: Config, file: Path, *, replace: bool, quiet: bool) -> JsonO
         "ohttp_key_id": prepared.ohttp_key_id,
         "groups_held": prepared.groups_held,
         "put_aside": None if aside is None else str(aside),
+        "put_aside_has_keys": has_keys,
         "carried_over": None if prepared.carried_over is None else attrs.asdict(prepared.carried_over),
     }
 
@@ -208,20 +211,23 @@ def _newer(path: Path, copy: Path, moment: Milliseconds) -> Iterator[Tx | None]:
         yield newer
 
 
-def _put_aside(path: Path) -> Path:
-    """Rename a database that is not in use, after merging its write-ahead log if possible; return the new name.
+def _put_aside(path: Path) -> tuple[Path, bool]:
+    """Rename a database that is not in use, after merging its write-ahead log if possible.
 
-    The gateway's private keys in it are overwritten: nothing needs them any more.
+    The gateway's private keys in it are overwritten: nothing needs them any more. Returns the new name, and whether the
+    keys are still there because the database is damaged.
     """
+    has_keys = True
     with suppress(sqlite3.Error), closing(connect(path)) as connection:  # a damaged database keeps its log
         connection.execute("PRAGMA secure_delete=ON")
         ohttp.blank_keys(Tx(connection))
+        has_keys = False
     # Closing the last connection merged the log.
     aside = path.with_name(f"{path.name}.before-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
     for file in files_of(path):
         if file.exists():
             file.rename(aside.with_name(aside.name + file.name.removeprefix(path.name)))
-    return aside
+    return aside, has_keys
 
 
 def _now() -> Milliseconds:

@@ -57,6 +57,7 @@ def move(to: str | None, cancel: bool, config_file: Path | None, as_json: bool) 
     if not as_json:
         setting = f'[store] url = "{target}"' if isinstance(target, str) else "no url in [store]"
         say(f"Write this into the configuration: {setting}", f"Then: {program()} check, and {program()} serve")
+        say(f"{answer['from']} keeps everything but the gateway's keys: delete it once the new database has a backup")
 
 
 def _target(config: Config, to: str) -> Place:

@@ -172,6 +172,10 @@ def _forgotten(answer: JsonObject) -> Iterator[str]:
         yield f"  this provider: reports about the user (`mimids report list`): {answer['reports']}"
     if answer["bans"]:
         yield f"  this provider: bans and mutes of the user (`mimids ban list`): {answer['bans']}"
+    if answer["terms_of"]:
+        yield f"  hubs that ban or mute the user; their terms are stored here, too: {', '.join(answer['terms_of'])}"
+    if answer["in_postgresql"]:
+        yield "  the files of PostgreSQL until its next vacuum, its write-ahead log, and archives of that log"
     yield "  everybody who fetched a KeyPackage or has the contact card"
     yield "  backups, and databases that `mimids restore` put aside: delete those made before now"
 

@@ -3,7 +3,8 @@
 Both databases are marked with a row of `settings`, and no server uses a database with such a mark:
 
 source
-    `leaving` while rows are copied; `left` once the target has all of them. Nothing else in the source is changed.
+    `leaving` while rows are copied; `left` once the target has all of them. Then the gateway's private keys in the
+    source are overwritten, as the last step: nobody would delete them there in time. Nothing else is changed.
 target
     `arriving` while rows are copied; `arrived` once it is complete. A server may use a target that is `arrived`.
 
@@ -37,7 +38,7 @@ from mimids.store.engine.tables import (
     pages,
 )
 from mimids.store.engine.transaction import Row, Tx
-from mimids.store.ohttp import put_setting, setting
+from mimids.store.ohttp import blank_keys, put_setting, setting
 from mimids.values import Cause
 
 LEAVING: Final = "leaving"
@@ -126,6 +127,7 @@ def move(
     mark = _begin(source, target, names)
     if mark.state == ARRIVED:
         _set_mark(source.sql, Mark(mark.id, LEFT, names[1]))
+        blank_keys(source.sql)
         return MoveSummary(len(moved_tables()), sum(count(source, table) for table in moved_tables()))
     totals = {table.name: count(source, table) for table in moved_tables()}
     with copying as progress:
@@ -145,6 +147,7 @@ def move(
     with target.transaction():
         target.set_last_ids(ids)
         _set_mark(target.sql, Mark(mark.id, ARRIVED, names[0]))
+    blank_keys(source.sql)
     return MoveSummary(len(totals), sum(totals.values()))
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import attrs
 
+from mimids.store import arrangements
+from mimids.store.arrangements import AcceptedTermsRow
 from mimids.store.engine.transaction import Tx
 from mimids.values import UserRow
 from mimids.wire.ids import GroupId, ProviderId, UserId
@@ -19,6 +23,7 @@ class Traces:
     followers: tuple[ProviderId, ...]  # the followers of the groups hosted here
     reports: int  # reports that accuse the user
     bans: int  # bans of the user, including mutes
+    terms_of: tuple[ProviderId, ...]  # the hubs that ban or mute the user by their terms, which are stored here
 
 
 _DEVICES = "(SELECT id FROM devices WHERE owner = ?1)"
@@ -62,4 +67,18 @@ def traces_of(tx: Tx, user: UserRow, user_id: UserId, ours: ProviderId) -> Trace
         f" JOIN partitions p ON p.id = f.partition WHERE p.group_ref IN {_GROUPS} ORDER BY o.domain",
         (user,),
     )
-    return Traces(devices, hosted, tuple(h for (h,) in hubs), tuple(f for (f,) in followers), reports, bans)
+    return Traces(
+        devices,
+        hosted,
+        tuple(h for (h,) in hubs),
+        tuple(f for (f,) in followers),
+        reports,
+        bans,
+        tuple(each.hub for each in arrangements.every_accepted(tx) if _names(each, user_id)),
+    )
+
+
+def _names(terms: AcceptedTermsRow, user_id: UserId) -> bool:
+    name = user_id.decode("utf-8", "replace")
+    stored = [json.loads(each) for each in (terms.offered, terms.accepted) if each is not None]
+    return any(name in (*each.get("bans", ()), *(mute["user_id"] for mute in each.get("mutes", ()))) for each in stored)

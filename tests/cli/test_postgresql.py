@@ -46,6 +46,15 @@ def test_the_check_looks_at_durability(directory: Path) -> None:
 
 
 @needs_postgresql
+def test_the_check_warns_if_the_moments_of_transactions_are_kept(directory: Path) -> None:
+    run("migrate", cwd=directory)
+    checked = run("check", "--no-peers", "--json", cwd=directory)
+    (found,) = [each for each in json.loads(checked.out)["findings"] if each["check"] == "privacy"]
+    assert found["state"] == "warning"
+    assert "track_commit_timestamp" in found["fix"]
+
+
+@needs_postgresql
 def test_backups_are_for_files(directory: Path) -> None:
     run("migrate", cwd=directory)
     refused = run("backup", "copy", cwd=directory)

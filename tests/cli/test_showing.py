@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from typing import Any
 
+import pytest
+
 from mimids.cli.showing import show, table
+from mimids.ds.commands import COMMANDS, Command
 
 
 def partition(key: str, parent: str | None, epoch: int | None, **more: Any) -> dict[str, Any]:
@@ -64,3 +69,25 @@ def test_times_are_readable_and_missing_values_are_a_dash(capsys: Any) -> None:
         "ends_at     -",
         "live        yes",
     ]
+
+
+def numbers(value: object, name: str = "") -> Iterator[tuple[str, int]]:
+    """Yield all integers of an answer, each with the name of its member."""
+    if isinstance(value, dict):
+        for member, each in value.items():
+            yield from numbers(each, member)
+    elif isinstance(value, list):
+        for each in value:
+            yield from numbers(each, name)
+    elif isinstance(value, int):
+        yield name, value
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda each: each.name)
+def test_no_time_is_shown_as_a_number(command: Command, capsys: Any) -> None:
+    answer = json.loads(command.answer)
+    show(command.name, answer, as_json=False)
+    shown = capsys.readouterr().out
+    for name, number in numbers(answer):
+        if 10**12 < number < 4 * 10**12:  # milliseconds until the end of this century
+            assert str(number) not in shown, name

@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from mimids.client import Device, Problem
+from mimids.ds.wake_ups.listening import AWAKE_SECONDS
 from mimids.store.engine.access import read_here
 from mimids.testing import PretendGroup, Provider, PushService, ReceivedPush, Session, open_federation, push_service
 from mimids.web_push.message import PLAINTEXT
@@ -81,6 +82,25 @@ async def test_a_phone_at_a_follower_is_woken_once_and_learns_nothing_from_the_p
             assert claims["exp"] <= b.read("SELECT max(accepted_at) FROM messages")[0][0] // 1000 + TOKEN_SECONDS + 60
             await wait_settled(b, subscriptions=1, pushed=1, waiting=0)
             assert len(service.pushes) == 1
+
+
+async def test_a_sleeping_device_is_woken_within_a_second(mimids_session: Session, service: PushService) -> None:
+    """The quickest of some wake-ups counts, because the machine may be busy."""
+    config, took = pushing(service, quiet_seconds=0), []
+    async with open_federation(HUB, B, config=config, session=mimids_session) as (a, b):
+        group, endpoint = PretendGroup.at(HUB), service.endpoint()
+        async with a.add_device("alice").client() as alice, b.add_device("bob").client() as bob:
+            await alice.create_group(group.creation())
+            await bob.subscribe(endpoint.url, endpoint.p256dh, endpoint.auth)
+            await present(b, bob, group)
+            for number in range(3):
+                await bob.me()
+                await trio.sleep(2 * AWAKE_SECONDS)
+                began = trio.current_time()
+                await alice.send(HUB, group.message(b"%d" % number))
+                await pushes(service, number + 1)
+                took.append(trio.current_time() - began)
+    assert min(took) < 1, took
 
 
 async def test_a_message_before_a_kill_wakes_after_it(mimids_session: Session, service: PushService) -> None:

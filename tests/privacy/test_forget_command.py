@@ -35,6 +35,9 @@ def config(tmp_path: Path) -> Config:
         "INSERT INTO partitions (id, group_ref, hub, masked_key, opened_at) VALUES (1, 1, 1, zeroblob(32), 0)",
         "INSERT INTO follows (provider, partition) SELECT id, 1 FROM providers WHERE domain = 'c.example'",
         "INSERT INTO participations (group_ref, device, joined_at) VALUES (2, 1, 0)",
+        "INSERT INTO accepted_terms (hub, offered_revision, offered, fetched_at)"
+        """ SELECT id, 1, '{"bans": [], "mutes": [{"user_id": "mimi://a.example/u/mallory"}]}', 0 FROM providers"""
+        " WHERE domain = 'c.example'",
     )
     write_here(made.database, lambda tx: [tx.execute(each) for each in statements])
     return made
@@ -50,6 +53,8 @@ def test_it_tells_who_may_still_hold_data_of_the_user(config: Config) -> None:
         "bans": 1,
         "hubs": ["b.example"],
         "followers": ["c.example"],
+        "terms_of": ["c.example"],
+        "in_postgresql": False,
     }
     again = invoke(config, "forget", "mallory")
     assert again.exit_code == 1
@@ -58,7 +63,7 @@ def test_it_tells_who_may_still_hold_data_of_the_user(config: Config) -> None:
 
 def test_it_says_so_in_words(config: Config) -> None:
     said = invoke(config, "forget", "mallory").stdout
-    for words in ("b.example", "c.example", "ban list", "backups"):
+    for words in ("b.example", "c.example", "ban list", "backups", "hubs that ban or mute the user"):
         assert words in said
 
 
@@ -67,6 +72,7 @@ def test_no_file_of_the_data_directory_has_the_user_even_after_an_older_backup_w
 ) -> None:
     assert invoke(config, "backup", tmp_path / "old").exit_code == 0
     assert invoke(config, "ban", "remove", "mimi://a.example/u/mallory").exit_code == 0
+    write_here(config.database, lambda tx: tx.execute("DELETE FROM accepted_terms"))
     assert found_in(octets_of(config.database), NAMES) == {*NAMES}
     assert invoke(config, "forget", "mallory").exit_code == 0
     assert found_in(octets_of(config.database), NAMES) == set()

@@ -2,42 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sqlite3
-from collections.abc import Mapping
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
 
-from mimids.ds.key_packages.tokens import TokenTerms, issue
 from mimids.errors import MimiError
-from mimids.http.api.operator_socket import OPERATOR_SOCKET
-from mimids.mls.key_package import KeyPackageIn
-from mimids.mls.suites import SUITES
-from mimids.store import accounts, backup
-from mimids.store.engine.transaction import Tx
+from mimids.store import backup
 from mimids.testing.clock import MovableClock
-from mimids.values import Device, Milliseconds, UserRow
-from mimids.wire.declare import decode
-from mimids.wire.ids import BearerToken, KeyPackageRef, ProviderId, Secret
-from mimids.wire.messages import CommitData, SendRequest, WelcomeInitRequest
+from mimids.values import Milliseconds
+from mimids.wire.ids import ProviderId
+from mimids.wire.messages import WelcomeInitRequest
 from tests.support.curious import found_in, octets_of, tables_of
-from tests.support.federation import COMMIT, Room, device, federated, read
-from tests.support.inmemory import InMemory
+from tests.support.federation import federated
 from tests.support.mls_makers import NOW
-from tests.support.provider import Assembled
-from tests.support.rig import SUITE, ask, packages
 from tests.support.stored import count, rows, sweep
+from tests.support.traces import operate, person, settle, traces
 from tests.support.welcomes import welcome_to
 
-FIRST_ROWS = {"users": 7_000_001, "devices": 8_000_001}  # so that their numbers are not those of other rows
 A = ProviderId("a.example")
-_COUNT_FROM = "INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)"
 
 
 @pytest.fixture(params=["ON", "OFF"])
@@ -54,106 +39,7 @@ def built(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
     return str(request.param)
 
 
-@attrs.frozen
-class Person:
-    """A user with one device, and everything by which the files could name them."""
-
-    name: str
-    device: Device
-    secrets: Mapping[str, bytes]
-    refs: tuple[KeyPackageRef, ...]
-
-
-async def operate(provider: Assembled, command: str, **arguments: object) -> Any:
-    socket = InMemory(provider.app(OPERATOR_SOCKET))
-    headers = {"content-type": "application/json"}
-    answer = await socket.ask("POST", f"/v1/{command}", json.dumps(arguments).encode(), headers)
-    assert answer.status == 200, answer.body
-    return answer.json()
-
-
-async def person(b: Assembled, name: str) -> Person:
-    """Add a user who has uploaded KeyPackages, of which two were claimed with a labelled token."""
-    token = await b.add_device(name, f"{name}s-telephone")
-    device = await b.services.devices.authenticate(Secret(token.encode()))
-    assert device is not None
-    uploaded = packages(device.user_id, 12)
-    assert (await b.services.key_packages.upload(device, uploaded)).accepted == 12
-    last = packages(device.user_id, 1, last_resort=True)
-    assert (await b.services.key_packages.upload(device, last)).accepted == 1
-
-    def work(tx: Tx) -> BearerToken:
-        row = accounts.find_user(tx, device.user_id)
-        assert row is not None
-        terms = TokenTerms("unique", label=f"label for {name}", rate_claims=50, rate_seconds=3600)
-        return issue(tx, UserRow(row), terms, b.services.clock.now(), device=device.row).bearer_token
-
-    bearer = await b.services.store.write(work)
-    for _ in range(2):
-        (one,) = await b.services.key_packages.claim([ask(bearer, name)])
-        assert one.key_package is not None
-    parsed = [decode(KeyPackageIn, each) for each in (*uploaded, *last)]
-    refs = tuple(each.ref(SUITES[SUITE]) for each in parsed)
-    secrets = {
-        "user id": device.user_id,
-        "device name": device.name.encode(),
-        "label": f"label for {name}".encode(),
-        "digest of the bearer token": bearer.digest(),
-        "digest of the device token": hashlib.sha256(token.encode()).digest(),
-    }
-    for number, (package, ref) in enumerate(zip(parsed, refs, strict=True)):
-        secrets |= {f"reference {number}": ref, f"init key {number}": package.init_key}
-    return Person(name, device, secrets, refs)
-
-
-async def take_part(a: Assembled, b: Assembled, who: Person, creator: Device) -> None:
-    """Take part in a group at another provider and in one of the own, read, leave, report, and use up rates."""
-    elsewhere, own, left = Room(f"of {who.name}"), Room(f"own {who.name}", "b.example"), Room(f"left {who.name}")
-    await a.services.hub.create_group(elsewhere.creation(), creator)
-    await a.services.hub.create_group(left.creation(), creator)
-    await b.services.hub.create_group(own.creation(), who.device)
-    hub = b.services.hub_router.hub(ProviderId("b.example"))
-    await hub.send(
-        who.device, SendRequest(own.message("c", kind=COMMIT), own.key, CommitData(own.new_key(), None, None))
-    )
-    for room in (elsewhere, left, own):
-        await read(b, who.device, room.hub, room.key)
-        await b.services.hub_router.hub(room.hub).send(who.device, room.send("hello"))
-    await b.services.following.leave(who.device, A, left.group_id)
-    incoming = b.services.incoming_welcomes
-    for hub_name, refs in ((A, who.refs[:1]), (A, who.refs[:2])):
-        await incoming.init(hub_name, WelcomeInitRequest(refs))
-        await incoming.store(hub_name, welcome_to(*refs))
-    first, _ = await incoming.inbox(who.device.row)
-    await incoming.acknowledge(who.device.row, first.id)
-    b.services.gate.count_fetch(who.device)
-    await b.services.cursors.save()
-    await b.services.rates.save()
-
-
-@attrs.frozen
-class Town:
-    """Two providers. At b.example there are a user who is forgotten and others who stay."""
-
-    a: Assembled
-    b: Assembled
-    gone: Person
-    staying: Person
-    clock: MovableClock
-
-
-async def settle(a: Assembled, b: Assembled, clock: MovableClock) -> Town:
-    for values in FIRST_ROWS.items():
-        await b.services.store.write(partial(Tx.execute, sql=_COUNT_FROM, params=values))
-    token = await a.add_device("alice")
-    alice = await a.services.devices.authenticate(Secret(token.encode()))
-    assert alice is not None
-    people = [await person(b, name) for name in ("stefan", "mallory", "zoe")]
-    for each in people:
-        await take_part(a, b, each, alice)
-    return Town(a, b, people[1], people[0], clock)
-
-
+@pytest.mark.sqlite_file("it searches the files of SQLite")
 async def test_no_file_has_an_octet_of_a_forgotten_user(built: str, tmp_path: Path) -> None:
     clock = MovableClock(stopped_at=NOW * 1000)
     async with federated(tmp_path, "a.example", "b.example", clock=clock) as (a, b):
@@ -193,18 +79,6 @@ async def test_no_column_of_any_table_names_a_removed_device(command: str, tmp_p
         assert traces(b, town.staying, town.staying.device.row) >= {"participations.device", "inbox.device"}
 
 
-def traces(b: Assembled, who: Person, row: int) -> set[str]:
-    """Return the columns that contain something of a person, or the number of its device."""
-    found = set()
-    for table in tables_of(b.config.database).values():
-        for name in table.columns:
-            for value in table.column(name):
-                octets = value if isinstance(value, bytes) else str(value).encode()
-                if value == row or octets == b"%d" % row or found_in(octets, who.secrets):
-                    found.add(f"{table.name}.{name}")
-    return found - {"sqlite_sequence.seq"}
-
-
 async def test_a_message_has_no_sender(tmp_path: Path) -> None:
     async with federated(tmp_path, "a.example") as (a,):
         columns = tables_of(a.config.database)["messages"].columns
@@ -214,7 +88,7 @@ async def test_a_message_has_no_sender(tmp_path: Path) -> None:
 async def test_rates_of_fetches_are_not_stored_however_slowly_they_refill(tmp_path: Path) -> None:
     slow = {"device_fetches_per_minute": 1, "user_fetches_per_minute": 1, "device_joins_per_hour": 1}
     async with federated(tmp_path, "b.example", jobs_of=(), limits=slow) as (b,):
-        bob = device(b)
+        bob = (await person(b, "bob")).device
         b.services.gate.count_fetch(bob)
         with suppress(MimiError):
             await b.services.relay.forward(bob.row, A, b"sealed")
@@ -254,6 +128,7 @@ async def test_a_group_that_its_last_device_was_removed_from_is_not_pushed_any_m
         assert count(b, "SELECT count(*) FROM groups WHERE departed = 1") == before + 2
 
 
+@pytest.mark.sqlite_file("it searches the files of SQLite")
 async def test_no_file_has_a_key_of_the_gateway_that_was_retired(built: str, tmp_path: Path) -> None:
     clock = MovableClock(stopped_at=NOW * 1000)
     async with federated(tmp_path, "b.example", clock=clock) as (b,):
@@ -267,6 +142,7 @@ async def test_no_file_has_a_key_of_the_gateway_that_was_retired(built: str, tmp
         assert found_in(octets_of(b.config.database, tmp_path / "backup.sqlite3"), {"key": key[-32:]}) == set()
 
 
+@pytest.mark.sqlite_file("it searches the files of SQLite")
 async def test_a_sweep_cuts_the_write_ahead_log(tmp_path: Path) -> None:
     async with federated(tmp_path, "b.example") as (b,):
         await b.add_device("bob")
@@ -276,6 +152,7 @@ async def test_a_sweep_cuts_the_write_ahead_log(tmp_path: Path) -> None:
         assert log.stat().st_size == 0
 
 
+@pytest.mark.sqlite_file("it searches the files of SQLite")
 async def test_the_log_is_cut_once_a_backup_has_ended(tmp_path: Path) -> None:
     async with federated(tmp_path, "b.example") as (b,):
         await b.add_device("bob")

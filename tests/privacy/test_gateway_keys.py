@@ -208,6 +208,17 @@ def test_neither_a_backup_nor_a_database_put_aside_opens_recorded_requests(tmp_p
     assert found_in(tmp_path, encrypted + in_the_clear + later + later_in_the_clear) == set()
 
 
+def test_a_damaged_database_that_still_has_keys_is_named(tmp_path: Path) -> None:
+    config = provider(tmp_path)
+    invoke(config, "backup", tmp_path / "monday")
+    config.database.write_bytes(b"no database" + config.database.read_bytes()[11:])
+    file = config.tls.certificate.parent / CONFIG_FILE
+    done = CliRunner().invoke(main, ["restore", "--replace", str(tmp_path / "monday"), "--config", str(file)])
+    assert done.exit_code == 0, done.stderr
+    aside = min(config.data_dir.glob("*.before-*"))  # the others are its log
+    assert f"{aside} is damaged, so it still has private keys of the gateway" in done.stdout
+
+
 def test_a_database_that_is_put_back_serves_no_blank_key(tmp_path: Path) -> None:
     config = provider(tmp_path)
     invoke(config, "ohttp", "rotate")

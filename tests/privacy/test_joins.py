@@ -137,6 +137,13 @@ def right_guesses(
     return found
 
 
+def columns_with(tables: dict[str, Table], values: set[object]) -> set[str]:
+    """Return the columns that have one of these values."""
+    return {
+        f"{table.name}.{name}" for table in tables.values() for name in table.columns if values & {*table.column(name)}
+    }
+
+
 async def test_no_two_columns_of_times_join_what_ohttp_keeps_apart(tmp_path: Path) -> None:
     chance, clock = random.Random(15), MovableClock(stopped_at=NOW * 1000)
     async with federated(tmp_path, "a.example", "b.example", clock=clock) as (a, b):
@@ -145,15 +152,19 @@ async def test_no_two_columns_of_times_join_what_ohttp_keeps_apart(tmp_path: Pat
         order = chance.sample(range(FETCHES), FETCHES)
         askers = [await asker(a, number) for number in range(FETCHES)]
         fetches: list[Fetch] = []
+        moments: set[object] = set()
         seen: dict[tuple[object, ...], tuple[object, ...]] = {}
         for number in order:
             device, device_token = askers[number]
             clock.advance(chance.uniform(0.001, 20))
             token_id, token = tokens[number]
             ref = await fetch(a, b, device_token, bob, token)
+            moments.add(clock.now())
             fetches.append(Fetch(device, token_id, ref, Room(f"room {number}")))
             await a.services.rates.save()
             seen |= {row[:2]: row for row in await rows(a, "SELECT * FROM rate_buckets")}
+        for provider in (a, b):
+            assert columns_with(tables_of(provider.config.database), moments) == set()
         asked: set[tuple[object, object]] = {(each.asker.row, each.ref) for each in fetches}
         asked |= {(str(each.asker.row), each.ref) for each in fetches}
         asked |= {(str(each.asker.row), each.token_id) for each in fetches}

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from mimids.store import move as moving
+from mimids.store import ohttp
 from mimids.store.engine import access, tables
 from mimids.store.engine.lock import Locked
 from mimids.store.engine.tables import EndFailed, MovedTable, Tables, digest, moved_tables, pages
@@ -121,6 +122,17 @@ def test_every_table_goes_to_postgresql_and_back(file: Path, url: str, other: Pa
     for place in (url, other):
         found = last_ids(place)
         assert {name: last for name, last in found.items() if last < ids[name]} == {}
+
+
+def test_the_old_database_keeps_no_key_of_the_gateway(file: Path, url: str) -> None:
+    key = Random(15).randbytes(33)
+    access.write_here(file, lambda tx: tx.execute("UPDATE ohttp_keys SET private_key = ?", (key,)))
+    assert key in file.read_bytes()
+    move(file, url)
+    assert key not in file.read_bytes()
+    move(file, url)
+    with access.read_here(url) as tx:
+        assert {row.private_key for row in ohttp.keys(tx)} == {key}
 
 
 def test_followers_are_looked_at_again_because_stamps_are_of_one_database(file: Path, url: str) -> None:

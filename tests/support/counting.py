@@ -98,6 +98,9 @@ class CountingStore(OneConnection):
     async def truncate_log(self) -> bool:
         return True
 
+    async def separate_rows(self) -> None:
+        pass
+
     def statistics(self) -> StoreStatistics:
         return StoreStatistics(0, 0, 0, 0, 0, 0, writable=True, damage="")
 

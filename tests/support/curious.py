@@ -41,6 +41,22 @@ def tables_of(database: Place) -> dict[str, Table]:
     return found
 
 
+def hidden_columns_of(url: str) -> dict[str, Table]:
+    """Return every table of a database in PostgreSQL, with what PostgreSQL stores of each row besides.
+
+    The first two columns are the number of the transaction that wrote the row, and the order of the rows in the file.
+    """
+    found = {}
+    with read_here(url) as tx:
+        for (name,) in tx.all("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()"):
+            cursor: Any = tx._connection.execute(
+                f"SELECT CAST(CAST(xmin AS text) AS bigint), row_number() OVER (ORDER BY ctid), * FROM {name}"  # noqa: S608  # names from the schema
+            )
+            columns = tuple(each[0] for each in cursor.description)[2:]
+            found[name] = Table(name, ("transaction", "place", *columns), tuple(cursor))
+    return found
+
+
 def time_columns(table: Table) -> Iterator[tuple[str, list[int]]]:
     """Yield the columns with times, each with its values; 0 in a row without a time."""
     for at, name in enumerate(table.columns):

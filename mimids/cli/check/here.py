@@ -176,6 +176,9 @@ def _postgresql(config: Config, url: str) -> Iterator[Finding]:
         yield wrong("database", what, "set fsync, full_page_writes and synchronous_commit to on in PostgreSQL")
     elif refusal is None:
         yield ok("database", f"{name_of(url)} is PostgreSQL {health.version}")
+    if health.keeps_times:
+        what = "PostgreSQL stores the moment of each transaction, so also when each KeyPackage was fetched"
+        yield warning("privacy", what, "set track_commit_timestamp to off in PostgreSQL (docs/privacy.md)")
     seconds = abs(health.now / 1000 - time.time())
     if seconds > DATABASE_CLOCK_SECONDS:
         what = f"the clocks of this machine and of PostgreSQL differ by {seconds:.1f} s"

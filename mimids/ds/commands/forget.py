@@ -24,17 +24,20 @@ def _forget(tx: Tx, context: Context, *, user: str) -> JsonObject:
         "bans": traces.bans,
         "hubs": list(traces.hubs),
         "followers": list(traces.followers),
+        "terms_of": list(traces.terms_of),
+        "in_postgresql": context.config.store.url is not None,
     }
 
 
 FORGET: Final = (
     Command(
         name="forget",
-        summary="Remove a user as `user remove` does, sweep at once, and show who may still hold data of the user.",
+        summary="Remove a user as `user remove` does, sweep if the server runs, and show who may still hold data.",
         arguments=(USER,),
         work=_forget,
         answer='{"user_id": "mimi://a.example/u/alice", "devices": 1, "groups_hosted": 2, "reports": 0, "bans": 0,'
-        ' "hubs": ["b.example"], "followers": ["c.example"]}',
+        ' "hubs": ["b.example"], "followers": ["c.example"], "terms_of": [],'
+        ' "in_postgresql": false}',
         example="mimids forget alice",
         effects=(Effect.ACCOUNTS, Effect.REMOVED, Effect.SWEEP),
         hints=NO_USER,

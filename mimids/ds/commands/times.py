@@ -24,7 +24,7 @@ def time_from_text(text: str, now: Milliseconds) -> Milliseconds:
 
 def is_time(name: str) -> bool:
     """Tell whether a member of a command's answer is a time, in milliseconds since the epoch."""
-    return name == "at" or name.endswith((*_TIMES, _DAY))
+    return name in ("at", "since") or name.endswith((*_TIMES, _DAY))
 
 
 def is_day(name: str) -> bool:

@@ -133,6 +133,7 @@ class Sweeper:
         if swept_at is None or abs(now - swept_at) >= DAY_MILLISECONDS:
             await messages.forget_repeats()
             await sweep_trees(self._store, now, Pacing(self._store).pause)
+        await self._store.separate_rows()
         await self._store.truncate_log()
         self._sweeps += 1
 

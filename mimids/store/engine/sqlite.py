@@ -97,6 +97,9 @@ class SqliteWriter:
         """Move the write-ahead log into the database and cut it to nothing; return False if a reader still needs it."""
         return await self.thread.run(truncate_log)
 
+    async def separate_rows(self) -> None:
+        """Do nothing: a row in SQLite does not show which transaction wrote it."""
+
 
 class SqliteReader:
     """One of the connections that read, on its thread."""

@@ -37,6 +37,9 @@ class StoreWriter(Protocol):
     async def truncate_log(self) -> bool:
         """Cut the log of writes, which has deleted octets, to nothing; return False if a reader still needs it."""
 
+    async def separate_rows(self) -> None:
+        """Make rows of bearer tokens not show with which other rows they were written."""
+
 
 class StoreReader(Protocol):
     """A connection that reads."""
@@ -236,6 +239,13 @@ class Store:
                 return True
             await trio.sleep(pause)  # until the readers' snapshots end: they are short
         return False
+
+    async def separate_rows(self) -> None:
+        """Make rows of bearer tokens not show with which KeyPackages and Welcomes they were written (docs/privacy.md).
+
+        Raises StorageUnavailable. Call it now and then.
+        """
+        await self._writer.separate_rows()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Commit the queue, batch after batch, until cancelled.

@@ -95,3 +95,26 @@ def test_a_rate_of_next_to_nothing_is_refused_with_a_wait_that_can_be_written(pe
     with pytest.raises(RateLimited) as refused:
         rates.take("a", at(0))
     assert refused.value.retry_after == LONGEST_WAIT_SECONDS
+
+
+@pytest.mark.parametrize(("rate", "step"), [(Rate("an hour", 1, 3600), 150), (Rate("a day", 1, 86_400), 3600)])
+def test_what_is_saved_says_only_roughly_when_a_rate_was_used(rate: Rate, step: int) -> None:
+    """In whole tokens, and to a minute or a 24th of the time of a refill (docs/privacy.md)."""
+    rates = Rates(rate)
+    rates.take("a", at(1_000_000.125), 700)
+    rates.take("a", at(1_000_000.75), 1)
+    (saved,), _ = rates.drain(at(1_000_001))
+    assert saved.left == int(saved.left)
+    assert saved.at % (step * 1000) == 0
+    assert at(1_000_000 - step) < saved.at <= at(1_000_000.75)
+    rates.take("a", at(1_000_001), 5)
+    (taken,), _ = rates.drain_taken(at(1_000_001))
+    assert taken.at % (step * 1000) == 0
+
+
+def test_a_rate_that_refills_within_minutes_is_not_saved() -> None:
+    rates = Rates(Rate("quick", 1, 600))
+    rates.take("a", at(0), 500)
+    assert rates.drain(at(1)) == ([], [])
+    rates.take("a", at(1), 1)
+    assert rates.drain_taken(at(1)) == ([], [])

@@ -30,6 +30,9 @@ class SlowWriter:
     async def truncate_log(self) -> bool:
         return True
 
+    async def separate_rows(self) -> None:
+        pass
+
 
 async def write(store: Store, times: int, first_pause: float = 0) -> None:
     await trio.sleep(first_pause)

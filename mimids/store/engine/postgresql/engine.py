@@ -47,6 +47,7 @@ from mimids.store.engine.postgresql.connection import (
 from mimids.store.engine.postgresql.member import notify_all
 from mimids.store.engine.postgresql.migrations import CACHED, SHARING
 from mimids.store.engine.postgresql.read_ahead import ReadAhead
+from mimids.store.engine.postgresql.rewriting import TokenRewriting
 from mimids.store.engine.postgresql.watch import ServerWatch
 from mimids.store.engine.store import QueuedWork, Store
 from mimids.store.engine.transaction import Tx, Work
@@ -106,6 +107,7 @@ class PostgresqlWriter:
         self._thread = thread
         self.faults = faults
         self._watch = watch
+        self._rewriting = TokenRewriting()
 
     async def commit(self, jobs: Sequence[QueuedWork]) -> list[outcome.Outcome[Any]]:
         """Run works in order; return what each returned or raised, once everything that succeeded is durable."""
@@ -118,6 +120,15 @@ class PostgresqlWriter:
     async def truncate_log(self) -> bool:
         """Do nothing: PostgreSQL's log is kept and deleted by PostgreSQL."""
         return True
+
+    async def separate_rows(self) -> None:
+        """Rewrite the bearer tokens that were written lately; see `rewriting`."""
+        while await self._thread.run(self._rewrite_page):
+            pass
+
+    def _rewrite_page(self, session: WriterSession) -> bool:
+        with self._watch.busy(lambda: session.connection.connection):
+            return cast("bool", batch.commit([self._rewriting.rewrite_page], _no_faults, session)[0].unwrap())
 
 
 class PostgresqlReader:

@@ -1,4 +1,4 @@
-"""The state of PostgreSQL: which failures an acknowledged write survives by its settings, and its clock's time."""
+"""The state of PostgreSQL: its clock, and what its settings do with writes: what they survive, what is kept of them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ class Health:
     durable: bool  # an acknowledged write survives the end of the machine
     standbys: str  # the standbys for which a write waits (synchronous_standby_names); "": for none
     now: Milliseconds
+    keeps_times: bool  # it stores when each transaction was committed (track_commit_timestamp)
 
 
 def health_of(url: str) -> Health:
@@ -28,7 +29,8 @@ def health_of(url: str) -> Health:
             " AND current_setting('full_page_writes') = 'on' AND current_setting('synchronous_commit') <> 'off',"
             " CASE WHEN current_setting('synchronous_commit') IN ('off', 'local') THEN ''"
             " ELSE current_setting('synchronous_standby_names') END,"
-            " CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)"
+            " CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT),"
+            " current_setting('track_commit_timestamp') = 'on'"
         ).fetchone()
-    version, durable, standbys, now = found or ("", False, "", 0)
-    return Health(version, bool(durable), standbys, Milliseconds(now))
+    version, durable, standbys, now, keeps_times = found or ("", False, "", 0, False)
+    return Health(version, bool(durable), standbys, Milliseconds(now), bool(keeps_times))
