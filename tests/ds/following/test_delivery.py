@@ -13,6 +13,7 @@ import trio.testing
 from mimids.ds.backoff import Backoff
 from mimids.ds.following import delivery as delivery_module
 from mimids.ds.following.delivery import Delivery
+from mimids.ds.groups import hub as hub_module
 from mimids.ds.groups.recent import Recent
 from mimids.ds.groups.states import States
 from mimids.ds.notifier import inbox_topic, partition_topic
@@ -148,6 +149,7 @@ async def test_the_cursor_of_a_follower_that_has_nothing_due_moves_with_what_oth
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(delivery_module, "STAMPS_NOT_STORED", 3)
+    monkeypatch.setattr(hub_module, "PARTITIONS_BETWEEN_LOOKS", 3)
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
         alice, bob, room = await talking(a, b)
         for number in range(10):
