@@ -26,6 +26,7 @@ T = TypeVar("T")
 WAITING_WRITES = 256  # jobs in the queue between `write` and the writer; when it is full, `write` waits for room
 BATCH_JOBS = 512  # jobs in one transaction: those in the queue, and the senders that waited for room
 TRUNCATION_PAUSES_SECONDS = (0.01, 0.05, 0.2)  # after each attempt to cut the log
+BATCHES_ALONE = 8  # in a row: then there is probably a single caller
 GATHERING_SECONDS = 0.005  # the longest wait for jobs that are expected in the next batch
 
 AnswerBatch = Callable[[outcome.Outcome[list[outcome.Outcome[Any]]]], None]
@@ -99,6 +100,7 @@ class Store:
         self._queued = 0  # jobs that the writer has not taken, including those that wait for room in the queue
         self._batch: list[QueuedWork] = []  # the jobs that the writer commits now
         self._expected = 0  # jobs in the next batch, as far as is known
+        self._alone = 0  # the last batches that had one job, and no other job waited
         self._began = self._commit_seconds = 0.0  # of the last batch
         self._enough: trio.Event | None = None  # set once the queue has the expected jobs, while `run` waits for them
         self._runs = False
@@ -236,8 +238,8 @@ class Store:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Commit the queue, batch after batch, until cancelled.
 
-        This task begins a batch after it has gathered the jobs that are expected. If only one job is expected, `write`
-        begins the batch itself, because waking this task would cost a single caller a tenth of its write.
+        This task begins a batch after it has gathered the jobs that are expected. After BATCHES_ALONE batches of one
+        job, `write` begins the batch itself, because waking this task would cost a single caller a tenth of its write.
 
         When cancelled, it finishes and answers the batch that has begun, and refuses the rest with ShuttingDown.
         """
@@ -296,6 +298,7 @@ class Store:
             for job, answer in zip(self._batch, answers, strict=True):
                 job.finish(answer)
             self._expected = min(len(self._batch) + self._queued, WAITING_WRITES)
+            self._alone = self._alone + 1 if self._expected == 1 else 0
             self._commit_seconds = trio.current_time() - self._began
             self._batch = []
         if self._queued or self._failure is not None or not self._runs:
@@ -343,7 +346,7 @@ class Store:
             if self._queued >= self._expected:
                 self._enough.set()
         elif self._queued and self._runs and not self._batch:
-            if self._expected == 1 and not self._damage:
+            if self._alone >= BATCHES_ALONE and not self._damage:
                 self._begin_batch()
             else:
                 self._attention.unpark()

@@ -10,7 +10,7 @@ import trio
 from mimids.errors import ShuttingDown
 from mimids.store.engine.queued_work import QueuedWork
 from mimids.store.engine.sqlite import open_store
-from mimids.store.engine.store import WAITING_WRITES, Store
+from mimids.store.engine.store import BATCHES_ALONE, WAITING_WRITES, Store
 from tests.support.notes import note, note_and_refuse, texts, working
 
 
@@ -29,10 +29,12 @@ async def answers(store: Store, *jobs: QueuedWork) -> list[object]:
 
 async def test_all_works_are_committed_together_and_each_has_its_own_answer(path: Path) -> None:
     async with working(path) as store:
-        await store.write(note("alone"))  # after it the store expects one job at a time
+        for _ in range(BATCHES_ALONE):  # after these the store begins a batch for each job
+            await store.write(lambda tx: None)
+        await store.write(note("alone"))
         jobs = [QueuedWork(note("a")), QueuedWork(note_and_refuse("b")), QueuedWork(note("c"))]
         assert await answers(store, *jobs) == [2, LookupError, 3]
-        assert store.statistics().commits == 2
+        assert store.statistics().commits == BATCHES_ALONE + 2
         assert await store.read(texts) == ["alone", "a", "c"]
 
 
@@ -42,7 +44,7 @@ async def test_nothing_to_write_needs_no_commit(path: Path) -> None:
         assert store.statistics().commits == 0
 
 
-@pytest.mark.parametrize("earlier", [0, 1])
+@pytest.mark.parametrize("earlier", [0, BATCHES_ALONE + 1])
 async def test_more_works_than_may_wait_are_written_in_order(path: Path, earlier: int) -> None:
     async with working(path) as store:
         for _ in range(earlier):
