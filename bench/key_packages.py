@@ -70,6 +70,7 @@ async def measure(directory: Path, *, requests: int, rounds: int, in_flight: int
         stock = KeyPackageStock(store, clock, Tokens(AbuseRule(claims=1 << 30)), rules)
         bounds = GatewayBounds(replay_rows=1 << 40, rate=Rate("none", 0, 0))
         gateway = Gateway(store, clock, lambda: {1: PRIVATE}, trio.lowlevel.checkpoint, stock, document, bounds)
+        await jobs.start(gateway.run)
         body = os.urandom(BODY_OCTETS)
 
         async def floor(message: bytes) -> None:

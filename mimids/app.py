@@ -158,6 +158,7 @@ JOBS: Final[tuple[Job, ...]] = (
     Job("store-writer", Stage.STORE, _service(lambda services: services.store)),
     Job("processes", Stage.STORE, _service(lambda services: services.processes)),
     Job("ohttp-keys", Stage.WORK, _service(lambda services: services.ohttp_keys)),
+    Job("gateway", Stage.WORK, _service(lambda services: services.gateway)),
     Job("welcomes", Stage.WORK, _in_one_process(_service(lambda services: services.outgoing_welcomes))),
     Job("delivery", Stage.WORK, _in_one_process(_service(lambda services: services.delivery))),
     Job("sync", Stage.WORK, _service(lambda services: services.sync)),

@@ -30,7 +30,7 @@ DEPARTURES: Final = "departures"  # wakes the job that has removed devices leave
 SWEEP: Final = "sweep"  # wakes the sweeper
 EVERYTHING: Final = "everything"  # tells other processes to notify all their listeners
 TOPICS_FOR_OTHERS: Final = 10_000  # if there are more, all listeners in the other processes are notified
-WAKE_UPS: Final = "wake-ups"  # wakes the job that wakes devices; for messages that we sequenced, DELIVERY wakes it too
+WAKE_UPS: Final = "wake-ups"  # wakes the job that wakes devices, as DELIVERY does
 
 
 def partition_topic(key: MaskedPartitionKey) -> tuple[str, MaskedPartitionKey]:

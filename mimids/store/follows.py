@@ -7,6 +7,8 @@ makes a push due (a new follow, a position moved back) gives the partition a new
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import attrs
 
 from mimids.store import moved
@@ -86,6 +88,11 @@ def is_served(tx: Tx, provider: int, partition: Partition, counter: Counter) -> 
 def follows_partition(tx: Tx, provider: int, partition: int) -> bool:
     """Return whether a provider follows a partition now."""
     return reached(tx, provider, partition) is not None
+
+
+def have_followers(tx: Tx, partitions: Iterable[int]) -> bool:
+    """Return whether any provider follows any of these partitions."""
+    return any(tx.one("SELECT 1 FROM follows WHERE partition = ? LIMIT 1", (each,)) for each in partitions)
 
 
 def reached(tx: Tx, provider: int, partition: int) -> Counter | None:

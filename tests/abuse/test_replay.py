@@ -52,7 +52,7 @@ async def test_repeats_of_a_last_resort_are_the_same_octets_and_cost_few(tmp_pat
             rig.keys.look,
             rig.key_packages,
             document,
-            GatewayBounds(rate=UNLIMITED),
+            GatewayBounds(rate=UNLIMITED, step_seconds=0),
         )
         assert [await again.answer(message) for message, _ in sent] == answers
         assert bhttp.decode_response(sent[0][1].open(answers[0])).status == 200

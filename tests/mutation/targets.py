@@ -177,7 +177,7 @@ TARGETS: Final[dict[str, tuple[str, ...]]] = {
         "privacy/test_batches.py",
     ),
     "ds/key_packages/replays.py": ("abuse/test_replay.py", "ds/key_packages/test_gateway.py"),
-    "ds/key_packages/ticks.py": ("ds/key_packages/test_ticks.py",),
+    "ds/key_packages/steps.py": ("ds/key_packages/test_steps.py",),
     "ds/key_packages/stock.py": _STOCK,
     "ds/key_packages/tokens.py": _STOCK,
     "store/tokens.py": _STOCK,

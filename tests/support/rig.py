@@ -248,6 +248,8 @@ async def running(
         await jobs.start(keys.run)
         bounds, log = bounds or GatewayBounds(rate=UNLIMITED, step_seconds=0), SpyLog()
         gateway = Gateway(store, clock, keys.live, keys.look, key_packages, document, bounds, log.telemetry.bound_hit)
+        if bounds.step_seconds:
+            await jobs.start(gateway.run)
         yield Rig(
             log=log,
             path=path,

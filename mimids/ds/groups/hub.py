@@ -28,7 +28,7 @@ from mimids.ds.limits.budgets import Budgets, octets_of
 from mimids.ds.limits.new_providers import NewProviders
 from mimids.ds.limits.rates import ProviderRates
 from mimids.ds.limits.welcomes import WelcomeLimits
-from mimids.ds.notifier import DELIVERY, OUTGOING, Notifier, partition_topic
+from mimids.ds.notifier import DELIVERY, OUTGOING, WAKE_UPS, Notifier, partition_topic
 from mimids.ds.ports import Clock
 from mimids.errors import (
     Malformed,
@@ -58,6 +58,7 @@ from mimids.wire.messages import (
     WelcomeStatusResponse,
 )
 
+PARTITIONS_BETWEEN_LOOKS: Final = 512  # so that the next look for due pushes stays short
 PUBLIC_OCTETS_AT_ONCE: Final = 128 * 1024  # in one transaction: thousands of small proposals take a millisecond a KiB
 
 
@@ -95,6 +96,7 @@ class LocalHub:
             welcome_limits = WelcomeLimits(config.limits, clock, new_providers)
         self._welcome_limits = welcome_limits
         self._look_ahead = LookAhead(config.provider)
+        self._moved = 0  # partitions with new messages since delivery was notified
         self._welcome_queue = WelcomeQueue(lambda provider: provider == config.provider or may_contact(provider))
 
     # --- writing ------------------------------------------------------------------------------------------------
@@ -285,12 +287,18 @@ class LocalHub:
         answers, changes = await self._store.write_shielded(work, locks=locks, ahead=ahead)
         if self._store.reads_ahead:
             self._look_ahead.note(changes.hub, changes.partitions)
-        self._notifier.notify(*map(partition_topic, changes.partitions))
+        self._notify(changes)
+        return answers
+
+    def _notify(self, changes: Changes) -> None:
+        """Notify readers and jobs. For messages without followers, due pushes are looked for only now and then."""
         if changes.partitions:
-            self._notifier.notify(DELIVERY)
+            self._moved += len(changes.partitions)
+            looks = changes.pushes or self._moved >= PARTITIONS_BETWEEN_LOOKS
+            self._moved = 0 if looks else self._moved
+            self._notifier.notify(*map(partition_topic, changes.partitions), DELIVERY if looks else WAKE_UPS)
         if changes.welcomes:
             self._notifier.notify(OUTGOING)
-        return answers
 
     # --- reading ------------------------------------------------------------------------------------------------
 

@@ -22,7 +22,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from email.utils import formatdate
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
-from math import ceil
 from typing import Final
 
 import attrs
@@ -30,7 +29,7 @@ import trio
 
 from mimids.ds.key_packages.claims import ClaimablePackages, ClaimedPackages, ClaimOutcome
 from mimids.ds.key_packages.replays import SHARE_LIMIT, ReplayBounds, ReplayStore
-from mimids.ds.key_packages.ticks import Ticks
+from mimids.ds.key_packages.steps import Steps
 from mimids.ds.limits.rates import ConfiguredRate, Rate, Rates
 from mimids.ds.ports import Clock, Reserve, no_reserve
 from mimids.errors import (
@@ -69,7 +68,6 @@ PATH: Final = "/key-packages"
 MIMI_DS: Final = b"application/mimi-ds"
 PROBLEM_JSON: Final = b"application/problem+json"
 PADDING: Final = 2  # a padded answer is at most so many times as long as the unpadded one
-TICKS_IN_A_STEP: Final = 5
 NO_RATE: Final = Rate("none", 0, 0)
 
 
@@ -157,6 +155,15 @@ class _Pending:
 
 
 @attrs.frozen
+class _Answer:
+    """The sealed answer that a transaction made: what it claimed, or whether it repeats an earlier answer."""
+
+    sealed: bytes
+    claimed: ClaimedPackages | None = None
+    is_repeat: bool = False
+
+
+@attrs.frozen
 class GatewayStatistics:
     """The counts of the gateway; they do not distinguish requesters."""
 
@@ -195,7 +202,7 @@ class Gateway:
         self._rates = Rates(bounds.rate)
         self._address_rates = Rates(bounds.address_rate)
         self._on_bound = on_bound
-        self._ticks = Ticks(bounds.step_seconds / TICKS_IN_A_STEP)
+        self._steps = Steps(bounds.step_seconds)
         self._replays = ReplayStore(ReplayBounds(bounds.replay_rows, 2 * bounds.window_seconds))
         self._pending: dict[bytes, _Pending] = {}
         self._answered = self._repeated = 0
@@ -218,7 +225,6 @@ class Gateway:
             if pending.answer is not None:  # if None, the other request was cancelled or could not be opened
                 self._answered += 1
                 self._repeated += 1
-                await self._wait_for_step()
                 return pending.answer
         pending = self._pending[message] = _Pending()
         try:
@@ -227,57 +233,42 @@ class Gateway:
                 await self._look_for_keys()
                 keys = self._keys()
             sealer = _AnswerSealer(lambda: open_request(message, keys), self._problem)
-            try:
-                pending.answer = await self._serve(sealer, reserve)
-            except (MimiError, WireError) as error:
-                pending.answer = sealer.refusal(error, self._clock.now())
+            pending.answer = await self._serve(sealer, reserve)
             self._answered += 1
         finally:
             del self._pending[message]
             pending.done.set()
-        await self._wait_for_step()
         return pending.answer
 
     def statistics(self) -> GatewayStatistics:
         """Return the counts so far."""
         return GatewayStatistics(len(self._pending), self._answered, self._repeated)
 
-    async def _wait_for_claims(self) -> None:
-        """Wait until the claims of a step are committed together: a fifth of a step after its begin.
-
-        A relay's next requests come soon after its last answers, so they are claimed in one commit. This makes no
-        answer later, because answers are sent at the end of the step. It makes less work for a busy gateway: one commit
-        and two timers for all these requests.
-        """
-        step = self._bounds.step_seconds
-        if step:
-            offset = step / TICKS_IN_A_STEP
-            await self._ticks.wait_until(ceil((trio.current_time() - offset) / step) * step + offset)
-
-    async def _wait_for_step(self) -> None:
-        """Wait for the end of a step, so that the time of an answer does not show whether it is a refusal."""
-        step = self._bounds.step_seconds
-        if step:
-            await self._ticks.wait_until(ceil(trio.current_time() / step) * step)
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Commit the claims and send the answers of each step, until cancelled."""
+        await self._steps.run(self._store, task_status=task_status)
 
     async def _serve(self, sealer: _AnswerSealer, reserve: Reserve) -> bytes:
+        """Return the sealed answer at the end of a step; a refusal too, so that its time does not show it."""
         try:
             request = self._admit(sealer)
             await reserve(PADDING * len(request.requests) * self._bounds.package_octets)
-        finally:
-            await self._wait_for_claims()  # refusals too, so that the time of an answer does not show them
+        except (MimiError, WireError) as error:
+            refusal = sealer.refusal(error, self._clock.now())
+            await self._steps.wait()
+            return refusal
         locks = frozenset(user_lock(each.user_id) for each in request.requests)
-        answer = await self._store.write(lambda tx: self._claim(tx, sealer, request), locks=locks)
-        if isinstance(answer, MimiError):
-            raise answer
-        if isinstance(answer, bytes):
-            self._repeated += 1
-            return answer
-        claimed, sealed = answer
-        self._stock.announce(claimed)
-        if any(each.refusal and each.refusal.members.get("limit") == SHARE_LIMIT for each in claimed.outcomes):
+        try:
+            answer = await self._steps.commit(self._store, lambda tx: self._claim(tx, sealer, request), locks)
+        except MimiError as error:  # of the store
+            return sealer.refusal(error, self._clock.now())
+        if answer.claimed is None:
+            self._repeated += answer.is_repeat
+            return answer.sealed
+        self._stock.announce(answer.claimed)
+        if any(each.refusal and each.refusal.members.get("limit") == SHARE_LIMIT for each in answer.claimed.outcomes):
             self._on_bound("replay-share")
-        return sealed
+        return answer.sealed
 
     def _admit(self, sealer: _AnswerSealer) -> _ParsedRequest:
         """Return the requests for KeyPackages, if the Date and the rate of all requesters allow them."""
@@ -309,9 +300,7 @@ class Gateway:
     def _in_window(self, request: _ParsedRequest, now: Milliseconds) -> bool:
         return abs(now - request.date) <= self._bounds.window_seconds * 1000
 
-    def _claim(
-        self, tx: Tx, sealer: _AnswerSealer, request: _ParsedRequest
-    ) -> tuple[ClaimedPackages, bytes] | bytes | MimiError:
+    def _claim(self, tx: Tx, sealer: _AnswerSealer, request: _ParsedRequest) -> _Answer:
         """Claim KeyPackages and store the sealed answer, or return the stored answer to a replay, or a refusal.
 
         If nothing is handed out, a row of random octets, as long as the sealed answer, is stored instead. Otherwise
@@ -321,31 +310,41 @@ class Gateway:
         now = self._clock.now()
         opened = sealer.opened
         earlier = ohttp.answered(tx, opened.enc)
-        if earlier is not None:
-            return self._again(tx, sealer, request, earlier) if earlier.digest == opened.digest else OhttpReplayed()
-        if not self._in_window(request, now):
-            return OhttpDate()
-        if not self._replays.has_room(tx, now):
-            return Busy("the replay store is full", retry_after=self._bounds.window_seconds)
+        if earlier is not None and earlier.digest == opened.digest:
+            return self._again(tx, sealer, request, earlier)
+        if (refusal := self._refusal(tx, request, now, is_used=earlier is not None)) is not None:
+            return _Answer(sealer.refusal(refusal, now))
         claimed = self._stock.claim_within(tx, request.requests, now, count=self._replays.count)
         content = request.content(claimed.outcomes)
         sealed = sealer.refusal(content, now) if isinstance(content, MimiError) else sealer.ok(content, now)
         if not claimed.consumed:
             ohttp.put_noise(tx, secrets.token_bytes(len(sealed)))
-            return claimed, sealed
+            return _Answer(sealed, claimed)
         keep_until = Milliseconds(request.date + self._bounds.window_seconds * 1000)
         answered = Answered(opened.digest, sealed)
         again = (sealer.nonce_of(sealed), now)
         self._replays.keep(tx, opened.enc, answered, claimed.outcomes, again, keep_until)
-        return claimed, sealed
+        return _Answer(sealed, claimed)
 
-    def _again(self, tx: Tx, sealer: _AnswerSealer, request: _ParsedRequest, earlier: Answered) -> bytes | MimiError:
+    def _refusal(self, tx: Tx, request: _ParsedRequest, now: Milliseconds, *, is_used: bool) -> MimiError | None:
+        """Return why a request must be refused; `is_used` tells whether its encapsulated key was used before."""
+        if is_used:
+            return OhttpReplayed()
+        if not self._in_window(request, now):
+            return OhttpDate()
+        if not self._replays.has_room(tx, now):
+            return Busy("the replay store is full", retry_after=self._bounds.window_seconds)
+        return None
+
+    def _again(self, tx: Tx, sealer: _AnswerSealer, request: _ParsedRequest, earlier: Answered) -> _Answer:
         """Return the octets of an earlier answer."""
-        if isinstance(earlier.response, bytes):
-            return earlier.response
         again = earlier.response
+        if isinstance(again, bytes):
+            return _Answer(again, is_repeat=True)
         content = request.content(self._replays.outcomes(tx, again))
-        return content if isinstance(content, MimiError) else sealer.ok(content, again.sealed_at, again.nonce)
+        if isinstance(content, MimiError):
+            return _Answer(sealer.refusal(content, self._clock.now()))
+        return _Answer(sealer.ok(content, again.sealed_at, again.nonce), is_repeat=True)
 
     def _take(self, rates: Rates, bound: str, key: str | None, count: int = 1) -> None:
         """Count against a rate; report the bound and raise `RateLimited` if it is used up."""

@@ -54,14 +54,20 @@ class Thread(aiosqlite.Connection, Generic[C]):
         """Run fn(connection) on the thread, after all earlier calls; a cancelled caller still waits for the result."""
         return await self._call(partial(fn, cast("C", self._conn)))
 
+    def run_soon(self, fn: Callable[[C], T], answer: Callable[[outcome.Outcome[T]], None]) -> None:
+        """Run fn(connection) on the thread, after all earlier calls, without waiting.
+
+        Then `answer` is called in the event loop, with what `fn` returned or raised. It must not raise.
+        """
+        self._put(partial(fn, cast("C", self._conn)), answer)
+
     async def _call(self, fn: Callable[[], T]) -> T:
-        task, token = trio.lowlevel.current_task(), trio.lowlevel.current_trio_token()
-
-        def answer() -> None:
-            token.run_sync_soon(trio.lowlevel.reschedule, task, outcome.capture(fn))
-
-        self._tx.put_nowait((None, answer))
+        self._put(fn, partial(trio.lowlevel.reschedule, trio.lowlevel.current_task()))
         return cast("T", await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED))
+
+    def _put(self, fn: Callable[[], T], answer: Callable[[outcome.Outcome[T]], None]) -> None:
+        token = trio.lowlevel.current_trio_token()
+        self._tx.put_nowait((None, lambda: token.run_sync_soon(answer, outcome.capture(fn))))
 
 
 @asynccontextmanager

@@ -18,6 +18,7 @@ import trio
 
 from mimids.errors import MimiError, ShuttingDown, StorageUnavailable
 from mimids.store.engine.locks import Locks
+from mimids.store.engine.queued_work import QueuedWork
 from mimids.store.engine.transaction import Ahead, Work
 
 T = TypeVar("T")
@@ -25,14 +26,21 @@ T = TypeVar("T")
 WAITING_WRITES = 256  # jobs in the queue between `write` and the writer; when it is full, `write` waits for room
 BATCH_JOBS = 512  # jobs in one transaction: those in the queue, and the senders that waited for room
 TRUNCATION_PAUSES_SECONDS = (0.01, 0.05, 0.2)  # after each attempt to cut the log
+BATCHES_ALONE = 8  # in a row: then there is probably a single caller
 GATHERING_SECONDS = 0.005  # the longest wait for jobs that are expected in the next batch
+
+AnswerBatch = Callable[[outcome.Outcome[list[outcome.Outcome[Any]]]], None]
 
 
 class StoreWriter(Protocol):
     """The one connection that writes."""
 
-    async def commit(self, jobs: Sequence[QueuedWork]) -> list[outcome.Outcome[Any]]:
-        """Run works in order; return what each returned or raised, once everything that succeeded is durable."""
+    def commit_soon(self, jobs: Sequence[QueuedWork], answer: AnswerBatch) -> None:
+        """Run works in order, without waiting.
+
+        Once everything that succeeded is durable, `answer` is called in the event loop. It gets what each work returned
+        or raised, or the error of the writer itself.
+        """
 
     async def truncate_log(self) -> bool:
         """Cut the log of writes, which has deleted octets, to nothing; return False if a reader still needs it."""
@@ -60,39 +68,6 @@ class StoreStatistics:
     storage_failures: int  # writes answered StorageUnavailable
     writable: bool  # the last batch found no failing disk, and the database is not damaged
     damage: str  # what is wrong with the database, "" if nothing is known
-
-
-@attrs.define(eq=False)
-class QueuedWork:
-    """A work in the queue, and the task that waits for its answer."""
-
-    work: Work[Any]
-    locks: Locks | None = None  # None: it is committed alone
-    ahead: Ahead | None = None
-    answer: outcome.Outcome[Any] | None = None
-    _caller: trio.lowlevel.Task | None = None  # the task that waits for the answer
-    _shielded: bool = False
-
-    def finish(self, answer: outcome.Outcome[Any]) -> None:
-        """Set the answer; resume the task that waits for it."""
-        self.answer = answer
-        if self._caller is not None:
-            trio.lowlevel.reschedule(self._caller, answer)
-            self._caller = None
-
-    async def wait(self, *, shielded: bool) -> Any:
-        """Wait for the answer (with `shielded`, even if the caller is cancelled); return or raise it."""
-        if self.answer is not None:
-            return self.answer.unwrap()
-        self._shielded = shielded
-        self._caller = trio.lowlevel.current_task()
-        return await trio.lowlevel.wait_task_rescheduled(self._leave)
-
-    def _leave(self, _: object) -> trio.lowlevel.Abort:
-        if self._shielded:
-            return trio.lowlevel.Abort.FAILED
-        self._caller = None
-        return trio.lowlevel.Abort.SUCCEEDED
 
 
 class Store:
@@ -126,8 +101,14 @@ class Store:
         for reader in readers:
             self._give_back.send_nowait(reader)
         self._queued = 0  # jobs that the writer has not taken, including those that wait for room in the queue
-        self._expected = 0  # jobs, for which the writer waits; 0 if it does not wait
-        self._enough = trio.Event()
+        self._batch: list[QueuedWork] = []  # the jobs that the writer commits now
+        self._expected = 0  # jobs in the next batch, as far as is known
+        self._alone = 0  # the last batches that had one job, and no other job waited
+        self._began = self._commit_seconds = 0.0  # of the last batch
+        self._enough: trio.Event | None = None  # set once the queue has the expected jobs, while `run` waits for them
+        self._runs = False
+        self._attention = trio.lowlevel.ParkingLot()  # where `run` waits while it has nothing to do
+        self._failure: Exception | None = None  # of the writer itself
         self._writes = self._commits = self._reads = self._storage_failures = 0
         self._writable = True
         self._watching = trio.lowlevel.ParkingLot()  # tasks that wait for a commit
@@ -174,14 +155,31 @@ class Store:
         refused with StorageUnavailable.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        return cast("T", await (await self._enqueue(work, locks, ahead)).wait(shielded=False))
+        job = QueuedWork(work, locks, ahead)
+        await self._put(job)
+        self._note_arrival()
+        return cast("T", (await job.wait()).unwrap())
 
     async def write_shielded(self, work: Work[T], *, locks: Locks | None = None, ahead: Ahead | None = None) -> T:
         """Write as `write` does, and wait for the answer even if the caller is cancelled.
 
         Use this for writes that a notification must follow: a handler is cancelled when its client disconnects.
         """
-        return cast("T", await (await self._enqueue(work, locks, ahead, shielded=True)).wait(shielded=True))
+        job = QueuedWork(work, locks, ahead)
+        await self._put(job, shielded=True)
+        self._note_arrival()
+        return cast("T", (await job.wait(shielded=True)).unwrap())
+
+    async def write_each(self, jobs: Sequence[QueuedWork]) -> None:
+        """Write works as `write` does, together if there are not too many; return once each job has its answer."""
+        for job in jobs:
+            try:
+                await self._put(job)
+            except ShuttingDown as refusal:
+                job.finish(outcome.Error(refusal))
+        self._note_arrival()
+        for job in jobs:
+            await job.wait()
 
     async def write_or_refuse(
         self, work: Work[T | MimiError], *, locks: Locks | None = None, ahead: Ahead | None = None
@@ -250,46 +248,71 @@ class Store:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Commit the queue, batch after batch, until cancelled.
 
+        This task begins a batch after it has gathered the jobs that are expected. After BATCHES_ALONE batches of one
+        job, `write` begins the batch itself, because waking this task would cost a single caller a tenth of its write.
+
         When cancelled, it finishes and answers the batch that has begun, and refuses the rest with ShuttingDown.
         """
+        self._runs = True
         task_status.started()
-        batch: list[QueuedWork] = []
-        expected, seconds = 1, 0.0
         try:
-            async for job in self._waiting:
-                self._queued -= 1
-                batch = [job]
-                await self._gather(expected - 1, min(seconds, GATHERING_SECONDS))
-                batch += islice(self._waiting_nowait(), BATCH_JOBS - 1)
-                began = trio.current_time()
-                answers = (
-                    [outcome.Error(damaged(self._damage)) for _ in batch]
-                    if self._damage
-                    else await self._writer.commit(batch)
-                )
-                expected, seconds = len(batch) + self._queued, trio.current_time() - began
-                self._count(answers)
-                for job, answer in zip(batch, answers, strict=True):
-                    job.finish(answer)
+            while self._failure is None:
+                if self._batch or not self._queued:
+                    await self._attention.park()
+                    continue
+                await self._gather()
+                self._begin_batch()
+                if not self._batch:  # the database is damaged, or the caller was cancelled while it waited for room
+                    await trio.lowlevel.checkpoint()
         finally:
-            for job in [*batch, *self._waiting_nowait()]:
-                if job.answer is None:
-                    job.finish(outcome.Error(ShuttingDown()))
+            self._runs = False
+            with trio.CancelScope(shield=True):
+                while self._batch and self._failure is None:
+                    await self._attention.park()
+            for job in [*self._batch, *self._waiting_nowait()]:
+                job.finish(outcome.Error(ShuttingDown()))
             self._waiting.close()
+            if self._failure is not None:
+                raise self._failure
 
-    async def _gather(self, expected: int, seconds: float) -> None:
-        """Wait up to `seconds` until the queue has `expected` jobs.
+    async def _gather(self) -> None:
+        """Wait until the queue has as many jobs as are expected, no longer than the last commit took.
 
         Callers that write one row after the other write again soon after a commit. Without this wait, the callers form
         two groups: the callers of the last batch, and the callers that arrived meanwhile. Each group then waits for the
-        other's commit. So this wait is never longer than a commit.
+        other's commit.
         """
-        if self._queued >= min(expected, WAITING_WRITES):
+        if self._queued >= self._expected:
             return
-        self._expected, self._enough = min(expected, WAITING_WRITES), trio.Event()
-        with trio.move_on_after(seconds):
+        self._enough = trio.Event()
+        with trio.move_on_after(min(self._commit_seconds, GATHERING_SECONDS)):
             await self._enough.wait()
-        self._expected = 0
+        self._enough = None
+
+    def _begin_batch(self) -> None:
+        self._batch = list(islice(self._waiting_nowait(), BATCH_JOBS))
+        self._began = trio.current_time()
+        if self._damage:
+            self._end_batch(outcome.Value([outcome.Error(damaged(self._damage)) for _ in self._batch]))
+        elif self._batch:
+            self._writer.commit_soon(self._batch, self._end_batch)
+
+    def _end_batch(self, ended: outcome.Outcome[list[outcome.Outcome[Any]]]) -> None:
+        """Answer the jobs of the batch; after an error of the writer itself, let `run` raise it."""
+        try:
+            answers = ended.unwrap()
+            self._count(answers)
+        except Exception as error:
+            self._failure = error
+        else:
+            for job, answer in zip(self._batch, answers, strict=True):
+                job.finish(answer)
+            self._expected = min(len(self._batch) + self._queued, WAITING_WRITES)
+            self._alone = self._alone + 1 if self._expected == 1 else 0
+            self._commit_seconds = trio.current_time() - self._began
+            self._batch = []
+        if self._queued or self._failure is not None or not self._runs:
+            self._attention.unpark()
 
     async def wait_for_commit(self, commits: int) -> int:
         """Wait until the number of commits differs from `commits`; return the new number."""
@@ -311,16 +334,14 @@ class Store:
             damage=self._damage,
         )
 
-    async def _enqueue(
-        self, work: Work[Any], locks: Locks | None, ahead: Ahead | None, *, shielded: bool = False
-    ) -> QueuedWork:
-        """Queue a work, without a checkpoint if there is room; if not, wait, `shielded` from cancellation."""
-        job = QueuedWork(work, locks, ahead)
+    async def _put(self, job: QueuedWork, *, shielded: bool = False) -> None:
+        """Queue a job, without a checkpoint if there is room; if not, wait, `shielded` from cancellation."""
         self._queued += 1
         try:
             try:
                 self._arrivals.send_nowait(job)
             except trio.WouldBlock:
+                self._note_arrival()
                 with trio.CancelScope(shield=shielded):
                     await self._arrivals.send(job)
         except BaseException as error:
@@ -328,9 +349,17 @@ class Store:
             if isinstance(error, trio.BrokenResourceError):
                 raise ShuttingDown from None
             raise
-        if self._expected and self._queued >= self._expected:
-            self._enough.set()
-        return job
+
+    def _note_arrival(self) -> None:
+        """Begin a batch, or let `run` begin it, unless the writer is busy."""
+        if self._enough is not None:
+            if self._queued >= self._expected:
+                self._enough.set()
+        elif self._queued and self._runs and not self._batch:
+            if self._alone >= BATCHES_ALONE and not self._damage:
+                self._begin_batch()
+            else:
+                self._attention.unpark()
 
     def _waiting_nowait(self) -> Iterator[QueuedWork]:
         with suppress(trio.WouldBlock):

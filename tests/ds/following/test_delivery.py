@@ -16,9 +16,10 @@ import trio.testing
 from mimids.ds.backoff import Backoff
 from mimids.ds.following import delivery as delivery_module
 from mimids.ds.following.delivery import Delivery
+from mimids.ds.groups import hub as hub_module
 from mimids.ds.groups.recent import Recent
 from mimids.ds.groups.states import States
-from mimids.ds.notifier import inbox_topic, partition_topic
+from mimids.ds.notifier import DELIVERY, inbox_topic, partition_topic
 from mimids.ds.ports import PeerAnswer
 from mimids.errors import NotFollowed, PeerUnavailable, StorageUnavailable, UnknownGroup
 from mimids.store.engine.access import Place, read_here
@@ -152,6 +153,7 @@ async def test_the_cursor_of_a_follower_that_has_nothing_due_moves_with_what_oth
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(delivery_module, "STAMPS_NOT_STORED", 3)
+    monkeypatch.setattr(hub_module, "PARTITIONS_BETWEEN_LOOKS", 3)
     async with federated(tmp_path, "a.example", "b.example") as (a, b):
         alice, bob, room = await talking(a, b)
         for number in range(10):
@@ -162,6 +164,23 @@ async def test_the_cursor_of_a_follower_that_has_nothing_due_moves_with_what_oth
         await until(lambda: cursor_is_near(a, 3))
         await a.services.hub.send(room.send("here too"), alice)
         assert await wait_stored(b, room.hub, bob, room.key, 2) == ["here", "here too"]
+
+
+async def test_only_messages_that_may_be_pushed_cause_a_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_module, "PARTITIONS_BETWEEN_LOOKS", 3)
+    async with federated(tmp_path, "a.example", "b.example") as (a, b):
+        alice, _, room = await talking(a, b)
+        other = Room("without followers")
+        await a.services.hub.create_group(other.creation(), alice)
+        await trio.testing.wait_all_tasks_blocked(0.1)
+
+        async def looks(to: Room, text: str) -> bool:
+            with a.services.notifier.listen(DELIVERY) as waiter:
+                await a.services.hub.send(to.send(text), alice)
+                return DELIVERY in waiter.heard
+
+        assert [await looks(other, text) for text in ("one", "two", "three", "four")] == [False, False, True, False]
+        assert await looks(room, "with a follower")
 
 
 async def cursor_is_near(hub: Assembled, stamps: int) -> bool:

@@ -10,7 +10,8 @@ import pytest
 import trio
 import trio.testing
 
-from mimids.store.engine.store import GATHERING_SECONDS, QueuedWork, Store
+from mimids.store.engine.queued_work import QueuedWork
+from mimids.store.engine.store import GATHERING_SECONDS, AnswerBatch, Store
 
 COMMIT_SECONDS = 0.01
 PAUSE_SECONDS = 0.001
@@ -22,10 +23,13 @@ class SlowWriter:
     def __init__(self) -> None:
         self.sizes: list[int] = []
 
-    async def commit(self, jobs: Sequence[QueuedWork]) -> list[outcome.Outcome[Any]]:
+    def commit_soon(self, jobs: Sequence[QueuedWork], answer: AnswerBatch) -> None:
+        trio.lowlevel.spawn_system_task(self._commit, jobs, answer)
+
+    async def _commit(self, jobs: Sequence[QueuedWork], answer: AnswerBatch) -> None:
         await trio.sleep(COMMIT_SECONDS)
         self.sizes.append(len(jobs))
-        return [outcome.Value(job.work(cast("Any", None))) for job in jobs]
+        answer(outcome.Value([outcome.Value(job.work(cast("Any", None))) for job in jobs]))
 
     async def truncate_log(self) -> bool:
         return True

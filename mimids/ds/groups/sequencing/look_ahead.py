@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from mimids.ds.lru import LeastRecentlyUsed
-from mimids.store import bans, groups, messages, partitions, providers
+from mimids.store import bans, follows, groups, messages, partitions, providers
 from mimids.store.engine.transaction import Tx
 from mimids.values import Device, Milliseconds, Sender
 from mimids.wire.ids import MaskedPartitionKey, ProviderId
@@ -63,6 +63,7 @@ class LookAhead:
             if row is not None:
                 partitions.find_partition(tx, self._hub, masks[:at])
                 messages.commits_of(tx, row)
+                follows.have_followers(tx, [row])
                 if alone:
                     messages.find_repeat(tx, row, digests[0])
                 else:

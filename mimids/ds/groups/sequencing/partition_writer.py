@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import attrs
 
@@ -79,6 +79,11 @@ class PartitionWriters:
         self._now = now
         self._by_row: dict[int, PartitionWriter] = {}
         self._by_key: dict[bytes, PartitionWriter] = {}  # raw keys, kept until the transaction ends
+
+    @property
+    def rows(self) -> Collection[int]:
+        """The rows of all partitions that were looked up."""
+        return self._by_row.keys()
 
     def known(self, key: PartitionKey) -> PartitionWriter | None:
         """Return the writer of a key that this transaction has looked up before."""

@@ -44,7 +44,7 @@ from mimids.mls.code_points import ContentType, SenderType
 from mimids.mls.framing import MLSMessage, PrivateMessage, PublicMessage
 from mimids.mls.rules.checks import check_framing
 from mimids.mls.rules.verdict import RuleError
-from mimids.store import groups, messages
+from mimids.store import follows, groups, messages
 from mimids.store.engine.transaction import Tx
 from mimids.store.groups import Group
 from mimids.store.partitions import Partition
@@ -73,6 +73,7 @@ class Changes:
     partitions: dict[MaskedPartitionKey, int]  # partitions that have new messages, and their rows
     welcomes: bool  # there are Welcomes that can be sent
     hub: int  # the row of this provider
+    pushes: bool  # there may be messages to push to followers
 
 
 class SequencingTransaction:
@@ -111,6 +112,7 @@ class SequencingTransaction:
             int, int
         ] = {}  # proposals that are stored as refused, by partition, where they were counted
         self._welcomes = False  # there are Welcomes that can be sent
+        self._opened_any = False  # a commit opened or attached a partition
 
     @cached_property
     def _commits(self) -> CommitSequencer:
@@ -176,8 +178,9 @@ class SequencingTransaction:
 
     def finish(self) -> Changes:
         """Write the accepted messages; return the changes to notify of once the transaction is committed."""
+        pushes = self._opened_any or follows.have_followers(self.tx, self._writers.rows)
         self._appender.flush()
-        return Changes(self._appender.changed, self._welcomes, self._submitter.hub)
+        return Changes(self._appender.changed, self._welcomes, self._submitter.hub, pushes)
 
     # --- where a message goes -----------------------------------------------------------------------------------
 
@@ -293,6 +296,7 @@ class SequencingTransaction:
         if writer.partition.held_welcomes and not writer.opened_here:
             self._release_welcomes(writer)
         if opening is not None and data is not None:
+            self._opened_any = True
             self._welcomes |= self._commits.open(group, writer, opening, data)
         return response
 

@@ -49,7 +49,8 @@ from mimids.store.engine.postgresql.migrations import CACHED, SHARING
 from mimids.store.engine.postgresql.read_ahead import ReadAhead
 from mimids.store.engine.postgresql.rewriting import TokenRewriting
 from mimids.store.engine.postgresql.watch import ServerWatch
-from mimids.store.engine.store import QueuedWork, Store
+from mimids.store.engine.queued_work import QueuedWork
+from mimids.store.engine.store import AnswerBatch, Store
 from mimids.store.engine.transaction import Tx, Work
 
 if TYPE_CHECKING:
@@ -109,9 +110,9 @@ class PostgresqlWriter:
         self._watch = watch
         self._rewriting = TokenRewriting()
 
-    async def commit(self, jobs: Sequence[QueuedWork]) -> list[outcome.Outcome[Any]]:
-        """Run works in order; return what each returned or raised, once everything that succeeded is durable."""
-        return await self._thread.run(partial(self._commit, jobs))
+    def commit_soon(self, jobs: Sequence[QueuedWork], answer: AnswerBatch) -> None:
+        """Run works in order, as `StoreWriter.commit_soon` says."""
+        self._thread.run_soon(partial(self._commit, jobs), answer)
 
     def _commit(self, jobs: Sequence[QueuedWork], session: WriterSession) -> Answers:
         with self._watch.busy(lambda: session.connection.connection):

@@ -20,7 +20,7 @@ from typing import Any, Final, cast
 
 from mimids.store.engine.locks import Lock
 from mimids.store.engine.postgresql.connection import ReadKey, ReadRows, Statements, tables_of
-from mimids.store.engine.store import QueuedWork
+from mimids.store.engine.queued_work import QueuedWork
 from mimids.store.engine.transaction import Ahead, Cursor, Tx
 
 
