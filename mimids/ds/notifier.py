@@ -30,6 +30,8 @@ DEPARTURES: Final = "departures"  # wakes the job that has removed devices leave
 SWEEP: Final = "sweep"  # wakes the sweeper
 EVERYTHING: Final = "everything"  # tells other processes to notify all their listeners
 TOPICS_FOR_OTHERS: Final = 10_000  # if there are more, all listeners in the other processes are notified
+OPEN: Final = "open"  # tells other processes how many streams a device has open here
+TELL_OPEN: Final = "tell-open"  # asks other processes to tell this again of all devices
 WAKE_UPS: Final = "wake-ups"  # wakes the job that wakes devices; for messages that we sequenced, DELIVERY wakes it too
 
 
