@@ -421,7 +421,7 @@ def make_services(
             "users": lambda rows: _cut_off_removed(services, None),
         },
         {
-            "heard": lambda name: callers.note(ProviderId(name)),
+            "heard": partial(_note_call_elsewhere, notifier, callers),
             "asleep": lambda row: services.wake_ups.note_asleep(DeviceRow(row)),
             TOOK: shared_rates.hear,
             OPEN: streams.hear_open,
@@ -431,6 +431,11 @@ def make_services(
         streams.forget_processes,
     )
     return services
+
+
+def _note_call_elsewhere(notifier: Notifier, callers: Callers, name: str) -> None:
+    with notifier.only_here():  # the process that was called has told the others
+        callers.note(ProviderId(name))
 
 
 async def _cut_off_removed(services: Services, devices: Collection[int] | None) -> None:

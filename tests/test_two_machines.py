@@ -27,6 +27,7 @@ from mimids.client import Arrived, Backoff, Device, Problem, Unreachable, open_d
 from mimids.config import Config
 from mimids.testing import PretendGroup, content_of
 from mimids.wire.ids import Counter
+from mimids.wire.messages import SendRequest
 from tests.support import machines, postgresql
 from tests.support.cli_runs import ENVIRONMENT, provider, run, serving
 from tests.support.machines import Machine, Switch, forward, machine, started, switch
@@ -71,13 +72,13 @@ def begin_database(at: Machine, home: Path, stack: ExitStack) -> str:
     programs, user = postgresql.programs(), postgresql.server_user()
     assert programs is not None
     shutil.chown(home, user or "root")
-    make = [programs / "initdb", "-D", home / "data", "-U", "mimids", "-A", "trust", "-E", "UTF8", "--no-locale"]
+    make = [f"{programs}/initdb", "-D", f"{home}/data", "-U", "mimids", "-A", "trust", "-E", "UTF8", "--no-locale"]
     subprocess.run(make, check=True, user=user, cwd=home, stdout=subprocess.DEVNULL)
     with (home / "data" / "pg_hba.conf").open("a") as rules:
         rules.write("host all all 10.0.1.0/24 trust\n")
     settings = postgresql.SETTINGS | {"listen_addresses": DATABASE, "unix_socket_directories": str(home)}
     options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-    command = (programs / "postgres", "-D", home / "data", *options)
+    command = (f"{programs}/postgres", "-D", f"{home}/data", *options)
     stack.enter_context(started(at, *command, log=home / "log", user=user, signal="QUIT"))
     url = f"postgresql://mimids@{DATABASE}/postgres"
     for _ in range(100):
@@ -156,20 +157,23 @@ class Load:
             if self._stopping:
                 return
             request = self.group.message(f"{name} {number}".encode())
-            while True:
-                try:
-                    answer = await device.send(self.group.hub, request)
-                    break
-                except Unreachable:
-                    self.refused += 1
-                except Problem as problem:
-                    if problem.status != 503:
-                        raise
-                    self.refused += 1
+            while (counter := await self._send(device, request)) is None:
+                self.refused += 1
                 await trio.sleep(0.1)
-            assert answer.counter not in self.sent
-            self.sent[answer.counter] = content_of(request.message)
+            assert counter not in self.sent
+            self.sent[counter] = content_of(request.message)
             await trio.sleep(PACE_SECONDS)
+
+    async def _send(self, device: Device, request: SendRequest) -> Counter | None:
+        """Return the counter of a message, None if it has to be sent again."""
+        try:
+            return (await device.send(self.group.hub, request)).counter
+        except Unreachable:
+            return None
+        except Problem as problem:
+            if problem.status != 503:
+                raise
+            return None
 
     async def listen(self, device: Device, *, task_status: trio.TaskStatus[None]) -> None:
         async with device.stream(backoff=Backoff(0.2, cap_seconds=1)) as stream:

@@ -131,6 +131,11 @@ class Notifier:
         """Notify all listeners in this process."""
         self.notify_here(*self._waiters)
 
+    @contextmanager
+    def only_here(self) -> Iterator[None]:
+        """Send notifications in the block to this process only."""
+        yield
+
     def shut_down(self) -> None:
         """Wake all listeners, and each later listener once, so that waiting requests are answered at shutdown."""
         self._shutting_down = True
@@ -226,7 +231,7 @@ class SharedNotifier(Notifier):
 
     @contextmanager
     def only_here(self) -> Iterator[None]:
-        """Send notifications in the block to this process only."""
+        """See `Notifier.only_here`."""
         self._tells_others = False
         try:
             yield

@@ -28,7 +28,7 @@ import os
 import secrets
 import socket
 from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Final, Protocol
 
 import attrs
@@ -256,8 +256,7 @@ class Processes:
     def _notify_here(self, topic: Hashable) -> None:
         match topic:
             case (str() as kind, *values) if kind in self._hear:
-                with nullcontext() if self._shared is None else self._shared.only_here():
-                    self._hear[kind](*values)
+                self._hear[kind](*values)
             case "everything":
                 self._notifier.notify_all_here()
             case _:

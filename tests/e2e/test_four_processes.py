@@ -6,6 +6,7 @@ import random
 import secrets
 import ssl
 import time
+from typing import Any
 
 import httpx
 import pytest
@@ -19,7 +20,7 @@ from mimids.wire.messages import KeyPackageRequest
 from tests.support import postgresql
 from tests.support.cluster import Cluster, cluster
 from tests.support.honest_load import UNLIMITED, honest_load
-from tests.support.joins_and_phones import CONFIG, more_load
+from tests.support.joins_and_phones import ANY_JOINS, OPEN_TO_ALL, more_load
 from tests.support.stage import AWAY, HUB, SUITE
 from tests.support.tables import ON_POSTGRESQL
 
@@ -66,8 +67,8 @@ async def serve_under_load(session: Session, url: str, *, followers: int, second
     names = [HUB, *(f"{chr(ord('b') + number)}.example" for number in range(followers))]
     with push_service(session) as service:
         push = {"push": {"endpoints": [service.origin], "quiet_seconds": 1}}
-        limits = {"limits": UNLIMITED["limits"] | CONFIG["limits"], "group": CONFIG["group"]}
-        config = {**RETRIES, **push, **limits}
+        limits = {"limits": UNLIMITED["limits"] | ANY_JOINS, "group": OPEN_TO_ALL}
+        config: dict[str, dict[str, Any]] = {**RETRIES, **push, **limits}
         async with (
             open_federation(
                 *names, config=config, configs={HUB: {"store": {"url": url}}}, session=session

@@ -27,10 +27,8 @@ JOIN_SECONDS = 0.2  # between two joins
 PHONES = 2  # at each provider
 LOOK_SECONDS = 0.05  # between two looks for pushes
 WAKE_SECONDS = 30.0  # the longest time until a phone that has news is woken
-CONFIG = {
-    "group": {"external_joins": "open"},
-    "limits": {"device_joins_per_hour": 0, "user_joins_per_hour": 0, "provider_joins_per_hour": 0},
-}
+OPEN_TO_ALL = {"external_joins": "open"}  # [group]
+ANY_JOINS = {"device_joins_per_hour": 0, "user_joins_per_hour": 0, "provider_joins_per_hour": 0}  # [limits]
 
 
 @attrs.define(eq=False)

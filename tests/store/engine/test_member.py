@@ -116,7 +116,7 @@ async def test_a_process_measures_how_long_its_own_signs_of_life_take(url: str) 
         assert 0.2 <= one.lag_seconds() < 10
         await one.note_alive()
         with access.read_here(url) as tx:
-            lags = dict(tx.all("SELECT name, lag_ms FROM processes"))
+            lags: dict[str, int] = dict(tx.all("SELECT name, lag_ms FROM processes"))
         assert lags["one"] >= 200
         await other.note_alive()
         with patience():

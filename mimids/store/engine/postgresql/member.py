@@ -173,9 +173,8 @@ async def _in_thread(work: Callable[[], T]) -> T:
 
 def _listen(url: str) -> psycopg.Connection:
     connection = connect(url)
-    connection.execute(f"LISTEN {CHANGED}".encode())
-    connection.execute(f"LISTEN {NOTIFIED}".encode())
-    connection.execute(f"LISTEN {ALIVE}".encode())
+    for channel in (CHANGED, ALIVE, NOTIFIED):
+        connection.execute(f"LISTEN {channel}".encode())
     return connection
 
 
