@@ -19,7 +19,7 @@ from mimids.wire.messages import PushedEpoch
 GROUPS_REMEMBERED: Final = 10_000
 
 
-class LookAhead:
+class PushLookAhead:
     """Makes the reads of pushes; all calls are made on the writer's thread."""
 
     def __init__(self) -> None:

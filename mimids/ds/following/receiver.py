@@ -12,7 +12,7 @@ import trio
 from mimids.config import Config
 from mimids.ds.following.followed_groups import WantedGroups
 from mimids.ds.following.intake import Intake, Received
-from mimids.ds.following.look_ahead import LookAhead
+from mimids.ds.following.look_ahead import PushLookAhead
 from mimids.ds.following.pending_requests import ANSWER_SECONDS, PendingRequests
 from mimids.ds.following.slices import Numbered, parts_of
 from mimids.ds.groups.contradiction import Contradiction
@@ -75,7 +75,7 @@ class EpochReceiver:
         self._contradicted = contradicted
         self._bound_hit = bound_hit
         self.pending = PendingRequests()
-        self._look_ahead = LookAhead()
+        self._look_ahead = PushLookAhead()
         self._looking: set[ProviderId] = set()  # hubs of which a push waits for another process
         self._messages = self._duplicates = self._gaps = self._contradictions = self._refused_pushes = 0
 
