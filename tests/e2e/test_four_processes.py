@@ -66,9 +66,12 @@ async def serve_under_load(session: Session, url: str, *, followers: int, second
     chance = random.Random(SEED)
     names = [HUB, *(f"{chr(ord('b') + number)}.example" for number in range(followers))]
     with push_service(session) as service:
-        push = {"push": {"endpoints": [service.origin], "quiet_seconds": 1}}
-        limits = {"limits": UNLIMITED["limits"] | ANY_JOINS, "group": OPEN_TO_ALL}
-        config: dict[str, dict[str, Any]] = {**RETRIES, **push, **limits}
+        config: dict[str, dict[str, Any]] = {
+            **RETRIES,
+            "push": {"endpoints": [service.origin], "quiet_seconds": 1},
+            "limits": UNLIMITED["limits"] | ANY_JOINS,
+            "group": OPEN_TO_ALL,
+        }
         async with (
             open_federation(
                 *names, config=config, configs={HUB: {"store": {"url": url}}}, session=session

@@ -7,7 +7,8 @@ import pytest
 from mimids.ds.limits.rates import TOLD_PARTS, Rate, Rates
 from mimids.ds.limits.shared_rates import TOLD_AT_ONCE, TOOK, SharedRates
 from mimids.errors import RateLimited
-from tests.support.doubles import MovableClock, stopped_clock
+from mimids.testing.clock import MovableClock
+from tests.support.doubles import stopped_clock
 
 SENDS = Rate("sends", 10, 80)
 
