@@ -53,10 +53,12 @@ from mimids.ds.key_packages.relay import OwnGateway, Relay, RelayBounds
 from mimids.ds.key_packages.stock import KeyPackageStock, StockRules
 from mimids.ds.key_packages.tokens import AbuseRule, Tokens
 from mimids.ds.limits.budgets import Budgets
+from mimids.ds.limits.kept_rates import KeptRates
 from mimids.ds.limits.new_providers import NewProviders
-from mimids.ds.limits.rates import ConfiguredRate, KeptRates, ProviderRates, UserRates
+from mimids.ds.limits.rates import ConfiguredRate, ProviderRates, UserRates
+from mimids.ds.limits.shared_rates import TOOK, SharedRates
 from mimids.ds.limits.welcomes import WelcomeLimits
-from mimids.ds.notifier import WAKE_UPS, Notifier, SharedNotifier, heard_topic, stock_topic
+from mimids.ds.notifier import OPEN, TELL_OPEN, WAKE_UPS, Notifier, SharedNotifier, heard_topic, stock_topic
 from mimids.ds.operator_sessions import OperatorSessions
 from mimids.ds.peer_answers import AnswerDecoder
 from mimids.ds.ports import Clock, Peers, PeerTransport, PushServices
@@ -198,9 +200,11 @@ def make_services(
 
     user_rates, provider_rates = UserRates(limits, clock), ProviderRates(limits, clock)
     budgets = Budgets(limits, clock)
-    gate = Gate(clock, user_rates, budgets)
+    shared_rates = SharedRates(clock, shared=join is not None)
+    gate = Gate(clock, user_rates, budgets, shared_rates.add)
     may_contact = partial(config.federation.allows, us=provider)
     new_providers = NewProviders.of(limits, clock, may_contact, telemetry.bound_hit)
+    welcome_limits = WelcomeLimits(limits, clock, new_providers, telemetry.bound_hit)
     hub = LocalHub(
         config,
         store,
@@ -210,7 +214,7 @@ def make_services(
         recent=recent,
         rates=provider_rates,
         budgets=budgets,
-        welcome_limits=WelcomeLimits(limits, clock, new_providers, telemetry.bound_hit),
+        welcome_limits=welcome_limits,
     )
 
     operator_key = read_operator_key(config)
@@ -218,6 +222,12 @@ def make_services(
     key_packages = _make_stock(config, store, clock, telemetry, notifier)
     gateway = _make_gateway(config, store, clock, telemetry, ohttp_keys, key_packages)
     relay = _make_relay(config, clock, peers, gateway, ohttp_keys, new_providers)
+    shared_rates.add("users", *user_rates.kept)
+    shared_rates.add("providers", *provider_rates.all)
+    shared_rates.add("budgets", *budgets.all)
+    shared_rates.add("new-providers", *new_providers.all)
+    shared_rates.add("welcomes", *welcome_limits.all)
+    shared_rates.add("gateway", *gateway.shared_rates)
 
     evidence = EvidenceReplay(provider, clock, mls)
     reports = Reports(config, store, clock, peers, notifier, evidence, processes.runs_jobs)
@@ -280,6 +290,7 @@ def make_services(
         backoff,
         telemetry.bound_hit,
         own_messages,
+        process=None if join is None else processes.name,
     )
 
     delivery = Delivery(
@@ -342,6 +353,7 @@ def make_services(
             restore_providers=new_providers.restore,
             shared=join is not None,
         ),
+        shared_rates=shared_rates,
         cursors=cursors,
         devices=DeviceTokens(store, provider, seen),
         sessions=sessions,
@@ -408,10 +420,22 @@ def make_services(
             "push_subscriptions": services.wake_ups.read_subscriptions,
             "users": lambda rows: _cut_off_removed(services, None),
         },
-        callers.note,
-        services.wake_ups.note_asleep,
+        {
+            "heard": partial(_note_call_elsewhere, notifier, callers),
+            "asleep": lambda row: services.wake_ups.note_asleep(DeviceRow(row)),
+            TOOK: shared_rates.hear,
+            OPEN: streams.hear_open,
+            TELL_OPEN: streams.tell_all,
+        },
+        shared_rates.due,
+        streams.forget_processes,
     )
     return services
+
+
+def _note_call_elsewhere(notifier: Notifier, callers: Callers, name: str) -> None:
+    with notifier.only_here():  # the process that was called has told the others
+        callers.note(ProviderId(name))
 
 
 async def _cut_off_removed(services: Services, devices: Collection[int] | None) -> None:
@@ -509,6 +533,8 @@ def _make_streams(
     backoff: Backoff,
     bound_hit: Callable[[str], None],
     own_messages: OwnMessages,
+    *,
+    process: str | None,
 ) -> Streams:
     async def is_known(device: Device) -> bool:
         standing = await store.read(lambda tx: standing_of(tx, device.row))
@@ -529,6 +555,7 @@ def _make_streams(
         send_batch=own_messages.send_batch,
         batch_messages=config.limits.send_batch_messages,
         device_streams=config.limits.device_streams,
+        process=process,
     )
 
 

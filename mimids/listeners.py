@@ -53,11 +53,13 @@ def make_app(
     *,
     hosts: frozenset[str] | None = None,
     cors: Cors = NO_PAGES,
+    rates: CallerRates | None = None,
 ) -> DirectApp:
-    """Return the ASGI application for these endpoints; with `hosts`, it refuses any other Host header."""
-    config = services.config
-    requests = ConfiguredRate.of(config.limits, "device_requests_per_minute")
-    rates = CallerRates(requests, services.clock, services.telemetry)
+    """Return the ASGI application for these endpoints; with `hosts`, it refuses any other Host header.
+
+    `rates` are shared by the applications of several listeners.
+    """
+    config, rates = services.config, rates or _caller_rates(services)
     return application(
         Table(
             endpoints,
@@ -74,6 +76,11 @@ def make_app(
             cors=cors,
         )
     )
+
+
+def _caller_rates(services: Services) -> CallerRates:
+    requests = ConfiguredRate.of(services.config.limits, "device_requests_per_minute")
+    return CallerRates(requests, services.clock, services.telemetry)
 
 
 def _admission(services: Services, rates: CallerRates) -> Admit:
@@ -122,15 +129,17 @@ def make_listeners(services: Services) -> dict[str, ListenerSpec]:
     trust = Trust(tls.trust, {name: peer.trust for name, peer in config.providers.items() if peer.trust is not None})
     client_tls = None if listen.client_is_plain else ServerTls(pair)
     operator = [row for row in OPERATOR if row.name != "metrics" or config.metrics.enabled]
+    rates = _caller_rates(services)
+    services.shared_rates.add("callers", *rates.all)
     public, client, loopback = Listener.PUBLIC.value, Listener.CLIENT.value, Listener.OPERATOR.value
     return {
         public: ListenerSpec(
             Bind(public, str(listen.public), ServerTls(pair, clients=trust), limits, buffers=buffers),
-            make_app(services, (*PUBLIC, *PROVIDERS), hosts=hosts),
+            make_app(services, (*PUBLIC, *PROVIDERS), hosts=hosts, rates=rates),
         ),
         client: ListenerSpec(
             Bind(client, str(listen.client), client_tls, limits, unix_mode=PROXY_MODE, buffers=buffers),
-            make_app(services, DEVICES, cors=Cors(listen.web_origins)),
+            make_app(services, DEVICES, cors=Cors(listen.web_origins), rates=rates),
         ),
         loopback: ListenerSpec(
             Bind(loopback, str(listen.operator), None, limits),

@@ -276,6 +276,14 @@ METRICS: Final[Mapping[str, Metric]] = {
         "1 if this process runs the jobs that run in one process, such as delivery",
         "if the sum over all processes is not 1 for a minute, see `mimids processes`",
     ),
+    "mimids_processes_lag_milliseconds": _gauge(
+        "how far this process is behind in what it hears of the other processes, by its last sign of life",
+        "over 1000 for a minute: this process, its machine or the database is overloaded",
+    ),
+    "mimids_processes_alive": _gauge(
+        "processes of the provider that this process knows to be alive, with itself",
+        "lower than the number that you started: see `mimids processes`",
+    ),
     "mimids_sweeper_sweeps": _counter("sweeps that deleted expired data", "not growing: expired data is not deleted"),
 }
 

@@ -305,15 +305,16 @@ def store_url(network: Network) -> str:
 
 
 def serve_twice(network: Network, home: Path, url: str, stack: ExitStack) -> dict[str, int]:
-    """Run two processes of a provider; return the ports of their client listeners."""
+    """Run two processes of a provider; return the ports of their client listeners, and of their public ones."""
     file = home / "mimids.toml"
     file.write_text(f'{file.read_text()}\n[store]\nurl = "{url}"\nreplicated = true\n')
     (home / "second.toml").write_text(file.read_text().replace('data_dir = "data"', 'data_dir = "second"'))
     ports = {}
     for name, config in (("ds1", file), ("ds2", home / "second.toml")):
         _, said = stack.enter_context(serving("--config", str(config), cwd=home))
-        (client,) = [line.split()[1] for line in said if line.startswith("  client ")]
-        ports[name] = int(client.rpartition(":")[2])
+        for listener in ("client", "public"):
+            (line,) = [line for line in said if line.startswith(f"  {listener} ")]
+            ports[f"{name} {listener}"] = int(line.split()[-1].rpartition(":")[2])
     return ports
 
 
@@ -323,7 +324,8 @@ def balance(network: Network, ports: dict[str, int], stack: ExitStack) -> None:
     head, _, rest = text.partition("# Other providers.")
     client = rest[rest.index("# The devices") :]
     for number, name in enumerate(("ds1", "ds2"), start=1):
-        client = client.replace(f"10.0.0.1{number}:8444", f"127.0.0.1:{ports[name]}")
+        addresses = f"127.0.0.1:{ports[f'{name} client']} port {ports[f'{name} public']}"
+        client = client.replace(f"10.0.0.1{number}:8444 port 8443", addresses)
     (ports["balancer"],) = free_ports(1)
     client = client.replace("bind :8444", f"bind 127.0.0.1:{ports['balancer']}")
     file = network.home / "haproxy.cfg"

@@ -38,6 +38,8 @@ TESTED_IN = {
     "ds.commands.groups": "cli/test_groups.py",
     "ds.commands.reports": "ds/commands/test_policy.py",
     "ds.running_server": "test_reload.py",
+    "ds.following.look_ahead": "ds/test_look_ahead.py",
+    "ds.limits.kept_rates": "ds/test_processes.py",  # between restarts: privacy/test_joins.py
     "ds.devices.gate": "ds/limits/test_budgets.py",
     "ds.devices.hub_router": "ds/following/test_following.py",  # sends and receives at other hubs
     "printable": "abuse/test_terminal.py",

@@ -30,6 +30,8 @@ DEPARTURES: Final = "departures"  # wakes the job that has removed devices leave
 SWEEP: Final = "sweep"  # wakes the sweeper
 EVERYTHING: Final = "everything"  # tells other processes to notify all their listeners
 TOPICS_FOR_OTHERS: Final = 10_000  # if there are more, all listeners in the other processes are notified
+OPEN: Final = "open"  # tells other processes how many streams a device has open here
+TELL_OPEN: Final = "tell-open"  # asks other processes to tell this again of all devices
 WAKE_UPS: Final = "wake-ups"  # wakes the job that wakes devices, as DELIVERY does
 
 
@@ -129,6 +131,11 @@ class Notifier:
         """Notify all listeners in this process."""
         self.notify_here(*self._waiters)
 
+    @contextmanager
+    def only_here(self) -> Iterator[None]:
+        """Send notifications in the block to this process only."""
+        yield
+
     def shut_down(self) -> None:
         """Wake all listeners, and each later listener once, so that waiting requests are answered at shutdown."""
         self._shutting_down = True
@@ -224,7 +231,7 @@ class SharedNotifier(Notifier):
 
     @contextmanager
     def only_here(self) -> Iterator[None]:
-        """Send notifications in the block to this process only."""
+        """See `Notifier.only_here`."""
         self._tells_others = False
         try:
             yield

@@ -9,6 +9,10 @@ Notifications
     A notification in this process is also sent to the other processes (`SharedNotifier`), so that their streams and
     waiting requests get the new rows.
 
+Limits
+    Each process tells the others how many streams devices have open here, and which tokens they have taken
+    (`ds/devices/streams_elsewhere.py`, `ds/limits/shared_rates.py`).
+
 Jobs
     One process runs the jobs that must run once, such as delivery. When this process ends or is cut off, another one
     takes over within seconds. For a moment both may run a job. Each job allows this, because its actions are
@@ -23,27 +27,28 @@ import json
 import os
 import secrets
 import socket
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Final, Protocol
 
 import attrs
 import trio
 
-from mimids.ds.notifier import EVERYTHING, Notifier, SharedNotifier
+from mimids.ds.notifier import EVERYTHING, TELL_OPEN, Notifier, SharedNotifier
 from mimids.errors import StorageUnavailable
-from mimids.store.engine.member import Heard, Member
+from mimids.store.engine.member import FROZEN_SECONDS, Heard, Member
 from mimids.store.engine.store import Store
-from mimids.values import DeviceRow
-from mimids.wire.ids import MaskedPartitionKey, ProviderId
+from mimids.wire.ids import MaskedPartitionKey
 
 ALIVE_SECONDS: Final = 2.0  # between two signs of life; after a process ends, its jobs may stop for this long
 RETRY_SECONDS: Final = 0.5  # after the database could not be reached
 READ_SECONDS: Final = 0.25  # between two times that changed tables are read: a device can change them often
-TOPICS_AT_ONCE: Final = 50  # in one notification, whose payload PostgreSQL limits to 8,000 octets
+PAYLOAD_OCTETS: Final = 7900  # of a notification; PostgreSQL limits it to 8,000
+SHARE_SECONDS: Final = 1.0  # between two times that other processes are told what was taken from shared rates
 
 MOST_ROWS: Final = 1000  # of a table that are read again one by one
 
+Hear = Callable[..., None]
 ReadAgain = Callable[[frozenset[int] | None], Awaitable[None]]
 Join = Callable[[str], AbstractAsyncContextManager[Member]]
 
@@ -55,9 +60,11 @@ def new_name() -> str:
 
 @attrs.frozen
 class ProcessStatistics:
-    """Whether this process runs the jobs that run in one process."""
+    """Whether this process runs the jobs that run in one process, and what it knows of the other processes."""
 
     runs_jobs: int
+    lag_milliseconds: int  # how far it is behind in what it hears
+    alive: int  # processes, with this one
 
 
 class Processes:
@@ -70,8 +77,11 @@ class Processes:
         self._notifier = notifier
         self._shared = notifier if isinstance(notifier, SharedNotifier) else None
         self._join = join
-        self._heard: Callable[[ProviderId], None] = lambda provider: None
-        self._asleep: Callable[[DeviceRow], None] = lambda device: None
+        self._hear: Mapping[str, Hear] = {}
+        self._due: Callable[[], Iterable[Hashable]] = tuple
+        self._ended: Callable[[Collection[str]], None] = lambda alive: None
+        self._member: Member | None = None
+        self._alive: dict[str, float] = {}  # the other processes, and when each gave its last sign of life
         self._read_again: Mapping[str, ReadAgain] = {}
         self._unread: dict[str, frozenset[int] | None] = {}  # tables, and which rows
         self._has_unread = trio.Event()
@@ -83,14 +93,16 @@ class Processes:
     def watch(
         self,
         read_again: Mapping[str, ReadAgain],
-        heard: Callable[[ProviderId], None],
-        asleep: Callable[[DeviceRow], None] = lambda device: None,
+        hear: Mapping[str, Hear],
+        due: Callable[[], Iterable[Hashable]],
+        ended: Callable[[Collection[str]], None],
     ) -> None:
         """Call `read_again[table]` after rows of a table changed: with these rows, or None if any may have changed.
 
-        Call `heard` for calls of other providers, and `asleep` for devices that have disconnected from other processes.
+        Call `hear[kind]` with the rest of each topic of this kind that another process has sent. Send the topics that
+        `due` returns, each second. Call `ended` with the names of the other processes after some of them ended.
         """
-        self._read_again, self._heard, self._asleep = read_again, heard, asleep
+        self._read_again, self._hear, self._due, self._ended = read_again, hear, due, ended
 
     def runs_jobs(self) -> bool:
         """Tell whether this process runs the jobs that run in one process."""
@@ -98,7 +110,8 @@ class Processes:
 
     def statistics(self) -> ProcessStatistics:
         """Return the present state."""
-        return ProcessStatistics(int(self.runs_jobs()))
+        lag = 0.0 if self._member is None else self._member.lag_seconds()
+        return ProcessStatistics(int(self.runs_jobs()), int(lag * 1000), 1 + len(self._alive))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Be one of the processes until cancelled; report ready once it is known which process runs the jobs."""
@@ -106,16 +119,19 @@ class Processes:
             task_status.started()
             await trio.sleep_forever()
             return
-        async with self._join(self.name) as member:
+        async with self._join(self.name) as self._member:
+            member = self._member
             await self._note_alive(member)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._tell, member, self._shared)
                 nursery.start_soon(self._read)
+                nursery.start_soon(self._share, self._shared)
                 await nursery.start(self._listen, member)
                 task_status.started()
                 while True:
                     await trio.sleep(ALIVE_SECONDS)
                     await self._note_alive(member)
+                    self._forget_ended()
                     self._shared.tell_calls()
 
     async def run_in_one_process(
@@ -170,6 +186,20 @@ class Processes:
                 await trio.sleep(RETRY_SECONDS)
                 notifier.for_others(EVERYTHING)
 
+    async def _share(self, notifier: SharedNotifier) -> None:
+        """Each second, tell the other processes what was taken from shared rates."""
+        while True:
+            await trio.sleep(SHARE_SECONDS)
+            notifier.for_others(*self._due())
+
+    def _forget_ended(self) -> None:
+        """Forget the processes that gave no sign of life for long."""
+        now = trio.current_time()
+        alive = {name: at for name, at in self._alive.items() if now - at < FROZEN_SECONDS}
+        if len(alive) < len(self._alive):
+            self._alive = alive
+            self._ended(alive)
+
     async def _listen(self, member: Member, *, task_status: trio.TaskStatus[None]) -> None:
         once = StartedOnce(task_status)
         while True:
@@ -199,6 +229,7 @@ class Processes:
     def _take_in(self, heard: Heard) -> None:
         """Clear the caches, notify, and remember which rows must be read again."""
         changes = [change.partition(" ") for change in heard.changed]
+        self._alive |= dict.fromkeys(heard.alive, trio.current_time())
         if heard.missed:
             self._store.forget_all()
         elif changes:
@@ -208,6 +239,9 @@ class Processes:
                 self._notify_here(topic)
         if heard.missed:
             self._notifier.notify_all_here()
+            self._ended(())  # what the others have told before may be out of date
+            if self._shared is not None:
+                self._shared.for_others((TELL_OPEN,))
             changes = [(table, "", "") for table in self._read_again]
         for table, _, row in changes:
             if table in self._read_again:
@@ -221,11 +255,8 @@ class Processes:
 
     def _notify_here(self, topic: Hashable) -> None:
         match topic:
-            case ("heard", str() as provider):
-                with nullcontext() if self._shared is None else self._shared.only_here():
-                    self._heard(ProviderId(provider))
-            case ("asleep", int() as device):
-                self._asleep(DeviceRow(device))
+            case (str() as kind, *values) if kind in self._hear:
+                self._hear[kind](*values)
             case "everything":
                 self._notifier.notify_all_here()
             case _:
@@ -256,8 +287,15 @@ def payloads_of(topics: Iterable[Hashable]) -> Iterator[str]:
     if EVERYTHING in found:
         yield ""
         return
-    for start in range(0, len(found), TOPICS_AT_ONCE):
-        yield json.dumps([_as_json(topic) for topic in found[start : start + TOPICS_AT_ONCE]])
+    payload, octets = list[str](), 0
+    for each in (json.dumps(_as_json(topic)) for topic in found):
+        octets += len(each) + 1
+        if octets >= PAYLOAD_OCTETS:
+            yield f"[{','.join(payload)}]"
+            payload, octets = [], len(each) + 1
+        payload.append(each)
+    if payload:
+        yield f"[{','.join(payload)}]"
 
 
 def _as_json(topic: Hashable) -> object:
@@ -277,8 +315,8 @@ def topics_in(payload: str) -> list[Hashable]:
         match each:
             case ["partition", str() as key]:
                 found.append(("partition", MaskedPartitionKey(bytes.fromhex(key))))
-            case [str() as kind, value]:
-                found.append((kind, value))
+            case [str() as kind, *values]:
+                found.append((kind, *values))
             case _:
                 found.append(each)
     return found

@@ -30,7 +30,8 @@ from mimids.ds.key_packages.gateway import Gateway
 from mimids.ds.key_packages.gateway_keys import OhttpKeys
 from mimids.ds.key_packages.relay import Relay
 from mimids.ds.key_packages.stock import KeyPackageStock
-from mimids.ds.limits.rates import KeptRates
+from mimids.ds.limits.kept_rates import KeptRates
+from mimids.ds.limits.shared_rates import SharedRates
 from mimids.ds.notifier import Notifier
 from mimids.ds.operator_sessions import OperatorSessions
 from mimids.ds.ports import Clock, Peers
@@ -64,6 +65,7 @@ class Services:
     accepted_terms: AcceptedTerms
     gate: Gate
     rates: KeptRates
+    shared_rates: SharedRates
     own_messages: OwnMessages
     cursors: Cursors
     reports: Reports

@@ -137,9 +137,9 @@ def followers_behind(tx: Tx, page: StampPage) -> set[int]:
 
 def settle(tx: Tx, provider: int, partition: int, next_counter: Counter) -> None:
     """Record a follower's answer to a push: the next counter to push."""
-    tx.execute(
+    tx.executemany(
         "UPDATE follows SET next_counter = ?, needs_opening = 0, presented = 0 WHERE provider = ? AND partition = ?",
-        (next_counter, provider, partition),
+        [(next_counter, provider, partition)],
     )
 
 

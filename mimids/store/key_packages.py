@@ -197,7 +197,10 @@ def _claimed_from(tx: Tx, device: DeviceRow) -> Iterator[tuple[ProtocolVersion, 
 def candidates(
     tx: Tx, user: UserRow, version: ProtocolVersion, cipher_suite: CipherSuite, now: Milliseconds, *, count_to: int
 ) -> list[Candidate]:
-    """Return each device of a user with the KeyPackage for a claim; its stock is counted up to `count_to`."""
+    """Return each device of a user with the KeyPackage for a claim; its stock is counted up to `count_to`.
+
+    KeyPackages expire at whole seconds, so only the second of `now` matters; two calls within it make the same read.
+    """
     rows = tx.all(
         "SELECT d.id,"
         " coalesce((SELECT max(turn) FROM key_package_refs WHERE device = d.id AND version = ?2"
@@ -211,7 +214,7 @@ def candidates(
         "  (SELECT id FROM key_packages WHERE device = d.id AND version = ?2 AND cipher_suite = ?3"
         "   AND last_resort = 1 AND expires_at > ?4 ORDER BY id DESC LIMIT 1))"
         " WHERE d.owner = ?1",
-        (user, version, cipher_suite, now, count_to),
+        (user, version, cipher_suite, now - now % 1000, count_to),
     )
     return list(map(Candidate._make, rows))
 
@@ -227,7 +230,7 @@ def count_siblings(tx: Tx, device: DeviceRow) -> int:
 
 def take_out(tx: Tx, row: int) -> None:
     """Delete an ordinary KeyPackage from the stock."""
-    tx.execute("DELETE FROM key_packages WHERE id = ?", (row,))
+    tx.executemany("DELETE FROM key_packages WHERE id = ?", [(row,)])
 
 
 def note_claim(tx: Tx, row: int, token: TokenId | None, turn: int, now: Milliseconds) -> None:
@@ -236,7 +239,8 @@ def note_claim(tx: Tx, row: int, token: TokenId | None, turn: int, now: Millisec
     `token` is the token whose claim waits for a Welcome. If it is None, the hour is not stored either.
     """
     hour = Milliseconds(0) if token is None else hour_of(now)
-    tx.execute("UPDATE key_package_refs SET claimed_at = ?, token = ?, turn = ? WHERE id = ?", (hour, token, turn, row))
+    query = "UPDATE key_package_refs SET claimed_at = ?, token = ?, turn = ? WHERE id = ?"
+    tx.executemany(query, [(hour, token, turn, row)])
 
 
 # --- Welcomes ---------------------------------------------------------------------------------------------------

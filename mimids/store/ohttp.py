@@ -112,9 +112,9 @@ def answered(tx: Tx, enc: bytes) -> Answered | None:
 
 def keep_answer(tx: Tx, enc: bytes, answer: Answered, keep_until: Milliseconds) -> None:
     """Store a sealed answer until `keep_until`, inclusive."""
-    tx.execute(
+    tx.executemany(
         "INSERT INTO ohttp_replays (enc, digest, keep_until, response) VALUES (?, ?, ?, ?)",
-        (enc, answer.digest, keep_until, answer.response),
+        [(enc, answer.digest, keep_until, answer.response)],
     )
 
 

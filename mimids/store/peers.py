@@ -63,10 +63,10 @@ def move_cursors(tx: Tx, next_stamp: int, *, but: Collection[int]) -> None:
 
 def note_success(tx: Tx, provider: int, next_stamp: int) -> None:
     """Record an answer, and that the provider needs no push of a partition whose stamp is below `next_stamp`."""
-    tx.execute(
+    tx.executemany(
         "UPDATE peers SET failures = 0, failing_since = NULL, next_attempt_at = 0,"
         " next_stamp = CASE WHEN next_stamp < ?1 THEN ?1 ELSE next_stamp END WHERE provider = ?2",
-        (next_stamp, provider),
+        [(next_stamp, provider)],
     )
 
 

@@ -22,12 +22,13 @@ class ProcessRow:
     since: Milliseconds
     seen_at: Milliseconds
     runs_jobs: bool  # it runs the jobs that run in one process
+    lag_ms: int  # how far it was behind, at `seen_at`, in what it hears of the others
 
 
 def every_process(tx: Tx) -> list[ProcessRow]:
     """Return all processes that were alive a moment ago; none for a provider in SQLite."""
-    rows = tx.all("SELECT name, since, seen_at, runs_jobs FROM processes ORDER BY since, name")
-    return [ProcessRow(name, since, seen_at, bool(runs_jobs)) for name, since, seen_at, runs_jobs in rows]
+    rows = tx.all("SELECT name, since, seen_at, runs_jobs, lag_ms FROM processes ORDER BY since, name")
+    return [ProcessRow(name, since, seen_at, bool(runs_jobs), lag) for name, since, seen_at, runs_jobs, lag in rows]
 
 
 # --- connected devices ------------------------------------------------------------------------------------------

@@ -103,10 +103,10 @@ def count_claim(
 
     `note_abuse` is a statement of its own: the CHECKs of its columns would cost each claim 4 us.
     """
-    tx.execute(
+    tx.executemany(
         "UPDATE tokens SET uses_left = ?, rate_started_at = ?, rate_used = ?, abuse_started_at = ?,"
         " unanswered_claims = ? WHERE id = ?",
-        (uses_left, rate_started_at, rate_used, abuse_started_at, unanswered_claims, token),
+        [(uses_left, rate_started_at, rate_used, abuse_started_at, unanswered_claims, token)],
     )
 
 

@@ -403,7 +403,12 @@ def is_group_expected(tx: Tx, hub: int) -> bool:
 
 
 def put_in_inbox(tx: Tx, device: DeviceRow, welcome: int, hub: int, now: Milliseconds) -> bool:
-    """Put a Welcome into a device's inbox; return False if it is or was there."""
+    """Put a Welcome into a device's inbox; return False if it is or was there.
+
+    Only a work that runs alone may do so: streams and `push_subscriptions` use the ids as cursors, so a row must not
+    become visible after a row with a higher id.
+    """
+    tx.run_alone()
     added = tx.execute(
         "INSERT INTO inbox (device, welcome, hub, arrived_at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
         (device, welcome, hub, hour_of(now)),

@@ -6,7 +6,8 @@ The file is long because it has a test for each thing that processes tell each o
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,19 +16,21 @@ import pytest
 import trio
 
 from mimids.ds import processes
-from mimids.ds.limits.rates import KeptRates, Rate, Rates
+from mimids.ds.limits.kept_rates import KeptRates
+from mimids.ds.limits.rates import TOLD_PARTS, Rate, Rates
 from mimids.ds.notifier import EVERYTHING, Notifier, heard_topic, inbox_topic, partition_topic
 from mimids.ds.processes import Processes, payloads_of, topics_in
-from mimids.errors import ProviderNotAllowed, RateLimited, Unauthenticated
+from mimids.errors import ProviderNotAllowed, QuotaExceeded, RateLimited, Unauthenticated
 from mimids.store.engine.transaction import Tx
 from mimids.values import Device, DeviceRow
 from mimids.wire.ids import Counter, MaskedPartitionKey, ProviderId, Secret
 from mimids.wire.messages import ReceiveRequest
 from tests.support import postgresql
+from tests.support.device_streams import Wire
 from tests.support.doubles import stopped_clock
 from tests.support.federation import Room, device, texts
 from tests.support.patience import patience
-from tests.support.provider import Assembled
+from tests.support.provider import Assembled, assembled
 from tests.support.stored import until
 from tests.support.twins import ran, twins
 
@@ -379,6 +382,108 @@ async def test_processes_subtract_what_they_counted_from_one_stored_bucket(tmp_p
         assert await one.services.store.read(lambda tx: tx.all("SELECT 1 FROM rate_buckets")) == []
 
 
+@needs_postgresql
+async def test_two_processes_together_allow_what_one_allows_and_a_burst_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "SHARE_SECONDS", 0.02)
+    limits = {"device_sends_per_second": 100, "device_sends_burst": 400, "user_sends_per_second": 0}
+    async with twins(tmp_path, limits=limits) as (one, other):
+        await one.add_device()
+        sender, took, began = device(one), 0, trio.current_time()
+        gates = [at.services.gate._rates for at in (one, other)]
+        while trio.current_time() < began + 3:
+            for rates in gates:
+                taken, _ = rates.take_sends(sender, 20)
+                took += taken
+            await trio.sleep(0.01)
+        seconds = trio.current_time() - began
+        assert took >= 400 + 100 * (seconds - 1)
+        assert took <= 2 * 400 + 100 * seconds + 2 * 400 // TOLD_PARTS + 100
+
+
+@needs_postgresql
+async def test_what_says_who_fetches_is_not_told(tmp_path: Path) -> None:
+    async with twins(tmp_path) as (one, _):
+        shared = one.services.shared_rates._rates.values()
+        limits = {each.rate.limit for each in shared}
+        assert {"device_sends_per_second", "provider_sends_per_second", "gateway_requests_per_second"} <= limits
+        assert not any("fetches" in limit or "address" in limit for limit in limits)
+
+
+# --- streams ----------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def open_streams(at: Assembled, count: int) -> AsyncIterator[list[Wire]]:
+    """Open streams of the device at a process, one after the other; yield those that ended for too many."""
+    ended: list[Wire] = []
+
+    async def serve(wire: Wire) -> None:
+        try:
+            await at.services.streams.serve(device(at), wire)
+        except QuotaExceeded:
+            ended.append(wire)
+
+    async with trio.open_nursery() as serving:
+        for _ in range(count):
+            serving.start_soon(serve, Wire())
+        await until(lambda: _returns(at.services.streams.statistics().open >= count))
+        yield ended
+        serving.cancel_scope.cancel()
+
+
+@needs_postgresql
+async def test_a_device_has_at_most_so_many_streams_at_all_processes_together(tmp_path: Path) -> None:
+    async with twins(tmp_path, limits={"device_streams": 3}) as (one, other):
+        await one.add_device()
+        row = device(one).row
+        async with open_streams(one, 2) as ended_first:
+            await until(lambda: _returns(other.services.streams.open_of(row) == 2))
+            async with open_streams(other, 2) as ended_second:
+                await until(lambda: _returns(len(ended_first) == 1))
+                for each in (one, other):
+                    await until(partial(_has_open, each, row, 3))
+                assert ended_second == []
+            await until(partial(_has_open, one, row, 1))  # it was told that the others have ended
+
+
+async def _has_open(at: Assembled, row: DeviceRow, streams: int) -> bool:
+    return at.services.streams.open_of(row) == streams
+
+
+@needs_postgresql
+async def test_a_process_that_begins_later_learns_which_streams_are_open(tmp_path: Path) -> None:
+    async with twins(tmp_path, limits={"device_streams": 3}) as (one, other):
+        await one.add_device()
+        row = device(one).row
+        async with open_streams(one, 2), assembled(one.config) as third:
+            await until(partial(_has_open, third, row, 2))
+            other.services.streams.forget_processes([])
+            assert other.services.streams.open_of(row) == 0
+
+
+@needs_postgresql
+async def test_the_streams_of_a_process_that_gives_no_sign_of_life_are_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quickly: None
+) -> None:
+    monkeypatch.setattr(processes, "FROZEN_SECONDS", 0.5)
+    async with twins(tmp_path, limits={"device_streams": 3}) as (one, other):
+        await one.add_device()
+        row = device(one).row
+        async with assembled(one.config) as third, open_streams(third, 2):
+            await until(partial(_has_open, one, row, 2))
+            await until(lambda: _returns(one.services.processes.statistics().alive == 3))
+            monkeypatch.setattr(third.services.processes._member, "note_alive", _frozen)
+            await until(partial(_has_open, one, row, 0))
+            await until(lambda: _returns(other.services.processes.statistics().alive == 2))
+
+
+async def _frozen() -> bool:
+    await trio.sleep_forever()
+    return False
+
+
 # --- what is told -----------------------------------------------------------------------------------------------
 
 
@@ -388,6 +493,9 @@ def test_topics_travel_as_they_are() -> None:
     payloads = list(payloads_of(topics))
     assert {topic for payload in payloads for topic in topics_in(payload)} == topics
     assert max(len(payload.encode()) for payload in payloads) < 8000
+    long = {heard_topic(ProviderId(f"{number:03}." + "b" * 240)) for number in range(200)}
+    assert max(len(payload.encode()) for payload in payloads_of(long)) < 8000
+    assert {topic for payload in payloads_of(long) for topic in topics_in(payload)} == long
     assert list(payloads_of({EVERYTHING, "delivery"})) == [""]
     assert topics_in("") == [EVERYTHING]
 

@@ -249,6 +249,7 @@ def outcomes(a: Provider) -> Counter[str]:
     return Counter(re.findall(r"route=console-act code=(\S+)", a.log))
 
 
+@pytest.mark.sqlite_file("backups and restores are of files")
 def test_each_act_is_done_once_in_a_session(mimids_federation: Any) -> None:
     federation = mimids_federation("a.example", "b.example", configs=MANUAL)
     a = federation["a.example"]

@@ -6,6 +6,7 @@ import random
 import secrets
 import ssl
 import time
+from typing import Any
 
 import httpx
 import pytest
@@ -13,12 +14,13 @@ import trio
 
 from mimids.client.contacts import Contact, SignedKeys
 from mimids.client.ohttp import seal
-from mimids.testing import Provider, Session, open_federation
+from mimids.testing import Federation, Provider, PushService, Session, open_federation, push_service
 from mimids.wire.ids import MLS10
 from mimids.wire.messages import KeyPackageRequest
 from tests.support import postgresql
 from tests.support.cluster import Cluster, cluster
 from tests.support.honest_load import UNLIMITED, honest_load
+from tests.support.joins_and_phones import ANY_JOINS, OPEN_TO_ALL, more_load
 from tests.support.stage import AWAY, HUB, SUITE
 from tests.support.tables import ON_POSTGRESQL
 
@@ -63,21 +65,38 @@ async def check_same_octets(found: Cluster, card: Contact) -> None:
 async def serve_under_load(session: Session, url: str, *, followers: int, seconds: float, kills: int) -> None:
     chance = random.Random(SEED)
     names = [HUB, *(f"{chr(ord('b') + number)}.example" for number in range(followers))]
+    with push_service(session) as service:
+        config: dict[str, dict[str, Any]] = {
+            **RETRIES,
+            "push": {"endpoints": [service.origin], "quiet_seconds": 1},
+            "limits": UNLIMITED["limits"] | ANY_JOINS,
+            "group": OPEN_TO_ALL,
+        }
+        async with (
+            open_federation(
+                *names, config=config, configs={HUB: {"store": {"url": url}}}, session=session
+            ) as federation,
+            cluster(federation, federation[HUB], chance) as found,
+        ):
+            await kill_under_load(federation, found, service, chance, seconds=seconds, kills=kills)
+
+
+async def kill_under_load(
+    federation: Federation, found: Cluster, service: PushService, chance: random.Random, *, seconds: float, kills: int
+) -> None:
+    hub, *others = list(federation)
+    roles, pause = (hub, others[0], hub), seconds / kills
     async with (
-        open_federation(
-            *names, config={**UNLIMITED, **RETRIES}, configs={HUB: {"store": {"url": url}}}, session=session
-        ) as federation,
-        cluster(federation, federation[HUB], chance) as found,
+        honest_load(federation, pace_seconds=PACE_SECONDS, roles=roles, listening_at=[hub, *others]) as load,
+        more_load(load, service, [hub, *others], kills=kills) as more,
     ):
-        hub, *others = list(federation)
-        roles, pause = (hub, others[0], hub), seconds / kills
-        async with honest_load(federation, pace_seconds=PACE_SECONDS, roles=roles, listening_at=[hub, *others]) as load:
-            await found.kill(kills, chance, up=(pause / 2, pause), down=(0, pause / 2))
-        card = await trio.to_thread.run_sync(hub.contact, "carol")
-        await check_same_octets(found, card)
-        for process in found.processes:
-            assert "Traceback" not in process.log
-        print(load.summary())
+        await found.kill(kills, chance, up=(pause / 2, pause), down=(0, pause / 2))
+    card = await trio.to_thread.run_sync(hub.contact, "carol")
+    await check_same_octets(found, card)
+    for process in found.processes:
+        assert "Traceback" not in process.log
+    assert more.joined
+    print(load.summary(), f"{len(more.joined)} joins; phones woken {more.woken.total()} times, {len(more.asleep)} not")
 
 
 @pytest.mark.skipif(ON_POSTGRESQL, reason="its database is in PostgreSQL anyway")

@@ -21,7 +21,7 @@ from mimids.wire.ids import PartitionKey
 from tests.support.chaos import CONFIG, SETTLE_SECONDS
 from tests.support.stage import AWAY
 
-pytestmark = [pytest.mark.slow, AWAY]
+pytestmark = [pytest.mark.slow, AWAY, pytest.mark.sqlite_file("backups and restores are of files")]
 
 HOUR_SECONDS = 3600.0
 STEPS = 20  # in which the hour passes

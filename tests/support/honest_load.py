@@ -165,7 +165,7 @@ class HonestLoad:
 
     async def check(self, reader: Device) -> None:
         """Fail unless every acknowledged message is there once, and no KeyPackage was handed out twice."""
-        messages = {group.key: await _all_of(reader, group) for group in self.groups}
+        messages = await self._heard_everywhere(reader)
         for request, answer in self.sent:
             assert messages[request.partition_key][answer.counter] == request.message.encoded, content_of(
                 request.message
@@ -173,7 +173,6 @@ class HonestLoad:
         everything = [message for of_partition in messages.values() for message in of_partition]
         assert len(set(everything)) == len(everything)
         assert len(self.sent) <= len(everything) <= len(self.sent) + 2 * SENDERS  # and what was in flight
-        assert all(heard == messages for heard in self.heard)
         for partition, lowest, highest, found in self.hub.read(
             "SELECT partition, min(counter), max(counter), count(*) FROM messages GROUP BY partition"
         ):
@@ -184,6 +183,17 @@ class HonestLoad:
             assert await reader.send(self.groups[0].hub, request) == answer  # a repeat gets the same answer
         for provider in (self.hub, self.follower, self.gateway):
             assert "Traceback" not in provider.log, provider.name
+
+    async def _heard_everywhere(self, reader: Device) -> dict[PartitionKey, list[bytes]]:
+        """Return all messages, once every listening device has heard them, also those that were never acknowledged."""
+        give_up_at = trio.current_time() + SETTLE_SECONDS
+        while True:
+            messages = {group.key: await _all_of(reader, group) for group in self.groups}
+            if all(heard == messages for heard in self.heard):
+                return messages
+            behind = [{key.mask(32).hex(): len(each) for key, each in heard.items()} for heard in self.heard]
+            assert trio.current_time() < give_up_at, behind
+            await trio.sleep(0.1)
 
     def p99(self, kind: str) -> float:
         """Return the 99th percentile of a kind of request, in seconds."""

@@ -96,7 +96,7 @@ async def _processes_of_server(services: Services, context: Context) -> JsonObje
         return answer
     # A provider in SQLite has one process, which stores no row about itself.
     since, name = services.server.started_at, services.processes.name
-    return {"processes": [attrs.asdict(ProcessRow(name, since, context.now, runs_jobs=True))]}
+    return {"processes": [attrs.asdict(ProcessRow(name, since, context.now, runs_jobs=True, lag_ms=0))]}
 
 
 SERVER: Final = (
@@ -116,11 +116,11 @@ SERVER: Final = (
     ),
     Command(
         name="processes",
-        summary="List the processes that serve the provider, and which of them runs the jobs, such as delivery.",
+        summary="List the processes that serve the provider, which of them runs the jobs, and how far each is behind.",
         work=_processes,
         in_server=_processes_of_server,
         answer='{"processes": [{"name": "ds1.a.example/4711/9c2a", "since": 1764000000000, "seen_at": 1764000060000,'
-        ' "runs_jobs": true}]}',
+        ' "runs_jobs": true, "lag_ms": 3}]}',
         example="mimids processes",
         writes=False,
     ),

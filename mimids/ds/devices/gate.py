@@ -6,10 +6,10 @@ A device is identified by its token, so its own rates and byte budgets apply in 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from mimids.ds.limits.budgets import Budgets, octets_of
-from mimids.ds.limits.rates import HubRates, UserRates
+from mimids.ds.limits.rates import HubRates, Rates, UserRates
 from mimids.ds.ports import Clock
 from mimids.ds.terms.hub_terms import HubTerms
 from mimids.errors import MimiError
@@ -20,10 +20,17 @@ from mimids.wire.messages import CreateGroupRequest, ExternalJoinRequest, Extern
 class Gate:
     """Counts each request of a device; `terms` are the terms that we accepted from another hub, if there are any."""
 
-    def __init__(self, clock: Clock, rates: UserRates, budgets: Budgets) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        rates: UserRates,
+        budgets: Budgets,
+        share: Callable[[str, Rates], None] = lambda name, rates: None,
+    ) -> None:
+        """`share` is called with the rates of each hub, so that other processes are told of them."""
         self._rates = rates
         self._budgets = budgets
-        self._hub_rates = HubRates(clock)
+        self._hub_rates = HubRates(clock, share)
 
     def count_sends(
         self, device: Device, requests: Sequence[SendRequest], *, terms: HubTerms | None = None

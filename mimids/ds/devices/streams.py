@@ -6,7 +6,7 @@ checkpoint after each slice. A long frame is decoded in a thread.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
 import attrs
@@ -17,10 +17,11 @@ from mimids.ds.devices.hub_calls import SendBatch
 from mimids.ds.devices.hub_router import HubRouter
 from mimids.ds.devices.rechecks import Rechecks
 from mimids.ds.devices.stream_session import DeviceGone, FrameChannel, OpenStream, StreamSession
+from mimids.ds.devices.streams_elsewhere import StreamsElsewhere, surplus_at
 from mimids.ds.following.cursors import Cursors
 from mimids.ds.following.incoming_welcomes import IncomingWelcomes
 from mimids.ds.key_packages.stock import KeyPackageStock
-from mimids.ds.notifier import Notifier, inbox_topic, stock_topic
+from mimids.ds.notifier import OPEN, Notifier, inbox_topic, stock_topic
 from mimids.ds.ports import Clock
 from mimids.errors import MimiError, QuotaExceeded, TooMany
 from mimids.tracebacks import release_frames
@@ -64,11 +65,12 @@ class Streams:
         send_batch: SendBatch,
         batch_messages: int,
         device_streams: int,
+        process: str | None = None,
     ) -> None:
         """`problem` encodes a refusal as JSON; `is_known` tells whether a device may still act.
 
         `bound_hit` is called when a device reaches a bound (`metrics.BOUNDS`). `send_batch` sends messages of a device
-        to a hub.
+        to a hub. `process` is the name of this process, None if the provider has no others.
         """
         self.hub_router = hub_router
         self.welcomes = welcomes
@@ -84,6 +86,8 @@ class Streams:
         self.send_batch = send_batch
         self.change_limits(batch_messages=batch_messages, device_streams=device_streams)
         self._open: dict[DeviceRow, list[OpenStream]] = {}
+        self._process = process
+        self._elsewhere = StreamsElsewhere()
         self._decoding = trio.CapacityLimiter(DECODING_THREADS)
         self.frames_in = self.frames_out = 0
 
@@ -96,8 +100,8 @@ class Streams:
         return StreamStatistics(sum(map(len, self._open.values())), self.frames_in, self.frames_out)
 
     def open_of(self, device: DeviceRow) -> int:
-        """Return how many streams of a device are open."""
-        return len(self._open.get(device, ()))
+        """Return how many streams of a device are open, in all processes."""
+        return len(self._open.get(device, ())) + sum(self._elsewhere.of(device).values())
 
     async def decode(self, octets: bytes) -> Frame:
         """Return the frame; a long one is decoded off the event loop (architecture: tasks)."""
@@ -118,6 +122,7 @@ class Streams:
             _end_most_silent(others, others, "device_streams")
         opened = OpenStream(connection)
         others.append(opened)
+        self._tell(device.row)
         try:
             with opened.scope, self.notifier.listen(inbox_topic(device.row), stock_topic(device.row)) as waiter:
                 await self.rechecks.begin()
@@ -129,8 +134,38 @@ class Streams:
                 others.remove(opened)
             if not others:
                 self._open.pop(device.row, None)
+            self._tell(device.row)
         if opened.scope.cancelled_caught:
             raise QuotaExceeded(opened.exceeded)
+
+    # --- with other processes -----------------------------------------------------------------------------------
+
+    def _tell(self, device: DeviceRow) -> None:
+        """Tell the other processes how many streams of a device are open here."""
+        if self._process is not None:
+            self.notifier.notify((OPEN, self._process, device, len(self._open.get(device, ()))))
+
+    def tell_all(self) -> None:
+        """Tell the other processes how many streams of each device are open here: one of them does not know it."""
+        for device in self._open:
+            self._tell(device)
+
+    def hear_open(self, process: str, row: int, streams: int) -> None:
+        """Record how many streams of a device are open at another process; end some here if there are too many."""
+        device = DeviceRow(row)
+        here = self._open.get(device, [])
+        if not self._elsewhere.note(process, device, streams) or self._process is None or not self._device_streams:
+            return
+        everywhere = {**self._elsewhere.of(device), self._process: len(here)}
+        for _ in range(surplus_at(self._process, process, everywhere, self._device_streams)):
+            self.bound_hit("device-streams")
+            _end_most_silent(here, here, "device_streams")
+
+    def forget_processes(self, alive: Collection[str]) -> None:
+        """Forget the streams at processes that are not alive."""
+        self._elsewhere.forget_all_but(alive)
+
+    # --- keys ---------------------------------------------------------------------------------------------------
 
     def make_room(self, device: Device, stream: OpenStream, keys: int) -> None:
         """Let a stream present `keys` keys in all.

@@ -12,6 +12,7 @@ import trio
 from mimids.config import Config
 from mimids.ds.following.followed_groups import WantedGroups
 from mimids.ds.following.intake import Intake, Received
+from mimids.ds.following.look_ahead import PushLookAhead
 from mimids.ds.following.pending_requests import ANSWER_SECONDS, PendingRequests
 from mimids.ds.following.slices import Numbered, parts_of
 from mimids.ds.groups.contradiction import Contradiction
@@ -74,6 +75,7 @@ class EpochReceiver:
         self._contradicted = contradicted
         self._bound_hit = bound_hit
         self.pending = PendingRequests()
+        self._look_ahead = PushLookAhead()
         self._looking: set[ProviderId] = set()  # hubs of which a push waits for another process
         self._messages = self._duplicates = self._gaps = self._contradictions = self._refused_pushes = 0
 
@@ -181,13 +183,15 @@ class EpochReceiver:
             for _, epoch in part:
                 group = group_of(epoch)
                 if isinstance(group, Group):
+                    self._look_ahead.note(hub, group)
                     intake.append(group, epoch)
                 else:
                     intake.answer(group)
             return intake.finish()
 
         locks = None if hub == self._provider else frozenset((hub_lock(hub),))  # after a restore, alone
-        received = await self._store.write_shielded(work, locks=locks)
+        ahead = partial(self._look_ahead.read, hub, [epoch for _, epoch in part])
+        received = await self._store.write_shielded(work, locks=locks, ahead=ahead)
         self._messages += received.messages
         self._duplicates += received.duplicates
         self._gaps += received.gaps

@@ -92,6 +92,10 @@ CountClaim = Callable[[TokenRow, Candidate, Milliseconds], MimiError | None]
 class ClaimablePackages(Protocol):
     """The part of the stock that the gateway uses."""
 
+    def look_ahead(self, tx: Tx, requests: Sequence[KeyPackageRequest]) -> None:
+        """Make the reads of `claim_within` (`Store.write`, `ahead`)."""
+        ...
+
     def claim_within(
         self,
         tx: Tx,

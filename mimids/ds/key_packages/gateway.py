@@ -207,6 +207,11 @@ class Gateway:
         self._pending: dict[bytes, _Pending] = {}
         self._answered = self._repeated = 0
 
+    @property
+    def shared_rates(self) -> tuple[Rates, ...]:
+        """Return the rates that say nothing of who asks: of all requests together, and of stored answers."""
+        return (self._rates, *self._replays.rates)
+
     def change_bounds(self, bounds: GatewayBounds) -> None:
         """Use another limit on the size of KeyPackages from now on; the rates read the configuration themselves."""
         self._bounds = bounds
@@ -259,7 +264,12 @@ class Gateway:
             return refusal
         locks = frozenset(user_lock(each.user_id) for each in request.requests)
         try:
-            answer = await self._steps.commit(self._store, lambda tx: self._claim(tx, sealer, request), locks)
+            answer = await self._steps.commit(
+                self._store,
+                lambda tx: self._claim(tx, sealer, request),
+                locks,
+                ahead=lambda tx: self._look_ahead(tx, sealer, request),
+            )
         except MimiError as error:  # of the store
             return sealer.refusal(error, self._clock.now())
         if answer.claimed is None:
@@ -299,6 +309,11 @@ class Gateway:
 
     def _in_window(self, request: _ParsedRequest, now: Milliseconds) -> bool:
         return abs(now - request.date) <= self._bounds.window_seconds * 1000
+
+    def _look_ahead(self, tx: Tx, sealer: _AnswerSealer, request: _ParsedRequest) -> None:
+        """Make the reads of `_claim`."""
+        ohttp.answered(tx, sealer.opened.enc)
+        self._stock.look_ahead(tx, request.requests)
 
     def _claim(self, tx: Tx, sealer: _AnswerSealer, request: _ParsedRequest) -> _Answer:
         """Claim KeyPackages and store the sealed answer, or return the stored answer to a replay, or a refusal.

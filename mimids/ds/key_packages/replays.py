@@ -83,6 +83,11 @@ class ReplayStore:
         self._shared: LeastRecentlyUsed[int, None] = LeastRecentlyUsed(PACKAGES_REMEMBERED)
         self._room, self._counted_at = 0, Milliseconds(0)
 
+    @property
+    def rates(self) -> tuple[Rates, ...]:
+        """Return the shares of users and tokens, and that of all together."""
+        return (self._user_rows, self._token_rows, self._user_octets, self._octets)
+
     def has_room(self, tx: Tx, now: Milliseconds) -> bool:
         """Tell whether another answer can be stored.
 

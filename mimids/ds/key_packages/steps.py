@@ -20,7 +20,7 @@ import trio
 from mimids.store.engine.locks import Locks
 from mimids.store.engine.queued_work import QueuedWork
 from mimids.store.engine.store import Store
-from mimids.store.engine.transaction import Work
+from mimids.store.engine.transaction import Ahead, Work
 
 T = TypeVar("T")
 
@@ -47,14 +47,14 @@ class Steps:
         self._waiting: list[_Waiting] = []
         self._arrived = trio.lowlevel.ParkingLot()
 
-    async def commit(self, store: Store, work: Work[T], locks: Locks) -> T:
+    async def commit(self, store: Store, work: Work[T], locks: Locks, *, ahead: Ahead | None = None) -> T:
         """Run work(tx) in the next commit; return or raise its answer at the end of a step.
 
         If the caller is cancelled before the commit, the work does not run.
         """
         if not self._seconds:
-            return await store.write(work, locks=locks)
-        job = QueuedWork(work, locks)
+            return await store.write(work, locks=locks, ahead=ahead)
+        job = QueuedWork(work, locks, ahead)
         await self._wait(job)
         return cast("T", (await job.wait()).unwrap())
 

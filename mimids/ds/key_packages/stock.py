@@ -18,6 +18,7 @@ import attrs
 import trio
 
 from mimids.ds.key_packages.claims import Abuse, ClaimedPackages, ClaimOutcome, CountClaim, LowStock, TokenChecks
+from mimids.ds.lru import LeastRecentlyUsed
 from mimids.ds.ports import Clock, Reserve, no_reserve
 from mimids.errors import KeyPackagesExhausted, MimiError, TooMany, Unauthenticated
 from mimids.mls.faults import Fault, FaultError
@@ -40,6 +41,7 @@ VALIDATED_TOGETHER: Final = 50  # about 25 ms of a thread
 SIBLINGS_AT_ONCE: Final = 256  # devices in one answer: first those with a KeyPackage, the least recently asked first
 SWEPT_AT_ONCE: Final = 500  # rows of each table in one transaction
 UPLOADS_AT_ONCE: Final = 2  # threads that verify signatures
+USERS_REMEMBERED: Final = 10_000
 
 _UPLOADED: Final = "uploaded before"
 
@@ -92,6 +94,7 @@ class KeyPackageStock:
         self._on_low = on_low
         self._on_abuse = on_abuse
         self._verifiers = trio.CapacityLimiter(UPLOADS_AT_ONCE)
+        self._users: LeastRecentlyUsed[UserId, UserRow] = LeastRecentlyUsed(USERS_REMEMBERED)  # on the writer's thread
 
     def change_rules(self, rules: StockRules) -> None:
         """Use other limits from now on; stored KeyPackages stay."""
@@ -216,7 +219,11 @@ class KeyPackageStock:
     async def claim(self, requests: Sequence[KeyPackageRequest]) -> tuple[ClaimOutcome, ...]:
         """Hand out the KeyPackages that these requests may have, in one durable transaction."""
         locks = frozenset(user_lock(each.user_id) for each in requests)
-        claimed = await self._store.write(lambda tx: self.claim_within(tx, requests, self._clock.now()), locks=locks)
+        claimed = await self._store.write(
+            lambda tx: self.claim_within(tx, requests, self._clock.now()),
+            locks=locks,
+            ahead=lambda tx: self.look_ahead(tx, requests),
+        )
         self.announce(claimed)
         return claimed.outcomes
 
@@ -245,7 +252,7 @@ class KeyPackageStock:
         user = accounts.find_user(tx, device.user_id)
         if standing is None or user is None or not standing.admits(device.token_digest):
             return Unauthenticated()
-        devices = key_packages.candidates(tx, user, version, suite, now, count_to=self._rules.low_stock + 1)
+        devices = self._candidates(tx, user, version, suite, now)
         turn = 1 + max(each.turn for each in devices)
         others = [each for each in devices if each.device != device.row]
         others.sort(key=lambda each: (each.row is None, each.turn))
@@ -280,6 +287,20 @@ class KeyPackageStock:
         left = max(0, chosen.left - 1)
         return [LowStock(chosen.device, version, suite, left)] if left < self._rules.low_stock else []
 
+    def look_ahead(self, tx: Tx, requests: Sequence[KeyPackageRequest]) -> None:
+        """Make the reads of `claim_within` (`Store.write`, `ahead`); the users of earlier claims are remembered."""
+        now = self._clock.now()
+        for request in requests:
+            self._tokens.check(tx, request.user_id, request.bearer_token, now)
+            user = self._users.peek(request.user_id)
+            if user is not None:
+                self._candidates(tx, user, request.version, request.cipher_suite, now)
+
+    def _candidates(
+        self, tx: Tx, user: UserRow, version: ProtocolVersion, suite: CipherSuite, now: Milliseconds
+    ) -> list[Candidate]:
+        return key_packages.candidates(tx, user, version, suite, now, count_to=self._rules.low_stock + 1)
+
     # Longer than 40 lines: the steps of a claim, each of which may end it.
     def claim_within(
         self,
@@ -305,7 +326,8 @@ class KeyPackageStock:
                 continue
             version, suite = request.version, request.cipher_suite
             already = answered[token.user, version, suite]
-            devices = key_packages.candidates(tx, token.user, version, suite, now, count_to=self._rules.low_stock + 1)
+            self._users.put(request.user_id, token.user)
+            devices = self._candidates(tx, token.user, version, suite, now)
             chosen = _choose([each for each in devices if each.device not in already])
             if chosen is None or chosen.row is None or chosen.body is None:
                 outcomes.append(ClaimOutcome(None, KeyPackagesExhausted()))

@@ -1,6 +1,7 @@
 """Rates: token buckets, each with a burst and a refill a second (semantics: limits-and-retention).
 
-Each key of a rate has a bucket of its own. `KeptRates` saves buckets, so that a restart does not refill them.
+Each key of a rate has a bucket of its own. `kept_rates` saves buckets, so that a restart does not
+refill them, and `shared_rates` tells other processes what was taken.
 
 `UserRates` limits our own users and devices, which are known by their tokens. It takes only a `Device`, because it is
 not known for certain which user of another provider sends a message (DS draft section 4: "A DS MUST NOT reject messages
@@ -11,23 +12,16 @@ sends.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
-from functools import partial
 from itertools import takewhile
 from math import ceil
 from typing import Final
 
 import attrs
-import trio
 
 from mimids.config import Limits
 from mimids.ds.lru import LeastRecentlyUsed
 from mimids.ds.ports import Clock
-from mimids.ds.saving import save_regularly
-from mimids.errors import MimiError, RateLimited
-from mimids.store import providers
-from mimids.store import rates as stored
-from mimids.store.engine.store import Store
+from mimids.errors import RateLimited
 from mimids.store.rates import StoredBucket, Taken
 from mimids.values import Device, Follower, Milliseconds
 from mimids.wire.ids import ProviderId
@@ -35,13 +29,10 @@ from mimids.wire.ids import ProviderId
 UNIT_SECONDS: Final = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
 KEYS_REMEMBERED: Final = 100_000  # keys of each rate
 LONGEST_WAIT_SECONDS: Final = 366 * 86_400  # the longest Retry-After, because another hub may set a very low rate
-PROVIDERS_RESTORED: Final = 10_000
 RESTART_SECONDS: Final = 600  # a rate that refills within this time is not stored: a restart changes little
+TOLD_PARTS: Final = 8  # other processes are told of every eighth of a burst that a key has taken
 STORED_STEP_SECONDS: Final = 60  # stored times are multiples of this, or of more for rates that refill slowly
 STORED_STEPS: Final = 24  # at least, in the time that a rate needs to refill
-SAVED_AT_ONCE: Final = 500
-SAVE_SECONDS: Final = 10.0  # between saves; a killed process loses the changes since the last save
-LAST_SAVE_SECONDS: Final = 5.0  # at most, at shutdown
 
 
 @attrs.frozen
@@ -99,6 +90,7 @@ class Rates:
         self._keys = keys
         self._buckets = LeastRecentlyUsed[str, _Bucket](keys)
         self._taken: dict[str, int] = {}  # tokens by key, since the last save
+        self._due: set[str] | None = None  # keys whose other processes must be told; None: there are none
 
     def take(self, key: object, now: Milliseconds, count: int = 1) -> None:
         """Take `count` tokens; raise `RateLimited`, and take none, if the key has fewer at `now`."""
@@ -123,9 +115,12 @@ class Rates:
 
     def _take(self, name: str, left: float, count: int, now: Milliseconds) -> None:
         self._buckets.put(name, _Bucket(left - count, now))
-        self._taken[name] = self._taken.get(name, 0) + count
+        self._taken[name] = taken = self._taken.get(name, 0) + count
+        if self._due is not None and taken * TOLD_PARTS >= self.rate.burst:
+            self._due.add(name)
         if len(self._taken) > 2 * self._keys:  # bounds the mapping for rates that are never drained
             self._taken = {each: taken for each, taken in self._taken.items() if each in self._buckets}
+            self._due = None if self._due is None else self._due & self._taken.keys()
 
     def _left(self, name: str, now: Milliseconds) -> float:
         bucket = self._buckets.peek(name)
@@ -151,7 +146,7 @@ class Rates:
         coarse time. Rates that refill quickly are left out.
         """
         full, changed = self._drop_full(now), []
-        for name in self._taken if self._is_stored() else ():
+        for name in self._taken if self.is_stored() else ():
             bucket = self._buckets.peek(name)
             if bucket is not None:
                 changed.append(StoredBucket(self.rate.limit, name, int(bucket.left), self._roughly(bucket.at)))
@@ -165,7 +160,10 @@ class Rates:
         """
         rate, at = self.rate, self._roughly(now)
         full = self._drop_full(now)
-        names, self._taken = self._taken if self._is_stored() else {}, {}
+        names: dict[str, int] = {}
+        if self.is_stored():
+            names, self._taken = self._taken, {}
+            self._due = None if self._due is None else set()  # `KeptRates` tells the others
         taken = [Taken(rate.limit, name, count, at, rate.per_second, rate.burst) for name, count in names.items()]
         return taken, [Taken(rate.limit, name, 0, at, rate.per_second, rate.burst) for name in full]
 
@@ -180,6 +178,22 @@ class Rates:
         if left < self._left(stored.key, now):
             self._buckets.put(stored.key, _Bucket(left, now))
 
+    # --- with other processes -----------------------------------------------------------------------------------
+
+    def share(self) -> None:
+        """Note from now on of which tokens other processes must be told."""
+        self._due = set()
+
+    def drain_due(self, at_most: int) -> list[tuple[str, int]]:
+        """Return keys of which other processes must be told, and the tokens taken since they were last told."""
+        names = [] if self._due is None else [self._due.pop() for _ in range(min(at_most, len(self._due)))]
+        return [(name, taken) for name in names if (taken := self._taken.pop(name, 0))]
+
+    def take_elsewhere(self, name: str, count: int, now: Milliseconds) -> None:
+        """Take tokens that a key took at another process, even if it has fewer."""
+        if self.rate.per_second:
+            self._buckets.put(name, _Bucket(self._left(name, now) - count, now))
+
     def _drop_full(self, now: Milliseconds) -> list[str]:
         full = list(takewhile(lambda name: self._left(name, now) >= self.rate.burst, self._buckets))
         for name in full:
@@ -189,7 +203,8 @@ class Rates:
     def _refill_seconds(self) -> float:
         return self.rate.burst / self.rate.per_second if self.rate.per_second else 0
 
-    def _is_stored(self) -> bool:
+    def is_stored(self) -> bool:
+        """Tell whether the rate refills so slowly that a restart must not refill it."""
         return self._refill_seconds() > RESTART_SECONDS
 
     def _roughly(self, at: Milliseconds) -> Milliseconds:
@@ -275,8 +290,10 @@ class ProviderRates:
 class HubRates:
     """The rates that the terms of a hub set for each of our devices (semantics: terms-and-reports)."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, share: Callable[[str, Rates], None]) -> None:
+        """`share` is called with the rates of each hub, so that other processes are told of them."""
         self._clock = clock
+        self._share = share
         self._of: dict[tuple[ProviderId, str], Rates] = {}
 
     def take_sends(
@@ -299,6 +316,7 @@ class HubRates:
         found = self._of.get((hub, rate.limit))
         if found is None or found.rate != rate:
             found = self._of[hub, rate.limit] = Rates(rate)
+            self._share(f"hub {hub} {rate.limit}", found)
         return found
 
 
@@ -321,68 +339,3 @@ def _take_some(buckets: Sequence[tuple[Rates, str]], wanted: int, now: Milliseco
         except RateLimited as refusal:
             return count, refusal
     raise AssertionError("no bucket refused the next token")
-
-
-class KeptRates:
-    """Saves the buckets of some rates every `SAVE_SECONDS` and restores them at the start; `run` is the job."""
-
-    def __init__(
-        self,
-        store: Store,
-        clock: Clock,
-        rates: Sequence[Rates],
-        *,
-        restore_providers: Callable[[Iterable[ProviderId]], None] = lambda domains: None,
-        shared: bool = False,
-    ) -> None:
-        """`restore_providers` is called with the providers that the store knows, before `run` has started.
-
-        With `shared`, other processes save the same rates. Then each save subtracts the tokens taken here from the
-        stored tokens, and lowers the bucket here to the result. Between saves a process does not know what others took:
-        each further process allows at most one burst more. Rates that are not stored are counted by each process alone.
-        """
-        self._store = store
-        self._clock = clock
-        self._rates = {each.rate.limit: each for each in rates}
-        self._restore_providers = restore_providers
-        self._shared = shared
-
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Restore the buckets, then save them until cancelled, and once more at the end."""
-        for bucket in await self._store.read(lambda tx: stored.load(tx, limit=KEYS_REMEMBERED)):
-            if bucket.rate in self._rates:
-                self._rates[bucket.rate].restore(bucket.key, bucket.left, bucket.at)
-        self._restore_providers(await self._store.read(lambda tx: providers.newest_domains(tx, PROVIDERS_RESTORED)))
-        task_status.started()
-        await save_regularly(self.save, self._clock, every=SAVE_SECONDS, at_most=LAST_SAVE_SECONDS)
-
-    async def save(self) -> None:
-        """Save the buckets that changed; if the store refuses, a restart restores older buckets."""
-        now = self._clock.now()
-        if self._shared:
-            await self._save_taken(now)
-            return
-        drained = [each.drain(now) for each in self._rates.values()]
-        changed = [bucket for kept, _ in drained for bucket in kept]
-        full = [key for _, keys in drained for key in keys]
-        if changed or full:
-            with suppress(MimiError):
-                await self._store.write(lambda tx: stored.save(tx, changed, full=full))
-
-    async def _save_taken(self, now: Milliseconds) -> None:
-        drained = [each.drain_taken(now) for each in self._rates.values()]
-        full = [bucket for _, buckets in drained for bucket in buckets]
-        unsaved = [each for taken, _ in drained for each in taken]
-        with suppress(MimiError):
-            if full:
-                await self._store.write(lambda tx: stored.forget_full(tx, full, now))
-            while unsaved:
-                page = unsaved[:SAVED_AT_ONCE]
-                await self._store.write(partial(stored.add, taken=page))
-                del unsaved[:SAVED_AT_ONCE]
-                for limit in {each.rate for each in page}:
-                    keys = [each.key for each in page if each.rate == limit]
-                    for bucket in await self._store.read(partial(stored.buckets_of, rate=limit, keys=keys)):
-                        self._rates[limit].lower(bucket, now)
-        for each in unsaved:
-            self._rates[each.rate].put_back(each)

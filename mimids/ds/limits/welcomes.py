@@ -45,6 +45,11 @@ class WelcomeLimits:
         self._devices = Rates(Rate("device_welcomes", DEVICE_PER_SECOND, DEVICE_BURST))
         self._providers = Rates(Rate("provider_welcomes", PROVIDER_PER_SECOND, PROVIDER_BURST))
 
+    @property
+    def all(self) -> tuple[Rates, ...]:
+        """Return all rates."""
+        return (self._devices, self._providers)
+
     def count(self, sender: Sender, data: WelcomeData | None) -> MimiError | None:
         """Count a Welcome; return `TooMany` or `RateLimited` if the sender may not send it."""
         refusal = None if data is None else self._count(sender, data)

@@ -99,6 +99,11 @@ class CallerRates:
         self._clock = clock
         self._telemetry = telemetry
 
+    @property
+    def all(self) -> tuple[Rates, ...]:
+        """Return all rates."""
+        return (self._requests, self._answers)
+
     def take(self, caller: Caller) -> None:
         """Count a request; raise `RateLimited` if the caller made too many, or if its debt for answers is too large."""
         if isinstance(caller, Device):

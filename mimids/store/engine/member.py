@@ -17,10 +17,14 @@ class Heard:
     changed: frozenset[str] = frozenset()
     payloads: tuple[str, ...] = ()  # an empty one: notify all listeners
     missed: bool = False  # earlier notifications may have been missed
+    alive: frozenset[str] = frozenset()  # other processes that gave a sign of life
 
 
 class Member(Protocol):
     """One of the processes that serve the provider."""
+
+    def lag_seconds(self) -> float:
+        """Return how far this process is behind in what it hears."""
 
     async def note_alive(self) -> bool:
         """Record that this process is alive; return whether it must run the jobs. Raises `StorageUnavailable`."""

@@ -12,9 +12,11 @@ from urllib.parse import urlsplit
 import pytest
 import trio
 
+from mimids.store import providers, welcomes
 from mimids.store.engine import access
 from mimids.store.engine.locks import MOST_AT_ONCE, Locks, group_lock, numbers_of, peer_lock, united, user_lock
 from mimids.store.engine.transaction import Tx
+from mimids.values import DeviceRow, Milliseconds
 from mimids.wire.ids import GroupId, ProviderId, UserId
 from tests.support import postgresql
 from tests.support.notes import insert_note, texts
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from mimids.store.engine.store import Store
 
 ONE, OTHER = (frozenset((group_lock(GroupId(name)),)) for name in (b"one", b"other"))
+NOW = Milliseconds(0)
 TOGETHER_SECONDS = 10.0  # for a work that waits for another one, which must be running
 APART_SECONDS = 0.3  # for one that waits for another one, which must not be running
 
@@ -165,6 +168,23 @@ async def test_a_deadlock_between_two_works_ends_with_both_done(url: str, beside
     assert await both(url, (partial(rename, "a", "b"), ONE), (partial(rename, "b", "a"), OTHER)) == [2, 2]
     with access.read_here(url) as tx:
         assert sorted(texts(tx)) == ["a..", "b.."]
+
+
+@needs_postgresql
+async def test_welcomes_are_put_into_inboxes_by_works_that_run_alone_whatever_they_lock(url: str) -> None:
+    """The ids of inbox rows are cursors, so they become visible in their order."""
+    barrier = Barrier(2)
+
+    def put(device: int, tx: Tx) -> bool:
+        welcomes.put_in_inbox(tx, DeviceRow(device), 1, 1, NOW)
+        return meeting(barrier, APART_SECONDS, tx)
+
+    access.write_here(
+        url, lambda tx: (providers.ensure_provider(tx, ProviderId("b.example")), welcomes.keep_welcome(tx, b"", NOW))
+    )
+    assert await both(url, (partial(put, 1), ONE), (partial(put, 2), OTHER)) == [False, False]
+    with access.read_here(url) as tx:
+        assert tx.all("SELECT count(*) FROM inbox") == [(2,)]
 
 
 # --- caches -----------------------------------------------------------------------------------------------------

@@ -99,3 +99,26 @@ async def test_a_process_that_is_frozen_loses_the_jobs(url: str) -> None:
         with pytest.raises(StorageUnavailable):
             await one.note_alive()  # its session was ended
         assert [await one.note_alive(), await other.note_alive()] == [False, True]
+
+
+async def test_a_process_measures_how_long_its_own_signs_of_life_take(url: str) -> None:
+    async with member.join(url, "one") as one, member.join(url, "other") as other:
+        for each in (one, other):
+            await each.wait_heard()
+        assert one.lag_seconds() == 0
+        await one.note_alive()
+        await trio.sleep(0.2)
+        assert one.lag_seconds() >= 0.2  # it has not listened yet
+        await other.note_alive()
+        with patience():
+            assert await one.wait_heard() == Heard(alive=frozenset({"other"}))
+            assert await other.wait_heard() == Heard(alive=frozenset({"one"}))
+        assert 0.2 <= one.lag_seconds() < 10
+        await one.note_alive()
+        with access.read_here(url) as tx:
+            lags: dict[str, int] = dict(tx.all("SELECT name, lag_ms FROM processes"))
+        assert lags["one"] >= 200
+        await other.note_alive()
+        with patience():
+            await one.wait_heard()
+        assert one.lag_seconds() < 0.2

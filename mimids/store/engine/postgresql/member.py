@@ -7,6 +7,7 @@ transaction makes its commit wait for all other commits with a NOTIFY.
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from functools import partial
@@ -25,7 +26,9 @@ T = TypeVar("T")
 
 JOBS_LOCK: Final = 0x6D696D69646A  # advisory lock of the session of the process that runs the jobs
 NOTIFIED: Final = "mimids_notified"  # the channel for topics
+ALIVE: Final = "mimids_alive"  # the channel for signs of life: the name of a process and the number of the sign
 LEAVE_SECONDS: Final = 2.0
+_MOST_UNHEARD: Final = 100  # signs of life whose times are remembered
 _END_MILLISECONDS: Final = 1000  # the longest wait for the end of a session
 _FROZEN_MILLISECONDS: Final = int(FROZEN_SECONDS * 1000)
 _NOW: Final = "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)"
@@ -47,10 +50,33 @@ class PostgresqlMember:
         self._session = 0  # the number of the session of `_speaking`
         self._turn = trio.Lock()  # for both
         self._listening: psycopg.Connection | None = None
+        self._signs = 0  # of life, that this process has sent
+        self._unheard: dict[int, float] = {}  # when each of these was sent that has not come back yet
+        self._last_lag = 0.0
+
+    def lag_seconds(self) -> float:
+        """Return how long the last sign of life took to come back to this process, or takes already.
+
+        This is how far the process is behind in what it hears.
+        """
+        oldest = next(iter(self._unheard.values()), None)
+        return self._last_lag if oldest is None else max(self._last_lag, time.monotonic() - oldest)
 
     async def note_alive(self) -> bool:
         """Record that this process is alive; return whether it must run the jobs. Raises `StorageUnavailable`."""
-        return await self._speak(partial(_note_alive, self._name))
+        lag = int(self.lag_seconds() * 1000)
+        self._signs += 1
+        if len(self._unheard) < _MOST_UNHEARD:
+            self._unheard[self._signs] = time.monotonic()
+        return await self._speak(partial(_note_alive, self._name, lag, self._signs))
+
+    def _hear_sign(self, sign: str) -> str:
+        """Take in a sign of life; return the name of the process that sent it."""
+        name, _, number = sign.rpartition(" ")
+        if name == self._name and (sent_at := self._unheard.get(int(number))) is not None:
+            self._last_lag = time.monotonic() - sent_at
+            self._unheard = {each: at for each, at in self._unheard.items() if each > int(number)}
+        return name
 
     async def notify(self, payloads: Sequence[str]) -> None:
         """Send notifications to the other processes; raise `StorageUnavailable`."""
@@ -71,8 +97,9 @@ class PostgresqlMember:
             return Heard(missed=True)
         pgconn = self._listening.pgconn
         changed: set[str] = set()
+        alive: set[str] = set()
         payloads: list[str] = []
-        while not changed and not payloads:
+        while not changed and not payloads and not alive - {self._name}:
             await trio.lowlevel.wait_readable(pgconn.socket)
             try:
                 pgconn.consume_input()
@@ -82,9 +109,11 @@ class PostgresqlMember:
             while (heard := pgconn.notifies()) is not None:
                 if heard.relname == CHANGED.encode():
                     changed.add(heard.extra.decode())
+                elif heard.relname == ALIVE.encode():
+                    alive.add(self._hear_sign(heard.extra.decode()))
                 elif heard.be_pid != self._session:
                     payloads.append(heard.extra.decode())
-        return Heard(frozenset(changed), tuple(payloads))
+        return Heard(frozenset(changed), tuple(payloads), alive=frozenset(alive - {self._name}))
 
     def watched(self) -> AbstractContextManager[None]:
         """End waits for a server that does not answer, within the block."""
@@ -144,22 +173,24 @@ async def _in_thread(work: Callable[[], T]) -> T:
 
 def _listen(url: str) -> psycopg.Connection:
     connection = connect(url)
-    connection.execute(f"LISTEN {CHANGED}".encode())
-    connection.execute(f"LISTEN {NOTIFIED}".encode())
+    for channel in (CHANGED, ALIVE, NOTIFIED):
+        connection.execute(f"LISTEN {channel}".encode())
     return connection
 
 
-def _note_alive(name: str, statements: Statements) -> bool:
+def _note_alive(name: str, lag_ms: int, sign: int, statements: Statements) -> bool:
     runs_jobs = _has_lock(statements) or _take_lock(statements) or (_end_frozen(statements) and _take_lock(statements))
     if runs_jobs:  # another process that had the jobs has ended, or was cut off
         statements.execute("DELETE FROM processes WHERE runs_jobs = 1 AND name <> ?", (name,))
     # A process that froze, or was cut off, writes its row again when it comes back.
     statements.execute(
-        f"INSERT INTO processes (name, since, seen_at, runs_jobs) VALUES (?, {_NOW}, {_NOW}, ?)"
-        " ON CONFLICT (name) DO UPDATE SET seen_at = excluded.seen_at, runs_jobs = excluded.runs_jobs",
-        (name, runs_jobs),
+        f"INSERT INTO processes (name, since, seen_at, runs_jobs, lag_ms) VALUES (?, {_NOW}, {_NOW}, ?, ?)"
+        " ON CONFLICT (name) DO UPDATE SET seen_at = excluded.seen_at, runs_jobs = excluded.runs_jobs,"
+        " lag_ms = excluded.lag_ms",
+        (name, runs_jobs, lag_ms),
     )
     statements.execute(f"DELETE FROM processes WHERE {_IS_FROZEN}", (_FROZEN_MILLISECONDS,))
+    statements.execute("SELECT pg_notify(?, ?)", (ALIVE, f"{name} {sign}"))
     return runs_jobs
 
 

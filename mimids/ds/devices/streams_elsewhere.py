@@ -1,0 +1,60 @@
+"""How many streams each device has at the provider's other processes, and which process ends one of too many.
+
+A process tells the others whenever the number of a device's streams here changes, and tells all numbers again to a
+process that begins or was cut off. If a device has too many streams in all processes together, every process computes
+which process must end one, and that process does. What the others know may be out of date for an instant. Then too many
+or too few streams end; a device whose stream ended connects again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from mimids.values import DeviceRow
+
+
+class StreamsElsewhere:
+    """The numbers of streams at other processes, as these last told them."""
+
+    def __init__(self) -> None:
+        self._of: dict[DeviceRow, dict[str, int]] = {}
+
+    def note(self, process: str, device: DeviceRow, streams: int) -> bool:
+        """Record how many streams a device has at another process; return whether it has more than before."""
+        known = self._of.setdefault(device, {})
+        before = known.pop(process, 0)
+        if streams:
+            known[process] = streams
+        elif not known:
+            del self._of[device]
+        return streams > before
+
+    def forget_all_but(self, processes: Collection[str]) -> None:
+        """Forget what was told by processes that are not among these."""
+        for device, known in list(self._of.items()):
+            kept = {process: streams for process, streams in known.items() if process in processes}
+            if kept:
+                self._of[device] = kept
+            else:
+                del self._of[device]
+
+    def of(self, device: DeviceRow) -> Mapping[str, int]:
+        """Return how many streams a device has at each other process that has any."""
+        return self._of.get(device, {})
+
+
+def surplus_at(process: str, newest: str, streams: Mapping[str, int], limit: int) -> int:
+    """Return how many streams of a device this process must end, if there are more than `limit` at all processes.
+
+    `newest` is the process at which a stream has just begun. The others end streams, one after the other: each time the
+    process that has the most.
+    """
+    left, here = dict(streams), 0
+    older = [each for each in left if each != newest]
+    for _ in range(sum(left.values()) - limit):
+        most = max(older, key=lambda each: (left[each], each), default=None)
+        if most is None or not left[most]:
+            break
+        left[most] -= 1
+        here += most == process
+    return here
