@@ -56,6 +56,10 @@ class Push:
         """Return the number of messages."""
         return sum(len(epoch.messages) for epoch in self.epochs)
 
+    def is_partly_taken(self, answer: Sequence[Counter]) -> bool:
+        """Tell whether the follower wants messages of this push, or earlier ones, again."""
+        return any(wanted < each.counter + len(each.messages) for each, wanted in zip(self.epochs, answer, strict=True))
+
 
 class Pushes:
     """Makes pushes and records their answers."""
