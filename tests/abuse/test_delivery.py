@@ -264,4 +264,5 @@ async def test_a_follower_that_takes_little_of_each_push_gets_few_pushes(
         await hub.services.hub.receive(ReceiveRequest(room.key, Counter(0)), Follower(ProviderId(B)))
         await until(lambda: _are_called(hub, 1))
         await trio.sleep(2)
+        assert bound_hits(hub.services.telemetry, "partly-taken-push") >= 1
     assert pushes <= 2 + 2 / PARTLY_TAKEN_SECONDS
