@@ -195,7 +195,8 @@ def make_services(
     backoff = Backoff(config.delivery.backoff_first_seconds, config.delivery.backoff_cap_seconds)
     banned = BannedProviders(store, clock)
     offered_terms = OfferedTerms(config, store, clock, banned)
-    accepted_terms = AcceptedTerms(config, store, clock, transport, notifier)
+    decoder = AnswerDecoder()
+    accepted_terms = AcceptedTerms(config, store, clock, transport, notifier, decoder)
     peers: Peers = PeersUnderTerms(transport, accepted_terms, offered_terms, banned)
 
     user_rates, provider_rates = UserRates(limits, clock), ProviderRates(limits, clock)
@@ -244,7 +245,6 @@ def make_services(
         shared=join is not None,
     )
     sync = Sync(store, clock, peers, provider=provider, runs_jobs=processes.runs_jobs)
-    decoder = AnswerDecoder()
     following = Following(
         config, store, clock, peers, mls.states, receiver, notifier, decoder, note_behind=sync.note_behind
     )
@@ -383,6 +383,7 @@ def make_services(
             notifier,
             receiver,
             decoder,
+            new_providers,
             provider=provider,
             backoff=backoff,
             log=telemetry.log,

@@ -52,6 +52,7 @@ BOUNDS: Final[tuple[str, ...]] = (
     "gateway-address-rate",
     "gateway-rate",
     "new-providers",
+    "partly-taken-push",
     "presented-keys",
     "provider-answers",
     "pushed-octets",
@@ -160,6 +161,11 @@ METRICS: Final[Mapping[str, Metric]] = {
     "mimids_listener_flooded": _hits(
         "WebSockets closed because of too many control frames and small fragments",
         "growing: a faulty client, or an attack by one of your devices",
+        "listener",
+    ),
+    "mimids_listener_delayed": _hits(
+        "requests and handshakes that waited because their caller had many at the same moment",
+        "growing fast: one caller sends more than the server can answer; the others are served first",
         "listener",
     ),
     "mimids_listener_failed": _counter(

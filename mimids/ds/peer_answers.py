@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final, TypeVar
 
 import trio
@@ -32,14 +33,22 @@ class AnswerDecoder:
         return await self.decode_by(codec(cls), octets, f"a {cls.__name__}", of=of)
 
     async def decode_by(self, by: Codec[T], octets: bytes, what: str, *, of: ProviderId) -> T:
-        """Decode a provider's answer with a codec; raise `PeerFailed`, which names `what`, if it cannot be decoded."""
+        """Decode what a provider answered by a codec; raise `PeerFailed` if it is not `what`."""
+        return await self.read_by(by.decode, octets, f"the answer is not {what}", of=of)
+
+    async def read_by(self, read: Callable[[bytes], T], octets: bytes, fault: str, *, of: ProviderId) -> T:
+        """Return `read(octets)`; raise `PeerFailed` if it raises `ValueError`, or `RecursionError` as `json` does."""
         try:
             if len(octets) <= LONG_OCTETS:
-                return by.decode(octets)
-            async with self._turn(of):
-                return await trio.to_thread.run_sync(by.decode, octets, limiter=self._workers)
-        except ValueError as error:
-            raise PeerFailed(f"the answer is not {what}") from error
+                return read(octets)
+            return await self.run(partial(read, octets), of=of)
+        except (ValueError, RecursionError) as error:
+            raise PeerFailed(fault) from error
+
+    async def run(self, work: Callable[[], T], *, of: ProviderId) -> T:
+        """Do work about what a provider answered in a worker thread."""
+        async with self._turn(of):
+            return await trio.to_thread.run_sync(work, limiter=self._workers)
 
     @asynccontextmanager
     async def _turn(self, provider: ProviderId) -> AsyncIterator[None]:

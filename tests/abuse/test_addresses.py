@@ -24,7 +24,7 @@ from mimids.http.peers.dialling import (
     Lookups,
     some_of,
 )
-from mimids.http.server.shares import WORKING_FOR
+from mimids.owners import WORKING_FOR
 from mimids.wire.ids import ProviderId
 from tests.support.other_provider import B, World
 from tests.support.patience import patience

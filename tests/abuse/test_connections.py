@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import select
 import socket
+import ssl
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +21,9 @@ from mimids.http.api.asgi import application
 from mimids.http.api.bodies import NO_BODY, octets
 from mimids.http.api.endpoints import Call, Endpoint, Listener
 from mimids.http.api.table import Table
+from mimids.http.server import connection
 from mimids.http.server.connection import ASGIApp
+from mimids.http.server.listener import REFUSALS
 from mimids.http.server.listener_state import NOT_YET_ADMITTED
 from mimids.values import Anyone, Device, DeviceRow, Follower
 from mimids.wire.ids import Counter, ProviderId, UserId
@@ -32,13 +37,15 @@ CONNECTIONS = 96
 SHARE = CONNECTIONS // 4
 WAITS = CONNECTIONS // 2
 SHARE_OF_WAITS = WAITS // 4
+LONG_SECONDS = 600.0
+BURST = 300  # connections of one caller that send at once
 
 
 class Rig:
     """Endpoints that wait without end for a device or a provider, one that answers, and one that takes a body."""
 
     def __init__(self) -> None:
-        self.waiting = 0
+        self.waiting = self.answered = 0
         self.telemetry = SpyLog().telemetry
 
         def row(name: str, method: str, caller: Any, request: Any, handler: Any) -> Any:
@@ -86,7 +93,17 @@ class Rig:
         await trio.sleep_forever()
 
     async def take(self, _: object, call: Call[Any, Any]) -> None:
-        return
+        self.answered += 1
+
+
+class Rounds(trio.abc.Instrument):
+    """Counts the rounds of the event loop."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def after_io_wait(self, timeout: float) -> None:
+        self.number += 1
 
 
 @pytest.fixture
@@ -219,16 +236,23 @@ async def test_a_reserve_of_the_waiting_requests_is_kept_for_those_that_wait_lit
 
 
 async def test_an_address_that_begins_many_bodies_leaves_room_for_callers_that_are_known(
-    rig: Rig, start_tls: Start
+    rig: Rig, start_tls: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """2,000 begun bodies of one address took the whole listener, even for providers at other addresses."""
-    server = await start_tls(rig.app, connections=CONNECTIONS)
+    # However slow the machine is, no connection ends by itself before the test looks.
+    monkeypatch.setattr(connection, "LINGER_SECONDS", LONG_SECONDS)
+    server = await start_tls(rig.app, connections=CONNECTIONS, body_seconds=LONG_SECONDS)
     assert server.authority is not None
     begun = b"POST /body HTTP/1.1\r\nhost: a\r\ncontent-type: application/octet-stream\r\ncontent-length: 1000\r\n\r\n"
     streams = await try_to_hold(server, CONNECTIONS + 20, begun + b"x")
 
+    answered = SHARE + NOT_YET_ADMITTED + REFUSALS
+    await server.wait_for(open=answered, refused=CONNECTIONS + 20 - SHARE - NOT_YET_ADMITTED)
     # Those that were let in beyond the share get 503 once their request shows who they are, and are closed.
-    await server.wait_for(open=SHARE, refused=CONNECTIONS + 20 - SHARE - NOT_YET_ADMITTED)
+    for stream in streams[SHARE:answered]:
+        assert (await read_answer(stream))[0] == 503
+    await close(streams[SHARE:])
+    await server.wait_for(open=SHARE)
     # Even from the same address a provider is served: its certificate comes before any request.
     provider = server.authority.client("c.example")
     assert await served(server, get("/now"), provider) == 200
@@ -273,6 +297,63 @@ async def test_connections_without_a_request_are_evicted_from_the_owner_that_hol
     await honest.send_all(get("/now", 2))  # not evicted, although it was idle for longest
     assert (await read_answer(honest))[0] == 200
     await close([honest, *greedy, *silent])
+
+
+async def test_a_device_that_asks_on_many_connections_at_once_leaves_turns_for_others(
+    rig: Rig, start_plain: Start
+) -> None:
+    """One round of the event loop answered a request of each connection: 500 of one device took half a second."""
+    server = await start_plain(rig.app, connections=4 * BURST)
+    greedy = await try_to_hold(server, BURST, get("/now", 1))
+    honest = await server.connect()
+    await honest.send_all(get("/now", 2))
+    for stream in [*greedy, honest]:
+        assert (await read_answer(stream))[0] == 200  # from now on the connection counts for its device
+    answered = rig.answered
+    for stream in [*greedy, honest]:
+        os.write(cast("trio.SocketStream", stream).socket.fileno(), get("/now", 1 if stream is not honest else 2))
+    assert (await read_answer(honest))[0] == 200
+    assert rig.answered - answered < BURST // 2
+    for stream in greedy:
+        assert (await read_answer(stream))[0] == 200
+    await close([honest, *greedy])
+
+
+async def test_an_address_that_begins_many_handshakes_at_once_leaves_turns_for_others(
+    rig: Rig, start_tls: Start
+) -> None:
+    """A handshake takes as long as a request, and its first message can be sent again and again at no cost."""
+    server = await start_tls(rig.app, connections=4 * BURST)
+    assert server.authority is not None
+    host, port = server.bound.address.rsplit(":", 1)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = server.authority.client().wrap_bio(incoming, outgoing, server_hostname="a.example")
+    with suppress(ssl.SSLWantReadError):
+        client.do_handshake()
+    hello = outgoing.read()
+    sockets = [socket.create_connection((host, int(port)), source_address=("127.0.0.2", 0)) for _ in range(BURST)]
+    await server.wait_for(accepted=BURST)
+    for each in sockets:
+        each.send(hello)
+    assert await served(server, get("/now", 2)) == 200
+    answered = len(select.select(sockets, [], [], 0)[0])
+    assert answered < BURST * 3 // 4
+    for each in sockets:
+        each.close()
+
+
+async def test_a_thousand_connections_at_once_do_not_delay_the_next_one(rig: Rig, start_plain: Start) -> None:
+    """One was accepted in each round of the event loop; in a round full of handshakes that took seconds."""
+    server = await start_plain(rig.app, connections=4 * BURST)
+    host, port = server.bound.address.rsplit(":", 1)
+    sockets = [socket.create_connection((host, int(port))) for _ in range(BURST)]
+    rounds = Rounds()
+    trio.lowlevel.add_instrument(rounds)
+    await server.wait_for(accepted=BURST)
+    trio.lowlevel.remove_instrument(rounds)
+    assert rounds.number < BURST // 2
+    for each in sockets:
+        each.close()
 
 
 async def test_half_open_handshakes_do_not_fill_a_listener(rig: Rig, start_tls: Start) -> None:

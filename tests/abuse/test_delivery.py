@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -11,13 +12,13 @@ import pytest
 import trio
 import trio.testing
 
-from mimids.ds.following.delivery import SLOW_PUSH_OCTETS
+from mimids.ds.following.delivery import PARTLY_TAKEN_SECONDS, SLOW_PUSH_OCTETS
 from mimids.ds.limits.call_slots import PATIENCE_SECONDS, QUICK_IN_A_ROW, SLOW_CALLS, CallSlots, CallTooSlow, Slot
 from mimids.ds.ports import PeerAnswer
 from mimids.values import Follower
 from mimids.wire.declare import decode, encode
 from mimids.wire.ids import Counter, ProviderId
-from mimids.wire.messages import PushRequest, PushResponse, ReceiveRequest
+from mimids.wire.messages import PushedEpoch, PushRequest, PushResponse, ReceiveRequest
 from tests.support.doubles import Called, bound_hits
 from tests.support.federation import Room, device, federated, wait_stored
 from tests.support.provider import Assembled
@@ -231,3 +232,37 @@ async def test_the_octets_in_flight_are_bounded(autojump_clock: trio.testing.Moc
         for key in range(40):
             nursery.start_soon(push, key)
     assert most == 4  # of 16 MiB each, in 64 MiB
+
+
+LIES = {
+    "starts again and again": lambda epoch, number: 0 if epoch.counter else 1,
+    "takes one message of each push": lambda epoch, number: epoch.counter + 1,
+    "goes back and forth": lambda epoch, number: number % 2,
+}
+
+
+@pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
+async def test_a_follower_that_takes_little_of_each_push_gets_few_pushes(
+    lie: Callable[[PushedEpoch, int], int], tmp_path: Path
+) -> None:
+    """It got pushes of a thousand messages one after the other, without end."""
+    pushes = 0
+
+    async def lies(called: Called) -> PeerAnswer:
+        nonlocal pushes
+        pushes += 1
+        (epoch,) = decode(PushRequest, called.body).epochs
+        assert epoch.epoch.messages
+        return PeerAnswer(encode(PushResponse((Counter(lie(epoch, pushes)),))))
+
+    async with federated(tmp_path, A, jobs_of=("delivery",)) as (hub,):
+        room = Room()
+        await hub.services.hub.create_group(room.creation(), device(hub))
+        for first in range(0, 2000, 500):
+            await hub.services.hub.send_batch([room.send(str(first + n)) for n in range(500)], device(hub))
+        hub.peers.add(B, lies)
+        await hub.services.hub.receive(ReceiveRequest(room.key, Counter(0)), Follower(ProviderId(B)))
+        await until(lambda: _are_called(hub, 1))
+        await trio.sleep(2)
+        assert bound_hits(hub.services.telemetry, "partly-taken-push") >= 1
+    assert pushes <= 2 + 2 / PARTLY_TAKEN_SECONDS

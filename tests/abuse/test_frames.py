@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 
 import pytest
 import trio
@@ -63,20 +64,23 @@ async def test_a_flood_of_small_frames_closes_the_stream(start_plain: Start, flo
 
 
 async def test_others_are_served_while_streams_are_flooded(start_plain: Start) -> None:
-    """Three streams of pings took another request 13 s."""
+    """Three streams of pings took another request 13 s.
+
+    Everything runs in this thread, so its CPU time is what a request waits for, and other processes do not add to it.
+    """
     server = await start_plain(echo)
     async with trio.open_nursery() as attackers:
         for _ in range(3):
             attackers.start_soon(flood_again, server)
-        times = []
+        cpu_seconds = []
         for _ in range(30):
-            began = trio.current_time()
+            began = time.thread_time()
             async with await server.connect() as stream:
                 await stream.send_all(GET)
                 assert (await read_answer(stream))[0] == 200
-            times.append(trio.current_time() - began)
+            cpu_seconds.append(time.thread_time() - began)
         attackers.cancel_scope.cancel()
-    assert sorted(times)[-2] < 0.25
+    assert sorted(cpu_seconds)[-2] < 0.25
 
 
 async def push(client: WebSocketClient, octets: bytes) -> None:
@@ -100,16 +104,16 @@ async def test_parsing_many_frames_that_are_allowed_takes_checkpoints(
     async def watch() -> None:
         nonlocal longest
         while True:
-            began = trio.current_time()
+            began = time.thread_time()
             await trio.lowlevel.checkpoint()
-            longest = max(longest, trio.current_time() - began)
+            longest = max(longest, time.thread_time() - began)
 
     async with websocket_to(server) as client, trio.open_nursery() as nursery:
         nursery.start_soon(watch)
         await push(client, PONG * 80_000 + PING)
         assert isinstance(await client.next(), Pong)
         nursery.cancel_scope.cancel()
-    assert longest < 0.15  # over a second without checkpoints
+    assert longest < 0.15  # seconds of CPU time; over a second without checkpoints
 
 
 async def test_honest_pings_and_large_fragments_do_not_close_a_stream(start_plain: Start) -> None:

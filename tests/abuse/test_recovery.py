@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
+
+import pytest
 
 from mimids.ds.following import recovery_as_hub
 from mimids.ds.following.intake import RESTORED_JUMP
 from mimids.ds.ports import PeerAnswer
 from mimids.errors import UnknownGroup
+from mimids.mls.code_points import WireFormat
+from mimids.mls.framing import MLSMessage
+from mimids.mls.proposals import Add
 from mimids.wire.declare import decode, encode
 from mimids.wire.ids import MLS10, CipherSuite, Counter, GroupId
-from mimids.wire.messages import HeldGroupsRequest, HeldGroupsResponse, PushedEpoch, RecoverResponse
+from mimids.wire.messages import (
+    Epoch,
+    GroupInfoResponse,
+    HeldGroupsRequest,
+    HeldGroupsResponse,
+    PushedEpoch,
+    RecoverResponse,
+)
+from tests.support import signing
 from tests.support.doubles import Called, bound_hits
 from tests.support.federation import Room, device, read
 from tests.support.followers import epoch
 from tests.support.provider import Assembled
 from tests.support.restoring import recovering
+from tests.support.signing import Client
 from tests.support.stored import rows, until
-
-if TYPE_CHECKING:
-    import pytest
 
 
 class Liar:
@@ -110,3 +121,38 @@ async def test_what_a_follower_returns_of_another_group_is_not_stored(tmp_path: 
     async with recovering(tmp_path, room, liar, follows=True) as a:
         await until(lambda: _asked(liar))
         assert await read(a, device(a), room.hub, room.key) == ["0"], "its message names another group"
+
+
+def with_members_everywhere(providers: int) -> RecoverResponse:
+    """Return a group that the backup does not contain, with a member at each of many made-up providers."""
+    room = signing.Room.create(Client.of(1, "eve@m.example"))
+    others = [Client.of(seed, f"eve@p{seed}.example") for seed in range(2, providers + 2)]
+    _, room = room.commit(0, *[signing.by_value(Add(each.key_package())) for each in others])
+    info = MLSMessage(MLS10, WireFormat.GROUP_INFO, room.info())
+    opening = GroupInfoResponse(info, None)
+    return RecoverResponse(
+        MLS10, CipherSuite(1), (PushedEpoch(room.group_id, Room.new_key().mask(32), Counter(0), opening, Epoch(())),)
+    )
+
+
+class Inventor(Liar):
+    """A provider that returns a group once."""
+
+    async def __call__(self, called: Called) -> PeerAnswer:
+        repeats = called.path in self.asked
+        if called.path == "/ds/v1/recover" and repeats:
+            self._answer = RecoverResponse(MLS10, CipherSuite(1), ())
+        return await super().__call__(called)
+
+
+@pytest.mark.parametrize(("mode", "asked"), [("allow-list", 0), ("open", 5)])
+async def test_members_that_a_provider_makes_up_are_bounded(tmp_path: Path, mode: str, asked: int) -> None:
+    """Each further provider gets a row and is called; one answer can name thousands."""
+    inventor = Inventor(signing.GROUP, answer=with_members_everywhere(20))
+    sections: dict[str, Any] = {"federation": {"mode": mode}, "limits": {"provider_new_providers_per_day": asked}}
+    async with recovering(tmp_path, Room("another"), inventor, **sections) as a:
+        await until(lambda: all_answered(a))
+        assert inventor.asked.count("/ds/v1/recover") == 2
+        called = {each.provider for each in a.peers.calls} - {"m.example"}
+        assert len(called) == asked
+        assert await rows(a, "SELECT count(*) FROM providers") == [(2 + asked,)]

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import attrs
 import trio
@@ -72,9 +73,11 @@ async def _is_free(running: Assembled) -> bool:
 
 
 @asynccontextmanager
-async def recovering(directory: Path, room: Room, peer: Peer, *, follows: bool = False) -> AsyncIterator[Assembled]:
+async def recovering(
+    directory: Path, room: Room, peer: Peer, *, follows: bool = False, **sections: Any
+) -> AsyncIterator[Assembled]:
     """Run a hub with one group and one message as after a restore; `peer` is m.example, the only provider it knows."""
-    async with federated(directory, "a.example", jobs_of=()) as (a,):
+    async with federated(directory, "a.example", jobs_of=(), **sections) as (a,):
         await a.services.hub.create_group(room.creation(), device(a))
         await a.services.hub.send(room.send("0"), device(a))
         if follows:

@@ -69,6 +69,8 @@ IDLE_SECONDS: Final = 60.0
 SPACING_SECONDS: Final = 0.02  # at least, between two tasks for the same follower
 SPACING_FOR_A_MESSAGE: Final = 0.0002  # added for each message of a push: fewer, larger requests cost less
 MOST_SPACING_SECONDS: Final = 0.1
+# after a push of which the follower took only a part: it could make us push the rest again and again, without end
+PARTLY_TAKEN_SECONDS: Final = 1.0
 QUERY_SECONDS: Final = 0.01  # at least, between two queries for due followers: less than SPACING_SECONDS
 QUERY_SECONDS_WHILE_ALL_BUSY: Final = 0.05  # instead, while all known followers are being served
 OPEN_CIRCUIT_FAILURES: Final = 5  # in a row; metrics call this state an open circuit
@@ -96,6 +98,14 @@ class _Task:
     peer: PeerState
     pushed: int = 0  # messages
     done: bool = False  # nothing was due at the last look
+    is_partly_taken: bool = False  # the follower took only a part of the last push
+
+    @property
+    def spacing(self) -> float:
+        """The seconds until the next task for the follower."""
+        if self.is_partly_taken:
+            return PARTLY_TAKEN_SECONDS
+        return min(SPACING_SECONDS + SPACING_FOR_A_MESSAGE * self.pushed, MOST_SPACING_SECONDS)
 
 
 @attrs.frozen
@@ -232,8 +242,7 @@ class Delivery:
         finally:
             if not task.done:
                 self._due[peer.provider] = task.peer.next_stamp
-            spacing = min(SPACING_SECONDS + SPACING_FOR_A_MESSAGE * task.pushed, MOST_SPACING_SECONDS)
-            self._next_task_at[peer.provider] = trio.current_time() + spacing
+            self._next_task_at[peer.provider] = trio.current_time() + task.spacing
             self._busy.discard(peer.provider)
             self._early.end(peer.domain)
             self._freed.set()
@@ -255,7 +264,7 @@ class Delivery:
                     return
                 slot.resize(len(push.body))
                 try:
-                    task.peer = await self._push(peer, push, slot)
+                    task.peer, task.is_partly_taken = await self._push(peer, push, slot)
                 except CallTooSlow:
                     self._on_bound("slow-call-cancelled")
                     continue
@@ -272,24 +281,21 @@ class Delivery:
                     return
             one_message = False
             task.pushed += push.messages
+            if task.is_partly_taken:
+                self._on_bound("partly-taken-push")
+                return
             if push.settles_up_to is not None:  # everything was pushed; later messages wait for the next task
                 task.done = task.peer.next_stamp >= push.settles_up_to
                 return
 
-    async def _push(self, peer: PeerState, push: Push, slot: Slot) -> PeerState:
-        """Send one push and store the follower's answer.
-
-        A follower may have lost messages and need them again. Because it could ask for them without end, this counts as
-        a failure, and the next push waits for the back-off.
-        """
+    async def _push(self, peer: PeerState, push: Push, slot: Slot) -> tuple[PeerState, bool]:
+        """Send one push and store the follower's answer; also return whether the follower took only a part."""
         answer = await slot.call(partial(self._call, peer.domain, push))
         locks = frozenset((peer_lock(peer.domain), *map(group_lock, push.groups)))
         async with self._workers:
             peer = await self._store.write_or_refuse(partial(self._pushes.settle, peer, push, answer), locks=locks)
         self._messages += push.messages
-        if push.goes_back(answer):
-            raise PeerFailed("the follower asked again for messages that it had accepted")
-        return peer
+        return peer, push.is_partly_taken(answer)
 
     async def _call(self, domain: ProviderId, push: Push) -> tuple[Counter, ...]:
         self._requests += 1

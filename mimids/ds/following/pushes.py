@@ -55,9 +55,9 @@ class Push:
         """Return the number of messages."""
         return sum(len(epoch.messages) for epoch in self.epochs)
 
-    def goes_back(self, answer: Sequence[Counter]) -> bool:
-        """Return whether the follower wants messages from before this push, which it had accepted earlier."""
-        return any(epoch.messages and wanted < epoch.counter for epoch, wanted in zip(self.epochs, answer, strict=True))
+    def is_partly_taken(self, answer: Sequence[Counter]) -> bool:
+        """Tell whether the follower wants messages of this push, or earlier ones, again."""
+        return any(wanted < each.counter + len(each.messages) for each, wanted in zip(self.epochs, answer, strict=True))
 
 
 class Pushes:

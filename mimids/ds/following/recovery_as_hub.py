@@ -10,7 +10,8 @@ Held groups
 Questions
     Each provider that followed a held group is asked for the messages that are missing here. They are stored with the
     counters, partitions and state with which they were sequenced. If the newest state then shows members of a further
-    provider, this provider is asked too, but only once, because it may have no messages of the group. Each known
+    provider, this provider is asked too, but only once, because it may have no messages of the group. Further providers
+    that are new count against the provider that returned the state (`ds.limits.new_providers`). Each known
     provider is also asked which of our groups it has, and then for the messages of these groups. So groups that were
     created after the backup are restored too. A group is free once all providers that must answer have answered about
     it. Messages that reached no other provider are lost. Readers that had such messages are told the counter at which
@@ -60,6 +61,7 @@ from mimids.ds.following.recovered_rows import (
 )
 from mimids.ds.following.recovery_answers import EPOCHS_IN_AN_ANSWER, GROUPS_IN_AN_ANSWER
 from mimids.ds.groups.states import States
+from mimids.ds.limits.new_providers import NewProviders
 from mimids.ds.notifier import DELIVERY, Notifier, heard_topic
 from mimids.ds.peer_answers import AnswerDecoder, decode_answer
 from mimids.ds.ports import Clock, Peers
@@ -80,6 +82,7 @@ from mimids.store.engine.store import Store
 from mimids.store.engine.transaction import Tx
 from mimids.store.groups import Group
 from mimids.telemetry import Log
+from mimids.values import Follower
 from mimids.wire.base64url import base64url
 from mimids.wire.declare import encode
 from mimids.wire.ids import NO_LONGER_FOLLOWED, Counter, GroupId, ProviderId
@@ -135,6 +138,7 @@ class RecoveryAsHub:
         notifier: Notifier,
         receiver: EpochReceiver,
         decoder: AnswerDecoder,
+        new_providers: NewProviders,
         *,
         provider: ProviderId,
         backoff: Backoff,
@@ -148,6 +152,7 @@ class RecoveryAsHub:
         self._notifier = notifier
         self._receiver = receiver
         self._decoder = decoder
+        self._new_providers = new_providers
         self._provider = provider
         self._backoff = backoff
         self._log = log
@@ -272,7 +277,8 @@ class RecoveryAsHub:
             except (NotFound, MethodNotAllowed):
                 await self._ask_for_counters(domain, question.group)
                 came = "its counters"
-            members = await self._store.read(partial(self._members, group, provider))
+            found = await self._store.read(partial(self._members, group, provider))
+            members = self._new_providers.affordable(Follower(domain), sorted(found - {domain}))
         await self._store.write(partial(self._note_answer, group, provider, members))
         return came
 

@@ -73,6 +73,18 @@ class NewProviders:
         for provider in contacted:
             self._known.put(provider, None)
 
+    def affordable(self, sender: Sender, named: Iterable[ProviderId]) -> set[ProviderId]:
+        """Count providers among `named` until the new ones are too many; return those that we may contact."""
+        contacted = set()
+        for provider in named:
+            try:
+                self.take(sender, [provider])
+            except RateLimited:
+                continue  # others may be known already
+            if self._allowed(provider):
+                contacted.add(provider)
+        return contacted
+
     def _count(self, sender: Sender | DeviceRow, new: int) -> None:
         now = self._clock.now()
         if isinstance(sender, int):

@@ -27,7 +27,7 @@ from mimids.ds.early_retries import EarlyRetries
 from mimids.ds.limits.call_slots import CallSlots, CallTooSlow
 from mimids.ds.lru import LeastRecentlyUsed
 from mimids.ds.notifier import Notifier
-from mimids.ds.peer_answers import expect_empty
+from mimids.ds.peer_answers import AnswerDecoder, expect_empty
 from mimids.ds.ports import Clock, Peers
 from mimids.ds.terms.hub_terms import HubTerms
 from mimids.errors import ArrangementOutdated, MimiError, NotFound, PeerFailed, TooLarge
@@ -52,12 +52,15 @@ TERMS_OCTETS: Final = 4 * 1024 * 1024  # of a hub's JSON
 class AcceptedTerms:
     """The terms of other hubs; `run` is the job that fetches and accepts them and tells the hubs."""
 
-    def __init__(self, config: Config, store: Store, clock: Clock, peers: Peers, notifier: Notifier) -> None:
+    def __init__(
+        self, config: Config, store: Store, clock: Clock, peers: Peers, notifier: Notifier, decoder: AnswerDecoder
+    ) -> None:
         self._config = config
         self._store = store
         self._clock = clock
         self._peers = peers
         self._notifier = notifier
+        self._decoder = decoder
         self._generation = 0  # counts the calls of `forget`
         self._known: dict[ProviderId, AcceptedTermsRow] = {}  # the rows of the store
         self._in_force: dict[ProviderId, HubTerms] = {}
@@ -110,8 +113,8 @@ class AcceptedTerms:
         async with self._renewals.setdefault(hub, trio.Lock()):
             for _ in range(ACCEPT_ATTEMPTS):
                 terms = await self._fetch(hub)
-                known = await self._store.write(partial(self._store_offer, terms))
-                self._remember(known)
+                known = await self._store_offer(terms)
+                self._remember(known, await self._read_accepted(known))
                 if known.accepted_revision != terms.revision:
                     return False  # the operator has to accept them
                 if known.acknowledged or await self._tell_hub(known):
@@ -185,14 +188,25 @@ class AcceptedTerms:
         return Milliseconds(self._clock.running() + int(seconds * 1000))
 
     async def _load(self) -> None:
+        before = dict(self._known)
         for known in await self._store.read(arrangements.every_accepted):
-            self._remember(known)
+            accepted = await self._read_accepted(known)
+            if self._known.get(known.hub) is before.get(known.hub):  # else newer terms were stored meanwhile
+                self._remember(known, accepted)
 
-    def _remember(self, known: AcceptedTermsRow) -> None:
+    async def _read_accepted(self, known: AcceptedTermsRow) -> HubTerms | None:
+        """Return the terms of a row that are in force; None if no terms were accepted."""
+        before = self._known.get(known.hub)
+        if known.accepted is None or (before is not None and before.accepted == known.accepted):
+            return self._in_force.get(known.hub)
+        read = partial(HubTerms.decode, hub=known.hub, stored=True)
+        return await self._decoder.read_by(read, known.accepted.encode(), "terms", of=known.hub)
+
+    def _remember(self, known: AcceptedTermsRow, accepted: HubTerms | None) -> None:
         self._known[known.hub] = known
         self._renew_at.setdefault(known.hub, self._time_after(RENEW_SECONDS))
-        if known.accepted is not None:
-            self._in_force[known.hub] = HubTerms.read(json.loads(known.accepted), known.hub, stored=True)
+        if accepted is not None:
+            self._in_force[known.hub] = accepted
 
     # --- one renewal --------------------------------------------------------------------------------------------
 
@@ -200,30 +214,35 @@ class AcceptedTerms:
         if hub in self._renew_at:
             self._renew_at[hub] = self._time_after(RENEW_SECONDS)
         answer = await self._peers.call(hub, "GET", "/ds/v1/arrangement")
-        try:
-            if len(answer.body) > TERMS_OCTETS:
-                raise ValueError("too large")
-            terms = HubTerms.read(json.loads(answer.body), hub)
-        except (ValueError, RecursionError) as error:
-            raise PeerFailed("the hub's terms are not valid") from error
+        fault = "the hub's terms are not valid"
+        if len(answer.body) > TERMS_OCTETS:
+            raise PeerFailed(fault)
+        terms = await self._decoder.read_by(partial(HubTerms.decode, hub=hub), answer.body, fault, of=hub)
         self._named.put(hub, terms.revision)
         return terms
 
-    def _store_offer(self, terms: HubTerms, tx: Tx) -> AcceptedTermsRow:
-        """Store a hub's terms; accept them if acceptance is automatic, or if only their revision has changed."""
-        now = self._clock.now()
-        row = providers.ensure_provider(tx, terms.hub)
-        before = arrangements.find_accepted(tx, row)
-        if before is None or before.offered_revision != terms.revision or _content(before.offered) != _content(terms):
-            arrangements.store_offer(tx, row, terms.revision, json.dumps(terms.as_json()), now)
-        accepted = before is not None and before.accepted is not None and _content(before.accepted) == _content(terms)
-        is_new = before is None or before.accepted_revision != terms.revision or not accepted
-        if is_new and (accepted or self._config.arrangement.accept == "automatic"):
-            arrangements.accept(tx, row, terms.terms_for(self._config.provider), now)
-        known = arrangements.find_accepted(tx, row)
-        if known is None:
-            raise LookupError("the terms that this transaction stored are not found")
-        return known
+    async def _store_offer(self, terms: HubTerms) -> AcceptedTermsRow:
+        """Store a hub's terms; accept them if acceptance is automatic, or if only their revision has changed.
+
+        A hub may send much, and often, so its terms are compared in a worker thread and not in the transaction.
+        """
+        before = await self._store.read(partial(_find_accepted, terms.hub))
+        change = await self._decoder.run(partial(_Change.between, before, terms), of=terms.hub)
+
+        def store(tx: Tx) -> AcceptedTermsRow:
+            row, now = providers.ensure_provider(tx, terms.hub), self._clock.now()
+            found = arrangements.find_accepted(tx, row)
+            made = change if found == before else _Change.between(found, terms)  # the operator may have accepted
+            if made.offered is not None:
+                arrangements.store_offer(tx, row, terms.revision, made.offered, now)
+            if made.is_new and (made.only_revision or self._config.arrangement.accept == "automatic"):
+                arrangements.accept(tx, row, terms.terms_for(self._config.provider), now)
+            known = arrangements.find_accepted(tx, row)
+            if known is None:
+                raise LookupError("the terms that this transaction stored are not found")
+            return known
+
+        return await self._store.write(store)
 
     async def _tell_hub(self, known: AcceptedTermsRow) -> bool:
         """Tell a hub that we accept its terms; return False if they have changed since we fetched them."""
@@ -237,13 +256,33 @@ class AcceptedTerms:
         return True
 
 
+@attrs.frozen
+class _Change:
+    """How a hub's terms differ from those that are stored."""
+
+    offered: str | None  # JSON to store; None if it is stored already
+    is_new: bool  # the terms, or their revision, are not those that we accepted
+    only_revision: bool  # we accepted terms with the same content
+
+    @classmethod
+    def between(cls, before: AcceptedTermsRow | None, terms: HubTerms) -> _Change:
+        """Compare terms with a row."""
+        members = terms.as_json()
+        offered = json.dumps(members)
+        if before is None:
+            return cls(offered, is_new=True, only_revision=False)
+        is_stored = before.offered_revision == terms.revision and _has_content(before.offered, members)
+        accepted = before.accepted is not None and _has_content(before.accepted, members)
+        is_new = before.accepted_revision != terms.revision or not accepted
+        return cls(None if is_stored else offered, is_new, accepted)
+
+
 def accept_offer(tx: Tx, hub: ProviderId, ours: ProviderId, now: Milliseconds) -> int:
     """Put a hub's newest terms in force and return their revision; raise `NotFound` if no terms are stored."""
-    row = providers.provider_row(tx, hub)
-    known = None if row is None else arrangements.find_accepted(tx, row)
+    row, known = providers.provider_row(tx, hub), _find_accepted(hub, tx)
     if row is None or known is None:
         raise NotFound("no terms of this hub are stored yet")
-    terms = HubTerms.read(json.loads(known.offered), hub, stored=True)
+    terms = HubTerms.decode(known.offered, hub, stored=True)
     arrangements.accept(tx, row, terms.terms_for(ours), now)
     return terms.revision
 
@@ -252,7 +291,11 @@ def _store_confirmation(hub: ProviderId, revision: int, tx: Tx) -> None:
     arrangements.note_acknowledged(tx, providers.ensure_provider(tx, hub), revision)
 
 
-def _content(terms: HubTerms | str) -> dict[str, Any]:
-    """Return the members of terms, given as a value or as stored JSON, without their revision."""
-    members: dict[str, Any] = json.loads(terms) if isinstance(terms, str) else terms.as_json()
-    return {name: value for name, value in members.items() if name != "revision"}
+def _find_accepted(hub: ProviderId, tx: Tx) -> AcceptedTermsRow | None:
+    row = providers.provider_row(tx, hub)
+    return None if row is None else arrangements.find_accepted(tx, row)
+
+
+def _has_content(stored: str, members: dict[str, Any]) -> bool:
+    """Tell whether stored terms have these members, apart from the revision."""
+    return bool({**json.loads(stored), "revision": members["revision"]} == members)

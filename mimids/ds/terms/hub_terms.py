@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from mimids.wire.ids import GroupId, ProviderId, UserId, group_id, spelling_faul
 
 RATES: Final = ("device_sends_per_second", "device_sends_burst", "device_joins_per_hour", "device_joins_burst")
 USER_ID_OCTETS: Final = 1024
+MOST_RESTRICTIONS: Final = 10_000  # bans and mutes in the terms for one provider
 SIZES: Final = ("message_bytes", "group_info_bytes", "welcome_bytes")
 
 
@@ -44,6 +46,11 @@ class HubTerms:
         }
 
     @classmethod
+    def decode(cls, encoded: bytes | str, hub: ProviderId, *, stored: bool = False) -> HubTerms:
+        """Decode JSON and do what `read` does; deeply nested JSON raises `RecursionError`."""
+        return cls.read(json.loads(encoded), hub, stored=stored)
+
+    @classmethod
     def read(cls, members: object, hub: ProviderId, *, stored: bool = False) -> HubTerms:
         """Read the JSON members that `hub` sent, and ignore members with unknown names.
 
@@ -54,14 +61,17 @@ class HubTerms:
         try:
             if not isinstance(members, dict) or members["hub"] != hub:
                 raise ValueError("these are not the terms of this hub")
+            bans, mutes = _list(members["bans"]), _list(members["mutes"])
+            if len(bans) + len(mutes) > MOST_RESTRICTIONS and not stored:
+                raise ValueError(f"the terms have more than {MOST_RESTRICTIONS} bans and mutes")
             rates, sizes = members.get("rates") or {}, members.get("sizes") or {}
             return cls(
                 _whole_number(members["revision"]),
                 hub,
-                tuple(_user_id(each) for each in _list(members["bans"]) if not stored or _is_user_id(each)),
+                tuple(_user_id(each) for each in bans if not stored or _is_user_id(each)),
                 tuple(
                     (_user_id(each["user_id"]), group_id(from_base64url(each["group_id"] or "")))
-                    for each in _list(members["mutes"])
+                    for each in mutes
                     if not stored or _is_user_id(each["user_id"])
                 ),
                 {name: _number(rates[name]) for name in RATES if _number(rates.get(name, 0))},

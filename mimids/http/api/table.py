@@ -30,7 +30,7 @@ from mimids.http.api.routes import Route, Routes, SizeLimits, allowed_methods
 from mimids.http.header_names import REQUEST_ID
 from mimids.http.server.holding import Holding
 from mimids.http.server.messages import HttpReply, HttpRequest, StreamClosed
-from mimids.http.server.shares import WORKING_FOR, Owner
+from mimids.owners import WORKING_FOR, Owner
 from mimids.telemetry import Telemetry, new_request_id
 from mimids.tracebacks import release_frames
 from mimids.values import Caller, Device, Follower
@@ -212,9 +212,9 @@ class Table:
         caller = await self._admit(endpoint.caller, request.headers, request.names)
         stamped.extend(self._stamp(caller))
         owner = _owner(caller)
-        WORKING_FOR.set(owner)
         if not request.holding.admit(owner):
             raise Busy("this caller has too many connections")
+        WORKING_FOR.set(request.holding.owner)
         self._demand(caller, endpoint)
         if isinstance(caller, Follower):
             entry.peer = caller.provider

@@ -21,7 +21,8 @@ import trio
 
 from mimids.config import Config
 from mimids.http.peers.addresses import is_public
-from mimids.http.server.shares import RESERVE, SHARE, WORKING_FOR, Owner, Shares
+from mimids.http.server.shares import RESERVE, SHARE, Shares
+from mimids.owners import WORKING_FOR, Owner
 from mimids.wire.ids import ProviderId
 
 HTTPS_PORT: Final = 443

@@ -23,9 +23,9 @@ from mimids.http.peers.dialling import CannotConnect, Lookups, connect_to_one, p
 from mimids.http.peers.exchange import AnswerTooLarge, BrokenConnection, peer_request
 from mimids.http.peers.pools import Pools
 from mimids.http.peers.problems import retry_after
-from mimids.http.server.shares import WORKING_FOR
 from mimids.http.server.tls import ALPN, CertificateFileError, trust_file
 from mimids.ohttp.date import read_date
+from mimids.owners import WORKING_FOR
 from mimids.web_push.subscription import EndpointUrl, origins, parse_endpoint
 from mimids.web_push.vapid import TOKEN_SECONDS
 from mimids.wire.ids import ProviderId

@@ -11,7 +11,8 @@ from typing import Final
 import attrs
 import trio
 
-from mimids.http.server.shares import RESERVE, SHARE, Owner, Shares
+from mimids.http.server.shares import RESERVE, SHARE, Shares
+from mimids.owners import Owner
 
 WAIT_SECONDS: Final = 10  # how long to wait for room before the request is refused
 TOTAL_OCTETS: Final = 128 * 1024 * 1024

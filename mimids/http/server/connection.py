@@ -31,7 +31,6 @@ from mimids.http.server.messages import DirectApp
 from mimids.http.server.peer_watch import PeerWatch
 from mimids.http.server.phases import Phase, seconds_allowed
 from mimids.http.server.protocols import HttpProtocol, ProtocolSettings, WebSocketProtocol
-from mimids.http.server.shares import Owner
 from mimids.http.server.tls import PeerCertificate, ServerCredentials
 from mimids.http.server.transport import (
     FIRST_BYTES,
@@ -41,6 +40,7 @@ from mimids.http.server.transport import (
     TlsTransport,
     user_of_peer,
 )
+from mimids.owners import Owner
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -182,6 +182,7 @@ class ServerConnection:
             self._on_event,
         )
         self._protocol.holding = self.holding
+        self._protocol.wait_for_turn = self._wait_for_turn
         self._phase = Phase.IDLE
         with self._reading:
             try:
@@ -197,7 +198,7 @@ class ServerConnection:
             user = user_of_peer(self._socket)
             return ConnectionInfo(shared.name, None, None, shared.draining, self.holding, user)
         credentials = shared.tls.current
-        self._transport = tls = TlsTransport(self._raw, credentials.context)
+        self._transport = tls = TlsTransport(self._raw, credentials.context, self._wait_for_turn)
         with trio.move_on_after(shared.limits.handshake_seconds) as time:
             await tls.handshake()
         if time.cancelled_caught:
@@ -304,6 +305,9 @@ class ServerConnection:
                 if not await self._transport.discard():
                     return
 
+    async def _wait_for_turn(self) -> None:
+        await self._shared.turns.wait(self.holding.owner)
+
     def _cancel_app(self) -> None:
         if self._exchange is not None:
             self._exchange.scope.cancel()
@@ -402,6 +406,7 @@ class ServerConnection:
     async def _run_app(self, scope: Scope, exchange: Exchange) -> None:
         with exchange.scope:
             try:
+                await self._shared.turns.wait(self.holding.owner)
                 await self._app(scope, exchange.receive, exchange.send)
             except* Exception as errors:
                 self._shared.log_fault("a handler failed", errors)

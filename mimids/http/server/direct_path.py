@@ -11,8 +11,8 @@ from mimids.http.server.buffers import UNCOUNTED_OCTETS
 from mimids.http.server.listener_state import ConnectionInfo, ListenerState
 from mimids.http.server.messages import HttpReply, HttpRequest
 from mimids.http.server.plain_requests import PlainBody, PlainHead, encode_reply, parse_head
-from mimids.http.server.shares import WORKING_FOR
 from mimids.http.server.transport import PeerGone
+from mimids.owners import WORKING_FOR
 
 Answer = Callable[[HttpRequest], Awaitable[HttpReply]]
 
@@ -104,6 +104,7 @@ class DirectPath:
         is_last = carrier.begin_request()
         shared.busy.begin(body)
         try:
+            await shared.turns.wait(self._info.holding.owner)
             reply = await self._reply(self._request(head, body), body)
             closes = is_last or shared.draining.is_set() or not body.is_complete
             octets = b"" if reply is None else self._encode(reply, closes=closes)

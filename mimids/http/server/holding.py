@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from math import inf
 
 from mimids.http.server.buffers import UNCOUNTED_OCTETS, Buffers
-from mimids.http.server.shares import Owner, Shares
+from mimids.http.server.shares import Shares
 from mimids.http.server.waits import Waits
+from mimids.owners import Owner
 
 
 class Holding:

@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import logging
 import os
 import socket
 import stat
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final, cast
@@ -30,11 +31,15 @@ from mimids.http.server.connection import (
 )
 from mimids.http.server.listener_state import ConnectionInfo, ConnectionLimits, ListenerState
 from mimids.http.server.messages import DirectApp, join_headers
-from mimids.http.server.shares import Owner, owner_of_address
+from mimids.http.server.shares import owner_of_address
 from mimids.http.server.tls import ServerTls
+from mimids.owners import Owner
 
 DRAIN_SECONDS: Final = 6
 BACKLOG: Final = 1024
+ACCEPTED_AT_ONCE: Final = 16  # in one round of the event loop
+NO_CAPACITY: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+CAPACITY_SECONDS: Final = 0.1
 REFUSALS: Final = 16  # connections over the limit that get a 503 at one time; others are closed without an answer
 _LOG: Final = logging.getLogger(__name__)
 
@@ -66,6 +71,7 @@ class ListenerStatistics:
     evicted: int
     timed_out: int
     flooded: int
+    delayed: int  # requests and handshakes that waited, because their caller had many at once
     forced: int
     failed: int
 
@@ -103,29 +109,61 @@ async def serve(
     listeners = await _listen(bind)
     try:
         async with trio.open_nursery() as connections:
+            connections.start_soon(shared.turns.run)
             try:
                 async with trio.open_nursery() as accepting:
                     handler = partial(_handle, app, shared)
                     accepting.start_soon(shared.busy.watch)
                     accepting.start_soon(shared.close_idle)
-                    accepting.start_soon(partial(trio.serve_listeners, handler, listeners, handler_nursery=connections))
+                    for listener in listeners:
+                        accepting.start_soon(_accept, listener, handler, connections, log)
                     task_status.started(OpenListener(bind.name, _address(listeners[0]), partial(_statistics, shared)))
                     await drain.wait()
                     accepting.cancel_scope.cancel()
+                _close(listeners)
                 await shared.drain(drain_seconds)
             finally:
                 connections.cancel_scope.cancel()
                 for connection in tuple(shared.open):
                     connection.abort()  # a send is shielded from cancellation and ends only with its socket
     finally:
+        _close(listeners)
         _remove(bind)
 
 
+async def _accept(
+    listener: trio.SocketListener,
+    handler: Callable[[trio.SocketStream], Awaitable[None]],
+    connections: trio.Nursery,
+    log: logging.Logger,
+) -> None:
+    """Accept connections forever; `handler` serves each in a task of `connections`.
+
+    `trio.serve_listeners` accepts one connection in a round of the event loop. So somebody who opened a thousand at
+    once, and begun a handshake in each, made the next client wait for a thousand rounds.
+    """
+    listening = socket.socket(fileno=listener.socket.fileno())  # its `accept` does not wait
+    try:
+        while True:
+            await trio.lowlevel.wait_readable(listening)
+            try:
+                for _ in range(ACCEPTED_AT_ONCE):
+                    connected = trio.socket.from_stdlib_socket(listening.accept()[0])
+                    connections.start_soon(handler, trio.SocketStream(connected))
+            except OSError as error:
+                if error.errno in NO_CAPACITY:
+                    log.error("a connection cannot be accepted: %s", error.strerror)
+                    await trio.sleep(CAPACITY_SECONDS)  # connections that end meanwhile make room
+    finally:
+        listening.detach()  # `listener` closes it
+
+
 async def _handle(app: ASGIApp, shared: ListenerState, stream: trio.SocketStream) -> None:
-    owner = _owner(shared, stream.socket)
-    refusing = None if shared.make_room(owner) else partial(_refuse, app)
-    if refusing is None or shared.may_refuse(owner, REFUSALS):
-        await ServerConnection(app, shared, stream.socket, owner, refusing=refusing).run()
+    with stream.socket:
+        owner = _owner(shared, stream.socket)
+        refusing = None if shared.make_room(owner) else partial(_refuse, app)
+        if refusing is None or shared.may_refuse(owner, REFUSALS):
+            await ServerConnection(app, shared, stream.socket, owner, refusing=refusing).run()
 
 
 def _owner(shared: ListenerState, connected: trio.socket.SocketType) -> Owner:
@@ -160,6 +198,7 @@ def _statistics(shared: ListenerState) -> ListenerStatistics:
         evicted=tally.evicted,
         timed_out=tally.timed_out,
         flooded=shared.settings.flooded,
+        delayed=shared.turns.delayed,
         forced=tally.forced,
         failed=tally.failed,
     )
@@ -187,6 +226,11 @@ async def _listen(bind: Bind) -> list[trio.SocketListener]:
                 each.socket.close()
             raise ValueError(f"{bind.address}: without TLS, only loopback addresses and Unix sockets are allowed")
     return listeners
+
+
+def _close(listeners: Sequence[trio.SocketListener]) -> None:
+    for listener in listeners:
+        listener.socket.close()
 
 
 def _keep_alive(listening: trio.socket.SocketType) -> None:

@@ -14,9 +14,11 @@ from mimids.http.server.buffers import Buffers
 from mimids.http.server.holding import Holding
 from mimids.http.server.peer_watch import BusyConnections
 from mimids.http.server.protocols import ProtocolSettings
-from mimids.http.server.shares import RESERVE, SHARE, Owner, Shares
+from mimids.http.server.shares import RESERVE, SHARE, Shares
 from mimids.http.server.tls import ServerTls
+from mimids.http.server.turns import Turns
 from mimids.http.server.waits import Waits
+from mimids.owners import Owner
 from mimids.wire.ids import ProviderId
 
 if TYPE_CHECKING:
@@ -85,6 +87,7 @@ class ListenerState:
             little=max(1, share // SMALLEST_SHARE),
         )
         self.waits = Waits(limits.connections)
+        self.turns = Turns()
         self.log = log
         self.settings = ProtocolSettings(head_bytes=limits.head_bytes, message_bytes=limits.message_bytes)
         self.worker = WorkerContext(None)  # Hypercorn's protocols close connections once `terminated` is set

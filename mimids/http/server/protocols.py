@@ -75,6 +75,7 @@ class HttpProtocol(H11Protocol):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.holding = Holding()  # what the connection holds of the pools
+        self.wait_for_turn: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint  # to go on with a long step
         self._head = b""  # the head of an answer, kept until its body begins
         self._body_left = 0  # of a request's body with a Content-Length
         self._ambiguous = False  # the request has both Content-Length and Transfer-Encoding
@@ -147,7 +148,7 @@ class HttpProtocol(H11Protocol):
             if isinstance(event, h11.Data):
                 pieces.append(event.data)
                 if perf_counter() - began > PARSING_SECONDS:
-                    await trio.lowlevel.checkpoint()
+                    await self.pause()
                     began = perf_counter()
                 continue
             if pieces and self.stream is not None:
@@ -169,10 +170,15 @@ class HttpProtocol(H11Protocol):
             elif isinstance(event, Data):
                 await self.stream.handle(event)  # octets of a WebSocket
 
+    async def pause(self) -> None:
+        """Let other tasks run in the middle of a long step."""
+        await trio.lowlevel.checkpoint()
+        await self.wait_for_turn()
+
     def release(self) -> None:
         """Drop the connection and the app when both are done, so that no cycle of references keeps a body in memory."""
         self.stream = None
-        for name in ("app", "connection", "send", "task_group", "can_read"):
+        for name in ("app", "connection", "send", "task_group", "can_read", "wait_for_turn"):
             delattr(self, name)
 
     async def _continue(self) -> None:
@@ -228,7 +234,7 @@ class HttpProtocol(H11Protocol):
         if _wants_websocket(request.method, headers):
             kind = WebSocketProtocol
             self.connection = H11WSConnection(cast("h11.Connection", self.connection))
-        self.stream = kind(
+        self.stream = stream = kind(
             self.app,
             self.config,
             self.context,
@@ -239,6 +245,8 @@ class HttpProtocol(H11Protocol):
             self.stream_send,
             STREAM_ID,
         )
+        if isinstance(stream, WebSocketProtocol):
+            stream.pause = self.pause
         self.keep_alive_requests += 1
         await self.stream.handle(
             Request(
@@ -300,6 +308,7 @@ class WebSocketProtocol(WSStream):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._small_frames = SmallFrames()
+        self.pause: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint  # in the middle of a long step
 
     @property
     def open(self) -> bool:
@@ -351,7 +360,7 @@ class WebSocketProtocol(WSStream):
         began = perf_counter()
         for event in self.connection.events():
             if perf_counter() - began > PARSING_SECONDS:
-                await trio.lowlevel.checkpoint()
+                await self.pause()
                 began = perf_counter()
             if _is_small_frame(event) and not self._small_frames.take(trio.current_time()):
                 self.config.flooded += 1

@@ -11,6 +11,8 @@ from typing import Final
 
 HEADER_OCTETS: Final = 5  # type, version and length (RFC 8446 section 5.1)
 RECORDS_AT_ONCE: Final = 64  # more than one receive brings of records of the usual size
+FEW_RECORDS: Final = 4
+SMALL_OCTETS: Final = 256
 
 
 class Records:
@@ -20,6 +22,9 @@ class Records:
         self._to = to
         self._held = b""
         self._left = 0  # octets of the record that was passed on in part
+        # about the records that were passed on last:
+        self.are_small = False  # they were many, and small
+        self.are_complete = False  # at least one was passed on to its end
 
     @property
     def are_waiting(self) -> bool:
@@ -34,15 +39,17 @@ class Records:
         else:
             self._to.write(self._held)
             self._to.write_eof()
-            self._held = b""
+            self._held, self.are_complete = b"", True
 
     def pass_on(self) -> None:
         """Pass on the next records, at most RECORDS_AT_ONCE; the last may be incomplete."""
         held, end = self._held, self._left
-        for _ in range(RECORDS_AT_ONCE):
-            if len(held) < end + HEADER_OCTETS:
-                break
+        records, begun = 0, self._left > 0
+        while records < RECORDS_AT_ONCE and len(held) >= end + HEADER_OCTETS:
+            records += 1
             end += HEADER_OCTETS + int.from_bytes(held[end + HEADER_OCTETS - 2 : end + HEADER_OCTETS])
+        self.are_small = records > FEW_RECORDS and end < records * SMALL_OCTETS
+        self.are_complete = records + begun > (end > len(held))
         self._left = max(0, end - len(held))
         self._to.write(held[:end])
         self._held = held[end:]

@@ -7,18 +7,13 @@ little, so that a new owner gets a part even when a few owners have taken their 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Hashable
-from contextvars import ContextVar
 from typing import Final
+
+from mimids.owners import Owner
 
 SHARE: Final = 4  # an owner may hold a quarter of a pool ...
 RESERVE: Final = 8  # ... and an eighth is kept for owners that hold little
 IPV6_PREFIX: Final = 64  # a host usually gets a prefix of this length, and can use any address with that prefix
-
-Owner = Hashable | None  # None: the owner is not known, and has no share of its own
-
-# For whom the present task works: the caller of a request; None for the jobs of this server.
-WORKING_FOR: ContextVar[Owner] = ContextVar("WORKING_FOR", default=None)
 
 
 class Shares:

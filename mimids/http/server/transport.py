@@ -10,7 +10,7 @@ import os
 import socket
 import ssl
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final, TypeVar, TypeVarTuple
 
@@ -139,11 +139,18 @@ class TlsTransport:
     send close_notify and then wait for the peer. `connection` is OpenSSL's object with the peer's certificate.
     """
 
-    def __init__(self, below: PlainTransport, context: ssl.SSLContext) -> None:
+    def __init__(
+        self,
+        below: PlainTransport,
+        context: ssl.SSLContext,
+        wait_for_turn: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
+    ) -> None:
+        """`wait_for_turn` is awaited before each step that takes long, although the peer sent few octets for it."""
         self._below = below
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._records = Records(self._incoming)
+        self._wait_for_turn = wait_for_turn
         self._sending = trio.Lock()
         self._most = SLICE_BYTES  # received at once from below
         self.connection = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
@@ -151,10 +158,24 @@ class TlsTransport:
     async def handshake(self) -> None:
         """Do the handshake; raise `PeerGone` if the peer does not speak TLS or its certificate does not verify."""
         try:
-            await self._drive(self.connection.do_handshake)
+            while not await self._handshake_step():
+                pass
         except ssl.SSLError as error:
-            await self._flush()  # the alert
             raise PeerGone from error
+
+    async def _handshake_step(self) -> bool:
+        """Receive, and go on with the handshake; return True once it is done."""
+        await self._fill()
+        if self._records.are_complete:  # else OpenSSL only stores what has arrived
+            await self._wait_for_turn()
+        try:
+            self.connection.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        else:
+            return True
+        finally:
+            await self._flush()
 
     async def receive(self, most: int = RECEIVE_BYTES) -> bytes:
         """Receive as `PlainTransport.receive` does."""
@@ -236,9 +257,12 @@ class TlsTransport:
         """Give OpenSSL the next records; wait for some if none have arrived."""
         if self._records.are_waiting:
             await trio.lowlevel.checkpoint()
+            await self._wait_for_turn()
             self._records.pass_on()
         else:
             self._records.add(await self._below.receive(self._most))
+            if self._records.are_small:
+                await self._wait_for_turn()
 
     async def _flush(self) -> None:
         # No task may run between reading records and queueing them: the peer expects them in order.

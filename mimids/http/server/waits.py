@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from mimids.http.server.shares import RESERVE, SHARE, Owner, Shares
+from mimids.http.server.shares import RESERVE, SHARE, Shares
+from mimids.owners import Owner
 
 OF_CONNECTIONS: Final = 2  # one wait for every two connections
 LITTLE: Final = 16  # an owner with at most a sixteenth of a share has few

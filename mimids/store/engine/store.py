@@ -7,6 +7,7 @@ thread of its own. One call to the thread runs a whole batch, or a whole work on
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
@@ -17,6 +18,7 @@ import outcome
 import trio
 
 from mimids.errors import MimiError, ShuttingDown, StorageUnavailable
+from mimids.owners import WORKING_FOR, FairQueue
 from mimids.store.engine.locks import Locks
 from mimids.store.engine.queued_work import QueuedWork
 from mimids.store.engine.transaction import Ahead, Work
@@ -95,11 +97,8 @@ class Store:
         self._on_damage = on_damage
         self._damage = ""
         self._arrivals, self._waiting = trio.open_memory_channel[QueuedWork](WAITING_WRITES)
-        self._give_back: trio.MemorySendChannel[StoreReader]
-        self._idle: trio.MemoryReceiveChannel[StoreReader]
-        self._give_back, self._idle = trio.open_memory_channel(len(readers))
-        for reader in readers:
-            self._give_back.send_nowait(reader)
+        self._idle = deque(readers)
+        self._waiting_reads: FairQueue[trio.lowlevel.Task] = FairQueue()
         self._queued = 0  # jobs that the writer has not taken, including those that wait for room in the queue
         self._batch: list[QueuedWork] = []  # the jobs that the writer commits now
         self._expected = 0  # jobs in the next batch, as far as is known
@@ -202,15 +201,26 @@ class Store:
         split into pages. Raises StorageUnavailable when the disk cannot be read.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        try:
-            reader = self._idle.receive_nowait()
-        except trio.WouldBlock:
-            reader = await self._idle.receive()
+        reader = self._idle.popleft() if self._idle else await self._wait_for_reader()
         try:
             answer = await reader.read(work)
         finally:
-            self._give_back.send_nowait(reader)
+            if self._waiting_reads:
+                trio.lowlevel.reschedule(self._waiting_reads.pop(), outcome.Value(reader))
+            else:
+                self._idle.append(reader)
         return self._read(answer)
+
+    async def _wait_for_reader(self) -> StoreReader:
+        """Wait for a reader. Owners get readers in turn, so that one owner's many reads do not delay the others'."""
+        owner, task = WORKING_FOR.get(), trio.lowlevel.current_task()
+
+        def leave(_: object) -> trio.lowlevel.Abort:
+            self._waiting_reads.remove(owner, task)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self._waiting_reads.add(owner, task)
+        return cast("StoreReader", await trio.lowlevel.wait_task_rescheduled(leave))
 
     async def read_apart(self, work: Work[T]) -> T:
         """Read as `read` does, on a reader that requests do not wait for: for the operator's pages and lists."""
@@ -325,7 +335,7 @@ class Store:
         arrivals = self._arrivals.statistics()
         return StoreStatistics(
             waiting_writes=arrivals.current_buffer_used + arrivals.tasks_waiting_send,
-            waiting_reads=self._idle.statistics().tasks_waiting_receive,
+            waiting_reads=len(self._waiting_reads),
             writes=self._writes,
             commits=self._commits,
             reads=self._reads,

@@ -34,7 +34,6 @@ from mimids.wire.messages import (
     Message,
     PushedEpoch,
     PushRequest,
-    PushResponse,
     ResumeRequest,
     SendRequest,
     SendResponse,
@@ -200,29 +199,6 @@ async def test_only_followers_may_resume(tmp_path: Path) -> None:
             await a.services.delivery.resume(resume(room, room.key.mask(32), 0), stranger)
         with pytest.raises(NotFollowed):
             await a.services.delivery.resume(resume(room, bytes(32), 0), stranger)
-
-
-async def test_a_follower_that_asks_again_for_what_it_accepted_waits_for_the_back_off(tmp_path: Path) -> None:
-    clock = stopped_clock()
-    async with federated(tmp_path, "a.example", "b.example", clock=clock) as (a, b):
-        alice, _, room = await talking(a, b)
-        began: list[int] = []  # the counter of each push
-
-        async def want_the_first_message_again(called: Called) -> PeerAnswer:
-            (epoch,) = decode(PushRequest, called.body).epochs
-            began.append(epoch.counter)
-            wanted = 0 if epoch.counter else 1
-            return PeerAnswer(encode(PushResponse((Counter(wanted),))))
-
-        a.peers.add(b.config.provider, want_the_first_message_again)
-        await a.services.hub.send(room.send("more"), alice)
-        for expected in ([1], [1, 0, 1], [1, 0, 1, 0, 1]):
-            with patience():
-                while len(began) < len(expected):  # noqa: ASYNC110  # it grows by another task
-                    await trio.sleep(0.01)
-            await trio.sleep(0.3)  # several times the spacing of pushes
-            assert began == expected
-            clock.advance(a.config.delivery.backoff_cap_seconds)
 
 
 async def test_a_push_of_an_unexpected_group_is_answered_no_longer_followed(tmp_path: Path) -> None:
