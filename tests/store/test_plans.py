@@ -36,6 +36,7 @@ EXCEPTIONS = {
     "store.counted_ids.": _RESTORE,
     "store.damage.": _SMALL,
     "store.departures.": "the departures are bounded for each hub; groups and partitions are found from them",
+    "store.engine.postgresql.rewriting.": "for PostgreSQL, whose plans are not looked at here",
     "store.federation_rules.": "what the operator decided on other providers",
     "store.group_deletion.": "runs when the operator deletes a group, or after a restore",
     "store.group_storage.": _ONE_GROUP,
