@@ -99,7 +99,7 @@ def program() -> str:
     started, found = Path(sys.argv[0]), shutil.which("mimids")
     if started.name == "__main__.py":
         return f"{shlex.quote(sys.executable)} -m mimids"
-    if started.name != "mimids" or (found is not None and Path(found).samefile(started)):
+    if started.name != "mimids" or not started.exists() or (found is not None and Path(found).samefile(started)):
         return "mimids"
     return shlex.quote(str(started.absolute()))
 

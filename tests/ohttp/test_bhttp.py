@@ -271,8 +271,8 @@ def test_limits_hold_in_both_framings(indeterminate: bool) -> None:
     for larger, reason in [
         (attrs.evolve(FITTING, content=b"0123456789a"), "longer than 10"),
         (attrs.evolve(FITTING, fields=((b"a", b"1234567"), (b"b", b"12345678"))), "longer than"),
-        (attrs.evolve(FITTING, fields=((b"a", b""),) * 3), "more than 2 lines"),
-        (attrs.evolve(FITTING, trailers=((b"a", b""),) * 3), "more than 2 lines"),
+        (attrs.evolve(FITTING, fields=((b"a", b""),) * 3), "more than 2 field lines"),
+        (attrs.evolve(FITTING, trailers=((b"a", b""),) * 3), "more than 2 field lines"),
         (attrs.evolve(FITTING, interim=(Interim(100), Interim(100))), "more than 1"),
     ]:
         with pytest.raises(WireError, match=reason):

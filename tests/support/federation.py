@@ -45,7 +45,7 @@ async def federated(
     directory: Path,
     *names: str,
     clock: Clock | None = None,
-    jobs_of: Sequence[str] = ("delivery", "outgoing_welcomes"),
+    jobs_of: Sequence[str] = ("delivery", "outgoing_welcomes", "gateway"),
     **sections: Mapping[str, Any],
 ) -> AsyncIterator[list[Assembled]]:
     """Run providers for the block, each with the jobs of the services named in `jobs_of`."""

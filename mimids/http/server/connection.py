@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
+from functools import partial
 from math import inf
 from typing import Any, Final
 
@@ -40,6 +41,7 @@ from mimids.http.server.transport import (
     TlsTransport,
     user_of_peer,
 )
+from mimids.http.server.turns import Turns
 from mimids.owners import Owner
 
 Scope = MutableMapping[str, Any]
@@ -182,7 +184,7 @@ class ServerConnection:
             self._on_event,
         )
         self._protocol.holding = self.holding
-        self._protocol.wait_for_turn = self._wait_for_turn
+        self._protocol.wait_for_turn = partial(_wait_for_turn, self._shared.turns, self.holding)
         self._phase = Phase.IDLE
         with self._reading:
             try:
@@ -198,7 +200,9 @@ class ServerConnection:
             user = user_of_peer(self._socket)
             return ConnectionInfo(shared.name, None, None, shared.draining, self.holding, user)
         credentials = shared.tls.current
-        self._transport = tls = TlsTransport(self._raw, credentials.context, self._wait_for_turn)
+        self._transport = tls = TlsTransport(
+            self._raw, credentials.context, partial(_wait_for_turn, shared.turns, self.holding)
+        )
         with trio.move_on_after(shared.limits.handshake_seconds) as time:
             await tls.handshake()
         if time.cancelled_caught:
@@ -305,9 +309,6 @@ class ServerConnection:
                 if not await self._transport.discard():
                     return
 
-    async def _wait_for_turn(self) -> None:
-        await self._shared.turns.wait(self.holding.owner)
-
     def _cancel_app(self) -> None:
         if self._exchange is not None:
             self._exchange.scope.cancel()
@@ -412,3 +413,8 @@ class ServerConnection:
                 self._shared.log_fault("a handler failed", errors)
         self.holding.give_back()
         await exchange.forward(None)  # without an answer Hypercorn sends 500; then it goes on to the next request
+
+
+async def _wait_for_turn(turns: Turns, holding: Holding) -> None:
+    """Wait for a turn of the present owner; no method, because the connection must not refer to itself."""
+    await turns.wait(holding.owner)
