@@ -13,7 +13,7 @@ from mimids.errors import MimiError
 from mimids.store import backup
 from mimids.testing.clock import MovableClock
 from mimids.values import Milliseconds
-from mimids.wire.ids import ProviderId
+from mimids.wire.ids import ProviderId, Secret
 from mimids.wire.messages import WelcomeInitRequest
 from tests.support.curious import found_in, octets_of, tables_of
 from tests.support.federation import federated
@@ -88,7 +88,9 @@ async def test_a_message_has_no_sender(tmp_path: Path) -> None:
 async def test_rates_of_fetches_are_not_stored_however_slowly_they_refill(tmp_path: Path) -> None:
     slow = {"device_fetches_per_minute": 1, "user_fetches_per_minute": 1, "device_joins_per_hour": 1}
     async with federated(tmp_path, "b.example", jobs_of=(), limits=slow) as (b,):
-        bob = (await person(b, "bob")).device
+        token = await b.add_device("bob")
+        bob = await b.services.devices.authenticate(Secret(token.encode()))
+        assert bob is not None
         b.services.gate.count_fetch(bob)
         with suppress(MimiError):
             await b.services.relay.forward(bob.row, A, b"sealed")
