@@ -7,6 +7,7 @@ checkpoint after each slice. A long frame is decoded in a thread.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
+from itertools import count
 from typing import Final
 
 import attrs
@@ -87,6 +88,7 @@ class Streams:
         self.change_limits(batch_messages=batch_messages, device_streams=device_streams)
         self._open: dict[DeviceRow, list[OpenStream]] = {}
         self._process = process
+        self._turns = count()
         self._elsewhere = StreamsElsewhere()
         self._decoding = trio.CapacityLimiter(DECODING_THREADS)
         self.frames_in = self.frames_out = 0
@@ -143,14 +145,15 @@ class Streams:
     def _tell(self, device: DeviceRow) -> None:
         """Tell the other processes how many streams of a device are open here."""
         if self._process is not None:
-            self.notifier.notify((OPEN, self._process, device, len(self._open.get(device, ()))))
+            turn = f"{next(self._turns):016}"  # notifications of one moment are sorted, so the last number comes last
+            self.notifier.notify((OPEN, self._process, turn, device, len(self._open.get(device, ()))))
 
     def tell_all(self) -> None:
         """Tell the other processes how many streams of each device are open here: one of them does not know it."""
         for device in self._open:
             self._tell(device)
 
-    def hear_open(self, process: str, row: int, streams: int) -> None:
+    def hear_open(self, process: str, _turn: str, row: int, streams: int) -> None:
         """Record how many streams of a device are open at another process; end some here if there are too many."""
         device = DeviceRow(row)
         here = self._open.get(device, [])
