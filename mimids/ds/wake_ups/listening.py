@@ -177,9 +177,9 @@ class Listening:
 
     def _note(self, device: DeviceRow, watched: _Watched, at: float) -> None:
         index = bisect_right(self._times, at)
-        if index:  # before the first position nothing is known, and the stored position stays
-            position = self._positions[index - 1]
-            watched.contact = position if watched.contact is None else max(watched.contact, position)
-            self._contacts.add(device)
-            if watched.is_woken:
-                self._on_heard()
+        # Before the first position nothing is known: the stored position stays, and the device may be woken again.
+        position = self._positions[index - 1] if index else NewsPosition(0, 0)
+        watched.contact = position if watched.contact is None else max(watched.contact, position)
+        self._contacts.add(device)
+        if watched.is_woken:
+            self._on_heard()

@@ -1,5 +1,7 @@
 """The store: a queue of writes that one writer commits in batches, and readers beside it.
 
+The file is a little long because writes, reads and batches share the queue and its counts.
+
 A *work* is a function that runs in one transaction: it gets the transaction and returns a value. The store does not
 depend on SQLite. Its writer and its readers are connections that `sqlite.open_store` makes. Each connection runs on a
 thread of its own. One call to the thread runs a whole batch, or a whole work on a snapshot.

@@ -103,6 +103,16 @@ async def test_the_job_hears_at_once_of_a_device_that_was_woken() -> None:
     assert told == [1, 1]
 
 
+async def test_a_woken_device_that_is_heard_before_the_first_look_may_be_woken_again() -> None:
+    """After a restart; it was not woken any more. Nothing is known of what it knows, so the stored position stays."""
+    told: list[int] = []
+    listening = Listening(lambda: told.append(1))
+    listening.watch(PHONE, is_woken=True)
+    listening.heard(PHONE)
+    assert told == [1]
+    assert listening.take_contacts() == [(PHONE, NewsPosition(0, 0))]
+
+
 async def test_positions_that_are_close_together_count_as_the_later_time(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

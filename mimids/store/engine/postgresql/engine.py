@@ -1,5 +1,7 @@
 """The engine for PostgreSQL, which several processes of one provider may use at the same time.
 
+The file is a little long because locks, caches and lost answers all belong to the one session that writes.
+
 Locks
     Each batch of writes takes advisory locks for its transaction. If all its works named what they lock, the batch
     takes these locks, and shares `WRITING_LOCK` with the other batches of this kind. Otherwise the batch takes
