@@ -328,9 +328,9 @@ def make_services(
     sessions = Sessions(store, clock, receiver.pending, listening.ended, listening.connected)
     last_seen = LastSeen(store, clock, sessions.devices)
 
-    def seen(device: DeviceRow) -> None:
+    async def seen(device: DeviceRow) -> None:
         last_seen.note(device)
-        listening.heard(device)
+        await services.wake_ups.heard(device)
 
     services = Services(
         config=config,
@@ -424,6 +424,7 @@ def make_services(
         {
             "heard": partial(_note_call_elsewhere, notifier, callers),
             "asleep": lambda row: services.wake_ups.note_asleep(DeviceRow(row)),
+            "woken": lambda row: listening.woken(DeviceRow(row)),
             TOOK: shared_rates.hear,
             OPEN: streams.hear_open,
             TELL_OPEN: streams.tell_all,

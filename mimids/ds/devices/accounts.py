@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import attrs
@@ -184,9 +184,9 @@ class DeviceTokens:
     """
 
     def __init__(
-        self, store: Store, provider: ProviderId, seen: Callable[[DeviceRow], None] = lambda row: None
+        self, store: Store, provider: ProviderId, seen: Callable[[DeviceRow], Awaitable[None]] | None = None
     ) -> None:
-        """Make the cache; `seen` is called with each device that is authenticated."""
+        """Make the cache; `seen` is called with each device that is authenticated, and awaited."""
         self._store = store
         self._seen = seen
         self._provider = provider
@@ -202,8 +202,7 @@ class DeviceTokens:
         digest = _digest(token)
         cached = self._cache.get(digest)
         if cached is not None:
-            self._seen(cached.row)
-            return cached
+            return await self._note(cached)
         generation = self._generation
         found = await self._store.read(lambda tx: accounts.device_by_token(tx, digest))
         if found is None:
@@ -212,9 +211,13 @@ class DeviceTokens:
         if suspended:
             raise Unauthenticated(SUSPENDED)
         device = Device(self._provider, user_id, row, name, digest)
-        self._seen(row)
         if generation == self._generation:  # otherwise the snapshot may be older than a removal
             self._cache.put(digest, device)
+        return await self._note(device)
+
+    async def _note(self, device: Device) -> Device:
+        if self._seen is not None:
+            await self._seen(device.row)
         return device
 
     def forget(self) -> None:

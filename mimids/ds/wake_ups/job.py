@@ -34,7 +34,7 @@ from mimids.config import PushSettings
 from mimids.ds.backoff import Backoff
 from mimids.ds.following.cursors import Cursors
 from mimids.ds.limits.call_slots import CallSlots, CallTooSlow
-from mimids.ds.notifier import DELIVERY, WAKE_UPS, Notifier, asleep_topic
+from mimids.ds.notifier import DELIVERY, WAKE_UPS, Notifier, asleep_topic, woken_topic
 from mimids.ds.ports import Clock, PushAnswer, PushServices
 from mimids.ds.wake_ups.listening import Listening
 from mimids.ds.wake_ups.push_queue import PushQueue
@@ -276,6 +276,19 @@ class WakeUps:
         await self._cursors.save_of(asleep)
         if not self._runs_jobs():  # the process that wakes devices may have looked before
             self._notifier.notify(*map(asleep_topic, asleep))
+        await self._store_heard()
+
+    async def heard(self, device: DeviceRow) -> None:
+        """Record that a device was heard, by a request.
+
+        If the device was woken, this is stored before the request is answered: after a crash, a device that was not
+        heard since it was woken is not woken again.
+        """
+        if self._listening.heard(device):
+            with suppress(StorageUnavailable):  # the job stores it later
+                await self._store_heard()
+
+    async def _store_heard(self) -> None:
         heard = self._listening.take_contacts()
         if heard:
             try:
@@ -439,6 +452,7 @@ class WakeUps:
                 self._quiet_until[device] = self._clock.running() + self._settings.quiet_seconds * 1000
             if await self._store.write(lambda tx: rows.note_woken(tx, due)):
                 self._listening.woken(device)
+                self._notifier.notify(woken_topic(device))
             else:  # the device was heard, or subscribed again, while the push was in flight
                 self._candidates.add(device)
                 self._notifier.notify(WAKE_UPS)

@@ -78,13 +78,15 @@ class Listening:
         self._connected.discard(device)
         self._ended.discard(device)
 
-    def heard(self, device: DeviceRow) -> None:
-        """Record that a device was heard now, by a request."""
+    def heard(self, device: DeviceRow) -> bool:
+        """Record that a device was heard now, by a request; return whether it was woken since it was heard last."""
         watched = self._watched.get(device)
-        if watched is not None:
-            now = trio.current_time()
-            watched.awake_until = max(watched.awake_until, now + AWAKE_SECONDS)
-            self._note(device, watched, now)
+        if watched is None:
+            return False
+        now = trio.current_time()
+        watched.awake_until = max(watched.awake_until, now + AWAKE_SECONDS)
+        self._note(device, watched, now)
+        return watched.is_woken
 
     def connected(self, device: DeviceRow) -> None:
         """Record the begin of a stream or a waiting request."""

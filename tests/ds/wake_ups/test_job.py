@@ -38,6 +38,7 @@ from tests.support.federation import Room, device, federated
 from tests.support.mls_makers import replace as with_changed
 from tests.support.provider import Assembled, assembled
 from tests.support.push_keys import Browser, browser
+from tests.support.stored import count
 
 MANY_LOOKS_SECONDS = 0.3  # in which nothing happens: no test fails because the machine is slow
 
@@ -155,6 +156,22 @@ async def test_after_a_device_was_heard_it_is_woken_again_when_the_quiet_time_is
         await at.wait_nothing(1)
         at.clock.advance(31)
         await at.wait(2)
+
+
+async def test_that_a_woken_device_was_heard_is_stored_before_its_request_goes_on(tmp_path: Path) -> None:
+    """A server that died within the next 100 ms did not wake the device again."""
+    async with asleep(tmp_path) as at:
+        token = Secret((await at.provider.add_device("carol")).encode())
+        carol = await at.provider.services.devices.authenticate(token)
+        assert carol is not None
+        await at.provider.services.wake_ups.subscribe(carol, browser("https://push.example/carol").subscription)
+        at.present(carol)
+        await at.say()
+        await at.wait_settled(pushed=2, waiting=0)
+        woken = "SELECT count(*) FROM push_subscriptions WHERE is_woken = 1"
+        assert count(at.provider, woken) == 2
+        await at.provider.services.devices.authenticate(token)
+        assert count(at.provider, woken) == 1
 
 
 async def test_what_a_device_knew_of_when_it_was_heard_does_not_wake_it(tmp_path: Path) -> None:

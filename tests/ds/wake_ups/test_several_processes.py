@@ -91,3 +91,14 @@ async def test_a_phone_that_was_connected_to_a_process_that_was_killed_is_woken(
         await at.waking.services.store.write(leave_behind)
         await at.say("after that")
         await at.waking.push_services.wait(1)
+
+
+async def test_the_process_to_which_a_woken_phone_connects_knows_that_it_was_woken(tmp_path: Path) -> None:
+    async with phones(tmp_path) as at:
+        await at.say("news")
+        await at.waking.push_services.wait(1)
+
+        async def is_known() -> bool:
+            return at.other.services.listening.heard(at.bob.row)
+
+        await until(is_known)
