@@ -1,6 +1,6 @@
-"""The reads of a push that can be made before its transaction, from what earlier pushes showed (`Store.write`).
+"""Reading in advance the rows that the transaction of a push will probably read (`Store.write`, `ahead`).
 
-Nearly all pushes belong to groups of which messages came before, so the rows of hubs and of the newest groups are
+Nearly all pushes have messages of groups that were pushed before. So the rows of hubs and of the newest groups are
 remembered. If a row is wrong, or is not remembered, the transaction reads for itself.
 """
 
@@ -20,7 +20,7 @@ GROUPS_REMEMBERED: Final = 10_000
 
 
 class PushLookAhead:
-    """Makes the reads of pushes; all calls are made on the writer's thread."""
+    """Reads, before the transaction of a push, the rows that it will probably need. For the writer's thread."""
 
     def __init__(self) -> None:
         self._rows: LeastRecentlyUsed[tuple[ProviderId, GroupId], tuple[int, int]] = LeastRecentlyUsed(
@@ -28,11 +28,11 @@ class PushLookAhead:
         )  # of a group: the rows of its hub and of itself
 
     def note(self, hub: ProviderId, group: Group) -> None:
-        """Remember the rows of a group that is wanted, and of its hub."""
+        """Remember the rows of a group and of its hub, because further pushes will need them."""
         self._rows.put((hub, group.group_id), (group.hub, group.id))
 
     def read(self, hub: ProviderId, epochs: Sequence[PushedEpoch], tx: Tx) -> None:
-        """Make the reads of a transaction that stores these epochs."""
+        """Read the rows that a transaction needs to store these epochs."""
         providers.provider_row(tx, hub)
         for group_id in {epoch.group_id for epoch in epochs}:
             rows = self._rows.peek((hub, group_id))

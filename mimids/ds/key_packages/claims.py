@@ -93,7 +93,7 @@ class ClaimablePackages(Protocol):
     """The part of the stock that the gateway uses."""
 
     def look_ahead(self, tx: Tx, requests: Sequence[KeyPackageRequest]) -> None:
-        """Make the reads of `claim_within` (`Store.write`, `ahead`)."""
+        """Read the rows that `claim_within` will need (`Store.write`, `ahead`)."""
         ...
 
     def claim_within(

@@ -311,7 +311,7 @@ class Gateway:
         return abs(now - request.date) <= self._bounds.window_seconds * 1000
 
     def _look_ahead(self, tx: Tx, sealer: _AnswerSealer, request: _ParsedRequest) -> None:
-        """Make the reads of `_claim`."""
+        """Read the rows that `_claim` will need."""
         ohttp.answered(tx, sealer.opened.enc)
         self._stock.look_ahead(tx, request.requests)
 

@@ -288,7 +288,7 @@ class KeyPackageStock:
         return [LowStock(chosen.device, version, suite, left)] if left < self._rules.low_stock else []
 
     def look_ahead(self, tx: Tx, requests: Sequence[KeyPackageRequest]) -> None:
-        """Make the reads of `claim_within` (`Store.write`, `ahead`); the users of earlier claims are remembered."""
+        """Read the rows that `claim_within` will need (`Store.write`, `ahead`), for users that are remembered."""
         now = self._clock.now()
         for request in requests:
             self._tokens.check(tx, request.user_id, request.bearer_token, now)

@@ -1,7 +1,7 @@
 """Rates: token buckets, each with a burst and a refill a second (semantics: limits-and-retention).
 
-Each key of a rate has a bucket of its own. `kept_rates` saves buckets, so that a restart does not
-refill them, and `shared_rates` tells other processes what was taken.
+Each key of a rate has a bucket of its own. `kept_rates` saves buckets, so that a restart does not refill them, and
+`shared_rates` tells other processes what was taken.
 
 `UserRates` limits our own users and devices, which are known by their tokens. It takes only a `Device`, because it is
 not known for certain which user of another provider sends a message (DS draft section 4: "A DS MUST NOT reject messages
@@ -90,7 +90,7 @@ class Rates:
         self._keys = keys
         self._buckets = LeastRecentlyUsed[str, _Bucket](keys)
         self._taken: dict[str, int] = {}  # tokens by key, since the last save
-        self._due: set[str] | None = None  # keys whose other processes must be told; None: there are none
+        self._due: set[str] | None = None  # keys of which other processes must be told; None: there are no others
 
     def take(self, key: object, now: Milliseconds, count: int = 1) -> None:
         """Take `count` tokens; raise `RateLimited`, and take none, if the key has fewer at `now`."""

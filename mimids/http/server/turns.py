@@ -25,7 +25,7 @@ class Turns(trio.abc.Instrument):
         self._most = most
         self._most_of_one = most_of_one
         self._round = 0
-        self._counted = -1  # the round that the next two are about
+        self._counted = -1  # the round in which the next two were counted
         self._taken = 0
         self._taken_by: dict[Owner, int] = {}
         self._waiting: FairQueue[trio.lowlevel.Task] = FairQueue()

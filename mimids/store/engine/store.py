@@ -50,7 +50,7 @@ class StoreWriter(Protocol):
         """Cut the log of writes, which has deleted octets, to nothing; return False if a reader still needs it."""
 
     async def separate_rows(self) -> None:
-        """Make rows of bearer tokens not show with which other rows they were written."""
+        """Hide with which other rows bearer tokens were written."""
 
 
 class StoreReader(Protocol):
@@ -251,7 +251,7 @@ class Store:
         return False
 
     async def separate_rows(self) -> None:
-        """Make rows of bearer tokens not show with which KeyPackages and Welcomes they were written (docs/privacy.md).
+        """Hide with which KeyPackages and Welcomes bearer tokens were written (docs/privacy.md).
 
         Raises StorageUnavailable. Call it now and then.
         """

@@ -51,11 +51,11 @@ class PostgresqlMember:
         self._turn = trio.Lock()  # for both
         self._listening: psycopg.Connection | None = None
         self._signs = 0  # of life, that this process has sent
-        self._unheard: dict[int, float] = {}  # when each of these was sent that has not come back yet
+        self._unheard: dict[int, float] = {}  # when each sign that has not come back yet was sent
         self._last_lag = 0.0
 
     def lag_seconds(self) -> float:
-        """Return how long the last sign of life took to come back to this process, or takes already.
+        """Return how long the last sign of life took to come back to this process, or how long it has been on its way.
 
         This is how far the process is behind in what it hears.
         """
