@@ -424,7 +424,6 @@ def make_services(
         {
             "heard": partial(_note_call_elsewhere, notifier, callers),
             "asleep": lambda row: services.wake_ups.note_asleep(DeviceRow(row)),
-            "woken": lambda row: listening.woken(DeviceRow(row)),
             TOOK: shared_rates.hear,
             OPEN: streams.hear_open,
             TELL_OPEN: streams.tell_all,

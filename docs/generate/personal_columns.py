@@ -35,6 +35,7 @@ OTHERS: Final[Mapping[str, str]] = {
     "audit_kept": "id since",
     "changes": "id generation",
     "processes": "name since seen_at runs_jobs lag_ms",
+    "hearing_processes": "process",
     "key_package_refs": "version cipher_suite reusable",
     "key_packages": "version cipher_suite",
     "ohttp_keys": "key_id created_at retire_at",

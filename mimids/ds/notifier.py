@@ -60,11 +60,6 @@ def asleep_topic(device: DeviceRow) -> tuple[str, int]:
     return ("asleep", device)
 
 
-def woken_topic(device: DeviceRow) -> tuple[str, int]:
-    """Return the topic for a push that woke a device, for the process to which the device connects then."""
-    return ("woken", device)
-
-
 def is_call(topic: Hashable) -> bool:
     """Tell whether a topic is one that `heard_topic` returns."""
     return isinstance(topic, tuple) and topic[0] == "heard"

@@ -60,10 +60,9 @@ def forget_connected(tx: Tx, process: str) -> None:
     tx.execute("DELETE FROM connected_devices WHERE process = ?", (process,))
 
 
-def forget_connected_to_ended(tx: Tx) -> list[DeviceRow]:
-    """Delete the connections to processes that have ended, and return the devices."""
-    rows = tx.all("DELETE FROM connected_devices WHERE process NOT IN (SELECT name FROM processes) RETURNING device")
-    return [DeviceRow(row[0]) for row in rows]
+def forget_connected_to_ended(tx: Tx) -> None:
+    """Delete the connections to processes that have ended."""
+    tx.execute("DELETE FROM connected_devices WHERE process NOT IN (SELECT name FROM processes)")
 
 
 # --- a database that was moved ----------------------------------------------------------------------------------

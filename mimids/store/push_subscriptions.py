@@ -151,6 +151,42 @@ def note_woken(tx: Tx, due: PushSubscription) -> bool:
     )
 
 
+def begin_hearing(tx: Tx, process: str) -> None:
+    """Record that a process hears of devices from now on."""
+    tx.execute("INSERT INTO hearing_processes (process) VALUES (?) ON CONFLICT (process) DO NOTHING", (process,))
+
+
+def is_hearing(tx: Tx, process: str) -> bool:
+    """Tell whether `begin_hearing` is recorded; after a long silence of the process, another one deletes the record."""
+    return tx.one("SELECT 1 FROM hearing_processes WHERE process = ?", (process,)) is not None
+
+
+def end_hearing(tx: Tx, process: str) -> None:
+    """Record that a process has stored of which devices it heard, and hears of no more."""
+    tx.execute("DELETE FROM hearing_processes WHERE process = ?", (process,))
+
+
+def crashed(tx: Tx) -> list[str]:
+    """Return the processes that ended without `end_hearing`."""
+    rows = tx.all("SELECT process FROM hearing_processes WHERE process NOT IN (SELECT name FROM processes)")
+    return [row[0] for row in rows]
+
+
+def forget_woken(tx: Tx, after: int, limit: int) -> int | None:
+    """Let news wake up to `limit` devices again, even if they were not heard since they were woken.
+
+    Begins with the devices whose number is above `after`; returns the last number, None if there is no further device.
+    """
+    query = "SELECT max(device) FROM (SELECT device FROM push_subscriptions WHERE device > ? ORDER BY device LIMIT ?) d"
+    last: int | None = (tx.one(query, (after, limit)) or (None,))[0]
+    if last is not None:
+        tx.execute(
+            "UPDATE push_subscriptions SET is_woken = 0 WHERE device > ? AND device <= ? AND is_woken = 1",
+            (after, last),
+        )
+    return last
+
+
 def note_early(tx: Tx, device: DeviceRow, hub: int, masks: Sequence[MaskedPartitionKey]) -> None:
     """Store that a device presented the key of a partition that has no row yet, because no message has come.
 

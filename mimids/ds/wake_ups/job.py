@@ -11,8 +11,11 @@ Once. When the push service has taken the push, the row says that the device was
 before the server hears from it again, and no other push within `quiet_seconds`.
 
 Restart. At the start the job checks all devices with a subscription, so a message that was stored before a crash still
-wakes its devices. After a crash between the answer of the push service and the row, the device gets a second push. No
-crash loses a push.
+wakes its devices. After a crash between the answer of the push service and the row, the device gets a second push. That
+a woken device was heard is stored before its request is answered. No crash loses a push.
+
+Several processes. A process may have heard of a device that another process has woken, and crash before it stores that.
+So after the crash of a process, the process that sends pushes lets news wake all devices again.
 
 Failure. If a push service fails, it gets no pushes for a while, and its devices stay queued. If it says that a
 subscription is gone, the subscription is deleted. If it refuses a push for another reason, the push is not repeated
@@ -34,7 +37,7 @@ from mimids.config import PushSettings
 from mimids.ds.backoff import Backoff
 from mimids.ds.following.cursors import Cursors
 from mimids.ds.limits.call_slots import CallSlots, CallTooSlow
-from mimids.ds.notifier import DELIVERY, WAKE_UPS, Notifier, asleep_topic, woken_topic
+from mimids.ds.notifier import DELIVERY, WAKE_UPS, Notifier, asleep_topic
 from mimids.ds.ports import Clock, PushAnswer, PushServices
 from mimids.ds.wake_ups.listening import Listening
 from mimids.ds.wake_ups.push_queue import PushQueue
@@ -55,8 +58,10 @@ from mimids.wire.ids import ProviderId
 
 LOOKS_APART_SECONDS: Final = 0.1
 RECHECK_SECONDS: Final = 60.0  # without a notification
+ENDED_SECONDS: Final = 2.0  # between two checks for processes that have ended
 PARTITIONS_AT_ONCE: Final = 256
 DEVICES_AT_ONCE: Final = 64
+DEVICES_RESET_AT_ONCE: Final = 500
 QUICK_CALLS: Final = 32
 SLOW_CALLS: Final = 16
 TTL_SECONDS: Final = 28 * 86_400  # how long a push service keeps a push for a phone that is switched off
@@ -132,6 +137,7 @@ class WakeUps:
         self._process = process
         self._connected: set[DeviceRow] = set()  # devices that are stored as connected here
         self._ended_processes_at = 0  # when to look for connections to processes that ended, by `Clock.running`
+        self._recheck_seconds = RECHECK_SECONDS if process is None else FROZEN_SECONDS
         self._had_jobs = True
         self._pushed = self._failed = self._refused = self._gone = 0
 
@@ -214,14 +220,15 @@ class WakeUps:
                         with suppress(StorageUnavailable):  # the job looks again a minute later
                             await self._look()
                         await trio.sleep(LOOKS_APART_SECONDS)
-                        await waiter.wait_at_most(self._clock, RECHECK_SECONDS)
+                        await waiter.wait_at_most(self._clock, self._recheck_seconds)
         finally:
             if self._push_services is not None:
                 self._push_services.close()
             with trio.move_on_after(1, shield=True), suppress(StorageUnavailable):
                 await self._store_contacts()
-                if self._process is not None and self._connected:
+                if self._process is not None:
                     await self._store.write(partial(processes.forget_connected, process=self._process))
+                    await self._store.write(partial(rows.end_hearing, process=self._process))
 
     async def _look(self) -> None:
         """Find the devices that have news, and queue those that sleep."""
@@ -281,8 +288,8 @@ class WakeUps:
     async def heard(self, device: DeviceRow) -> None:
         """Record that a device was heard, by a request.
 
-        If the device was woken, this is stored before the request is answered: after a crash, a device that was not
-        heard since it was woken is not woken again.
+        If the device was woken, this is stored before the request is answered. Otherwise the device would not be woken
+        again after a crash, although it has been heard.
         """
         if self._listening.heard(device):
             with suppress(StorageUnavailable):  # the job stores it later
@@ -313,9 +320,24 @@ class WakeUps:
                 raise
             self._connected = (self._connected | begun) - ended
             self._notifier.notify(*map(asleep_topic, ended))
-        if self._runs_jobs() and self._ended_processes_at <= self._clock.running():
-            self._ended_processes_at = self._clock.running() + int(FROZEN_SECONDS * 1000)
-            self._candidates.update(await self._store.write(processes.forget_connected_to_ended))
+        if self._ended_processes_at <= self._clock.running():
+            self._ended_processes_at = self._clock.running() + int(ENDED_SECONDS * 1000)
+            if not await self._store.read(partial(rows.is_hearing, process=process)):  # it was silent for long
+                await self._store.write(partial(rows.begin_hearing, process=process))
+            if self._runs_jobs():
+                await self._wake_again_after_crash()
+
+    async def _wake_again_after_crash(self) -> None:
+        """If a process has crashed, let news wake all devices again: which devices it had heard is not stored."""
+        crashed = await self._store.read(rows.crashed)
+        last: int | None = 0
+        while crashed and last is not None:
+            last = await self._store.write(partial(rows.forget_woken, after=last, limit=DEVICES_RESET_AT_ONCE))
+        if crashed:
+            await self._store.write(processes.forget_connected_to_ended)
+            self._candidates.update(self._listening.devices)
+        for process in crashed:
+            await self._store.write(partial(rows.end_hearing, process=process))
 
     def note_asleep(self, device: DeviceRow) -> None:
         """Check a device whose connection to another process has ended."""
@@ -394,6 +416,7 @@ class WakeUps:
                 self._queue.done(device, origin)
                 self._queue.add(device, subscription.endpoint.origin)
                 return
+            self._listening.woken(device)  # it may be heard before the push service has answered
             await self._settle(due, origin, await self._push(subscription))
         except CallTooSlow:
             self._bound_hit("slow-call-cancelled")
@@ -450,11 +473,8 @@ class WakeUps:
             self._refused += not accepted
             if accepted:
                 self._quiet_until[device] = self._clock.running() + self._settings.quiet_seconds * 1000
-            if await self._store.write(lambda tx: rows.note_woken(tx, due)):
-                self._listening.woken(device)
-                self._notifier.notify(woken_topic(device))
-            else:  # the device was heard, or subscribed again, while the push was in flight
-                self._candidates.add(device)
+            if not await self._store.write(lambda tx: rows.note_woken(tx, due)):
+                self._candidates.add(device)  # it was heard, or subscribed again, while the push was in flight
                 self._notifier.notify(WAKE_UPS)
         self._queue.done(device, origin)
 

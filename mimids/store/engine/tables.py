@@ -23,7 +23,7 @@ from mimids.store.engine.sqlite import connect, files_of
 from mimids.store.engine.transaction import Row, Tx
 
 MARK: Final = "move"  # the row of `settings` that marks a database as one end of a move; this row is not moved
-NOT_MOVED: Final = frozenset({"connected_devices", "processes"})  # rows of running processes
+NOT_MOVED: Final = frozenset({"connected_devices", "hearing_processes", "processes"})  # rows of running processes
 # Columns with stamps of `moved`, and with positions in these stamps. Each database numbers stamps in its own way. So
 # all of them begin at 0 in the target, and the server checks again what each follower has.
 _STAMPS: Final = frozenset({"stamp", "next_stamp"})

@@ -38,7 +38,6 @@ from tests.support.federation import Room, device, federated
 from tests.support.mls_makers import replace as with_changed
 from tests.support.provider import Assembled, assembled
 from tests.support.push_keys import Browser, browser
-from tests.support.stored import count
 
 MANY_LOOKS_SECONDS = 0.3  # in which nothing happens: no test fails because the machine is slow
 
@@ -169,9 +168,9 @@ async def test_that_a_woken_device_was_heard_is_stored_before_its_request_goes_o
         await at.say()
         await at.wait_settled(pushed=2, waiting=0)
         woken = "SELECT count(*) FROM push_subscriptions WHERE is_woken = 1"
-        assert count(at.provider, woken) == 2
+        assert stored.count(at.provider, woken) == 2
         await at.provider.services.devices.authenticate(token)
-        assert count(at.provider, woken) == 1
+        assert stored.count(at.provider, woken) == 1
 
 
 async def test_what_a_device_knew_of_when_it_was_heard_does_not_wake_it(tmp_path: Path) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
 import trio
 
+from mimids.store import push_subscriptions
 from mimids.store.engine.transaction import Tx
 from mimids.values import Device
 from mimids.wire.ids import Counter, Secret
@@ -50,8 +52,8 @@ class Phones:
 
 
 @asynccontextmanager
-async def phones(directory: Path) -> AsyncIterator[Phones]:
-    async with twins(directory) as (waking, other), trio.open_nursery() as jobs:
+async def phones(directory: Path, **push: Any) -> AsyncIterator[Phones]:
+    async with twins(directory, push=push) as (waking, other), trio.open_nursery() as jobs:
         for each in (waking, other):
             await jobs.start(each.services.wake_ups.run)
         room = Room()
@@ -87,18 +89,21 @@ async def test_a_phone_that_was_connected_to_a_process_that_was_killed_is_woken(
 
         def leave_behind(tx: Tx) -> None:
             tx.execute("INSERT INTO connected_devices (device, process) VALUES (?, 'killed')", (at.bob.row,))
+            push_subscriptions.begin_hearing(tx, "killed")
 
         await at.waking.services.store.write(leave_behind)
         await at.say("after that")
         await at.waking.push_services.wait(1)
+        await at.wait_connected(0)
 
 
-async def test_the_process_to_which_a_woken_phone_connects_knows_that_it_was_woken(tmp_path: Path) -> None:
-    async with phones(tmp_path) as at:
+async def test_a_woken_phone_that_a_killed_process_may_have_heard_is_woken_again(tmp_path: Path) -> None:
+    async with phones(tmp_path, quiet_seconds=0) as at:
         await at.say("news")
         await at.waking.push_services.wait(1)
-
-        async def is_known() -> bool:
-            return at.other.services.listening.heard(at.bob.row)
-
-        await until(is_known)
+        await at.say("more news, before it is heard")
+        await trio.sleep(LOOKS_SECONDS)
+        assert at.pushes() == 1
+        await at.waking.services.store.write(lambda tx: push_subscriptions.begin_hearing(tx, "killed"))
+        await at.say("after that")
+        await at.waking.push_services.wait(2)
