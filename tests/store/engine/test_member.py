@@ -101,6 +101,16 @@ async def test_a_process_that_is_frozen_loses_the_jobs(url: str) -> None:
         assert [await one.note_alive(), await other.note_alive()] == [False, True]
 
 
+async def test_jobs_stop_once_if_a_notification_notices_that_the_session_of_their_lock_was_lost(url: str) -> None:
+    async with member.join(url, "one") as one:
+        assert await one.note_alive()
+        for connection in postgresql.connections(url):
+            postgresql.end_others(connection)
+        with pytest.raises(StorageUnavailable):
+            await one.notify(["[]"])
+        assert [await one.note_alive(), await one.note_alive()] == [False, True]
+
+
 async def test_a_process_measures_how_long_its_own_signs_of_life_take(url: str) -> None:
     async with member.join(url, "one") as one, member.join(url, "other") as other:
         for each in (one, other):

@@ -48,6 +48,7 @@ class PostgresqlMember:
         self._name = name
         self._speaking: Statements | None = None
         self._session = 0  # the number of the session of `_speaking`
+        self._jobs_session: Statements | None = None  # that has the lock of the jobs, as far as is known
         self._turn = trio.Lock()  # for both
         self._listening: psycopg.Connection | None = None
         self._signs = 0  # of life, that this process has sent
@@ -68,7 +69,11 @@ class PostgresqlMember:
         self._signs += 1
         if len(self._unheard) < _MOST_UNHEARD:
             self._unheard[self._signs] = time.monotonic()
-        return await self._speak(partial(_note_alive, self._name, lag, self._signs))
+        before, self._jobs_session = self._jobs_session, None
+        runs_jobs = await self._speak(partial(_note_alive, self._name, lag, self._signs))
+        self._jobs_session = self._speaking if runs_jobs else None
+        # If the session of the lock was lost meanwhile, another process may have run the jobs: here they stop once.
+        return runs_jobs and (before is None or before is self._speaking)
 
     def _hear_sign(self, sign: str) -> str:
         """Take in a sign of life; return the name of the process that sent it."""
