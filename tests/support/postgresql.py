@@ -38,6 +38,7 @@ SETTINGS: Final = {
 }
 _START_SECONDS: Final = 60
 _OLDEST: Final = 15
+_KEEPER: Final = "keeper"  # the name of connections that empty databases
 _PR_SET_PDEATHSIG: Final = 1
 _numbers = count(1)
 
@@ -153,11 +154,14 @@ def connections(url: str) -> Iterator[psycopg.Connection]:
 
 
 def end_others(connection: psycopg.Connection, query: str = "%") -> None:
-    """End the other connections to the same database whose query is LIKE this, and wait until they have ended."""
+    """End the other connections to the same database whose query is LIKE this, and wait until they have ended.
+
+    The connection that empties the database for the next test stays.
+    """
     connection.execute(
         "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-        " WHERE datname = current_database() AND pid <> pg_backend_pid() AND query LIKE %s",
-        (query,),
+        " WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name <> %s AND query LIKE %s",
+        (_KEEPER, query),
     )
 
 
@@ -258,7 +262,8 @@ def _give_back(paths: Sequence[Path]) -> None:
 
     for path in paths:
         url = _made.pop(path)
-        connection = _keepers.get(url) or _keepers.setdefault(url, psycopg.connect(url, autocommit=True))
+        connection = _keepers.get(url) or psycopg.connect(url, autocommit=True, application_name=_KEEPER)
+        _keepers[url] = connection
         end_others(connection)
         connection.execute("SELECT initial.restore()")
         _emptied.append(url)
