@@ -55,7 +55,7 @@ class Schedule:
         if self.rotate <= 0 or self.grace <= MARGIN_SECONDS:
             raise ValueError(f"rotate must be positive, and grace must be longer than {MARGIN_SECONDS} s")
         if self.grace // self.rotate + 2 > KEY_IDS:
-            raise ValueError("key identifiers would run out: make grace shorter, or rotate longer")
+            raise ValueError("key identifiers would run out: lower `grace`, or raise `rotate`")
 
 
 @attrs.frozen

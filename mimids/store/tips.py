@@ -56,9 +56,9 @@ def live_tip(tx: Tx, group: int, *, below: int | None = None) -> Partition | Non
 def _newest(tx: Tx, group: int, below: int | None) -> int | None:
     """Return the tip of a group in which no fork has messages on several branches; None if the tip is not certain.
 
-    In such a group, the open partitions of the highest epoch lie side by side, below the same commits. At most one of
-    these partitions has messages. Every partition with messages is an ancestor of these partitions, and a partition
-    without messages is an ancestor of none.
+    In such a group, the open partitions of the highest epoch lie side by side, below the same commits, and at most one
+    of them has messages. Of the other open partitions, those with messages are ancestors of these, and those without
+    messages are not.
     """
     if below is not None:
         leads_on = (

@@ -45,7 +45,7 @@ class RemovedLeaves:
             self._by_user[removal.user_digest].append(removal)
 
     def find(self, tx: Tx, group: PublicGroup) -> list[FoundLeaf]:
-        """Return each leaf in a state that a removed device has, or may have, once."""
+        """Return the leaves of a group that belong, or may belong, to a removed device; each leaf once."""
         found: list[FoundLeaf] = []
         for index, leaf in group.tree.leaves():
             user = user_of(leaf.credential)

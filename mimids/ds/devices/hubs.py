@@ -70,7 +70,7 @@ class Hub(Protocol):
         ...
 
     async def positions(self, device: Device, keys: Sequence[PartitionKey]) -> tuple[Position, ...]:
-        """Return up to which counters partitions of the hub are stored here, without a call to the hub."""
+        """Return how far each of these partitions of the hub is stored here, without a call to the hub."""
         ...
 
     async def present(self, device: Device, key: PartitionKey, counter: Counter = FIRST_COUNTER) -> int:

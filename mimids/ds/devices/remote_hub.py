@@ -99,7 +99,7 @@ class RemoteHub:
         return await self.following.page(device, self.provider, request, limit_octets=limit_octets)
 
     async def positions(self, device: Device, keys: Sequence[PartitionKey]) -> tuple[Position, ...]:
-        """Return up to which counters partitions of the hub are stored here; see `Hub.positions`."""
+        """Return how far each of these partitions of the hub is stored here; see `Hub.positions`."""
         return await self.following.positions(device, self.provider, keys)
 
     async def present(self, device: Device, key: PartitionKey, counter: Counter = FIRST_COUNTER) -> int:

@@ -63,11 +63,11 @@ class WantedGroups:
     def group_of(self, epoch: PushedEpoch) -> Group | Counter:
         """Return the group of an epoch if we want its messages, or else the answer to the epoch.
 
-        A push of a partition that a device requested makes the device take part in the group. If an accepted Welcome of
-        the hub is waiting for its group, an unknown group is added, and a group that all our devices have left is
-        wanted again. Such a group is wanted until it is dropped, and its octets are bounded. Other unknown groups are
-        not wanted. Groups that all our devices have left are not wanted either, unless the leaf of a removed device
-        still has to leave.
+        A push of a partition that a device requested makes the device take part in the group. If we accepted a
+        KeyPackage reference for a Welcome of the hub, and the hub has not pushed that group yet, then an unknown group
+        is added, and a group that all our devices have left is wanted again. Such a group is wanted until it is
+        dropped, and its octets are bounded. Other unknown groups are not wanted. Groups that all our devices have left
+        are not wanted either, unless the leaf of a removed device still has to leave.
         """
         group = groups.find_group(self._tx, self._hub, epoch.group_id)
         if group is not None and participations.participants(self._tx, group.id).present:
@@ -91,7 +91,7 @@ class WantedGroups:
         return requested.device
 
     def _admit(self, epoch: PushedEpoch) -> Group | None:
-        """Add an unknown group if an accepted Welcome of the hub is waiting for its group."""
+        """Add an unknown group if the hub has not pushed the group of some reference that we accepted."""
         if self._count_unmatched()[1] >= UNMATCHED_GROUPS:
             return None
         row = welcomes.match_group(

@@ -1,7 +1,7 @@
 """Steps of time: the works that arrive in a step are committed together, and their answers leave at the same moment.
 
-So neither the time of an answer nor the number of commits shows what a work did. It also makes less work for a busy
-gateway: two timers and one call of the store for all requests of a step.
+So neither the time of an answer nor the number of commits shows what a work did. Steps also cost a busy gateway less:
+two timers and one call of the store for all requests of a step.
 
 Steps begin at all multiples of their length, by trio's clock. The works are committed after a fifth of a step, because
 a relay's next requests come soon after its last answers. The answers leave at the end of the step, or of a later step

@@ -11,8 +11,9 @@ Once. When the push service has taken the push, the row says that the device was
 before the server hears from it again, and no other push within `quiet_seconds`.
 
 Restart. At the start the job checks all devices with a subscription, so a message that was stored before a crash still
-wakes its devices. After a crash between the answer of the push service and the row, the device gets a second push. That
-a woken device was heard is stored before its request is answered. No crash loses a push.
+wakes its devices. After a crash between the answer of the push service and the row, the device gets a second push. When
+a woken device makes a request, it is first stored that the device was heard, and only then is the request answered. No
+crash loses a push.
 
 Several processes. A process may have heard of a device that another process has woken, and crash before it stores that.
 So after the crash of a process, the process that sends pushes lets news wake all devices again.

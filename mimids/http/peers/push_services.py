@@ -108,8 +108,8 @@ class HttpPushServices:
     async def push(self, endpoint: EndpointUrl, headers: Sequence[tuple[str, str]], body: bytes) -> PushAnswer:
         """Send one push, as `PushServices.push` says; if a kept connection breaks, send the push again on a new one.
 
-        If the service refuses the push while one of the clocks is wrong, the token that names its sender may be the
-        reason. That is not a lasting refusal, so `PeerUnavailable` is raised.
+        If the service refuses the push, and its clock and ours differ, the reason may be the times in the token that
+        names us as sender. That is not a lasting refusal, so `PeerUnavailable` is raised.
         """
         name = ProviderId(endpoint.authority)  # pools know the other side by a name
         request = peer_request(name, "POST", endpoint.path, body, OCTET_STREAM, headers)

@@ -262,7 +262,7 @@ class WriterSession:
         self._session.close()
 
     def is_open(self) -> bool:
-        """Tell whether a transaction is open, failed or not."""
+        """Tell whether a transaction is open; one that has failed is open until it is rolled back."""
         return self._session.pgconn.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR)
 
     def refusal(self, error: Exception) -> Exception:
