@@ -76,7 +76,7 @@ def decode(body: Body[Any], octets: bytes) -> object:
     except MimiError:
         raise
     except (ValueError, RecursionError) as error:  # deeply nested JSON makes the parser recurse
-        raise Malformed(f"the body is not as expected: {body.schema}") from error
+        raise Malformed(f"the body must be {body.schema}") from error
 
 
 async def _receive_rest(route: Route, request: HttpRequest, first: bytes) -> bytes:

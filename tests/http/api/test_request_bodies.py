@@ -98,5 +98,5 @@ async def test_the_answer_to_a_malformed_body_names_the_place_and_echoes_nothing
 
 def test_deeply_nested_json_is_malformed() -> None:
     body = Body("application/json", json.loads, lambda value: b"", "report")
-    with pytest.raises(Malformed, match="not report"):
+    with pytest.raises(Malformed, match="must be report"):
         decode(body, b"[" * 100_000)
