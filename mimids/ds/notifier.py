@@ -31,7 +31,7 @@ SWEEP: Final = "sweep"  # wakes the sweeper
 EVERYTHING: Final = "everything"  # tells other processes to notify all their listeners
 TOPICS_FOR_OTHERS: Final = 10_000  # if there are more, all listeners in the other processes are notified
 OPEN: Final = "open"  # tells other processes how many streams a device has open here
-TELL_OPEN: Final = "tell-open"  # asks other processes to tell this again of all devices
+TELL_OPEN: Final = "tell-open"  # asks other processes to send `OPEN` again for all devices
 WAKE_UPS: Final = "wake-ups"  # wakes the job that wakes devices, as DELIVERY does
 
 
@@ -84,7 +84,7 @@ class Waiter:
         return frozenset(self._heard)
 
     async def wait(self) -> set[Hashable]:
-        """Wait for a notification since the last wait; return the topics notified, and clear them."""
+        """Wait until a topic has been notified since the last wait; return the topics notified, and clear them."""
         await self._notified.wait()
         heard, self._heard, self._notified = self._heard, set(), trio.Event()
         return heard
@@ -210,7 +210,7 @@ class SharedNotifier(Notifier):
     def for_others(self, *topics: Hashable) -> None:
         """Collect topics for the other processes.
 
-        If there are only topics for calls of providers, they wait until there is another topic.
+        Topics for calls of providers wait until a topic of another kind is collected, or until `tell_calls`.
         """
         self._for_others.update(topics)
         if len(self._for_others) > TOPICS_FOR_OTHERS:

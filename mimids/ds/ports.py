@@ -12,7 +12,7 @@ from mimids.values import Milliseconds
 from mimids.web_push.subscription import EndpointUrl
 from mimids.wire.ids import ProviderId
 
-# Waits until so many octets may be kept for an answer; raises `Busy` if there is no room for them.
+# Waits until this many octets may be kept for an answer; raises `Busy` if there is no room for them.
 Reserve: TypeAlias = Callable[[int], Awaitable[None]]
 
 

@@ -1,9 +1,9 @@
 """The processes of one provider on PostgreSQL: the notifications between them, and which process runs the jobs.
 
 Caches
-    When rows change that processes cache, the database tells all processes. Each process clears its caches of that
-    table, and reads those rows again that it must always have in memory. A process that may have missed a notification
-    does this for all tables.
+    The database tells all processes when a row of a cached table changes. Each process clears its caches of that table,
+    and reads the rows again that it must always have in memory. A process that may have missed a notification does this
+    for all tables.
 
 Notifications
     A notification in this process is also sent to the other processes (`SharedNotifier`), so that their streams and
@@ -46,7 +46,7 @@ READ_SECONDS: Final = 0.25  # between two times that changed tables are read: a 
 PAYLOAD_OCTETS: Final = 7900  # of a notification; PostgreSQL limits it to 8,000
 SHARE_SECONDS: Final = 1.0  # between two times that other processes are told what was taken from shared rates
 
-MOST_ROWS: Final = 1000  # of a table that are read again one by one
+MOST_ROWS: Final = 1000  # rows of a table, at most, that are read again one by one
 
 Hear = Callable[..., None]
 ReadAgain = Callable[[frozenset[int] | None], Awaitable[None]]
@@ -206,7 +206,7 @@ class Processes:
             try:
                 heard = await member.wait_heard()
             except StorageUnavailable:
-                self._store.forget_all()  # it is not told of changes now, so it must ask the database
+                self._store.forget_all()  # this process is not told of changes now, so it must ask the database
                 await trio.sleep(RETRY_SECONDS)
                 continue
             self._take_in(heard)

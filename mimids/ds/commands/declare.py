@@ -46,7 +46,7 @@ class ArgumentKind(Enum):
 
 
 class Effect(Enum):
-    """The rows and caches that a running server must read again once a command is durable."""
+    """The rows and caches that a running server must read again after the commit of a command."""
 
     ACCOUNTS = "users, devices"
     REMOVED = "what removed users and devices leave: saved rates, deleted octets in the write-ahead log"

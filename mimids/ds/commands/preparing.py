@@ -42,7 +42,7 @@ class Prepared:
 def prepare(tx: Tx, context: Context, moment: Milliseconds, newer: Tx | None = None) -> Prepared:
     """Prepare a database that was set back to its state at `moment`, so that a server can use it.
 
-    `newer` is the database that it replaces; None if that database cannot be read, or in PostgreSQL.
+    `newer` is the database that the prepared one replaces; None if `newer` cannot be read, or in PostgreSQL.
     """
     config, now = context.config, context.now
     schedule = Schedule(config.ohttp.rotate_days * DAY_SECONDS, config.ohttp.grace_days * DAY_SECONDS)

@@ -53,7 +53,7 @@ def _restored(tx: Tx, context: Context, *, revoke: str | None = None, set_back: 
 
 
 def _prepare(tx: Tx, context: Context) -> None:
-    """Prepare a database that PostgreSQL's own tools set back; raise `Malformed` if that cannot be."""
+    """Prepare a database that PostgreSQL's own tools set back; raise `Malformed` for SQLite or while a server runs."""
     if context.config.store.url is None:
         raise Malformed("set_back is for PostgreSQL: `mimids restore` restores a file")
     seen_last = max((each.seen_at for each in processes.every_process(tx)), default=0)

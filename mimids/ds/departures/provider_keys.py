@@ -146,7 +146,7 @@ class ProviderKeys:
     async def _read(self) -> tuple[ProviderKey, ...]:
         generation = self._generation
         keys = await self._store.read(lambda tx: load(tx, self._operator_key))
-        if generation == self._generation:  # otherwise the snapshot may be older than a change
+        if generation == self._generation:  # if they differ, the snapshot may be older than a change
             self._keys = keys
         return keys
 

@@ -177,7 +177,7 @@ def remove_device(tx: Tx, provider: ProviderId, user: str, name: str) -> DeviceR
 
 
 class DeviceTokens:
-    """Finds the device that a token belongs to, and caches it until `forget`.
+    """Finds the device that a token belongs to, and caches the device until `forget`.
 
     After a commit that changes accounts, call `forget` before confirming the change, so that a removal takes effect at
     once.
@@ -211,7 +211,7 @@ class DeviceTokens:
         if suspended:
             raise Unauthenticated(SUSPENDED)
         device = Device(self._provider, user_id, row, name, digest)
-        if generation == self._generation:  # otherwise the snapshot may be older than a removal
+        if generation == self._generation:  # if they differ, the snapshot may be older than a removal
             self._cache.put(digest, device)
         return await self._note(device)
 

@@ -34,7 +34,7 @@ from mimids.wire.messages import CommitData, ExternalJoinRequest, ExternalPropos
 class _Outgoing:
     """A message for a hub, and the masked keys that its partition may have.
 
-    No masked keys if the request names no partition.
+    There are no masked keys if the request names no partition.
     """
 
     message: MLSMessage

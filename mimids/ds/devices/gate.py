@@ -62,7 +62,7 @@ class Gate:
         self._count_octets(device, octets_of(request.message, None))
 
     def count_status(self, device: Device) -> None:
-        """Count a question for the status of Welcomes like a message; raise `RateLimited`."""
+        """Count a request for the status of Welcomes as one message; raise `RateLimited`."""
         _, refusal = self._rates.take_sends(device, 1)
         if refusal is not None:
             raise refusal

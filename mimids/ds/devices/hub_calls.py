@@ -5,9 +5,9 @@ batch, up to and including a frame with a commit. A message in a commit's own ba
 Welcome (semantics: welcomes-and-leaving). So later frames always go into another batch than the commit, however busy
 the hub is.
 
-Keys are presented one call each. A hub that cannot be reached is tried again with one key after a back-off. Its other
-keys wait until it answers. The back-off ends when the hub calls us or answers a send. So a hub that is down costs the
-same whether the device presented one of its keys or thousands.
+Each key is presented in a call of its own. If a hub cannot be reached, one of its keys is presented after a back-off,
+and all others wait until the hub answers. The back-off ends when the hub calls us or answers a send. So a hub that is
+down costs the same whether the device presented one of its keys or thousands.
 
 A hub has no task and no queue of its own while nothing waits for it. A worker serves one call of a hub and goes on with
 the next hub, so that a hub with many calls does not delay other hubs.
@@ -38,7 +38,7 @@ from mimids.wire.messages import Result, Send, SendRequest, SendResponse, SendRe
 WORKERS: Final = 16  # calls of one stream to other hubs at the same time
 KEYS_AT_A_HUB: Final = 4  # presented at the same time, to a hub that has just answered quickly
 QUICK_SECONDS: Final = 1.0  # a hub that takes longer to answer gets one key at a time
-WAITING_FRAMES: Final = 64  # while so many frames wait, the stream is not read
+WAITING_FRAMES: Final = 64  # while this many frames wait, the stream is not read
 WAITING_OCTETS: Final = 8 * 1024 * 1024  # octets of frames without an answer; a single frame may be larger
 RESUME = "resume"
 
@@ -57,7 +57,7 @@ class Watch:
     withdrawn: bool = False
     unknown: bool = False  # the hub did not know the partition when the key was presented
     awaited: Counter = FIRST_COUNTER  # the hub has still to push the messages up to this counter
-    noted: bool = False  # stored that the device has the messages before the first `counter` (ds.following.cursors)
+    noted: bool = False  # ds.following.cursors has noted that the device has the messages before the first `counter`
 
 
 @attrs.frozen
@@ -121,7 +121,7 @@ class HubCalls:
     ) -> None:
         """Make the calls of a stream.
 
-        `asked_all` is called once every key was presented to its hub; keys of hubs that cannot be reached do not count.
+        `asked_all` is called when every key has been presented; keys for hubs that cannot be reached do not count.
         `send_batch` sends messages of the device to a hub.
         """
         self._send_messages = send_batch

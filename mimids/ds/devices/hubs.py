@@ -65,7 +65,7 @@ class Hub(Protocol):
     async def page(self, device: Device, request: ReceiveRequest, *, limit_octets: int) -> tuple[GroupId, Page] | None:
         """Return the messages of a partition that are stored here, and its group.
 
-        None if the hub has yet to push the partition. Raise `UnknownPartition` if the hub does not have it.
+        Return None if the hub has yet to push the partition. Raise `UnknownPartition` if the hub does not have it.
         """
         ...
 

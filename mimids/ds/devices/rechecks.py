@@ -42,7 +42,7 @@ class Rechecks:
                 self._looked, self._due_at = Looked.up_to(settled), self._next()
 
     async def notify_again(self) -> None:
-        """Notify of the partitions that moved since the last notification, unless it was less than a minute ago."""
+        """At most once a minute, notify of the partitions that moved since the last time."""
         if self._clock.running() < self._due_at or self._looked is None:
             return
         self._due_at = self._next()

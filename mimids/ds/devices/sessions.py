@@ -1,4 +1,4 @@
-"""The open streams and waiting requests of devices, and how they end at once.
+"""The open streams and waiting requests of devices; the server can end them at once.
 
 A device is authenticated only when its request arrives. A stream then stays open for days and a waiting request for a
 minute, so both are registered here. `end` ends all sessions of a device that was removed or suspended or has a new
@@ -118,7 +118,8 @@ class Sessions:
     async def end_refused(self, devices: Sequence[DeviceRow] | None = None) -> None:
         """Call `end` for devices that are removed or suspended, and end the sessions of replaced tokens.
 
-        Call this after a commit that changed accounts; `devices` are those that it changed, None: any.
+        Call this after a commit that changed accounts; `devices` are the devices that the commit changed, None: any
+        device.
         """
         self._changed_at = trio.current_time()
         if devices is None:

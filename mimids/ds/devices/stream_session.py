@@ -111,7 +111,7 @@ class StreamSession:
         """Serve the stream; raise `DeviceGone` when the connection is closed."""
         try:
             async with trio.open_nursery() as tasks:
-                self._own_calls = self._hub_calls(tasks, workers=1)  # no call to another hub delays those to our own
+                self._own_calls = self._hub_calls(tasks, workers=1)  # do not wait for calls to other hubs
                 self._calls = self._hub_calls(tasks, workers=WORKERS)
                 tasks.start_soon(self._push)
                 while True:
@@ -123,7 +123,10 @@ class StreamSession:
                     await _pause(done)
 
     async def _receive(self, octets: bytes) -> None:
-        """Serve one frame. A variable in `run` would keep the frame's keys until the next frame comes."""
+        """Serve one frame.
+
+        This is not a part of `run`, where a variable would keep the frame's keys in memory until the next frame comes.
+        """
         self._streams.frames_in += 1
         try:
             frame = await self._streams.decode(octets)

@@ -114,9 +114,9 @@ class Streams:
     async def serve(self, device: Device, connection: FrameChannel) -> None:
         """Serve one device until its connection is closed.
 
-        If the device already has `device_streams` streams, the one from which nothing was received for longest ends and
-        raises `QuotaExceeded`. If the new stream were refused instead, a device that lost its connection could not come
-        back until that connection times out.
+        If the device already has `device_streams` streams, the stream from which nothing was received for longest ends
+        and raises `QuotaExceeded`. If the new stream were refused instead, a device that lost its connection could not
+        come back until that connection times out.
         """
         others = self._open.setdefault(device.row, [])
         while self._device_streams and len(others) >= self._device_streams:
@@ -149,7 +149,7 @@ class Streams:
             self.notifier.notify((OPEN, self._process, turn, device, len(self._open.get(device, ()))))
 
     def tell_all(self) -> None:
-        """Tell the other processes how many streams of each device are open here: one of them does not know it."""
+        """Tell the other processes how many streams each device has open here, because one of them does not know."""
         for device in self._open:
             self._tell(device)
 

@@ -1,9 +1,9 @@
 """How many streams each device has at the provider's other processes, and which process ends one of too many.
 
-A process tells the others whenever the number of a device's streams here changes, and tells all numbers again to a
-process that begins or was cut off. If a device has too many streams in all processes together, every process computes
-which process must end one, and that process does. What the others know may be out of date for an instant. Then too many
-or too few streams end; a device whose stream ended connects again.
+Each process tells the others when the number of streams that a device has there changes. It tells all numbers again
+when another process begins, or was cut off. If a device has too many streams in all processes together, every process
+computes which process must end one, and that process does. What the others know may be out of date for an instant. Then
+too many or too few streams end; a device whose stream ended connects again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from mimids.values import DeviceRow
 
 
 class StreamsElsewhere:
-    """The numbers of streams at other processes, as these last told them."""
+    """The numbers of streams at other processes, as those processes told them last."""
 
     def __init__(self) -> None:
         self._of: dict[DeviceRow, dict[str, int]] = {}
@@ -46,8 +46,8 @@ class StreamsElsewhere:
 def surplus_at(process: str, newest: str, streams: Mapping[str, int], limit: int) -> int:
     """Return how many streams of a device this process must end, if there are more than `limit` at all processes.
 
-    `newest` is the process at which a stream has just begun. The others end streams, one after the other: each time the
-    process that has the most.
+    `newest` is the process at which a stream has just begun; it ends none. The other processes end one stream after the
+    other, each time the process that has the most.
     """
     left, here = dict(streams), 0
     older = [each for each in left if each != newest]

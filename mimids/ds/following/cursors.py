@@ -3,14 +3,14 @@
 A cursor is kept in memory and stored once a minute, so that reading costs no write. If the process is killed, cursors
 of the last minute are lost, and retention keeps more than it needs until the device presents its cursor again.
 
-A cursor says that the device has every message before it. A cursor beyond the end of the partition does not say this:
-the device counted wrongly, or the partition was restored. So a cursor is kept only after the device was served from
-this cursor.
+A cursor says that the device has every message before the cursor. A cursor beyond the end of the partition does not
+say this: the device counted wrongly, or the partition was restored. So a cursor is kept only after the device was
+served from this cursor.
 
 If several processes serve a provider, a device may read at one process and then at another. The first process may then
-store its cursor after the second, although its cursor is older. So a process stores its cursor only if the stored
-cursor is of an earlier hour, or of the same hour and not higher. If the process knows that the device went back, it
-always stores its cursor.
+store its cursor later than the second process, although the first cursor is older. So a process stores its cursor only
+if the stored cursor is of an earlier hour, or of the same hour and not higher. If the process knows that the device
+went back, it always stores its cursor.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class Cursors:
     ) -> None:
         """`is_watched` tells whether a device may be woken; `on_watched` is called when such a device reads.
 
-        The cursors of such a device are stored by `save_of`, not only once a minute. With `shared`, other processes
-        store cursors of the same devices.
+        `save_of` stores the cursors of such a device, without waiting for `run`. With `shared`, other processes store
+        cursors of the same devices.
         """
         self._shared = shared
         self._store = store
@@ -96,8 +96,8 @@ class Cursors:
     ) -> None:
         """Keep the counter from which a device reads: it has all messages before that counter.
 
-        If another request of the device named a position after `asked_at`, that position is kept. `went_back` tells
-        that the device lost later messages.
+        If a request of the device that came after `asked_at` has named another position, that position is kept.
+        `went_back` says that the device lost later messages.
         """
         key = (device.row, hub, request.partition_key.masks())
         at = self._clock.now() if asked_at is None else asked_at
@@ -157,7 +157,7 @@ class Cursors:
                 await self._store.write(partial(_save_of_watched, found, shared=self._shared))
             except MimiError:
                 for key, cursor in found:
-                    if self._unsaved.peek(key) is None:  # otherwise the device has read on meanwhile
+                    if self._unsaved.peek(key) is None:  # a newer cursor means that the device has read on
                         self._unsaved.put(key, cursor)
                 for key in keys[start:]:
                     self._of_watched.setdefault(key[0], set()).add(key)

@@ -39,7 +39,7 @@ def take_part(tx: Tx, hub: int, group_id: GroupId, device: DeviceRow, now: Milli
 
 
 def answer_if_unstored(epoch: PushedEpoch) -> Counter | None:
-    """Return the answer to an epoch of an unknown partition if nothing of the epoch is stored; None if it is stored."""
+    """Return the answer to an epoch of an unknown partition if nothing of the epoch can be stored, else None."""
     count = len(epoch.epoch.messages)
     if epoch.counter + count > LAST_COUNTER:
         return NO_LONGER_FOLLOWED
@@ -64,10 +64,10 @@ class WantedGroups:
         """Return the group of an epoch if we want its messages, or else the answer to the epoch.
 
         A push of a partition that a device requested makes the device take part in the group. If we accepted a
-        KeyPackage reference for a Welcome of the hub, and the hub has not pushed that group yet, then an unknown group
-        is added, and a group that all our devices have left is wanted again. Such a group is wanted until it is
-        dropped, and its octets are bounded. Other unknown groups are not wanted. Groups that all our devices have left
-        are not wanted either, unless the leaf of a removed device still has to leave.
+        KeyPackage reference for a Welcome of the hub, and the hub has not pushed the Welcome's group yet, then an
+        unknown group is added, and a group that all our devices have left is wanted again. Such a group is wanted until
+        it is dropped, and its octets are bounded. Other unknown groups are not wanted. Groups that all our devices have
+        left are not wanted either, unless the leaf of a removed device still has to leave.
         """
         group = groups.find_group(self._tx, self._hub, epoch.group_id)
         if group is not None and participations.participants(self._tx, group.id).present:
@@ -91,7 +91,7 @@ class WantedGroups:
         return requested.device
 
     def _admit(self, epoch: PushedEpoch) -> Group | None:
-        """Add an unknown group if the hub has not pushed the group of some reference that we accepted."""
+        """Add an unknown group if we accepted a KeyPackage reference whose group the hub has not pushed yet."""
         if self._count_unmatched()[1] >= UNMATCHED_GROUPS:
             return None
         row = welcomes.match_group(

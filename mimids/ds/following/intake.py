@@ -1,4 +1,4 @@
-"""Storing, within one transaction, the epochs that a hub pushed or answered.
+"""Storing, within one transaction, the epochs that a hub pushed or returned in an answer.
 
 New messages are appended under the hub's counters and duplicates are skipped. The answer for each epoch is the counter
 that is wanted next, so the hub's next push closes a gap. The group's state is derived as the hub derives it. A message
@@ -39,7 +39,7 @@ from mimids.wire.ids import LAST_COUNTER, NO_LONGER_FOLLOWED, Counter, MaskedPar
 from mimids.wire.messages import CommitHint, GroupInfoResponse, Message, PushedEpoch
 
 EMPTY_PARTITIONS: Final = 1000  # partitions of one group that a hub may open without messages
-RESTORED_JUMP: Final = 1 << 20  # most counters that may be missing after a restore; a peer claims the number
+RESTORED_JUMP: Final = 1 << 20  # the most counters that may be missing after a restore; a peer says how many are
 
 
 @attrs.frozen(kw_only=True)
@@ -56,7 +56,10 @@ class Received:
 
 
 class Intake:
-    """Appends epochs of one hub's groups in a transaction; with `restoring`, another provider returns our groups."""
+    """Appends epochs of one hub's groups within a transaction.
+
+    With `restoring`, this provider is the hub, and another provider returns the epochs after a restore.
+    """
 
     def __init__(
         self,
@@ -199,7 +202,7 @@ class Intake:
     # --- one message --------------------------------------------------------------------------------------------
 
     def _append_message(self, group: Group, end: PartitionEnd, message: Message) -> Group | None:
-        """Append a message as the hub sequenced it, and follow the state; return None if a restore refuses it."""
+        """Append a message as the hub sequenced it, and record what it shows; return None if a restore refuses it."""
         mls, hint = message.message, message.commit
         judged: Judged | None = None
         self._appender.flush_before_judging(mls)
@@ -267,7 +270,7 @@ def match_request(
 ) -> None:
     """Let the device that requested a partition take part in its group, unless it has left the group since.
 
-    Called once the partition is stored.
+    Call this when the partition is stored.
     """
     requested = requested_partitions.find(tx, group.hub, key)
     if requested is None:

@@ -25,7 +25,7 @@ class PushLookAhead:
     def __init__(self) -> None:
         self._rows: LeastRecentlyUsed[tuple[ProviderId, GroupId], tuple[int, int]] = LeastRecentlyUsed(
             GROUPS_REMEMBERED
-        )  # of a group: the rows of its hub and of itself
+        )  # by hub and group id: the rows of the hub and of the group
 
     def note(self, hub: ProviderId, group: Group) -> None:
         """Remember the rows of a group and of its hub, because further pushes will need them."""

@@ -192,7 +192,7 @@ class OutgoingWelcomes:
         self._delivered = self._refused = 0
         self._encoding = trio.CapacityLimiter(1)
         self._slots = CallSlots(quick_calls=QUICK_CALLS, slow_calls=SLOW_CALLS)
-        self._busy: dict[int, set[int]] = {}  # the senders whose rows tasks of a provider serve
+        self._busy: dict[int, set[int]] = {}  # by provider: the senders whose rows are being served
         self._failures = LeastRecentlyUsed[int, int](PAUSES_REMEMBERED)  # failures in a row, by provider
         self._serving: Counter[int] = Counter()  # tasks that serve rows of a sender
         self._early = EarlyRetries(clock, partial(notifier.notify, OUTGOING))

@@ -46,10 +46,10 @@ class LeftGroups:
     """
 
     def __init__(self) -> None:
-        # The newest request of all when a device left a group, by the hub's row and the group.
+        # By device, hub's row and group: the newest stored request of all devices when the device left the group.
         self._newest: LeastRecentlyUsed[tuple[DeviceRow, int, GroupId], int] = LeastRecentlyUsed(LEFT_REMEMBERED)
-        self._last: LeastRecentlyUsed[DeviceRow, int] = LeastRecentlyUsed(LEFT_REMEMBERED)  # by device
-        self.highest = 0  # the highest id of all devices
+        self._last: LeastRecentlyUsed[DeviceRow, int] = LeastRecentlyUsed(LEFT_REMEMBERED)  # the same, by device
+        self.highest = 0  # the highest of these requests' ids
 
     def note(self, device: DeviceRow, hub: int, group_id: GroupId, newest: int) -> None:
         """Remember that a device leaves a group; `newest` is the newest stored request of all devices."""
@@ -76,7 +76,7 @@ class PendingRequests:
         self.left = LeftGroups()
 
     def forget_device(self, device: DeviceRow, *, hub: ProviderId | None = None) -> None:
-        """From now on, the answers to a device's pending requests (by default, of all hubs) allow no pushes."""
+        """From now on, the answers to a device's pending requests (by default, to all hubs) allow no pushes."""
         for (at, _), requests in self._waiting.items():
             for request in requests if hub in (None, at) else ():
                 request.forgotten |= request.device == device
@@ -121,7 +121,7 @@ async def record_answer(
     *,
     linear: bool,
 ) -> None:
-    """Record that a hub answered a request for a partition, unless the answer is recorded or the device left.
+    """Record that a hub answered a request for a partition, unless this is recorded already or the device has left.
 
     `linear` tells whether the hub said that the group is linear.
     """

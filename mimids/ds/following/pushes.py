@@ -8,9 +8,10 @@ Dropped messages
     If retention dropped messages before they were pushed, an epoch without messages tells the follower at which
     counter the kept messages begin.
 
-Suspended partitions A push can never succeed if a message is larger than the follower accepts, or if the follower wants
-a counter that is no longer kept. Then this partition, and no other, is suspended for this follower: it is not pushed
-any more. A resume ends the suspension.
+Suspended partitions
+    A push can never succeed if a message is larger than the follower accepts, or if the follower wants a counter that
+    is no longer kept. Then this partition, and no other, is suspended for this follower: it is not pushed any more. A
+    resume ends the suspension.
 """
 
 from __future__ import annotations

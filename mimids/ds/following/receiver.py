@@ -189,7 +189,7 @@ class EpochReceiver:
                     intake.answer(group)
             return intake.finish()
 
-        locks = None if hub == self._provider else frozenset((hub_lock(hub),))  # after a restore, alone
+        locks = None if hub == self._provider else frozenset((hub_lock(hub),))  # after a restore, `work` runs alone
         ahead = partial(self._look_ahead.read, hub, [epoch for _, epoch in part])
         received = await self._store.write_shielded(work, locks=locks, ahead=ahead)
         self._messages += received.messages

@@ -34,7 +34,7 @@ def what_is_known(group: Group, tx: Tx) -> RecoverRequest:
 
 
 def learn(group: Group, found: RecoverResponse, linear: bool, tx: Tx) -> None:
-    """Record the suite of a group that the backup does not contain, and whether it is linear, from an answer."""
+    """Record, from an answer, the suite of a group that the backup lacks, and whether the group is linear."""
     groups.learn_suite(tx, group.id, found.version, found.cipher_suite)
     if linear:
         groups.learn_linear(tx, group.id)

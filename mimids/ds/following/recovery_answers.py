@@ -37,7 +37,7 @@ from mimids.wire.messages import (
 
 EPOCHS_IN_AN_ANSWER: Final = 64
 GROUPS_IN_AN_ANSWER: Final = 10_000
-WELCOMES_SENT_AGAIN: Final = 1000  # the newest
+WELCOMES_SENT_AGAIN: Final = 1000  # the newest Welcomes to a provider
 AGAIN_SECONDS: Final = 600  # between two requests of one provider to send Welcomes again
 PROVIDERS_REMEMBERED: Final = 10_000
 

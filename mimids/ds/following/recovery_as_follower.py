@@ -147,7 +147,7 @@ def resume_requests(ours: ProviderId, limit: int, tx: Tx) -> list[tuple[Provider
         if domain != ours:
             number = providers.provider_row(tx, domain) or 0
             newest = partitions.newest_of_hub(tx, number, limit=limit)
-            # A counter that cannot be written must not end the job that asks.
+            # A counter beyond LAST_COUNTER cannot be encoded; it must not end the job that asks.
             found += [
                 (domain, ResumeRequest(group_id, key, min(counter, LAST_COUNTER))) for group_id, key, counter in newest
             ]

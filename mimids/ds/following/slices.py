@@ -11,8 +11,8 @@ from mimids.wire.messages import Epoch, Message, PushedEpoch
 
 # The largest cost of a part, and the costs of its items. One unit is the time to store an application message.
 COST_OF_A_PART: Final = 4096
-COST_OF_A_HANDSHAKE: Final = 16  # a public message is judged; and for each KiB of it:
-COST_OF_A_KIB: Final = 16  # a commit may have thousands of small proposals
+COST_OF_A_HANDSHAKE: Final = 16  # of a public message, which is judged
+COST_OF_A_KIB: Final = 16  # added for each KiB of a public message: a commit may have thousands of small proposals
 COST_OF_AN_EPOCH: Final = 4
 
 Numbered = tuple[int, PushedEpoch]  # an epoch, or a part of one, with the number of its epoch
@@ -36,7 +36,7 @@ def parts_of(epochs: Sequence[PushedEpoch]) -> Iterator[list[Numbered]]:
 
 def _pieces_of(epoch: PushedEpoch) -> Iterator[PushedEpoch]:
     if _cost(epoch) <= COST_OF_A_PART:
-        yield epoch  # nearly all
+        yield epoch  # nearly all epochs are so small
         return
     start, room = 0, COST_OF_A_PART - COST_OF_AN_EPOCH
     for at, message in enumerate(epoch.epoch.messages):

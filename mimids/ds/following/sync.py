@@ -68,7 +68,7 @@ class Sync:
         self._runs_jobs = runs_jobs
         self._behind = LeastRecentlyUsed[_Place, Counter](
             BEHIND_REMEMBERED
-        )  # each with a counter that the hub has given out
+        )  # by place: a counter that the hub has given out there
         self._waiter = Waiter()
         self._busy: set[ProviderId] = set()
 
@@ -78,7 +78,7 @@ class Sync:
         self._waiter.notify(BEHIND)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Ask each hub that we follow to push again; never returns."""
+        """Ask each hub whose groups we follow to push again; never returns."""
         async with trio.open_nursery() as tasks:
             tasks.start_soon(self._ask_where_behind, tasks)
             task_status.started()

@@ -55,8 +55,8 @@ class MessageAppender:
     ) -> None:
         self.tx = tx
         self.now = now
-        self.seq = 0  # of the message that was appended last
-        self._last_seq = 0  # the last one that is free; more are taken when they are needed
+        self.seq = 0  # the number of the message that was appended last
+        self._last_seq = 0  # the last number that is free; more are taken when they are needed
         self.changed: dict[MaskedPartitionKey, int] = {}  # partitions with new messages in the store, and their rows
         self.provider = provider
         self.device = device
@@ -64,7 +64,7 @@ class MessageAppender:
         self._pending: list[NewMessage] = []
         self._pending_proposals: list[tuple[int, ProposalRef, int, int]] = []
         self._ends: dict[int, PartitionEnd] = {}  # of the partitions of the pending messages, by row
-        self._above: dict[int, int] = {}  # a partition above this one, by row
+        self._above: dict[int, int] = {}  # for a partition's row, the row of a partition above it
 
     def append(
         self,

@@ -70,7 +70,7 @@ from mimids.wire.messages import CreateGroupRequest, GroupInfoResponse
 LONG_OCTETS: Final = 16 * 1024  # a commit or GroupInfo above this is judged off the event loop (architecture: tasks)
 LONG_WORKERS: Final = 2
 MANY_MESSAGES: Final = (
-    32  # PublicMessages in a batch; a longer batch is judged in a worker thread, so many messages at a time
+    32  # PublicMessages in a batch; a longer batch is judged in a worker thread, this many messages at a time
 )
 CACHED_RESULTS: Final = 1024
 SPARSE_LEAVES: Final = 1 << 15  # a tree with at most this many leaves may be arbitrarily sparse

@@ -65,7 +65,7 @@ class Outsiders:
         return all(self._is_in(tx, group, each, caller.provider) for each in (partition, tip) if each is not None)
 
     def may_send_for(self, message: MLSMessage, caller: Sender) -> bool:
-        """Tell whether the caller may pass on a message from outside; not if another provider's user would join."""
+        """Tell whether the caller may pass on a message from outside; False if another provider's user would join."""
         if self.mode == "open" or isinstance(caller, Device):
             return True
         user = _joining(message)

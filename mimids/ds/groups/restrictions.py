@@ -16,7 +16,7 @@ class RestrictionSource(Protocol):
     """Reads bans and mutes: those of our own operator, or those in the terms of other hubs."""
 
     def terms_of(self, tx: Tx, hub: int, users: Set[UserId], group_id: GroupId, now: Milliseconds) -> Terms:
-        """Return the bans and mutes that the operator of a hub (its row) set for these users."""
+        """Return the bans and mutes that a hub's operator set for these users; `hub` is the hub's row."""
         ...
 
 

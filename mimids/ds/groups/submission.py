@@ -1,4 +1,4 @@
-"""Messages that are about to be sequenced, for `States.prepare`."""
+"""Messages that are about to be sequenced, for `MlsJudge.prepare`."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def submissions_in(requests: Sequence[SendRequest]) -> list[Submission]:
 
 
 def locks_of(messages: Iterable[tuple[MLSMessage, CommitData | None]]) -> Locks | None:
-    """Return the locks of the groups of messages; a commit is sequenced alone, as it may concern more than its group.
+    """Return the locks of the messages' groups; None if there is a commit, which is sequenced alone.
 
-    (its Welcome, its sender's quotas)
+    The Welcome and the quotas of a commit concern more than its group.
     """
     locks = set()
     for message, data in messages:

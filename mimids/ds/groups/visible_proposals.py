@@ -27,7 +27,7 @@ from mimids.store.proposals import StoredProposal
 from mimids.wire.declare import decode
 from mimids.wire.ids import GROUP_ID, KeyPackageRef
 
-PENDING_REMOVES: Final = 256  # of one partition that are read
+PENDING_REMOVES: Final = 256  # at most this many Removes of a partition are read
 SELF_REMOVES_COMPARED: Final = 64  # the newest of a partition: each message with a SelfRemove is compared with them
 
 # The octets before the content of a member's MLSMessage, without the group id: version, wire format, epoch, sender.

@@ -20,9 +20,9 @@ class ContactCard:
     def as_json(self) -> dict[str, str]:
         """Return the JSON members; octets are base64url without padding.
 
-        The card has the identity of the gateway but none of its keys: if each card had another key, the gateway could
-        tell apart those who hold the cards. A client fetches the keys through its provider, which gives all its devices
-        the same keys.
+        The card has the identity of the gateway but none of its keys: if each card had a different key, the gateway
+        could tell apart those who hold the cards. A client fetches the keys through its provider, which gives all its
+        devices the same keys.
         """
         return {
             "user_id": self.user_id.decode(),

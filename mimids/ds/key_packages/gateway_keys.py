@@ -203,8 +203,8 @@ class OhttpKeys:
     async def look(self) -> None:
         """Read the stored keys, because a request names an unknown key, at most once in LOOK_SECONDS.
 
-        Another process on the same database may have made the key. So this waits for a read that begins after the call,
-        together with all other requests that wait for one.
+        Another process on the same database may have made the key. So this method waits for a read of the store
+        that begins after the call. All requests that wait at the same time share one read.
         """
         asked_at = trio.current_time()
         async with self._look:

@@ -159,7 +159,7 @@ class Relay:
     async def ohttp_keys(self, device: DeviceRow, provider: ProviderId) -> KeysAnswer:
         """Return a provider's key configurations and their signature, unchanged; `max_age` is the time left.
 
-        All devices get the same keys; signed keys are kept for KEPT_SECONDS at least. Otherwise the gateway could tell
+        All devices get the same keys; signed keys are kept for KEPT_SECONDS at least. So the gateway cannot tell
         devices apart by the key that they use (RFC 9458 section 7). The relay does not check the signature. The client
         checks it, and uses no unsigned keys. Raises what `forward` raises.
         """

@@ -59,7 +59,7 @@ class Steps:
         return cast("T", (await job.wait()).unwrap())
 
     async def wait(self) -> None:
-        """Wait as if something was committed."""
+        """Wait as long as `commit` does, without committing anything."""
         if self._seconds:
             await self._wait(None)
 

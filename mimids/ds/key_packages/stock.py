@@ -312,7 +312,7 @@ class KeyPackageStock:
     ) -> ClaimedPackages:
         """Hand out the KeyPackages that these requests may have, within a transaction. Raises no `MimiError`.
 
-        Requests for the same user, version and suite are answered from distinct devices. `count` counts a claim; it
+        Requests for the same user, version and suite get KeyPackages of distinct devices. `count` counts a claim; it
         returns None, or a refusal if there are too many claims.
         """
         answered: defaultdict[tuple[UserRow, ProtocolVersion, CipherSuite], set[DeviceRow]] = defaultdict(set)

@@ -151,7 +151,7 @@ class CallSlots:
         else:
             oldest.scope.cancel()
             with trio.move_on_after(PATIENCE_SECONDS):
-                await pool.freed.wait()  # wait for its slot: otherwise the next call would be cancelled too
+                await pool.freed.wait()  # wait for the slot of that call, so that the next call is not cancelled too
 
     def started(self, slot: Slot) -> None:
         """Record the start of a slot's call, and wake tasks that wait for a slot."""

@@ -4,7 +4,7 @@ Each process has a bucket for each key. When a key has taken an eighth of a burs
 others within a second, and they take as many tokens from their buckets. So n processes together allow what one would
 allow, and at most n - 1 bursts more at first.
 
-What is told is a notification between processes (`ds/processes.py`). It is not stored.
+Processes tell each other by notifications (`ds/processes.py`); nothing is stored.
 """
 
 from __future__ import annotations

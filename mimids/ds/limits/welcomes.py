@@ -20,9 +20,9 @@ from mimids.values import Device, Sender
 from mimids.wire.messages import WelcomeData
 
 SECRETS: Final = 16_384  # of all Welcomes of one commit
-DEVICE_PER_SECOND: Final = 10  # Welcomes to one provider each, for each device
+DEVICE_PER_SECOND: Final = 10  # for each device; a Welcome counts once for each provider that it names
 DEVICE_BURST: Final = 2000
-PROVIDER_PER_SECOND: Final = 200  # the same for each other provider, with all its users
+PROVIDER_PER_SECOND: Final = 200  # the same for each other provider, all its users together
 PROVIDER_BURST: Final = 20_000
 DEVICE_WAITING: Final = 2000  # Welcomes that are not delivered yet, for each device
 PROVIDER_WAITING: Final = 20_000

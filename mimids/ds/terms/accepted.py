@@ -39,7 +39,7 @@ from mimids.values import Milliseconds
 from mimids.wire.ids import ProviderId
 
 TOPIC: Final = "arrangements"  # wakes the job
-RETRY_SECONDS: Final = 30.0  # after a hub could not be reached or refused
+RETRY_SECONDS: Final = 30.0  # after a hub refused, or could not be reached
 FETCH_INTERVAL_SECONDS: Final = 1.0  # between two fetches from one hub, however often its terms change
 RENEW_SECONDS: Final = 600.0  # between two fetches from a hub that names no new revision
 ACCEPT_ATTEMPTS: Final = 3  # how often to try if terms change while we accept them

@@ -28,7 +28,7 @@ class BannedProviders:
         if banned is None:
             generation = self._generation
             banned = await self._store.read(bans.banned_providers)
-            if generation == self._generation:  # else the snapshot may be older than the change
+            if generation == self._generation:  # if they differ, the snapshot may be older than a change
                 self._banned = banned
         if provider in banned and not is_over(banned[provider], self._clock.now()):
             raise ProviderNotAllowed

@@ -2,8 +2,8 @@
 
 Each group has a time at which it is planned again (`ds.upkeep.retention_plan`). A sweep plans the groups that are due
 and carries out each plan page by page, each page in a transaction of its own, with pauses. If the sweep is stopped, the
-next sweep plans the rest again. A message may be deleted even if a device begins to wait for it after the plan was
-made.
+next sweep plans the remaining groups again. A message may be deleted even if a device begins to wait for it after the
+plan was made.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ message for which only silent providers and devices wait is deleted when it is o
 Tips are the open partitions at the ends of branches in use. They keep their state, and their proposals, which the next
 commit may cover. An ancestor of a tip expires with its last message. A branch without messages expires if a branch
 beside it has messages, because no member used it. Detached partitions expire `detached_days` after their last message,
-even if somebody waits for it.
+even if somebody waits for their messages.
 
 A plan is made in one pass over the tree. The partitions are put in an order in which all descendants of a partition
 directly follow it. So a partition with all its descendants is a range. A waiter adds one at the start of its range and
@@ -180,7 +180,7 @@ def plan_group(tx: Tx, group: int, hub: int, *, ours: int, cutoffs: Cutoffs) -> 
         waiting.add_range(place, tree.ends[place], silent=False)
     if hub != ours and not shown:  # pushed here because of a Welcome, and no device has fetched messages yet
         waiting.add_range(*everywhere, silent=True)
-    for joined_at in participations.without_cursor(tx, group):  # which messages such a device has is not known
+    for joined_at in participations.without_cursor(tx, group):  # it is not known which messages such a device has
         waiting.add_range(*everywhere, silent=joined_at < cutoffs.silent)
     _add_followers(tree, waiting, retention.follows_behind(tx, group), cutoffs)
     stale = _add_devices(tree, waiting, shown, cutoffs)
@@ -221,7 +221,7 @@ def _add_followers(tree: _Tree, waiting: _Waiting, follows: Sequence[Follow], cu
             if place < covered:  # the follower follows this partition too, from a counter of its own
                 waiting.add_range(place, place + 1, silent=silent, waiters=-1)
             elif each.next_counter < tree.order[place].next_counter:
-                # The next message there may be the commit that leads to one of these.
+                # The follower's next message may be the commit that leads to one of these descendants.
                 covered = tree.ends[place]
                 waiting.add_range(place + 1, covered, silent=silent)
 

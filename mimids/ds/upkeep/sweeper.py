@@ -4,9 +4,9 @@ A sweep covers KeyPackages, tokens and claims; old reports and audit entries; We
 (`ds.upkeep.retention`); branches that the operator's rule terminates. Once a day it also deletes the digests of old
 repeats, and the nodes of ratchet trees that no partition refers to any more (`ds.upkeep.tree_sweep`).
 
-Each page is a transaction of its own, so other writes never wait long, and a sweep that is interrupted continues with
-the next one. When the disk takes no writes, the sweeper tries again soon. Its first successful write also makes the
-store count as writable again.
+Each page is a transaction of its own, so other writes never wait long, and if a sweep is interrupted, the next one does
+the rest. When the disk takes no writes, the sweeper tries again soon. Its first successful write also makes the store
+count as writable again.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ class Sweeper:
         return min(moment.now, seen.believed)
 
     async def _in_pages(self, work: Callable[[Tx], int]) -> None:
-        """Repeat a write with pauses until it returns that it changed fewer than PAGE_ROWS rows."""
+        """Repeat `work`, which returns how many rows it changed, with pauses, while it changes PAGE_ROWS or more."""
         pacing = Pacing(self._store)
         while await self._store.write(work) >= PAGE_ROWS:
             await pacing.pause()

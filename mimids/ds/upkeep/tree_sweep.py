@@ -91,7 +91,7 @@ async def sweep_trees(store: Store, now: Milliseconds, pause: Callable[[], Await
         del freed[:PAGE_NODES]
         ended = False
         while not ended:
-            prefixes = [each for each in page if references.is_unused(each)]  # nodes that notes protect stay
+            prefixes = [each for each in page if references.is_unused(each)]  # nodes that are in use again stay
             drop = partial(trees.drop_unused, prefixes=prefixes, began_at=now, limit=PAGE_NODES)
             dropped = await store.write(drop)
             if dropped.replaced:

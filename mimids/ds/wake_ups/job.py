@@ -15,8 +15,8 @@ wakes its devices. After a crash between the answer of the push service and the 
 a woken device makes a request, it is first stored that the device was heard, and only then is the request answered. No
 crash loses a push.
 
-Several processes. A process may have heard of a device that another process has woken, and crash before it stores that.
-So after the crash of a process, the process that sends pushes lets news wake all devices again.
+Several processes. A process may hear a device that another process has woken, and crash before it stores this. So
+after the crash of a process, the process that sends pushes lets news wake all devices again.
 
 Failure. If a push service fails, it gets no pushes for a while, and its devices stay queued. If it says that a
 subscription is gone, the subscription is deleted. If it refuses a push for another reason, the push is not repeated
@@ -282,15 +282,15 @@ class WakeUps:
         """Store presented positions, and for each device the position before which it knows all news."""
         asleep = [device for device in self._cursors.watched() if not self._is_connected(device)]
         await self._cursors.save_of(asleep)
-        if not self._runs_jobs():  # the process that wakes devices may have looked before
+        if not self._runs_jobs():  # the process that wakes devices may have looked before this was stored
             self._notifier.notify(*map(asleep_topic, asleep))
         await self._store_heard()
 
     async def heard(self, device: DeviceRow) -> None:
         """Record that a device was heard, by a request.
 
-        If the device was woken, this is stored before the request is answered. Otherwise the device would not be woken
-        again after a crash, although it has been heard.
+        If the device was woken, the server first stores that it was heard, and then answers the request. If the answer
+        came first, the device would not be woken again after a crash in between.
         """
         if self._listening.heard(device):
             with suppress(StorageUnavailable):  # the job stores it later
@@ -323,13 +323,13 @@ class WakeUps:
             self._notifier.notify(*map(asleep_topic, ended))
         if self._ended_processes_at <= self._clock.running():
             self._ended_processes_at = self._clock.running() + int(ENDED_SECONDS * 1000)
-            if not await self._store.read(partial(rows.is_hearing, process=process)):  # it was silent for long
+            if not await self._store.read(partial(rows.is_hearing, process=process)):  # deleted after a silence
                 await self._store.write(partial(rows.begin_hearing, process=process))
             if self._runs_jobs():
                 await self._wake_again_after_crash()
 
     async def _wake_again_after_crash(self) -> None:
-        """If a process has crashed, let news wake all devices again: which devices it had heard is not stored."""
+        """If a process has crashed, let news wake all devices again: no row says which devices it had heard."""
         crashed = await self._store.read(rows.crashed)
         last: int | None = 0
         while crashed and last is not None:

@@ -89,7 +89,7 @@ class Listening:
         return watched.is_woken
 
     def connected(self, device: DeviceRow) -> None:
-        """Record the begin of a stream or a waiting request."""
+        """Record the start of a stream or a waiting request."""
         if self._tells_others and device in self._watched:
             self._connected.add(device)
             self._on_heard()

@@ -110,7 +110,7 @@ class SequencingTransaction:
         self._groups: dict[bytes, Group] = {}
         self._refused: dict[
             int, int
-        ] = {}  # proposals that are stored as refused, by partition, where they were counted
+        ] = {}  # how many proposals are stored as refused, by partition, where they were counted
         self._welcomes = False  # there are Welcomes that can be sent
         self._opened_any = False  # a commit opened or attached a partition
 
