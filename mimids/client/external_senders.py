@@ -32,7 +32,7 @@ class ProviderSignatureKey:
         octets = {name: from_base64url(members[name]) for name in ("signature_key", "credential", "external_sender")}
         sender = decode(ExternalSender, octets["external_sender"])
         if (sender.signature_key, sender.credential.content) != (octets["signature_key"], octets["credential"]):
-            raise ValueError("external_sender does not contain the key and the credential beside it")
+            raise ValueError("external_sender has another key or credential than signature_key and credential")
         return cls(
             members["scheme"],
             tuple(members["cipher_suites"]),
@@ -53,5 +53,5 @@ def external_senders_data(keys: Iterable[ProviderSignatureKey], *, bare: bool = 
     if not bare:
         return EXTERNAL_SENDERS.encode(senders)
     if len(senders) != 1:
-        raise ValueError("the bare form has exactly one key")
+        raise ValueError("the bare form has exactly one key: pass one key, or leave `bare` out")
     return encode(senders[0])

@@ -348,7 +348,7 @@ class Gateway:
         if not self._in_window(request, now):
             return OhttpDate()
         if not self._replays.has_room(tx, now):
-            return Busy("the replay store is full", retry_after=self._bounds.window_seconds)
+            return Busy("the gateway is full of kept answers; try again later", retry_after=self._bounds.window_seconds)
         return None
 
     def _again(self, tx: Tx, sealer: _AnswerSealer, request: _ParsedRequest, earlier: Answered) -> _Answer:

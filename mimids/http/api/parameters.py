@@ -23,7 +23,7 @@ def provider_in(path: Mapping[str, str]) -> ProviderId:
     try:
         return provider_id(path["provider"])
     except ValueError:
-        raise NotFound("not the name of a provider") from None
+        raise NotFound("the path names no provider: write a domain in lower case, such as b.example") from None
 
 
 def group_id_in(path: Mapping[str, str]) -> GroupId:
@@ -66,4 +66,4 @@ def _from_base64url(text: str) -> bytes:
     try:
         return base64url.from_base64url(text)
     except ValueError as error:
-        raise Malformed("not base64url") from error
+        raise Malformed("the group id or partition in the URL must be base64url (RFC 4648 section 5)") from error

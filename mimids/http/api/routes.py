@@ -66,7 +66,7 @@ class Routes:
         Raises `NotFound`, and `Malformed` for another Host than this listener's.
         """
         if self._hosts is not None and _host(request.headers) not in self._hosts:
-            raise Malformed("this listener does not serve that Host")
+            raise Malformed("this listener does not serve that Host; use that of public_url (operators: localhost)")
         if found := self._exact.get(request.path):
             return found, {}
         segments = request.path.split(b"/")

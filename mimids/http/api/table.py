@@ -80,11 +80,10 @@ def _owe_nothing(_: Caller, __: int) -> None:
 class Table:
     """The endpoints of one listener.
 
-    `limits` has the octets that endpoints name in `limit`. `admit` returns the caller, an instance of the type that it
-    is given, or raises an error. `stamp` returns headers for every answer to a caller that was admitted, also for
+    `limits` has the octets that endpoints name in `limit`. `admit` gets the type of the caller, and returns
+    the caller or raises an error. `stamp` returns headers for every answer to a caller that was admitted, also for
     refusals. `demand` may refuse an endpoint to a caller. `pace` waits until a caller may send one more message on a
-    WebSocket. `owe` counts the octets of an answer against its caller, each `ANSWER_OCTETS` as one more request. With
-    `hosts`, requests with another Host are refused. `cors` tells browsers which pages may use the endpoints.
+    WebSocket. `owe` counts the octets of an answer against its caller (`CallerRates.owe`). With `hosts`, requests with another Host are refused. `cors` tells browsers which pages may use the endpoints.
     """
 
     def __init__(
@@ -213,7 +212,7 @@ class Table:
         stamped.extend(self._stamp(caller))
         owner = _owner(caller)
         if not request.holding.admit(owner):
-            raise Busy("this caller has too many connections")
+            raise Busy("this caller has too many connections; close those that are not needed")
         WORKING_FOR.set(request.holding.owner)
         self._demand(caller, endpoint)
         if isinstance(caller, Follower):

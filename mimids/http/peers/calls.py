@@ -36,7 +36,7 @@ CALLS_TO_ONE: Final = 64  # so that one slow peer cannot use up the calls to all
 # Reserved for peers with at most FEW_CALLS calls in flight, so that many slow peers cannot use up all calls.
 CALLS_RESERVED: Final = CALLS // RESERVE
 FEW_CALLS: Final = 4
-WAITS_AT_ONE: Final = 32  # calls in which a peer waits for news; the other calls to the peer stay free
+WAITS_AT_ONE: Final = 32  # of CALLS_TO_ONE: calls in which the peer waits for news before it answers
 
 
 @attrs.frozen
@@ -127,7 +127,7 @@ class HttpPeers:
         )
         if answer.status >= 300 and describes_us(answer.status, answer.headers, answer.body):
             self._refused += 1
-            raise PeerFailed(f"it answered {answer.status}")
+            raise PeerFailed(f"the provider answered {answer.status}")
         self._answered += 1
         return relayed_answer(answer)
 
@@ -157,9 +157,9 @@ class HttpPeers:
 
     @contextmanager
     def _wait(self, provider: ProviderId) -> Iterator[None]:
-        """Count a call in which the peer waits for news; raise `PeerUnavailable` if there are too many."""
+        """For the block, count a call whose answer waits for news; raise `PeerUnavailable` if there are too many."""
         if self._waiting[provider] >= WAITS_AT_ONE:
-            raise self._crowded("too many calls wait for news of this provider")
+            raise self._crowded("too many waiting requests to this provider; try again later")
         self._waiting[provider] += 1
         try:
             yield
@@ -179,7 +179,7 @@ class HttpPeers:
         if not self._config.federation.allows(provider, us=self._config.provider):
             raise ProviderNotAllowed
         if not self._calling.has_room(provider):
-            raise self._crowded("too many calls to this provider, or to all providers, are in flight")
+            raise self._crowded("too many calls to this provider, or to all providers, are in flight; try again later")
         self._calling.take(provider)
         try:
             with trio.fail_after(seconds):
@@ -195,7 +195,7 @@ class HttpPeers:
 
 @asynccontextmanager
 async def open_peers(config: Config, clock: Clock) -> AsyncIterator[HttpPeers]:
-    """Open the connections to other providers for the block.
+    """Yield an `HttpPeers`, which makes calls to other providers; close its connections at the end of the block.
 
     Raises `tls.CertificateFileError` if a certificate, key or trust file cannot be used.
     """

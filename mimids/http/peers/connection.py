@@ -167,7 +167,7 @@ async def connect(dialler: Connects, provider: ProviderId, context: ssl.SSLConte
         with trio.move_on_after(dialler.seconds) as waiting:
             await connection.handshake()
         if waiting.cancelled_caught:
-            raise CannotConnect("no TLS handshake in time")
+            raise CannotConnect("the TLS handshake took too long")
     except BaseException:
         connection.close()
         raise

@@ -32,7 +32,7 @@ LOOKUP_THREADS: Final = 32  # for names from strangers; names in the configurati
 LOOKUPS_OF_ONE: Final = LOOKUP_THREADS // SHARE  # for each caller; all jobs of this server together count as one caller
 LOOKUPS_RESERVED: Final = LOOKUP_THREADS // RESERVE  # reserved for callers that occupy no thread
 JOBS: Final = "jobs"
-NO_ADDRESS: Final = "the name has no address that we may connect to"
+NO_ADDRESS: Final = "the name does not resolve, or not all of its addresses are public"
 
 
 class CannotConnect(Exception):

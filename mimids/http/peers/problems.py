@@ -54,11 +54,11 @@ def error_from(status: int, headers: Mapping[str, str], body: bytes, *, now_seco
     becomes its own error. Anything else becomes `PeerFailed`.
     """
     if status >= 500 or status == 408:
-        return PeerUnavailable(f"it answered {status}", retry_after=retry_after(headers, now_seconds))
+        return PeerUnavailable(f"the provider answered {status}", retry_after=retry_after(headers, now_seconds))
     problem = _problem(headers, body)
     kind = _BY_TYPE.get(str(problem.get("type")))
     if kind is None or issubclass(kind, _ABOUT_THE_CALLER) or kind.status != status:
-        return PeerFailed(f"it answered {status}" + (f", {kind.code}" if kind else ""))
+        return PeerFailed(f"the provider answered {status}" + (f", {kind.code}" if kind else ""))
     error = kind.__new__(kind)
     MimiError.__init__(error, _text(problem.get("detail")))
     error.members = dict(_members(problem))  # not as arguments: a peer may name a member "self"

@@ -139,8 +139,9 @@ async def _accept(
 ) -> None:
     """Accept connections forever; `handler` serves each in a task of `connections`.
 
-    `trio.serve_listeners` accepts one connection in a round of the event loop. So somebody who opened a thousand at
-    once, and begun a handshake in each, made the next client wait for a thousand rounds.
+    `trio.serve_listeners` accepts one connection in a round of the event loop. With it, somebody
+    who opened a thousand connections at once, and began a handshake in each, would make the next client wait for a
+    thousand rounds.
     """
     listening = socket.socket(fileno=listener.socket.fileno())  # its `accept` does not wait
     try:
@@ -213,7 +214,7 @@ async def _listen(bind: Bind) -> list[trio.SocketListener]:
         return [_listen_at_path(Path(path), bind.unix_mode)]
     host, _, port = bind.address.rpartition(":")
     if not host or not port.isdigit():
-        raise ValueError(f"{bind.address}: not HOST:PORT, and not unix:PATH")
+        raise ValueError(f"{bind.address}: write HOST:PORT or unix:PATH")
     try:
         listeners = await trio.open_tcp_listeners(int(port), host=host.strip("[]"), backlog=BACKLOG)
     except OSError as error:

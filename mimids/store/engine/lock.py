@@ -80,7 +80,7 @@ def open_private(path: Path) -> int:
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+            raise OSError(errno.EINVAL, "it is not a regular file: move it away and try again", str(path))
         if status.st_mode & 0o077:
             os.fchmod(descriptor, 0o600)
     except BaseException:

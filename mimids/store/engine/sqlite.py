@@ -159,7 +159,7 @@ def connect(path: Path, *, synchronous: Synchronous = "FULL", create: bool = Fal
         connection.execute(f"PRAGMA page_size={PAGE_OCTETS}")  # of a new file; an old file keeps its page size
         (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
         if mode != "wal":
-            raise sqlite3.OperationalError(f"the file system of {path} does not allow a write-ahead log")
+            raise sqlite3.OperationalError(f"the file system of {path} allows no write-ahead log: use a local disk")
         connection.execute(f"PRAGMA synchronous={synchronous}")
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute(f"PRAGMA cache_size=-{WRITER_CACHE_KIBIBYTES}")

@@ -44,7 +44,7 @@ def partition_of_join(tx: Tx, mls: MlsJudge, group: Group, message: MLSMessage, 
         return usable[0]  # all states are known and none fits: judging refuses the signature
     if found:
         raise BranchTerminated
-    raise WrongEpoch("no open partition has that epoch")
+    raise WrongEpoch("no open partition has that epoch: fetch the GroupInfo again, and join with it")
 
 
 def _may_be_joined(tx: Tx, partition: Partition) -> bool:
