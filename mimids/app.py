@@ -38,7 +38,7 @@ from mimids.store.engine.access import open_store
 from mimids.store.federation_rules import every_rule
 from mimids.telemetry import COUNT_SECONDS, Telemetry, new_telemetry
 
-AGAIN_SECONDS: Final = 1.0  # before a job starts again that could not read the database
+AGAIN_SECONDS: Final = 1.0  # the wait before a job that could not read the database starts again
 
 
 class JobCrashed(Exception):
@@ -80,7 +80,7 @@ def _service(find: Callable[[Services], _LongRunning]) -> Callable[..., Awaitabl
 
 
 def _in_one_process(run: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
-    """Return the body of a job that runs in one of the processes of a provider at a time."""
+    """Return the body of a job that only one process of a provider runs at a time."""
 
     async def run_alone(provider: AssembledProvider, *, task_status: trio.TaskStatus[None]) -> None:
         await provider.services.processes.run_in_one_process(partial(run, provider), task_status=task_status)
@@ -88,7 +88,7 @@ def _in_one_process(run: Callable[..., Awaitable[None]]) -> Callable[..., Awaita
     return run_alone
 
 
-_KEYS: Final = {SOCKET: "operator_socket"}  # the keys of [listen] that have another name than their listener
+_KEYS: Final = {SOCKET: "operator_socket"}  # listeners whose key in [listen] has another name
 
 
 def _listener(name: str) -> Callable[..., Awaitable[None]]:
@@ -106,7 +106,7 @@ def _listener(name: str) -> Callable[..., Awaitable[None]]:
                 log=services.telemetry.logger,
                 task_status=task_status,
             )
-        except (OSError, ValueError) as error:  # once a listener listens, its errors come in groups
+        except (OSError, ValueError) as error:  # once a listener listens, its errors are exception groups
             raise StartRefused(causes.of_listener(_KEYS.get(name, name), spec.bind.address, error), error) from error
 
     return run
@@ -267,7 +267,7 @@ async def _guarded(
             raise RuntimeError("the job ended before shutdown")
     except Exception as error:
         crash = JobCrashed(job.name, str(error) or type(error).__name__)
-        if isinstance(error, StartRefused):  # the caller tells the operator
+        if isinstance(error, StartRefused):  # the caller shows it to the operator, so it is not logged
             raise crash from error
         provider.services.telemetry.log.critical("a job crashed", job=job.name, exc_info=error)
         on_crash(crash)

@@ -435,7 +435,7 @@ def make_services(
 
 
 def _note_call_elsewhere(notifier: Notifier, callers: Callers, name: str) -> None:
-    with notifier.only_here():  # the process that was called has told the others
+    with notifier.only_here():  # that process has notified all others already
         callers.note(ProviderId(name))
 
 

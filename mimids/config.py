@@ -104,7 +104,7 @@ class FederationSettings:
     decided: dict[ProviderId, bool] = attrs.field(factory=dict, init=False, eq=False)
 
     def allows(self, provider: ProviderId, *, us: ProviderId) -> bool:
-        """Tell whether `provider` is allowed, for calls in both directions; our own name never is."""
+        """Tell whether `provider` is allowed, for calls in both directions; our own name is never allowed."""
         return provider != us and self.decided.get(provider, self.allows_by_itself(provider))
 
     def allows_by_itself(self, provider: ProviderId) -> bool:
@@ -147,7 +147,7 @@ class KeyPackageSettings:
 
 @attrs.frozen(kw_only=True)
 class TokenSettings:
-    """What happens when claims with a bearer token are followed by no Welcome."""
+    """What happens if KeyPackages are claimed with a bearer token, but no Welcome follows."""
 
     abuse: Literal["warn", "revoke", "off"] = key("warn")
     abuse_claims: int = key(50)
@@ -324,7 +324,7 @@ def load(path: Path) -> Config:
         raise ConfigError(
             [f"{path}: cannot be read ({error.strerror}); `mimids init` writes a configuration"]
         ) from error
-    except (ValueError, RecursionError) as error:  # also for a number of thousands of digits
+    except (ValueError, RecursionError) as error:  # ValueError: also a number with thousands of digits
         raise ConfigError([f"{path}: this is not valid TOML: {error}"]) from error
     try:
         return parse(table, path.parent)
@@ -419,7 +419,7 @@ def _missing(table: Mapping[str, object]) -> str:
 
 
 def _nearest(name: str, known: list[str]) -> str:
-    """Say which key or section was probably meant by an unknown one."""
+    """Say which known key or section an unknown name probably stands for."""
     for section, kind in _SECTIONS.items():
         if name in keys(kind):
             return f"this key belongs in section [{section}]"

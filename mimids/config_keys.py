@@ -22,7 +22,7 @@ from mimids.wire.ids import CipherSuite, ProviderId, provider_id
 Url = NewType("Url", str)  # https://host[:port], nothing after it
 StoreUrl = NewType("StoreUrl", str)  # postgresql://[user@]host[:port][,host...]/database[?parameters], no password
 WebOrigin = NewType("WebOrigin", str)  # as a browser writes it into Origin (RFC 6454 section 6.2)
-Contact = NewType("Contact", str)  # a mailto or https URL; "" is none
+Contact = NewType("Contact", str)  # a mailto or https URL; "" means no contact
 SuiteCodePoints = NewType("SuiteCodePoints", dict[CipherSuite, str])  # cipher suites by name, or `OFF`
 
 METADATA: Final = "key"
@@ -34,14 +34,14 @@ _UNITS_OF_A_DAY: Final = {"days": 1, "hours": 24, "seconds": 86_400, "millisecon
 
 @attrs.frozen
 class TcpAddress:
-    """An address or name of this machine, and a port to listen on; port 0 is any free one."""
+    """An address or name of this machine, and a port to listen on; port 0 means any free port."""
 
     host: str
     port: int
 
     @property
     def is_loopback(self) -> bool:
-        """Tell whether only this machine can reach it."""
+        """Tell whether only this machine can reach the address."""
         try:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:

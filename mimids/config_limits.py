@@ -13,8 +13,8 @@ from mimids.config_keys import key
 class Limits:
     """Sizes, rates and quotas. Rates and quotas count for one device, user or provider; 0 means no limit.
 
-    A reload of the configuration replaces the values of the one record that a provider has, so a value is read from it
-    whenever it is needed.
+    A provider has one such record, and a reload of the configuration replaces its values. So do not keep a value: read
+    it from the record each time that it is needed.
     """
 
     # sizes

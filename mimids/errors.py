@@ -101,7 +101,7 @@ class Unauthenticated(MimiError):
 
 
 class OriginNotAllowed(MimiError):
-    """A page of another origin opens a stream; the operator lists the origins of pages in `web_origins`."""
+    """A page opens a stream, but the operator has not listed the origin of the page in `web_origins`."""
 
     code, status, title = "origin-not-allowed", HTTPStatus.FORBIDDEN, "pages of this origin may not use this provider"
 

@@ -143,7 +143,7 @@ METRICS: Final[Mapping[str, Metric]] = {
         "open connections", "near [listen] connections: raise that limit, or find out who holds them", "listener"
     ),
     "mimids_listener_waiting": _gauge(
-        "requests that wait for news", "near half of [listen] connections: clients should use streams", "listener"
+        "waiting requests (`Prefer: wait`)", "near half of [listen] connections: clients should use streams", "listener"
     ),
     "mimids_listener_refused": _hits(
         "connections refused because the listener was full",
@@ -209,7 +209,8 @@ METRICS: Final[Mapping[str, Metric]] = {
         "growing: clients name wrong providers or old KeyPackages; the log says which provider refused, and why",
     ),
     "mimids_peer_behind_messages": _gauge(
-        "undelivered messages of our groups, in the first 256 partitions changed since the provider had all messages",
+        "undelivered messages of our groups in at most 256 partitions, the first that changed since the provider had"
+        " all messages",
         "growing: look at that provider",
         "peer",
     ),
@@ -283,11 +284,11 @@ METRICS: Final[Mapping[str, Metric]] = {
         "if the sum over all processes is not 1 for a minute, see `mimids processes`",
     ),
     "mimids_processes_lag_milliseconds": _gauge(
-        "how far this process is behind in what it hears of the other processes, by its last sign of life",
+        "how long a message between the processes takes to reach this process, measured with its own last sign of life",
         "over 1000 for a minute: this process, its machine or the database is overloaded",
     ),
     "mimids_processes_alive": _gauge(
-        "processes of the provider that this process knows to be alive, with itself",
+        "processes of the provider that this process knows to be alive, itself included",
         "lower than the number that you started: see `mimids processes`",
     ),
     "mimids_sweeper_sweeps": _counter("sweeps that deleted expired data", "not growing: expired data is not deleted"),

@@ -1,4 +1,4 @@
-"""Owners: on whose behalf a task works. What many tasks wait for is given to one owner after the other."""
+"""Owners: on whose behalf a task works. If many tasks wait for the same thing, their owners get it in turn."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class FairQueue(Generic[T]):
         return self.pop_of(next(iter(self._items)))
 
     def pop_of(self, owner: Owner) -> T:
-        """Remove and return the oldest item of an owner, whose next turn comes after all others."""
+        """Remove and return an owner's oldest item; the owner's next turn then comes after those of all others."""
         items = self._items.pop(owner)
         item = items.popleft()
         self._length -= 1

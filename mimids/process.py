@@ -156,9 +156,9 @@ async def _until_signalled(
 
 
 async def _reload_at(hangups: AsyncIterator[int], bound: ServingProvider, log_findings: LogFindings) -> None:
-    """Log the findings of the start.
+    """Log what the checks find; at each SIGHUP, reload the configuration and log the findings again.
 
-    At each SIGHUP, reload and log findings again. Return when the terminal is closed.
+    Return when the terminal is closed.
     """
     services = bound.provider.services
     find = partial(log_findings, services.config, services.telemetry.log)

@@ -1,8 +1,9 @@
 """The log and the metrics of one provider. Nothing is global to the process, so two providers in it stay separate.
 
 No line contains a user, a token, a partition key or a body. Each request gets a line, except requests to the gateway
-and the relay. Requests to these two are only counted. Their counts, and all metrics that they change, are published
-every five minutes: somebody who could compare the times of requests at two providers would learn who fetched what.
+and the relay. Requests to these two, the unlinkable requests, are only counted. Their counts, and all metrics that they
+change, are published every five minutes: somebody who could compare the times of requests at two providers would learn
+who fetched what.
 Formatting is fast, because each request needs a line (docs/decisions/0007).
 """
 

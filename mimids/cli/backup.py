@@ -186,7 +186,7 @@ def _copy(source: Path, target: Path, progress: Progress) -> None:
 
 
 def _prepare(tx: Tx, config: Config, moment: Milliseconds, newer: Tx | None) -> Prepared:
-    """Prepare a copy for use; `newer` is the database that it replaces, if it can be used."""
+    """Prepare a copy for use; `newer` is the database that the copy replaces, if that can be used."""
     context = Context.of(config, _now())
     prepared = prepare(tx, context, moment, newer)
     backups.unmark(tx)
@@ -196,7 +196,10 @@ def _prepare(tx: Tx, config: Config, moment: Milliseconds, newer: Tx | None) -> 
 
 @contextmanager
 def _newer(path: Path, copy: Path, moment: Milliseconds) -> Iterator[Tx | None]:
-    """Yield the database that is replaced; None if it is not readable, up to date, and a later state of the backup."""
+    """Yield the database that is replaced, or None.
+
+    None means that it cannot be read, is of an older version, or is not a later state of the database in the backup.
+    """
     with ExitStack() as opened:
         newer: Tx | None = None
         try:

@@ -95,7 +95,7 @@ def example(*lines: str) -> Callable[[click.Command], click.Command]:
 
 
 def program() -> str:
-    """Return the quoted command that starts this program again: as it was started, or "mimids" if that is found."""
+    """Return the quoted command that starts this program again: "mimids" if a shell finds it, or as it was started."""
     started, found = Path(sys.argv[0]), shutil.which("mimids")
     if started.name == "__main__.py":
         return f"{shlex.quote(sys.executable)} -m mimids"

@@ -206,7 +206,7 @@ def init(
     """Set up a provider in DIRECTORY: configuration, certificates, key file, database.
 
     Without --provider it asks for the domain. Without --certificate it issues a certificate by an authority of its own.
-    That certificate can be used both as a server and as a client of other providers.
+    Such a certificate is valid both for the listeners and for calls to other providers.
     """
     if (options["certificate"] is None) != (options["private_key"] is None):
         raise click.UsageError("--certificate and --private-key belong together: give both, or neither")

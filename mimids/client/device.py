@@ -251,7 +251,7 @@ class Device:
     async def positions(self, hub: ProviderId, partition_keys: Sequence[PartitionKey]) -> tuple[Position, ...]:
         """Return for each key up to which counter the device's own provider has the partition; the hub is not asked.
 
-        If `known` is 0, or `next_counter` differs from the device's own, call `receive` (semantics:
+        If `known` is 0, or `next_counter` differs from the device's own counter, call `receive` (semantics:
         following-and-delivery).
         """
         found: list[Position] = []

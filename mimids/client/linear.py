@@ -38,8 +38,8 @@ async def commit_with_retry(
     """Send the commit that `make` makes; if another commit came first, have `apply` process it, then try again.
 
     `apply` gets the messages from the attempt's counter on, up to the commit that came first, and the counter of the
-    first of these messages. It drops the member's own pending commit and processes the messages, so that the next
-    attempt is of the new epoch. It may skip messages that the member got in another way meanwhile.
+    first of these messages. It has to drop the member's own pending commit and to process the messages, so that `make`
+    makes the next commit in the new epoch. It may skip messages that the member got in another way meanwhile.
 
     Raises `CommitSuperseded` after `tries` attempts, or if the commit that came first cannot be received.
     """

@@ -82,7 +82,7 @@ class Stream:
         self._limits = SendLimits(0, 0)
         self._backoff = backoff
         self._asks_caught_up = caught_up
-        self._ask_caught_up = False  # on this connection, once its keys are presented
+        self._ask_caught_up = False  # whether to ask on this connection, once all keys are presented
         self._positions = Positions()
         self._outbox = Outbox()
         self._events = EventQueue()
@@ -230,7 +230,7 @@ class Stream:
             raise lost[0]
 
     def _start_connection(self, tasks: TaskGroup) -> None:
-        """Begin a new connection: queue everything that the provider must be told on it again."""
+        """Begin a new connection: queue everything that must be sent to the provider again."""
         self._disconnect, self._disconnecting = tasks.cancel_scope.cancel, False
         self._connections += 1
         self._frame_numbers = count(1)

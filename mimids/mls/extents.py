@@ -43,12 +43,12 @@ _OPTIONAL_MASKS: Final = tuple(1 + len(varint.mls(size)) + size for size in _MAS
 def end_of_message(
     data: bytes, body: int, end: int, *, tagged: bool, declared: int | None, certain: bool = True
 ) -> int | None:
-    """Return where the message ends that has a proposal whose body begins at `body`; None if that is not certain.
+    """Return where a message with a proposal ends; None if the end is not certain.
 
-    `end` is the end of the enclosing structure. `tagged` tells that the message has a membership tag. `declared` is the
-    offset at which the message ends if the body has the declared layout (opaque<V> for an unknown type), or None if the
-    message does not parse with that layout. If the declared layout is not `certain`, it is used only if nothing that
-    looks like a signature, and a membership tag if `tagged`, ends at another offset.
+    The body of the proposal begins at `body`, and the enclosing structure ends at `end`. With `tagged`, the message has
+    a membership tag. `declared` is the offset at which the message ends if the body has the declared layout (opaque<V>
+    for an unknown type), or None if the message does not parse with that layout. If `certain` is false, `declared` is
+    used only if no signature (with a membership tag behind it, if `tagged`) seems to end at another offset.
     """
     found = _first_end(data, body, end, tagged=tagged, declared=declared, certain=certain)
     if found is None:

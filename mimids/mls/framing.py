@@ -207,7 +207,7 @@ def _unparsed_proposal(
     """Read a message with a proposal that RFC 9420 does not define, if its body does not have the declared layout.
 
     The function finds the end of the message, and takes the octets before the signature as the body (see `extents`).
-    `certain` tells that the declared layout has a signature at the right place. Returns None for other messages, and if
+    With `certain`, the declared layout has a signature at the right place. Returns None for other messages, and if
     the declared layout is right. Raises `WireError` if the end is not certain.
     """
     start, end = reader.pos, reader.end

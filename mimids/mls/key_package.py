@@ -146,7 +146,7 @@ def _extensions_covered(extensions: tuple[Extension, ...], leaf: LeafNode) -> bo
 
 
 def _is_last_resort(package: KeyPackageIn) -> bool:
-    """Look for a last resort's component, or earlier drafts' extension (draft-ietf-mls-extensions section 5.4)."""
+    """Look for the component of a last resort (draft-ietf-mls-extensions section 5.4), or for its earlier extension."""
     if extension_data(package.extensions, ExtensionType.LAST_RESORT_KEY_PACKAGE) is not None:
         return True
     try:

@@ -1,8 +1,8 @@
 """Signature key pairs of this provider, each derived from a seed of 32 octets, and the signed Remove proposals.
 
 A seed has the same size for every signature scheme, so all private keys are stored in the same form. An Ed25519 key is
-the seed itself (RFC 8032 section 5.1.5); other keys are derived from it with HKDF-Expand (RFC 5869). For a NIST curve,
-64 bits more than the size of its order are derived, and reduced modulo the order (FIPS 186-5 section A.2.1).
+the seed itself (RFC 8032 section 5.1.5); other keys are derived from the seed with HKDF-Expand (RFC 5869). For a NIST
+curve, 64 bits more than the size of its order are derived, and reduced modulo the order (FIPS 186-5 section A.2.1).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _CURVES: Final[dict[str, tuple[ec.EllipticCurve, int]]] = {
 }
 _ED448_SIZE: Final = 57
 _ML_DSA_SEED_SIZE: Final = 32
-SCHEMES: Final = frozenset({"Ed25519", "Ed448", *_CURVES, *ML_DSA_SCHEMES})  # the schemes of which keys can be derived
+SCHEMES: Final = frozenset({"Ed25519", "Ed448", *_CURVES, *ML_DSA_SCHEMES})  # the schemes for which keys can be derived
 
 
 def cipher_suites_of(scheme: str) -> tuple[int, ...]:

@@ -25,7 +25,7 @@ KEM_SIZES: Final[Mapping[str, tuple[int, int]]] = {
     "ML-KEM-1024 and P-384": (1665, 1665),
 }
 
-# Octets of a signature key: RFC 8032; of a NIST curve an uncompressed point; FIPS 204 section 4.
+# Octets of a public signature key: RFC 8032; an uncompressed point for a NIST curve; FIPS 204 section 4.
 SIGNATURE_KEY_SIZES: Final[Mapping[str, int]] = {
     "Ed25519": 32,
     "Ed448": 57,
@@ -58,8 +58,9 @@ CLASSICAL: Final = (
     SuiteRow("MLS_256_DHKEMP384_AES256GCM_SHA384_P384", "P-384", 48, "P-384", (7,)),
 )
 
-# The post-quantum suites that may have code points. The default code points are those of OpenMLS 0.9, and of ts-mls 1.6
-# as far as OpenMLS does not use them for suites with another hash or signature scheme: 0x004D and 0x0053 to 0x0058.
+# The post-quantum suites that may have code points. The default code points are those of OpenMLS 0.9, and 0x004D and
+# 0x0053 to 0x0058 of ts-mls 1.6. OpenMLS uses the other code points of ts-mls for suites with another hash or signature
+# scheme.
 POST_QUANTUM: Final = (
     # draft-ietf-mls-pq-ciphersuites-06
     SuiteRow("MLS_128_MLKEM768X25519_AES128GCM_SHA256_Ed25519", "X-Wing", 32, "Ed25519", (0x004F,)),
@@ -76,7 +77,7 @@ POST_QUANTUM: Final = (
     # OpenMLS, from before the draft
     SuiteRow("MLS_256_XWING_CHACHA20POLY1305_SHA256_Ed25519", "X-Wing", 32, "Ed25519", (0x004D,)),
     SuiteRow("MLS_256_MLKEM1024_AES256GCM_SHA512_MLDSA87", "ML-KEM-1024", 64, "ML-DSA-87", (0x0906, 0x0055)),
-    # ts-mls, without a suite that it has in common with OpenMLS
+    # ts-mls, without the suite that OpenMLS has too
     SuiteRow("MLS_128_MLKEM512_AES128GCM_SHA256_Ed25519", "ML-KEM-512", 32, "Ed25519", (0x004D,)),
     SuiteRow("MLS_128_MLKEM512_CHACHA20POLY1305_SHA256_Ed25519", "ML-KEM-512", 32, "Ed25519", ()),
     SuiteRow("MLS_256_MLKEM768_AES256GCM_SHA384_Ed25519", "ML-KEM-768", 48, "Ed25519", ()),
@@ -91,4 +92,4 @@ POST_QUANTUM: Final = (
 )
 
 POST_QUANTUM_NAMES: Final = tuple(row.name for row in POST_QUANTUM)
-OFF: Final = "none"  # in place of a name: nothing has this code point
+OFF: Final = "none"  # stands in the place of a name: no suite has this code point

@@ -219,9 +219,8 @@ def verify_with_label(suite: Suite, key: bytes, label: bytes, content: bytes, si
 def sign_with_label(suite: Suite, private_key: bytes, label: bytes, content: bytes) -> bytes:
     """SignWithLabel (RFC 9420 section 5.1.2), for clients and tests.
 
-    `private_key` is the seed (EdDSA, ML-DSA) or the scalar, big-endian (ECDSA); raises `ValueError` if it is
-    invalid. ECDSA and ML-DSA are randomized, so two signatures of
-    the same content differ.
+    `private_key` is the seed (EdDSA, ML-DSA) or the scalar, big-endian (ECDSA). Raises `ValueError` if it is
+    invalid. ECDSA and ML-DSA are randomized, so two signatures of the same content differ.
     """
     signed = sign_content(label, content)
     if suite.scheme == "Ed25519":

@@ -1,4 +1,4 @@
-"""HKDF with SHA-256 (RFC 5869), with OpenSSL's HMAC in one call, because `cryptography` makes several objects."""
+"""HKDF with SHA-256 (RFC 5869). Each HMAC is one call of OpenSSL; `cryptography` would make several objects for it."""
 
 from __future__ import annotations
 

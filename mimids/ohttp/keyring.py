@@ -32,8 +32,8 @@ from mimids.wire.codec import OPAQUE_V, UINT8, UINT64
 from mimids.wire.declare import encode, struct, wire
 
 MARGIN_SECONDS: Final = 600
-AHEAD_SECONDS: Final = 3600  # a key that is created this far in the future was made by a clock that was ahead
-STORED_AHEAD_SECONDS: Final = 300  # before a key is served: several times as long as until every process reads it
+AHEAD_SECONDS: Final = 3600  # a created_at this far in the future shows that the clock was ahead when the key was made
+STORED_AHEAD_SECONDS: Final = 300  # from storing a key to serving it; every process reads it much sooner
 TOGETHER_SECONDS: Final = 60  # keys that are made together are dated a second apart, and the last one is served
 MAX_AGE_SECONDS: Final = 86400  # caches ask again within a day, so that clients use a new key soon
 KEY_IDS: Final = 256
@@ -136,7 +136,7 @@ class Keyring:
         return self.rotation_due_at(now) - min(STORED_AHEAD_SECONDS, self.schedule.rotate // 2)
 
     def next_row(self, now: int, octets: bytes, *, skipped: int = 0) -> KeyRow:
-        """Return the next key, made of 32 random octets and served from `now` on; store it before it is served.
+        """Return the next key, made of 32 random octets and to be served from `now` on; store it before that time.
 
         Leave out `skipped` identifiers after the newest key's: they may have been given to keys that are not in `rows`.
         """

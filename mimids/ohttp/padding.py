@@ -30,7 +30,7 @@ def pad_request(message: bytes) -> bytes:
 
 
 def pad_response(message: bytes, results: int = 1) -> bytes:
-    """Pad an encoded Binary HTTP response to its size class, or to the class of `results` KeyPackages if it is larger.
+    """Pad an encoded Binary HTTP response to its size class, or to that of `results` KeyPackages if that is larger.
 
     The size of a bundle's answer then does not show how many of its requests got a KeyPackage.
     """

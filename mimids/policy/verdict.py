@@ -41,8 +41,8 @@ Found = tuple[Fact, ...] | None
 class Refusal:
     """A message is refused by a rule; all fields may be shown to the sender.
 
-    `lasting` tells that the content of the message is refused for the whole epoch, from every sender. If the message is
-    a proposal, its reference is stored, and a commit that covers it is refused too.
+    If `lasting` is true, the content of the message is refused for the whole epoch, from every sender. If the message
+    is a proposal, its reference is stored, and a commit that covers the proposal is refused too.
     """
 
     rule: str

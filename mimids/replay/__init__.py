@@ -1,1 +1,1 @@
-"""The work of `mimids mls`: replay recorded groups, and print MLS objects as text."""
+"""What `mimids mls` does: replay recorded groups, and print MLS objects as text."""

@@ -24,7 +24,7 @@ from mimids.replay.story import Story
 def replay(text: str, *, now_s: int) -> Iterator[Record]:
     """Yield one record for each message of a recording; raise `ValueError` if the text has neither format.
 
-    `now_s` is the time in seconds since 1970. A story may have KeyPackages on lines: their lifetimes must include that
+    `now_s` is the time in seconds since 1970. If a line of a story is a KeyPackage, its lifetime must include that
     time. No other lifetimes are checked.
     """
     whole = _parse_json(text)

@@ -37,7 +37,7 @@ class MovableClock:
         return Milliseconds(self.now() - self._jumped)
 
     def boot(self) -> str:
-        """Return always the same name, because the machine never restarts."""
+        """Return the same name every time, because the machine never restarts in a test."""
         return "test"
 
     async def sleep(self, seconds: float) -> None:
@@ -64,7 +64,7 @@ class MovableClock:
             self.set(self._offset, self._stopped_at + _milliseconds(seconds))
 
     def jump(self, seconds: float) -> None:
-        """Set the clock forward or back, as an operator or a time server would, without passing of time."""
+        """Set the clock forward or back, as an operator or a time server would, while no time passes."""
         self._jumped += _milliseconds(seconds)
         self.advance(seconds)
 

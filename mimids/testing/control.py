@@ -44,7 +44,7 @@ class Control:
                 raise NotAnswering(str(error) or type(error).__name__) from error
 
     def send_start(self, start: Mapping[str, Any]) -> None:
-        """Send what the process must run. Once this runs, the process sends a message; read it with `wait_message`."""
+        """Tell the process what to run. When that runs, the process sends a message, which `wait_message` returns."""
         with self._lock:
             self._socket.settimeout(ANSWER_SECONDS)
             self._socket.sendall(_line(start))

@@ -70,9 +70,9 @@ def origins(urls: Iterable[str]) -> frozenset[str]:
 
 
 def is_allowed(endpoint: EndpointUrl, listed: Collection[str]) -> bool:
-    """Tell whether a device may name this endpoint: a name at port 443, or an origin that the operator listed.
+    """Tell whether a device may name this endpoint: it has a host name and port 443, or the operator listed its origin.
 
-    If the origin is not listed, the addresses of the name are checked when we connect.
+    If the origin is not listed, the addresses of the host are checked when we connect.
     """
     if endpoint.origin in listed:
         return True

@@ -25,7 +25,7 @@ CipherSuite = NewType("CipherSuite", int)
 
 MLS10: Final = ProtocolVersion(1)
 FIRST_COUNTER: Final = Counter(0)
-LAST_COUNTER: Final = Counter(0x7FFF_FFFF)  # the largest one, so that a sum of counters and lengths fits everywhere
+LAST_COUNTER: Final = Counter(0x7FFF_FFFF)  # the largest; sums of counters and lengths fit everywhere
 NO_LONGER_FOLLOWED: Final = Counter(0xFFFF_FFFF)  # in PushResponse: the hub should push no more of this partition
 GROUP_ID_OCTETS: Final = 256  # the longest group id
 
@@ -41,7 +41,10 @@ _CONTROLS: Final = frozenset((*range(0x20), 0x7F))
 
 
 class Secret:
-    """Octets that must not be in a log or an error text. They are stored only encrypted or hashed."""
+    """Octets that must not be in a log or an error text.
+
+    The database has only hashes of partition keys and tokens; `ohttp.at_rest` says how it has private keys.
+    """
 
     __slots__ = ("_octets",)
 
@@ -125,8 +128,8 @@ def local_user_id(provider: ProviderId, name: str) -> UserId:
 
 
 # The one spelling of each user id (RFC 3986 section 6.2.2). Two spellings of one user would be two users to a database.
-# So another spelling is refused wherever a user id is written, with what is wrong. In a group's leaf nodes and lists
-# nothing can be refused for its spelling; there, ids are normalized before they are compared.
+# So wherever a user id is written, another spelling is refused, and the error says what is wrong with it. In a group's
+# leaf nodes and lists nothing can be refused for its spelling; there, ids are normalized before they are compared.
 
 
 def normal_user_id(octets: bytes, *, device: bool = False) -> UserId | None:
@@ -206,7 +209,7 @@ def _normal(segment: str) -> str:
 def _segment_fault(segment: str) -> str | None:
     """Return what is wrong with a name in its normal spelling."""
     if segment in (".", ".."):
-        return "a name must not be a dot segment (RFC 3986 section 6.2.2.3)"
+        return "a name must not be `.` or `..`, a dot segment (RFC 3986 section 6.2.2.3)"
     if any(int(found[1], 16) in _CONTROLS for found in _ENCODED.finditer(segment)):
         return "a name must not have control characters"
     return None

@@ -51,7 +51,7 @@ T = TypeVar("T")
 # bound is far above the number of items in our own requests and answers.
 MOST_KEY_PACKAGES: Final = 16_384  # in an upload
 MOST_BUNDLED: Final = 1024  # requests, sealed by anybody: the gateway takes 5 ms to decode them
-MOST_POSITIONS: Final = 256  # partitions in one question for positions: about 10 ms of a reader
+MOST_POSITIONS: Final = 256  # keys in a PositionsRequest, whose answer takes a reader of the database about 10 ms
 MOST_SUCCESSORS: Final = 64  # successors of one partition in the answer, which then has at most 0.6 MiB
 MOST_JOINERS: Final = 4096  # in one Welcome, and in one welcome/init, which takes about 25 ms of the writer
 MOST_STATUSES: Final = 32_768  # for the Welcomes of one commit: 16,384 references, and 16,384 Adds
@@ -329,7 +329,7 @@ class PositionsRequest:
 
 @struct
 class Position:
-    """Up to which counter the provider has a partition; all fields are zero or empty if the provider does not say."""
+    """Up to which counter the provider has a partition; if it cannot say, all fields are zero or empty."""
 
     known: int = wire(UINT8)  # 1: the provider has the partition
     first_counter: Counter = wire(POSITION_COUNTER)  # of the oldest message that is kept; without one, next_counter
@@ -542,7 +542,7 @@ class RecoverRequest:
 
 @struct
 class RecoverResponse:
-    """A page of the messages that were asked for, as they were pushed; without epochs if there are no more."""
+    """A page of the messages that were asked for, as they were pushed. A page without epochs is the last."""
 
     version: ProtocolVersion = wire(PROTOCOL_VERSION)
     cipher_suite: CipherSuite = wire(CIPHER_SUITE)

@@ -238,7 +238,7 @@ export const PositionsRequest: Codec<PositionsRequest> = struct("PositionsReques
   partitionKeys: vector(fixed(16), 256),
 });
 
-/** Up to which counter the provider has a partition; all fields are zero or empty if the provider does not say. */
+/** Up to which counter the provider has a partition; if it cannot say, all fields are zero or empty. */
 export interface Position {
   known: number;
   firstCounter: bigint;
@@ -466,7 +466,7 @@ export const RecoverRequest: Codec<RecoverRequest> = struct("RecoverRequest", {
   known: vector(KnownPartition, 262144),
 });
 
-/** A page of the messages that were asked for, as they were pushed; without epochs if there are no more. */
+/** A page of the messages that were asked for, as they were pushed. A page without epochs is the last. */
 export interface RecoverResponse {
   version: number;
   cipherSuite: number;

@@ -90,7 +90,7 @@ def _validity(check: str, path: Path, chain: list[x509.Certificate]) -> Finding:
 
 
 def _purpose(check: str, path: Path, *, client: bool) -> Iterator[Finding]:
-    """Check whether a certificate may be used as a server, or (with `client`) for calls to other providers.
+    """Check whether a certificate may be used by a server, or (with `client`) for calls to other providers.
 
     Public authorities stop issuing certificates for clientAuth. A provider that uses such an authority needs a second
     certificate and key for its calls.

@@ -22,7 +22,7 @@ from mimids.store.engine.access import read_here
 from mimids.store.push_subscriptions import endpoints
 from mimids.web_push.subscription import parse_endpoint
 
-SERVICES: Final = 8  # the check calls at most so many: the push services that most of our devices use
+SERVICES: Final = 8  # the check calls at most this many push services: those that most of our devices use
 
 
 def push_key(config: Config) -> Finding:

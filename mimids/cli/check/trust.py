@@ -1,4 +1,4 @@
-"""Whether any authority is trusted for each of the other providers that the configuration names."""
+"""Check that some authority is trusted for each of the other providers that the configuration names."""
 
 from __future__ import annotations
 

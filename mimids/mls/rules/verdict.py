@@ -51,7 +51,7 @@ class Missing:
 
 @attrs.frozen
 class Unknown:
-    """Not refused. The next state after a commit is unknown; whether any other message is valid is unknown."""
+    """Not refused. For a commit, the next state is unknown; for another message, it is unknown if it is valid."""
 
     missing: tuple[Missing, ...]
 
