@@ -82,7 +82,7 @@ class EarlyRetries:
         self._called: set[ProviderId] = set()  # the providers in `_tried` that `take_due` may return
 
     def heard(self, provider: ProviderId) -> None:
-        """Make a provider due for an early retry, because it has called us. This is cheap if it is not in back-off."""
+        """Make a provider that has called us due for an early retry; do next to nothing if it is not in back-off."""
         tried = self._tried.peek(provider)
         if tried is None or tried.has_called:
             return
@@ -131,7 +131,7 @@ class EarlyRetries:
         return [(self._due_at(provider) - now) / 1000 for provider in self._called]
 
     def _offer(self, provider: ProviderId) -> None:
-        if provider not in self._called:  # otherwise a job would wake itself at each failure
+        if provider not in self._called:  # so that a job does not wake itself at each failure
             self._called.add(provider)
             self._wake()
 

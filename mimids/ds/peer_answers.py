@@ -33,7 +33,7 @@ class AnswerDecoder:
         return await self.decode_by(codec(cls), octets, f"a {cls.__name__}", of=of)
 
     async def decode_by(self, by: Codec[T], octets: bytes, what: str, *, of: ProviderId) -> T:
-        """Decode what a provider answered by a codec; raise `PeerFailed` if it is not `what`."""
+        """Decode a provider's answer with a codec; raise `PeerFailed` if it is not `what`."""
         return await self.read_by(by.decode, octets, f"the answer is not {what}", of=of)
 
     async def read_by(self, read: Callable[[bytes], T], octets: bytes, fault: str, *, of: ProviderId) -> T:
@@ -46,7 +46,7 @@ class AnswerDecoder:
             raise PeerFailed(fault) from error
 
     async def run(self, work: Callable[[], T], *, of: ProviderId) -> T:
-        """Do work about what a provider answered in a worker thread."""
+        """In a worker thread, do work on an answer of a provider."""
         async with self._turn(of):
             return await trio.to_thread.run_sync(work, limiter=self._workers)
 
@@ -76,4 +76,4 @@ def expect_empty(answer: PeerAnswer) -> None:
     Welcome would be lost.
     """
     if answer.body:
-        raise PeerFailed("the answer should be empty")
+        raise PeerFailed("the answer has a body, but must be empty")

@@ -80,8 +80,8 @@ class Peers(Protocol):
     ) -> PeerAnswer:
         """Exchange one request; with `wait_seconds` the peer may wait that long before it answers.
 
-        Without `timeout_seconds`, the timeout of the complete answer is `[federation] answer_seconds`; `wait_seconds`
-        are added to it.
+        Without `timeout_seconds`, the complete answer must come within `[federation] answer_seconds`, plus
+        `wait_seconds`.
 
         Raises the `MimiError` with which the peer refuses. Raises `PeerUnavailable` if the peer does not answer or has
         a fault (`retry_after` is the delay that it asks for), `PeerFailed` if its answer makes no sense, and

@@ -54,7 +54,7 @@ Join = Callable[[str], AbstractAsyncContextManager[Member]]
 
 
 def new_name() -> str:
-    """Return a name for this process, from which an operator finds it."""
+    """Return a name for this process, by which an operator finds the process."""
     return f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(2)}"
 
 
@@ -63,7 +63,7 @@ class ProcessStatistics:
     """Whether this process runs the jobs that run in one process, and what it knows of the other processes."""
 
     runs_jobs: int
-    lag_milliseconds: int  # how far it is behind in what it hears
+    lag_milliseconds: int  # how far this process is behind in hearing the others
     alive: int  # processes, with this one
 
 

@@ -42,7 +42,7 @@ CLOCK: Final = (
     ),
     Command(
         name="clock confirm",
-        summary="Confirm that the clock is right after a jump; retention uses its time a day later.",
+        summary="Confirm that the clock is right after a jump; retention uses the clock's time a day later.",
         work=_confirm,
         answer=_EXAMPLE,
         example="mimids clock confirm",

@@ -354,7 +354,7 @@ class Departures:
     # --- KeyPackages of older versions --------------------------------------------------------------------------
 
     async def _read_stock(self) -> None:
-        """After an update of mimids, once: record the signature keys of KeyPackages that an older version stored."""
+        """After an update of mimids, record the signature keys of KeyPackages that an older version stored."""
         if self._stock_read:
             return
         done = await self._store.read(lambda tx: ohttp.setting(tx, _STOCK_READ))

@@ -329,7 +329,7 @@ class HubCalls:
         self._notifier.add(self._timer, heard_topic(calls.hub.provider))
 
     def _end_pause(self, calls: _HubCalls) -> None:
-        """End the back-off of a hub that has just called or answered. If an early retry failed, end it later."""
+        """End the back-off of a hub that has just called or answered; if early retries have failed, end it later."""
         if not calls.paused:
             return
         due: int = self._clock.running()

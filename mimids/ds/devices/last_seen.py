@@ -30,7 +30,7 @@ class LastSeen:
         self._clock = clock
         self._connected = connected
         self._unsaved: set[DeviceRow] = set()  # never more entries than devices
-        self._saved: set[DeviceRow] = set()  # today
+        self._saved: set[DeviceRow] = set()  # devices that are stored as seen today
         self._day = self._today()
 
     def note(self, device: DeviceRow) -> None:

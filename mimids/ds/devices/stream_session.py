@@ -1,9 +1,9 @@
 """One live stream to a device: the frames of docs/wire.md over one connection.
 
 Messages that are sent to a device are read from the store, from a cursor of the stream. A notification only says where
-to read, so if it is lost with the connection, no message is lost. A device that reads slowly blocks only the task that
-sends to it. The stream's cursor then falls behind, but nothing is queued in memory. Sends to one hub keep their order
-(`ds.devices.hub_calls`). Partition keys are kept as long as the stream is open.
+to read, so no message is lost if a notification is lost with the connection. A device that reads slowly blocks only the
+task that sends to it. The stream's cursor then falls behind, but nothing is queued in memory. Sends to one hub keep
+their order (`ds.devices.hub_calls`). Partition keys are kept as long as the stream is open.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class FrameChannel(Protocol):
 
 @attrs.define(eq=False)
 class OpenStream:
-    """A stream of a device; cancelling its scope ends it."""
+    """A stream of a device; cancelling its scope ends the stream."""
 
     connection: FrameChannel
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)

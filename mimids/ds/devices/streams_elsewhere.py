@@ -2,8 +2,8 @@
 
 Each process tells the others when the number of streams that a device has there changes. It tells all numbers again
 when another process begins, or was cut off. If a device has too many streams in all processes together, every process
-computes which process must end one, and that process does. What the others know may be out of date for an instant. Then
-too many or too few streams end; a device whose stream ended connects again.
+computes which process must end one, and that process does. What a process knows of the others may be out of date for a
+moment. Then too many or too few streams end; a device whose stream ended connects again.
 """
 
 from __future__ import annotations

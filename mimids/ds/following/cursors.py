@@ -94,7 +94,7 @@ class Cursors:
         asked_at: Milliseconds | None = None,
         went_back: bool = False,
     ) -> None:
-        """Keep the counter from which a device reads: it has all messages before that counter.
+        """Keep the counter from which a device reads: the device has all messages before that counter.
 
         If a request of the device that came after `asked_at` has named another position, that position is kept.
         `went_back` says that the device lost later messages.

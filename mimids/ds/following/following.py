@@ -66,8 +66,8 @@ from mimids.wire.messages import (
     encode_receive_response,
 )
 
-LONG_ANSWER_OCTETS: Final = 65_536  # a shorter answer left no messages out: 1,024 of the smallest are longer
-WAITS_OF_A_DEVICE: Final = 4  # requests in which one hub waits for news; all devices share `calls.WAITS_AT_ONE`
+LONG_ANSWER_OCTETS: Final = 65_536  # a shorter answer left no messages out: 1,024 of the smallest messages are longer
+WAITS_OF_A_DEVICE: Final = 4  # requests that wait at one hub for news; all devices share `calls.WAITS_AT_ONE`
 ANSWERS_AT_ONCE: Final = 64  # messages for one request of a device, which asks again for the rest
 
 
@@ -160,7 +160,7 @@ class Following:
         """Count a device's request that waits at a hub for new messages; raise `Busy` if the device has too many."""
         key = device.row, hub
         if self._waiting[key] >= WAITS_OF_A_DEVICE:
-            raise Busy("too many requests of this device wait for news of this hub; use a stream")
+            raise Busy("this device has too many waiting requests to this hub; use a stream")
         self._waiting[key] += 1
         try:
             yield
@@ -235,8 +235,8 @@ class Following:
         """Present a key to a hub, so that it pushes the partition to us, and store its answer.
 
         Nothing can be stored for a partition that is unknown here: its masked key depends on the group's suite, and the
-        answer does not name the group. Then the messages from the request's counter on are returned, and the hub's
-        first push adds the group. Returns None if the messages are stored. Raises `CounterAhead` if the request's
+        answer does not name the group. In this case the messages from the request's counter on are returned, and the
+        hub's first push adds the group. Returns None if the messages are stored. Raises `CounterAhead` if the request's
         counter is beyond the end of the hub's partition.
         """
         masks = request.partition_key.masks()
@@ -271,9 +271,9 @@ class Following:
     ) -> Epoch:
         """Present the key of a partition that is unknown here; return the messages from the request's counter on.
 
-        The key is first presented at counter 0, because nothing of the partition is stored here. A hub that has pushed
-        the partition before pushes it again from the start. If the answer ends before the counter of the request, the
-        hub is asked from that counter.
+        The key is first presented at counter 0, because nothing of the partition is stored here. If the hub has already
+        pushed the partition to us, it does so again from the start. If the answer ends before the counter of the
+        request, the hub is asked from that counter.
         """
         from_start = ReceiveRequest(request.partition_key, FIRST_COUNTER)
         if not request.counter:
@@ -348,7 +348,7 @@ class Following:
 
         Nothing is raised for groups that we host, so that a device cannot find out which groups there are. If another
         provider hosts the group, raises `UnknownGroup` if the group is unknown here, or if the device never took part
-        in it. Otherwise the device could stop the pushes to our other devices.
+        in it: a device must not stop the pushes that other devices of ours need.
         """
 
         def work(tx: Tx) -> bool:

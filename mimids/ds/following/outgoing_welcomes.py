@@ -145,7 +145,7 @@ class OtherProvider:
 
 @attrs.frozen
 class OwnDevices:
-    """The devices of this server, which is hub and recipient at once."""
+    """The devices of this server, which is both hub and recipient."""
 
     incoming: IncomingWelcomes
     domain: ProviderId

@@ -100,7 +100,7 @@ from mimids.wire.messages import (
 TOPIC: Final = "recovery"  # notifies the job
 IDLE_SECONDS: Final = 600.0
 NOTED_AT_ONCE: Final = 500  # groups, in one transaction
-QUESTIONS_AT_ONCE: Final = 8  # questions to one provider, once it has answered one
+QUESTIONS_AT_ONCE: Final = 8  # questions to one provider that has answered a first question
 QUESTIONS: Final = 128  # questions to all providers together, without the first question to each
 MOST_NAMED_GROUPS: Final = 10_000  # groups that one provider may name and that are not in the backup
 

@@ -232,7 +232,7 @@ class MlsJudge:
     async def prepare(self, store: Store, hub: ProviderId, submissions: Sequence[Submission]) -> None:
         """Load the states of the messages' partitions; in a worker thread, judge the messages that may take long.
 
-        If there are many messages, all are judged here: otherwise the writer would verify their signatures while other
+        If there are many messages, all are judged here, so that the writer does not verify their signatures while other
         writes wait.
         """
         public = [each for each in submissions if isinstance(each.message.message, PublicMessage)]

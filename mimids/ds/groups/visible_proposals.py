@@ -1,6 +1,6 @@
 """The visible proposals of a partition, read from the store as the MLS rules need them.
 
-A proposal is *pending* once it was sequenced: a commit may cover it by reference. It is *refused* if the hub refused
+A proposal is *pending* after it was sequenced: a commit may cover it by reference. It is *refused* if the hub refused
 it for its content: a commit that covers it is refused too.
 """
 

@@ -10,7 +10,7 @@ from mimids.wire.ids import BearerToken, ProviderId, UserId
 
 @attrs.frozen
 class ContactCard:
-    """The data that another user needs to add this user to a group; the bearer token is the right to do so."""
+    """The data that another user needs to add this user to a group; the bearer token gives the right to do this."""
 
     user_id: UserId
     provider: ProviderId

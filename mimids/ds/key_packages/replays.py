@@ -41,7 +41,7 @@ _ITEM: Final = struct.Struct(">BQ")  # status, and row of the KeyPackage or 0
 
 @attrs.frozen
 class ReplayBounds:
-    """The bounds of the store: at most `rows` rows, each kept for at most `kept_seconds`, and derived bounds."""
+    """The bounds of the store: at most `rows` rows, each kept at most `kept_seconds`, and what follows from these."""
 
     rows: int
     kept_seconds: int
@@ -85,7 +85,7 @@ class ReplayStore:
 
     @property
     def rates(self) -> tuple[Rates, ...]:
-        """Return the shares of users and tokens, and that of all together."""
+        """Return the rates of the shares of users and tokens, and of the octets of all answers together."""
         return (self._user_rows, self._token_rows, self._user_octets, self._octets)
 
     def has_room(self, tx: Tx, now: Milliseconds) -> bool:
@@ -116,7 +116,7 @@ class ReplayStore:
             now,
         )
         if used_up is self._octets:
-            return Busy("the replay store is full", retry_after=self._bounds.kept_seconds)
+            return Busy("the gateway is full of kept answers; try again later", retry_after=self._bounds.kept_seconds)
         if used_up is not None:
             return RateLimited(SHARE_LIMIT, max(1, round(self._bounds.kept_seconds / self._bounds.token_rows)))
         if candidate.last_resort and candidate.row is not None:

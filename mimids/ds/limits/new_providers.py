@@ -74,13 +74,13 @@ class NewProviders:
             self._known.put(provider, None)
 
     def affordable(self, sender: Sender, named: Iterable[ProviderId]) -> set[ProviderId]:
-        """Count providers among `named` until the new ones are too many; return those that we may contact."""
+        """Count new providers in `named` while the rate allows; return those counted or known that we may contact."""
         contacted = set()
         for provider in named:
             try:
                 self.take(sender, [provider])
             except RateLimited:
-                continue  # others may be known already
+                continue  # later ones may be known already
             if self._allowed(provider):
                 contacted.add(provider)
         return contacted

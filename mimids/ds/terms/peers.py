@@ -19,7 +19,8 @@ HUB_PATHS: Final = frozenset({"/ds/v1/push", "/ds/v1/welcome/init", "/ds/v1/welc
 class PeersUnderTerms:
     """`ports.Peers` that calls no banned provider, and passes on the terms revision that each answer names.
 
-    The calls that we make as hub name the revision of our own terms, so a follower learns of it without a call.
+    The calls that we make as hub name the revision of our own terms, so a follower learns of a new revision from a
+    call that we make anyway.
     """
 
     def __init__(

@@ -1,11 +1,12 @@
 """Plans of retention: what may be deleted of one group, and when to look at it again.
 
-A provider or a device *waits* for a message if it may still fetch it. A provider waits if it follows the partition. A
-device of ours waits for the messages from the counter with which it presented the partition's key. A device also waits
-for all messages while it is in an earlier epoch, or if it takes part in the group and has no stored position. The
-recipient of a Welcome to the partition waits until the Welcome is fetched. A provider or device without activity for
-`message_days` is *silent*. A message without waiters is deleted when it is older than `acknowledged_message_days`. A
-message for which only silent providers and devices wait is deleted when it is older than `message_days`.
+A provider or a device *waits* for a message that the provider or device may still fetch. A provider waits if it follows
+the partition. A device of ours waits for the messages from the counter with which it presented the partition's key. A
+device also waits for all messages while it is in an earlier epoch, or if it takes part in the group and has no stored
+position. The recipient of a Welcome to the partition waits until the Welcome is fetched. A provider or device without
+activity for `message_days` is *silent*. A message without waiters is deleted when it is older than
+`acknowledged_message_days`. A message for which only silent providers and devices wait is deleted when it is older than
+`message_days`.
 
 Tips are the open partitions at the ends of branches in use. They keep their state, and their proposals, which the next
 commit may cover. An ancestor of a tip expires with its last message. A branch without messages expires if a branch

@@ -35,7 +35,7 @@ class SequencingHub(Protocol):
 
 
 class OwnMessages:
-    """Sends the messages of devices. A device's own messages are remembered if it may be woken: they must not wake it.
+    """Sends the messages of devices. They are remembered if the device may be woken, so that they do not wake it.
 
     A message is not remembered if the hub put somebody else's message before it, and that other message is not stored
     here yet: the other message is news to the device.

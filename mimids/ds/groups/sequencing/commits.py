@@ -75,7 +75,7 @@ class CommitSequencer:
         self._appender.flush()
         existing = self._writers.find(masks)
         if existing is not None:
-            # Otherwise a member could graft one branch onto another (semantics: partitions-and-forks).
+            # A member must not graft one branch onto another (semantics: partitions-and-forks).
             if not existing.detached or not can_attach(self._appender, group, writer.partition, existing):
                 raise PartitionExists
         elif writer.partition.detached:  # then the child is detached too

@@ -28,7 +28,7 @@ Answer = tuple[SendResponse, MaskedPartitionKey | None]  # with the key of the p
 class PartitionWriter(PartitionEnd):
     """A partition while a transaction appends messages to it."""
 
-    commits: list[tuple[Counter, MaskedPartitionKey]]  # the first ones
+    commits: list[tuple[Counter, MaskedPartitionKey]]  # the first commits in it
     opened_here: bool  # in this batch
     stored: dict[bytes, AcceptedMessage | None] = attrs.field(factory=dict)  # earlier messages that were looked up
     answers: dict[bytes, Answer] = attrs.field(factory=dict)  # of the messages of this transaction, by digest
@@ -131,7 +131,7 @@ class PartitionWriters:
             writer = self._open_detached(group, masks) if found is None else self.of(found)
             self._by_key[key.reveal()] = writer
         if writer.partition.group != group.id:
-            raise PartitionExists("this key belongs to another group")
+            raise PartitionExists("partition_key is the key of a partition of another group")
         return writer
 
     def _open_detached(self, group: Group, masks: Sequence[MaskedPartitionKey]) -> PartitionWriter:
