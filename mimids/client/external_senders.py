@@ -32,7 +32,7 @@ class ProviderSignatureKey:
         octets = {name: from_base64url(members[name]) for name in ("signature_key", "credential", "external_sender")}
         sender = decode(ExternalSender, octets["external_sender"])
         if (sender.signature_key, sender.credential.content) != (octets["signature_key"], octets["credential"]):
-            raise ValueError("external_sender has another key or credential than signature_key and credential")
+            raise ValueError("external_sender does not contain this signature_key and credential")
         return cls(
             members["scheme"],
             tuple(members["cipher_suites"]),
