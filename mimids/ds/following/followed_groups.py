@@ -105,7 +105,7 @@ class WantedGroups:
         ours = participations.participants(self._tx, group.id)
         if not ours.left or departures.is_awaited(self._tx, group.id, self._now):
             return group
-        # A device is in the group again: the hub begins to push a partition after it has delivered a Welcome.
+        # If a device is in the group again, the hub begins to push a new partition after it has delivered a Welcome.
         known = partitions.find_partition(self._tx, self._hub, [epoch.masked_partition_key])
         if known is not None or epoch.opening is None:
             return None

@@ -89,7 +89,7 @@ class IncomingWelcomes:
         for ref, device in devices.items():
             welcomes.put_in_inbox(tx, device, row, number, now)
             key_packages.note_welcome(tx, ref)
-        welcomes.drop_served(tx, [row])  # if the devices had it before, its body is not needed
+        welcomes.drop_served(tx, [row])  # if the devices had the Welcome before, its body is not needed
         return set(devices.values())
 
     def _is_banned(self, tx: Tx, number: int, hub: ProviderId, device: DeviceRow) -> bool:

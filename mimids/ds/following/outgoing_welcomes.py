@@ -218,7 +218,7 @@ class OutgoingWelcomes:
                     now, running = self._clock.now(), self._clock.running()
                     latest = Milliseconds(now + int(self._backoff.cap_seconds * 1000))
                     due, next_at, later = await self._store.read(partial(_due, now, latest))
-                    if later:  # they were put off while the clock was ahead
+                    if later:  # these Welcomes were put off while the clock was ahead
                         with suppress(StorageUnavailable):
                             await self._store.write(partial(welcomes.try_all_after, latest=latest))
                             self._notifier.notify(OUTGOING)
@@ -315,7 +315,7 @@ class OutgoingWelcomes:
             async with self._slots.slot(outgoing.provider, outgoing.octets) as slot:
                 offered = await self._store.read(lambda tx: welcomes.unsent(tx, outgoing.id))
                 if offered is None:
-                    return True  # it was cancelled or it expired in the meantime
+                    return True  # the Welcome was cancelled or expired in the meantime
                 await slot.call(partial(recipient.deliver, await self._part_of(offered)))
         except _FINAL as error:
             self._failures.pop(outgoing.provider)

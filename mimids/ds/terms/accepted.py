@@ -43,7 +43,7 @@ RETRY_SECONDS: Final = 30.0  # after a hub refused, or could not be reached
 FETCH_INTERVAL_SECONDS: Final = 1.0  # between two fetches from one hub, however often its terms change
 RENEW_SECONDS: Final = 600.0  # between two fetches from a hub that names no new revision
 ACCEPT_ATTEMPTS: Final = 3  # how often to try if terms change while we accept them
-QUICK_HUBS: Final = 8  # hubs that are asked at the same time; SLOW_HUBS more may be slow
+QUICK_HUBS: Final = 8  # hubs that are asked at the same time, in addition to SLOW_HUBS slow ones
 SLOW_HUBS: Final = 4
 HUBS_REMEMBERED: Final = 10_000
 TERMS_OCTETS: Final = 4 * 1024 * 1024  # of a hub's JSON
@@ -152,7 +152,7 @@ class AcceptedTerms:
         return min([RENEW_SECONDS, *(each / 1000 for each in waits), *self._early.seconds_left()])
 
     async def _renew_once(self, hub: ProviderId) -> None:
-        soon = self._time_after(FETCH_INTERVAL_SECONDS)  # counted from this fetch, not from its end
+        soon = self._time_after(FETCH_INTERVAL_SECONDS)  # counted from the start of this fetch
         try:
             async with self._slots.slot(hub, TERMS_OCTETS) as slot:
                 await slot.call(partial(self.renew, hub))
