@@ -283,7 +283,7 @@ class Device:
         return FoundGroup(decode(GroupInfoBundle, reply.body), linear=reply.headers.get(LINEAR) == "?1")
 
     async def join(self, hub: ProviderId, request: ExternalJoinRequest) -> SendResponse:
-        """Send an external commit; `earlier_commits` in the answer names commits that were sequenced before this one."""
+        """Send an external commit; `earlier_commits` in the answer names the commits sequenced before this one."""
         reply = await self._connection.exchange("POST", f"hubs/{hub}/join", encode(request))
         return decode(SendResponse, reply.body)
 
