@@ -14,7 +14,7 @@ from mimids.wire.ids import GroupId, ProviderId, UserId
 
 SKIPPED = 1_000_000  # revisions: more than the terms can change between two backups
 _UNKNOWN = Milliseconds(0)
-_FIRST_REVISION = "first_revision"  # a setting that exists once the database was restored
+_FIRST_REVISION = "first_revision"  # a setting that only a restored database has
 
 
 @attrs.frozen

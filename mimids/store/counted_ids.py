@@ -5,8 +5,8 @@ numbers, an id that another server, a device or the operator still knows would b
 restore every counted id continues at a number that no earlier id can have reached: the time of the restore in
 microseconds, or beyond the numbers of the database that is replaced.
 
-`RULES` names every counted id that is not an AUTOINCREMENT column, with the reason or the place of its rule. A test
-compares it with the schema.
+`RULES` names every counted id that is not an AUTOINCREMENT column, and says where a restore skips its values, or
+why that is not needed. A test compares `RULES` with the schema.
 """
 
 from __future__ import annotations

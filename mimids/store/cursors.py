@@ -24,7 +24,7 @@ class Shown:
     masks: tuple[MaskedPartitionKey, ...]
     counter: Counter
     seen_at: Milliseconds
-    only_forward: bool = False  # a higher position that was stored for the same hour stays
+    only_forward: bool = False  # keep a stored position that is later, or higher in the same hour
 
 
 @attrs.frozen
@@ -42,9 +42,10 @@ def note(tx: Tx, shown: Iterable[Shown]) -> None:
 
     If a group keeps old messages only because somebody waits for them, retention plans the group again. A newer
     position replaces the stored one even if it is lower: a device that lost its messages asks again from the start. If
-    several processes serve a device, they may store its positions in another order. So a position that is
-    `only_forward` replaces no higher one of the same hour, and none of a later hour. A position is at most the counter
-    after the last message that was stored when the device named the position: the device cannot have later messages.
+    several processes serve a device, they may store its positions in the wrong order. So a position that is
+    `only_forward` does not replace a stored position of a later hour, nor a higher one of the same hour. A position is
+    at most the counter after the last message that was stored when the device named the position: the device cannot
+    have later messages.
     """
     for each in shown:
         for mask in each.masks:

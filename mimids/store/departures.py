@@ -29,7 +29,10 @@ IMPOSSIBLE: Final = "impossible"
 
 @attrs.frozen
 class Removal:
-    """A removed user or device: digests of its id, of `USER/d/DEVICE` (None: the user), and of its signature keys."""
+    """A removed user or device: digests of the user's id, of `USER/d/DEVICE`, and of the signature keys.
+
+    `device_digest` is None if the whole user was removed.
+    """
 
     id: int
     user_digest: bytes
@@ -41,10 +44,10 @@ class Removal:
 class SearchProgress:
     """How far groups were searched for all removals together."""
 
-    next_group: int | None  # None: all groups were searched once
+    next_group: int | None  # None: every group has been searched
     next_stamp: int
     newest: int  # the highest id of a removal
-    undated: bool  # there is a removal that the job has not seen yet
+    undated: bool  # a removal has no time yet, because the job has not seen it
 
 
 @attrs.frozen

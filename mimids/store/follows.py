@@ -31,7 +31,7 @@ class Due:
     stamp: int  # nothing with a lower stamp is due
 
 
-# The joins are in the order of the work: first the partitions that moved, then their followers.
+# The joins are in the order in which they have to run: first the partitions that moved, then their followers.
 FOLLOWS_BEHIND = (
     " FROM moved m CROSS JOIN follows f CROSS JOIN partitions p WHERE m.stamp >= ? AND f.partition = m.partition"
     " AND p.id = m.partition AND p.detached = 0 AND f.suspended_reason IS NULL AND f.next_counter < p.next_counter"
@@ -72,13 +72,13 @@ def follow_with_key(tx: Tx, provider: int, partition: int, parent: int | None) -
 def note_presented(tx: Tx, provider: int, partition: int) -> None:
     """Record that a follower presented the key.
 
-    An answer that comes later may have been sent earlier, so it does not end the following.
+    An answer that arrives later may have been sent before the key was presented, so it does not end the following.
     """
     tx.execute("UPDATE follows SET presented = 1 WHERE provider = ? AND partition = ?", (provider, partition))
 
 
 def is_served(tx: Tx, provider: int, partition: Partition, counter: Counter) -> bool:
-    """Tell whether a provider follows already from `counter` or before, so that its key need not be recorded."""
+    """Tell whether a provider already follows from `counter` or a lower one, so that its key need not be recorded."""
     found = tx.one(
         "SELECT next_counter, presented FROM follows WHERE provider = ? AND partition = ?", (provider, partition.id)
     )
@@ -144,13 +144,13 @@ def settle(tx: Tx, provider: int, partition: int, next_counter: Counter) -> None
 
 
 def set_position(tx: Tx, provider: int, partition: int, next_counter: Counter) -> None:
-    """Record the next counter that a follower wants, if it was not learned from an answer to a push."""
+    """Record the next counter to push, when it was learned in another way than from an answer to a push."""
     settle(tx, provider, partition, next_counter)
     moved.touch(tx, [partition])
 
 
 def resume(tx: Tx, provider: int, partition: int, counter: Counter) -> bool:
-    """Rewind a follower to `counter`, never forward; return False if it does not follow the partition."""
+    """Move a follower back to `counter`, never forward; return False if it does not follow the partition."""
     changed = tx.execute(
         "UPDATE follows SET next_counter = CASE WHEN next_counter < ?1 THEN next_counter ELSE ?1 END,"
         " suspended_reason = NULL WHERE provider = ?2 AND partition = ?3",

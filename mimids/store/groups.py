@@ -53,7 +53,7 @@ def _group(row: tuple[Any, ...] | None) -> Group | None:
 
 
 def find_group(tx: Tx, hub: int, group_id: GroupId) -> Group | None:
-    """Return a hub's group."""
+    """Return a hub's group, None if it is not stored."""
     return _group(tx.one(f"SELECT {_COLUMNS} FROM groups WHERE hub = ? AND group_id = ?", (hub, group_id)))
 
 
@@ -102,7 +102,7 @@ def add_group(
 
 
 def remove_without_partitions(tx: Tx, group: int) -> None:
-    """Delete a group of which only the id is known, from another provider, if it has no partitions."""
+    """Delete a group if it has no partitions, and only its id is known, from another provider."""
     tx.execute(
         "DELETE FROM groups WHERE id = ?1 AND creation_digest IS NULL"
         " AND NOT EXISTS (SELECT 1 FROM partitions WHERE group_ref = ?1)",
@@ -129,12 +129,12 @@ def unmatched_bytes(tx: Tx, hub: int) -> tuple[int, int]:
 
 
 def add_unmatched(tx: Tx, group: int, octets: int) -> None:
-    """Add octets that were pushed of a group before any of our devices was known to be in it."""
+    """Add octets of a group that were pushed before any of our devices was known to be in the group."""
     tx.execute("UPDATE groups SET unmatched_bytes = unmatched_bytes + ? WHERE id = ?", (octets, group))
 
 
 def note_matched(tx: Tx, group: int) -> None:
-    """Record that one of our devices is in the group: pushed octets no longer count against the hub."""
+    """Record that one of our devices is in the group: its pushed octets no longer count against the hub."""
     tx.execute("UPDATE groups SET unmatched_bytes = 0 WHERE id = ? AND unmatched_bytes > 0", (group,))
 
 

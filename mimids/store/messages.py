@@ -72,8 +72,8 @@ class StoredMessage(NamedTuple):
 def free_seqs(tx: Tx) -> range:
     """Return the seqs that the next messages of this transaction get, in order.
 
-    In PostgreSQL, where several transactions add messages at the same time, they come from a sequence
-    (`engine/translation.py`), a few at a time, and those that are not used are lost. In SQLite, retention never deletes
+    In PostgreSQL, where several transactions add messages at the same time, the seqs come from a
+    sequence (`engine/translation.py`), a few at a time, and unused seqs are lost. In SQLite, retention never deletes
     the newest message, so that no seq is given twice.
     """
     found = tx.one("SELECT coalesce(max(seq), 0) + 1, 1 << 62 FROM messages")

@@ -204,7 +204,7 @@ def stock_by_suite(tx: Tx, now: Milliseconds, *, low: int) -> list[SuiteStock]:
 def peer_lags(tx: Tx) -> list[tuple[ProviderId, PeerLag]]:
     """Return how far each follower of our groups is behind; the one that is furthest behind comes first.
 
-    For each follower, at most LAG_PARTITIONS of the partitions are read that moved since it had everything.
+    Of the partitions that moved since a follower had everything, at most LAG_PARTITIONS are read.
     """
     rows = tx.all(
         "SELECT o.domain, t.provider, t.next_stamp, t.failures, t.next_attempt_at,"

@@ -55,7 +55,7 @@ def leave(tx: Tx, group: int, device: DeviceRow, now: Milliseconds) -> bool:
 
 
 def begin_again(tx: Tx, group: int, now: Milliseconds) -> None:
-    """Forget that all our devices left a group, because one of them was added again: the group counts as new."""
+    """Forget that all our devices left a group, because one of them was added again; set `created_at` to `now`."""
     tx.execute("DELETE FROM participations WHERE group_ref = ? AND left_at IS NOT NULL", (group,))
     tx.execute("UPDATE groups SET departed = 0, created_at = ? WHERE id = ?", (now, group))
 

@@ -301,10 +301,10 @@ def attach(
     opener_provider: int | None = None,
     opener_device: int | None = None,
 ) -> None:
-    """Put a detached partition below its commit; set `epoch` and `detached` of this partition and of all below it.
+    """Put a detached partition below its commit; set `epoch` and `detached` of the partition and its descendants.
 
-    From now on the opener is the sender of the commit. The messages that are already in these partitions will be
-    pushed.
+    From now on the opener is the sender of the commit. If `detached` is false, the messages that are already in these
+    partitions will be pushed.
     """
     tx.execute(
         "UPDATE partitions SET parent = ?, opened_by = ?, epoch = ?, opener_provider = ?, opener_device = ?"

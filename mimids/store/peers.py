@@ -49,12 +49,12 @@ def count_peers(tx: Tx) -> int:
 
 
 def ensure_peer(tx: Tx, provider: int, *, next_stamp: int) -> None:
-    """Add a provider's row, if there is none. It needs no push of a partition whose stamp is below `next_stamp`."""
+    """Add a provider's row with `next_stamp` as cursor, if there is none."""
     tx.execute("INSERT INTO peers (provider, next_stamp) VALUES (?, ?) ON CONFLICT DO NOTHING", (provider, next_stamp))
 
 
 def move_cursors(tx: Tx, next_stamp: int, *, but: Collection[int]) -> None:
-    """Record that no provider, except for those in `but`, needs a push of a partition with a lower stamp."""
+    """Move the cursors that are below `next_stamp` up to it, except those of the providers in `but`."""
     moved = [peer for peer in every_peer(tx) if peer.next_stamp < next_stamp and peer.provider not in but]
     tx.executemany(
         "UPDATE peers SET next_stamp = ? WHERE provider = ?", [(next_stamp, peer.provider) for peer in moved]

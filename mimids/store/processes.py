@@ -21,8 +21,8 @@ class ProcessRow:
     name: str
     since: Milliseconds
     seen_at: Milliseconds
-    runs_jobs: bool  # it runs the jobs that run in one process
-    lag_ms: int  # how far it was behind, at `seen_at`, in what it hears of the others
+    runs_jobs: bool  # it runs the jobs that only one process may run
+    lag_ms: int  # how long news of the others took to reach it, at `seen_at`
 
 
 def every_process(tx: Tx) -> list[ProcessRow]:
@@ -69,7 +69,7 @@ def forget_connected_to_ended(tx: Tx) -> None:
 
 
 def is_numbered_elsewhere(tx: Tx) -> bool:
-    """Tell whether stamps, or cursors over them, are later than the present, so that `begin_again` must be called."""
+    """Tell whether stamps or cursors are higher than the present stamp, so that `begin_again` must be called."""
     present = moved.settled(tx)
     return (
         tx.one(
@@ -86,7 +86,7 @@ def begin_again(tx: Tx) -> None:
     """Have everything checked again, because the stamps (`store.moved`) come from another database.
 
     Each cluster of PostgreSQL numbers its transactions from the start. All cursors are set to 0, even those that are
-    not later than the present stamp: a partition that such a cursor has not passed yet may get the stamp 0 here.
+    not higher than the present stamp: a partition that such a cursor has not passed yet may get the stamp 0 here.
     """
     tx.execute("UPDATE moved SET stamp = 0 WHERE stamp > ?", (moved.settled(tx),))
     tx.execute("UPDATE peers SET next_stamp = 0 WHERE next_stamp > 0")

@@ -10,7 +10,7 @@ import attrs
 from mimids.store.engine.transaction import Tx
 from mimids.values import Milliseconds
 
-# The tokens that a stored bucket has by now; parameter 6 is its refill in a second.
+# The tokens that a stored bucket has by now; parameter 6 is how many it gets in a second.
 _REFILLED: Final = (
     "(b.tokens_left + CASE WHEN excluded.updated_at > b.updated_at"
     " THEN (excluded.updated_at - b.updated_at) * CAST(?6 AS DOUBLE PRECISION) / 1000 ELSE 0 END)"
@@ -72,7 +72,7 @@ def buckets_of(tx: Tx, rate: str, keys: Sequence[str]) -> list[StoredBucket]:
 
 
 def forget_full(tx: Tx, full: Iterable[Taken], now: Milliseconds) -> None:
-    """Delete these buckets, unless they are not full because other processes took from them."""
+    """Delete those of these buckets that are full; other processes may have taken tokens from them."""
     tx.executemany(
         "DELETE FROM rate_buckets WHERE rate = ? AND key = ?"
         " AND tokens_left + (? - updated_at) * CAST(? AS DOUBLE PRECISION) / 1000 >= ?",

@@ -108,9 +108,9 @@ def note_answer(tx: Tx, group: int, provider: int) -> None:
 
 
 def give_up(tx: Tx, provider: int, *, limit: int) -> bool:
-    """Record that a provider did not answer. Groups that wait only for an attempt to ask this provider stop waiting.
+    """Record that a provider did not answer: groups that do not need its answer (`ask`) stop waiting for it.
 
-    Up to `limit` groups are freed; returns whether there may be more.
+    Handles up to `limit` groups; returns whether there may be more.
     """
     rows = tx.all(
         "SELECT group_ref FROM recoveries WHERE provider = ? AND answered = 0 AND must_answer = 0 LIMIT ?",
@@ -122,9 +122,9 @@ def give_up(tx: Tx, provider: int, *, limit: int) -> bool:
 
 
 def release(tx: Tx, group: int, provider: int | None = None) -> int:
-    """Stop waiting for answers about a group, of one provider or of all; return how many answers were missing.
+    """Stop waiting for the answer of one provider, or of all, about a group; return how many answers were missing.
 
-    In the partitions that such a provider follows, skip the counters for which the provider may already have messages.
+    In the partitions that a provider without an answer follows, skip the counters for which it may have messages.
     """
     rows = tx.all("SELECT provider FROM recoveries WHERE group_ref = ? AND answered = 0", (group,))
     missing = [each for (each,) in rows if provider in (None, each)]

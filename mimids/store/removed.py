@@ -20,7 +20,7 @@ from mimids.wire.ids import UserId
 
 REMOVED: Final = 0  # in reports.reporter_device and key_package_refs.device: a device of ours that was removed
 
-# Names of rates: '`' comes after '_'.
+# The rates whose names begin with `device_` or `user_`: in ASCII, '`' is the next character after '_'.
 _OF_DEVICES: Final = "rate >= 'device_' AND rate < 'device`'"
 _OF_USERS: Final = "rate >= 'user_' AND rate < 'user`'"
 
@@ -82,8 +82,8 @@ def _forget(tx: Tx, devices: str) -> None:
     for statement in _STATEMENTS:
         tx.execute(statement.replace("{devices}", devices))
     key_packages.make_anonymous(tx, uploaded)
-    # The digest covers the reporter's name, so that a guess of the name could be checked with it. Only the first octets
-    # are kept: they are the number by which the reporter knows the report and may have told the operator of it.
+    # The digest covers the reporter's name, so somebody could use it to check a guess of the name. Only the first
+    # octets are kept: they are the number by which the reporter knows the report and may have told the operator of it.
     reports = tx.all(f"SELECT id, digest FROM reports WHERE reporter_device <> {REMOVED} AND reporter_device {devices}")
     tx.executemany(
         f"UPDATE reports SET reporter_device = {REMOVED}, digest = ? WHERE id = ?",

@@ -37,7 +37,7 @@ def mark_group(tx: Tx, group: int) -> None:
 
 
 def skip_counters_of(tx: Tx, group: int, provider: int) -> None:
-    """Skip counters in the partitions of a group that a provider follows, if the group does not wait for that provider.
+    """Skip counters in those partitions of a group that a provider follows, when its answer is not awaited any more.
 
     The provider may have later messages. Without the gap, their counters would be given to other messages.
     """

@@ -23,7 +23,7 @@ class SeenTime:
     running: Milliseconds  # what the monotonic clock showed at that moment
     boot: str  # names the start of the machine, from which the monotonic clock counts
     ahead: int = 0  # milliseconds by which the clock was ahead of `believed`; negative: behind
-    supported_since: Milliseconds | None = None  # a believed time; None: nobody supports the clock
+    supported_since: Milliseconds | None = None  # the believed time when support began; None: no support
     confirmed: int | None = None  # the `ahead` that the operator has confirmed
 
 

@@ -43,9 +43,9 @@ def live_tip(tx: Tx, group: int, *, below: int | None = None) -> Partition | Non
     If branches are equal, take the earlier one. With `below`, begin at this partition. If there are more than
     `TIPS_AMONG` open partitions, only the partitions of the highest epochs count.
 
-    Without `below`, three statements run for most groups, and for an unknown group. If messages were sent on several
-    branches, one statement reads up to `TIPS_AMONG` partitions. Otherwise one statement reads the partitions of the
-    highest epoch.
+    Without `below`, three statements run for most groups, and for a group that does not exist. If messages were sent
+    on several branches, one statement reads up to `TIPS_AMONG` partitions. Otherwise one statement reads the partitions
+    of the highest epoch.
     """
     forked = tx.one("SELECT 1 FROM partitions WHERE group_ref = ? AND forked = 1 LIMIT 1", (group,))
     tip = _newest(tx, group, below) if forked is None else None
@@ -57,8 +57,8 @@ def _newest(tx: Tx, group: int, below: int | None) -> int | None:
     """Return the tip of a group in which no fork has messages on several branches; None if the tip is not certain.
 
     In such a group, the open partitions of the highest epoch lie side by side, below the same commits, and at most one
-    of them has messages. Of the other open partitions, those with messages are ancestors of these, and those without
-    messages are not.
+    of them has messages. Every other open partition is an ancestor of these if it has messages, and is not if it
+    has none.
     """
     if below is not None:
         leads_on = (

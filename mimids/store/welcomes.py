@@ -65,7 +65,7 @@ def keep_welcome(tx: Tx, body: bytes, now: Milliseconds) -> int:
 
 
 def drop_served(tx: Tx, rows: Iterable[int]) -> None:
-    """Delete the bodies of these Welcomes, unless a device has yet to acknowledge one or a provider may need it.
+    """Delete the bodies of those of these Welcomes that each device has acknowledged, and that no provider may need.
 
     A provider needs a Welcome that it does not have yet, or that it may lose by a restore (semantics: restore). This
     server itself does not count as such a provider. `inbox.hub` tells whether a Welcome is of a group of ours. The

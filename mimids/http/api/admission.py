@@ -101,7 +101,7 @@ class CallerRates:
 
     @property
     def all(self) -> tuple[Rates, ...]:
-        """Return all rates."""
+        """Return the rates of requests and of answers."""
         return (self._requests, self._answers)
 
     def take(self, caller: Caller) -> None:
@@ -116,7 +116,7 @@ class CallerRates:
                 raise
 
     def owe(self, caller: Caller, octets: int) -> None:
-        """Count an answer, or a frame to a device."""
+        """Count the octets of an answer, or of a frame to a device, as a debt of the caller."""
         if isinstance(caller, Device):
             self._requests.owe(caller.row, self._clock.now(), octets // ANSWER_OCTETS)
         elif isinstance(caller, Follower):

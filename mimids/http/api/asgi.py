@@ -30,7 +30,7 @@ def application(table: Table) -> DirectApp:
         else:
             stream = _WebSocket(scope, receive, send)
             refusal = await table.stream(request(scope, receive), stream)
-            if stream.is_unread:  # closing may take long; it begins here, when the handler has freed its message
+            if stream.is_unread:  # close now, when the handler has freed its message: closing may take long
                 await stream.close(_TRY_AGAIN_LATER)
             elif refusal is not None:
                 await stream.refuse(refusal)
@@ -109,7 +109,7 @@ class _WebSocket:
         return bytes(octets)
 
     async def send(self, message: bytes) -> None:
-        """Send one binary message; raise `StreamClosed` if this peer, or all peers together, have too much unread."""
+        """Send one binary message; raise `StreamClosed` if too much is unread by this peer, or by all peers."""
         await self._accept()
         if self._closed:
             raise StreamClosed

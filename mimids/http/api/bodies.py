@@ -53,7 +53,7 @@ class WebSocketStream(Protocol):
 
 @attrs.frozen
 class NoBody(Generic[T]):
-    """The request or the answer of an endpoint has no body; the handler gets or returns a T instead."""
+    """Stands for the body of a request or answer that has none; the handler gets or returns a T instead."""
 
 
 NO_BODY: Final[NoBody[None]] = NoBody()

@@ -1,4 +1,4 @@
-"""A cache for answers of the operator's listener that take long to make, or that would show single changes."""
+"""A cache for what the operator's listener shows, if that takes long to read or would show single changes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHARE: Final = 20  # any other value is kept for 20 times its reading time, so t
 
 
 class KeptPage(Generic[T]):
-    """A cache of what one page reads from the database, for each store."""
+    """A cache of the value that one page reads from the database; each store has its own value."""
 
     def __init__(self, *, quick_seconds: float = QUICK_SECONDS, share: int = SHARE, period_seconds: int = 0) -> None:
         """Cache a value for `share` times as long as reading it took, if that was more than `quick_seconds`.

@@ -132,7 +132,7 @@ async def metrics(services: Services, call: Call[Operator, None]) -> Answer[byte
 
 
 def machine_readings(config: Config) -> list[Reading]:
-    """Return the readings of files; leave out the readings of a file that cannot be read."""
+    """Return the metrics of the disk and the certificate; leave out those whose files cannot be read."""
     found = []
     with suppress(OSError):
         log = config.database.with_name(f"{config.database.name}-wal")

@@ -41,7 +41,7 @@ class BodyReader:
         if length > UNCOUNTED_OCTETS:
             await _reserve(request.holding, length)
         octets, more = await request.receive()
-        if more:  # the second piece is usually the last, and empty; the listener bounds the wait for each
+        if more:  # the second piece is usually the last, and empty; the listener bounds the wait for each piece
             piece, more = await request.receive()
             octets += piece
         if more:

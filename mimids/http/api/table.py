@@ -83,7 +83,8 @@ class Table:
     `limits` has the octets that endpoints name in `limit`. `admit` gets the type of the caller, and returns
     the caller or raises an error. `stamp` returns headers for every answer to a caller that was admitted, also for
     refusals. `demand` may refuse an endpoint to a caller. `pace` waits until a caller may send one more message on a
-    WebSocket. `owe` counts the octets of an answer against its caller (`CallerRates.owe`). With `hosts`, requests with another Host are refused. `cors` tells browsers which pages may use the endpoints.
+    WebSocket. `owe` counts the octets of an answer against its caller (`CallerRates.owe`). With `hosts`,
+    requests with another Host are refused. `cors` tells browsers which pages may use the endpoints.
     """
 
     def __init__(

@@ -78,7 +78,7 @@ def arguments(command: Command, filled: Mapping[str, str], now: Milliseconds) ->
 def _value(argument: Argument, text: str, now: Milliseconds) -> object:
     try:
         if argument.kind is ArgumentKind.NUMBER:
-            # too large, so that the check of the number's range refuses it
+            # for a text with too many digits: a number that the check of the range refuses
             return int(text) if len(text) <= len(str(1 << 64)) else 1 << 64
         if argument.kind is ArgumentKind.TIME:
             return time_from_text(text, now)

@@ -19,7 +19,7 @@ _ADDING: Final = (
     "allow",
     "issue",
     "mute",
-)  # the arguments of these verbs name something new, or the verb may be used several times
+)  # rows do not offer these: their arguments name something new, or they may be run several times
 _GRAVE: Final = ("user remove", "device remove", "provider remove", "suspend", "delete", "terminate", "drop", "revoke",
                  "forget", "ban add")  # fmt: skip
 

@@ -18,7 +18,10 @@ COLOURS: Final = 6  # colours of lanes; the style sheet has as many
 
 @attrs.frozen
 class Scale:
-    """The distances of a drawing, in pixels. Rows are as high as in the style sheet, for the table beside it."""
+    """The distances of a drawing, in pixels.
+
+    A row must be as high as the style sheet makes a row of the table beside the drawing.
+    """
 
     row: int
     lane: int

@@ -37,7 +37,7 @@ class DatedAnswer(PeerAnswer):
 
 
 def dated_answer(answer: HttpAnswer) -> DatedAnswer:
-    """Return an answer with a status of 2xx."""
+    """Return an answer with a status of 2xx as a `DatedAnswer`."""
     linear = answer.headers.get(LINEAR) == "?1"
     return DatedAnswer(answer.body, linear, answer.headers.get("date", ""))
 

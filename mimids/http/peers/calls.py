@@ -63,7 +63,7 @@ class HttpPeers:
         self._calling = Shares(CALLS, share=CALLS_TO_ONE, reserve=CALLS_RESERVED, little=FEW_CALLS)
         self._waiting: Counter[ProviderId] = Counter()
         self._answered = self._refused = self._unavailable = self._crowded_out = 0
-        self._dates: dict[ProviderId, PeerDate] = {}  # only of providers that are allowed by their names
+        self._dates: dict[ProviderId, PeerDate] = {}  # only of providers that the configuration or the operator names
 
     async def call(
         self,

@@ -24,7 +24,7 @@ from mimids.wire.ids import ProviderId
 
 MOST_KEPT: Final = 2048  # connections without a call
 KEPT_OF_ONE: Final = 16  # connections without a call, to one provider
-FILES_FOR_KEPT: Final = 8  # one kept connection for each so many files that the process may open
+FILES_FOR_KEPT: Final = 8  # files that the process may open, for each connection that may be kept
 IDLE_SECONDS: Final = 30  # shorter than any listener of ours keeps an idle connection
 CLOSED_AT_ONCE: Final = 4  # closed after each call; a call adds at most one connection, so the number falls
 
@@ -45,7 +45,7 @@ class Pools:
     """The connections that are made with the same `Contexts`."""
 
     def __init__(self, tls: Contexts, dialler: Connects, clock: Clock, *, kept: int | None = None) -> None:
-        """`kept` connections without a call stay open; by default as many as the limit on open files allows."""
+        """Keep at most `kept` connections without a call, by default as many as the limit on open files allows."""
         self._tls = tls
         self._dialler = dialler
         self._clock = clock
@@ -57,7 +57,7 @@ class Pools:
 
     @property
     def kept(self) -> int:
-        """Return how many connections stay open without a call."""
+        """Return how many connections are open without a call now."""
         return len(self._idle)
 
     async def exchange(self, request: PeerRequest, octets: int, *, repeatable: bool) -> HttpAnswer:

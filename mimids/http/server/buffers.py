@@ -1,6 +1,6 @@
 """The octets that peers make the process keep: bodies being received or decoded, answers and frames not yet sent.
 
-One budget is valid for all listeners, with a share for each owner. A body that does not fit waits, unread, so that TCP
+All listeners have one budget together, with a share for each owner. A body that does not fit waits, unread, so that TCP
 holds its sender back; an answer that does not fit is replaced by a refusal. A stream is closed if a frame does not fit.
 """
 

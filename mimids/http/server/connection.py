@@ -51,7 +51,7 @@ Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 EXTENSION: Final = "mimids"  # scope["extensions"][EXTENSION] is the ConnectionInfo
-LINGER_SECONDS: Final = 2  # the peer may take so long to read the last answer and close; then the socket is closed
+LINGER_SECONDS: Final = 2  # how long the peer may take to read the last answer and close, before we close
 LINGER_PIECES: Final = 64  # receives discarded while the peer may still read, such as the rest of a refused upload
 
 
@@ -232,7 +232,7 @@ class ServerConnection:
                     await self._on_timeout()
                     seconds = self._shared.limits.ping_seconds
                     continue
-            waited = trio.current_time() - began  # without the time for answers to what the peer has pipelined
+            waited = trio.current_time() - began  # measured before pipelined requests are answered
             if not data:
                 raise PeerGone
             if self._direct is not None and self._phase is Phase.IDLE:
@@ -412,9 +412,9 @@ class ServerConnection:
             except* Exception as errors:
                 self._shared.log_fault("a handler failed", errors)
         self.holding.give_back()
-        await exchange.forward(None)  # without an answer Hypercorn sends 500; then it goes on to the next request
+        await exchange.forward(None)  # Hypercorn sends 500 if the app sent no answer, and goes on to the next request
 
 
 async def _wait_for_turn(turns: Turns, holding: Holding) -> None:
-    """Wait for a turn of the present owner; no method, because the connection must not refer to itself."""
+    """Wait for a turn of the present owner. Not a method, because the connection must not refer to itself."""
     await turns.wait(holding.owner)

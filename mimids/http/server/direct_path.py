@@ -23,7 +23,7 @@ class Carrier(Protocol):
     """What the direct path needs of its connection."""
 
     def begin_request(self) -> bool:
-        """Record that a request begins; return whether it is the last one that this connection may have.
+        """Record that a request begins; return whether it is the last request that this connection may have.
 
         Raises `PeerGone` if the peer's certificate is not trusted any more.
         """
@@ -86,7 +86,7 @@ class DirectPath:
         return received
 
     def _parse_head(self, received: bytes) -> PlainHead | None:
-        """Return what `parse_head` returns.
+        """Return the head of the plain request at the beginning of `received`, as `parse_head` does.
 
         Repeated requests often have the same head, which is parsed only once.
         """

@@ -104,7 +104,7 @@ class ListenerState:
         """Make sure that `owner` may have one more connection; return False if it may not.
 
         If there is no room, a connection without a request is evicted. If the owner's share is used up, one of the
-        owner's connections is evicted; otherwise one of the owner that has most.
+        owner's connections is evicted; otherwise one of the owner that has the most connections.
         """
         pool = self.pool
         victim: ServerConnection | None

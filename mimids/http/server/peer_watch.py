@@ -1,8 +1,8 @@
 """Watching for peers that disconnect while their requests are answered by the connection's own task.
 
-Most answers take milliseconds, so a task for each request that watches its peer would cost more than the answer. Only a
-request that lasts longer than WATCH_SECONDS gets such a task: `BusyConnections.watch` looks at the connections with a
-request every WATCH_SECONDS, and rests while there are none.
+Most answers take milliseconds, so starting a task for each request to watch its peer would cost more than the answer.
+Only a request that lasts longer than WATCH_SECONDS gets such a task. Every WATCH_SECONDS, `BusyConnections.watch` looks
+for such requests; it rests while there are no requests.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class BusyConnections:
 
 
 class PeerWatch:
-    """Receives while a request is answered, and cancels its handler with the whole connection if the peer is gone.
+    """Receives while a request is answered; if the peer is gone, cancels the connection with the request's handler.
 
     The octets that it receives are the beginning of the next request. They count against the budget of buffered octets
     until `take` returns them.

@@ -50,7 +50,7 @@ class _Fields:
         self.target += target
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.lower(), value.strip(b" \t")))  # httptools leaves the space behind a value
+        self.headers.append((name.lower(), value.strip(b" \t")))  # httptools keeps white space after a value
 
 
 def parse_head(received: bytes, head_bytes: int) -> PlainHead | None:
@@ -68,7 +68,7 @@ def parse_head(received: bytes, head_bytes: int) -> PlainHead | None:
     except (httptools.HttpParserError, httptools.HttpParserUpgrade):
         return None
     method, lines = parser.get_method(), received.count(b"\n", 0, end)
-    # httptools ignores several spaces between method and target, and empty lines before them.
+    # httptools also accepts several spaces between method and target, and empty lines before the method.
     if method not in PLAIN_METHODS or not received.startswith(b"%b %b HTTP/1.1\r\n" % (method, fields.target)):
         return None
     if not fields.target.startswith(b"/") or lines > HEADER_LINES or lines != len(fields.headers):

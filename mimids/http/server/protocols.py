@@ -102,7 +102,7 @@ class HttpProtocol(H11Protocol):
             await self.send(Closed())
 
     async def _feed(self, data: bytes) -> None:
-        """Parse octets, a piece at a time, so that h11 gets no longer head, trailer or chunk header than is allowed."""
+        """Parse octets, a piece at a time, so that h11 never gets a head, trailer or chunk header that is too long."""
         while data:
             connection = self.connection
             if isinstance(connection, H11WSConnection):

@@ -10,7 +10,7 @@ import ssl
 from typing import Final
 
 HEADER_OCTETS: Final = 5  # type, version and length (RFC 8446 section 5.1)
-RECORDS_AT_ONCE: Final = 64  # more than one receive brings of records of the usual size
+RECORDS_AT_ONCE: Final = 64  # one receive brings fewer records, if they have the usual size
 FEW_RECORDS: Final = 4
 SMALL_OCTETS: Final = 256
 

@@ -37,12 +37,12 @@ class Shares:
         return self._held.get(owner, 0)
 
     def has_room(self, owner: Owner, amount: int = 1) -> bool:
-        """Tell whether the pool has room for `amount` more of this owner."""
+        """Tell whether this owner may take `amount` more."""
         within = owner is None or self.held(owner) + amount <= self.share
         return within and self.has_room_at_all(owner, amount)
 
     def has_room_at_all(self, owner: Owner, amount: int = 1) -> bool:
-        """Tell whether the pool has room for `amount` more of this owner, whatever its share is."""
+        """Tell whether this owner could take `amount` more if owners were not limited to a share."""
         little = owner is None or self.held(owner) + amount <= self._little
         return self.used + amount <= (self.total if little else self._open)
 

@@ -23,7 +23,7 @@ from mimids.errors import CertificateMismatch, CertificateRequired
 from mimids.wire.ids import ProviderId, provider_id
 
 ALPN: Final = ["http/1.1"]  # no HTTP/2 (http: listeners)
-# OpenSSL's errors for a key that is not the certificate's: of the same kind, and of another one.
+# OpenSSL's errors for a key that does not belong to the certificate: a key of the same type, and of another type.
 NOT_THE_KEY: Final = ("KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
 _FROM: Final = re.compile(r"mimi@([A-Za-z0-9.-]+)")
 
@@ -166,7 +166,7 @@ class ServerTls:
     def still_trusts(self, peer: PeerCertificate, credentials: ServerCredentials, now: float) -> bool:
         """Tell whether the certificates of a kept connection are still valid, and trusted for the same names.
 
-        `credentials` are those of its handshake, `now` is in seconds since the epoch.
+        `credentials` are those of the connection's handshake, `now` is in seconds since the epoch.
         """
         if now >= peer.valid_until:
             return False
@@ -222,7 +222,7 @@ class ClientTls:
         self._trust = trust
         self._pair = pair
         self._contexts = self._read()
-        self._lacks_roots = trust.general is None  # the system's roots: reading them takes longer than the other files
+        self._lacks_roots = trust.general is None  # the system's roots: read when needed, because it takes long
 
     def context(self, provider: ProviderId) -> ssl.SSLContext:
         """Return the context for `provider`; all providers without a trust file of their own share one object.
@@ -268,7 +268,7 @@ class ClientTls:
 
 def _present(context: ssl.SSLContext, pair: Pair) -> None:
     try:
-        # For an encrypted key OpenSSL would ask on the terminal; with a wrong password it fails.
+        # OpenSSL would ask on the terminal for the password of an encrypted key; with a wrong password, it fails.
         context.load_cert_chain(pair.certificate, pair.private_key, password="")
     except (OSError, ValueError) as error:
         if isinstance(error, ssl.SSLError) and error.reason in NOT_THE_KEY:

@@ -152,7 +152,7 @@ class TlsTransport:
         self._records = Records(self._incoming)
         self._wait_for_turn = wait_for_turn
         self._sending = trio.Lock()
-        self._most = SLICE_BYTES  # received at once from below
+        self._most = SLICE_BYTES  # octets that one receive from `below` may return
         self.connection = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
 
     async def handshake(self) -> None:

@@ -25,7 +25,7 @@ class Turns(trio.abc.Instrument):
         self._most = most
         self._most_of_one = most_of_one
         self._round = 0
-        self._counted = -1  # the round in which the next two were counted
+        self._counted = -1  # the round of `_taken` and `_taken_by`
         self._taken = 0
         self._taken_by: dict[Owner, int] = {}
         self._waiting: FairQueue[trio.lowlevel.Task] = FairQueue()
@@ -68,7 +68,7 @@ class Turns(trio.abc.Instrument):
 
     @property
     def _open(self) -> int:
-        """Turns for owners of which no task waits: the others get half of the turns."""
+        """Turns in a round for owners of which no task waits: half of all turns while tasks of other owners wait."""
         return self._most // 2 if self._waiting else self._most
 
     def _hand_out(self) -> None:

@@ -50,7 +50,7 @@ def open_store(
 
 
 def joining(place: Place) -> Callable[[str], AbstractAsyncContextManager[Member]] | None:
-    """Return the function that makes a process a member of the provider's processes, given a name; None for SQLite."""
+    """Return a function that takes a name and makes this process a `Member` of that name; None for SQLite."""
     url = _url(place)
     if url is None:
         return None

@@ -34,7 +34,7 @@ def hub_lock(hub: str) -> Lock:
 
 
 def user_lock(user: bytes) -> Lock:
-    """Return the lock of a user's KeyPackages and tokens, and of the answers with them."""
+    """Return the lock of a user's KeyPackages and tokens, and of the stored answers that contain the KeyPackages."""
     return ("user", user)
 
 

@@ -12,7 +12,7 @@ FROZEN_SECONDS: Final = 15.0  # a process that was not seen alive for so long lo
 
 @attrs.frozen
 class Heard:
-    """News from other processes: the tables that have changed, or TABLE and ROW, and notifications."""
+    """News from other processes: what has changed, each as `TABLE` or `TABLE ROW`, and notifications."""
 
     changed: frozenset[str] = frozenset()
     payloads: tuple[str, ...] = ()  # an empty one: notify all listeners
@@ -24,7 +24,7 @@ class Member(Protocol):
     """One of the processes that serve the provider."""
 
     def lag_seconds(self) -> float:
-        """Return how far this process is behind in what it hears."""
+        """Return how long news takes to reach this process."""
 
     async def note_alive(self) -> bool:
         """Record that this process is alive; return whether it must run the jobs. Raises `StorageUnavailable`."""

@@ -100,7 +100,7 @@ class Tables(Protocol):
 def moved_tables() -> tuple[MovedTable, ...]:
     """Return the tables whose rows are moved, each after the tables that it refers to.
 
-    `changes` is the last: PostgreSQL counts in it that rows of other tables were added.
+    `changes` is the last, because adding rows to other tables changes it in PostgreSQL.
     """
     with closing(in_memory(shipped())) as model:
         found = model.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite%'")

@@ -25,7 +25,7 @@ _TYPES: Final = (
     (re.compile(r"\bREAL\b"), "double precision"),
     (re.compile(r"\bTEXT\b"), 'text COLLATE "C"'),  # compared by octets, as SQLite does
 )
-# What a trigger may do: refuse a change, under a condition.
+# The only kind of trigger that can be translated: it refuses a change, perhaps under a condition.
 _TRIGGER: Final = re.compile(
     r"CREATE TRIGGER (?P<name>\w+) BEFORE (?P<event>UPDATE|DELETE) ON (?P<table>\w+)(?:\s+WHEN (?P<condition>.*?))?"
     r"\s+BEGIN\s+SELECT RAISE\(ABORT, (?P<message>'(?:[^']|'')*')\);\s+END\s*",
@@ -33,7 +33,7 @@ _TRIGGER: Final = re.compile(
 )
 
 # The stamps of `store.moved`. Several transactions may write at a time, so a partition gets the transaction's id as its
-# stamp. Those stamps are settled that are below the ids of all transactions that go on in the snapshot.
+# stamp. A stamp is settled if it is below the ids of all transactions that had not ended in the snapshot.
 STAMPS: Final = {
     "SELECT ?, coalesce(max(stamp), 0) + 1 FROM moved WHERE true": (
         "SELECT ?, CAST(CAST(pg_current_xact_id() AS text) AS bigint) WHERE true"
@@ -42,7 +42,7 @@ STAMPS: Final = {
         "SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint)"
     ),
 }
-# The seqs of messages: the first one of `SEQS_AT_ONCE`, and their number.
+# The query for the seqs of new messages: it returns the first seq, and how many there are (here `SEQS_AT_ONCE`).
 SEQS_AT_ONCE: Final = 64
 SEQS: Final = {
     "SELECT coalesce(max(seq), 0) + 1, 1 << 62 FROM messages": (
@@ -57,7 +57,7 @@ class Untranslatable(Exception):
 
 @lru_cache(maxsize=2048)
 def with_numbered_places(sql: str) -> str:
-    """Return a statement with `$1`, `$2` and so on in place of `?` and of `?1`, `?2`, and with its own `STAMPS`."""
+    """Return a statement for PostgreSQL: with `$1`, `$2` and so on for `?` or `?1`, with its `STAMPS` and `SEQS`."""
     for clause, theirs in STAMPS.items():
         sql = sql.replace(clause, theirs)
     sql = SEQS.get(sql, sql)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 OLDEST: Final = 150_000  # PostgreSQL 15
 PREPARED_STATEMENTS: Final = 1024  # prepared on each connection: more than the statements in store/
 
-# What a URL may set otherwise. A connection to a machine that is gone ends within about ten seconds.
+# Defaults, which a URL may override. A connection to a machine that is gone ends within about ten seconds.
 _DEFAULTS: Final = {
     "application_name": "mimids",
     "connect_timeout": "5",
@@ -125,8 +125,8 @@ class Statements:
         self.connection = connection
         self.is_shared = False  # other processes may write beside the transaction (`Tx.run_alone`)
         self._ahead: ReadRows = {}  # rows that were read ahead and are still the same (`read_ahead`)
-        self._written: set[str] = set()  # the tables to which the work wrote that runs
-        self._unsent: list[tuple[str, list[Sequence[object]]]] = []  # writes of a transaction beside others
+        self._written: set[str] = set()  # the tables to which the current work wrote
+        self._unsent: list[tuple[str, list[Sequence[object]]]] = []  # writes that are sent later (`executemany`)
 
     def execute(self, sql: str, parameters: Sequence[object] = (), /) -> Cursor:
         """Run one statement."""

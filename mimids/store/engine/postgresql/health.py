@@ -1,4 +1,4 @@
-"""The state of PostgreSQL: its clock, and what its settings do with writes: what they survive, what is kept of them."""
+"""The state of a PostgreSQL server: version, clock, and settings for the durability and the times of commits."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Health:
     """The state of a server of PostgreSQL."""
 
     version: str
-    durable: bool  # an acknowledged write survives the end of the machine
+    durable: bool  # an acknowledged write survives a crash of the machine
     standbys: str  # the standbys for which a write waits (synchronous_standby_names); "": for none
     now: Milliseconds
-    keeps_times: bool  # it stores when each transaction was committed (track_commit_timestamp)
+    keeps_times: bool  # the server stores when each transaction was committed (track_commit_timestamp)
 
 
 def health_of(url: str) -> Health:

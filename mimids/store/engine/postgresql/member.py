@@ -48,17 +48,17 @@ class PostgresqlMember:
         self._name = name
         self._speaking: Statements | None = None
         self._session = 0  # the number of the session of `_speaking`
-        self._jobs_session: Statements | None = None  # that has the lock of the jobs, as far as is known
-        self._turn = trio.Lock()  # for both
+        self._jobs_session: Statements | None = None  # the session that has the lock of the jobs, as far as is known
+        self._turn = trio.Lock()  # one call uses `_speaking` at a time
         self._listening: psycopg.Connection | None = None
-        self._signs = 0  # of life, that this process has sent
+        self._signs = 0  # how many signs of life this process has sent
         self._unheard: dict[int, float] = {}  # when each sign that has not come back yet was sent
         self._last_lag = 0.0
 
     def lag_seconds(self) -> float:
         """Return how long the last sign of life took to come back to this process, or how long it has been on its way.
 
-        This is how far the process is behind in what it hears.
+        Other notifications take as long to reach this process.
         """
         oldest = next(iter(self._unheard.values()), None)
         return self._last_lag if oldest is None else max(self._last_lag, time.monotonic() - oldest)
@@ -72,7 +72,8 @@ class PostgresqlMember:
         before, self._jobs_session = self._jobs_session, None
         runs_jobs = await self._speak(partial(_note_alive, self._name, lag, self._signs))
         self._jobs_session = self._speaking if runs_jobs else None
-        # If the session of the lock was lost meanwhile, another process may have run the jobs: here they stop once.
+        # If the session with the lock was lost since the last call, another process may have run the jobs meanwhile. So
+        # return False in this call: the jobs of this process stop, and start again after the next call.
         return runs_jobs and (before is None or before is self._speaking)
 
     def _hear_sign(self, sign: str) -> str:
@@ -121,7 +122,7 @@ class PostgresqlMember:
         return Heard(frozenset(changed), tuple(payloads), alive=frozenset(alive - {self._name}))
 
     def watched(self) -> AbstractContextManager[None]:
-        """End waits for a server that does not answer, within the block."""
+        """Within the block, end waits for a server that does not answer."""
         return self._watch.running()
 
     def close(self) -> None:
@@ -148,7 +149,7 @@ class PostgresqlMember:
             if self._speaking is not None:
                 self._speaking.connection.close()  # this also releases the lock of the jobs
             if self._listening is not None:
-                shut_down(self._listening)  # it may be cut off too, and would not notice it
+                shut_down(self._listening)  # this connection may be cut off too, without noticing
             raise
 
 

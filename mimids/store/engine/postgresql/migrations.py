@@ -37,11 +37,12 @@ TOLD_BY_ROW: Final = {
     "devices": ("id", "UPDATE OF token_digest, name OR DELETE"),
     "push_subscriptions": ("device", "INSERT OR DELETE"),
 }
-# Set to 1 in a transaction beside which other processes may write, and the error of one that must run alone.
+# A setting that is 1 in a transaction beside which other processes may write, and the error that such a transaction
+# gets if it must run alone.
 SHARING: Final = "mimids.sharing"
 MUST_RUN_ALONE: Final = "MM001"
 CHANGED: Final = "mimids_changed"  # the channel on which processes hear which of these tables, or rows, have changed
-# The generation in which the rows of each table changed last, as JSON: {"bans": 7}. It is of no use in SQLite.
+# The generation in which the rows of each table changed last, as JSON: {"bans": 7}. SQLite does not need this column.
 _BY_TABLE: Final = "ALTER TABLE changes ADD COLUMN IF NOT EXISTS by_table text NOT NULL DEFAULT '{}'"
 _NOTE_CHANGE: Final = f"""
 CREATE OR REPLACE FUNCTION note_change() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -65,7 +66,7 @@ CREATE OR REPLACE FUNCTION tell_row() RETURNS trigger LANGUAGE plpgsql AS $$ BEG
     RETURN NULL;
 END $$
 """
-# Seqs are taken several at a time. Before several processes wrote at the same time, the sequence was not used.
+# Seqs are taken several at a time. Older versions, in which one process wrote at a time, did not use the sequence.
 _SEQS_ARE_COUNTED: Final = (
     "SELECT 1 FROM pg_sequences WHERE schemaname = current_schema()"
     " AND sequencename = 'messages_seq_seq' AND increment_by = $1"

@@ -5,10 +5,10 @@ turns, and each turn may wait for a core. So a work may come with a function tha
 `ahead`). This function runs first, on a recorder that only notes the statements. The noted statements of all works of
 a batch are sent together. Later, a work that makes such a read gets the rows that are already there.
 
-Rows that were read ahead are used only while they are certain to be the same: until the work writes something, and not
-if an earlier work of the batch with one of the same locks wrote to one of their tables. Such reads are made once more,
-together, before the work runs. Other processes change nothing that a work reads, because the batch holds the locks that
-the work named.
+Rows that were read ahead are used only while they are certain to be the same. Once the work has written something, it
+does not get them any more. It does not get them either if an earlier work of the batch with one of the same locks wrote
+to one of their tables: then the reads of these rows are made again, together, before the work runs. Other processes
+change nothing that a work reads, because the batch holds the locks that the work named.
 
 What a work writes with `Tx.executemany` is sent with the next read that has to be made, or before the commit.
 """
@@ -59,7 +59,7 @@ class ReadAhead:
     def __init__(self, statements: Statements, jobs: Sequence[QueuedWork], usual: set[str]) -> None:
         """Make the reads of all works, except reads whose rows an earlier work of the batch will probably change.
 
-        `usual` has the tables to which earlier batches wrote; this one adds to it.
+        `usual` has the tables to which earlier batches wrote; this batch adds its tables.
         """
         self._statements = statements
         self._usual = usual
@@ -76,7 +76,7 @@ class ReadAhead:
         self._found: list[ReadRows] = [{key: next(rows) for key in keys} for keys in now]
 
     def run(self, index: int, job: QueuedWork, tx: Tx) -> Any:
-        """Run the work of a job, which is the one at `index`."""
+        """Run the work of `job`, which is at `index` in the batch."""
         locks = job.locks or frozenset()
         changed = set[str]().union(*(self._changed.get(lock, ()) for lock in locks))
         found = self._found[index]

@@ -21,9 +21,9 @@ from psycopg import conninfo
 from mimids.store.engine.postgresql.connection import connect
 
 BUSY_SECONDS: Final = 5.0  # before a session is looked at
-PROBE_SECONDS: Final = 5  # for the other connection
+PROBE_SECONDS: Final = 5  # for opening the other connection
 LOOK_SECONDS: Final = 1.0
-AGAIN_SECONDS: Final = 1.0  # after a connection failed, how long the next ones fail at once
+AGAIN_SECONDS: Final = 1.0  # how long further connections fail at once, after one could not be opened
 
 
 class ServerWatch:
@@ -31,7 +31,7 @@ class ServerWatch:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._busy: dict[Callable[[], psycopg.Connection], float] = {}  # since when
+        self._busy: dict[Callable[[], psycopg.Connection], float] = {}  # since when each is busy
         self._failed_at = -AGAIN_SECONDS
         self._over = threading.Event()
 
@@ -48,7 +48,7 @@ class ServerWatch:
     def connect(self) -> psycopg.Connection:
         """Open a connection; raise `psycopg.Error`, at once if another one failed a moment ago.
 
-        Otherwise each of the requests that wait would wait for a connection of its own.
+        Otherwise each waiting request would wait until its own attempt to connect has failed.
         """
         if time.monotonic() - self._failed_at < AGAIN_SECONDS:
             raise psycopg.OperationalError("the server could not be reached a moment ago")
@@ -92,7 +92,7 @@ def _answers(connection: psycopg.Connection) -> bool:
             parameters["hostaddr"] = info.hostaddr
         psycopg.connect(**cast("Any", parameters)).close()
         return True
-    return connection.closed  # then nobody waits for it
+    return connection.closed  # nobody waits for a closed connection
 
 
 def shut_down(connection: psycopg.Connection) -> None:
