@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pytest
 import trio
 import trio.testing
 
@@ -19,6 +19,9 @@ from mimids.wire.messages import ReceiveRequest
 from tests.support.doubles import Called, stopped_clock
 from tests.support.federation import Room, device, federated
 from tests.support.patience import patience
+
+if TYPE_CHECKING:
+    import pytest
 
 A, B = ProviderId("a.example"), ProviderId("b.example")
 

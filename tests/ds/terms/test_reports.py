@@ -314,10 +314,8 @@ async def test_what_a_hub_cannot_have_meant_becomes_a_report(tmp_path: Path) -> 
 async def test_a_process_without_jobs_tells_the_others_that_it_stored_a_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with (
-        federated(tmp_path, A, B, clock=stopped_clock(), jobs_of=()) as (_, follower),
-        trio.open_nursery() as jobs,
-    ):
+    clock = stopped_clock()
+    async with federated(tmp_path, A, B, clock=clock, jobs_of=()) as (_, follower), trio.open_nursery() as jobs:
         reports, notifier, runs_jobs = follower.services.reports, follower.services.notifier, False
         monkeypatch.setattr(reports, "_runs_jobs", lambda: runs_jobs)
         message = encode(Room().message("sequenced twice"))
