@@ -105,6 +105,11 @@ def test_a_termination_keeps_its_time_and_reason_until_it_is_undone() -> None:
         assert terminations.undo_termination(tx, tip) == 0
         assert terminations.undo_termination(tx, branch) == 2
         assert terminations_of(tx) == [(None, None, None)] * 3
+        assert terminations.terminate(tx, branch, "stale", Milliseconds(7)) == 2
+        assert terminations.terminate(tx, root, "all of it", Milliseconds(8)) == 1
+        assert terminations.undo_termination(tx, branch) == 2
+        ended = [(root, 8, "all of it"), (root, None, None), (root, None, None)]
+        assert terminations_of(tx) == ended, "from now on they are ended by the termination above"
 
 
 def test_the_tip_of_a_long_group_reads_only_the_last_epochs() -> None:
