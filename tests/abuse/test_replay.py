@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import secrets
+from copy import copy
 from pathlib import Path
 
+from mimids.ds.devices.accounts import remove_device
 from mimids.ds.key_packages.gateway import Gateway, GatewayBounds
 from mimids.ds.key_packages.replays import ReplayBounds
 from mimids.http.api.problems import document
 from mimids.ohttp import bhttp
+from mimids.ohttp.encapsulation import response_nonce_size
+from mimids.ohttp.hpke import Aead
 from mimids.wire.declare import decode, encode
 from mimids.wire.messages import KeyPackageBundleResponse, KeyPackageStatus
 from tests.support.doubles import bound_hits
 from tests.support.mls_makers import DAY
-from tests.support.rig import UNLIMITED, Rig, ask, bundle, packages, problem_type, running
+from tests.support.rig import PROVIDER, UNLIMITED, Rig, ask, bundle, packages, problem_type, running
 
 ROWS = 1000  # of the store; a token may have 100 of them
 
@@ -69,6 +73,31 @@ async def test_a_bundle_with_a_last_resort_is_repeated_octet_by_octet(tmp_path: 
             assert await rig.gateway.answer(message) == first
             results = decode(KeyPackageBundleResponse, bhttp.decode_response(opener.open(first)).content).results
             assert [each.status for each in results] == [KeyPackageStatus.REFUSED, KeyPackageStatus.OK]
+
+
+async def test_a_repeat_does_not_have_the_last_resort_of_a_device_that_was_removed_meanwhile(tmp_path: Path) -> None:
+    """Nor is the changed answer sealed with the nonce of the first: whoever has both could tell what is in them."""
+    async with running(tmp_path / "store.sqlite") as rig:
+        token = await rig.stocked(0, last_resort=True)
+        wrong = type(token)(secrets.token_bytes(32))
+        message, opener = rig.encapsulate(bundle(ask(token), ask(wrong)), path="/key-packages?bundle")
+        single, opener_of_single = rig.encapsulate(encode(ask(token)))
+
+        def statuses(answer: bytes) -> list[int]:
+            content = bhttp.decode_response(copy(opener).open(answer)).content
+            return [each.status for each in decode(KeyPackageBundleResponse, content).results]
+
+        first, of_single = await rig.gateway.answer(message), await rig.gateway.answer(single)
+        assert statuses(first) == [KeyPackageStatus.OK, KeyPackageStatus.REFUSED]
+        await rig.store.write(lambda tx: remove_device(tx, PROVIDER, "bob", "phone"))
+        assert await rig.store.read(lambda tx: tx.all("SELECT id FROM ohttp_replay_packages")) == []
+        again, single_again = await rig.gateway.answer(message), await rig.gateway.answer(single)
+        assert statuses(again) == [KeyPackageStatus.EXHAUSTED, KeyPackageStatus.REFUSED]
+        refused = bhttp.decode_response(opener_of_single.open(single_again))
+        assert problem_type(refused) == (404, "key-packages-exhausted")
+        nonce = slice(response_nonce_size(Aead.AES_128_GCM))
+        assert first[nonce] != again[nonce]
+        assert of_single[nonce] != single_again[nonce]
 
 
 async def test_one_token_fills_its_share_and_others_go_on(tmp_path: Path) -> None:

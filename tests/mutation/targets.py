@@ -26,9 +26,11 @@ _FROM_OUTSIDE: Final = (
     "ds/groups/test_sequencing.py",
 )
 _FOLLOWING: Final = (
+    "ds/following/test_asking.py",
     "ds/following/test_intake.py",
     "ds/following/test_following.py",
     "ds/limits/test_budgets.py",
+    "ds/following/test_linear.py",
     "ds/upkeep/test_retention.py",
     "abuse/test_intake.py",
 )
@@ -56,6 +58,7 @@ _RETENTION: Final = (
     "ds/test_full_disk.py",
 )
 _RECOVERY: Final = (
+    "ds/following/test_recovered_rows.py",
     "ds/following/test_recovery.py",
     "ds/following/test_recovery_asking.py",
     "ds/following/test_recovery_waiting.py",
@@ -64,6 +67,7 @@ _RECOVERY: Final = (
 )
 _DELIVERY: Final = (
     "ds/following/test_pushes.py",
+    "ds/following/test_delivery_looks.py",
     "ds/following/test_delivery_retries.py",
     "ds/following/test_delivery.py",
     "ds/following/test_twins.py",
@@ -82,12 +86,14 @@ _FOLLOWED: Final = (
     "ds/departures/test_departures.py",
 )
 _WELCOMES: Final = (
+    "ds/following/test_incoming_welcomes.py",
     "ds/following/test_welcomes.py",
     "ds/groups/test_welcome_status.py",
     "ds/groups/test_held_welcomes.py",
     "ds/test_early_retries.py",
     "privacy/test_welcome_parts.py",
     "abuse/test_welcomes.py",
+    "ds/terms/test_accepted.py",
     "abuse/test_clock_jumps.py",
 )
 _REPORTS: Final = ("ds/terms/test_reports.py", "abuse/test_reports.py", "ds/test_early_retries.py")

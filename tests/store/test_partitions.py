@@ -89,6 +89,29 @@ def test_the_tip_is_that_of_the_branch_with_most_messages(steps: list[tuple[str,
             assert below.id == model(tx, row)
 
 
+def test_a_termination_keeps_its_time_and_reason_until_it_is_undone() -> None:
+    def terminations_of(tx: Tx) -> list[tuple[object, ...]]:
+        return tx.all("SELECT terminated_by, terminated_at, terminated_reason FROM partitions ORDER BY id")
+
+    with opened() as tx:
+        root = add(tx, None, 1, 0)
+        branch = add(tx, root, 2, 1)
+        tip = add(tx, branch, 3, 2)
+        assert terminations.terminate(tx, branch, "stale", Milliseconds(5)) == 2
+        assert terminations_of(tx) == [(None, None, None), (branch, 5, "stale"), (branch, None, None)]
+        assert terminations.terminate(tx, branch, "again", Milliseconds(6)) == 0
+        assert terminations.terminate(tx, tip, "again", Milliseconds(6)) == 0
+        assert terminations_of(tx)[1:] == [(branch, 5, "stale"), (branch, None, None)], "the first one counts"
+        assert terminations.undo_termination(tx, tip) == 0
+        assert terminations.undo_termination(tx, branch) == 2
+        assert terminations_of(tx) == [(None, None, None)] * 3
+        assert terminations.terminate(tx, branch, "stale", Milliseconds(7)) == 2
+        assert terminations.terminate(tx, root, "all of it", Milliseconds(8)) == 1
+        assert terminations.undo_termination(tx, branch) == 2
+        ended = [(root, 8, "all of it"), (root, None, None), (root, None, None)]
+        assert terminations_of(tx) == ended, "from now on they are ended by the termination above"
+
+
 def test_the_tip_of_a_long_group_reads_only_the_last_epochs() -> None:
     with opened() as tx:
         row = add(tx, None, 1, 0)

@@ -73,8 +73,14 @@ def test_addresses_short_names_and_other_ports_are_for_listed_origins_only(url: 
     assert is_allowed(endpoint, origins([url, "https://[::1]:8443"]))
 
 
-def test_a_name_at_port_443_is_allowed() -> None:
-    assert is_allowed(parse_endpoint("https://push.example/x"), ())
+@pytest.mark.parametrize("url", ["https://push.example/x", "https://push.1.example/x"])
+def test_a_name_at_port_443_is_allowed(url: str) -> None:
+    assert is_allowed(parse_endpoint(url), ())
+
+
+def test_a_listed_origin_is_written_as_endpoints_have_it_or_stays_as_it_is() -> None:
+    listed = ["https://PUSH.example:443", "https://[::1]:8443"]
+    assert origins(listed) == {"https://push.example", "https://[::1]:8443"}
 
 
 @pytest.mark.parametrize(

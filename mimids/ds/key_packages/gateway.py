@@ -352,13 +352,16 @@ class Gateway:
         return None
 
     def _again(self, tx: Tx, sealer: _AnswerSealer, request: _ParsedRequest, earlier: Answered) -> _Answer:
-        """Return the octets of an earlier answer."""
-        again = earlier.response
+        """Return the octets of an earlier answer, or another answer if one of its KeyPackages is no longer kept."""
+        again, now = earlier.response, self._clock.now()
         if isinstance(again, bytes):
             return _Answer(again, is_repeat=True)
-        content = request.content(self._replays.outcomes(tx, again))
+        outcomes = self._replays.outcomes(tx, again)
+        content = request.content(outcomes)
         if isinstance(content, MimiError):
-            return _Answer(sealer.refusal(content, self._clock.now()))
+            return _Answer(sealer.refusal(content, now))
+        if any(outcome.refusal is not None for outcome in outcomes):
+            return _Answer(sealer.ok(content, now))  # other octets must not be sealed with the nonce of the first
         return _Answer(sealer.ok(content, again.sealed_at, again.nonce), is_repeat=True)
 
     def _take(self, rates: Rates, bound: str, key: str | None, count: int = 1) -> None:

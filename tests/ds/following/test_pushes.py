@@ -25,7 +25,8 @@ from mimids.wire.declare import decode
 from mimids.wire.ids import NO_LONGER_FOLLOWED, Counter, PartitionKey, ProviderId
 from mimids.wire.messages import PushRequest, ReceiveRequest, ResumeRequest
 from tests.support.federation import Room, said
-from tests.support.hub import ALICE, A, running_hub
+from tests.support.hub import ALICE, A, offer, running_hub
+from tests.support.recordings import Recording
 
 T = TypeVar("T")
 B = ProviderId("b.example")
@@ -87,6 +88,24 @@ async def followed(directory: Path, *, partitions: int = 1) -> AsyncIterator[Fol
         for key in keys[1:] or keys:
             await hub.receive(ReceiveRequest(key, Counter(0)), Follower(B))
         yield Followed(hub, room, keys[1:] or keys)
+
+
+@asynccontextmanager
+async def with_members(directory: Path) -> AsyncIterator[Followed]:
+    """Play the first commits of a recorded group with users of b.example; the hub computes its states."""
+    async with running_hub(directory) as hub:
+        recording = Recording("public")
+        await hub.create_group(recording.creation(), ALICE)
+        keys = []
+        for recorded in recording.messages():
+            await offer(hub, recorded)
+            if recorded.next_key is not None:
+                keys.append(recorded.next_key)
+            if recorded.name.endswith("alice_covers_update"):
+                break
+        room = Room()
+        room.group_id = recording.creation().group_id
+        yield Followed(hub, room, keys)
 
 
 def texts(push: Push) -> list[list[str]]:
@@ -215,6 +234,27 @@ async def test_a_follower_that_resumes_gets_the_messages_again_from_its_counter(
         assert texts(await each.pushed()) == [["1", "2"]]
         assert await each.rewind(each.keys[0], 9) is None
         assert texts(await each.pushed()) == [["1", "2"]], "never forward"
+
+
+async def test_a_follower_with_members_follows_the_partitions_that_its_pushes_open(tmp_path: Path) -> None:
+    async with with_members(tmp_path) as each:
+        await each.hub.receive(ReceiveRequest(each.keys[0], Counter(0)), Follower(B))
+        pushed = []
+        while (push := await each.push()) is not None:
+            pushed += [epoch.masked_partition_key for epoch in decode(PushRequest, push.body).epochs]
+            await each.answer(push, *(epoch.counter + len(epoch.messages) for epoch in push.epochs))
+        assert pushed == [key.mask(32) for key in each.keys[:2]], "the last partition has no messages"
+        assert await each.follows() == [(4, None), (2, None), (0, None)]
+
+
+async def test_who_has_members_in_a_partition_follows_it_when_resuming_it(tmp_path: Path) -> None:
+    async with with_members(tmp_path) as each:
+        assert await each.follows() == []
+        assert isinstance(await each.rewind(each.keys[0], 3, by=ProviderId("stranger.example")), NotFollowed)
+        assert await each.rewind(each.keys[0], 3) is None
+        (epoch,) = decode(PushRequest, (await each.pushed()).body).epochs
+        assert (epoch.masked_partition_key, epoch.counter, len(epoch.epoch.messages)) == (each.keys[0].mask(32), 3, 1)
+        assert epoch.opening is not None, "it may not know the group"
 
 
 async def test_who_does_not_follow_a_partition_cannot_resume_it(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 
-from mimids.ds.following.outgoing_welcomes import TASKS_OF_A_PROVIDER, TASKS_OF_A_SLOW_PROVIDER
+from mimids.ds.following.outgoing_welcomes import IDLE_SECONDS, TASKS_OF_A_PROVIDER, TASKS_OF_A_SLOW_PROVIDER
 from mimids.ds.groups import branches
 from mimids.ds.notifier import OUTGOING
 from mimids.ds.ports import PeerAnswer
@@ -390,6 +390,30 @@ async def test_a_provider_that_is_down_is_dialled_as_seldom_for_many_welcomes_as
         assert 4 <= len(route.called) <= 20  # the back-off doubles up to a minute
         route.instead.clear()
         await in_time(clock, lambda: has_states(hub, *["delivered"] * 30))
+
+
+async def test_a_welcome_is_tried_again_as_soon_as_its_back_off_ends(tmp_path: Path) -> None:
+    clock = stopped_clock()
+    async with federated(tmp_path, A, B, clock=clock, jobs_of=("outgoing_welcomes",)) as (hub, follower):
+        route = Route(hub)
+
+        async def down(passed_on: Answer) -> PeerAnswer:
+            route.instead.clear()
+            raise PeerUnavailable
+
+        async def is_put_off() -> bool:
+            return await rows(hub, "SELECT failures FROM outgoing_welcomes") == [(1,)]
+
+        route.instead[INIT] = down
+        await hand_out(follower)
+        await invite(hub, Room())
+        await until(is_put_off)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        ((next_at,),) = await rows(hub, "SELECT next_attempt_at FROM outgoing_welcomes")
+        assert await has_states(hub, "due")
+        assert 0 < next_at - clock.now() < IDLE_SECONDS * 1000
+        clock.advance((next_at - clock.now()) / 1000)
+        await reaches(hub, "delivered")
 
 
 async def test_welcomes_of_several_senders_are_sent_to_one_provider_at_the_same_time(tmp_path: Path) -> None:

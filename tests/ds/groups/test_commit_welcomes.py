@@ -335,18 +335,19 @@ async def test_of_a_welcome_that_was_delivered_in_part_the_rest_is_sent_again(tm
         assert await waiting(hub) == [(A, "delivered", 1), (C, "due", 1)]
 
 
-async def test_a_repeat_supplies_the_welcome_that_was_missing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sender", [ALICE, Follower(C)], ids=["a device", "a provider"])
+async def test_a_repeat_supplies_the_welcome_that_was_missing(sender: Any, tmp_path: Path) -> None:
     async with running_hub(tmp_path, **FEDERATION) as hub:
         it = await invite(hub)
-        first = await hub.send(it.request(), ALICE)
+        first = await hub.send(it.request(), sender)
         assert await waiting(hub) == []
         for welcome, then in (
             (welcome_data(it.bob), [(A, "due", 1)]),  # for one of two Adds
             (welcome_data(it.carol, to=[B], mark=b"other"), [(A, "due", 1), (B, "due", 1)]),
         ):
-            assert await hub.send(it.request(welcome), ALICE) == first
+            assert await hub.send(it.request(welcome), sender) == first
             assert await waiting(hub) == then
-        await refused(hub, it.request(welcome_data(OTHER_REF)), WelcomeMismatch)
+        await refused(hub, it.request(welcome_data(OTHER_REF)), WelcomeMismatch, sender)
 
 
 async def test_a_repeat_in_the_same_batch_supplies_what_was_missing(tmp_path: Path) -> None:
@@ -419,15 +420,16 @@ async def test_a_group_info_supplied_after_an_encrypted_commit_makes_the_state_k
         assert states == [("derived",), ("claimed",)]
 
 
+@pytest.mark.parametrize("committer", [ALICE, Follower(C)], ids=["of a device", "of a provider"])
 @pytest.mark.parametrize("sender", [LAPTOP, Follower(B)], ids=["another device", "another provider"])
-async def test_only_the_sender_of_a_commit_supplies_what_it_lacked(sender: Any, tmp_path: Path) -> None:
+async def test_only_the_sender_of_a_commit_supplies_what_it_lacked(committer: Any, sender: Any, tmp_path: Path) -> None:
     async with running_hub(tmp_path, **FEDERATION) as hub:
         it = await invite(hub)
-        first = await hub.send(it.request(), ALICE)
+        first = await hub.send(it.request(), committer)
         assert await hub.send(it.request(), sender) == first
         await refused(hub, it.request(welcome_data(it.bob)), CommitDataDiffers, sender)
         await refused(hub, it.request(info=it.info), CommitDataDiffers, sender)
-        await hub.send(it.request(welcome_data(it.bob), it.info), ALICE)
+        await hub.send(it.request(welcome_data(it.bob), it.info), committer)
         assert await hub.send(it.request(welcome_data(it.bob), it.info), sender) == first
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import re
 import secrets
+from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import trio
@@ -17,14 +19,17 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimids.ds.key_packages.gateway import GatewayBounds
+from mimids.ds.key_packages.gateway import Gateway, GatewayBounds
 from mimids.ds.limits.rates import Rate
 from mimids.errors import OhttpKey, OhttpUndecipherable
+from mimids.http.api.problems import document
 from mimids.ohttp import bhttp
 from mimids.ohttp.client import Opener, encapsulate
 from mimids.ohttp.config import decode_keys
 from mimids.ohttp.hpke import Aead, HpkeError, PrivateKey
-from mimids.store.engine.transaction import Tx
+from mimids.store.engine.locks import Locks
+from mimids.store.engine.store import Store
+from mimids.store.engine.transaction import Ahead, Tx
 from mimids.wire.codec import WireError
 from mimids.wire.declare import decode, encode
 from mimids.wire.ids import BearerToken
@@ -33,6 +38,8 @@ from tests.support.doubles import stopped_clock
 from tests.support.mls_makers import NOW
 from tests.support.rig import UNLIMITED, Rig, ask, bundle, packages, problem_type, running
 from tests.support.store_faults import full_disk
+
+T = TypeVar("T")
 
 WRONG = BearerToken(bytes(32))
 WINDOW = 300
@@ -496,3 +503,30 @@ async def test_a_request_for_a_key_in_grace_is_answered_and_for_a_retired_one_is
         message, opener = rig.encapsulate(encode(ask(token)), config=config)
         with pytest.raises(OhttpKey):
             await rig.gateway.answer(message)
+
+
+class _RunsThrice(Store):
+    """A store whose writer runs each work three times, as it may after a fault; only the last answer counts."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def write(self, work: Callable[[Tx], T], *, locks: Locks | None = None, ahead: Ahead | None = None) -> T:
+        return await self._store.write(lambda tx: [work(tx) for _ in range(3)][-1], locks=locks, ahead=ahead)
+
+
+async def test_a_work_that_runs_again_seals_another_answer(path: Path) -> None:
+    async with running(path) as rig:
+        token = await rig.stocked(0)
+        gateway = Gateway(
+            _RunsThrice(rig.store),
+            rig.clock,
+            rig.keys.live,
+            rig.keys.look,
+            rig.key_packages,
+            document,
+            GatewayBounds(rate=UNLIMITED, step_seconds=0),
+        )
+        message, opener = rig.encapsulate(encode(ask(token)))
+        answered = bhttp.decode_response(opener.open(await gateway.answer(message)))
+        assert problem_type(answered) == (404, "key-packages-exhausted")

@@ -9,10 +9,12 @@ from typing import Any
 import attrs
 import pytest
 import trio
+import trio.testing
 
 from mimids.ds.devices.accounts import add_device, add_user
 from mimids.ds.groups.contradiction import Contradiction
 from mimids.ds.terms.report import NOTE_OCTETS, Report
+from mimids.ds.terms.reports import TOPIC
 from mimids.errors import Malformed, NotFound, QuotaExceeded
 from mimids.store import reports as stored
 from mimids.testing.clock import MovableClock
@@ -307,6 +309,31 @@ async def test_what_a_hub_cannot_have_meant_becomes_a_report(tmp_path: Path) -> 
         assert "sequenced-differently" in (await command(follower, "report read", report=only["id"]))["note"]
         await replayed(follower, only["id"])  # the job goes on after the contradictions
         assert follower.peers.calls == []
+
+
+async def test_a_process_without_jobs_tells_the_others_that_it_stored_a_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = stopped_clock()
+    async with federated(tmp_path, A, B, clock=clock, jobs_of=()) as (_, follower), trio.open_nursery() as jobs:
+        reports, notifier, runs_jobs = follower.services.reports, follower.services.notifier, False
+        monkeypatch.setattr(reports, "_runs_jobs", lambda: runs_jobs)
+        message = encode(Room().message("sequenced twice"))
+        reports.note_contradiction(Contradiction(A, GROUP, message, "sequenced-differently"))
+        with notifier.listen(TOPIC) as other_process:
+            await jobs.start(reports.run)
+            with patience():
+                await other_process.wait()
+        (only,) = (await command(follower, "report list"))["reports"]
+        for _ in range(3):
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            clock.advance(60)
+        shown = await command(follower, "report read", report=only["id"])
+        assert (shown["kind"], shown["replayed_at"]) == ("contradiction", None)
+        runs_jobs = True
+        notifier.notify(TOPIC)
+        await replayed(follower, only["id"])
+        jobs.cancel_scope.cancel()
 
 
 async def test_old_reports_are_dropped(tmp_path: Path) -> None:

@@ -140,6 +140,24 @@ async def test_a_trust_file_that_is_gone_stops_listed_services_and_works_again_a
     services.close()
 
 
+async def test_another_trust_file_counts_from_the_reload_on(
+    tmp_path: Path, mimids_session: Session, service: PushService
+) -> None:
+    config, trust = config_of(tmp_path, mimids_session, service.origin), tmp_path / "trust.pem"
+    trust.write_bytes(config.tls.certificate.read_bytes())
+    services = HttpPushServices(attrs.evolve(config, tls=attrs.evolve(config.tls, trust=trust)), SystemClock())
+    endpoint = parse_endpoint(f"{service.origin}/x")
+    with pytest.raises(PeerUnavailable):
+        await services.reach(endpoint)
+    trust.write_bytes(mimids_session.ca_file.read_bytes())
+    with pytest.raises(PeerUnavailable):
+        await services.reach(endpoint)
+    services.reload()
+    await services.reach(endpoint)
+    assert service.pushes == [], "nothing was sent"
+    services.close()
+
+
 @pytest.mark.parametrize("status", [400, 401, 403])
 async def test_a_refusal_while_a_clock_is_wrong_is_none_that_lasts(
     tmp_path: Path, mimids_session: Session, service: PushService, status: int
