@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -41,11 +42,11 @@ def right_guesses(found: dict[str, Table], truth: set[tuple[object, object]]) ->
     }
 
 
-@pytest.mark.parametrize("at_once", [500, 7])  # tokens that are rewritten in one transaction
+@pytest.mark.parametrize("at_once", [256, 7])  # tokens that are rewritten in one transaction
 async def test_a_token_does_not_show_with_which_key_package_it_was_written(
     at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rewriting, "REWRITTEN_AT_ONCE", at_once)
+    monkeypatch.setattr(rewriting, "BLOCK_ROWS", at_once)
     chance, clock = random.Random(15), MovableClock(stopped_at=NOW * 1000)
     url = postgresql.database_of(tmp_path / "b")
     async with federated(tmp_path, "b.example", jobs_of=(), clock=clock, store={"url": url}) as (b,):
@@ -55,7 +56,23 @@ async def test_a_token_does_not_show_with_which_key_package_it_was_written(
         assert right_guesses(hidden_columns_of(url), truth) == {}
 
 
-async def test_a_sweep_rewrites_only_the_tokens_that_were_written_since_the_last(tmp_path: Path) -> None:
+async def test_tokens_do_not_show_in_which_sweep_they_were_written(tmp_path: Path) -> None:
+    clock = MovableClock(stopped_at=NOW * 1000)
+    url = postgresql.database_of(tmp_path / "b")
+    async with federated(tmp_path, "b.example", jobs_of=(), clock=clock, store={"url": url}) as (b,):
+        order = [token for token, _ in await claimed(b, random.Random(15), after_each=b.services.store.separate_rows)]
+        await sweep(b)
+        tokens = hidden_columns_of(url)["tokens"]
+        for hidden in ("transaction", "place"):
+            ids = [each for _, each in sorted(zip(tokens.column(hidden), tokens.column("id"), strict=True))]
+            used = [order.index(each) for each in ids]
+            assert sum(abs(first - second) == 1 for first, second in pairwise(used)) <= AT_MOST, hidden
+
+
+async def test_a_sweep_rewrites_only_tokens_near_those_that_were_written_since_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rewriting, "BLOCK_ROWS", 8)
     clock = MovableClock(stopped_at=NOW * 1000)
     url = postgresql.database_of(tmp_path / "b")
     async with federated(tmp_path, "b.example", jobs_of=(), clock=clock, store={"url": url}) as (b,):
@@ -70,4 +87,4 @@ async def test_a_sweep_rewrites_only_the_tokens_that_were_written_since_the_last
         assert ids == after.column("id") or sorted(ids) == sorted(after.column("id"))
         written = dict(zip(after.column("id"), after.column("transaction"), strict=True))
         changed = {each for each, at in zip(ids, before.column("transaction"), strict=True) if written[each] != at}
-        assert changed == {3}
+        assert changed == {1, 2, 3, 4, 5, 6, 7}

@@ -34,7 +34,7 @@ FOR_FILES_ONLY = {
 }
 FOR_POSTGRESQL_ONLY = {
     "store.counted_ids.outrun_in_postgresql": "the sequences of PostgreSQL",
-    "store.engine.postgresql.rewriting.rewrite_page": "the hidden columns of PostgreSQL",
+    "store.engine.postgresql.rewriting.rewrite_block": "the hidden columns of PostgreSQL",
 }
 
 
