@@ -55,7 +55,10 @@ def of_file(error: OSError) -> Cause:
     path = None if error.filename is None else Path(os.fsdecode(error.filename))
     what = f"{'' if path is None else f'{path}: '}{error.strerror or error}"
     if error.errno == errno.EROFS:
-        return Cause(what, "mount the file system writable, or set data_dir to a directory on another file system")
+        return Cause(
+            what,
+            "mount the file system writable, or use a directory on another file system (for the database: data_dir)",
+        )
     if error.errno in _NO_SPACE:
         return Cause(what, "free some space on this disk: `mimids check` says how much there is")
     if error.errno == errno.ENOENT and path is not None:
@@ -72,10 +75,10 @@ def _of_permissions(what: str, path: Path) -> Cause:
     named = shlex.quote(str(refusing))
     if owner == os.geteuid():
         return Cause(what, f"chmod u+rwX {named}")
-    theirs, us = user_name(owner), user_name(os.geteuid())
+    us = user_name(os.geteuid())
     return Cause(
-        f"{what}; {refusing} belongs to {theirs}, and this process runs as {us}",
-        f"run it as that user (sudo -u {theirs} ...), or give the files away: chown -R {us} {named}",
+        f"{what}; {refusing} belongs to {user_name(owner)}, and this process runs as {us}",
+        f"run it as that user (sudo -u {sudo_user(owner)} ...), or give the files away: chown -R {us} {named}",
     )
 
 
@@ -103,6 +106,12 @@ def user_name(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return str(uid)
+
+
+def sudo_user(uid: int) -> str:
+    """Return a user as an argument of `sudo -u` in a shell."""
+    name = user_name(uid)
+    return f"'#{uid}'" if name == str(uid) else shlex.quote(name)
 
 
 def group_name(gid: int) -> str:

@@ -7,8 +7,8 @@ import resource
 import sys
 import time
 from itertools import repeat
-from operator import mul
 from pathlib import Path
+from struct import Struct
 from typing import Final
 
 import trio
@@ -21,15 +21,21 @@ SMALLEST_BLOCK: Final = sys.getsizeof(bytes(16))  # octets: the size of a partit
 LARGEST_BLOCK: Final = 512  # octets: Python's own allocator hands out no larger blocks
 BLOCK_STEP: Final = 16  # octets between the sizes of its blocks
 OVERWRITTEN_OCTETS: Final = 1024 * 1024  # of each size
+LARGEST_CACHED: Final = 1040  # octets: of smaller free blocks glibc keeps some for each thread, with their contents
+CACHED_BLOCKS: Final = 7  # of each size
+BLOCKS_AT_ONCE: Final = 64
 BUSY_SECONDS: Final = 0.002  # after this CPU time since the last overwriting, memory is overwritten again
+
+_ZEROS: Final = bytes(BLOCKS_AT_ONCE * LARGEST_BLOCK)
 
 
 async def overwrite_free_blocks() -> None:
-    """Overwrite regularly what freed objects of up to 512 octets left in memory: keys, and short bodies with keys.
+    """Overwrite regularly what freed objects of up to 1,040 octets left in memory: keys, and short bodies with keys.
 
     Python's own allocator leaves the contents of freed memory as they are until the memory is used again. (glibc
-    overwrites larger objects, see `process.protect_memory`.) So up to OVERWRITTEN_OCTETS of each size are allocated and
-    filled. All sizes take about 15 ms, with a checkpoint after each size.
+    overwrites larger objects, see `process.protect_memory`, but not the few of up to LARGEST_CACHED octets that it
+    keeps for the thread.) So up to OVERWRITTEN_OCTETS of each size are allocated and filled. All sizes take about 5
+    ms, with a checkpoint after each size.
     """
     used = 0.0
     while True:
@@ -39,13 +45,26 @@ async def overwrite_free_blocks() -> None:
         for octets in range(SMALLEST_BLOCK, LARGEST_BLOCK + 1, BLOCK_STEP):
             _fill_free_blocks(octets)
             await trio.lowlevel.checkpoint()
+        overwrite_cached_blocks()
         used = time.process_time()
 
 
+def overwrite_cached_blocks() -> None:
+    """Overwrite the free blocks that glibc keeps for this thread; takes a tenth of a millisecond."""
+    for octets in range(LARGEST_BLOCK + BLOCK_STEP, LARGEST_CACHED + 1, BLOCK_STEP):
+        _fill(octets, CACHED_BLOCKS)
+
+
 def _fill_free_blocks(octets: int) -> None:
+    """Overwrite up to OVERWRITTEN_OCTETS in free blocks of a size."""
+    _fill(octets, OVERWRITTEN_OCTETS // octets)
+
+
+def _fill(octets: int, count: int) -> None:
     """Allocate objects of a size, filled with zeros; free them only after all are allocated."""
-    contents = repeat(octets - sys.getsizeof(b""), OVERWRITTEN_OCTETS // octets)
-    list(map(mul, repeat(b"\0"), contents))  # a fifth faster than calling `bytes` for each number
+    at_once = min(count, BLOCKS_AT_ONCE)
+    some = Struct(f"{octets - sys.getsizeof(b'')}s" * at_once)  # half the time of making each object by its own call
+    list(map(some.unpack_from, repeat(_ZEROS, -(-count // at_once))))
 
 
 async def give_back_free_memory() -> None:

@@ -187,9 +187,9 @@ def _has_terminal() -> bool:
 def protect_memory() -> None:
     """Keep partition keys and gateway keys out of core dumps and out of freed memory.
 
-    Python cannot overwrite bodies with partition keys, but glibc overwrites all objects of more than 512 octets when it
-    frees them, and `overwrite_free_blocks` overwrites smaller objects. Only root can read the memory of the process;
-    other processes of the same user cannot.
+    Python cannot overwrite bodies with partition keys, but glibc overwrites most objects of more than 512 octets when
+    it frees them, and `overwrite_free_blocks` overwrites smaller objects and those that glibc keeps for a thread. Only
+    root can read the memory of the process; other processes of the same user cannot.
     """
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

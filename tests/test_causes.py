@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mimids.causes import of_file, of_listener, user_name
+from mimids.causes import of_file, of_listener, sudo_user, user_name
 from tests.support.other_user import NOBODY, needs_root, open_directory, run_as
 
 
@@ -35,6 +35,12 @@ def test_a_listener_that_cannot_listen(name: str, address: str, failure: Excepti
     assert cause.what.startswith(f"cannot listen on {address} ({name}): ")
     assert what in cause.what
     assert fix in cause.fix
+
+
+def test_sudo_gets_the_number_of_a_user_without_a_name() -> None:
+    assert sudo_user(0) == "root"
+    assert user_name(3_999_999) == "3999999"
+    assert sudo_user(3_999_999) == "'#3999999'"
 
 
 @pytest.mark.parametrize(

@@ -130,3 +130,29 @@ def test_free_memory_between_objects_that_live_longer_is_given_back() -> None:
     grown, left = map(int, done.stdout.split())
     assert grown > 150_000_000
     assert left < 60_000_000
+
+
+LEAVES_SECRETS = """
+import ctypes, sys
+from mimids import memory, process
+
+process.protect_memory()
+secret, sizes = b"a secret of a request. ", range(530, 1000, 20)
+kept = [(secret * 50)[:octets] for octets in sizes]
+places = [id(each) + sys.getsizeof(b"") - 1 for each in kept]
+kept.clear()
+seen = lambda: sum(secret[5:] in ctypes.string_at(at, octets) for at, octets in zip(places, sizes))
+before = seen()
+memory.overwrite_cached_blocks()
+print(before, seen())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs glibc")
+def test_free_blocks_that_glibc_keeps_for_a_thread_are_overwritten() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LEAVES_SECRETS], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    before, after = map(int, done.stdout.split())
+    assert before > 10
+    assert after == 0

@@ -28,7 +28,7 @@ from mimids.errors import MimiError
 from mimids.store import acknowledged, audit, ohttp, restores
 from mimids.store import backup as backups
 from mimids.store.backup import NotABackup
-from mimids.store.engine import lock, migrate
+from mimids.store.engine import lock, migrate, token_places
 from mimids.store.engine.migrate import SchemaRefused
 from mimids.store.engine.sqlite import connect, files_of, read_here, write_here
 from mimids.store.engine.transaction import Tx
@@ -224,6 +224,7 @@ def _put_aside(path: Path) -> tuple[Path, bool]:
     with suppress(sqlite3.Error), closing(connect(path)) as connection:  # a damaged database keeps its log
         connection.execute("PRAGMA secure_delete=ON")
         ohttp.blank_keys(Tx(connection))
+        token_places.rewrite_all(Tx(connection))
         has_keys = False
     # Closing the last connection merged the log.
     aside = path.with_name(f"{path.name}.before-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")

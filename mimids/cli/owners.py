@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from mimids.causes import group_name, user_name
+from mimids.causes import group_name, sudo_user, user_name
 from mimids.cli.places import program
 from mimids.cli.refusals import CommandRefused
 from mimids.config import Config
@@ -31,7 +31,7 @@ def require_owner(config: Config) -> None:
         raise CommandRefused(
             f"{config.data_dir} belongs to {user_name(owner)}, and this command runs as {user_name(os.geteuid())}:"
             " the server could not use files that this command makes",
-            f"run it as that user: {_as(user_name(owner))}\nto run it as this user anyway, set {ANY_USER}=1",
+            f"run it as that user: {_as(owner)}\nto run it as this user anyway, set {ANY_USER}=1",
         )
     try:
         try_to_write(config.data_dir)
@@ -83,7 +83,7 @@ def _server_user(private_key: Path) -> tuple[str, str] | None:
     return None
 
 
-def _as(user: str) -> str:
+def _as(uid: int) -> str:
     """Return the command line that runs this command as another user."""
     variables = [f"MIMIDS_CONFIG={os.environ['MIMIDS_CONFIG']}"] if "MIMIDS_CONFIG" in os.environ else []
-    return f"{shlex.join(['sudo', '-u', user, *variables])} {program()} {shlex.join(sys.argv[1:])}"
+    return " ".join(["sudo", "-u", sudo_user(uid), *map(shlex.quote, variables), program(), shlex.join(sys.argv[1:])])

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from mimids.store import ohttp
+from mimids.store.engine import token_places
 from mimids.store.engine.access import Place, read_here
 from mimids.store.engine.lock import open_private
 from mimids.store.engine.sqlite import connect_to_read
@@ -57,6 +58,7 @@ def copy(source: Path, target: Path, now: Milliseconds, progress: Progress = lam
             writing.execute("PRAGMA journal_mode=MEMORY")
             writing.execute("PRAGMA secure_delete=ON")
             ohttp.blank_keys(Tx(writing))
+            token_places.rewrite_all(Tx(writing))
             writing.execute(
                 "INSERT INTO settings (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE"
                 " SET value = excluded.value",

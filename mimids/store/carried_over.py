@@ -64,8 +64,7 @@ def carry_over(tx: Tx, newer: Tx, now: Milliseconds) -> CarriedOver:
         _add_missing(tx, newer, table)
     for table in ("removals", "removal_keys"):  # the groups of this database are searched for leaves of removed devices
         _add_missing(tx, newer, table)
-    _add_missing(tx, newer, "device_signature_keys")
-    tx.execute("DELETE FROM device_signature_keys WHERE device NOT IN (SELECT id FROM devices)")
+    _add_signature_keys(tx, newer)
     _add_keys(tx, newer)
     _add_missing(tx, newer, "audit")
     added = _add_missing(tx, newer, "key_package_refs")
@@ -83,6 +82,15 @@ def _add_keys(tx: Tx, newer: Tx) -> None:
         made = setting(newer, name)
         if made is not None and setting(tx, name) is None:
             put_setting(tx, name, made)
+
+
+def _add_signature_keys(tx: Tx, newer: Tx) -> None:
+    """Take over the digests of signature keys, of devices that the backup has."""
+    tx.executemany(
+        "INSERT INTO device_signature_keys (id, device, digest)"
+        " SELECT ?1, ?2, ?3 WHERE EXISTS (SELECT 1 FROM devices WHERE id = ?2) ON CONFLICT DO NOTHING",
+        _rows(newer, "device_signature_keys", ("id", "device", "digest")),
+    )
 
 
 def _drop_subscriptions(tx: Tx, newer: Tx) -> None:

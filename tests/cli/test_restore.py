@@ -115,6 +115,19 @@ def test_what_was_ended_since_the_backup_stays_ended(config: Config, tmp_path: P
     assert told(config, "token", "issue", "alice", "--scheme", "unique")["id"] > 1e15
 
 
+def test_a_device_that_was_added_since_the_backup_and_uploaded_does_not_come_along(
+    config: Config, tmp_path: Path
+) -> None:
+    told(config, "user", "add", "zoe")
+    told(config, "device", "add", "zoe", "phone")
+    sql(config, "INSERT INTO device_signature_keys (device, digest) SELECT id, randomblob(32) FROM devices")
+    kept = len(rows(config, "SELECT 1 FROM devices")) - 1
+    told(config, "restore", tmp_path / "copy", "--replace")
+    assert (
+        len(rows(config, "SELECT 1 FROM device_signature_keys")) == len(rows(config, "SELECT 1 FROM devices")) == kept
+    )
+
+
 def ends_of_tokens(config: Config) -> set[int]:
     return {row[0] for row in rows(config, "SELECT ended_at FROM tokens WHERE ended_at IS NOT NULL")}
 

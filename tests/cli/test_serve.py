@@ -198,8 +198,15 @@ def test_a_certificate_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
         config.tls.certificate.write_text(text)
         refused = run("serve", "--config", "mimids.toml", cwd=tmp_path)
         assert_refused(refused, str(config.tls.certificate), "set the files in [tls]")
-    config.tls.certificate.unlink()
-    assert_refused(run("serve", "--config", "mimids.toml", cwd=tmp_path), "No such file", "set the files in [tls]")
+    config.tls.certificate.write_text(whole)
+    for file in (config.tls.private_key, config.tls.certificate):
+        file.write_text("nothing")
+        refused = run("serve", "--config", "mimids.toml", cwd=tmp_path)
+        assert_refused(refused, f"mimids: {file}", "set the files in [tls]")
+        file.unlink()
+        refused = run("serve", "--config", "mimids.toml", cwd=tmp_path)
+        assert_refused(refused, f"mimids: {file}: No such file", "set the files in [tls]")
+        config.tls.private_key.write_text("nothing")
 
 
 def test_a_database_of_another_version_is_refused_in_two_lines(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Two curious administrators with both disks join nothing: no asker with a target, no token with a KeyPackage or group.
 
 They read every table of two live providers while 200 devices fetch KeyPackages with labelled unique tokens, and after
-the Welcomes, and join any two columns of times by equal values and by order.
+the Welcomes, then backups from both moments, and what `restore` puts aside and restores. They join any two columns of
+times by equal values and by order.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import attrs
 
+from mimids.config import Config
 from mimids.ds.key_packages.tokens import TokenTerms, issue
 from mimids.ds.ports import RelayedAnswer
 from mimids.http.api.devices import DEVICES
@@ -23,10 +25,10 @@ from mimids.ohttp.client import encapsulate
 from mimids.ohttp.config import decode_keys
 from mimids.ohttp.encapsulation import RESPONSE_TYPE
 from mimids.ohttp.padding import pad_request
-from mimids.store import accounts
+from mimids.store import accounts, backup
 from mimids.store.engine.transaction import Tx
 from mimids.testing.clock import MovableClock
-from mimids.values import Device, UserRow
+from mimids.values import Device, Milliseconds, UserRow
 from mimids.wire.declare import decode, encode
 from mimids.wire.ids import BearerToken, KeyPackageRef, ProtocolVersion, Secret
 from mimids.wire.messages import (
@@ -41,8 +43,10 @@ from tests.support.federation import Room, federated, read
 from tests.support.inmemory import InMemory
 from tests.support.mls_makers import NOW
 from tests.support.provider import Assembled
+from tests.support.restoring import restore
 from tests.support.rig import SUITE, packages
 from tests.support.stored import rows, sweep, until
+from tests.support.tables import ON_POSTGRESQL
 from tests.support.welcomes import welcome_to
 
 FETCHES = 200
@@ -165,6 +169,8 @@ async def test_no_two_columns_of_times_join_what_ohttp_keeps_apart(tmp_path: Pat
             seen |= {row[:2]: row for row in await rows(a, "SELECT * FROM rate_buckets")}
         for provider in (a, b):
             assert columns_with(tables_of(provider.config.database), moments) == set()
+        for provider in (a, b):
+            keep(provider, tmp_path, "before the Welcomes")
         asked: set[tuple[object, object]] = {(each.asker.row, each.ref) for each in fetches}
         asked |= {(str(each.asker.row), each.ref) for each in fetches}
         asked |= {(str(each.asker.row), each.token_id) for each in fetches}
@@ -186,6 +192,31 @@ async def test_no_two_columns_of_times_join_what_ohttp_keeps_apart(tmp_path: Pat
         labels |= {(each.token_id, each.room.group_id) for each in fetches}
         assert right_guesses(theirs, theirs, labels) == {}
         assert right_guesses(tables_of(a.config.database), theirs, asked | labels) == {}
+        for provider in (a, b):
+            keep(provider, tmp_path, "after the Welcomes")
+    if not ON_POSTGRESQL:
+        for moment in ("after the Welcomes", "before the Welcomes"):
+            ours_kept, theirs_kept = (files_of_restore(each.config, tmp_path, moment) for each in (a, b))
+            for one in theirs_kept:
+                assert right_guesses(tables_of(one), tables_of(one), labels) == {}
+                for other in ours_kept:
+                    assert right_guesses(tables_of(other), tables_of(one), asked | labels) == {}
+
+
+def keep(provider: Assembled, directory: Path, moment: str) -> None:
+    """Make a backup, as an administrator may find it later."""
+    if not ON_POSTGRESQL:
+        backup.copy(provider.config.database, copy_of(provider.config, directory, moment), Milliseconds(1))
+
+
+def copy_of(config: Config, directory: Path, moment: str) -> Path:
+    return directory / f"{config.provider} {moment}"
+
+
+def files_of_restore(config: Config, directory: Path, moment: str) -> tuple[Path, ...]:
+    """Restore a backup of a provider; return the backup, the file that was put aside, and the restored file."""
+    copy = copy_of(config, directory, moment)
+    return (copy, *restore(config, copy))
 
 
 async def invite(a: Assembled, fetch: Fetch) -> None:

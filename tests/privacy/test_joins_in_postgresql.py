@@ -4,63 +4,23 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from mimids.ds.key_packages.tokens import TokenTerms, issue
-from mimids.mls.key_package import KeyPackageIn
-from mimids.mls.suites import SUITES
-from mimids.store import accounts
 from mimids.store.engine.postgresql import rewriting
-from mimids.store.engine.transaction import Tx
 from mimids.testing.clock import MovableClock
-from mimids.values import UserRow
-from mimids.wire.declare import decode
-from mimids.wire.ids import BearerToken, KeyPackageRef, ProviderId, Secret
-from mimids.wire.messages import WelcomeInitRequest
 from tests.support import postgresql
+from tests.support.claims import claimed
 from tests.support.curious import Table, hidden_columns_of, joined, ranked
 from tests.support.federation import federated
 from tests.support.mls_makers import NOW
-from tests.support.provider import Assembled
-from tests.support.rig import SUITE, ask, packages
 from tests.support.stored import sweep
-from tests.support.welcomes import welcome_to
 
 pytestmark = pytest.mark.skipif(postgresql.why_missing() is not None, reason=str(postgresql.why_missing()))
 
-CLAIMS = 60
 AT_MOST = 6  # right guesses; one is right by chance
-A = ProviderId("a.example")
-
-
-async def claimed(b: Assembled, chance: random.Random) -> set[tuple[object, object]]:
-    """Claim KeyPackages with one token each, and let their Welcomes arrive; return which token claimed which."""
-    secret = await b.add_device("bob")
-    bob = await b.services.devices.authenticate(Secret(secret.encode()))
-    assert bob is not None
-    done = await b.services.key_packages.upload(bob, packages(bob.user_id, CLAIMS))
-    assert done.accepted == CLAIMS
-
-    def new_token(tx: Tx) -> tuple[int, BearerToken]:
-        user = accounts.find_user(tx, bob.user_id)
-        assert user is not None
-        made = issue(tx, UserRow(user), TokenTerms("unique"), b.services.clock.now())
-        return int(made.id), made.bearer_token
-
-    tokens = [await b.services.store.write(new_token) for _ in range(CLAIMS)]
-    truth: set[tuple[object, object]] = set()
-    refs: list[KeyPackageRef] = []
-    for token, bearer in chance.sample(tokens, CLAIMS):
-        (outcome,) = await b.services.key_packages.claim([ask(bearer, "bob")])
-        assert outcome.key_package is not None
-        refs.append(decode(KeyPackageIn, outcome.key_package).ref(SUITES[SUITE]))
-        truth.add((token, refs[-1]))
-    for ref in chance.sample(refs, CLAIMS):
-        await b.services.incoming_welcomes.init(A, WelcomeInitRequest((ref,)))
-        await b.services.incoming_welcomes.store(A, welcome_to(ref))
-    return truth
 
 
 def guesses(one: Table, other: Table) -> Iterator[tuple[str, set[tuple[object, object]]]]:
@@ -82,21 +42,37 @@ def right_guesses(found: dict[str, Table], truth: set[tuple[object, object]]) ->
     }
 
 
-@pytest.mark.parametrize("at_once", [500, 7])  # tokens that are rewritten in one transaction
+@pytest.mark.parametrize("at_once", [256, 7])  # tokens that are rewritten in one transaction
 async def test_a_token_does_not_show_with_which_key_package_it_was_written(
     at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rewriting, "REWRITTEN_AT_ONCE", at_once)
+    monkeypatch.setattr(rewriting, "BLOCK_ROWS", at_once)
     chance, clock = random.Random(15), MovableClock(stopped_at=NOW * 1000)
     url = postgresql.database_of(tmp_path / "b")
     async with federated(tmp_path, "b.example", jobs_of=(), clock=clock, store={"url": url}) as (b,):
-        truth = await claimed(b, chance)
+        truth: set[tuple[object, object]] = {*await claimed(b, chance)}
         assert right_guesses(hidden_columns_of(url), truth), "before the sweep, a join finds them"
         await sweep(b)
         assert right_guesses(hidden_columns_of(url), truth) == {}
 
 
-async def test_a_sweep_rewrites_only_the_tokens_that_were_written_since_the_last(tmp_path: Path) -> None:
+async def test_tokens_do_not_show_in_which_sweep_they_were_written(tmp_path: Path) -> None:
+    clock = MovableClock(stopped_at=NOW * 1000)
+    url = postgresql.database_of(tmp_path / "b")
+    async with federated(tmp_path, "b.example", jobs_of=(), clock=clock, store={"url": url}) as (b,):
+        order = [token for token, _ in await claimed(b, random.Random(15), after_each=b.services.store.separate_rows)]
+        await sweep(b)
+        tokens = hidden_columns_of(url)["tokens"]
+        for hidden in ("transaction", "place"):
+            ids = [each for _, each in sorted(zip(tokens.column(hidden), tokens.column("id"), strict=True))]
+            used = [order.index(each) for each in ids]
+            assert sum(abs(first - second) == 1 for first, second in pairwise(used)) <= AT_MOST, hidden
+
+
+async def test_a_sweep_rewrites_only_tokens_near_those_that_were_written_since_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rewriting, "BLOCK_ROWS", 8)
     clock = MovableClock(stopped_at=NOW * 1000)
     url = postgresql.database_of(tmp_path / "b")
     async with federated(tmp_path, "b.example", jobs_of=(), clock=clock, store={"url": url}) as (b,):
@@ -111,4 +87,4 @@ async def test_a_sweep_rewrites_only_the_tokens_that_were_written_since_the_last
         assert ids == after.column("id") or sorted(ids) == sorted(after.column("id"))
         written = dict(zip(after.column("id"), after.column("transaction"), strict=True))
         changed = {each for each, at in zip(ids, before.column("transaction"), strict=True) if written[each] != at}
-        assert changed == {3}
+        assert changed == {1, 2, 3, 4, 5, 6, 7}

@@ -24,7 +24,7 @@ from mimids.wire.messages import CommitData, SendRequest
 EPOCHS = 25
 LAST = 10  # epochs whose keys may still be in buffers that are in use
 AT_ONCE = 100  # keys in requests of one kind
-MOST_COPIES = 30  # of keys that are no longer used, in one process (docs/privacy.md)
+MOST_COPIES = 8  # of keys that are no longer used, in one process (docs/privacy.md)
 TAG = secrets.token_bytes(8)  # the first octets of every key, by which a copy is found quickly
 SERVICE = Path(__file__).parents[2] / "examples/mimids.service"
 UNLIMITED = {"limits": {"device_sends_per_second": 0, "user_sends_per_second": 0}}

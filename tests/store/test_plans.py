@@ -38,6 +38,7 @@ EXCEPTIONS = {
     "store.damage.": _SMALL,
     "store.departures.": "the departures are bounded for each hub; groups and partitions are found from them",
     "store.engine.postgresql.rewriting.": "for PostgreSQL, whose plans are not looked at here",
+    "store.engine.token_places.": "of a temporary table; reads all tokens once, in the first sweep after the start",
     "store.federation_rules.": "what the operator decided on other providers",
     "store.group_deletion.": "runs when the operator deletes a group, or after a restore",
     "store.group_storage.": _ONE_GROUP,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -18,6 +19,7 @@ from mimids.store.engine.transaction import Tx
 from mimids.values import Follower, Milliseconds
 from mimids.wire.ids import Counter, ProviderId
 from mimids.wire.messages import ReceiveRequest
+from tests.support.cli_runs import invoke
 from tests.support.doubles import Peer
 from tests.support.federation import Room, device, federated, in_memory_peer
 from tests.support.provider import Assembled, assembled
@@ -41,6 +43,22 @@ def use_backup(copy: Path, config: Config) -> None:
         backup.unmark(tx)
 
     write_here(config.database, prepare)
+
+
+def restore(config: Config, copy: Path) -> tuple[Path, Path]:
+    """Run `mimids restore --replace` for a provider that is not running; return the file put aside, and the new one."""
+    lines = (
+        f'provider = "{config.provider}"',
+        f'data_dir = "{config.data_dir}"',
+        "[tls]",
+        f'certificate = "{config.tls.certificate}"',
+        f'private_key = "{config.tls.private_key}"',
+    )
+    (config.tls.certificate.parent / "mimids.toml").write_text("\n".join(lines))
+    ran = invoke(config, "restore", "--replace", "--json", copy)
+    assert ran.exit_code == 0, (ran.stderr, ran.exception)
+    answer = json.loads(ran.stdout)
+    return Path(answer["put_aside"]), Path(answer["database"])
 
 
 @asynccontextmanager

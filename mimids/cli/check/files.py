@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mimids import causes
-from mimids.causes import user_name
+from mimids.causes import sudo_user, user_name
 from mimids.cli.check.finding import Finding, ok, warning, wrong
 from mimids.cli.owners import FULL, try_to_write
 from mimids.config import Config
@@ -49,7 +49,7 @@ def data(config: Config) -> Iterator[Finding]:
             "data",
             f"{directory} belongs to {user_name(owner)}, and this check runs as {user_name(us)}: it cannot tell which"
             " files the server has no right to use",
-            f"run it as that user: sudo -u {user_name(owner)} mimids check ...",
+            f"run it as that user: sudo -u {sudo_user(owner)} mimids check ...",
         )
     if status.st_mode & WRITABLE_BY_OTHERS:
         what = f"other users of this machine can write to {directory}, so they can replace the database"

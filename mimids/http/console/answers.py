@@ -30,6 +30,7 @@ from mimids.wire.ids import ProviderId, local_user_id
 NOTHING: Final = "\N{EN DASH}"
 _OTHERS: Final = ("provider", "hub", "passed_on_to")  # names of members that are domains
 _CODES: Final = ("token", "bearer_token", "ohttp_identity", "group_id", "partition", "parent", "message", "path")
+_IDENTIFIERS: Final = ("reference",)  # names of members that are numbers and count nothing
 _LABELS: Final[Mapping[str, str]] = {
     "user_id": "user",
     "user_ids": "users",
@@ -106,6 +107,8 @@ def cell_of(name: str, value: Any, ours: ProviderId) -> Cell:
 def _cell_of_number(name: str, value: int) -> Cell:
     if is_day(name):
         return moment(value).partition(" ")[0]
+    if name in _IDENTIFIERS:
+        return str(value)
     return moment(value) if is_time(name) else value
 
 

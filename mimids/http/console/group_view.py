@@ -112,9 +112,10 @@ def rows(tree: PartitionTree, acts: Mapping[int, Sequence[Hyperlink]], now: Mill
 def _row(row: TreeRow, most: int, acts: Sequence[Hyperlink], now: Milliseconds) -> PartitionRow:
     each = row.partition
     epoch, key = ("?" if each.epoch is None else str(each.epoch)), each.masked_key.hex()
+    last_epoch = "" if each.epoch is None else f"to {epoch}"
     return PartitionRow(
         epoch=f"{number(row.folded)} epochs" if row.folded else epoch,
-        key=f"to {epoch}" if row.folded else CodeText(key[:KEY_DIGITS], title=key),
+        key=last_epoch if row.folded else CodeText(key[:KEY_DIGITS], title=key),
         messages=row.messages,
         bar=0 if row.folded or not row.messages else max(2, round(BAR_PIXELS * row.messages / most)),
         state=each.knowledge,

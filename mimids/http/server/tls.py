@@ -273,7 +273,20 @@ def _present(context: ssl.SSLContext, pair: Pair) -> None:
     except (OSError, ValueError) as error:
         if isinstance(error, ssl.SSLError) and error.reason in NOT_THE_KEY:
             raise CertificateFileError(f"{pair.private_key} is not the key of {pair.certificate}") from error
-        raise CertificateFileError(f"{pair.certificate} with {pair.private_key}: {_reason(error)}") from error
+        raise CertificateFileError(_fault_of(pair) or f"{pair.private_key}: {_reason(error)}") from error
+
+
+def _fault_of(pair: Pair) -> str | None:
+    """Say which file of a pair cannot be read or has no certificate; return None if only the key can be at fault."""
+    try:
+        certificate, _ = [file.read_bytes() for file in (pair.certificate, pair.private_key)]
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}"
+    try:
+        x509.load_pem_x509_certificates(certificate)
+    except ValueError:
+        return f"{pair.certificate} has no PEM certificate"
+    return None
 
 
 def trust_file(context: ssl.SSLContext, trusted: Path) -> None:

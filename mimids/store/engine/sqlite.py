@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 import outcome
 
 from mimids.errors import StorageUnavailable
-from mimids.store.engine import batch
+from mimids.store.engine import batch, token_places
 from mimids.store.engine.batch import Faults as Faults
 from mimids.store.engine.queued_work import QueuedWork
 from mimids.store.engine.store import AnswerBatch, Store, damaged
@@ -103,8 +103,15 @@ class SqliteWriter:
         """Move the write-ahead log into the database and cut it to nothing; return False if a reader still needs it."""
         return await self.thread.run(truncate_log)
 
-    async def separate_rows(self) -> None:
-        """Do nothing: a row in SQLite does not show which transaction wrote it."""
+    async def separate_rows(self) -> int:
+        """Rewrite the bearer tokens near those that were used lately (`token_places`); return how many blocks."""
+        await self.thread.run(partial(_run, token_places.watch))
+        after, blocks = -1, 0
+        while (
+            found := await self.thread.run(partial(_run, partial(token_places.rewrite_block, after=after)))
+        ) is not None:
+            after, blocks = found, blocks + 1
+        return blocks
 
 
 class SqliteReader:
@@ -300,6 +307,10 @@ class _Transactions:
 
 def _commit(works: Sequence[Work[Any]], faults: Faults, connection: sqlite3.Connection) -> list[outcome.Outcome[Any]]:
     return batch.commit(works, faults, _Transactions(connection))
+
+
+def _run(work: Work[T], connection: sqlite3.Connection) -> T:
+    return cast("T", batch.commit([work], _no_faults, _Transactions(connection))[0].unwrap())
 
 
 def _read_snapshot(work: Work[T], connection: sqlite3.Connection) -> outcome.Outcome[T]:

@@ -49,7 +49,7 @@ class StoreWriter(Protocol):
     async def truncate_log(self) -> bool:
         """Cut the log of writes, which has deleted octets, to nothing; return False if a reader still needs it."""
 
-    async def separate_rows(self) -> None:
+    async def separate_rows(self) -> object:
         """Hide with which other rows bearer tokens were written."""
 
 

@@ -17,6 +17,7 @@ from mimids.http.console import overview
 from mimids.http.console.parts import Cell, CodeText, Hyperlink
 from mimids.http.console.rendering import PAGES
 from mimids.store.overview import GroupTotals, PeerSummary
+from mimids.store.reports import reference_of
 from mimids.values import Milliseconds
 from mimids.wire.base64url import base64url
 from mimids.wire.ids import GroupId, ProviderId
@@ -25,7 +26,7 @@ from tests.support.consoles import Browser, links, parsed, texts
 from tests.support.federation import Room, device
 from tests.support.provider import Assembled
 from tests.support.reports import report
-from tests.support.stored import provider
+from tests.support.stored import provider, rows
 
 ALL = [
     *(path for path, _ in PAGES),
@@ -234,7 +235,10 @@ async def test_pages_of_users_and_devices_show_what_was_stored(tmp_path: Path) -
         assert {"phone", "<b>card</b>"} <= set(texts((await browser.get("/console/users/alice")).body))
         assert "<i>spam</i>" in texts((await browser.get("/console/policy")).body)
         assert "<b>pills</b>" in texts((await browser.get("/console/reports")).body)
-        assert "mimi://b.example/u/bob" in texts((await browser.get("/console/reports/1")).body)
+        one = texts((await browser.get("/console/reports/1")).body)
+        assert "mimi://b.example/u/bob" in one
+        (digest,) = (row[0] for row in await rows(running, "SELECT digest FROM reports"))
+        assert str(reference_of(digest)) in one, "as digits, which an operator can copy"
         assert "MiB" in " ".join(texts((await browser.get("/console/health")).body))
 
 

@@ -29,10 +29,12 @@ FOR_FILES_ONLY = {
     "store.counted_ids.outrun": "restore works on files",
     "store.counted_ids.counted_tables": "restore works on files",
     "store.counted_ids._highest": "restore works on files",
+    "store.engine.token_places.watch": "the places of rows in SQLite's file",
+    "store.engine.token_places.rewrite_block": "the places of rows in SQLite's file",
 }
 FOR_POSTGRESQL_ONLY = {
     "store.counted_ids.outrun_in_postgresql": "the sequences of PostgreSQL",
-    "store.engine.postgresql.rewriting.rewrite_page": "the hidden columns of PostgreSQL",
+    "store.engine.postgresql.rewriting.rewrite_block": "the hidden columns of PostgreSQL",
 }
 
 

@@ -125,13 +125,13 @@ class PostgresqlWriter:
         return True
 
     async def separate_rows(self) -> None:
-        """Rewrite the bearer tokens that were written lately; see `rewriting`."""
-        while await self._thread.run(self._rewrite_page):
+        """Rewrite the bearer tokens near those that were written lately; see `rewriting`."""
+        while await self._thread.run(self._rewrite_block):
             pass
 
-    def _rewrite_page(self, session: WriterSession) -> bool:
+    def _rewrite_block(self, session: WriterSession) -> bool:
         with self._watch.busy(lambda: session.connection.connection):
-            return cast("bool", batch.commit([self._rewriting.rewrite_page], _no_faults, session)[0].unwrap())
+            return cast("bool", batch.commit([self._rewriting.rewrite_block], _no_faults, session)[0].unwrap())
 
 
 class PostgresqlReader:
