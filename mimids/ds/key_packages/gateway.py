@@ -139,8 +139,7 @@ class _AnswerSealer:
     ) -> bytes:
         # The Date lets a client whose clock is wrong correct it (RFC 9458 section 6.5.2).
         common = ((b"date", _http_date(now // 1000)), (b"cache-control", b"no-store"))
-        message = bhttp.encode_response(bhttp.Response(status, (*fields, *common), content))
-        message = pad_response(message, self.results)
+        message = pad_response(bhttp.encode_answer(status, (*fields, *common), content), self.results)
         sealer = self._open().sealer if self._used else self.opened.sealer
         self._used = True
         return sealer.seal(message, nonce or secrets.token_bytes(sealer.nonce_size))
