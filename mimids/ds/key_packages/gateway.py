@@ -18,7 +18,7 @@ Copies of a request that is being answered wait for its answer.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from email.utils import formatdate
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
@@ -27,8 +27,8 @@ from typing import Final
 import attrs
 import trio
 
-from mimids.ds.key_packages.claims import ClaimablePackages, ClaimedPackages, ClaimOutcome
-from mimids.ds.key_packages.replays import SHARE_LIMIT, ReplayBounds, ReplayStore
+from mimids.ds.key_packages.claims import ClaimablePackages, ClaimedPackages, ClaimOutcome, Claims
+from mimids.ds.key_packages.replays import SHARE_LIMIT, AnswerToKeep, ReplayBounds, ReplayStore
 from mimids.ds.key_packages.steps import Steps
 from mimids.ds.limits.rates import ConfiguredRate, Rate, Rates
 from mimids.ds.ports import Clock, Reserve, no_reserve
@@ -52,7 +52,7 @@ from mimids.ohttp.padding import pad_response
 from mimids.store import ohttp
 from mimids.store.engine.locks import user_lock
 from mimids.store.engine.store import Store
-from mimids.store.engine.transaction import Tx
+from mimids.store.engine.transaction import Tx, WorkTogether
 from mimids.store.ohttp import Answered
 from mimids.values import Milliseconds
 from mimids.wire.codec import WireError
@@ -265,7 +265,7 @@ class Gateway:
         try:
             answer = await self._steps.commit(
                 self._store,
-                lambda tx: self._claim(tx, sealer, request),
+                WorkTogether(self._claim_all, (sealer, request)),
                 locks,
                 ahead=lambda tx: self._look_ahead(tx, sealer, request),
             )
@@ -314,39 +314,63 @@ class Gateway:
         ohttp.answered(tx, sealer.opened.enc)
         self._stock.look_ahead(tx, request.requests)
 
-    def _claim(self, tx: Tx, sealer: _AnswerSealer, request: _ParsedRequest) -> _Answer:
-        """Claim KeyPackages and store the sealed answer, or return the stored answer to a replay, or a refusal.
+    def _claim_all(self, tx: Tx, asked: Sequence[tuple[_AnswerSealer, _ParsedRequest]]) -> list[_Answer]:
+        """Claim KeyPackages for all requests that are answered in one transaction, and store their answers."""
+        # Take the time now: while a request waited in the queue, a stored answer to it may have been deleted.
+        now = self._clock.now()
+        self._replays.make_room(tx, now, answers=len(asked))
+        earlier = [ohttp.answered(tx, sealer.opened.enc) for sealer, _ in asked]
+        claims, kept = self._stock.begin_claims(tx, now, requests=len(asked)), dict[bytes, AnswerToKeep]()
+        answers = [
+            self._claim(tx, sealer, request, found, now, claims, kept)
+            for (sealer, request), found in zip(asked, earlier, strict=True)
+        ]
+        claims.write()
+        self._replays.keep(tx, tuple(kept.values()))
+        return answers
+
+    def _claim(
+        self,
+        tx: Tx,
+        sealer: _AnswerSealer,
+        request: _ParsedRequest,
+        earlier: Answered | None,
+        now: Milliseconds,
+        claims: Claims,
+        kept: dict[bytes, AnswerToKeep],
+    ) -> _Answer:
+        """Claim KeyPackages, or return the stored answer to a replay, or a refusal; put an answer to store in `kept`.
 
         If nothing is handed out, a row of random octets, as long as the sealed answer, is stored instead. Otherwise
         such an answer would not have to wait for the disk, and would be recognised by how soon it comes.
         """
-        # Take the time now: while the request waited in the queue, a stored answer to it may have been deleted.
-        now = self._clock.now()
         opened = sealer.opened
-        earlier = ohttp.answered(tx, opened.enc)
         if earlier is not None and earlier.digest == opened.digest:
             return self._again(tx, sealer, request, earlier)
-        if (refusal := self._refusal(tx, request, now, is_used=earlier is not None)) is not None:
+        is_used = earlier is not None or opened.enc in kept
+        if (refusal := self._refusal(request, now, is_used=is_used, kept=len(kept))) is not None:
             return _Answer(sealer.refusal(refusal, now))
-        claimed = self._stock.claim_within(tx, request.requests, now, count=self._replays.count)
+        claimed = claims.claim(request.requests, self._replays.count)
         content = request.content(claimed.outcomes)
         sealed = sealer.refusal(content, now) if isinstance(content, MimiError) else sealer.ok(content, now)
         if not claimed.consumed:
             ohttp.put_noise(tx, secrets.token_bytes(len(sealed)))
             return _Answer(sealed, claimed)
         keep_until = Milliseconds(request.date + self._bounds.window_seconds * 1000)
-        answered = Answered(opened.digest, sealed)
-        again = (sealer.nonce_of(sealed), now)
-        self._replays.keep(tx, opened.enc, answered, claimed.outcomes, again, keep_until)
+        answered, nonce = Answered(opened.digest, sealed), sealer.nonce_of(sealed)
+        kept[opened.enc] = AnswerToKeep(opened.enc, answered, claimed.outcomes, nonce, now, keep_until)
         return _Answer(sealed, claimed)
 
-    def _refusal(self, tx: Tx, request: _ParsedRequest, now: Milliseconds, *, is_used: bool) -> MimiError | None:
-        """Return why a request must be refused; `is_used` tells whether its encapsulated key was used before."""
+    def _refusal(self, request: _ParsedRequest, now: Milliseconds, *, is_used: bool, kept: int) -> MimiError | None:
+        """Return why a request must be refused.
+
+        `is_used` tells whether its encapsulated key was used before, `kept` how many answers are still to be stored.
+        """
         if is_used:
             return OhttpReplayed()
         if not self._in_window(request, now):
             return OhttpDate()
-        if not self._replays.has_room(tx, now):
+        if not self._replays.has_room(beside=kept):
             return Busy("the replay store is full", retry_after=self._bounds.window_seconds)
         return None
 
