@@ -7,8 +7,8 @@ import resource
 import sys
 import time
 from itertools import repeat
-from operator import mul
 from pathlib import Path
+from struct import Struct
 from typing import Final
 
 import trio
@@ -21,7 +21,10 @@ SMALLEST_BLOCK: Final = sys.getsizeof(bytes(16))  # octets: the size of a partit
 LARGEST_BLOCK: Final = 512  # octets: Python's own allocator hands out no larger blocks
 BLOCK_STEP: Final = 16  # octets between the sizes of its blocks
 OVERWRITTEN_OCTETS: Final = 1024 * 1024  # of each size
+BLOCKS_AT_ONCE: Final = 64
 BUSY_SECONDS: Final = 0.002  # after this CPU time since the last overwriting, memory is overwritten again
+
+_ZEROS: Final = bytes(BLOCKS_AT_ONCE * LARGEST_BLOCK)
 
 
 async def overwrite_free_blocks() -> None:
@@ -29,7 +32,7 @@ async def overwrite_free_blocks() -> None:
 
     Python's own allocator leaves the contents of freed memory as they are until the memory is used again. (glibc
     overwrites larger objects, see `process.protect_memory`.) So up to OVERWRITTEN_OCTETS of each size are allocated and
-    filled. All sizes take about 15 ms, with a checkpoint after each size.
+    filled. All sizes take about 5 ms, with a checkpoint after each size.
     """
     used = 0.0
     while True:
@@ -44,8 +47,9 @@ async def overwrite_free_blocks() -> None:
 
 def _fill_free_blocks(octets: int) -> None:
     """Allocate objects of a size, filled with zeros; free them only after all are allocated."""
-    contents = repeat(octets - sys.getsizeof(b""), OVERWRITTEN_OCTETS // octets)
-    list(map(mul, repeat(b"\0"), contents))  # a fifth quicker than `bytes` of each number
+    # half the time of making each object by a call of its own
+    some = Struct(f"{octets - sys.getsizeof(b'')}s" * BLOCKS_AT_ONCE)
+    list(map(some.unpack_from, repeat(_ZEROS, -(-OVERWRITTEN_OCTETS // octets // BLOCKS_AT_ONCE))))
 
 
 async def give_back_free_memory() -> None:
