@@ -34,6 +34,8 @@ TESTED_IN = {
     "config_limits": "test_config.py",
     "config_mls": "test_config.py",
     "mls.suite_table": "mls/test_suites.py",
+    "ohttp.request_heads": "ohttp/test_bhttp.py",
+    "ds.key_packages.gateway_messages": "ds/key_packages/test_gateway.py",
     "ds.commands": "cli/test_nouns.py",  # runs commands of the table; policy has its own file
     "ds.commands.groups": "cli/test_groups.py",
     "ds.commands.reports": "ds/commands/test_policy.py",

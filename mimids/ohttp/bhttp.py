@@ -16,6 +16,7 @@ from typing import Final, TypeVar
 
 import attrs
 
+from mimids.ohttp.request_heads import RequestHeads
 from mimids.wire import varint
 from mimids.wire.codec import Reader, WireError
 
@@ -45,8 +46,6 @@ class MessageLimits:
 
 
 DEFAULT_LIMITS: Final = MessageLimits()
-HEADS_KEPT: Final = 8  # heads of requests, each checked once
-HEAD_KEPT_OCTETS: Final = 512
 
 
 # --- messages ---------------------------------------------------------------------------------------------------
@@ -77,7 +76,8 @@ def _check_trailers(_message: object, _attribute: object, fields: Fields) -> Non
     _check_fields(fields, trailers=True)
 
 
-def _field(fields: Fields, name: bytes) -> bytes | None:
+def field_of(fields: Fields, name: bytes) -> bytes | None:
+    """Return the combined value of the field lines with this name (given in lower case), or None if there are none."""
     values = [value for found, value in fields if found.lower() == name]
     return (b"; " if name == b"cookie" else b", ").join(values) if values else None
 
@@ -112,7 +112,7 @@ class Request:
 
     def field(self, name: bytes) -> bytes | None:
         """Return the combined value of header field `name` (given in lower case), or None if it is absent."""
-        return _field(self.fields, name)
+        return field_of(self.fields, name)
 
     def with_content(self, content: bytes) -> Request:
         """Return the same request with this content and no trailers; all other parts are checked already."""
@@ -157,7 +157,7 @@ class Response:
 
     def field(self, name: bytes) -> bytes | None:
         """Return the combined value of header field `name` (given in lower case), or None if it is absent."""
-        return _field(self.fields, name)
+        return field_of(self.fields, name)
 
 
 # --- reading ----------------------------------------------------------------------------------------------------
@@ -167,41 +167,35 @@ def decode_request(message: bytes, limits: MessageLimits = DEFAULT_LIMITS) -> Re
     """Return the request in `message`, padded or not; raise `WireError` if it is not valid or exceeds a limit."""
 
     def read(sections: _Sections) -> Request:
-        head, start = _known_head(message) if limits is DEFAULT_LIMITS else None, sections.reader.pos
-        if head is not None:
-            sections.reader.pos = len(head[0])
-            content, trailers = sections.content_and_trailers()
-            if not trailers:
-                return head[1].with_content(content)
-            sections.reader.pos = start
         method, scheme, authority, path = (
             sections.at(name, sections.text) for name in ("method", "scheme", "authority", "path")
         )
         request = Request(method, scheme, authority, path, *sections.rest())
         if limits is DEFAULT_LIMITS and sections.known and sections.head_end < len(message):
-            _remember_head(message[: sections.head_end], request)
+            _heads.remember(message[: sections.head_end], request.with_content(b""))
         return request
 
-    return _decode("Request", message, limits, (0, 2), read)
+    request = _read_after_known_head(message) if limits is DEFAULT_LIMITS else None
+    return request or _decode("Request", message, limits, (0, 2), read)
 
 
-# A cache: the head of a request of known length (all octets before its content), and a request with that head. Clients
-# of one gateway write the same few heads. No head is the beginning of a longer one, because its last section, the
-# fields, has a length.
-_heads: tuple[tuple[bytes, Request], ...] = ()
+_heads: Final = RequestHeads[Request]()
 
 
-def _known_head(message: bytes) -> tuple[bytes, Request] | None:
-    for known in _heads:
-        if message.startswith(known[0]):
-            return known
-    return None
-
-
-def _remember_head(head: bytes, request: Request) -> None:
-    global _heads  # replaced as a whole, because another thread may read it
-    if len(head) <= HEAD_KEPT_OCTETS:
-        _heads = ((head, request.with_content(b"")), *_heads[: HEADS_KEPT - 1])
+def _read_after_known_head(message: bytes) -> Request | None:
+    """Return the request if its head is known, and nothing but zeros follows its content: no trailers, and padding."""
+    known = _heads.find(message)
+    if known is None:
+        return None
+    head, request = known
+    try:
+        length, start = varint.read_quic(message, len(head), len(message))
+    except varint.VarintError:
+        return None
+    end = start + length
+    if end > len(message) or length > DEFAULT_LIMITS.content or message[end:].strip(b"\0"):
+        return None
+    return request.with_content(message[start:end])
 
 
 def decode_response(message: bytes, limits: MessageLimits = DEFAULT_LIMITS) -> Response:
@@ -360,6 +354,22 @@ def encode_response(response: Response, *, indeterminate: bool = False) -> bytes
     return bytes(out)
 
 
+def encode_answer(status: int, fields: Fields, content: bytes) -> bytes:
+    """Return what `encode_response` returns for a response with these parts and no others.
+
+    What precedes the content is checked and encoded only once, because the answers of one second have the same few.
+    """
+    out = bytearray(_answer_head(status, fields))
+    _write_opaque(content, out)
+    out.append(0)
+    return bytes(out)
+
+
+@lru_cache(maxsize=64)
+def _answer_head(status: int, fields: Fields) -> bytes:
+    return encode_response(Response(status, fields)).removesuffix(b"\0\0")  # without content and trailers
+
+
 def _write_opaque(octets: bytes | bytearray, out: bytearray) -> None:
     size = len(octets)
     if size < 0x40:
@@ -370,21 +380,15 @@ def _write_opaque(octets: bytes | bytearray, out: bytearray) -> None:
 
 
 def _write_fields(fields: Fields, indeterminate: bool, out: bytearray) -> None:
-    lines = _encode_lines(fields)
+    lines = bytearray()
+    for name, value in fields:
+        _write_opaque(name, lines)
+        _write_opaque(value, lines)
     if indeterminate:
         out += lines
         out.append(0)
     else:
         _write_opaque(lines, out)
-
-
-@lru_cache(maxsize=64)  # the answers of one second have the same few lines
-def _encode_lines(fields: Fields) -> bytes:
-    lines = bytearray()
-    for name, value in fields:
-        _write_opaque(name, lines)
-        _write_opaque(value, lines)
-    return bytes(lines)
 
 
 def _write_rest(message: Request | Response, indeterminate: bool, out: bytearray) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final
 
 import attrs
@@ -18,6 +19,7 @@ from mimids.ohttp.encapsulation import (
     RESPONSE_LABEL,
     SYMMETRIC,
     TAG_SIZE,
+    RequestHeader,
     ResponseCipher,
     info_of,
     read_header,
@@ -72,7 +74,8 @@ def open_request(message: bytes, keys: Mapping[int, PrivateKey]) -> OpenedReques
     """
     reader = Reader(message)
     try:
-        header = read_header(reader)
+        header, info = _header_of(message[:HEADER_SIZE])
+        reader.pos = HEADER_SIZE
         private = keys.get(header.key_id)
         if private is None or header.kem_id != KEM_X25519:
             raise OhttpKey("key identifier unknown")
@@ -85,17 +88,28 @@ def open_request(message: bytes, keys: Mapping[int, PrivateKey]) -> OpenedReques
         raise error.within("EncapsulatedRequest") from None
     aead = Aead(header.aead_id)
     try:
-        context = Recipient(enc, private, info_of(message[:HEADER_SIZE]), aead)
+        context = Recipient(enc, private, info, aead)
         request = context.open(message[reader.pos :])
     except HpkeError as error:
         raise OhttpUndecipherable from error
     return OpenedRequest(header.key_id, enc, hashlib.sha256(message).digest(), request, Sealer(context, enc, aead))
 
 
+@lru_cache(maxsize=64)  # a header differs only by key and cipher suite
+def _header_of(octets: bytes) -> tuple[RequestHeader, bytes]:
+    """Return the header that these octets encode, and the `info` that belongs to it; raise `WireError`."""
+    return read_header(Reader(octets)), info_of(octets)
+
+
 def read_request(opened: OpenedRequest, limits: bhttp.MessageLimits = bhttp.DEFAULT_LIMITS) -> bhttp.Request:
     """Return the Binary HTTP request inside. If this raises `WireError`, the answer must be sealed."""
     request = bhttp.decode_request(opened.request, limits)
-    expect = request.field(b"expect")
+    _check_expect(request.fields)
+    return request
+
+
+@lru_cache(maxsize=64)  # requests repeat the same few field lines
+def _check_expect(fields: bhttp.Fields) -> None:
+    expect = bhttp.field_of(fields, b"expect")
     if expect is not None and expect.lower() == b"100-continue":
         raise WireError("100-continue cannot be served")  # MUST generate an error: RFC 9458 section 5.1
-    return request

@@ -228,19 +228,42 @@ def count_siblings(tx: Tx, device: DeviceRow) -> int:
     return int(found[0]) if found else 0
 
 
-def take_out(tx: Tx, row: int) -> None:
-    """Delete an ordinary KeyPackage from the stock."""
-    tx.executemany("DELETE FROM key_packages WHERE id = ?", [(row,)])
+def following(
+    tx: Tx,
+    device: DeviceRow,
+    version: ProtocolVersion,
+    cipher_suite: CipherSuite,
+    now: Milliseconds,
+    *,
+    after: int,
+    limit: int,
+) -> list[tuple[int, int, bytes]]:
+    """Return rows, last resort flags and bodies of the KeyPackages that a device hands out after that of row `after`.
 
-
-def note_claim(tx: Tx, row: int, token: TokenId | None, turn: int, now: Milliseconds) -> None:
-    """Record that a KeyPackage was handed out, and its `turn`; the device with the lowest turn is next.
-
-    `token` is the token whose claim waits for a Welcome. If it is None, the hour is not stored either.
+    As in `candidates`, ordinary ones come first.
     """
-    hour = Milliseconds(0) if token is None else hour_of(now)
-    query = "UPDATE key_package_refs SET claimed_at = ?, token = ?, turn = ? WHERE id = ?"
-    tx.executemany(query, [(hour, token, turn, row)])
+    return tx.all(
+        "SELECT id, last_resort, body FROM key_packages WHERE device = ?1 AND version = ?2 AND cipher_suite = ?3"
+        " AND expires_at > ?4 AND (last_resort = 1 OR id > ?5) ORDER BY last_resort, id LIMIT ?6",
+        (device, version, cipher_suite, now - now % 1000, after, limit),
+    )
+
+
+def take_out(tx: Tx, rows: Iterable[int]) -> None:
+    """Delete ordinary KeyPackages from the stock."""
+    tx.executemany("DELETE FROM key_packages WHERE id = ?", [(row,) for row in rows])
+
+
+def note_claims(tx: Tx, claims: Iterable[tuple[int, TokenId | None, int]], now: Milliseconds) -> None:
+    """Record that KeyPackages were handed out, each with its row, token and turn; the lowest turn is next.
+
+    The token is that whose claim waits for a Welcome. If it is None, the hour is not stored either.
+    """
+    hour = hour_of(now)
+    tx.executemany(
+        "UPDATE key_package_refs SET claimed_at = ?, token = ?, turn = ? WHERE id = ?",
+        [(Milliseconds(0) if token is None else hour, token, turn, row) for row, token, turn in claims],
+    )
 
 
 # --- Welcomes ---------------------------------------------------------------------------------------------------

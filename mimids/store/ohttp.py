@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import takewhile
 from typing import Final
 
@@ -110,11 +111,11 @@ def answered(tx: Tx, enc: bytes) -> Answered | None:
     return Answered(digest, Resealing(*again) if response is None else response)
 
 
-def keep_answer(tx: Tx, enc: bytes, answer: Answered, keep_until: Milliseconds) -> None:
-    """Store a sealed answer until `keep_until`, inclusive."""
+def keep_answers(tx: Tx, answers: Iterable[tuple[bytes, Answered, Milliseconds]]) -> None:
+    """Store sealed answers, each with the encapsulated key of its request, until a time, inclusive."""
     tx.executemany(
         "INSERT INTO ohttp_replays (enc, digest, keep_until, response) VALUES (?, ?, ?, ?)",
-        [(enc, answer.digest, keep_until, answer.response)],
+        [(enc, answer.digest, keep_until, answer.response) for enc, answer, keep_until in answers],
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import attrs
@@ -89,24 +90,18 @@ def find(tx: Tx, user_id: UserId, digest: bytes) -> TokenRow | None:
     return None if found is None else TokenRow._make(found)
 
 
-def count_claim(
-    tx: Tx,
-    token: TokenId,
-    *,
-    uses_left: int | None,
-    rate_started_at: Milliseconds,
-    rate_used: int,
-    abuse_started_at: Milliseconds,
-    unanswered_claims: int,
-) -> None:
-    """Update a token's counters after a claim.
+def count_claims(tx: Tx, claimed: Iterable[TokenRow]) -> None:
+    """Update the counters of tokens with which something was claimed.
 
     `note_abuse` is a statement of its own: the CHECKs of its columns would cost each claim 4 us.
     """
     tx.executemany(
         "UPDATE tokens SET uses_left = ?, rate_started_at = ?, rate_used = ?, abuse_started_at = ?,"
         " unanswered_claims = ? WHERE id = ?",
-        [(uses_left, rate_started_at, rate_used, abuse_started_at, unanswered_claims, token)],
+        [
+            (row.uses_left, row.rate_started_at, row.rate_used, row.abuse_started_at, row.unanswered_claims, row.id)
+            for row in claimed
+        ],
     )
 
 

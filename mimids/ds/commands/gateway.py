@@ -34,7 +34,8 @@ def _contact(
         token = tokens.issue(tx, row, tokens.TokenTerms(scheme, label, ends), context.now).bearer_token
     else:
         token = _token(bearer_token)
-        judged = tokens.Tokens(tokens.AbuseRule()).check(tx, user_id, token, context.now)
+        checks = tokens.Tokens(tokens.AbuseRule())
+        judged = checks.check(checks.find(tx, user_id, token), context.now)
         if isinstance(judged, MimiError):
             raise Malformed("bearer_token: this user has no such token, or it is no longer valid")
     identity = gateway_keys.ensure_identity(tx, context.operator_key)

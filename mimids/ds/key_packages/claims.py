@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 import attrs
@@ -69,6 +69,15 @@ class ClaimedPackages:
         return any(outcome.key_package is not None for outcome in self.outcomes)
 
 
+@attrs.frozen
+class ChargedToken:
+    """A token after a claim; whether it meets the abuse rule, and the abuse if this claim is to be announced."""
+
+    row: TokenRow
+    is_abused: bool
+    abuse: Abuse | None
+
+
 class TokenChecks(Protocol):
     """The checks of tokens that a claim needs."""
 
@@ -77,37 +86,50 @@ class TokenChecks(Protocol):
         """Tell whether the token of a claim is stored until the Welcome for the claimed KeyPackage arrives."""
         ...
 
-    def check(self, tx: Tx, user_id: UserId, token: BearerToken, now: Milliseconds) -> TokenRow | MimiError:
-        """Return the token if it may claim a KeyPackage of this user now, else the refusal. Writes nothing."""
+    def find(self, tx: Tx, user_id: UserId, token: BearerToken) -> TokenRow | None:
+        """Return a user's token; None if there is none, or if the user is suspended. Runs one statement."""
         ...
 
-    def charge(self, tx: Tx, token: TokenRow, now: Milliseconds) -> Abuse | None:
-        """Count a claim; return the abuse if the token now meets the abuse rule."""
+    def check(self, found: TokenRow | None, now: Milliseconds) -> TokenRow | MimiError:
+        """Return the token that `find` returned if it may claim a KeyPackage of its user now, else the refusal."""
+        ...
+
+    def charge(self, token: TokenRow, now: Milliseconds) -> ChargedToken:
+        """Return a token after one more claim. Writes nothing."""
+        ...
+
+    def write(self, tx: Tx, charged: Collection[ChargedToken], now: Milliseconds) -> None:
+        """Store tokens after their last claim in a transaction."""
         ...
 
 
 CountClaim = Callable[[TokenRow, Candidate, Milliseconds], MimiError | None]
 
 
+class Claims(Protocol):
+    """The claims of one transaction; see `claiming.ClaimsOfTransaction`."""
+
+    def claim(self, requests: Sequence[KeyPackageRequest], count: CountClaim | None = None) -> ClaimedPackages:
+        """Hand out the KeyPackages that these requests may have. Raises no `MimiError`.
+
+        `count` counts a claim; it returns None, or a refusal if there are too many claims.
+        """
+        ...
+
+    def write(self) -> None:
+        """Write what the claims have changed; until then, nothing of it is in the database."""
+        ...
+
+
 class ClaimablePackages(Protocol):
     """The part of the stock that the gateway uses."""
 
     def look_ahead(self, tx: Tx, requests: Sequence[KeyPackageRequest]) -> None:
-        """Read the rows that `claim_within` will need (`Store.write`, `ahead`)."""
+        """Read the rows that the claims of one request will need (`Store.write`, `ahead`)."""
         ...
 
-    def claim_within(
-        self,
-        tx: Tx,
-        requests: Sequence[KeyPackageRequest],
-        now: Milliseconds,
-        *,
-        count: CountClaim | None = None,
-    ) -> ClaimedPackages:
-        """Hand out the KeyPackages that these requests may have, within a transaction.
-
-        `count` counts a claim; it returns None, or a refusal if there are too many claims.
-        """
+    def begin_claims(self, tx: Tx, now: Milliseconds, *, requests: int = 1) -> Claims:
+        """Begin the claims of a transaction, for this many requests, each for one KeyPackage or for a bundle."""
         ...
 
     def announce(self, claimed: ClaimedPackages) -> None:

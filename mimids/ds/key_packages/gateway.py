@@ -18,8 +18,7 @@ Copies of a request that is being answered wait for its answer.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
-from email.utils import formatdate
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from typing import Final
@@ -27,46 +26,29 @@ from typing import Final
 import attrs
 import trio
 
-from mimids.ds.key_packages.claims import ClaimablePackages, ClaimedPackages, ClaimOutcome
-from mimids.ds.key_packages.replays import SHARE_LIMIT, ReplayBounds, ReplayStore
+from mimids.ds.key_packages.claims import ClaimablePackages, ClaimedPackages, Claims
+from mimids.ds.key_packages.gateway_messages import AnswerSealer, ParsedRequest, parse
+from mimids.ds.key_packages.replays import SHARE_LIMIT, AnswerToKeep, ReplayBounds, ReplayStore
 from mimids.ds.key_packages.steps import Steps
 from mimids.ds.limits.rates import ConfiguredRate, Rate, Rates
 from mimids.ds.ports import Clock, Reserve, no_reserve
 from mimids.errors import (
     Busy,
-    Malformed,
-    MethodNotAllowed,
     MimiError,
-    NotFound,
     OhttpDate,
     OhttpReplayed,
     RateLimited,
-    TooMany,
-    UnsupportedMediaType,
 )
-from mimids.ohttp import bhttp
-from mimids.ohttp.date import read_date
-from mimids.ohttp.gateway import OpenedRequest, open_request, read_request
+from mimids.ohttp.gateway import open_request, read_request
 from mimids.ohttp.hpke import PrivateKey
-from mimids.ohttp.padding import pad_response
 from mimids.store import ohttp
 from mimids.store.engine.locks import user_lock
 from mimids.store.engine.store import Store
-from mimids.store.engine.transaction import Tx
+from mimids.store.engine.transaction import Tx, WorkTogether
 from mimids.store.ohttp import Answered
 from mimids.values import Milliseconds
 from mimids.wire.codec import WireError
-from mimids.wire.declare import decode, encode
-from mimids.wire.messages import (
-    KeyPackageBundleRequest,
-    KeyPackageBundleResponse,
-    KeyPackageRequest,
-    KeyPackageResponse,
-)
 
-PATH: Final = "/key-packages"
-MIMI_DS: Final = b"application/mimi-ds"
-PROBLEM_JSON: Final = b"application/problem+json"
 PADDING: Final = 2  # a padded answer is at most so many times as long as the unpadded one
 NO_RATE: Final = Rate("none", 0, 0)
 
@@ -82,68 +64,6 @@ class GatewayBounds:
     package_octets: int = 65_536
     rate: Rate | ConfiguredRate  # for all requesters together: the requester is not known
     address_rate: Rate | ConfiguredRate = NO_RATE  # for each IP address
-
-
-@attrs.frozen
-class _ParsedRequest:
-    """A request for one KeyPackage, or for a bundle."""
-
-    requests: tuple[KeyPackageRequest, ...]
-    bundle: bool
-    date: Milliseconds
-
-    def content(self, outcomes: tuple[ClaimOutcome, ...]) -> bytes | MimiError:
-        """Return the body of the answer; the refusal of a single request is the problem itself (wire: structures)."""
-        if self.bundle:
-            return encode(KeyPackageBundleResponse(tuple(outcome.result() for outcome in outcomes)))
-        (outcome,) = outcomes
-        if outcome.refusal is not None:
-            return outcome.refusal
-        if outcome.key_package is None:
-            raise ValueError("the outcome has neither a KeyPackage nor a refusal")
-        return encode(KeyPackageResponse(outcome.key_package))
-
-
-class _AnswerSealer:
-    """Seals the answer to one request.
-
-    Several answers to one request may be sealed: the writer may run the transaction again, or a disk failure may lead
-    to another answer. Only one answer is sent. Each answer has its own nonce and so its own key (RFC 9458 section 4.4).
-    """
-
-    def __init__(self, open_: Callable[[], OpenedRequest], problem: Callable[[MimiError], bytes]) -> None:
-        self._open = open_
-        self._problem = problem
-        self.opened = open_()
-        self.results = 1  # the number for which the answer must have room
-        self._used = False
-
-    def ok(self, content: bytes, now: Milliseconds, nonce: bytes | None = None) -> bytes:
-        """Return the sealed answer to a successful request; the `nonce` of an earlier answer gives the same octets."""
-        return self._seal(200, ((b"content-type", MIMI_DS),), content, now, nonce)
-
-    def nonce_of(self, sealed: bytes) -> bytes:
-        """Return the nonce of an answer: its first octets (RFC 9458 section 4.4)."""
-        return sealed[: self.opened.sealer.nonce_size]
-
-    def refusal(self, error: Exception, now: Milliseconds) -> bytes:
-        """Return the sealed problem document of an error."""
-        refused = error if isinstance(error, MimiError) else Malformed(str(error))
-        fields: list[bhttp.Field] = [(b"content-type", PROBLEM_JSON)]
-        if (seconds := refused.members.get("retry_after")) is not None:
-            fields.append((b"retry-after", str(seconds).encode()))
-        return self._seal(refused.status.value, tuple(fields), self._problem(refused), now)
-
-    def _seal(
-        self, status: int, fields: bhttp.Fields, content: bytes, now: Milliseconds, nonce: bytes | None = None
-    ) -> bytes:
-        # The Date lets a client whose clock is wrong correct it (RFC 9458 section 6.5.2).
-        common = ((b"date", _http_date(now // 1000)), (b"cache-control", b"no-store"))
-        message = bhttp.encode_response(bhttp.Response(status, (*fields, *common), content))
-        message = pad_response(message, self.results)
-        sealer = self._open().sealer if self._used else self.opened.sealer
-        self._used = True
-        return sealer.seal(message, nonce or secrets.token_bytes(sealer.nonce_size))
 
 
 @attrs.define(eq=False)
@@ -237,7 +157,7 @@ class Gateway:
             if message and message[0] not in keys:
                 await self._look_for_keys()
                 keys = self._keys()
-            sealer = _AnswerSealer(lambda: open_request(message, keys), self._problem)
+            sealer = AnswerSealer(lambda: open_request(message, keys), self._problem)
             pending.answer = await self._serve(sealer, reserve)
             self._answered += 1
         finally:
@@ -253,7 +173,7 @@ class Gateway:
         """Commit the claims and send the answers of each step, until cancelled."""
         await self._steps.run(self._store, task_status=task_status)
 
-    async def _serve(self, sealer: _AnswerSealer, reserve: Reserve) -> bytes:
+    async def _serve(self, sealer: AnswerSealer, reserve: Reserve) -> bytes:
         """Return the sealed answer at the end of a step; a refusal too, so that its time does not show it."""
         try:
             request = self._admit(sealer)
@@ -266,7 +186,7 @@ class Gateway:
         try:
             answer = await self._steps.commit(
                 self._store,
-                lambda tx: self._claim(tx, sealer, request),
+                WorkTogether(self._claim_all, (sealer, request)),
                 locks,
                 ahead=lambda tx: self._look_ahead(tx, sealer, request),
             )
@@ -280,78 +200,84 @@ class Gateway:
             self._on_bound("replay-share")
         return answer.sealed
 
-    def _admit(self, sealer: _AnswerSealer) -> _ParsedRequest:
+    def _admit(self, sealer: AnswerSealer) -> ParsedRequest:
         """Return the requests for KeyPackages, if the Date and the rate of all requesters allow them."""
-        request = self._parse(read_request(sealer.opened))
+        request = parse(read_request(sealer.opened), most_requests=self._bounds.bundle_requests)
         sealer.results = len(request.requests)
         if not self._in_window(request, self._clock.now()):
             raise OhttpDate
         self._take(self._rates, "gateway-rate", None, len(request.requests))
         return request
 
-    def _parse(self, request: bhttp.Request) -> _ParsedRequest:
-        """Return the requests for KeyPackages. The authority is ignored: the gateway forwards to no other provider."""
-        path, _, query = request.path.partition("?")
-        if path != PATH:
-            raise NotFound
-        if request.method != "POST":
-            raise MethodNotAllowed
-        media_type = (request.field(b"content-type") or b"").partition(b";")[0].strip().lower()
-        if media_type != MIMI_DS:
-            raise UnsupportedMediaType
-        date = _parse_date(request.field(b"date"))
-        if any(part.partition("=")[0] == "bundle" for part in query.split("&")):
-            requests = decode(KeyPackageBundleRequest, request.content).requests
-            if len(requests) > self._bounds.bundle_requests:
-                raise TooMany("bundle_max_requests", len(requests))
-            return _ParsedRequest(requests, True, date)
-        return _ParsedRequest((decode(KeyPackageRequest, request.content),), False, date)
-
-    def _in_window(self, request: _ParsedRequest, now: Milliseconds) -> bool:
+    def _in_window(self, request: ParsedRequest, now: Milliseconds) -> bool:
         return abs(now - request.date) <= self._bounds.window_seconds * 1000
 
-    def _look_ahead(self, tx: Tx, sealer: _AnswerSealer, request: _ParsedRequest) -> None:
+    def _look_ahead(self, tx: Tx, sealer: AnswerSealer, request: ParsedRequest) -> None:
         """Read the rows that `_claim` will need."""
         ohttp.answered(tx, sealer.opened.enc)
         self._stock.look_ahead(tx, request.requests)
 
-    def _claim(self, tx: Tx, sealer: _AnswerSealer, request: _ParsedRequest) -> _Answer:
-        """Claim KeyPackages and store the sealed answer, or return the stored answer to a replay, or a refusal.
+    def _claim_all(self, tx: Tx, asked: Sequence[tuple[AnswerSealer, ParsedRequest]]) -> list[_Answer]:
+        """Claim KeyPackages for all requests that are answered in one transaction, and store their answers."""
+        # Take the time now: while a request waited in the queue, a stored answer to it may have been deleted.
+        now = self._clock.now()
+        self._replays.make_room(tx, now, answers=len(asked))
+        earlier = [ohttp.answered(tx, sealer.opened.enc) for sealer, _ in asked]
+        claims, kept = self._stock.begin_claims(tx, now, requests=len(asked)), dict[bytes, AnswerToKeep]()
+        answers = [
+            self._claim(tx, sealer, request, found, now, claims, kept)
+            for (sealer, request), found in zip(asked, earlier, strict=True)
+        ]
+        claims.write()
+        self._replays.keep(tx, tuple(kept.values()))
+        return answers
+
+    def _claim(
+        self,
+        tx: Tx,
+        sealer: AnswerSealer,
+        request: ParsedRequest,
+        earlier: Answered | None,
+        now: Milliseconds,
+        claims: Claims,
+        kept: dict[bytes, AnswerToKeep],
+    ) -> _Answer:
+        """Claim KeyPackages, or return the stored answer to a replay, or a refusal; put an answer to store in `kept`.
 
         If nothing is handed out, a row of random octets, as long as the sealed answer, is stored instead. Otherwise
         such an answer would not have to wait for the disk, and would be recognised by how soon it comes.
         """
-        # Take the time now: while the request waited in the queue, a stored answer to it may have been deleted.
-        now = self._clock.now()
         opened = sealer.opened
-        earlier = ohttp.answered(tx, opened.enc)
         if earlier is not None and earlier.digest == opened.digest:
             return self._again(tx, sealer, request, earlier)
-        if (refusal := self._refusal(tx, request, now, is_used=earlier is not None)) is not None:
+        is_used = earlier is not None or opened.enc in kept
+        if (refusal := self._refusal(request, now, is_used=is_used, kept=len(kept))) is not None:
             return _Answer(sealer.refusal(refusal, now))
-        claimed = self._stock.claim_within(tx, request.requests, now, count=self._replays.count)
+        claimed = claims.claim(request.requests, self._replays.count)
         content = request.content(claimed.outcomes)
         sealed = sealer.refusal(content, now) if isinstance(content, MimiError) else sealer.ok(content, now)
         if not claimed.consumed:
             ohttp.put_noise(tx, secrets.token_bytes(len(sealed)))
             return _Answer(sealed, claimed)
         keep_until = Milliseconds(request.date + self._bounds.window_seconds * 1000)
-        answered = Answered(opened.digest, sealed)
-        again = (sealer.nonce_of(sealed), now)
-        self._replays.keep(tx, opened.enc, answered, claimed.outcomes, again, keep_until)
+        answered, nonce = Answered(opened.digest, sealed), sealer.nonce_of(sealed)
+        kept[opened.enc] = AnswerToKeep(opened.enc, answered, claimed.outcomes, nonce, now, keep_until)
         return _Answer(sealed, claimed)
 
-    def _refusal(self, tx: Tx, request: _ParsedRequest, now: Milliseconds, *, is_used: bool) -> MimiError | None:
-        """Return why a request must be refused; `is_used` tells whether its encapsulated key was used before."""
+    def _refusal(self, request: ParsedRequest, now: Milliseconds, *, is_used: bool, kept: int) -> MimiError | None:
+        """Return why a request must be refused.
+
+        `is_used` tells whether its encapsulated key was used before, `kept` how many answers are still to be stored.
+        """
         if is_used:
             return OhttpReplayed()
         if not self._in_window(request, now):
             return OhttpDate()
-        if not self._replays.has_room(tx, now):
+        if not self._replays.has_room(beside=kept):
             return Busy("the gateway is full of kept answers; try again later", retry_after=self._bounds.window_seconds)
         return None
 
-    def _again(self, tx: Tx, sealer: _AnswerSealer, request: _ParsedRequest, earlier: Answered) -> _Answer:
+    def _again(self, tx: Tx, sealer: AnswerSealer, request: ParsedRequest, earlier: Answered) -> _Answer:
         """Return the octets of an earlier answer, or another answer if one of its KeyPackages is no longer kept."""
         again, now = earlier.response, self._clock.now()
         if isinstance(again, bytes):
@@ -383,17 +309,3 @@ def network_of(address: str) -> str:
     if ip.version == 4:
         return str(ip)
     return str(ip.ipv4_mapped or ip_network((ip, 64), strict=False))
-
-
-@lru_cache(maxsize=64)
-def _http_date(seconds: int) -> bytes:
-    return formatdate(seconds, usegmt=True).encode()
-
-
-@lru_cache(maxsize=64)
-def _parse_date(value: bytes | None) -> Milliseconds:
-    """Read an HTTP-date; raise `OhttpDate`."""
-    seconds = read_date(value)
-    if seconds is None:
-        raise OhttpDate
-    return Milliseconds(seconds * 1000)

@@ -14,6 +14,7 @@ within the time that an answer is kept. Everything here but `ReplayBounds` runs 
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Final
 
 import attrs
@@ -71,6 +72,18 @@ class ReplayBounds:
         return Rates(Rate(SHARE_LIMIT, limit / self.kept_seconds, limit))
 
 
+@attrs.frozen
+class AnswerToKeep:
+    """A sealed answer, with the nonce and the time with which it was sealed, to be stored until `keep_until`."""
+
+    enc: bytes
+    answered: Answered
+    outcomes: tuple[ClaimOutcome, ...]
+    nonce: bytes
+    sealed_at: Milliseconds
+    keep_until: Milliseconds
+
+
 class ReplayStore:
     """Stores answers and finds them again."""
 
@@ -88,18 +101,21 @@ class ReplayStore:
         """Return the rates of the shares of users and tokens, and of the octets of all answers together."""
         return (self._user_rows, self._token_rows, self._user_octets, self._octets)
 
-    def has_room(self, tx: Tx, now: Milliseconds) -> bool:
-        """Tell whether another answer can be stored.
+    def make_room(self, tx: Tx, now: Milliseconds, *, answers: int) -> None:
+        """Find out how many answers can be stored, before up to `answers` are stored in this transaction.
 
-        Once a second, or when no room seems to be left, expired answers are deleted and the rest are counted. In
-        between, each new answer only reduces the room. A transaction that runs twice is counted twice, so the store may
-        seem full too early but never too late.
+        Once a second, or when there seems to be too little room, expired answers are deleted and the rest are counted.
+        In between, each new answer only reduces the room. A transaction that runs twice is counted twice, so the store
+        may seem full too early but never too late.
         """
-        if self._room <= 0 or abs(now - self._counted_at) >= COUNT_INTERVAL_MILLISECONDS:
+        if self._room < answers or abs(now - self._counted_at) >= COUNT_INTERVAL_MILLISECONDS:
             latest = Milliseconds(now + 2 * self._bounds.kept_seconds * 1000)  # a clock may have been set back a little
             ohttp.forget_answers(tx, now, limit=FORGOTTEN_AT_ONCE, latest=latest)
             self._room, self._counted_at = self._bounds.rows - ohttp.room_taken(tx), now
-        return self._room > 0
+
+    def has_room(self, *, beside: int) -> bool:
+        """Tell whether another answer can be stored, `beside` those of this transaction that are not stored yet."""
+        return self._room > beside
 
     def count(self, token: TokenRow, candidate: Candidate, now: Milliseconds) -> MimiError | None:
         """Count a claim against the shares of its user and token; return the refusal if a share is used up."""
@@ -123,28 +139,26 @@ class ReplayStore:
             self._shared.put(candidate.row, None)
         return None
 
-    def keep(
-        self,
-        tx: Tx,
-        enc: bytes,
-        answer: Answered,
-        outcomes: tuple[ClaimOutcome, ...],
-        resealing: tuple[bytes, Milliseconds],
-        keep_until: Milliseconds,
-    ) -> None:
-        """Store a sealed answer; `resealing` is the nonce and the time with which it was sealed."""
-        self._room -= 1
-        if not any(outcome.last_resort for outcome in outcomes):
-            ohttp.keep_answer(tx, enc, answer, keep_until)
-            return
+    def keep(self, tx: Tx, answers: Sequence[AnswerToKeep]) -> None:
+        """Store sealed answers."""
+        self._room -= len(answers)
+        ordinary = [each for each in answers if not any(outcome.last_resort for outcome in each.outcomes)]
+        if ordinary:
+            ohttp.keep_answers(tx, [(each.enc, each.answered, each.keep_until) for each in ordinary])
+        for each in answers if len(ordinary) < len(answers) else ():
+            if any(outcome.last_resort for outcome in each.outcomes):
+                self._keep_resealing(tx, each)
+
+    def _keep_resealing(self, tx: Tx, answer: AnswerToKeep) -> None:
         items = bytearray()
-        for outcome in outcomes:
+        for outcome in answer.outcomes:
             row = 0
             if outcome.key_package is not None and outcome.row is not None:
                 row = outcome.row
-                ohttp.keep_package(tx, row, outcome.key_package, keep_until)
+                ohttp.keep_package(tx, row, outcome.key_package, answer.keep_until)
             items += _ITEM.pack(outcome.result().status, row)
-        ohttp.keep_resealing(tx, enc, answer.digest, Resealing(*resealing, bytes(items)), keep_until)
+        again = Resealing(answer.nonce, answer.sealed_at, bytes(items))
+        ohttp.keep_resealing(tx, answer.enc, answer.answered.digest, again, answer.keep_until)
 
     def outcomes(self, tx: Tx, resealing: Resealing) -> tuple[ClaimOutcome, ...]:
         """Return the outcomes of an answer that is sealed again."""

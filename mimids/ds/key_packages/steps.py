@@ -66,7 +66,8 @@ class Steps:
     async def _wait(self, job: QueuedWork | None) -> None:
         waiting = _Waiting(job, trio.lowlevel.current_task())
         self._waiting.append(waiting)
-        self._arrived.unpark()
+        if len(self._waiting) == 1:
+            self._arrived.unpark()
         await trio.lowlevel.wait_task_rescheduled(waiting.leave)
 
     async def run(self, store: Store, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

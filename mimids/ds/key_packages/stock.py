@@ -9,7 +9,6 @@ repeats it.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
@@ -17,6 +16,7 @@ from typing import Final
 import attrs
 import trio
 
+from mimids.ds.key_packages.claiming import ClaimsOfTransaction, look_ahead
 from mimids.ds.key_packages.claims import Abuse, ClaimedPackages, ClaimOutcome, CountClaim, LowStock, TokenChecks
 from mimids.ds.lru import LeastRecentlyUsed
 from mimids.ds.ports import Clock, Reserve, no_reserve
@@ -29,7 +29,7 @@ from mimids.store.engine.locks import user_lock
 from mimids.store.engine.store import Store
 from mimids.store.engine.transaction import Tx
 from mimids.store.key_packages import Candidate, NewKeyPackage, StockRow
-from mimids.values import DAY_MILLISECONDS, Device, DeviceRow, Milliseconds, TokenId, UserRow
+from mimids.values import DAY_MILLISECONDS, Device, DeviceRow, Milliseconds, UserRow
 from mimids.wire.declare import decode
 from mimids.wire.ids import CipherSuite, ProtocolVersion, UserId
 from mimids.wire.messages import EncodedKeyPackage, KeyPackageRequest, KeyPackageResult
@@ -252,56 +252,36 @@ class KeyPackageStock:
         user = accounts.find_user(tx, device.user_id)
         if standing is None or user is None or not standing.admits(device.token_digest):
             return Unauthenticated()
-        devices = self._candidates(tx, user, version, suite, now)
+        devices = key_packages.candidates(tx, user, version, suite, now, count_to=self._rules.low_stock + 1)
         turn = 1 + max(each.turn for each in devices)
         others = [each for each in devices if each.device != device.row]
         others.sort(key=lambda each: (each.row is None, each.turn))
         outcomes: list[ClaimOutcome] = []
         low: list[LowStock] = []
+        handed_out: list[Candidate] = []
         for each in others[:SIBLINGS_AT_ONCE]:
             if each.row is None or each.body is None:
                 outcomes.append(ClaimOutcome(None, KeyPackagesExhausted()))
                 continue
-            low += self._hand_out(tx, each, version, suite, turn, now)
+            handed_out.append(each)
+            if (left := max(0, each.left - 1)) < self._rules.low_stock:
+                low.append(LowStock(each.device, version, suite, left))
             outcomes.append(ClaimOutcome(EncodedKeyPackage(each.body), row=each.row))
+        key_packages.take_out(tx, [each.row for each in handed_out if each.row is not None and not each.last_resort])
+        key_packages.note_claims(tx, [(each.row, None, turn) for each in handed_out if each.row is not None], now)
         claimed = ClaimedPackages(tuple(outcomes), tuple(low))
         return claimed if claimed.consumed else KeyPackagesExhausted()
 
-    def _hand_out(
-        self,
-        tx: Tx,
-        chosen: Candidate,
-        version: ProtocolVersion,
-        suite: CipherSuite,
-        turn: int,
-        now: Milliseconds,
-        *,
-        token: TokenId | None = None,
-    ) -> list[LowStock]:
-        """Record that the KeyPackage of `chosen` is handed out; return its device's stock if it is low now."""
-        if chosen.row is None:
-            return []
-        if not chosen.last_resort:
-            key_packages.take_out(tx, chosen.row)
-        key_packages.note_claim(tx, chosen.row, token, turn, now)
-        left = max(0, chosen.left - 1)
-        return [LowStock(chosen.device, version, suite, left)] if left < self._rules.low_stock else []
-
     def look_ahead(self, tx: Tx, requests: Sequence[KeyPackageRequest]) -> None:
-        """Read the rows that `claim_within` will need (`Store.write`, `ahead`), for users that are remembered."""
+        """Read the rows that the claims of one request will need (`Store.write`, `ahead`), for remembered users."""
         now = self._clock.now()
-        for request in requests:
-            self._tokens.check(tx, request.user_id, request.bearer_token, now)
-            user = self._users.peek(request.user_id)
-            if user is not None:
-                self._candidates(tx, user, request.version, request.cipher_suite, now)
+        for each in requests:
+            look_ahead(tx, self._tokens, self._users.peek(each.user_id), each, now, self._rules.low_stock)
 
-    def _candidates(
-        self, tx: Tx, user: UserRow, version: ProtocolVersion, suite: CipherSuite, now: Milliseconds
-    ) -> list[Candidate]:
-        return key_packages.candidates(tx, user, version, suite, now, count_to=self._rules.low_stock + 1)
+    def begin_claims(self, tx: Tx, now: Milliseconds, *, requests: int = 1) -> ClaimsOfTransaction:
+        """Begin the claims of a transaction, for this many requests, each for one KeyPackage or for a bundle."""
+        return ClaimsOfTransaction(tx, now, self._tokens, self._users, self._rules.low_stock, requests)
 
-    # Longer than 40 lines: the steps of a claim, each of which may end it.
     def claim_within(
         self,
         tx: Tx,
@@ -310,41 +290,11 @@ class KeyPackageStock:
         *,
         count: CountClaim | None = None,
     ) -> ClaimedPackages:
-        """Hand out the KeyPackages that these requests may have, within a transaction. Raises no `MimiError`.
-
-        Requests for the same user, version and suite get KeyPackages of distinct devices. `count` counts a claim; it
-        returns None, or a refusal if there are too many claims.
-        """
-        answered: defaultdict[tuple[UserRow, ProtocolVersion, CipherSuite], set[DeviceRow]] = defaultdict(set)
-        outcomes: list[ClaimOutcome] = []
-        low: list[LowStock] = []
-        abuses: list[Abuse] = []
-        for request in requests:
-            token = self._tokens.check(tx, request.user_id, request.bearer_token, now)
-            if isinstance(token, MimiError):
-                outcomes.append(ClaimOutcome(None, token))
-                continue
-            version, suite = request.version, request.cipher_suite
-            already = answered[token.user, version, suite]
-            self._users.put(request.user_id, token.user)
-            devices = self._candidates(tx, token.user, version, suite, now)
-            chosen = _choose([each for each in devices if each.device not in already])
-            if chosen is None or chosen.row is None or chosen.body is None:
-                outcomes.append(ClaimOutcome(None, KeyPackagesExhausted()))
-                continue
-            if count is not None and (refusal := count(token, chosen, now)) is not None:
-                outcomes.append(ClaimOutcome(None, refusal))
-                continue
-            already.add(chosen.device)
-            watched = token.id if self._tokens.watches else None
-            turn = 1 + max(each.turn for each in devices)
-            low += self._hand_out(tx, chosen, version, suite, turn, now, token=watched)
-            abuse = self._tokens.charge(tx, token, now)
-            if abuse is not None:
-                abuses.append(abuse)
-            last_resort = bool(chosen.last_resort)
-            outcomes.append(ClaimOutcome(EncodedKeyPackage(chosen.body), row=chosen.row, last_resort=last_resort))
-        return ClaimedPackages(tuple(outcomes), tuple(low), tuple(abuses))
+        """Hand out the KeyPackages that these requests may have, within a transaction. Raises no `MimiError`."""
+        claims = self.begin_claims(tx, now)
+        claimed = claims.claim(requests, count)
+        claims.write()
+        return claimed
 
     def announce(self, claimed: ClaimedPackages) -> None:
         """Announce low stock and abuse, once the claim is durable."""
@@ -354,12 +304,6 @@ class KeyPackageStock:
         for abuse in claimed.abuses:
             if self._on_abuse is not None:
                 self._on_abuse(abuse)
-
-
-def _choose(candidates: Sequence[Candidate]) -> Candidate | None:
-    """Return the next candidate: ordinary KeyPackages before last resorts, then the device asked least recently."""
-    available = [each for each in candidates if each.row is not None]
-    return min(available, key=lambda each: (each.last_resort, each.turn, each.device), default=None)
 
 
 def _find_same(tx: Tx, package: KeyPackage) -> int | None:

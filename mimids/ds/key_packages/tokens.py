@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import secrets
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from typing import ClassVar, Final, Literal
 
 import attrs
 
-from mimids.ds.key_packages.claims import Abuse
+from mimids.ds.key_packages.claims import Abuse, ChargedToken
 from mimids.errors import KeyPackageRefused, Malformed, MimiError, NotFound, QuotaExceeded, RateLimited
 from mimids.store import tokens
 from mimids.store.engine.transaction import Tx
@@ -166,12 +167,15 @@ class Tokens:
         """Tell whether the abuse rule needs to know which claims were followed by a Welcome."""
         return self._rule.action != "off"
 
-    def check(self, tx: Tx, user_id: UserId, token: BearerToken, now: Milliseconds) -> TokenRow | MimiError:
-        """Return the token if it may claim a KeyPackage of this user now, else the refusal; write nothing.
+    def find(self, tx: Tx, user_id: UserId, token: BearerToken) -> TokenRow | None:
+        """Return a user's token; None if there is none, or if the user is suspended. Runs one statement."""
+        return tokens.find(tx, user_id, token.digest())
+
+    def check(self, found: TokenRow | None, now: Milliseconds) -> TokenRow | MimiError:
+        """Return the token that `find` returned if it may claim a KeyPackage of its user now, else the refusal.
 
         A token that is over its rate gets a different refusal, because it is valid and its holder may try again.
         """
-        found = tokens.find(tx, user_id, token.digest())
         if (
             found is None
             or found.scheme not in SCHEMES
@@ -186,8 +190,8 @@ class Tokens:
                 return RateLimited("token_rate", -(-(ends_at - now) // 1000))
         return found
 
-    def charge(self, tx: Tx, token: TokenRow, now: Milliseconds) -> Abuse | None:
-        """Count a claim; return the abuse if the token now meets the abuse rule.
+    def charge(self, token: TokenRow, now: Milliseconds) -> ChargedToken:
+        """Return a token after one more claim, and the abuse if it now meets the abuse rule. Writes nothing.
 
         The claim itself stays valid: if the rule ends the token, only later claims are refused. Windows begin at
         multiples of their length or at the hour, so that the moment of the claim is not stored (docs/privacy.md). A
@@ -205,17 +209,22 @@ class Tokens:
         abuse_started_at = token.abuse_started_at if watched else hour_of(now)
         if not self.watches:
             open_claims, abuse_started_at = 0, Milliseconds(0)
-        tokens.count_claim(
-            tx,
-            token.id,
+        is_abused = self.watches and open_claims >= rule.claims
+        banned = is_abused and SCHEMES[token.scheme].may_be_banned(rule)
+        row = token._replace(
+            state="banned" if banned else token.state,
             uses_left=None if token.uses_left is None else token.uses_left - 1,
             rate_started_at=rate_started_at,
             rate_used=rate_used,
             abuse_started_at=abuse_started_at,
             unanswered_claims=open_claims,
         )
-        if not self.watches or open_claims < rule.claims:
-            return None
-        banned = SCHEMES[token.scheme].may_be_banned(rule)
-        tokens.note_abuse(tx, token.id, now, ban=banned)
-        return Abuse(token.id, open_claims, banned) if banned or open_claims == rule.claims else None
+        is_new = banned or (is_abused and open_claims == rule.claims)
+        return ChargedToken(row, is_abused, Abuse(token.id, open_claims, banned) if is_new else None)
+
+    def write(self, tx: Tx, charged: Collection[ChargedToken], now: Milliseconds) -> None:
+        """Store tokens after their last claim in a transaction."""
+        tokens.count_claims(tx, [each.row for each in charged])
+        for each in charged:
+            if each.is_abused:
+                tokens.note_abuse(tx, each.row.id, now, ban=each.row.state == "banned")

@@ -57,8 +57,14 @@ class _Entry:
     peer: ProviderId | None = None
     received: int = 0
     code: str = "ok"
-    id: str = attrs.field(factory=new_request_id)
     began: float = attrs.field(factory=time.perf_counter)
+    _id: str = ""
+
+    @property
+    def id(self) -> str:
+        """The identifier of the request, which is made when it is first needed: unlinkable requests have none."""
+        self._id = self._id or new_request_id()
+        return self._id
 
 
 def _no_headers(_: Caller) -> Headers:

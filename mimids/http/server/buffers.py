@@ -63,10 +63,12 @@ class Buffers:
 
     async def take(self, owner: Owner, octets: int) -> bool:
         """Take octets; wait up to WAIT_SECONDS for room, and return False if there is none then."""
-        if not self._shares.has_room(owner, octets):
-            with trio.move_on_after(WAIT_SECONDS):
-                while not self._shares.has_room(owner, octets):
-                    await self._room.park()
+        if self._shares.has_room(owner, octets):
+            self._shares.take(owner, octets)
+            return True
+        with trio.move_on_after(WAIT_SECONDS):
+            while not self._shares.has_room(owner, octets):
+                await self._room.park()
         return self.take_nowait(owner, octets)
 
     def move(self, owner: Owner, to: Owner, octets: int) -> None:

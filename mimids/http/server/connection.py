@@ -232,7 +232,7 @@ class ServerConnection:
                     await self._on_timeout()
                     seconds = self._shared.limits.ping_seconds
                     continue
-            waited = trio.current_time() - began  # measured before pipelined requests are answered
+            waited = self.holding.heard_at - began  # measured before pipelined requests are answered
             if not data:
                 raise PeerGone
             if self._direct is not None and self._phase is Phase.IDLE:

@@ -56,11 +56,12 @@ class PlainTransport:
 
     async def receive(self, most: int = RECEIVE_BYTES) -> bytes:
         """Wait for at most `most` octets; return no octets at the end of the stream. For one task at a time."""
-        if self._socket.fileno() < 0:
-            raise PeerGone
         try:
             while True:  # usually nothing has arrived yet, so an attempt before waiting would fail
-                await trio.lowlevel.wait_readable(self._socket.fileno())
+                descriptor = self._socket.fileno()
+                if descriptor < 0:
+                    raise PeerGone
+                await trio.lowlevel.wait_readable(descriptor)
                 try:
                     return self._read(most)
                 except BlockingIOError:
@@ -70,10 +71,11 @@ class PlainTransport:
 
     def _read(self, most: int) -> bytes:
         """Read what has arrived; raise `BlockingIOError` if nothing has arrived."""
-        received = os.read(self._socket.fileno(), min(most, USUAL_BYTES))
+        descriptor = self._socket.fileno()
+        received = os.read(descriptor, min(most, USUAL_BYTES))
         if len(received) == USUAL_BYTES < most:
             with suppress(BlockingIOError):
-                received += os.read(self._socket.fileno(), most - USUAL_BYTES)
+                received += os.read(descriptor, most - USUAL_BYTES)
         return received
 
     async def send(self, data: bytes) -> None:
@@ -93,10 +95,11 @@ class PlainTransport:
             raise PeerGone
 
     def _write(self, data: bytes) -> int:
-        if self._socket.fileno() < 0:
+        descriptor = self._socket.fileno()
+        if descriptor < 0:
             raise PeerGone
         try:
-            return os.write(self._socket.fileno(), data)
+            return os.write(descriptor, data)
         except BlockingIOError:
             return 0
         except OSError as error:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from itertools import groupby
+from typing import Any, Protocol, cast
 
 import outcome
 
-from mimids.store.engine.transaction import SqlConnection, Tx, Work
+from mimids.store.engine.transaction import SqlConnection, Tx, Work, WorkTogether
 
 Faults = Callable[[str], None]
 AfterCommit = list[Callable[[], None]]
+Answers = list[outcome.Outcome[Any]]
 
 
 class Transactions(Protocol):
@@ -42,6 +44,9 @@ class Transactions(Protocol):
         """Tell whether nothing more must be written after this error."""
 
 
+Attempt = Callable[[Sequence[Work[Any]], Transactions, AfterCommit], Answers]
+
+
 def commit(works: Sequence[Work[Any]], faults: Faults, transactions: Transactions) -> list[outcome.Outcome[Any]]:
     """Run works in order and return their answers once everything that succeeded is durable.
 
@@ -61,7 +66,7 @@ def commit_beside_others(
 ) -> list[outcome.Outcome[Any]]:
     """Commit works that named their locks, in one attempt; raise if this fails: then `commit` runs them alone."""
     after_commit: AfterCommit = []
-    answers = _transact(works, _run, faults, transactions, after_commit)
+    answers = _transact(works, _run_each, faults, transactions, after_commit)
     _finish(after_commit, faults)
     return answers
 
@@ -75,7 +80,7 @@ def _finish(after_commit: AfterCommit, faults: Faults) -> None:
 def _run_batch(
     works: Sequence[Work[Any]], faults: Faults, transactions: Transactions, after_commit: AfterCommit
 ) -> list[outcome.Outcome[Any]]:
-    for attempt in (_run, _run_under_savepoint) if len(works) > 1 else ():
+    for attempt in (_run_together, _run_under_savepoints) if len(works) > 1 else ():
         try:
             return _transact(works, attempt, faults, transactions, after_commit)
         except Exception as error:  # the next attempt raises the error again, and finds its work
@@ -84,7 +89,7 @@ def _run_batch(
     answers: list[outcome.Outcome[Any]] = []
     for work in works:
         try:
-            answers += _transact([work], _run, faults, transactions, after_commit)
+            answers += _transact([work], _run_each, faults, transactions, after_commit)
         except Exception as error:
             answers.append(outcome.Error(transactions.refusal(error)))
             if transactions.ends_writing(error):
@@ -94,7 +99,7 @@ def _run_batch(
 
 def _transact(
     works: Sequence[Work[Any]],
-    attempt: Callable[[Work[Any], Transactions, AfterCommit], outcome.Outcome[Any]],
+    attempt: Attempt,
     faults: Faults,
     transactions: Transactions,
     after_commit: AfterCommit,
@@ -106,7 +111,7 @@ def _transact(
     calls: AfterCommit = []
     transactions.begin()
     try:
-        answers = [attempt(work, transactions, calls) for work in works]
+        answers = attempt(works, transactions, calls)
         faults("before_commit")
         transactions.commit()
     except BaseException:
@@ -116,10 +121,29 @@ def _transact(
     return answers
 
 
-def _run(work: Work[Any], transactions: Transactions, after_commit: AfterCommit) -> outcome.Outcome[Any]:
-    answer = outcome.Value(work(Tx(transactions.connection, after_commit)))
-    _check_open(transactions)
-    return answer
+def _run_together(works: Sequence[Work[Any]], transactions: Transactions, after_commit: AfterCommit) -> Answers:
+    """Run works; those that may run together and follow one another are run by one call."""
+    answers: Answers = []
+    for run, same in groupby(works, lambda work: work.run if isinstance(work, WorkTogether) else None):
+        if run is None:
+            answers += _run_each(tuple(same), transactions, after_commit)
+        else:
+            items = [cast("WorkTogether[Any, Any]", work).item for work in same]
+            answers += [outcome.Value(value) for value in run(Tx(transactions.connection, after_commit), items)]
+            _check_open(transactions)
+    return answers
+
+
+def _run_each(works: Sequence[Work[Any]], transactions: Transactions, after_commit: AfterCommit) -> Answers:
+    answers: Answers = []
+    for work in works:
+        answers.append(outcome.Value(work(Tx(transactions.connection, after_commit))))
+        _check_open(transactions)
+    return answers
+
+
+def _run_under_savepoints(works: Sequence[Work[Any]], transactions: Transactions, after_commit: AfterCommit) -> Answers:
+    return [_run_under_savepoint(work, transactions, after_commit) for work in works]
 
 
 def _run_under_savepoint(

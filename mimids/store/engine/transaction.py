@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
+
+import attrs
 
 from mimids.errors import MimiError
 from mimids.tracebacks import release_frames
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 Row = tuple[Any, ...]
 
 
@@ -109,6 +112,22 @@ class Tx:
 
 Work = Callable[[Tx], T]
 """A function that runs inside one transaction."""
+
+
+@attrs.frozen
+class WorkTogether(Generic[Item, T]):
+    """A work that the store may run together with other works of the same batch, by one call of the same `run`.
+
+    `run` gets the items of the works, and returns an answer for each. If it raises, each work is run by itself.
+    """
+
+    run: Callable[[Tx, Sequence[Item]], Sequence[T]]
+    item: Item
+
+    def __call__(self, tx: Tx) -> T:
+        """Run this work alone."""
+        return self.run(tx, [self.item])[0]
+
 
 Ahead = Callable[[Tx], object]
 """A function that makes reads of a work, those that do not depend on each other; it gets no rows."""

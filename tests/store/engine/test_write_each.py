@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from mimids.errors import ShuttingDown
 from mimids.store.engine.queued_work import QueuedWork
 from mimids.store.engine.sqlite import open_store
 from mimids.store.engine.store import BATCHES_ALONE, WAITING_WRITES, Store
+from mimids.store.engine.transaction import Tx, WorkTogether
 from tests.support.notes import note, note_and_refuse, texts, working
 
 
@@ -36,6 +38,30 @@ async def test_all_works_are_committed_together_and_each_has_its_own_answer(path
         assert await answers(store, *jobs) == [2, LookupError, 3]
         assert store.statistics().commits == BATCHES_ALONE + 2
         assert await store.read(texts) == ["alone", "a", "c"]
+
+
+async def test_works_that_follow_one_another_may_be_run_by_one_call(path: Path) -> None:
+    calls: list[list[str]] = []
+
+    def note_all(tx: Tx, items: Sequence[str]) -> list[int]:
+        calls.append(list(items))
+        return [note(item)(tx) for item in items]
+
+    async with working(path) as store:
+        jobs = [QueuedWork(WorkTogether(note_all, name)) for name in ("a", "b", "d")]
+        assert await answers(store, *jobs[:2], QueuedWork(note("c")), jobs[2]) == [1, 2, 3, 4]
+        assert calls == [["a", "b"], ["d"]]
+        assert await store.read(texts) == ["a", "b", "c", "d"]
+
+
+async def test_if_the_call_for_all_raises_each_work_is_run_alone(path: Path) -> None:
+    def note_unless_refused(tx: Tx, items: Sequence[str]) -> list[int]:
+        return [(note_and_refuse if item == "refused" else note)(item)(tx) for item in items]
+
+    async with working(path) as store:
+        jobs = [QueuedWork(WorkTogether(note_unless_refused, name)) for name in ("a", "refused", "b")]
+        assert await answers(store, *jobs) == [1, LookupError, 2]
+        assert await store.read(texts) == ["a", "b"]
 
 
 async def test_nothing_to_write_needs_no_commit(path: Path) -> None:
