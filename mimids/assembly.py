@@ -199,7 +199,7 @@ def make_services(
     accepted_terms = AcceptedTerms(config, store, clock, transport, notifier, decoder)
     peers: Peers = PeersUnderTerms(transport, accepted_terms, offered_terms, banned)
 
-    user_rates, provider_rates = UserRates(limits, clock), ProviderRates(limits, clock)
+    user_rates, provider_rates = UserRates(limits, clock), ProviderRates(limits, clock, telemetry.bound_hit)
     budgets = Budgets(limits, clock)
     shared_rates = SharedRates(clock, shared=join is not None)
     gate = Gate(clock, user_rates, budgets, shared_rates.add)
@@ -300,6 +300,7 @@ def make_services(
         mls.states,
         notifier,
         recent,
+        provider_rates,
         provider=provider,
         backoff=backoff,
         workers=config.delivery.workers,

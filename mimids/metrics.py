@@ -57,6 +57,7 @@ BOUNDS: Final[tuple[str, ...]] = (
     "provider-answers",
     "pushed-octets",
     "recovered-groups",
+    "repeated-pushes",
     "replay-share",
     "slow-call-cancelled",
     "waiting-requests",

@@ -29,6 +29,14 @@ class FairQueue(Generic[T]):
         """Tell whether an owner has items in the queue."""
         return owner in self._items
 
+    def count(self, owner: Owner) -> int:
+        """Return how many items an owner has in the queue."""
+        return len(self._items.get(owner, ()))
+
+    def contains(self, owner: Owner, item: T) -> bool:
+        """Tell whether an owner has this item in the queue."""
+        return item in self._items.get(owner, ())
+
     def owners(self) -> list[Owner]:
         """Return the owners of items, the next one first."""
         return list(self._items)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -13,13 +13,15 @@ import trio
 import trio.testing
 
 from mimids.ds.following.delivery import PARTLY_TAKEN_SECONDS, SLOW_PUSH_OCTETS
+from mimids.ds.limits import rates
 from mimids.ds.limits.call_slots import PATIENCE_SECONDS, QUICK_IN_A_ROW, SLOW_CALLS, CallSlots, CallTooSlow, Slot
 from mimids.ds.ports import PeerAnswer
+from mimids.errors import RateLimited
 from mimids.values import Follower
 from mimids.wire.declare import decode, encode
 from mimids.wire.ids import Counter, ProviderId
-from mimids.wire.messages import PushedEpoch, PushRequest, PushResponse, ReceiveRequest
-from tests.support.doubles import Called, bound_hits
+from mimids.wire.messages import PushedEpoch, PushRequest, PushResponse, ReceiveRequest, ResumeRequest
+from tests.support.doubles import Called, bound_hits, stopped_clock
 from tests.support.federation import Room, device, federated, wait_stored
 from tests.support.provider import Assembled
 from tests.support.stored import until
@@ -266,3 +268,49 @@ async def test_a_follower_that_takes_little_of_each_push_gets_few_pushes(
         await trio.sleep(2)
         assert bound_hits(hub.services.telemetry, "partly-taken-push") >= 1
     assert pushes <= 2 + 2 / PARTLY_TAKEN_SECONDS
+
+
+async def takes_all(called: Called) -> PeerAnswer:
+    epochs = decode(PushRequest, called.body).epochs
+    wanted = tuple(Counter(each.counter + len(each.epoch.messages)) for each in epochs)
+    return PeerAnswer(encode(PushResponse(wanted)))
+
+
+async def resume_from_the_start(hub: Assembled, room: Room, follower: Follower) -> None:
+    request = ResumeRequest(room.group_id, room.key.mask(32), Counter(0))
+    await hub.services.delivery.resume(request, follower)
+
+
+async def receive_from_the_start(hub: Assembled, room: Room, follower: Follower) -> None:
+    await hub.services.hub.receive(ReceiveRequest(room.key, Counter(0)), follower)
+
+
+@pytest.mark.parametrize("ask_again", [resume_from_the_start, receive_from_the_start])
+async def test_a_follower_that_asks_to_be_pushed_to_again_and_again_is_refused(
+    ask_again: Callable[[Assembled, Room, Follower], Awaitable[None]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of these short requests made the hub push everything again, without end."""
+    messages, burst = 500, 2_000
+    monkeypatch.setattr(rates, "REPEATED_BURST", burst)
+    clock = stopped_clock()
+    async with federated(tmp_path, A, clock=clock, jobs_of=("delivery",)) as (hub,):
+        room, greedy, other = Room(), Follower(ProviderId(B)), Follower(ProviderId("c.example"))
+        await hub.services.hub.create_group(room.creation(), device(hub))
+        await hub.services.hub.send_batch([room.send(str(n)) for n in range(messages)], device(hub))
+
+        async def is_pushed(times: int) -> bool:
+            return hub.services.delivery.statistics().messages == times * messages
+
+        for follower in greedy, other:
+            hub.peers.add(follower.provider, takes_all)
+            await receive_from_the_start(hub, room, follower)
+        await until(partial(is_pushed, 2))
+        for again in range(burst // messages):
+            await ask_again(hub, room, greedy)
+            await until(partial(is_pushed, 3 + again))
+        with pytest.raises(RateLimited):
+            await ask_again(hub, room, greedy)
+        assert bound_hits(hub.services.telemetry, "repeated-pushes") == 1
+        await ask_again(hub, room, other)
+        clock.advance(seconds=1)
+        await ask_again(hub, room, greedy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -63,3 +64,18 @@ async def test_a_read_that_is_cancelled_while_it_waits_gives_up_its_turn(path: P
         assert store.statistics().waiting_reads == 0
         release.set()
         assert await store.read(notes.texts) == []
+
+
+async def test_reads_that_wait_do_not_wait_for_the_event_loop(path: Path) -> None:
+    """The reader was idle until the event loop had come round, once for each read, however short the reads were."""
+    read: list[int] = []
+    release = threading.Event()
+    async with busy_store(path, release) as (store, tasks):
+        for number in range(MANY):
+            tasks.start_soon(store.read, lambda _, number=number: read.append(number))
+        await trio.testing.wait_all_tasks_blocked()
+        release.set()
+        give_up_at = time.monotonic() + PATIENCE_SECONDS
+        while len(read) < MANY and time.monotonic() < give_up_at:
+            time.sleep(0.001)  # noqa: ASYNC251  # the event loop stands still
+        assert sorted(read) == list(range(MANY))

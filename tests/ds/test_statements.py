@@ -19,6 +19,7 @@ from mimids.ds.groups.hub import LocalHub
 from mimids.ds.groups.judging import MlsJudge
 from mimids.ds.groups.recent import Recent
 from mimids.ds.groups.states import States
+from mimids.ds.limits.rates import ProviderRates
 from mimids.ds.notifier import Notifier
 from mimids.errors import MimiError
 from mimids.store import follows, peers, providers
@@ -145,6 +146,7 @@ async def rig(directory: Path, total: int) -> Rig:
         states,
         notifier,
         recent,
+        ProviderRates(config.limits, clock),
         provider=A,
         backoff=backoff,
         workers=1,

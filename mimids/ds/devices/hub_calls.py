@@ -194,6 +194,14 @@ class HubCalls:
             del calls.keys[watch.key]
             self._drop_if_idle(calls)
 
+    def close(self) -> None:
+        """Drop what waits, once all tasks of the stream have ended."""
+        for calls in self._hubs.values():
+            calls.keys.clear()
+            calls.sends.clear()
+        for waiting in self._hubs, self._ring, self._awaited, self._resumptions:
+            waiting.clear()
+
     # --- the workers --------------------------------------------------------------------------------------------
 
     def _calls_to(self, hub: Hub) -> _HubCalls:

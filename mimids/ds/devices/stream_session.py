@@ -118,9 +118,21 @@ class StreamSession:
                     await self._receive(await self._connection.receive())
         finally:
             with trio.CancelScope(shield=True):
-                for done, mask in enumerate(list(self._by_mask), 1):
-                    self._forget_mask(mask)
-                    await _pause(done)
+                await self._forget_all()
+
+    async def _forget_all(self) -> None:
+        """Drop what refers to the keys: the tasks and calls of a stream refer to each other.
+
+        Otherwise thousands of keys would wait for the garbage collector.
+        """
+        for done, mask in enumerate(list(self._by_mask), 1):
+            self._forget_mask(mask)
+            await _pause(done)
+        for calls in self._own_calls, self._calls:
+            calls.close()
+        for done in range(1, len(self._watches) + 1):
+            self._watches.popitem()
+            await _pause(done)
 
     async def _receive(self, octets: bytes) -> None:
         """Serve one frame.

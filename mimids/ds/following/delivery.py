@@ -51,6 +51,7 @@ from mimids.ds.following.pushes import Push, Pushes, suspend
 from mimids.ds.groups.recent import Recent
 from mimids.ds.groups.states import States
 from mimids.ds.limits.call_slots import CallSlots, CallTooSlow, Slot
+from mimids.ds.limits.rates import ProviderRates
 from mimids.ds.notifier import DELIVERY, Notifier
 from mimids.ds.peer_answers import decode_answer
 from mimids.ds.ports import Clock, Peers
@@ -130,6 +131,7 @@ class Delivery:
         states: States,
         notifier: Notifier,
         recent: Recent,
+        rates: ProviderRates,
         *,
         provider: ProviderId,
         backoff: Backoff,
@@ -147,6 +149,7 @@ class Delivery:
         self._workers = trio.CapacityLimiter(workers)
         self._slots = CallSlots()
         self._early = EarlyRetries(clock, partial(notifier.notify, DELIVERY))
+        self._rates = rates
         self._on_bound = on_bound
         self._batch_octets = batch_octets
         self._busy: set[int] = set()
@@ -225,8 +228,13 @@ class Delivery:
             await self._store.write(lambda tx: peers.move_cursors(tx, settled, but=others))
 
     async def resume(self, request: ResumeRequest, caller: Follower) -> None:
-        """Push a partition again from a counter on; raise `NotFollowed` where `Pushes.rewind` returns it."""
-        await self._store.write_or_refuse(partial(self._pushes.rewind, self._provider, caller.provider, request))
+        """Push a partition again from a counter on.
+
+        Raises `NotFollowed` where `Pushes.rewind` returns it, and `RateLimited` after requests for too many messages.
+        """
+        self._rates.take_repeat(caller)
+        rewind = partial(self._pushes.rewind, self._provider, caller.provider, request)
+        self._rates.owe_repeats(caller, await self._store.write_or_refuse(rewind))
         self._notifier.notify(DELIVERY)
 
     # --- one follower -------------------------------------------------------------------------------------------

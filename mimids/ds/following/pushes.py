@@ -148,8 +148,8 @@ class Pushes:
             if public and self._states.has_leaf_of(tx, group, child, peer.domain):
                 follows.follow(tx, peer.provider, child.id)
 
-    def rewind(self, hub: ProviderId, follower: ProviderId, request: ResumeRequest, tx: Tx) -> MimiError | None:
-        """Push a partition again from a counter on.
+    def rewind(self, hub: ProviderId, follower: ProviderId, request: ResumeRequest, tx: Tx) -> MimiError | int:
+        """Push a partition again from a counter on; return how many messages were pushed before and come again.
 
         A provider that does not follow the partition follows it from now on, if the known state has one of its users.
         Otherwise `NotFollowed` is returned. An unknown group or partition gets the same answer after the same SQL
@@ -162,12 +162,13 @@ class Pushes:
             follows.resume(tx, number, 0, request.counter)
             return NotFollowed()
         counter = min(request.counter, partition.next_counter)
+        reached = follows.reached(tx, number, partition.id) or 0
         if not follows.resume(tx, number, partition.id, Counter(counter)):
             if partition.detached or not self._states.has_leaf_of(tx, group, partition, follower):
                 return NotFollowed()
             follows.follow(tx, number, partition.id, next_counter=counter, needs_opening=True)
         peers.try_soon(tx, number)
-        return None
+        return max(0, reached - counter)
 
 
 def suspend(provider: int, epoch: pages.Page, error: MimiError, tx: Tx) -> None:

@@ -308,7 +308,7 @@ class LocalHub:
         If there is no message, the call waits for one, at most `wait_seconds`. A follower that presents a key follows
         the partition from then on. If a follower asks for messages that were already pushed to it, it has lost them, so
         they are pushed again (semantics: following-and-delivery). Raises `UnknownPartition`, `GroupReplaced`,
-        `MessagesExpired`, and what `check_position` raises.
+        `MessagesExpired`, `RateLimited` after requests for too many messages, and what `check_position` raises.
         """
         return (await self.receive_with_group(request, caller, wait_seconds=wait_seconds))[0]
 
@@ -320,7 +320,9 @@ class LocalHub:
         with self._notifier.listen(*map(partition_topic, masks)) as waiter:
             answer, found = await self._store.read(partial(self._reader.receive, request, caller))
             if isinstance(caller, Follower) and not found.followed:
-                await self._store.write_shielded(partial(self._follow, caller, found.partition, request.counter))
+                self._rates.take_repeat(caller)
+                follow = partial(self._follow, caller, found.partition, request.counter)
+                self._rates.owe_repeats(caller, await self._store.write_shielded(follow))
                 self._notifier.notify(DELIVERY)
             if isinstance(caller, Device) and found.unnoted:
                 await self._note_reader(caller, found.partition)
@@ -344,16 +346,17 @@ class LocalHub:
     async def _note_reader(self, device: Device, partition: Partition) -> None:
         await self._store.write(lambda tx: restored_positions.note_reader(tx, partition.id, device.row))
 
-    def _follow(self, caller: Follower, partition: Partition, counter: Counter, tx: Tx) -> None:
+    def _follow(self, caller: Follower, partition: Partition, counter: Counter, tx: Tx) -> int:
+        """Make a provider follow a partition; return how many messages were pushed before and come again."""
         number = providers.ensure_provider(tx, caller.provider)
-        reached = follows.reached(tx, number, partition.id)
-        has_lost_messages = reached is not None and reached > counter
-        if has_lost_messages and not counter:
+        lost = max(0, (follows.reached(tx, number, partition.id) or 0) - counter)
+        if lost and not counter:
             follows.end(tx, number, partition.id)  # without messages it starts again, with an opening if needed
         follows.follow_with_key(tx, number, partition.id, partition.parent)
-        if has_lost_messages:
+        if lost:
             follows.note_presented(tx, number, partition.id)
             follows.resume(tx, number, partition.id, counter)
+        return lost
 
     async def group_info(
         self, group_id: GroupId, caller: Sender, *, partition: MaskedPartitionKey | None = None

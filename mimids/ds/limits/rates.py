@@ -30,6 +30,9 @@ UNIT_SECONDS: Final = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
 KEYS_REMEMBERED: Final = 100_000  # keys of each rate
 LONGEST_WAIT_SECONDS: Final = 366 * 86_400  # the longest Retry-After, because another hub may set a very low rate
 RESTART_SECONDS: Final = 600  # a rate that refills within this time is not stored: a restart changes little
+# Messages that are pushed to a follower again because it asked for them. After a restore it may have lost many.
+REPEATED_PER_SECOND: Final = 2_000
+REPEATED_BURST: Final = 200_000
 TOLD_PARTS: Final = 8  # other processes are told of every eighth of a burst that a key has taken
 STORED_STEP_SECONDS: Final = 60  # stored times are multiples of this, or of more for rates that refill slowly
 STORED_STEPS: Final = 24  # at least, in the time that a rate needs to refill
@@ -268,15 +271,18 @@ class UserRates:
 class ProviderRates:
     """The rates of other providers, each for all its users together."""
 
-    def __init__(self, limits: Limits, clock: Clock) -> None:
+    def __init__(self, limits: Limits, clock: Clock, on_bound: Callable[[str], None] = lambda bound: None) -> None:
+        """Begin with full buckets; `on_bound` is called with the name of a bound that a provider hits."""
         self._clock = clock
+        self._on_bound = on_bound
         self._sends = Rates(ConfiguredRate.of(limits, "provider_sends_per_second", "provider_sends_burst"))
         self._joins = Rates(ConfiguredRate.of(limits, "provider_joins_per_hour", "provider_joins_burst"))
+        self._repeats = Rates(Rate("provider_repeats", REPEATED_PER_SECOND, REPEATED_BURST))
 
     @property
     def all(self) -> tuple[Rates, ...]:
         """Return all rates, for `KeptRates`."""
-        return (self._sends, self._joins)
+        return (self._sends, self._joins, self._repeats)
 
     def take_sends(self, follower: Follower, wanted: int) -> tuple[int, RateLimited | None]:
         """Count messages as far as the provider may send them; return how many, and the refusal if not all `wanted`."""
@@ -285,6 +291,18 @@ class ProviderRates:
     def take_join(self, follower: Follower) -> None:
         """Count an external join; raise `RateLimited`."""
         self._joins.take(follower.provider, self._clock.now())
+
+    def take_repeat(self, follower: Follower) -> None:
+        """Count a request to be pushed to; raise `RateLimited` after requests for too many messages."""
+        try:
+            self._repeats.take(follower.provider, self._clock.now())
+        except RateLimited:
+            self._on_bound("repeated-pushes")
+            raise
+
+    def owe_repeats(self, follower: Follower, messages: int) -> None:
+        """Count messages that are pushed to the provider again, because it asked for them."""
+        self._repeats.owe(follower.provider, self._clock.now(), messages)
 
 
 class HubRates:

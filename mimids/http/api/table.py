@@ -215,6 +215,7 @@ class Table:
     ) -> Call[Any, Any]:
         """Return what the handler gets. The body is received only after the caller was admitted."""
         endpoint = route.endpoint
+        WORKING_FOR.set(request.holding.owner)  # the address, until the caller is known
         caller = await self._admit(endpoint.caller, request.headers, request.names)
         stamped.extend(self._stamp(caller))
         owner = _owner(caller)

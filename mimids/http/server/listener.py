@@ -33,11 +33,12 @@ from mimids.http.server.listener_state import ConnectionInfo, ConnectionLimits, 
 from mimids.http.server.messages import DirectApp, join_headers
 from mimids.http.server.shares import owner_of_address
 from mimids.http.server.tls import ServerTls
-from mimids.owners import Owner
+from mimids.owners import FairQueue, Owner
 
 DRAIN_SECONDS: Final = 6
 BACKLOG: Final = 1024
-ACCEPTED_AT_ONCE: Final = 16  # in one round of the event loop
+ACCEPTED_AT_ONCE: Final = 256  # in one round of the event loop: accepting takes about 20 microseconds
+SERVED_AT_ONCE: Final = 16  # connections that a server begins to serve in one round
 NO_CAPACITY: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 CAPACITY_SECONDS: Final = 0.1
 REFUSALS: Final = 16  # connections over the limit that get a 503 at one time; others are closed without an answer
@@ -116,7 +117,7 @@ async def serve(
                     accepting.start_soon(shared.busy.watch)
                     accepting.start_soon(shared.close_idle)
                     for listener in listeners:
-                        accepting.start_soon(_accept, listener, handler, connections, log)
+                        accepting.start_soon(_accept, listener, shared, handler, connections)
                     task_status.started(OpenListener(bind.name, _address(listeners[0]), partial(_statistics, shared)))
                     await drain.wait()
                     accepting.cancel_scope.cancel()
@@ -133,48 +134,59 @@ async def serve(
 
 async def _accept(
     listener: trio.SocketListener,
-    handler: Callable[[trio.SocketStream], Awaitable[None]],
+    shared: ListenerState,
+    handler: Callable[[trio.socket.SocketType, Owner], Awaitable[None]],
     connections: trio.Nursery,
-    log: logging.Logger,
 ) -> None:
     """Accept connections forever; `handler` serves each in a task of `connections`.
 
-    `trio.serve_listeners` accepts one connection in a round of the event loop. With it, somebody
-    who opened a thousand connections at once, and began a handshake in each, would make the next client wait for a
-    thousand rounds.
+    The kernel queues connections in the order in which they came. So somebody who opens a thousand at once would make
+    the next client wait until the server had begun to serve all of them. Accepting costs little, so many are accepted
+    in one round of the event loop. In each round a few of them are served, one of each address in turn.
     """
     listening = socket.socket(fileno=listener.socket.fileno())  # its `accept` does not wait
+    accepted: FairQueue[socket.socket] = FairQueue()
     try:
         while True:
-            await trio.lowlevel.wait_readable(listening)
+            if accepted:
+                await trio.lowlevel.checkpoint()
+            else:
+                await trio.lowlevel.wait_readable(listening)
             try:
-                for _ in range(ACCEPTED_AT_ONCE):
-                    connected = trio.socket.from_stdlib_socket(listening.accept()[0])
-                    connections.start_soon(handler, trio.SocketStream(connected))
+                _accept_nowait(listening, shared, accepted)
             except OSError as error:
-                if error.errno in NO_CAPACITY:
-                    log.error("a connection cannot be accepted: %s", error.strerror)
+                if error.errno in NO_CAPACITY and not accepted:
+                    shared.log.error("a connection cannot be accepted: %s", error.strerror)
                     await trio.sleep(CAPACITY_SECONDS)  # connections that end meanwhile make room
+            for _ in range(min(SERVED_AT_ONCE, len(accepted))):
+                owner = accepted.owners()[0]
+                connections.start_soon(handler, trio.socket.from_stdlib_socket(accepted.pop()), owner)
     finally:
         listening.detach()  # `listener` closes it
+        while accepted:
+            accepted.pop().close()
 
 
-async def _handle(app: ASGIApp, shared: ListenerState, stream: trio.SocketStream) -> None:
-    with stream.socket:
-        owner = _owner(shared, stream.socket)
+def _accept_nowait(listening: socket.socket, shared: ListenerState, accepted: FairQueue[socket.socket]) -> None:
+    """Accept connections until none has come, which raises `BlockingIOError`, or enough wait to be served.
+
+    If more wait than one address may have, the one that came first is closed.
+    """
+    for _ in range(min(ACCEPTED_AT_ONCE, BACKLOG - len(accepted))):
+        connected, address = listening.accept()
+        owner = None if shared.tls is None else owner_of_address(address[0])
+        if owner is not None and accepted.count(owner) >= shared.most_of_an_address:
+            shared.tally.evicted += 1
+            accepted.pop_of(owner).close()
+        accepted.add(owner, connected)
+
+
+async def _handle(app: ASGIApp, shared: ListenerState, connected: trio.socket.SocketType, owner: Owner) -> None:
+    """Serve a connection; its owner is its address, or None without TLS: then all peers come through one proxy."""
+    with connected:
         refusing = None if shared.make_room(owner) else partial(_refuse, app)
         if refusing is None or shared.may_refuse(owner, REFUSALS):
-            await ServerConnection(app, shared, stream.socket, owner, refusing=refusing).run()
-
-
-def _owner(shared: ListenerState, connected: trio.socket.SocketType) -> Owner:
-    """Return the peer's address as an owner; None without TLS, because then all peers come through one proxy."""
-    if shared.tls is None:
-        return None
-    try:
-        return owner_of_address(connected.getpeername()[0])
-    except OSError:  # the peer has gone; its connection ends at once
-        return None
+            await ServerConnection(app, shared, connected, owner, refusing=refusing).run()
 
 
 async def _refuse(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:

@@ -100,6 +100,11 @@ class ListenerState:
         # before the first request, because another time limit counts then.
         self.idle: dict[ServerConnection, float] = {}
 
+    @property
+    def most_of_an_address(self) -> int:
+        """The connections that an address may have, with those whose callers are not known yet."""
+        return self.pool.share + NOT_YET_ADMITTED
+
     def make_room(self, owner: Owner) -> bool:
         """Make sure that `owner` may have one more connection; return False if it may not.
 
@@ -108,7 +113,7 @@ class ListenerState:
         """
         pool = self.pool
         victim: ServerConnection | None
-        if owner is not None and pool.held(owner) >= pool.share + NOT_YET_ADMITTED:
+        if owner is not None and pool.held(owner) >= self.most_of_an_address:
             victim = next((each for each in self.idle if each.holding.owner == owner), None)
         elif pool.has_room_at_all(owner):
             return True
@@ -125,7 +130,7 @@ class ListenerState:
         """Tell whether a connection without room gets an answer: not while `most` others are being answered."""
         pool = self.pool
         held = pool.held(owner) if owner is not None else 0
-        return pool.used < pool.total + most and held < pool.share + NOT_YET_ADMITTED + most
+        return pool.used < pool.total + most and held < self.most_of_an_address + most
 
     def note_idle(self, connection: ServerConnection) -> None:
         """Record that a connection has answered its request and waits for the next one."""

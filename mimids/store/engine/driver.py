@@ -61,6 +61,13 @@ class Thread(aiosqlite.Connection, Generic[C]):
         """
         self._put(partial(fn, cast("C", self._conn)), answer)
 
+    def start_soon(self, fn: Callable[[C], None]) -> None:
+        """Run fn(connection) on the thread, after all earlier calls, without waiting; it answers by itself.
+
+        `fn` must not raise.
+        """
+        self._tx.put_nowait((None, partial(fn, cast("C", self._conn))))
+
     async def _call(self, fn: Callable[[], T]) -> T:
         self._put(fn, partial(trio.lowlevel.reschedule, trio.lowlevel.current_task()))
         return cast("T", await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED))

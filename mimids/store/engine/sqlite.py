@@ -25,6 +25,7 @@ from mimids.errors import StorageUnavailable
 from mimids.store.engine import batch, token_places
 from mimids.store.engine.batch import Faults as Faults
 from mimids.store.engine.queued_work import QueuedWork
+from mimids.store.engine.read_queue import QueuedRead, answer_reads
 from mimids.store.engine.store import AnswerBatch, Store, damaged
 from mimids.store.engine.transaction import Tx, Work
 
@@ -120,9 +121,9 @@ class SqliteReader:
     def __init__(self, thread: Thread[sqlite3.Connection]) -> None:
         self._thread = thread
 
-    async def read(self, work: Work[T]) -> outcome.Outcome[T]:
-        """Run a work on a snapshot and return what it returned or raised."""
-        return await self._thread.run(partial(_read_snapshot, work))
+    def read_soon(self, first: QueuedRead, take_next: Callable[[], QueuedRead | None]) -> None:
+        """Answer reads on the thread, as `StoreReader.read_soon` says."""
+        self._thread.start_soon(lambda connection: answer_reads(partial(_read_snapshot, connection), first, take_next))
 
 
 # --- commands, without a server's threads -----------------------------------------------------------------------
@@ -313,7 +314,7 @@ def _run(work: Work[T], connection: sqlite3.Connection) -> T:
     return cast("T", batch.commit([work], _no_faults, _Transactions(connection))[0].unwrap())
 
 
-def _read_snapshot(work: Work[T], connection: sqlite3.Connection) -> outcome.Outcome[T]:
+def _read_snapshot(connection: sqlite3.Connection, work: Work[T]) -> outcome.Outcome[T]:
     try:
         connection.execute("BEGIN")
         try:

@@ -1,6 +1,6 @@
 """The store: a queue of writes that one writer commits in batches, and readers beside it.
 
-The file is a little long because writes, reads and batches share the queue and its counts.
+The file is a little long because writes and batches share the queue and its counts.
 
 A *work* is a function that runs in one transaction: it gets the transaction and returns a value. The store does not
 depend on SQLite. Its writer and its readers are connections that `sqlite.open_store` makes. Each connection runs on a
@@ -9,7 +9,6 @@ thread of its own. One call to the thread runs a whole batch, or a whole work on
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
@@ -20,9 +19,9 @@ import outcome
 import trio
 
 from mimids.errors import MimiError, ShuttingDown, StorageUnavailable
-from mimids.owners import WORKING_FOR, FairQueue
 from mimids.store.engine.locks import Locks
 from mimids.store.engine.queued_work import QueuedWork
+from mimids.store.engine.read_queue import ReadQueue, StoreReader
 from mimids.store.engine.transaction import Ahead, Work
 
 T = TypeVar("T")
@@ -51,13 +50,6 @@ class StoreWriter(Protocol):
 
     async def separate_rows(self) -> object:
         """Hide with which other rows bearer tokens were written."""
-
-
-class StoreReader(Protocol):
-    """A connection that reads."""
-
-    async def read(self, work: Work[T]) -> outcome.Outcome[T]:
-        """Run a work on a snapshot and return what it returned or raised."""
 
 
 @attrs.frozen
@@ -94,13 +86,11 @@ class Store:
         """
         self.reads_ahead = reads_ahead
         self._writer = writer
-        self._apart = apart
-        self._apart_lock = trio.Lock()
         self._on_damage = on_damage
         self._damage = ""
         self._arrivals, self._waiting = trio.open_memory_channel[QueuedWork](WAITING_WRITES)
-        self._idle = deque(readers)
-        self._waiting_reads: FairQueue[trio.lowlevel.Task] = FairQueue()
+        self._readers = ReadQueue(readers)
+        self._apart = self._readers if apart is None else ReadQueue([apart])
         self._queued = 0  # jobs that the writer has not taken, including those that wait for room in the queue
         self._batch: list[QueuedWork] = []  # the jobs that the writer commits now
         self._expected = 0  # jobs in the next batch, as far as is known
@@ -203,34 +193,12 @@ class Store:
         split into pages. Raises StorageUnavailable when the disk cannot be read.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        reader = self._idle.popleft() if self._idle else await self._wait_for_reader()
-        try:
-            answer = await reader.read(work)
-        finally:
-            if self._waiting_reads:
-                trio.lowlevel.reschedule(self._waiting_reads.pop(), outcome.Value(reader))
-            else:
-                self._idle.append(reader)
-        return self._read(answer)
-
-    async def _wait_for_reader(self) -> StoreReader:
-        """Wait for a reader. Owners get readers in turn, so that one owner's many reads do not delay the others'."""
-        owner, task = WORKING_FOR.get(), trio.lowlevel.current_task()
-
-        def leave(_: object) -> trio.lowlevel.Abort:
-            self._waiting_reads.remove(owner, task)
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        self._waiting_reads.add(owner, task)
-        return cast("StoreReader", await trio.lowlevel.wait_task_rescheduled(leave))
+        return self._read(await self._readers.read(work))
 
     async def read_apart(self, work: Work[T]) -> T:
         """Read as `read` does, on a reader that requests do not wait for: for the operator's pages and lists."""
-        if self._apart is None:
-            return await self.read(work)
-        async with self._apart_lock:
-            answer = await self._apart.read(work)
-        return self._read(answer)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        return self._read(await self._apart.read(work))
 
     def _read(self, answer: outcome.Outcome[T]) -> T:
         self._reads += 1
@@ -337,7 +305,7 @@ class Store:
         arrivals = self._arrivals.statistics()
         return StoreStatistics(
             waiting_writes=arrivals.current_buffer_used + arrivals.tasks_waiting_send,
-            waiting_reads=len(self._waiting_reads),
+            waiting_reads=self._readers.waiting,
             writes=self._writes,
             commits=self._commits,
             reads=self._reads,

@@ -19,6 +19,7 @@ from mimids.ds.following.delivery import Delivery
 from mimids.ds.groups import hub as hub_module
 from mimids.ds.groups.recent import Recent
 from mimids.ds.groups.states import States
+from mimids.ds.limits.rates import ProviderRates
 from mimids.ds.notifier import DELIVERY, inbox_topic, partition_topic
 from mimids.ds.ports import PeerAnswer
 from mimids.errors import NotFollowed, PeerUnavailable, StorageUnavailable, UnknownGroup
@@ -328,6 +329,7 @@ async def test_a_full_disk_delays_pushes_and_the_job_goes_on(tmp_path: Path, nur
             States(),
             a.services.notifier,
             Recent(),
+            ProviderRates(a.config.limits, a.services.clock),
             provider=a.config.provider,
             backoff=Backoff(0.01, 0.01),
             workers=1,

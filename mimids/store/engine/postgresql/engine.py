@@ -52,6 +52,7 @@ from mimids.store.engine.postgresql.read_ahead import ReadAhead
 from mimids.store.engine.postgresql.rewriting import TokenRewriting
 from mimids.store.engine.postgresql.watch import ServerWatch
 from mimids.store.engine.queued_work import QueuedWork
+from mimids.store.engine.read_queue import QueuedRead, answer_reads
 from mimids.store.engine.store import AnswerBatch, Store
 from mimids.store.engine.transaction import Tx, Work
 
@@ -140,9 +141,9 @@ class PostgresqlReader:
     def __init__(self, thread: Thread[ReaderSession]) -> None:
         self._thread = thread
 
-    async def read(self, work: Work[T]) -> outcome.Outcome[T]:
-        """Run a work on a snapshot and return what it returned or raised."""
-        return await self._thread.run(lambda session: session.read(work))
+    def read_soon(self, first: QueuedRead, take_next: Callable[[], QueuedRead | None]) -> None:
+        """Answer reads on the thread, as `StoreReader.read_soon` says."""
+        self._thread.start_soon(lambda session: answer_reads(session.read, first, take_next))
 
 
 # --- sessions ---------------------------------------------------------------------------------------------------
