@@ -98,6 +98,7 @@ ACCOUNTS: Final[Mapping[str, tuple[Kept, ...]]] = {
                 " partitions with a lower stamp",
                 "next_welcome": "which Welcomes the device already knew at that time: all rows of its inbox with a"
                 " lower number",
+                "last_contact": "a random number, a new one whenever the server hears from the device",
             },
             _TO_WAKE,
             _SUBSCRIBED,

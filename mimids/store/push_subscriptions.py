@@ -6,6 +6,7 @@ partitions that moved (`store.moved`), the positions that devices presented (`st
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -18,7 +19,9 @@ from mimids.values import Device, DeviceRow, Milliseconds, hour_of
 from mimids.wire.ids import Counter, MaskedPartitionKey
 
 WELCOMES_AT_ONCE: Final = 1000
+HEARD_AT_ONCE: Final = 500  # devices in one statement
 EARLY_POSITIONS: Final = 768  # of one device: three for each key, while the group's hash is not known
+_CONTACT_BITS: Final = 29  # the same number hardly comes again while a push is in flight
 
 
 @attrs.frozen(order=True)
@@ -49,13 +52,17 @@ class LookedForNews:
 
 @attrs.frozen
 class PushSubscription:
-    """A stored subscription; `known` is the position up to which the device knew all news when it was last heard."""
+    """A stored subscription; `known` is the position up to which the device knew all news when it was last heard.
+
+    `last_contact` is a number that changes when the device is heard or subscribes.
+    """
 
     device: DeviceRow
     endpoint: str = attrs.field(repr=False)
     p256dh: bytes = attrs.field(repr=False)
     auth: bytes = attrs.field(repr=False)
     known: NewsPosition
+    last_contact: int
 
 
 @attrs.frozen
@@ -88,11 +95,20 @@ def put(tx: Tx, device: Device, endpoint: str, p256dh: bytes, auth: bytes) -> bo
     """
     known = position(tx)
     stored = tx.execute(
-        "INSERT INTO push_subscriptions (device, endpoint, p256dh, auth, next_stamp, next_welcome)"
-        " SELECT id, ?, ?, ?, ?, ? FROM devices WHERE id = ? AND token_digest = ? ON CONFLICT (device) DO UPDATE SET"
-        " endpoint = excluded.endpoint, p256dh = excluded.p256dh, auth = excluded.auth,"
-        " next_stamp = excluded.next_stamp, next_welcome = excluded.next_welcome, is_woken = 0",
-        (endpoint, p256dh, auth, known.next_stamp, known.next_welcome, device.row, device.token_digest),
+        "INSERT INTO push_subscriptions (device, endpoint, p256dh, auth, next_stamp, next_welcome, last_contact)"
+        " SELECT id, ?, ?, ?, ?, ?, ? FROM devices WHERE id = ? AND token_digest = ? ON CONFLICT (device) DO UPDATE SET"
+        " endpoint = excluded.endpoint, p256dh = excluded.p256dh, auth = excluded.auth, is_woken = 0,"
+        " next_stamp = excluded.next_stamp, next_welcome = excluded.next_welcome, last_contact = excluded.last_contact",
+        (
+            endpoint,
+            p256dh,
+            auth,
+            known.next_stamp,
+            known.next_welcome,
+            secrets.randbits(_CONTACT_BITS),
+            device.row,
+            device.token_digest,
+        ),
     )
     return stored > 0
 
@@ -126,26 +142,37 @@ def endpoints(tx: Tx) -> list[str]:
     return [row[0] for row in tx.all("SELECT endpoint FROM push_subscriptions")]
 
 
-def note_heard(tx: Tx, heard: Iterable[tuple[DeviceRow, NewsPosition]]) -> None:
+def note_heard(tx: Tx, heard: Sequence[tuple[DeviceRow, NewsPosition]]) -> list[DeviceRow]:
     """Store the positions at which devices were heard: each device may be woken again for later news.
 
-    A stored position never goes back, because a device may have subscribed again since it was heard.
+    Returns the devices that were woken before. A stored position never goes back, because a device may have subscribed
+    again since it was heard.
     """
+    woken: list[DeviceRow] = []
+    for start in range(0, len(heard), HEARD_AT_ONCE):
+        page = [device for device, _ in heard[start : start + HEARD_AT_ONCE]]
+        places = ", ".join("?" * len(page))
+        query = f"SELECT device FROM push_subscriptions WHERE device IN ({places}) AND is_woken = 1"
+        woken += [DeviceRow(row[0]) for row in tx.all(query, page)]
     tx.executemany(
-        "UPDATE push_subscriptions SET is_woken = 0,"
+        "UPDATE push_subscriptions SET is_woken = 0, last_contact = ?4,"
         " next_stamp = CASE WHEN next_stamp < ?1 THEN ?1 ELSE next_stamp END,"
         " next_welcome = CASE WHEN next_welcome < ?2 THEN ?2 ELSE next_welcome END WHERE device = ?3",
-        [(known.next_stamp, known.next_welcome, device) for device, known in heard],
+        [(known.next_stamp, known.next_welcome, device, secrets.randbits(_CONTACT_BITS)) for device, known in heard],
     )
+    return woken
 
 
 def note_woken(tx: Tx, due: PushSubscription) -> bool:
-    """Record that a device gets no push before it is heard again; return False if it was heard since `due` was read."""
+    """Record that a device gets no push before it is heard again.
+
+    Returns False, and records nothing, if the device was heard or subscribed since `due` was read. The positions do not
+    tell this: a process that hears a device may not have looked at the news yet for which the device is woken.
+    """
     return (
         tx.execute(
-            "UPDATE push_subscriptions SET is_woken = 1"
-            " WHERE device = ? AND endpoint = ? AND next_stamp = ? AND next_welcome = ?",
-            (due.device, due.endpoint, due.known.next_stamp, due.known.next_welcome),
+            "UPDATE push_subscriptions SET is_woken = 1 WHERE device = ? AND last_contact = ?",
+            (due.device, due.last_contact),
         )
         > 0
     )
@@ -173,7 +200,7 @@ def crashed(tx: Tx) -> list[str]:
 
 
 def forget_woken(tx: Tx, after: int, limit: int) -> int | None:
-    """Let news wake up to `limit` devices again, even if they were not heard since they were woken.
+    """Let news wake up to `limit` devices again, as if they had been heard, also if a push to them is in flight.
 
     Begins with the devices whose number is above `after`; returns the last number, None if there is no further device.
     """
@@ -181,8 +208,8 @@ def forget_woken(tx: Tx, after: int, limit: int) -> int | None:
     last: int | None = (tx.one(query, (after, limit)) or (None,))[0]
     if last is not None:
         tx.execute(
-            "UPDATE push_subscriptions SET is_woken = 0 WHERE device > ? AND device <= ? AND is_woken = 1",
-            (after, last),
+            "UPDATE push_subscriptions SET is_woken = 0, last_contact = ? WHERE device > ? AND device <= ?",
+            (secrets.randbits(_CONTACT_BITS), after, last),
         )
     return last
 
@@ -262,15 +289,15 @@ def devices_with_news(
 def wakeable(tx: Tx, device: DeviceRow) -> PushSubscription | None:
     """Return the subscription of a device; None if it has none, was woken already, or its user is suspended."""
     found = tx.one(
-        "SELECT s.endpoint, s.p256dh, s.auth, s.next_stamp, s.next_welcome FROM push_subscriptions s"
+        "SELECT s.endpoint, s.p256dh, s.auth, s.next_stamp, s.next_welcome, s.last_contact FROM push_subscriptions s"
         " JOIN devices d ON d.id = s.device JOIN users u ON u.id = d.owner"
         " WHERE s.device = ? AND s.is_woken = 0 AND u.suspended_at IS NULL",
         (device,),
     )
     if found is None:
         return None
-    endpoint, p256dh, auth, next_stamp, next_welcome = found
-    return PushSubscription(device, endpoint, p256dh, auth, NewsPosition(next_stamp, next_welcome))
+    endpoint, p256dh, auth, next_stamp, next_welcome, last_contact = found
+    return PushSubscription(device, endpoint, p256dh, auth, NewsPosition(next_stamp, next_welcome), last_contact)
 
 
 def moved_since(tx: Tx, device: DeviceRow, next_stamp: int, *, limit: int) -> list[Moved]:

@@ -224,6 +224,7 @@ async def test_no_row_and_no_line_joins_a_group_with_an_endpoint(mimids_session:
             "next_stamp",
             "next_welcome",
             "is_woken",
+            "last_contact",
         }
 
 

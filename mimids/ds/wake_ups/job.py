@@ -15,8 +15,10 @@ wakes its devices. After a crash between the answer of the push service and the 
 a woken device makes a request, it is first stored that the device was heard, and only then is the request answered. No
 crash loses a push.
 
-Several processes. A process may hear a device that another process has woken, and crash before it stores this. So
-after the crash of a process, the process that sends pushes lets news wake all devices again.
+Several processes. A process that hears a device does not know whether another process has woken it, and stores that it
+was heard a moment later. If the device was woken, the process that sends pushes then checks it for news that came
+meanwhile. If a process crashes, it may not have stored which devices it heard. So after the crash, the process that
+sends pushes lets news wake all devices again.
 
 Failure. If a push service fails, it gets no pushes for a while, and its devices stay queued. If it says that a
 subscription is gone, the subscription is deleted. If it refuses a push for another reason, the push is not repeated
@@ -300,10 +302,12 @@ class WakeUps:
         heard = self._listening.take_contacts()
         if heard:
             try:
-                await self._store.write(lambda tx: rows.note_heard(tx, heard))
+                woken = await self._store.write(lambda tx: rows.note_heard(tx, heard))
             except BaseException:
                 self._listening.put_back(heard)
                 raise
+            if not self._runs_jobs():  # the process that wakes devices may have left them out when it looked for news
+                self._notifier.notify(*map(asleep_topic, woken))
 
     async def _tell_others(self, process: str, changed: set[DeviceRow]) -> None:
         """Store which devices are connected here, for the process that wakes devices.

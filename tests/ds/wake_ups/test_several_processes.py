@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import psycopg
 import pytest
 import trio
 
+from mimids.ds.notifier import WAKE_UPS
+from mimids.ds.ports import PushAnswer
 from mimids.store import push_subscriptions
 from mimids.store.engine.transaction import Tx
 from mimids.values import Device
+from mimids.web_push.subscription import EndpointUrl
 from mimids.wire.ids import Counter, Secret
 from mimids.wire.messages import ReceiveRequest
 from tests.support import postgresql
@@ -27,6 +31,8 @@ pytestmark = pytest.mark.skipif(postgresql.why_missing() is not None, reason=str
 
 LOOKS_SECONDS = 0.5
 CONNECTED = "SELECT count(*) FROM connected_devices"
+STORED = "SELECT count(*) FROM device_cursors"
+CRASHED = "SELECT count(*) FROM hearing_processes WHERE process = 'killed'"
 
 
 @attrs.frozen
@@ -106,4 +112,94 @@ async def test_a_woken_phone_that_a_killed_process_may_have_heard_is_woken_again
         assert at.pushes() == 1
         await at.waking.services.store.write(lambda tx: push_subscriptions.begin_hearing(tx, "killed"))
         await at.say("after that")
+        await at.waking.push_services.wait(2)
+
+
+# --- a phone that is heard at another process than the one that woke it -----------------------------------------
+
+
+@asynccontextmanager
+async def push_in_flight(at: Phones) -> AsyncIterator[None]:
+    """Have news wake the phone; the push service has the push during the block, and answers after the block."""
+    answered = trio.Event()
+
+    async def answer(endpoint: EndpointUrl) -> PushAnswer:
+        await answered.wait()
+        return PushAnswer(201)
+
+    at.waking.push_services.answer = answer
+    await at.say("news")
+    await at.waking.push_services.wait(1)
+    yield
+    answered.set()
+
+    async def settled() -> bool:
+        statistics = at.waking.services.wake_ups.statistics()
+        return statistics.pushed > 0 and not statistics.waiting
+
+    await until(settled)
+    at.waking.push_services.answer = at.waking.push_services.accept
+
+
+async def read_all(at: Phones) -> None:
+    """Let the phone ask the other process for messages after those that it has read, and store this."""
+    end = await trio.to_thread.run_sync(count, at.waking, "SELECT max(next_counter) FROM partitions")
+    at.other.services.cursors.note(at.bob, at.room.hub, ReceiveRequest(at.room.key, Counter(end)))
+    await at.other.services.wake_ups.heard(at.bob.row)
+
+    async def is_stored() -> bool:
+        return await trio.to_thread.run_sync(count, at.waking, f"{STORED} WHERE next_counter = {end}") > 0
+
+    await until(is_stored)
+    await trio.sleep(LOOKS_SECONDS)
+
+
+@asynccontextmanager
+async def unfinished_transaction(at: Phones) -> AsyncIterator[None]:
+    """Keep a transaction open, so that no process can count what is written from now on as looked at."""
+    with psycopg.connect(str(at.waking.services.config.store.url)) as connection:
+        connection.execute("SELECT pg_current_xact_id()")
+        yield
+
+
+async def test_a_phone_that_is_heard_during_its_push_is_woken_by_later_news(tmp_path: Path) -> None:
+    async with phones(tmp_path, quiet_seconds=0) as at, unfinished_transaction(at):
+        await read_all(at)
+        async with push_in_flight(at):
+            await read_all(at)
+        await trio.sleep(LOOKS_SECONDS)
+        assert at.pushes() == 1
+        await at.say("later news")
+        await at.waking.push_services.wait(2)
+
+
+async def test_news_wakes_a_phone_even_if_the_process_that_heard_it_stores_this_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with phones(tmp_path, quiet_seconds=0) as at:
+        async with push_in_flight(at):
+            pass
+        await trio.sleep(LOOKS_SECONDS)
+        with monkeypatch.context() as late:
+            late.setattr(at.other.services.listening, "take_contacts", list)
+            await at.other.services.wake_ups.heard(at.bob.row)
+            await at.say("later news")
+            await trio.sleep(LOOKS_SECONDS)
+            assert at.pushes() == 1
+        at.other.services.notifier.notify_here(WAKE_UPS)
+        await at.waking.push_services.wait(2)
+
+
+async def test_a_crash_during_a_push_lets_news_wake_the_phone_again(tmp_path: Path) -> None:
+    """The process that crashed may have heard the phone after the push had come."""
+    async with phones(tmp_path, quiet_seconds=0) as at:
+        async with push_in_flight(at):
+            await at.waking.services.store.write(lambda tx: push_subscriptions.begin_hearing(tx, "killed"))
+
+            async def is_noted() -> bool:
+                at.waking.services.notifier.notify_here(WAKE_UPS)
+                return not await trio.to_thread.run_sync(count, at.waking, CRASHED)
+
+            await until(is_noted)
+        await at.say("later news")
         await at.waking.push_services.wait(2)
