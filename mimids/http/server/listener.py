@@ -135,7 +135,7 @@ async def serve(
 async def _accept(
     listener: trio.SocketListener,
     shared: ListenerState,
-    handler: Callable[[trio.socket.SocketType, Owner], Awaitable[None]],
+    handler: Callable[[trio.SocketStream, Owner], Awaitable[None]],
     connections: trio.Nursery,
 ) -> None:
     """Accept connections forever; `handler` serves each in a task of `connections`.
@@ -160,7 +160,8 @@ async def _accept(
                     await trio.sleep(CAPACITY_SECONDS)  # connections that end meanwhile make room
             for _ in range(min(SERVED_AT_ONCE, len(accepted))):
                 owner = accepted.owners()[0]
-                connections.start_soon(handler, trio.socket.from_stdlib_socket(accepted.pop()), owner)
+                connected = trio.socket.from_stdlib_socket(accepted.pop())
+                connections.start_soon(handler, trio.SocketStream(connected), owner)  # sets the socket's options
     finally:
         listening.detach()  # `listener` closes it
         while accepted:
@@ -181,12 +182,12 @@ def _accept_nowait(listening: socket.socket, shared: ListenerState, accepted: Fa
         accepted.add(owner, connected)
 
 
-async def _handle(app: ASGIApp, shared: ListenerState, connected: trio.socket.SocketType, owner: Owner) -> None:
+async def _handle(app: ASGIApp, shared: ListenerState, stream: trio.SocketStream, owner: Owner) -> None:
     """Serve a connection; its owner is its address, or None without TLS: then all peers come through one proxy."""
-    with connected:
+    with stream.socket:
         refusing = None if shared.make_room(owner) else partial(_refuse, app)
         if refusing is None or shared.may_refuse(owner, REFUSALS):
-            await ServerConnection(app, shared, connected, owner, refusing=refusing).run()
+            await ServerConnection(app, shared, stream.socket, owner, refusing=refusing).run()
 
 
 async def _refuse(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
