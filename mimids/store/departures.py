@@ -245,7 +245,7 @@ def departures_of(tx: Tx, group: int) -> list[DepartingLeaf]:
 
 
 def is_awaited(tx: Tx, group: int, now: Milliseconds) -> bool:
-    """Tell whether a removed device is in a group, or may be in it, and can be removed from it.
+    """Tell whether a removed device is, or may be, in a group from which it can be removed.
 
     Just after the removal, a group whose state is not known counts too, because a push that shows the state may be on
     its way.

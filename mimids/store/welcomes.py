@@ -287,8 +287,8 @@ def settle_outgoing(tx: Tx, row: int, state: str, outcome: str | None) -> None:
 
     A Welcome that was cancelled or expired meanwhile stays cancelled or expired, unless it was delivered. A Welcome
     counts against its sender until no part of it has to be sent any more. Then the sender is forgotten, and the body is
-    deleted unless another provider or device needs it: our own device may have acknowledged the Welcome before its
-    delivery is recorded here.
+    deleted unless another provider or device needs it. This is checked here as well, because our own device may have
+    acknowledged the Welcome before its delivery was recorded.
     """
     settled = tx.all(
         "UPDATE outgoing_welcomes SET state = ?1, outcome = ?2,"

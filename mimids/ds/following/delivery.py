@@ -166,7 +166,7 @@ class Delivery:
         return DeliveryStatistics(len(self._busy), slow, self._requests, self._messages, self._failures)
 
     def heard(self, provider: ProviderId) -> None:
-        """Try a provider that has called us again now, if it is in back-off."""
+        """Retry a provider at once, because it has called us, if it is in back-off."""
         self._early.heard(provider)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

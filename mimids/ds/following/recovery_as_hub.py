@@ -328,7 +328,7 @@ class RecoveryAsHub:
         """Return a stored question; None if it is the question which groups a provider has.
 
         Raises `_Released` if the operator released the group meanwhile. Earlier versions also stored questions to
-        providers that are not believed; these providers may not be asked.
+        providers that are not believed; these providers must not be asked.
         """
         if not recoveries.is_open(tx, group, provider):
             raise _Released

@@ -242,10 +242,11 @@ class Gateway:
         claims: Claims,
         kept: dict[bytes, AnswerToKeep],
     ) -> _Answer:
-        """Claim KeyPackages, or return the stored answer to a replay, or a refusal; put an answer to store in `kept`.
+        """Claim KeyPackages, or return the stored answer to a replay, or a refusal.
 
-        If nothing is handed out, a row of random octets, as long as the sealed answer, is stored instead. Otherwise
-        such an answer would not have to wait for the disk, and would be recognised by how soon it comes.
+        An answer that has to be stored is added to `kept`. If nothing is handed out, random octets are stored in its
+        place, as many as the sealed answer has. Without this write, a refusal would not wait for the disk, and its
+        speed would show that it is a refusal.
         """
         opened = sealer.opened
         if earlier is not None and earlier.digest == opened.digest:

@@ -94,7 +94,7 @@ def json_object(read: Callable[[dict[str, Any]], T], schema: str, example: str, 
         try:
             return read(value)
         except (KeyError, TypeError, AttributeError) as error:  # a member of an unexpected type raises any of these
-            raise ValueError("a member is missing or of another type") from error
+            raise ValueError("a member is missing or has the wrong type") from error
 
     return Body(JSON, decode, _write_json, schema, example, members)
 

@@ -93,7 +93,7 @@ class CommitSequencer:
         return Opening(child, existing is not None and self._is_used(existing), knowledge, judged, recipients)
 
     def open(self, group: Group, writer: PartitionWriter, opening: Opening, data: CommitData) -> bool:
-        """Open the partition that the commit appended last leads to, and queue the commit's Welcome.
+        """Open the partition to which the last appended commit leads, and queue the Welcome of that commit.
 
         Returns whether there is a Welcome that can be sent at once.
         """
