@@ -124,12 +124,16 @@ trio.run(main)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs glibc")
 def test_free_memory_between_objects_that_live_longer_is_given_back() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", GROWS_AND_SHRINKS], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
-    )
-    grown, left = map(int, done.stdout.split())
+    grown, left = numbers_printed_by(GROWS_AND_SHRINKS)
     assert grown > 150_000_000
     assert left < 60_000_000
+
+
+def numbers_printed_by(program: str) -> list[int]:
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    return [int(each) for each in done.stdout.split()]
 
 
 LEAVES_SECRETS = """
@@ -150,9 +154,6 @@ print(before, seen())
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs glibc")
 def test_free_blocks_that_glibc_keeps_for_a_thread_are_overwritten() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", LEAVES_SECRETS], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
-    )
-    before, after = map(int, done.stdout.split())
+    before, after = numbers_printed_by(LEAVES_SECRETS)
     assert before > 10
     assert after == 0

@@ -7,9 +7,8 @@ from copy import copy
 from pathlib import Path
 
 from mimids.ds.devices.accounts import remove_device
-from mimids.ds.key_packages.gateway import Gateway, GatewayBounds
+from mimids.ds.key_packages.gateway import GatewayBounds
 from mimids.ds.key_packages.replays import ReplayBounds
-from mimids.http.api.problems import document
 from mimids.ohttp import bhttp
 from mimids.ohttp.encapsulation import response_nonce_size
 from mimids.ohttp.hpke import Aead
@@ -49,15 +48,7 @@ async def test_repeats_of_a_last_resort_are_the_same_octets_and_cost_few(tmp_pat
         # The last resort that was handed out is gone, time has passed, and the provider was started again.
         await rig.key_packages.upload(device, packages(device.user_id, 1, last_resort=True), replace=True)
         rig.clock.advance(60)
-        again = Gateway(
-            rig.store,
-            rig.clock,
-            rig.keys.live,
-            rig.keys.look,
-            rig.key_packages,
-            document,
-            GatewayBounds(rate=UNLIMITED, step_seconds=0),
-        )
+        again = rig.another_gateway(rig.store)
         assert [await again.answer(message) for message, _ in sent] == answers
         assert bhttp.decode_response(sent[0][1].open(answers[0])).status == 200
 

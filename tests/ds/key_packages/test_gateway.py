@@ -19,10 +19,9 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimids.ds.key_packages.gateway import Gateway, GatewayBounds
+from mimids.ds.key_packages.gateway import GatewayBounds
 from mimids.ds.limits.rates import Rate
 from mimids.errors import OhttpKey, OhttpUndecipherable
-from mimids.http.api.problems import document
 from mimids.ohttp import bhttp
 from mimids.ohttp.client import Opener, encapsulate
 from mimids.ohttp.config import decode_keys
@@ -518,15 +517,7 @@ class _RunsThrice(Store):
 async def test_a_work_that_runs_again_seals_another_answer(path: Path) -> None:
     async with running(path) as rig:
         token = await rig.stocked(0)
-        gateway = Gateway(
-            _RunsThrice(rig.store),
-            rig.clock,
-            rig.keys.live,
-            rig.keys.look,
-            rig.key_packages,
-            document,
-            GatewayBounds(rate=UNLIMITED, step_seconds=0),
-        )
+        gateway = rig.another_gateway(_RunsThrice(rig.store))
         message, opener = rig.encapsulate(encode(ask(token)))
         answered = bhttp.decode_response(opener.open(await gateway.answer(message)))
         assert problem_type(answered) == (404, "key-packages-exhausted")
