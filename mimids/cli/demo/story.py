@@ -34,8 +34,8 @@ T = TypeVar("T")
 
 ARRIVE_SECONDS: Final = 15  # for what providers send by themselves: Welcomes, pushes
 _POLL_SECONDS: Final = 0.05
-# Who fetches whose KeyPackage. Frank fetches his own, to propose with it that he is added. A last resort is
-# never used up.
+# Who fetches whose KeyPackage. Frank fetches his own, because he proposes that he is added. A last resort is never
+# used up.
 _FETCHES: Final = (
     ("alice", "bob"),
     ("alice", "carol"),

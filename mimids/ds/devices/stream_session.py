@@ -111,7 +111,7 @@ class StreamSession:
         """Serve the stream; raise `DeviceGone` when the connection is closed."""
         try:
             async with trio.open_nursery() as tasks:
-                self._own_calls = self._hub_calls(tasks, workers=1)  # do not wait for calls to other hubs
+                self._own_calls = self._hub_calls(tasks, workers=1)  # these do not wait for calls to other hubs
                 self._calls = self._hub_calls(tasks, workers=WORKERS)
                 tasks.start_soon(self._push)
                 while True:
@@ -121,9 +121,10 @@ class StreamSession:
                 await self._forget_all()
 
     async def _forget_all(self) -> None:
-        """Drop what refers to the keys: the tasks and calls of a stream refer to each other.
+        """Drop the keys, and all that refers to them.
 
-        Otherwise thousands of keys would wait for the garbage collector.
+        The tasks and calls of a stream refer to each other. So without this, thousands of keys would stay in memory
+        until the garbage collector runs.
         """
         for done, mask in enumerate(list(self._by_mask), 1):
             self._forget_mask(mask)

@@ -32,13 +32,7 @@ from mimids.ds.key_packages.replays import SHARE_LIMIT, AnswerToKeep, ReplayBoun
 from mimids.ds.key_packages.steps import Steps
 from mimids.ds.limits.rates import ConfiguredRate, Rate, Rates
 from mimids.ds.ports import Clock, Reserve, no_reserve
-from mimids.errors import (
-    Busy,
-    MimiError,
-    OhttpDate,
-    OhttpReplayed,
-    RateLimited,
-)
+from mimids.errors import Busy, MimiError, OhttpDate, OhttpReplayed, RateLimited
 from mimids.ohttp.gateway import open_request, read_request
 from mimids.ohttp.hpke import PrivateKey
 from mimids.store import ohttp
